@@ -1,0 +1,248 @@
+"""Launch plans: what runs a candidate.
+
+A :class:`LaunchPlan` is ordered steps (kernel launches and memsets), the bytes of workspace and its initial state.
+It is plain data: the emulator, the GPU and a C++ caller all run a kernel from the same plan, and ``launch.json`` is
+its JSON form. Arguments name buffers; who runs the plan binds the names to memory.
+
+Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b workspace``; conv2d: ``x w`` for
+``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``, ``beta``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Union
+
+from .errors import CorruptData, InvalidInput
+
+BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
+SCALARS = ("alpha", "beta")
+CTYPES = {"int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "float32": 4}
+TENSOR_MAP_DTYPES = {"uint8": 1, "uint16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8,
+                     "float16": 2, "float32": 4, "float64": 8, "bfloat16": 2, "tfloat32": 4}
+SWIZZLES = (0, 32, 64, 128)
+
+Dim3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BufferArg:
+    """A 64-bit device pointer: the buffer's first element plus ``offset`` bytes."""
+
+    buffer: str
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class ScalarArg:
+    """A number by value. ``value`` is fixed in the plan, or None for a run-time scalar named ``name``."""
+
+    name: str
+    ctype: str
+    value: int | float | None = None
+
+
+@dataclass(frozen=True)
+class TensorMapArg:
+    """A CUtensorMap (128 bytes) by value, for a ``const __grid_constant__`` kernel parameter.
+
+    All tuples have the innermost (contiguous) dimension first, as cuTensorMapEncodeTiled takes them.
+    ``strides`` are bytes, for dimensions 1.. (the innermost is contiguous). ``swizzle`` is the span in bytes, 0 for
+    none. ``l2_promotion`` is 0, 64, 128 or 256 bytes. ``im2col`` makes it an im2col map (rank 3..5).
+    """
+
+    buffer: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int = 128
+    element_strides: tuple[int, ...] = ()
+    l2_promotion: int = 128
+    oob_nan: bool = False
+    offset: int = 0
+    im2col: "Im2Col | None" = None
+
+
+@dataclass(frozen=True)
+class Im2Col:
+    """The im2col half of a tensor map (cuTensorMapEncodeIm2col); corners are W, H(, D) first; ``box`` is unused."""
+
+    lower_corner: tuple[int, ...]
+    upper_corner: tuple[int, ...]
+    channels_per_pixel: int
+    pixels_per_column: int
+
+
+Arg = Union[BufferArg, ScalarArg, TensorMapArg]
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """One kernel launch. ``grid`` counts blocks (a multiple of ``cluster``); ``shared_bytes`` is dynamic shared memory."""
+
+    kernel: str
+    grid: Dim3
+    block: Dim3
+    args: tuple[Arg, ...]
+    shared_bytes: int = 0
+    cluster: Dim3 = (1, 1, 1)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one block."""
+        return math.prod(self.block)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the whole grid."""
+        return math.prod(self.grid)
+
+
+@dataclass(frozen=True)
+class MemsetStep:
+    """``nbytes`` of ``buffer`` from ``offset`` set to ``value`` (a byte)."""
+
+    buffer: str
+    nbytes: int
+    value: int = 0
+    offset: int = 0
+
+
+Step = Union[KernelStep, MemsetStep]
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Ordered steps; every step is timed.
+
+    ``workspace_zeroed``: the workspace holds zeros before the first run, and every run leaves it so (semaphores).
+    Otherwise its content is arbitrary before each run.
+    """
+
+    steps: tuple[Step, ...]
+    workspace_bytes: int = 0
+    workspace_zeroed: bool = False
+
+    @property
+    def kernels(self) -> tuple[KernelStep, ...]:
+        """The kernel launches, in order."""
+        return tuple(s for s in self.steps if isinstance(s, KernelStep))
+
+    def check(self) -> "LaunchPlan":
+        """Return self, or raise InvalidInput when a rule that holds on every device is broken."""
+        for step in self.steps:
+            if isinstance(step, MemsetStep):
+                _require(step.buffer in BUFFERS, "launch plan memset", step.buffer, f"is not one of {BUFFERS}")
+                _require(0 <= step.value < 256 and step.nbytes > 0 and step.offset >= 0, "launch plan memset", step,
+                         "needs 0 <= value < 256, nbytes > 0, offset >= 0")
+            else:
+                _check_kernel(step)
+        _require(bool(self.kernels), "launch plan", None, "has no kernel launch")
+        _require(self.workspace_bytes >= 0, "launch plan workspace_bytes", self.workspace_bytes, "is negative")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict that ``from_json`` turns back into an equal plan."""
+        return {"steps": [_tagged(s) for s in self.steps], "workspace_bytes": self.workspace_bytes,
+                "workspace_zeroed": self.workspace_zeroed}
+
+    @classmethod
+    def from_json(cls, data: object) -> "LaunchPlan":
+        """The plan in ``data``; CorruptData when it is not exactly what ``to_json`` writes."""
+        try:
+            if not isinstance(data, Mapping):
+                raise TypeError(f"expected an object, found {type(data).__name__}")
+            steps = tuple(_untagged(s) for s in _list(data["steps"]))
+            zeroed = data["workspace_zeroed"]
+            if not isinstance(zeroed, bool) or any(not isinstance(s, (KernelStep, MemsetStep)) for s in steps):
+                raise TypeError("wrong type")
+            return cls(steps, _int(data["workspace_bytes"]), zeroed).check()
+        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+            raise CorruptData(f"launch plan: {error!s} (damaged or hand-edited; tune again to replace it)") from error
+
+
+def _check_kernel(step: KernelStep) -> None:
+    what = f"launch plan kernel {step.kernel!r}"
+    _require(step.kernel.isidentifier(), "launch plan kernel", step.kernel, "is not an identifier")
+    for name in ("grid", "block", "cluster"):
+        dims = getattr(step, name)
+        _require(len(dims) == 3 and all(isinstance(d, int) and d >= 1 for d in dims), f"{what} {name}", dims,
+                 "needs three positive integers")
+    _require(all(g % c == 0 for g, c in zip(step.grid, step.cluster)), f"{what} grid", step.grid,
+             f"is not a multiple of the cluster {step.cluster}")
+    _require(step.threads <= 1024 and step.block[2] <= 64, f"{what} block", step.block, "exceeds 1024 threads")
+    _require(step.grid[0] < 2**31 and step.grid[1] < 65536 and step.grid[2] < 65536, f"{what} grid", step.grid,
+             "exceeds (2^31-1, 65535, 65535)")
+    _require(step.shared_bytes >= 0, f"{what} shared_bytes", step.shared_bytes, "is negative")
+    for arg in step.args:
+        if isinstance(arg, ScalarArg):
+            _require(arg.ctype in CTYPES, f"{what} scalar {arg.name}", arg.ctype, f"is not one of {tuple(CTYPES)}")
+            _require(arg.value is not None or arg.name in SCALARS, f"{what} scalar", arg.name,
+                     f"has no value and is not one of {SCALARS}")
+        else:
+            _require(arg.buffer in BUFFERS, f"{what} buffer", arg.buffer, f"is not one of {BUFFERS}")
+            if isinstance(arg, TensorMapArg):
+                _require(arg.dtype in TENSOR_MAP_DTYPES, f"{what} tensor map dtype", arg.dtype,
+                         f"is not one of {tuple(TENSOR_MAP_DTYPES)}")
+                _require(arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}")
+
+
+_TYPES: dict[str, Any] = {"kernel": KernelStep, "memset": MemsetStep, "buffer": BufferArg, "scalar": ScalarArg,
+                          "tensor_map": TensorMapArg, "im2col": Im2Col}
+_TAGS = {cls: tag for tag, cls in _TYPES.items()}
+
+
+def _tagged(value: Any) -> Any:
+    if type(value) in _TAGS:
+        body = {f.name: _tagged(getattr(value, f.name)) for f in fields(value)}
+        return {"type": _TAGS[type(value)], **body}
+    return [_tagged(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _untagged(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_untagged(v) for v in value)
+    if not isinstance(value, Mapping):
+        return value
+    cls = _TYPES[value["type"]]
+    body = {k: _untagged(v) for k, v in value.items() if k != "type"}
+    made = cls(**body)
+    for field in fields(cls):
+        _typed(field.name, field.type, getattr(made, field.name))
+    return made
+
+
+def _typed(name: str, annotation: str, value: Any) -> None:
+    def ints(v: Any) -> bool:
+        return isinstance(v, tuple) and all(type(i) is int for i in v)
+    checks = {"int": lambda v: type(v) is int, "str": lambda v: isinstance(v, str), "bool": lambda v: isinstance(v, bool),
+              "Dim3": ints, "tuple[int, ...]": ints, "int | float | None": lambda v: v is None or type(v) in (int, float),
+              "tuple[Arg, ...]": lambda v: isinstance(v, tuple) and all(isinstance(a, (BufferArg, ScalarArg, TensorMapArg)) for a in v),
+              '"Im2Col | None"': lambda v: v is None or isinstance(v, Im2Col),
+              "'Im2Col | None'": lambda v: v is None or isinstance(v, Im2Col)}
+    if not checks[annotation](value):
+        raise TypeError(f"{name} is {value!r}, not {annotation}")
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("steps is not a list")
+    return value
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _require(ok: bool, subject: str, value: object, rule: str) -> None:
+    if not ok:
+        raise InvalidInput(subject, value, rule)
+
+
+__all__ = ["Arg", "BUFFERS", "BufferArg", "Im2Col", "KernelStep", "LaunchPlan", "MemsetStep", "SCALARS", "ScalarArg", "Step",
+           "TensorMapArg"]
