@@ -1,0 +1,1 @@
+"""Spaces: knobs, constraints and the valid configs they leave."""

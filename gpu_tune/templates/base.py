@@ -1,0 +1,192 @@
+"""What a template declares, how templates are found, and how one is rendered.
+
+A kernel family is two files in this folder: ``<name>.cu.j2`` and ``<name>.py``, whose module-level ``TEMPLATE`` is a
+:class:`Template`. Nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import jinja2
+import jinja2.meta
+
+from ..device import Device
+from ..errors import InvalidConfig, TemplateError
+from ..plan import LaunchPlan
+from ..space.constraint import Constraint
+from ..space.knob import Config, Knob
+from ..workload import Workload
+
+FOLDER = Path(__file__).parent
+PREFIX = "gpu_tune.templates."
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a config takes, known before compiling. ``accumulators``: registers per thread that hold accumulators.
+
+    ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's.
+    """
+
+    threads: int
+    shared_bytes: int
+    accumulators: int
+    workspace_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How far a result may be from the float64 reference.
+
+    ``|out - reference| <= atol + rtol * |reference| + k_eps * sqrt(K) * eps(compute) * |A|·|B|`` (element-wise; the last
+    term bounds rounding of a K-long sum); see ``gpu_tune.reference.tolerance``. ``exact_integers``: small-integer
+    inputs give exact results. ``propagates_nonfinite``: inf and nan come out where IEEE arithmetic puts them.
+    """
+
+    compute: str = "float32"
+    k_eps: float = 4.0
+    exact_integers: bool = True
+    propagates_nonfinite: bool = True
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kernel family: source ``<name>.cu.j2`` and this declaration beside it.
+
+    Every function takes ``(workload, device)`` or ``(config, workload, device)``. ``supports`` returns True or the
+    reason why not. ``derive`` returns what the source sees as ``launch`` (tile counts, offsets, step facts); ``plan``
+    builds the launch plan. ``default`` and ``seeds`` return configs (seeds may be dropped by constraints). ``features``
+    adds numbers for the ranker to the common ones. ``numerics`` may depend on config and workload.
+    """
+
+    name: str
+    op: str
+    summary: str
+    knobs: tuple[Knob, ...]
+    constraints: tuple[Constraint, ...]
+    supports: Callable[[Workload, Device], Union[bool, str]]
+    derive: Callable[[Config, Workload, Device], Mapping[str, Any]]
+    resources: Callable[[Config, Workload, Device], Estimate]
+    plan: Callable[[Config, Workload, Device], LaunchPlan]
+    default: Callable[[Workload, Device], Config]
+    seeds: Callable[[Workload, Device], Sequence[Config]] = lambda workload, device: ()
+    numerics: Callable[[Config, Workload], Numerics] = lambda config, workload: Numerics()
+    features: Callable[[Config, Workload, Device], Mapping[str, float]] = lambda config, workload, device: {}
+    min_cc: int = 75
+    exact_cc: int = 0
+    folder: Path = field(default=FOLDER)
+
+    @property
+    def source(self) -> Path:
+        """The .cu.j2 file."""
+        return self.folder / f"{self.name}.cu.j2"
+
+    @property
+    def knob(self) -> dict[str, Knob]:
+        """Knobs by name."""
+        return {k.name: k for k in self.knobs}
+
+    def supported(self, workload: Workload, device: Device) -> Union[bool, str]:
+        """True, or why this template cannot compute ``workload`` on ``device`` (operation and capability included)."""
+        if workload.op != self.op:
+            return f"computes {self.op}, not {workload.op}"
+        if self.exact_cc and device.cc != self.exact_cc:
+            return f"needs compute capability {self.exact_cc / 10:.1f}, {device.name} has {device.cc / 10:.1f}"
+        if device.cc < self.min_cc:
+            return f"needs compute capability {self.min_cc / 10:.1f} or newer, {device.name} has {device.cc / 10:.1f}"
+        return self.supports(workload, device)
+
+    def violations(self, config: Config, workload: Workload, device: Device) -> list[str]:
+        """Why ``config`` is invalid: unknown or missing knobs, values outside the lists, constraints broken (empty: valid)."""
+        found = [f"unknown knob {n!r} (knobs: {', '.join(self.knob)})" for n in config if n not in self.knob]
+        for knob in self.knobs:
+            if knob.name not in config:
+                found.append(f"knob {knob.name} is missing")
+            elif not any(config[knob.name] is v or (type(config[knob.name]) is type(v) and config[knob.name] == v) for v in knob.values):
+                found.append(f"knob {knob.name}={config[knob.name]!r} is not one of {knob.values}")
+        if found:
+            return found
+        return [f"{c.name}: {c.message}" for c in self.constraints if not c.holds(config, workload, device)]
+
+    def check(self, config: Config, workload: Workload, device: Device) -> None:
+        """Raise InvalidConfig with every rule that ``config`` breaks."""
+        broken = self.violations(config, workload, device)
+        if broken:
+            raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
+
+    def hash(self) -> str:
+        """Identity of the family: its source, its declaration and every part it may import (12 hex digits)."""
+        return _family_hash(self.folder, self.name)
+
+
+def render(template: Template, config: Config, workload: Workload, device: Device) -> str:
+    """The CUDA source of a candidate: self-contained, deterministic, without the header comment a winner carries."""
+    names: dict[str, Any] = dict(config)
+    names.update(workload=workload, device=device, launch=template.derive(config, workload, device))
+    try:
+        text = _environment(template.folder).get_template(template.source.name).render(names)
+    except jinja2.TemplateError as error:
+        where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        raise TemplateError(f"template {template.source.name}{where}: {error.message or error}; "
+                            "it may use its knobs, workload, device, launch and imported parts") from error
+    lines = [line.rstrip() for line in text.splitlines()]
+    kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
+    return "\n".join(kept).strip() + "\n"
+
+
+def variables(template: Template) -> set[str]:
+    """The free names in the template's source (knobs + workload, device, launch when all is well)."""
+    env = _environment(template.folder)
+    source = template.source.read_text()
+    return jinja2.meta.find_undeclared_variables(env.parse(source)) - set(env.globals)
+
+
+@functools.cache
+def registry() -> Mapping[str, Template]:
+    """Every template of this folder, by name."""
+    found: dict[str, Template] = {}
+    for module in pkgutil.iter_modules([str(FOLDER)]):
+        if (FOLDER / f"{module.name}.cu.j2").exists():
+            template = importlib.import_module(PREFIX + module.name).TEMPLATE
+            if template.name != module.name:
+                raise TemplateError(f"template {module.name}.py declares the name {template.name!r}; use the file's stem")
+            found[template.name] = template
+    return found
+
+
+def supporting(workload: Workload, device: Device) -> tuple[list[Template], dict[str, str]]:
+    """The templates that compute ``workload`` itself on ``device``, and for each other one the reason why not."""
+    yes, no = [], {}
+    for template in registry().values():
+        answer = template.supported(workload, device)
+        if answer is True:
+            yes.append(template)
+        else:
+            no[template.name] = str(answer)
+    return yes, no
+
+
+@functools.cache
+def _environment(folder: Path) -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader([str(folder), str(FOLDER)])
+    env = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                             keep_trailing_newline=True, autoescape=False)
+    env.globals.update(min=min, max=max, ceil_div=lambda a, b: -(-a // b))
+    return env
+
+
+@functools.cache
+def _family_hash(folder: Path, name: str) -> str:
+    digest = hashlib.sha256()
+    for path in (folder / f"{name}.cu.j2", folder / f"{name}.py", *sorted((FOLDER / "parts").glob("*"))):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
