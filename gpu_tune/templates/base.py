@@ -46,13 +46,15 @@ class Estimate:
 class Numerics:
     """How far a result may be from the float64 reference.
 
-    ``|out - reference| <= atol + rtol * |reference| + k_eps * sqrt(K) * eps(compute) * |A|·|B|`` (element-wise; the last
-    term bounds rounding of a K-long sum); see ``gpu_tune.reference.tolerance``. ``exact_integers``: small-integer
+    ``|sum - reference| <= (k_eps * sqrt(K) * eps(compute) + input_eps) * |A|.|B|`` (element-wise), then through the
+    epilogue: see ``gpu_tune.reference.compare``. ``input_eps``: relative error of one product where inputs are rounded
+    (tf32: 2**-10). ``exact_integers``: small-integer
     inputs give exact results. ``propagates_nonfinite``: inf and nan come out where IEEE arithmetic puts them.
     """
 
     compute: str = "float32"
     k_eps: float = 4.0
+    input_eps: float = 0.0
     exact_integers: bool = True
     propagates_nonfinite: bool = True
 

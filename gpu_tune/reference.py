@@ -1,0 +1,237 @@
+"""Example inputs, the float64 reference of every workload, and the bound a result is compared with.
+
+All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .epilogue import Op
+from .errors import InvalidInput
+from .templates.base import Numerics
+from .workload import ArraySpec, Conv2d, Matmul, Workload
+
+NUMPY: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8), "int32": np.dtype(np.int32), "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2)}
+"""NumPy dtype of each dtype name."""
+EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
+"""Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
+_LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}   # largest slope
+_FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
+
+
+def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
+    """An array of ``spec``'s shape, dtype and strides; its memory ends with its last element. Gaps hold ``fill`` too."""
+    dtype = NUMPY[spec.dtype]
+    flat = np.full(spec.span, fill).astype(dtype)
+    return np.lib.stride_tricks.as_strided(flat, spec.shape, tuple(s * dtype.itemsize for s in spec.element_strides))
+
+
+def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> dict[str, np.ndarray]:
+    """Every input array of a call by buffer name (``out`` is not among them), gaps between rows poisoned.
+
+    ``normal``: standard normal (int8: uniform -127..127; scales uniform 0.5..1.5, for int8 sized so that an int8 result
+    neither vanishes nor saturates). ``integer``: integers -2..2 and
+    powers of two as scales, so that results are exact whatever the order of summation.
+    """
+    if kind not in ("normal", "integer"):
+        raise InvalidInput("example inputs", kind, "is not 'normal' or 'integer'")
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name, spec in workload.arrays().items():
+        if name == "out":
+            continue
+        if kind == "integer":
+            scaling = name in ("scale", "scale_a", "scale_b")
+            values = rng.choice([0.5, 1.0, 2.0], spec.shape) if scaling else rng.integers(-2, 3, spec.shape)
+        elif name in ("scale", "scale_a", "scale_b"):
+            values = rng.uniform(0.5, 1.5, spec.shape) * (1.0 if name == "scale" else _typical_scale(workload))
+        elif spec.dtype in ("int8", "int32"):
+            values = rng.integers(-127, 128, spec.shape)
+        else:
+            values = rng.standard_normal(spec.shape, dtype=np.float32)
+        arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32") else np.nan)
+        arrays[name][...] = values.astype(NUMPY[spec.dtype])
+    return arrays
+
+
+def example_scalars(workload: Workload, kind: str = "normal") -> dict[str, float]:
+    """Run-time scalars of a call: values that change the result, exact for ``integer``."""
+    values = {"alpha": 2.0, "beta": -1.0} if kind == "integer" else {"alpha": 0.75, "beta": -1.25}
+    return {name: values[name] for name in workload.scalars()}
+
+
+def reference(workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None) -> np.ndarray:
+    """The result in float64, before the cast to ``out_dtype``; shape of ``out``."""
+    return _evaluate(workload, arrays, scalars or {}, Numerics())[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a result compares: ``worst`` is the largest excess over the bound's half-width, at ``index``.
+
+    ``max_abs`` and ``max_rel`` are errors against the float64 reference; ``wrong`` counts elements outside the bound.
+    """
+
+    ok: bool
+    wrong: int
+    total: int
+    max_abs: float
+    max_rel: float
+    index: tuple[int, ...]
+    got: float
+    expected: float
+    allowed: float
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"right ({self.total} elements, largest error {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative)"
+        return (f"{self.wrong} of {self.total} elements wrong; worst at {self.index}: got {self.got:g}, expected "
+                f"{self.expected:g} +- {self.allowed:.3g}")
+
+
+def compare(out: np.ndarray, workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None,
+            *, numerics: Numerics | None = None, exact: bool = False) -> Comparison:
+    """Compare ``out`` with the reference: each element must lie between cast(reference - e) and cast(reference + e).
+
+    ``e`` bounds rounding: ``(k_eps sqrt(K) eps + input_eps) |A|.|B|`` through the epilogue (each operation adds its own
+    rounding); zero when ``exact`` (integer inputs and no transcendental). NaN must be NaN, infinities must agree.
+    """
+    numerics = numerics or Numerics()
+    with np.errstate(all="ignore"):
+        expected, error = _evaluate(workload, arrays, scalars or {}, numerics)
+        if exact and not any(op.name in ("gelu", "gelu_tanh", "silu") for op in workload.ops):
+            error = np.zeros_like(expected)
+        lo, hi = (cast(x, workload.out_dtype).astype(np.float64) for x in (expected - error, expected + error))
+        got = np.asarray(out).astype(np.float64)
+        if got.shape != expected.shape:
+            raise InvalidInput("result shape", got.shape, f"is not {expected.shape}")
+        good = (got >= lo) & (got <= hi) | (np.isnan(got) & np.isnan(expected))
+        difference = np.abs(got - expected)
+        finite = np.isfinite(difference)
+        excess = np.where(good, -1.0, np.where(finite, difference / (error + 1e-300), np.inf))
+        index = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else ()
+        relative = difference / (np.abs(expected) + np.abs(expected)[np.isfinite(expected)].mean() if np.isfinite(expected).any() else 1.0)
+        return Comparison(bool(good.all()), int((~good).sum()), got.size, float(difference[finite].max(initial=0.0)),
+                          float(relative[finite].max(initial=0.0)), tuple(int(i) for i in index),
+                          float(got[index]), float(expected[index]), float(max(error[index], (hi - lo)[index] / 2)))
+
+
+def cast(values: np.ndarray, out_dtype: str) -> np.ndarray:
+    """float64 to ``out_dtype`` as the kernels do it: round to nearest even; int8, int32 and float8 saturate."""
+    if out_dtype in ("int8", "int32"):
+        info = np.iinfo(out_dtype)
+        return np.clip(np.rint(np.nan_to_num(values, nan=0.0)), info.min, info.max).astype(NUMPY[out_dtype])
+    if out_dtype in _FP8_MAX:
+        values = np.clip(values, -_FP8_MAX[out_dtype], _FP8_MAX[out_dtype])
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(NUMPY[out_dtype])
+
+
+def reduction_length(workload: Workload) -> int:
+    """Products summed for one output element."""
+    return workload.k if isinstance(workload, Matmul) else (workload.c // workload.groups) * workload.r * workload.s
+
+
+def _typical_scale(workload: Workload) -> float:
+    deviation = 127.0**2 / 3 * math.sqrt(reduction_length(workload))   # of a sum of products of uniform int8
+    return math.sqrt(50.0 / deviation) if workload.dtype == "int8" else 1.0
+
+
+def _evaluate(workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float],
+              numerics: Numerics) -> tuple[np.ndarray, np.ndarray]:
+    """(reference, error bound), both float64."""
+    wide = {n: np.asarray(a).astype(np.float64) for n, a in arrays.items() if n != "out"}
+    absolute = {n: np.abs(a) for n, a in wide.items()}
+    product = _matmul if isinstance(workload, Matmul) else _conv2d
+    y, magnitude = product(workload, wide), product(workload, absolute)   # type: ignore[operator]
+    exact_sum = workload.dtype == "int8"
+    per_sum = 0.0 if exact_sum else numerics.k_eps * math.sqrt(reduction_length(workload)) * EPS[numerics.compute] + numerics.input_eps
+    error = magnitude * (per_sum + (4 * EPS["float32"] if workload.scales != "none" else 0.0))
+    if workload.out_dtype == "int32":
+        return (y + (wide["c"] if workload.beta != "0" else 0.0)), np.zeros_like(y)
+    alpha = scalars["alpha"] if workload.alpha == "any" else 1.0
+    y, error = y * alpha, error * abs(alpha) + 2 * EPS["float32"] * np.abs(y * alpha)
+    if workload.beta != "0":
+        addend = (scalars["beta"] if workload.beta == "any" else 1.0) * wide["c"]
+        if not (workload.beta == "any" and scalars["beta"] == 0):
+            y = y + addend
+            error = error + 2 * EPS["float32"] * (np.abs(addend) + np.abs(y))
+    for op in workload.ops:
+        y, error = _apply(op, y, error, wide, workload)
+    return y, error
+
+
+def _apply(op: Op, y: np.ndarray, error: np.ndarray, wide: Mapping[str, np.ndarray], workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+    eps = EPS["float32"]
+    if op.name in ("scale", "bias", "row_bias"):
+        vector = _broadcast(op.name, wide[op.name], workload)
+        y, error = (y * vector, error * np.abs(vector)) if op.name == "scale" else (y + vector, error + 2 * eps * np.abs(vector))
+        return y, error + 2 * eps * np.abs(y)
+    if op.name == "residual":
+        y = y + wide["residual"]
+        return y, error + 2 * eps * (np.abs(y) + np.abs(wide["residual"]))
+    out = _activation(op, y)
+    transcendental = 0.0 if op.name in ("relu", "clamp") else 2.0**-18 * np.abs(y) + 1e-7
+    return out, error * _LIPSCHITZ[op.name] + transcendental
+
+
+def _activation(op: Op, y: np.ndarray) -> np.ndarray:
+    if op.name == "relu":
+        return np.where(np.isnan(y), y, np.maximum(y, 0.0))
+    if op.name == "clamp":
+        return np.clip(y, op.lo, op.hi)
+    if op.name == "silu":
+        return y / (1.0 + np.exp(-y))
+    if op.name == "gelu_tanh":
+        return 0.5 * y * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))
+    return 0.5 * y * (1.0 + np.frompyfunc(math.erf, 1, 1)(y / math.sqrt(2.0)).astype(np.float64))
+
+
+def _broadcast(name: str, vector: np.ndarray, workload: Workload) -> np.ndarray:
+    if name == "row_bias":
+        return vector[:, None]
+    return vector[:, None, None] if isinstance(workload, Conv2d) and workload.layout == "nchw" else vector
+
+
+def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    a = arrays["a"] if w.layout[0] == "n" else np.swapaxes(arrays["a"], -1, -2)
+    b = arrays["b"] if w.layout[1] == "n" else np.swapaxes(arrays["b"], -1, -2)
+    if w.scales == "block128":
+        blocks = [slice(i, min(i + 128, w.k)) for i in range(0, w.k, 128)]
+        columns = np.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
+        return sum(arrays["scale_a"][:, i][:, None] * columns[:, i] * (a[..., s] @ b[..., s, :]) for i, s in enumerate(blocks))   # type: ignore[return-value]
+    y = a @ b
+    if w.scales == "tensor":
+        return y * arrays["scale_a"][0] * arrays["scale_b"][0]
+    return y * arrays["scale_a"][:, None] * arrays["scale_b"] if w.scales == "row_col" else y
+
+
+def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    x, f = arrays["x"], arrays["w"]
+    if w.layout == "nchw":
+        x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
+    top, bottom, left, right = w.padding
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (sh, sw), (dh, dw) = w.stride, w.dilation
+    cg, kg = w.c // w.groups, w.k // w.groups
+    out = np.zeros((w.n, w.p, w.q, w.groups, kg))
+    grouped = f.reshape(w.groups, kg, w.r, w.s, cg)
+    for r in range(w.r):
+        for s in range(w.s):
+            patch = x[:, r * dh: r * dh + (w.p - 1) * sh + 1: sh, s * dw: s * dw + (w.q - 1) * sw + 1: sw]
+            patch = patch.reshape(w.n, w.p, w.q, w.groups, 1, cg)
+            out += (patch @ grouped[:, :, r, s].transpose(0, 2, 1))[..., 0, :]
+    y = out.reshape(w.n, w.p, w.q, w.k)
+    if w.scales != "none":
+        y = y * arrays["scale_a"][0] * arrays["scale_b"]
+    return y.transpose(0, 3, 1, 2) if w.layout == "nchw" else y
