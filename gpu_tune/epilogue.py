@@ -53,7 +53,9 @@ def _parse_one(part: str, text: str) -> Op:
     try:
         lo, hi = float(match[1]), float(match[2])
     except ValueError:
-        raise InvalidInput("epilogue", text, f"has a clamp bound that is not a number: {part!r}", "write clamp(0,6)") from None
+        raise InvalidInput(
+            "epilogue", text, f"has a clamp bound that is not a number: {part!r}", "write clamp(0,6)"
+        ) from None
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
         raise InvalidInput("epilogue", text, f"needs finite lo < hi in {part!r}", "write clamp(0,6)")
     return Op("clamp", lo, hi)
@@ -62,6 +64,7 @@ def _parse_one(part: str, text: str) -> Op:
 def _distinct(ops: tuple[Op, ...], text: str) -> tuple[Op, ...]:
     for name in OPERANDS:
         if sum(op.name == name for op in ops) > 1:
-            raise InvalidInput("epilogue", text, f"uses {name} twice, but a call passes one array of that name",
-                               f"keep one {name}")
+            raise InvalidInput(
+                "epilogue", text, f"uses {name} twice, but a call passes one array of that name", f"keep one {name}"
+            )
     return ops

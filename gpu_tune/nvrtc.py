@@ -20,7 +20,7 @@ from pathlib import Path
 from .errors import CompileError, CompilerMissing
 
 BASE_OPTIONS = ("--std=c++17", "--no-cache")
-"""Every compile's options. ``--no-cache``: a hit in NVRTC's own cache returns no ptxas report (left out before 12.9)."""
+"""Every compile's options. ``--no-cache``: a hit in NVRTC's own cache returns no ptxas report (12.9 and later)."""
 REPORT_OPTION = "--ptxas-options=-v"
 
 
@@ -119,12 +119,15 @@ def _library() -> ctypes.CDLL:
     for path in _candidates():
         try:
             for builtins in glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so*")):
-                ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)   # NVRTC finds its builtins only when already loaded
+                ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)  # NVRTC finds its builtins only when already loaded
             return ctypes.CDLL(path)
         except OSError as error:
             tried.append(f"{path} ({error})")
-    raise CompilerMissing("NVRTC was not found" + (f" (tried {'; '.join(tried)})" if tried else "")
-                          + "; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12]), or set GPU_TUNE_NVRTC")
+    raise CompilerMissing(
+        "NVRTC was not found"
+        + (f" (tried {'; '.join(tried)})" if tried else "")
+        + "; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12]), or set GPU_TUNE_NVRTC"
+    )
 
 
 def _candidates() -> Iterator[str]:

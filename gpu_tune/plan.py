@@ -13,15 +13,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Union
+from typing import Any
 
 from .errors import CorruptData, InvalidInput
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
 SCALARS = ("alpha", "beta")
 CTYPES = {"int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "float32": 4}
-TENSOR_MAP_DTYPES = {"uint8": 1, "uint16": 2, "uint32": 4, "int32": 4, "uint64": 8, "int64": 8,
-                     "float16": 2, "float32": 4, "float64": 8, "bfloat16": 2, "tfloat32": 4}
+TENSOR_MAP_DTYPES = {
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "int32": 4,
+    "uint64": 8,
+    "int64": 8,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "tfloat32": 4,
+}
 SWIZZLES = (0, 32, 64, 128)
 
 Dim3 = tuple[int, int, int]
@@ -63,7 +74,7 @@ class TensorMapArg:
     l2_promotion: int = 128
     oob_nan: bool = False
     offset: int = 0
-    im2col: "Im2Col | None" = None
+    im2col: Im2Col | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +87,12 @@ class Im2Col:
     pixels_per_column: int
 
 
-Arg = Union[BufferArg, ScalarArg, TensorMapArg]
+Arg = BufferArg | ScalarArg | TensorMapArg
 
 
 @dataclass(frozen=True)
 class KernelStep:
-    """One kernel launch. ``grid`` counts blocks (a multiple of ``cluster``); ``shared_bytes`` is dynamic shared memory."""
+    """One kernel launch. ``grid`` counts blocks (a multiple of ``cluster``); ``shared_bytes`` is dynamic."""
 
     kernel: str
     grid: Dim3
@@ -111,7 +122,7 @@ class MemsetStep:
     offset: int = 0
 
 
-Step = Union[KernelStep, MemsetStep]
+Step = KernelStep | MemsetStep
 
 
 @dataclass(frozen=True)
@@ -131,13 +142,17 @@ class LaunchPlan:
         """The kernel launches, in order."""
         return tuple(s for s in self.steps if isinstance(s, KernelStep))
 
-    def check(self) -> "LaunchPlan":
+    def check(self) -> LaunchPlan:
         """Return self, or raise InvalidInput when a rule that holds on every device is broken."""
         for step in self.steps:
             if isinstance(step, MemsetStep):
                 _require(step.buffer in BUFFERS, "launch plan memset", step.buffer, f"is not one of {BUFFERS}")
-                _require(0 <= step.value < 256 and step.nbytes > 0 and step.offset >= 0, "launch plan memset", step,
-                         "needs 0 <= value < 256, nbytes > 0, offset >= 0")
+                _require(
+                    0 <= step.value < 256 and step.nbytes > 0 and step.offset >= 0,
+                    "launch plan memset",
+                    step,
+                    "needs 0 <= value < 256, nbytes > 0, offset >= 0",
+                )
             else:
                 _check_kernel(step)
         _require(bool(self.kernels), "launch plan", None, "has no kernel launch")
@@ -146,11 +161,14 @@ class LaunchPlan:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that ``from_json`` turns back into an equal plan."""
-        return {"steps": [_tagged(s) for s in self.steps], "workspace_bytes": self.workspace_bytes,
-                "workspace_zeroed": self.workspace_zeroed}
+        return {
+            "steps": [_tagged(s) for s in self.steps],
+            "workspace_bytes": self.workspace_bytes,
+            "workspace_zeroed": self.workspace_zeroed,
+        }
 
     @classmethod
-    def from_json(cls, data: object) -> "LaunchPlan":
+    def from_json(cls, data: object) -> LaunchPlan:
         """The plan in ``data``; CorruptData when it is not exactly what ``to_json`` writes."""
         try:
             if not isinstance(data, Mapping):
@@ -169,29 +187,57 @@ def _check_kernel(step: KernelStep) -> None:
     _require(step.kernel.isidentifier(), "launch plan kernel", step.kernel, "is not an identifier")
     for name in ("grid", "block", "cluster"):
         dims = getattr(step, name)
-        _require(len(dims) == 3 and all(isinstance(d, int) and d >= 1 for d in dims), f"{what} {name}", dims,
-                 "needs three positive integers")
-    _require(all(g % c == 0 for g, c in zip(step.grid, step.cluster)), f"{what} grid", step.grid,
-             f"is not a multiple of the cluster {step.cluster}")
+        _require(
+            len(dims) == 3 and all(isinstance(d, int) and d >= 1 for d in dims),
+            f"{what} {name}",
+            dims,
+            "needs three positive integers",
+        )
+    _require(
+        all(g % c == 0 for g, c in zip(step.grid, step.cluster)),
+        f"{what} grid",
+        step.grid,
+        f"is not a multiple of the cluster {step.cluster}",
+    )
     _require(step.threads <= 1024 and step.block[2] <= 64, f"{what} block", step.block, "exceeds 1024 threads")
-    _require(step.grid[0] < 2**31 and step.grid[1] < 65536 and step.grid[2] < 65536, f"{what} grid", step.grid,
-             "exceeds (2^31-1, 65535, 65535)")
+    _require(
+        step.grid[0] < 2**31 and step.grid[1] < 65536 and step.grid[2] < 65536,
+        f"{what} grid",
+        step.grid,
+        "exceeds (2^31-1, 65535, 65535)",
+    )
     _require(step.shared_bytes >= 0, f"{what} shared_bytes", step.shared_bytes, "is negative")
     for arg in step.args:
         if isinstance(arg, ScalarArg):
             _require(arg.ctype in CTYPES, f"{what} scalar {arg.name}", arg.ctype, f"is not one of {tuple(CTYPES)}")
-            _require(arg.value is not None or arg.name in SCALARS, f"{what} scalar", arg.name,
-                     f"has no value and is not one of {SCALARS}")
+            _require(
+                arg.value is not None or arg.name in SCALARS,
+                f"{what} scalar",
+                arg.name,
+                f"has no value and is not one of {SCALARS}",
+            )
         else:
             _require(arg.buffer in BUFFERS, f"{what} buffer", arg.buffer, f"is not one of {BUFFERS}")
             if isinstance(arg, TensorMapArg):
-                _require(arg.dtype in TENSOR_MAP_DTYPES, f"{what} tensor map dtype", arg.dtype,
-                         f"is not one of {tuple(TENSOR_MAP_DTYPES)}")
-                _require(arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}")
+                _require(
+                    arg.dtype in TENSOR_MAP_DTYPES,
+                    f"{what} tensor map dtype",
+                    arg.dtype,
+                    f"is not one of {tuple(TENSOR_MAP_DTYPES)}",
+                )
+                _require(
+                    arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}"
+                )
 
 
-_TYPES: dict[str, Any] = {"kernel": KernelStep, "memset": MemsetStep, "buffer": BufferArg, "scalar": ScalarArg,
-                          "tensor_map": TensorMapArg, "im2col": Im2Col}
+_TYPES: dict[str, Any] = {
+    "kernel": KernelStep,
+    "memset": MemsetStep,
+    "buffer": BufferArg,
+    "scalar": ScalarArg,
+    "tensor_map": TensorMapArg,
+    "im2col": Im2Col,
+}
 _TAGS = {cls: tag for tag, cls in _TYPES.items()}
 
 
@@ -211,18 +257,27 @@ def _untagged(value: Any) -> Any:
     body = {k: _untagged(v) for k, v in value.items() if k != "type"}
     made = cls(**body)
     for field in fields(cls):
-        _typed(field.name, field.type, getattr(made, field.name))
+        _typed(field.name, str(field.type), getattr(made, field.name))
     return made
 
 
 def _typed(name: str, annotation: str, value: Any) -> None:
     def ints(v: Any) -> bool:
         return isinstance(v, tuple) and all(type(i) is int for i in v)
-    checks = {"int": lambda v: type(v) is int, "str": lambda v: isinstance(v, str), "bool": lambda v: isinstance(v, bool),
-              "Dim3": ints, "tuple[int, ...]": ints, "int | float | None": lambda v: v is None or type(v) in (int, float),
-              "tuple[Arg, ...]": lambda v: isinstance(v, tuple) and all(isinstance(a, (BufferArg, ScalarArg, TensorMapArg)) for a in v),
-              '"Im2Col | None"': lambda v: v is None or isinstance(v, Im2Col),
-              "'Im2Col | None'": lambda v: v is None or isinstance(v, Im2Col)}
+
+    checks = {
+        "int": lambda v: type(v) is int,
+        "str": lambda v: isinstance(v, str),
+        "bool": lambda v: isinstance(v, bool),
+        "Dim3": ints,
+        "tuple[int, ...]": ints,
+        "int | float | None": lambda v: v is None or type(v) in (int, float),
+        "tuple[Arg, ...]": lambda v: (
+            isinstance(v, tuple) and all(isinstance(a, (BufferArg, ScalarArg, TensorMapArg)) for a in v)
+        ),
+        '"Im2Col | None"': lambda v: v is None or isinstance(v, Im2Col),
+        "'Im2Col | None'": lambda v: v is None or isinstance(v, Im2Col),
+    }
     if not checks[annotation](value):
         raise TypeError(f"{name} is {value!r}, not {annotation}")
 
@@ -244,5 +299,16 @@ def _require(ok: bool, subject: str, value: object, rule: str) -> None:
         raise InvalidInput(subject, value, rule)
 
 
-__all__ = ["Arg", "BUFFERS", "BufferArg", "Im2Col", "KernelStep", "LaunchPlan", "MemsetStep", "SCALARS", "ScalarArg", "Step",
-           "TensorMapArg"]
+__all__ = [
+    "Arg",
+    "BUFFERS",
+    "BufferArg",
+    "Im2Col",
+    "KernelStep",
+    "LaunchPlan",
+    "MemsetStep",
+    "SCALARS",
+    "ScalarArg",
+    "Step",
+    "TensorMapArg",
+]

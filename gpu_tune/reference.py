@@ -5,6 +5,7 @@ All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,18 +20,23 @@ from .templates.base import Numerics
 from .workload import ArraySpec, Conv2d, Matmul, Workload
 
 NUMPY: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int8": np.dtype(np.int8), "int32": np.dtype(np.int32), "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2)}
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "int32": np.dtype(np.int32),
+    "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
 """NumPy dtype of each dtype name."""
 EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
 """Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
-_LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}   # largest slope
+_LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}  # largest slope
 _FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
 
 
 def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
-    """An array of ``spec``'s shape, dtype and strides; its memory ends with its last element. Gaps hold ``fill`` too."""
+    """An array of ``spec``'s shape, dtype and strides, all ``fill``; its memory ends with its last element."""
     dtype = NUMPY[spec.dtype]
     flat = np.full(spec.span, fill).astype(dtype)
     return np.lib.stride_tricks.as_strided(flat, spec.shape, tuple(s * dtype.itemsize for s in spec.element_strides))
@@ -70,7 +76,9 @@ def example_scalars(workload: Workload, kind: str = "normal") -> dict[str, float
     return {name: values[name] for name in workload.scalars()}
 
 
-def reference(workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None) -> np.ndarray:
+def reference(
+    workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None
+) -> np.ndarray:
     """The result in float64, before the cast to ``out_dtype``; shape of ``out``."""
     return _evaluate(workload, arrays, scalars or {}, Numerics())[0]
 
@@ -94,13 +102,24 @@ class Comparison:
 
     def __str__(self) -> str:
         if self.ok:
-            return f"right ({self.total} elements, largest error {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative)"
-        return (f"{self.wrong} of {self.total} elements wrong; worst at {self.index}: got {self.got:g}, expected "
-                f"{self.expected:g} +- {self.allowed:.3g}")
+            return (
+                f"right ({self.total} elements, largest error {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative)"
+            )
+        return (
+            f"{self.wrong} of {self.total} elements wrong; worst at {self.index}: got {self.got:g}, expected "
+            f"{self.expected:g} +- {self.allowed:.3g}"
+        )
 
 
-def compare(out: np.ndarray, workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None,
-            *, numerics: Numerics | None = None, exact: bool = False) -> Comparison:
+def compare(
+    out: np.ndarray,
+    workload: Workload,
+    arrays: Mapping[str, np.ndarray],
+    scalars: Mapping[str, float] | None = None,
+    *,
+    numerics: Numerics | None = None,
+    exact: bool = False,
+) -> Comparison:
     """Compare ``out`` with the reference: each element must lie between cast(reference - e) and cast(reference + e).
 
     ``e`` bounds rounding: ``(k_eps sqrt(K) eps + input_eps) |A|.|B|`` through the epilogue (each operation adds its own
@@ -120,10 +139,20 @@ def compare(out: np.ndarray, workload: Workload, arrays: Mapping[str, np.ndarray
         finite = np.isfinite(difference)
         excess = np.where(good, -1.0, np.where(finite, difference / (error + 1e-300), np.inf))
         index = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else ()
-        relative = difference / (np.abs(expected) + np.abs(expected)[np.isfinite(expected)].mean() if np.isfinite(expected).any() else 1.0)
-        return Comparison(bool(good.all()), int((~good).sum()), got.size, float(difference[finite].max(initial=0.0)),
-                          float(relative[finite].max(initial=0.0)), tuple(int(i) for i in index),
-                          float(got[index]), float(expected[index]), float(max(error[index], (hi - lo)[index] / 2)))
+        relative = difference / (
+            np.abs(expected) + np.abs(expected)[np.isfinite(expected)].mean() if np.isfinite(expected).any() else 1.0
+        )
+        return Comparison(
+            bool(good.all()),
+            int((~good).sum()),
+            got.size,
+            float(difference[finite].max(initial=0.0)),
+            float(relative[finite].max(initial=0.0)),
+            tuple(int(i) for i in index),
+            float(got[index]),
+            float(expected[index]),
+            float(max(error[index], (hi - lo)[index] / 2)),
+        )
 
 
 def cast(values: np.ndarray, out_dtype: str) -> np.ndarray:
@@ -143,19 +172,23 @@ def reduction_length(workload: Workload) -> int:
 
 
 def _typical_scale(workload: Workload) -> float:
-    deviation = 127.0**2 / 3 * math.sqrt(reduction_length(workload))   # of a sum of products of uniform int8
+    deviation = 127.0**2 / 3 * math.sqrt(reduction_length(workload))  # of a sum of products of uniform int8
     return math.sqrt(50.0 / deviation) if workload.dtype == "int8" else 1.0
 
 
-def _evaluate(workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float],
-              numerics: Numerics) -> tuple[np.ndarray, np.ndarray]:
+def _evaluate(
+    workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float], numerics: Numerics
+) -> tuple[np.ndarray, np.ndarray]:
     """(reference, error bound), both float64."""
     wide = {n: np.asarray(a).astype(np.float64) for n, a in arrays.items() if n != "out"}
     absolute = {n: np.abs(a) for n, a in wide.items()}
-    product = _matmul if isinstance(workload, Matmul) else _conv2d
-    y, magnitude = product(workload, wide), product(workload, absolute)   # type: ignore[operator]
+    y, magnitude = _product(workload, wide), _product(workload, absolute)
     exact_sum = workload.dtype == "int8"
-    per_sum = 0.0 if exact_sum else numerics.k_eps * math.sqrt(reduction_length(workload)) * EPS[numerics.compute] + numerics.input_eps
+    per_sum = (
+        0.0
+        if exact_sum
+        else numerics.k_eps * math.sqrt(reduction_length(workload)) * EPS[numerics.compute] + numerics.input_eps
+    )
     error = magnitude * (per_sum + (4 * EPS["float32"] if workload.scales != "none" else 0.0))
     if workload.out_dtype == "int32":
         return (y + (wide["c"] if workload.beta != "0" else 0.0)), np.zeros_like(y)
@@ -171,11 +204,17 @@ def _evaluate(workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Map
     return y, error
 
 
-def _apply(op: Op, y: np.ndarray, error: np.ndarray, wide: Mapping[str, np.ndarray], workload: Workload) -> tuple[np.ndarray, np.ndarray]:
+def _apply(
+    op: Op, y: np.ndarray, error: np.ndarray, wide: Mapping[str, np.ndarray], workload: Workload
+) -> tuple[np.ndarray, np.ndarray]:
     eps = EPS["float32"]
     if op.name in ("scale", "bias", "row_bias"):
         vector = _broadcast(op.name, wide[op.name], workload)
-        y, error = (y * vector, error * np.abs(vector)) if op.name == "scale" else (y + vector, error + 2 * eps * np.abs(vector))
+        y, error = (
+            (y * vector, error * np.abs(vector))
+            if op.name == "scale"
+            else (y + vector, error + 2 * eps * np.abs(vector))
+        )
         return y, error + 2 * eps * np.abs(y)
     if op.name == "residual":
         y = y + wide["residual"]
@@ -194,7 +233,7 @@ def _activation(op: Op, y: np.ndarray) -> np.ndarray:
         return y / (1.0 + np.exp(-y))
     if op.name == "gelu_tanh":
         return 0.5 * y * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))
-    return 0.5 * y * (1.0 + np.frompyfunc(math.erf, 1, 1)(y / math.sqrt(2.0)).astype(np.float64))
+    return 0.5 * y * (1.0 + np.vectorize(math.erf, otypes=[np.float64])(y / math.sqrt(2.0)))
 
 
 def _broadcast(name: str, vector: np.ndarray, workload: Workload) -> np.ndarray:
@@ -203,13 +242,20 @@ def _broadcast(name: str, vector: np.ndarray, workload: Workload) -> np.ndarray:
     return vector[:, None, None] if isinstance(workload, Conv2d) and workload.layout == "nchw" else vector
 
 
+def _product(workload: Workload, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    return _matmul(workload, arrays) if isinstance(workload, Matmul) else _conv2d(workload, arrays)
+
+
 def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     a = arrays["a"] if w.layout[0] == "n" else np.swapaxes(arrays["a"], -1, -2)
     b = arrays["b"] if w.layout[1] == "n" else np.swapaxes(arrays["b"], -1, -2)
     if w.scales == "block128":
         blocks = [slice(i, min(i + 128, w.k)) for i in range(0, w.k, 128)]
         columns = np.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
-        return sum(arrays["scale_a"][:, i][:, None] * columns[:, i] * (a[..., s] @ b[..., s, :]) for i, s in enumerate(blocks))   # type: ignore[return-value]
+        parts = (
+            arrays["scale_a"][:, i, None] * columns[:, i] * (a[..., s] @ b[..., s, :]) for i, s in enumerate(blocks)
+        )
+        return functools.reduce(np.add, parts)
     y = a @ b
     if w.scales == "tensor":
         return y * arrays["scale_a"][0] * arrays["scale_b"][0]
@@ -228,7 +274,7 @@ def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     grouped = f.reshape(w.groups, kg, w.r, w.s, cg)
     for r in range(w.r):
         for s in range(w.s):
-            patch = x[:, r * dh: r * dh + (w.p - 1) * sh + 1: sh, s * dw: s * dw + (w.q - 1) * sw + 1: sw]
+            patch = x[:, r * dh : r * dh + (w.p - 1) * sh + 1 : sh, s * dw : s * dw + (w.q - 1) * sw + 1 : sw]
             patch = patch.reshape(w.n, w.p, w.q, w.groups, 1, cg)
             out += (patch @ grouped[:, :, r, s].transpose(0, 2, 1))[..., 0, :]
     y = out.reshape(w.n, w.p, w.q, w.k)

@@ -9,8 +9,19 @@ from typing import Any
 
 from .space.knob import Config
 
-STATUSES = ("ok", "invalid", "duplicate", "compile_error", "compile_timeout", "launch_error", "run_error", "run_timeout",
-            "wrong", "unstable", "quarantined")
+STATUSES = (
+    "ok",
+    "invalid",
+    "duplicate",
+    "compile_error",
+    "compile_timeout",
+    "launch_error",
+    "run_error",
+    "run_timeout",
+    "wrong",
+    "unstable",
+    "quarantined",
+)
 """How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. Only ``ok`` and
 ``duplicate`` (of an ok trial) carry samples."""
 MEASURED, MODELLED, REPLAYED = "measured", "modelled", "replayed"
@@ -33,7 +44,8 @@ class Candidate:
 class Policy:
     """How time is taken. ``mode``: ``graph`` (CUDA graph of unrolled launches), ``eager`` (events) or ``model``.
 
-    ``l2``: ``cold`` (rotating buffers) or ``warm``. ``repeats``: samples at most. ``pdl``: programmatic dependent launch.
+    ``l2``: ``cold`` (rotating buffers) or ``warm``. ``repeats``: samples at most.
+    ``pdl``: programmatic dependent launch.
     """
 
     mode: str = "graph"
@@ -97,10 +109,13 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; ``from_json`` inverts it."""
-        return {**asdict(self), "candidate": {"template": self.candidate.template, "config": dict(self.candidate.config)}}
+        return {
+            **asdict(self),
+            "candidate": {"template": self.candidate.template, "config": dict(self.candidate.config)},
+        }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Measurement":
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
         """Inverse of ``to_json``; TypeError, KeyError or ValueError when ``data`` is not such a dict."""
         body = dict(data)
         body["candidate"] = Candidate(str(data["candidate"]["template"]), Config(data["candidate"]["config"]))

@@ -1,4 +1,4 @@
-"""Workloads: what to compute. Frozen, validated, hashable, with a readable ``key``. Plain data; imports no GPU package."""
+"""Workloads: what to compute. Frozen, validated, hashable, with a readable ``key``. Plain data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math as _math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 from . import epilogue as _epilogue
 from .errors import InvalidInput
@@ -14,9 +14,19 @@ from .errors import InvalidInput
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3": 1, "float8_e5m2": 1, "int32": 4}
 DTYPES = ("float32", "float16", "bfloat16", "int8", "float8_e4m3", "float8_e5m2")
 FP8 = ("float8_e4m3", "float8_e5m2")
-ALIASES = {"fp32": "float32", "f32": "float32", "fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16",
-           "i8": "int8", "fp8": "float8_e4m3", "e4m3": "float8_e4m3", "e5m2": "float8_e5m2",
-           "float8_e4m3fn": "float8_e4m3"}
+ALIASES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "i8": "int8",
+    "fp8": "float8_e4m3",
+    "e4m3": "float8_e4m3",
+    "e5m2": "float8_e5m2",
+    "float8_e4m3fn": "float8_e4m3",
+}
 OUT_DTYPES = {
     "float32": ("float32", "float16", "bfloat16"),
     "float16": ("float16", "float32"),
@@ -26,8 +36,13 @@ OUT_DTYPES = {
     "float8_e5m2": ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2"),
 }
 """Output dtypes for each input dtype, the default first."""
-MATH = {"tf32": ("float32",), "tf32x3": ("float32",), "fp16_accumulate": ("float16",), "fast_accumulate": FP8,
-        "winograd": ("float32", "float16", "bfloat16")}
+MATH = {
+    "tf32": ("float32",),
+    "tf32x3": ("float32",),
+    "fp16_accumulate": ("float16",),
+    "fast_accumulate": FP8,
+    "winograd": ("float32", "float16", "bfloat16"),
+}
 """Permissions beyond strict arithmetic and the dtypes they mean something for."""
 SCALES = ("none", "tensor", "row_col", "block128")
 MAX_DIM = 2**31 - 1
@@ -77,9 +92,15 @@ class Matmul:
         _set_common(self)
         for name, columns in (("lda", self.a_shape[-1]), ("ldb", self.b_shape[-1]), ("ldc", self.n)):
             _leading(self, name, columns)
-        if self.out_dtype == "int32" and (self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"):
-            raise InvalidInput("Matmul out_dtype", "int32", "is the exact integer result: no epilogue, scales, alpha or general beta",
-                               "use out_dtype='float32' (or float16, bfloat16, int8) with them")
+        if self.out_dtype == "int32" and (
+            self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
+        ):
+            raise InvalidInput(
+                "Matmul out_dtype",
+                "int32",
+                "is the exact integer result: no epilogue, scales, alpha or general beta",
+                "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+            )
 
     @property
     def a_shape(self) -> tuple[int, int]:
@@ -110,20 +131,30 @@ class Matmul:
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.m}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
-        return _key(self, f"matmul-{dims}-{self.dtype}-{self.layout}", skip={"m", "n", "k", "batch", "dtype", "layout"},
-                    defaults={"lda": self.a_shape[-1], "ldb": self.b_shape[-1], "ldc": self.n})
+        return _key(
+            self,
+            f"matmul-{dims}-{self.dtype}-{self.layout}",
+            skip={"m", "n", "k", "batch", "dtype", "layout"},
+            defaults={"lda": self.a_shape[-1], "ldb": self.b_shape[-1], "ldc": self.n},
+        )
 
-    def arrays(self) -> dict[str, "ArraySpec"]:
+    def arrays(self) -> dict[str, ArraySpec]:
         """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
         lead = (self.batch,) if self.batch > 1 else ()
+
         def matrix(shape: tuple[int, int], ld: int, dtype: str) -> ArraySpec:
             strides = ((shape[0] * ld,) if lead else ()) + (ld, 1)
             return ArraySpec(lead + shape, dtype, strides)
+
         out = matrix((self.m, self.n), self.ldc, self.out_dtype)
         specs = {"a": matrix(self.a_shape, self.lda, self.dtype), "b": matrix(self.b_shape, self.ldb, self.dtype)}
         if self.beta != "0":
             specs["c"] = out
-        vectors = {"scale": (self.n, "float32"), "bias": (self.n, self.vector_dtype), "row_bias": (self.m, self.vector_dtype)}
+        vectors = {
+            "scale": (self.n, "float32"),
+            "bias": (self.n, self.vector_dtype),
+            "row_bias": (self.m, self.vector_dtype),
+        }
         for op in self.ops:
             if op.name in vectors:
                 specs[op.name] = ArraySpec((vectors[op.name][0],), vectors[op.name][1])
@@ -131,8 +162,10 @@ class Matmul:
                 specs["residual"] = out
         blocks = _ceil(self.k, 128)
         shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-            "tensor": ((1,), (1,)), "row_col": ((self.m,), (self.n,)),
-            "block128": ((self.m, blocks), (_ceil(self.n, 128), blocks))}
+            "tensor": ((1,), (1,)),
+            "row_col": ((self.m,), (self.n,)),
+            "block128": ((self.m, blocks), (_ceil(self.n, 128), blocks)),
+        }
         if self.scales != "none":
             specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
         return {**specs, "out": out}
@@ -146,7 +179,7 @@ class Matmul:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
         return tuple(n for n in ("alpha", "beta") if getattr(self, n) == "any")
 
-    def views(self) -> tuple["View", ...]:
+    def views(self) -> tuple[View, ...]:
         """Other workloads that compute the same on the same memory (none for a matmul)."""
         return ()
 
@@ -199,27 +232,51 @@ class Conv2d:
         _choice(self, "weights", ("plain", "pretransformed"))
         if self.direction != "fprop":
             _choice(self, "direction", ("fprop", "dgrad", "wgrad"))
-            raise InvalidInput("Conv2d direction", self.direction, "is not built", "use direction='fprop' (a unit-stride "
-                               "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)")
+            raise InvalidInput(
+                "Conv2d direction",
+                self.direction,
+                "is not built",
+                "use direction='fprop' (a unit-stride "
+                "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
+            )
         object.__setattr__(self, "stride", _pair("stride", self.stride, 1))
         object.__setattr__(self, "dilation", _pair("dilation", self.dilation, 1))
         object.__setattr__(self, "padding", _sides(self.padding))
         _set_common(self)
         for name in ("c", "k"):
             if getattr(self, name) % self.groups:
-                raise InvalidInput(f"Conv2d {name}", getattr(self, name), f"is not a multiple of groups={self.groups}",
-                                   f"use groups that divide both c={self.c} and k={self.k}")
+                raise InvalidInput(
+                    f"Conv2d {name}",
+                    getattr(self, name),
+                    f"is not a multiple of groups={self.groups}",
+                    f"use groups that divide both c={self.c} and k={self.k}",
+                )
         if any(op.name == "row_bias" for op in self.ops):
-            raise InvalidInput("Conv2d epilogue", self.epilogue, "has row_bias, which only a matmul has", "use bias (per output channel)")
+            raise InvalidInput(
+                "Conv2d epilogue",
+                self.epilogue,
+                "has row_bias, which only a matmul has",
+                "use bias (per output channel)",
+            )
         if self.weights == "pretransformed" and "winograd" not in self.math:
-            raise InvalidInput("Conv2d weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math")
+            raise InvalidInput(
+                "Conv2d weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math"
+            )
         for name, size in (("p", self.p), ("q", self.q)):
             if size < 1:
-                raise InvalidInput(f"Conv2d output {name}", size, "is not positive: the filter does not fit into the padded image",
-                                   "enlarge padding or the image, or shrink the filter or dilation")
+                raise InvalidInput(
+                    f"Conv2d output {name}",
+                    size,
+                    "is not positive: the filter does not fit into the padded image",
+                    "enlarge padding or the image, or shrink the filter or dilation",
+                )
         if self.out_dtype == "int32" and (self.epilogue or self.scales != "none"):
-            raise InvalidInput("Conv2d out_dtype", "int32", "is the exact integer result: no epilogue or scales",
-                               "use out_dtype='float32' (or float16, bfloat16, int8) with them")
+            raise InvalidInput(
+                "Conv2d out_dtype",
+                "int32",
+                "is the exact integer result: no epilogue or scales",
+                "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+            )
 
     @property
     def p(self) -> int:
@@ -252,16 +309,24 @@ class Conv2d:
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.n}x{self.c}x{self.h}x{self.w}-k{self.k}-{self.r}x{self.s}"
-        dims += f"-s{_join(self.stride)}-p{_join(self.padding)}-d{_join(self.dilation)}" + (f"-g{self.groups}" if self.groups > 1 else "")
-        return _key(self, f"conv2d-{dims}-{self.dtype}-{self.layout}",
-                    skip={"n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups", "dtype", "layout"}, defaults={})
+        dims += f"-s{_join(self.stride)}-p{_join(self.padding)}-d{_join(self.dilation)}" + (
+            f"-g{self.groups}" if self.groups > 1 else ""
+        )
+        return _key(
+            self,
+            f"conv2d-{dims}-{self.dtype}-{self.layout}",
+            skip={"n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups", "dtype", "layout"},
+            defaults={},
+        )
 
-    def arrays(self) -> dict[str, "ArraySpec"]:
+    def arrays(self) -> dict[str, ArraySpec]:
         """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
         cg, nhwc = self.c // self.groups, self.layout == "nhwc"
         out = ArraySpec((self.n, self.p, self.q, self.k) if nhwc else (self.n, self.k, self.p, self.q), self.out_dtype)
-        specs = {"x": ArraySpec((self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w), self.dtype),
-                 "w": ArraySpec((self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s), self.dtype)}
+        specs = {
+            "x": ArraySpec((self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w), self.dtype),
+            "w": ArraySpec((self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s), self.dtype),
+        }
         for op in self.ops:
             if op.name == "scale":
                 specs["scale"] = ArraySpec((self.k,), "float32")
@@ -283,25 +348,39 @@ class Conv2d:
         """Run-time scalars of a call (none)."""
         return ()
 
-    def views(self) -> tuple["View", ...]:
+    def views(self) -> tuple[View, ...]:
         """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``."""
         plain = (self.r, self.s, self.stride, self.groups) == (1, 1, (1, 1), 1) and not any(self.padding)
-        common: dict[str, Any] = dict(k=self.c, dtype=self.dtype, out_dtype=self.out_dtype, alignment=self.alignment,
-                                      math=tuple(p for p in self.math if p != "winograd"), deterministic=self.deterministic)
+        common: dict[str, Any] = dict(
+            k=self.c,
+            dtype=self.dtype,
+            out_dtype=self.out_dtype,
+            alignment=self.alignment,
+            math=tuple(p for p in self.math if p != "winograd"),
+            deterministic=self.deterministic,
+        )
         if not plain or self.scales == "row_col" or self.weights != "plain":
             return ()
         if self.layout == "nhwc":
-            matmul = Matmul(self.n * self.h * self.w, self.k, layout="nt", epilogue=self.epilogue, scales=self.scales, **common)
+            matmul = Matmul(
+                self.n * self.h * self.w, self.k, layout="nt", epilogue=self.epilogue, scales=self.scales, **common
+            )
             return (View(matmul, {"a": "x", "b": "w"}),)
         if self.n == 1 and not any(op.name == "scale" for op in self.ops):
-            matmul = Matmul(self.k, self.h * self.w, layout="nn", scales=self.scales,
-                            epilogue=re.sub(r"\bbias\b", "row_bias", self.epilogue), **common)
+            matmul = Matmul(
+                self.k,
+                self.h * self.w,
+                layout="nn",
+                scales=self.scales,
+                epilogue=re.sub(r"\bbias\b", "row_bias", self.epilogue),
+                **common,
+            )
             swapped = {"scale_a": "scale_b", "scale_b": "scale_a"} if self.scales == "tensor" else {}
             return (View(matmul, {"a": "w", "b": "x", "row_bias": "bias", **swapped}),)
         return ()
 
 
-Workload = Union[Matmul, Conv2d]
+Workload = Matmul | Conv2d
 
 
 @dataclass(frozen=True)
@@ -315,7 +394,7 @@ class ArraySpec:
     @property
     def element_strides(self) -> tuple[int, ...]:
         """Strides in elements, contiguous ones filled in."""
-        return self.strides or tuple(_math.prod(self.shape[i + 1:]) for i in range(len(self.shape)))
+        return self.strides or tuple(_math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
 
     @property
     def span(self) -> int:
@@ -330,7 +409,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class View:
-    """``workload`` computes the same as its origin on the same memory; ``buffers`` maps its buffer names to the origin's."""
+    """``workload`` computes the same on the same memory; ``buffers`` maps its buffer names to the origin's."""
 
     workload: Workload
     buffers: Mapping[str, str]
@@ -345,7 +424,9 @@ def from_dict(data: Mapping[str, Any]) -> Workload:
     classes: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
     cls = classes.get(data.get("op", "")) if isinstance(data, Mapping) else None
     if cls is None:
-        raise InvalidInput("workload op", data.get("op") if isinstance(data, Mapping) else data, f"is not one of {tuple(classes)}")
+        raise InvalidInput(
+            "workload op", data.get("op") if isinstance(data, Mapping) else data, f"is not one of {tuple(classes)}"
+        )
     known = {f.name for f in fields(cls)}
     for name in data:
         if name != "op" and name not in known:
@@ -368,20 +449,34 @@ def _set_common(w: Any) -> None:
     object.__setattr__(w, "epilogue", _epilogue.canonical(w.epilogue))
     if not isinstance(w.deterministic, bool):
         raise InvalidInput(f"{name} deterministic", w.deterministic, "is not True or False")
-    if type(w.alignment) is not int or w.alignment not in (1, 2, 4, 8, 16, 32, 64, 128, 256) or w.alignment < ITEMSIZE[w.dtype]:
-        raise InvalidInput(f"{name} alignment", w.alignment, "is not a power of two from the item size to 256 bytes", "use 16")
+    if (
+        type(w.alignment) is not int
+        or w.alignment not in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        or w.alignment < ITEMSIZE[w.dtype]
+    ):
+        raise InvalidInput(
+            f"{name} alignment", w.alignment, "is not a power of two from the item size to 256 bytes", "use 16"
+        )
     permissions = (w.math,) if isinstance(w.math, str) else w.math
     if not isinstance(permissions, (tuple, list)) or any(not isinstance(p, str) for p in permissions):
         raise InvalidInput(f"{name} math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")
     for p in permissions:
         if p not in MATH or (p == "winograd" and w.op != "conv2d"):
-            raise InvalidInput(f"{name} math", p, "is no permission of this operation",
-                               f"use some of {tuple(q for q in MATH if q != 'winograd' or w.op == 'conv2d')}")
+            raise InvalidInput(
+                f"{name} math",
+                p,
+                "is no permission of this operation",
+                f"use some of {tuple(q for q in MATH if q != 'winograd' or w.op == 'conv2d')}",
+            )
         if w.dtype not in MATH[p]:
-            raise InvalidInput(f"{name} math", p, f"means nothing for dtype {w.dtype}", f"it is for {', '.join(MATH[p])}")
+            raise InvalidInput(
+                f"{name} math", p, f"means nothing for dtype {w.dtype}", f"it is for {', '.join(MATH[p])}"
+            )
     object.__setattr__(w, "math", tuple(sorted(set(permissions))))
     if w.scales != "none" and w.dtype not in ("int8", *FP8):
-        raise InvalidInput(f"{name} scales", w.scales, f"mean nothing for dtype {w.dtype}", "they are for int8 and float8 data")
+        raise InvalidInput(
+            f"{name} scales", w.scales, f"mean nothing for dtype {w.dtype}", "they are for int8 and float8 data"
+        )
     if w.scales == "block128" and w.dtype == "int8":
         raise InvalidInput(f"{name} scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
 
@@ -409,7 +504,9 @@ def _positive(w: Any, name: str) -> None:
         value = value.__index__()
         object.__setattr__(w, name, value)
     if type(value) is not int or not 1 <= value <= MAX_DIM:
-        raise InvalidInput(f"{type(w).__name__} {name}", value, f"is not an integer from 1 to {MAX_DIM}", "give a positive size")
+        raise InvalidInput(
+            f"{type(w).__name__} {name}", value, f"is not an integer from 1 to {MAX_DIM}", "give a positive size"
+        )
 
 
 def _choice(w: Any, name: str, allowed: tuple[str, ...]) -> None:
@@ -429,8 +526,12 @@ def _leading(w: Any, name: str, columns: int) -> None:
     if value in (0, None):
         value = columns
     if type(value) is not int or not columns <= value <= MAX_DIM:
-        raise InvalidInput(f"Matmul {name}", value, f"is not an integer of at least the row length {columns}",
-                           "leave it out for contiguous rows")
+        raise InvalidInput(
+            f"Matmul {name}",
+            value,
+            f"is not an integer of at least the row length {columns}",
+            "leave it out for contiguous rows",
+        )
     object.__setattr__(w, name, value)
 
 
@@ -446,7 +547,9 @@ def _sides(value: Any) -> tuple[int, int, int, int]:
     if len(sides) == 2:
         sides = (sides[0], sides[0], sides[1], sides[1])
     if len(sides) != 4 or any(type(v) is not int or not 0 <= v <= 65535 for v in sides):
-        raise InvalidInput("Conv2d padding", value, "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0")
+        raise InvalidInput(
+            "Conv2d padding", value, "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
+        )
     return sides
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
 
-Value = Union[int, str, bool]
+Value = int | str | bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,6 @@ class Config(Mapping[str, Value]):
     def __reduce__(self) -> tuple[object, ...]:
         return Config, (self._values,)
 
-    def replace(self, **changes: Value) -> "Config":
+    def replace(self, **changes: Value) -> Config:
         """A config equal to this one but for ``changes``."""
         return Config({**self._values, **changes})

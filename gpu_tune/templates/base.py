@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -74,7 +74,7 @@ class Template:
     summary: str
     knobs: tuple[Knob, ...]
     constraints: tuple[Constraint, ...]
-    supports: Callable[[Workload, Device], Union[bool, str]]
+    supports: Callable[[Workload, Device], bool | str]
     derive: Callable[[Config, Workload, Device], Mapping[str, Any]]
     resources: Callable[[Config, Workload, Device], Estimate]
     plan: Callable[[Config, Workload, Device], LaunchPlan]
@@ -96,7 +96,7 @@ class Template:
         """Knobs by name."""
         return {k.name: k for k in self.knobs}
 
-    def supported(self, workload: Workload, device: Device) -> Union[bool, str]:
+    def supported(self, workload: Workload, device: Device) -> bool | str:
         """True, or why this template cannot compute ``workload`` on ``device`` (operation and capability included)."""
         if workload.op != self.op:
             return f"computes {self.op}, not {workload.op}"
@@ -107,12 +107,15 @@ class Template:
         return self.supports(workload, device)
 
     def violations(self, config: Config, workload: Workload, device: Device) -> list[str]:
-        """Why ``config`` is invalid: unknown or missing knobs, values outside the lists, constraints broken (empty: valid)."""
+        """Why ``config`` is invalid: unknown or missing knobs, unlisted values, broken constraints (empty: valid)."""
         found = [f"unknown knob {n!r} (knobs: {', '.join(self.knob)})" for n in config if n not in self.knob]
         for knob in self.knobs:
             if knob.name not in config:
                 found.append(f"knob {knob.name} is missing")
-            elif not any(config[knob.name] is v or (type(config[knob.name]) is type(v) and config[knob.name] == v) for v in knob.values):
+            elif not any(
+                config[knob.name] is v or (type(config[knob.name]) is type(v) and config[knob.name] == v)
+                for v in knob.values
+            ):
                 found.append(f"knob {knob.name}={config[knob.name]!r} is not one of {knob.values}")
         if found:
             return found
@@ -137,8 +140,10 @@ def render(template: Template, config: Config, workload: Workload, device: Devic
         text = _environment(template.folder).get_template(template.source.name).render(names)
     except jinja2.TemplateError as error:
         where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
-        raise TemplateError(f"template {template.source.name}{where}: {error.message or error}; "
-                            "it may use its knobs, workload, device, launch and imported parts") from error
+        raise TemplateError(
+            f"template {template.source.name}{where}: {error.message or error}; "
+            "it may use its knobs, workload, device, launch and imported parts"
+        ) from error
     lines = [line.rstrip() for line in text.splitlines()]
     kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return "\n".join(kept).strip() + "\n"
@@ -159,7 +164,9 @@ def registry() -> Mapping[str, Template]:
         if (FOLDER / f"{module.name}.cu.j2").exists():
             template = importlib.import_module(PREFIX + module.name).TEMPLATE
             if template.name != module.name:
-                raise TemplateError(f"template {module.name}.py declares the name {template.name!r}; use the file's stem")
+                raise TemplateError(
+                    f"template {module.name}.py declares the name {template.name!r}; use the file's stem"
+                )
             found[template.name] = template
     return found
 
@@ -179,8 +186,14 @@ def supporting(workload: Workload, device: Device) -> tuple[list[Template], dict
 @functools.cache
 def _environment(folder: Path) -> jinja2.Environment:
     loader = jinja2.FileSystemLoader([str(folder), str(FOLDER)])
-    env = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                             keep_trailing_newline=True, autoescape=False)
+    env = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
     env.globals.update(min=min, max=max, ceil_div=lambda a, b: -(-a // b))
     return env
 
