@@ -1,0 +1,333 @@
+"""Grids: the valid index rows of a space, by constraint tables or from a list. Plain NumPy; knows no template.
+
+A *row* holds one value index per knob (uint16). Columns that share a rule form a *component*; components are independent,
+so their counts multiply and each is sampled by itself. A component of few valid rows is listed once (breadth first,
+pruned as soon as a rule's columns are known); a larger one is sampled by random descents whose weights (Knuth 1975,
+"Estimating the efficiency of backtrack programs") correct the draw towards uniform and estimate its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.uint16]
+LISTED = 1 << 17
+"""A component of at most this many valid rows (at every depth of its listing) is listed for sampling."""
+COUNTED = 1 << 19
+"""The same for exact counts."""
+_TABLE = 1 << 22
+_PROBES = 4096
+
+
+@dataclass
+class Rule:
+    """A predicate over the value indices in ``columns``, remembered in a table that fills as it is asked."""
+
+    name: str
+    columns: tuple[int, ...]
+    sizes: tuple[int, ...]
+    holds: Callable[[tuple[int, ...]], bool]
+    _table: NDArray[np.int8] | None = field(default=None, repr=False)
+    _dict: dict[int, bool] = field(default_factory=dict, repr=False)
+
+    @property
+    def points(self) -> int:
+        """Assignments of its columns."""
+        return math.prod(self.sizes)
+
+    def check(self, rows: Rows, columns: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """Which rows keep the rule; ``columns`` says where in ``rows`` its columns are (default: the grid's)."""
+        flat = np.zeros(len(rows), dtype=np.int64)
+        for size, column in zip(self.sizes, self.columns if columns is None else columns):
+            flat = flat * size + rows[:, column]
+        return self.check_flat(flat)
+
+    def check_flat(self, flat: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The same for flat (row-major) indices over its own columns."""
+        if self.points > _TABLE:
+            unique, back = np.unique(flat, return_inverse=True)
+            known = np.fromiter((self._ask(int(i)) for i in unique), dtype=np.bool_, count=len(unique))
+            return known[back]
+        if self._table is None:
+            self._table = np.full(self.points, -1, dtype=np.int8)
+        missing = np.unique(flat[self._table[flat] < 0])
+        for index in missing:
+            self._table[index] = self._call(int(index))
+        return self._table[flat] == 1
+
+    def _ask(self, index: int) -> bool:
+        if index not in self._dict:
+            self._dict[index] = self._call(index)
+        return self._dict[index]
+
+    def _call(self, index: int) -> bool:
+        values = []
+        for size in reversed(self.sizes):
+            index, value = divmod(index, size)
+            values.append(value)
+        return bool(self.holds(tuple(reversed(values))))
+
+
+class Grid:
+    """Valid rows of ``sizes[i]`` values per column under ``rules``; or, with ``rows``, exactly those rows."""
+
+    def __init__(self, sizes: Sequence[int], rules: Sequence[Rule] = (), rows: Rows | None = None) -> None:
+        self.sizes = tuple(sizes)
+        self.rules = tuple(rules)
+        self.empty = any(not rule.columns and not rule.holds(()) for rule in rules)
+        self.parts = [Component(range(len(sizes)), self.sizes, (), rows)] if rows is not None else self._split()
+        if rows is not None:
+            self.parts[0].rows = np.ascontiguousarray(rows, dtype=np.uint16)
+        self._all: Rows | None = None
+
+    @property
+    def raw(self) -> int:
+        """Points before any rule."""
+        return math.prod(self.sizes)
+
+    def valid(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows are valid; rows are (n, columns)."""
+        ok = np.full(len(rows), not self.empty)
+        for part in self.parts:
+            index = np.flatnonzero(ok)
+            if len(index):
+                ok[index] = part.valid(rows[index])
+        return ok
+
+    def count(self, limit: int = COUNTED) -> tuple[bool, int]:
+        """(exact, number of valid rows); components too large to list within ``limit`` are estimated."""
+        exact, total = True, 0 if self.empty else 1
+        for part in self.parts:
+            sure, n = part.count(limit)
+            exact, total = exact and sure, total * n
+        return exact or total == 0, total
+
+    def all(self, limit: int = LISTED) -> Rows | None:
+        """Every valid row in a fixed order, or None when there are more than ``limit``."""
+        if self._all is None and not self.empty:
+            listed = [part.listed(limit) for part in self.parts]
+            if any(r is None for r in listed) or math.prod(len(r) for r in listed if r is not None) > limit:
+                return None
+            out = np.zeros((1, len(self.sizes)), dtype=np.uint16)
+            for part, rows in zip(self.parts, listed):
+                assert rows is not None
+                out = np.repeat(out, len(rows), axis=0)
+                out[:, list(part.columns)] = np.tile(rows, (len(out) // max(len(rows), 1), 1))
+            self._all = out
+        elif self._all is None:
+            self._all = np.zeros((0, len(self.sizes)), dtype=np.uint16)
+        return self._all
+
+    def sample(self, n: int, rng: np.random.Generator) -> Rows:
+        """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them from 10^5 tries)."""
+        every = self.all()
+        if every is not None:
+            return every[rng.permutation(len(every))[:n]]
+        found: dict[bytes, Rows] = {}
+        for _ in range(20):
+            want = n - len(found)
+            if want <= 0:
+                break
+            draws = [part.draw(want + want // 4 + 1, rng) for part in self.parts]
+            m = min(map(len, draws))
+            rows = np.zeros((m, len(self.sizes)), dtype=np.uint16)
+            for part, drawn in zip(self.parts, draws):
+                rows[:, list(part.columns)] = drawn[rng.permutation(len(drawn))[:m]]
+            for row in rows:
+                found.setdefault(row.tobytes(), row)
+        rows = np.array(list(found.values())[:n], dtype=np.uint16)
+        return rows.reshape(-1, len(self.sizes))
+
+    def repair(self, row: Rows, rng: np.random.Generator) -> Rows | None:
+        """A valid row near ``row`` (itself where valid; few columns changed, then small steps), None when none was found."""
+        if self.empty:
+            return None
+        out = row.copy()
+        for part in self.parts:
+            columns = list(part.columns)
+            near = part.nearest(row[columns], rng)
+            if near is None:
+                return None
+            out[columns] = near
+        return out
+
+    def _split(self) -> list[Component]:
+        parent = list(range(len(self.sizes)))
+
+        def find(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = i = parent[parent[i]]
+            return i
+
+        for rule in self.rules:
+            for column in rule.columns[1:]:
+                parent[find(column)] = find(rule.columns[0])
+        groups: dict[int, list[int]] = {}
+        for column in range(len(self.sizes)):
+            groups.setdefault(find(column), []).append(column)
+        return [Component(columns, self.sizes, [r for r in self.rules if r.columns and r.columns[0] in columns])
+                for columns in groups.values()]
+
+
+class Component:
+    """Columns tied together by rules. ``rows`` are all its valid rows once listed (columns in ``columns``' order)."""
+
+    def __init__(self, columns: Sequence[int], sizes: Sequence[int], rules: Sequence[Rule], rows: Rows | None = None) -> None:
+        self.columns = tuple(columns)
+        self.sizes = tuple(sizes[c] for c in columns)
+        self.rules = tuple(rules)
+        self.rows = rows
+        self._gave_up = 0
+        self._keys: set[bytes] | None = None
+        where = {column: i for i, column in enumerate(self.columns)}
+        self._where = [tuple(where[c] for c in rule.columns) for rule in rules]
+        self.order = self._ordered()
+        seen: set[int] = set()
+        self._ready: list[list[int]] = []
+        for position in self.order:
+            seen.add(position)
+            self._ready.append([i for i, w in enumerate(self._where) if position in w and seen.issuperset(w)])
+
+    def valid(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of the grid's rows are valid here."""
+        ok = np.ones(len(rows), dtype=np.bool_)
+        for rule in self.rules:
+            ok[ok] = rule.check(rows[ok])
+        if not self.rules and self.rows is not None:
+            if self._keys is None:
+                self._keys = {r.tobytes() for r in self.rows}
+            own = np.ascontiguousarray(rows[:, list(self.columns)], dtype=np.uint16)
+            ok = np.fromiter((r.tobytes() in self._keys for r in own), dtype=np.bool_, count=len(own))
+        return ok
+
+    def listed(self, limit: int) -> Rows | None:
+        """Every valid row, or None when a level of the listing has more than ``limit``."""
+        if self.rows is None and limit > self._gave_up:
+            partial = np.zeros((1, len(self.columns)), dtype=np.uint16)
+            for depth, position in enumerate(self.order):
+                size = self.sizes[position]
+                partial = np.repeat(partial, size, axis=0)
+                partial[:, position] = np.tile(np.arange(size, dtype=np.uint16), len(partial) // size)
+                partial = self._keep(partial, depth)
+                if len(partial) > limit:
+                    self._gave_up = limit
+                    return None
+            self.rows = partial
+        return self.rows if (self.rows is not None and len(self.rows) <= limit) or self._explicit else None
+
+    def count(self, limit: int) -> tuple[bool, int]:
+        """(exact, valid rows)."""
+        if not self.rules and not self._explicit:
+            return True, math.prod(self.sizes)
+        rows = self.listed(limit)
+        if rows is not None:
+            return True, len(rows)
+        _, weights = self._descend(_PROBES, np.random.default_rng(0))
+        return False, round(float(weights.sum()) / _PROBES)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rows:
+        """Up to ``n`` valid rows, repeats possible; empty when none was found."""
+        if not self.rules and not self._explicit:
+            return np.stack([rng.integers(0, s, n, dtype=np.uint16) for s in self.sizes], axis=1)
+        rows = self.listed(LISTED)
+        if rows is not None:
+            return rows[rng.integers(0, len(rows), n)] if len(rows) else rows
+        rows, weights = self._descend(max(4 * n, 64), rng)
+        if len(rows) >= n:  # Gumbel top-n: a draw without replacement with chances in proportion to the weights
+            chance = np.log(weights) + rng.gumbel(size=len(weights))
+            return rows[np.argsort(-chance, kind="stable")[:n]]
+        more = [r for r in (self._search(None, rng) for _ in range(n - len(rows))) if r is not None]
+        return np.concatenate([rows, np.array(more, dtype=np.uint16).reshape(-1, len(self.columns))])
+
+    def nearest(self, row: Rows, rng: np.random.Generator) -> Rows | None:
+        """A valid row near ``row``."""
+        if not self.rules and not self._explicit:
+            return row
+        rows = self.listed(LISTED)
+        if rows is None:
+            return self._search(row, rng)
+        if not len(rows):
+            return None
+        steps = np.abs(rows.astype(np.int32) - row.astype(np.int32))
+        distance = (steps > 0).sum(axis=1) + steps.sum(axis=1) / (1.0 + sum(self.sizes))
+        ties = np.flatnonzero(distance == distance.min())
+        return rows[ties[rng.integers(len(ties))]]
+
+    @property
+    def _explicit(self) -> bool:
+        return self.rows is not None and not self.rules
+
+    def _keep(self, rows: Rows, depth: int) -> Rows:
+        for i in self._ready[depth]:
+            rows = rows[self.rules[i].check(rows, self._where[i])]
+        return rows
+
+    def _descend(self, n: int, rng: np.random.Generator) -> tuple[Rows, NDArray[np.float64]]:
+        """The survivors of ``n`` random descents and the inverse of each one's chance."""
+        rows = np.zeros((n, len(self.columns)), dtype=np.uint16)
+        weights = np.ones(n)
+        for depth, position in enumerate(self.order):
+            size = self.sizes[position]
+            if not self._ready[depth]:
+                rows[:, position] = rng.integers(0, size, len(rows), dtype=np.uint16)
+                weights *= size
+                continue
+            ok = np.ones((len(rows), size), dtype=np.bool_)
+            for value in range(size):
+                rows[:, position] = value
+                for i in self._ready[depth]:
+                    alive = np.flatnonzero(ok[:, value])
+                    ok[alive, value] = self.rules[i].check(rows[alive], self._where[i])
+            choice = np.argmax(np.where(ok, rng.random(ok.shape), -1.0), axis=1)
+            rows[:, position] = choice
+            branches = ok.sum(axis=1)
+            alive = branches > 0
+            rows, weights = rows[alive], (weights * branches)[alive]
+        return rows, weights
+
+    def _search(self, wish: Rows | None, rng: np.random.Generator, budget: int = 20_000) -> Rows | None:
+        """Depth first with backtracking: values near ``wish`` first (random without one); None beyond ``budget`` nodes."""
+        row = np.zeros((1, len(self.columns)), dtype=np.uint16)
+        stack: list[Iterator[int]] = []
+
+        def choices(depth: int) -> Iterator[int]:
+            size = self.sizes[self.order[depth]]
+            noise = rng.random(size) * 0.5
+            if wish is not None:
+                noise += np.abs(np.arange(size) - int(wish[self.order[depth]]))
+            return iter(np.argsort(noise, kind="stable").tolist())
+
+        stack.append(choices(0))
+        while stack and budget:
+            depth = len(stack) - 1
+            value = next(stack[-1], None)
+            if value is None:
+                stack.pop()
+                continue
+            budget -= 1
+            row[0, self.order[depth]] = value
+            if len(self._keep(row, depth)):
+                if len(stack) == len(self.order):
+                    return row[0].copy()
+                stack.append(choices(len(stack)))
+        return None
+
+    def _ordered(self) -> list[int]:
+        """Columns so that rules complete early: next the column that completes most, then sits in most, then is smallest."""
+        order: list[int] = []
+        left = set(range(len(self.columns)))
+        while left:
+            def rank(p: int) -> tuple[float, ...]:
+                known = {*order, p}
+                done = sum(1 for w in self._where if p in w and known.issuperset(w))
+                closeness = max((len(known.intersection(w)) / len(w) for w in self._where if p in w and not known.issuperset(w)), default=0.0)
+                return (-done, -closeness, self.sizes[p], p)
+            best = min(left, key=rank)
+            order.append(best)
+            left.remove(best)
+        return order

@@ -1,0 +1,267 @@
+"""Spaces: the valid configs of a template for one workload on one device, or of any knobs and constraints.
+
+:class:`GridSpace` does the work on index rows (see ``grid``); its public face speaks configs. :class:`Space` is what a
+search asks of a space; everything here and ``gpu_tune.interchange.RecordedSpace`` keep it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidConfig, TemplateError
+from .constraint import Constraint
+from .encoding import Encoder
+from .grid import COUNTED, Grid, Rows, Rule
+from .knob import Config, Knob
+
+if TYPE_CHECKING:
+    from ..device import Device
+    from ..templates.base import Template
+    from ..workload import Workload
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many configs are valid, of ``raw`` points. ``exact`` is False for an estimate."""
+
+    exact: bool
+    valid: int
+    raw: int
+
+
+@dataclass(frozen=True)
+class Removed:
+    """How many of the raw points a constraint removes, taken by itself. ``exact`` is False for an estimate."""
+
+    exact: bool
+    points: int
+
+
+class Space(Protocol):
+    """What a search needs of a space. Rows are value indices, (n, knobs) uint16; all randomness comes from ``rng``."""
+
+    name: str
+    knobs: tuple[Knob, ...]
+    grid: Grid
+
+    def default(self) -> Config | None:
+        """The config an expert would start from, None without one."""
+
+    def seeds(self) -> list[Config]:
+        """Further good starts, valid ones only."""
+
+    def rows(self, configs: Iterable[Config]) -> Rows:
+        """Index rows of configs."""
+
+    def configs(self, rows: Rows) -> list[Config]:
+        """Configs of index rows."""
+
+    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
+        """What the model sees: knob features, then hardware features where the space knows them."""
+
+    def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float) -> Rows:
+        """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be dropped."""
+
+    def steps(self, row: Rows) -> Rows:
+        """The valid neighbours of one row, nearest first."""
+
+
+class GridSpace:
+    """A space of ``knobs`` under ``constraints`` (called with workload and device None), or of exactly ``rows``."""
+
+    def __init__(self, name: str, knobs: Sequence[Knob], constraints: Sequence[Constraint] = (), rows: Rows | None = None,
+                 workload: Workload | None = None, device: Device | None = None) -> None:
+        self.name, self.knobs, self.constraints = name, tuple(knobs), tuple(constraints)
+        self.workload, self.device = workload, device
+        self._index: list[dict[Any, int]] = [{(type(v), v): i for i, v in enumerate(k.values)} for k in self.knobs]
+        self._place = {k.name: i for i, k in enumerate(self.knobs)}
+        self.grid = Grid([len(k.values) for k in self.knobs], [self._rule(c) for c in constraints], rows)
+        self.encoder = Encoder(self.knobs)
+
+    # --- configs --------------------------------------------------------------------------------------------------
+
+    def default(self) -> Config | None:
+        """The first start; None: this space declares none."""
+        return None
+
+    def seeds(self) -> list[Config]:
+        """Further starts (none here)."""
+        return []
+
+    def __contains__(self, config: object) -> bool:
+        if not isinstance(config, Config):
+            return False
+        try:
+            return bool(self.grid.valid(self.rows([config]))[0])
+        except InvalidConfig:
+            return False
+
+    def violations(self, config: Config) -> list[str]:
+        """Why ``config`` is invalid; empty when it is valid."""
+        try:
+            row = self.rows([config])
+        except InvalidConfig as error:
+            return [str(error)]
+        broken = [f"{c.name}: {c.message}" for c, rule in zip(self.constraints, self.grid.rules)
+                  if not (rule.check(row)[0] if rule.columns else rule.holds(()))]
+        return broken or ([] if self.grid.valid(row)[0] else ["not one of the recorded configs"])
+
+    def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
+        """``n`` distinct valid configs, near uniform; fewer when the space has fewer."""
+        return self.configs(self.grid.sample(n, rng))
+
+    def neighbours(self, config: Config, rng: np.random.Generator | None = None, n: int | None = None) -> list[Config]:
+        """Valid configs one move away (see ``steps``), nearest first; with ``rng`` a random ``n`` of them."""
+        rows = self.steps(self.rows([config])[0])
+        if rng is not None:
+            rows = rows[rng.permutation(len(rows))]
+        return self.configs(rows if n is None else rows[:n])
+
+    def mutate(self, config: Config, rng: np.random.Generator) -> Config:
+        """A valid config near ``config``: one of its neighbours, else any other; ``config`` itself in a space of one."""
+        rows = self.steps(self.rows([config])[0])
+        if len(rows):
+            return self.configs(rows[rng.integers(len(rows))][None])[0]
+        other = [c for c in self.sample(2, rng) if c != config]
+        return other[0] if other else config
+
+    def crossover(self, a: Config, b: Config, rng: np.random.Generator) -> Config:
+        """A valid config with each knob from ``a`` or ``b`` where the constraints allow, repaired by small steps elsewhere."""
+        pair = self.rows([a, b])
+        masks = rng.random((8, len(self.knobs))) < 0.5
+        children = np.where(masks, pair[0], pair[1]).astype(np.uint16)
+        ok = np.flatnonzero(self.grid.valid(children))
+        row = children[ok[0]] if len(ok) else self.grid.repair(children[0], rng)
+        return self.configs((pair[0] if row is None else row)[None])[0]
+
+    def count(self, limit: int = COUNTED) -> Count:
+        """Valid configs: exact where at most ``limit`` partial assignments were needed, else an estimate."""
+        exact, valid = self.grid.count(limit)
+        return Count(exact, min(valid, self.grid.raw), self.grid.raw)
+
+    def removed(self) -> dict[str, Removed]:
+        """For each constraint, how many raw points break it (they overlap)."""
+        rng = np.random.default_rng(0)
+        found: dict[str, Removed] = {}
+        for rule in self.grid.rules:
+            exact = rule.points <= 1 << 17
+            if not rule.columns:
+                share = float(not rule.holds(()))
+            else:
+                flat = np.arange(rule.points) if exact else rng.integers(0, rule.points, 1 << 14)
+                share = float(np.mean(~rule.check_flat(flat)))
+            found[rule.name] = Removed(exact, round(share * self.grid.raw))
+        return found
+
+    def encode(self, configs: Sequence[Config]) -> NDArray[np.float32]:
+        """Knob features (n, len(encoder.names)) float32."""
+        return self.encoder(self.rows(configs))
+
+    # --- rows -----------------------------------------------------------------------------------------------------
+
+    def rows(self, configs: Iterable[Config]) -> Rows:
+        """Index rows; InvalidConfig names an unknown knob or value."""
+        out = []
+        for config in configs:
+            if len(config) != len(self.knobs):
+                odd = set(config) ^ set(self._place)
+                raise InvalidConfig(f"{self.name} config {config.key}: unknown or missing knobs {sorted(odd)}; has {list(self._place)}")
+            try:
+                out.append([index[(type(config[k.name]), config[k.name])] for k, index in zip(self.knobs, self._index)])
+            except KeyError as error:
+                bad = [f"{k.name}={config.get(k.name)!r} is not one of {k.values}" for k, index in zip(self.knobs, self._index)
+                       if k.name not in config or (type(config[k.name]), config[k.name]) not in index]
+                raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(bad)) from error
+        return np.array(out, dtype=np.uint16).reshape(-1, len(self.knobs))
+
+    def configs(self, rows: Rows) -> list[Config]:
+        """Configs of index rows, knobs in declared order."""
+        return [Config({k.name: k.values[i] for k, i in zip(self.knobs, row)}) for row in rows.tolist()]
+
+    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
+        """Knob features and their names (no hardware is known here)."""
+        return self.encoder(rows), list(self.encoder.names)
+
+    def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float = 0.1) -> Rows:
+        """Valid children of paired parents: uniform crossover, then each knob redrawn with chance ``rate``; invalid ones dropped."""
+        children = np.where(rng.random(a.shape) < 0.5, a, b).astype(np.uint16)
+        fresh = (rng.random(a.shape) * np.array(self.grid.sizes)).astype(np.uint16)
+        children = np.where(rng.random(a.shape) < rate, fresh, children)
+        return children[self.grid.valid(children)]
+
+    def steps(self, row: Rows) -> Rows:
+        """Valid neighbours, nearest first: one knob to a next value, one knob to any value, then (knobs tied by a constraint)
+        two knobs by one step each, as in "tile up, threads up", which single steps cannot cross."""
+        sizes = self.grid.sizes
+        near: list[Rows] = []
+        far: list[Rows] = []
+        pairs: list[Rows] = []
+        for column, size in enumerate(sizes):
+            for value in range(size):
+                distance = abs(value - int(row[column]))
+                if distance:
+                    (near if distance == 1 or not self.knobs[column].ordinal else far).append(_changed(row, (column, value)))
+        tied = {pair for rule in self.grid.rules for pair in itertools.combinations(sorted(rule.columns), 2)}
+        if not self.grid.rules:
+            tied = set(itertools.combinations([i for i, s in enumerate(sizes) if s > 1], 2))
+        for i, j in sorted(tied):
+            for di, dj in itertools.product((-1, 1), repeat=2):
+                vi, vj = int(row[i]) + di, int(row[j]) + dj
+                if 0 <= vi < sizes[i] and 0 <= vj < sizes[j]:
+                    pairs.append(_changed(row, (i, vi), (j, vj)))
+        rows = np.array([*near, *far, *pairs], dtype=np.uint16).reshape(-1, len(sizes))
+        return rows[self.grid.valid(rows)]
+
+    def _rule(self, constraint: Constraint) -> Rule:
+        unknown = set(constraint.knobs) - set(self._place)
+        if unknown:
+            raise TemplateError(f"{self.name} constraint {constraint.name!r} reads {sorted(unknown)}; knobs are {list(self._place)}")
+        columns = tuple(self._place[n] for n in constraint.knobs)
+        values = [self.knobs[c].values for c in columns]
+        workload, device = self.workload, self.device
+
+        def holds(index: tuple[int, ...]) -> bool:
+            seen = {name: v[i] for name, v, i in zip(constraint.knobs, values, index)}
+            try:
+                return bool(constraint.holds(seen, workload, device))
+            except KeyError as error:
+                raise TemplateError(f"{self.name} constraint {constraint.name!r} reads the knob {error}, which it does not declare; "
+                                    f"add it to its knobs {constraint.knobs}") from error
+
+        return Rule(constraint.name, columns, tuple(len(v) for v in values), holds)
+
+
+class TemplateSpace(GridSpace):
+    """Template x workload x device: the valid configs, named after the template."""
+
+    def __init__(self, template: Template, workload: Workload, device: Device) -> None:
+        super().__init__(template.name, template.knobs, template.constraints, None, workload, device)
+        self.template = template
+        self.workload: Workload = workload
+        self.device: Device = device
+
+    def default(self) -> Config | None:
+        """The template's default, or None where a constraint forbids it."""
+        config = self.template.default(self.workload, self.device)
+        return config if config in self else None
+
+    def seeds(self) -> list[Config]:
+        """The template's seeds that are valid here, distinct, in declared order."""
+        return list(dict.fromkeys(c for c in self.template.seeds(self.workload, self.device) if c in self))
+
+    def violations(self, config: Config) -> list[str]:
+        """Why ``config`` is invalid; empty when it is valid."""
+        return self.template.violations(config, self.workload, self.device)
+
+
+def _changed(row: Rows, *changes: tuple[int, int]) -> Rows:
+    out = row.copy()
+    for column, value in changes:
+        out[column] = value
+    return out
