@@ -275,8 +275,7 @@ def _typed(name: str, annotation: str, value: Any) -> None:
         "tuple[Arg, ...]": lambda v: (
             isinstance(v, tuple) and all(isinstance(a, (BufferArg, ScalarArg, TensorMapArg)) for a in v)
         ),
-        '"Im2Col | None"': lambda v: v is None or isinstance(v, Im2Col),
-        "'Im2Col | None'": lambda v: v is None or isinstance(v, Im2Col),
+        "Im2Col | None": lambda v: v is None or isinstance(v, Im2Col),
     }
     if not checks[annotation](value):
         raise TypeError(f"{name} is {value!r}, not {annotation}")
