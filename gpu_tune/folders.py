@@ -1,0 +1,104 @@
+"""Where gpu_tune keeps things, and which folders it trusts.
+
+``GPU_TUNE_CACHE_DIR`` names the user's folder, else ``$XDG_CACHE_HOME/gpu_tune``, else ``~/.cache/gpu_tune``. Below it:
+``records/`` (trials), ``kernels/`` (winners). What lies there is run on the GPU, so the trust boundary is ownership and
+mode: a folder that somebody else owns or can write is refused.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from .errors import StoreError
+
+PACKAGE = Path(__file__).parent
+
+
+def root() -> Path:
+    """The user's folder (it may not exist yet)."""
+    named = os.environ.get("GPU_TUNE_CACHE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base and os.path.isabs(base):  # the XDG specification: a relative path is ignored
+        return Path(base) / "gpu_tune"
+    return Path("~/.cache/gpu_tune").expanduser()
+
+
+def shipped() -> Path:
+    """The folder of shipped winners: ``kernels/`` in the package, or beside it in a checkout."""
+    return _data("kernels", PACKAGE.parent / "kernels")
+
+
+def suites() -> Path:
+    """The folder of benchmark suites: ``suites/`` in the package, or ``bench/suites/`` in a checkout."""
+    return _data("suites", PACKAGE.parent / "bench" / "suites")
+
+
+def _data(name: str, checkout: Path) -> Path:
+    inside = PACKAGE / "data" / name
+    return inside if inside.is_dir() else checkout
+
+
+def check_trusted(folder: Path) -> None:
+    """Raise StoreError when somebody else owns ``folder`` or can write into it. A missing folder passes."""
+    try:
+        info = os.stat(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(
+            f"store {str(folder)!r} cannot be read: {error.strerror}; choose another folder with GPU_TUNE_CACHE_DIR"
+        ) from error
+    if not stat.S_ISDIR(info.st_mode):
+        raise StoreError(f"store {str(folder)!r} is not a folder; move it away or set GPU_TUNE_CACHE_DIR")
+    if info.st_uid not in (os.geteuid(), 0):
+        raise StoreError(
+            f"store {str(folder)!r} belongs to {_user(info.st_uid)}, so its kernels are not trusted; "
+            "set GPU_TUNE_CACHE_DIR to a folder of your own"
+        )
+    by_group = info.st_mode & stat.S_IWGRP and not _private_group(info.st_gid)
+    if by_group or info.st_mode & stat.S_IWOTH:
+        raise StoreError(
+            f"store {str(folder)!r} can be written by others (mode {stat.S_IMODE(info.st_mode):03o}), so its "
+            f"kernels are not trusted; run: chmod go-w '{folder}'"
+        )
+
+
+def prepare(folder: Path) -> Path:
+    """Make ``folder`` (private to the user) where it is missing, and return it; StoreError when it cannot be used."""
+    try:
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        for path in reversed(missing):
+            path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"store {str(folder)!r} cannot be made: {error.strerror or error}; set GPU_TUNE_CACHE_DIR to a "
+            "folder that you can write"
+        ) from error
+    check_trusted(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"store {str(folder)!r} is not writable; set GPU_TUNE_CACHE_DIR to a folder that you can write"
+        )
+    return folder
+
+
+def _private_group(gid: int) -> bool:
+    """Whether the group holds the user alone (Debian's and Ubuntu's user groups, whose umask leaves folders 0775)."""
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user id {uid}"

@@ -1,0 +1,388 @@
+"""The store: winners, one directory each.
+
+Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``; modelled winners live below
+``modelled/`` and never answer for a real device. A directory is written under another name and published by one rename,
+so no reader ever sees half of one; who loses a race keeps using what it built. Whatever is malformed or damaged
+(every file has its hash) is a miss that is logged, never an error. Nothing in a store is unpickled or evaluated. A
+store that others own or can write is refused. Which winner is best was decided by who published it, never by readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from . import folders
+from .errors import CorruptData, GpuTuneError, StoreError
+from .folders import root
+from .plan import LaunchPlan
+from .space.knob import Config
+from .trial import MEASURED, MODELLED, Policy, Resources
+from .workload import View, Workload, from_dict, to_dict
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+FILES = ("kernel.cu", "kernel.cubin", "launch.json")
+LIMITS = {"kernel.cu": 16 << 20, "kernel.cubin": 256 << 20, "launch.json": 16 << 20}
+"""Bytes beyond which a file is malformed: a store cannot exhaust the memory of who reads it."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What is published: the fastest kernel of ours that was found and checked, with everything needed to run it.
+
+    ``workload`` is what was asked for; ``view`` (if any) is the equivalent workload that the template really computes,
+    with the names of its buffers. ``source`` is ``measured`` or ``modelled``; ``seconds`` the median time of one run,
+    an estimate where modelled. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
+    with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was;
+    ``complete`` is False when it was cut short.
+    """
+
+    workload: Workload
+    chip: str
+    device: str
+    arch: str
+    template: str
+    template_hash: str
+    config: Config
+    plan: LaunchPlan
+    code: str
+    cubin: bytes
+    source: str
+    seconds: float
+    samples: tuple[float, ...] = ()
+    view: View | None = None
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    resources: Resources | None = None
+    policy: Policy = field(default_factory=Policy)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    nvrtc: str = ""
+    options: tuple[str, ...] = ()
+    finalists: tuple[Mapping[str, Any], ...] = ()
+    seed: int = 0
+    trials: int = 0
+    spent: float = 0.0
+    complete: bool = True
+    created: float = 0.0
+
+    @property
+    def computed(self) -> Workload:
+        """The workload whose buffers the plan names: the view's, or the workload itself."""
+        return self.view.workload if self.view else self.workload
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``launch.json``: every field but the two files, and the hashes of those."""
+        body = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("code", "cubin")}
+        body.update(
+            format=FORMAT,
+            key=self.workload.key,
+            workload=to_dict(self.workload),
+            config=dict(self.config),
+            plan=self.plan.to_json(),
+            policy=asdict(self.policy),
+            resources=asdict(self.resources) if self.resources else None,
+            view={"workload": to_dict(self.view.workload), "buffers": dict(self.view.buffers)} if self.view else None,
+            hashes={"kernel.cu": digest(self.code.encode()), "kernel.cubin": digest(self.cubin)},
+        )
+        body = json.loads(json.dumps(body, default=_plain))
+        body["hash"] = digest(_canonical(body))
+        return body
+
+    @classmethod
+    def from_files(cls, facts: bytes, code: bytes, cubin: bytes) -> Winner:
+        """The winner in the three files' contents; CorruptData when anything is damaged or missing."""
+        try:
+            data = json.loads(facts)
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                raise ValueError(f"launch.json is not of format {FORMAT}")
+            told = data.pop("hash", None)
+            if told != digest(_canonical(data)):
+                raise ValueError("launch.json does not match its hash")
+            for name, content in (("kernel.cu", code), ("kernel.cubin", cubin)):
+                if data["hashes"][name] != digest(content):
+                    raise ValueError(f"{name} does not match its hash")
+            return cls._from_json(data, code.decode(), cubin)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, GpuTuneError) as error:
+            raise CorruptData(f"{type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any], code: str, cubin: bytes) -> Winner:
+        body: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name not in ("code", "cubin")}
+        for name, kind in (
+            ("chip", str),
+            ("device", str),
+            ("arch", str),
+            ("template", str),
+            ("template_hash", str),
+            ("source", str),
+            ("nvrtc", str),
+            ("verdict", dict),
+            ("environment", dict),
+            ("complete", bool),
+            ("seed", int),
+            ("trials", int),
+        ):
+            if not isinstance(body[name], kind):
+                raise TypeError(f"{name} is not {kind.__name__}")
+        if body["source"] not in (MEASURED, MODELLED):
+            raise ValueError(f"source {body['source']!r} is unknown")
+        notes = {"notes": tuple(data["resources"]["notes"])} if data["resources"] else {}
+        view = data["view"]
+        body.update(
+            workload=from_dict(data["workload"]),
+            config=Config(data["config"]),
+            plan=LaunchPlan.from_json(data["plan"]),
+            policy=Policy(**data["policy"]),
+            seconds=float(data["seconds"]),
+            samples=tuple(map(float, data["samples"])),
+            resources=Resources(**{**data["resources"], **notes}) if data["resources"] else None,
+            view=View(from_dict(view["workload"]), dict(view["buffers"])) if view else None,
+            options=tuple(data["options"]),
+            finalists=tuple(data["finalists"]),
+            spent=float(data["spent"]),
+            created=float(data["created"]),
+        )
+        return cls(**body, code=code, cubin=cubin)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A winner's directory, as listed: ``winner`` is None when it is damaged, and ``problem`` says how."""
+
+    path: Path
+    winner: Winner | None
+    problem: str = ""
+
+
+class Store:
+    """The winners below ``folder`` (default: the user's). ``trusted``: its ownership need not be checked."""
+
+    def __init__(self, folder: Path | str | None = None, *, trusted: bool = False) -> None:
+        self.folder = Path(folder).expanduser().absolute() if folder is not None else root() / "kernels"
+        self.trusted = trusted
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r})"
+
+    def path(self, workload: Workload, chip: str, source: str = MEASURED) -> Path:
+        """Where the winner for ``workload`` on ``chip`` lies, whether it exists or not."""
+        base = self.folder / MODELLED if source == MODELLED else self.folder
+        return base / _name(chip) / _name(workload.key)
+
+    def get(self, workload: Workload, chip: str, source: str = MEASURED) -> Winner | None:
+        """The winner, or None; a damaged one is None and logged. StoreError when the store is not to be trusted."""
+        path = self.path(workload, chip, source)
+        self._check(path)
+        for place in (path, path.with_name(f".old-{path.name}")):
+            winner = self._read(place)
+            if winner and (winner.workload, winner.chip, winner.source) == (workload, chip, source):
+                return winner
+            if winner:
+                log.warning(
+                    "winner %s is for %s on %s (%s), not for what its place says: ignored",
+                    place,
+                    winner.workload.key,
+                    winner.chip,
+                    winner.source,
+                )
+        return None
+
+    def publish(self, winner: Winner) -> Path:
+        """Put ``winner`` in its place by one rename, over an earlier one; the path. StoreError if that fails."""
+        path = self.path(winner.workload, winner.chip, winner.source)
+        for folder in (*reversed([p for p in path.parents if p == self.folder or self.folder in p.parents]),):
+            folders.prepare(folder)
+        temporary = path.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        try:
+            temporary.mkdir(mode=0o700)
+            contents = {
+                "kernel.cu": winner.code.encode(),
+                "kernel.cubin": winner.cubin,
+                "launch.json": (json.dumps(winner.to_json(), indent=1, sort_keys=True) + "\n").encode(),
+            }
+            for name, content in contents.items():
+                _write(temporary / name, content)
+            temporary.chmod(0o755)
+            _swap_in(temporary, path)
+        except OSError as error:
+            raise StoreError(
+                f"winner {str(path)!r} cannot be written: {error.strerror or error}; free some space or set "
+                "GPU_TUNE_CACHE_DIR to a folder that you can write"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    def entries(self) -> Iterator[Entry]:
+        """Every winner directory, measured and modelled, damaged ones included."""
+        self._check(self.folder)
+        for base in (self.folder, self.folder / MODELLED):
+            for path in sorted(base.glob("*/*")) if base.is_dir() else ():
+                if (
+                    path.is_dir()
+                    and not path.name.startswith(".")
+                    and (base.name == MODELLED or path.parent.name != MODELLED)
+                ):
+                    try:
+                        yield Entry(path, _load(path))
+                    except (CorruptData, OSError) as error:
+                        yield Entry(path, None, str(error))
+
+    def gc(self, *, older_than: float = 3600.0) -> tuple[int, int]:
+        """Remove damaged winners and what killed writers left (older than that many seconds); (directories, bytes)."""
+        folders.prepare(self.folder)
+        doomed = [e.path for e in self.entries() if e.winner is None]
+        for pattern in ("*/.tmp-*", "*/.old-*", "*/.dead-*"):
+            for base in (self.folder, self.folder / MODELLED):
+                doomed += [p for p in base.glob(pattern) if _age(p) > older_than]
+        size = 0
+        for path in doomed:
+            size += sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+            shutil.rmtree(path, ignore_errors=True)
+        return len(doomed), size
+
+    def size(self) -> int:
+        """Bytes of everything in the store."""
+        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()) if self.folder.is_dir() else 0
+
+    def _check(self, path: Path) -> None:
+        if not self.trusted:
+            for folder in (self.folder, *(p for p in path.parents if self.folder in p.parents), path):
+                folders.check_trusted(folder)
+
+    def _read(self, path: Path) -> Winner | None:
+        for attempt in (1, 2, 3):
+            try:
+                return _load(path)
+            except FileNotFoundError:
+                if not path.exists():
+                    return None
+                problem = "a file is missing"
+            except (CorruptData, OSError) as error:
+                problem = str(error)
+            time.sleep(0.01 * attempt)  # a publisher may just have replaced it
+        log.warning("winner %s is damaged (%s): ignored; gpu-tune gc removes it", path, problem)
+        return None
+
+
+def lookup(
+    workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None
+) -> tuple[Winner, Store] | None:
+    """The winner and where it came from: ``store`` if given, else the user's store, then the shipped ``kernels/``."""
+    for place in stores(store):
+        winner = place.get(workload, chip, source)
+        if winner is not None:
+            return winner, place
+    return None
+
+
+def stores(explicit: Store | None = None) -> Sequence[Store]:
+    """Where to look, in order. The shipped folder is as trusted as the package's code beside it."""
+    own = explicit if explicit is not None else Store()
+    return own, Store(folders.shipped(), trusted=True)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def renew(winner: Winner, **changes: Any) -> Winner:
+    """``winner`` with ``changes``."""
+    return replace(winner, **changes)
+
+
+def _load(path: Path) -> Winner:
+    """Read all three files through one directory handle, so that a replacement in between cannot mix two winners."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        contents = {name: _read_file(name, handle) for name in FILES}
+    finally:
+        os.close(handle)
+    return Winner.from_files(contents["launch.json"], contents["kernel.cu"], contents["kernel.cubin"])
+
+
+def _read_file(name: str, handle: int) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(LIMITS[name] + 1)
+    if len(data) > LIMITS[name]:
+        raise CorruptData(f"{name} is larger than {LIMITS[name]} bytes")
+    return data
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Rename ``temporary`` to ``path``. An earlier winner there is exchanged in the same call where the kernel can."""
+    for _ in range(100):
+        try:
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _exchange(temporary, path):
+            return  # temporary now holds the old winner; the caller removes it
+        old = path.with_name(f".old-{path.name}")
+        dead = path.with_name(f".dead-{uuid.uuid4().hex[:12]}")
+        with contextlib.suppress(OSError):
+            os.rename(old, dead)
+        with contextlib.suppress(OSError):
+            os.rename(path, old)  # readers look here too, should this process die now
+        shutil.rmtree(dead, ignore_errors=True)
+    raise StoreError(f"winner {str(path)!r} is being replaced by others without end; try again")
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two directories by one renameat2(RENAME_EXCHANGE) (Linux 3.15; not on every network file system)."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    return call(at_fdcwd, os.fsencode(a), at_fdcwd, os.fsencode(b), rename_exchange) == 0
+
+
+def _name(text: str) -> str:
+    """``text`` as a file name: unchanged where it is one, else with a hash that keeps it distinct."""
+    clean = re.sub(r"[^A-Za-z0-9.+=_\-]", "_", text)
+    if clean == text and len(text) <= 200 and not text.startswith("."):
+        return text
+    return f"{clean.lstrip('.')[:180]}-{digest(text.encode())[:16]}"
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    return dict(value) if isinstance(value, Mapping) else str(value)
