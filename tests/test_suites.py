@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -19,10 +20,10 @@ def test_the_headline_suite_is_frozen():
     text = json.dumps(
         json.loads((suites.folder() / "headline.json").read_text())["rows"], sort_keys=True, separators=(",", ":")
     )
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "039412d8752f92c9"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "3ce208308e33e9c3"
     flops = sorted(e.workload.flops for e in suites.load(suites.HEADLINE).entries[:60])
     edges = [0, 1e8, 1e9, 1e10, 1e11, 1e12, 1e99]
-    assert [sum(lo <= f < hi for f in flops) for lo, hi in zip(edges, edges[1:])] == [10] * 6
+    assert [sum(lo <= f < hi for f in flops) for lo, hi in itertools.pairwise(edges)] == [10] * 6
 
 
 def test_the_twelve_resnet_rows_have_the_published_work():
