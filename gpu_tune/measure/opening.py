@@ -1,0 +1,85 @@
+"""Opening the right measurer: a GPU's when there is one, else the modelled device's; a replay of what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..device import DEFAULT, Device, by_name
+from ..errors import InvalidInput, MeasureError
+from ..folders import prepare, root
+from ..templates.base import Template
+from ..trial import Measurement, Policy
+from ..workload import Workload
+from .base import Measurer
+
+KINDS = ("auto", "gpu", "modelled", "replay", "cluster")
+
+
+def detect_device() -> Device | None:
+    """The current GPU as its driver describes it, or None when there is none (or no driver)."""
+    from .. import driver
+
+    return driver.describe() if driver.device_count() else None
+
+
+def open_measurer(
+    workload: Workload,
+    *,
+    device: Device | str | None = None,
+    kind: str = "auto",
+    jobs: int | None = None,
+    policy: Policy | None = None,
+    store: Path | str | None = None,
+    seed: int = 0,
+    templates: Mapping[str, Template] | None = None,
+    seen: Iterable[Measurement] = (),
+    recorded: Iterable[Measurement] | None = None,
+    address: str | None = None,
+    **options: Any,
+) -> Measurer:
+    """A measurer for ``workload``; close it, or use it in a ``with`` block.
+
+    ``auto``: the GPU of this machine when there is one and ``device`` is None or that GPU; else the modelled device
+    (``nvidia-h200`` unless named). ``replay`` needs ``recorded`` (measurements to answer from), ``cluster`` the
+    ``address`` of a Dask scheduler. ``jobs``: compile workers (default: all CPUs). ``store``: folder that keeps
+    compiled kernels and the journal of started trials (default: the user's folder).
+    ``seen``: earlier measurements; a binary timed in them is not timed again. ``templates`` replaces the registry.
+    InvalidInput for an unknown kind or device; MeasureError when ``gpu`` is demanded and there is none.
+    """
+    if kind not in KINDS:
+        raise InvalidInput("measurer kind", kind, "is unknown", f"use one of {', '.join(KINDS)}")
+    wanted = by_name(device) if isinstance(device, str) else device
+    if kind == "replay":
+        from .replay import ReplayMeasurer
+
+        if recorded is None:
+            raise InvalidInput("replay", None, "needs recorded measurements", "pass recorded=, or name a records file")
+        return ReplayMeasurer(workload, wanted or by_name(DEFAULT), recorded, seed=seed)
+    folder = prepare(Path(store) if store is not None else root())
+    common: dict[str, Any] = dict(jobs=jobs, policy=policy, store=folder, templates=templates, seen=seen, **options)
+    if kind == "cluster":
+        from .cluster import ClusterMeasurer
+
+        if not address:
+            raise InvalidInput("cluster", address, "needs the address of a Dask scheduler", "use dask://host:8786")
+        return ClusterMeasurer(workload, wanted, address=address, seed=seed, **common)
+    found = detect_device() if kind in ("auto", "gpu") else None
+    if kind == "gpu" and found is None:
+        raise MeasureError(
+            "no CUDA GPU was found on this machine; use kind='modelled', or ask gpu-tune doctor what is missing"
+        )
+    if found is not None and wanted is not None and wanted.chip != found.chip:
+        if kind == "gpu":
+            raise MeasureError(
+                f"the GPU here is {found.chip}, not {wanted.chip}; leave device out or use kind='modelled'"
+            )
+        found = None
+    if found is not None:
+        from .gpu import GpuMeasurer
+
+        return GpuMeasurer(workload, found, **common)
+    from .modelled import ModelledMeasurer
+
+    return ModelledMeasurer(workload, wanted or by_name(DEFAULT), seed=seed, **common)
