@@ -8,44 +8,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from . import epilogue as _epilogue
+from . import epilogue as epilogue_grammar
+from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
 from .errors import InvalidInput
+from .fields import (
+    ceil_div,
+    check_common,
+    choice,
+    join,
+    leading_dimension,
+    pair,
+    positive,
+    readable_key,
+    resolve_dtypes,
+    sides,
+    vector_dtype,
+)
 
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3": 1, "float8_e5m2": 1, "int32": 4}
-DTYPES = ("float32", "float16", "bfloat16", "int8", "float8_e4m3", "float8_e5m2")
-FP8 = ("float8_e4m3", "float8_e5m2")
-ALIASES = {
-    "fp32": "float32",
-    "f32": "float32",
-    "fp16": "float16",
-    "f16": "float16",
-    "half": "float16",
-    "bf16": "bfloat16",
-    "i8": "int8",
-    "fp8": "float8_e4m3",
-    "e4m3": "float8_e4m3",
-    "e5m2": "float8_e5m2",
-    "float8_e4m3fn": "float8_e4m3",
-}
-OUT_DTYPES = {
-    "float32": ("float32", "float16", "bfloat16"),
-    "float16": ("float16", "float32"),
-    "bfloat16": ("bfloat16", "float32"),
-    "int8": ("int32", "int8", "float16", "bfloat16", "float32"),
-    "float8_e4m3": ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2"),
-    "float8_e5m2": ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2"),
-}
-"""Output dtypes for each input dtype, the default first."""
-MATH = {
-    "tf32": ("float32",),
-    "tf32x3": ("float32",),
-    "fp16_accumulate": ("float16",),
-    "fast_accumulate": FP8,
-    "winograd": ("float32", "float16", "bfloat16"),
-}
-"""Permissions beyond strict arithmetic and the dtypes they mean something for."""
-SCALES = ("none", "tensor", "row_col", "block128")
-MAX_DIM = 2**31 - 1
+__all__ = [
+    "DTYPES",
+    "FP8",
+    "ITEMSIZE",
+    "MATH",
+    "OUT_DTYPES",
+    "SCALES",
+    "ArraySpec",
+    "Conv2d",
+    "Matmul",
+    "View",
+    "Workload",
+    "from_dict",
+    "to_dict",
+]
 
 
 @dataclass(frozen=True)
@@ -83,15 +77,15 @@ class Matmul:
 
     def __post_init__(self) -> None:
         for name in ("m", "n", "k", "batch"):
-            _positive(self, name)
-        _set_dtypes(self)
-        _choice(self, "layout", ("nn", "nt", "tn", "tt"))
-        _choice(self, "alpha", ("1", "any"))
-        _choice(self, "beta", ("0", "1", "any"))
-        _choice(self, "scales", SCALES)
-        _set_common(self)
+            positive(self, name)
+        resolve_dtypes(self)
+        choice(self, "layout", ("nn", "nt", "tn", "tt"))
+        choice(self, "alpha", ("1", "any"))
+        choice(self, "beta", ("0", "1", "any"))
+        choice(self, "scales", SCALES)
+        check_common(self)
         for name, columns in (("lda", self.a_shape[-1]), ("ldb", self.b_shape[-1]), ("ldc", self.n)):
-            _leading(self, name, columns)
+            leading_dimension(self, name, columns)
         if self.out_dtype == "int32" and (
             self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
         ):
@@ -113,9 +107,9 @@ class Matmul:
         return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
 
     @property
-    def ops(self) -> tuple[_epilogue.Op, ...]:
+    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
         """The epilogue's operations, in order."""
-        return _epilogue.parse(self.epilogue)
+        return epilogue_grammar.parse(self.epilogue)
 
     @property
     def flops(self) -> int:
@@ -131,7 +125,7 @@ class Matmul:
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.m}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
-        return _key(
+        return readable_key(
             self,
             f"matmul-{dims}-{self.dtype}-{self.layout}",
             skip={"m", "n", "k", "batch", "dtype", "layout"},
@@ -160,11 +154,11 @@ class Matmul:
                 specs[op.name] = ArraySpec((vectors[op.name][0],), vectors[op.name][1])
             elif op.name == "residual":
                 specs["residual"] = out
-        blocks = _ceil(self.k, 128)
+        blocks = ceil_div(self.k, 128)
         shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
             "tensor": ((1,), (1,)),
             "row_col": ((self.m,), (self.n,)),
-            "block128": ((self.m, blocks), (_ceil(self.n, 128), blocks)),
+            "block128": ((self.m, blocks), (ceil_div(self.n, 128), blocks)),
         }
         if self.scales != "none":
             specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
@@ -173,7 +167,7 @@ class Matmul:
     @property
     def vector_dtype(self) -> str:
         """dtype of bias and row_bias: out_dtype where that is a wide float, else float32."""
-        return _vector_dtype(self.out_dtype)
+        return vector_dtype(self.out_dtype)
 
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
@@ -225,13 +219,13 @@ class Conv2d:
 
     def __post_init__(self) -> None:
         for name in ("n", "c", "h", "w", "k", "r", "s", "groups"):
-            _positive(self, name)
-        _set_dtypes(self)
-        _choice(self, "layout", ("nchw", "nhwc"))
-        _choice(self, "scales", SCALES[:3])
-        _choice(self, "weights", ("plain", "pretransformed"))
+            positive(self, name)
+        resolve_dtypes(self)
+        choice(self, "layout", ("nchw", "nhwc"))
+        choice(self, "scales", SCALES[:3])
+        choice(self, "weights", ("plain", "pretransformed"))
         if self.direction != "fprop":
-            _choice(self, "direction", ("fprop", "dgrad", "wgrad"))
+            choice(self, "direction", ("fprop", "dgrad", "wgrad"))
             raise InvalidInput(
                 "Conv2d direction",
                 self.direction,
@@ -239,10 +233,10 @@ class Conv2d:
                 "use direction='fprop' (a unit-stride "
                 "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
             )
-        object.__setattr__(self, "stride", _pair("stride", self.stride, 1))
-        object.__setattr__(self, "dilation", _pair("dilation", self.dilation, 1))
-        object.__setattr__(self, "padding", _sides(self.padding))
-        _set_common(self)
+        object.__setattr__(self, "stride", pair("stride", self.stride, 1))
+        object.__setattr__(self, "dilation", pair("dilation", self.dilation, 1))
+        object.__setattr__(self, "padding", sides(self.padding))
+        check_common(self)
         for name in ("c", "k"):
             if getattr(self, name) % self.groups:
                 raise InvalidInput(
@@ -291,9 +285,9 @@ class Conv2d:
         return (self.w + left + right - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
 
     @property
-    def ops(self) -> tuple[_epilogue.Op, ...]:
+    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
         """The epilogue's operations, in order."""
-        return _epilogue.parse(self.epilogue)
+        return epilogue_grammar.parse(self.epilogue)
 
     @property
     def flops(self) -> int:
@@ -309,10 +303,10 @@ class Conv2d:
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.n}x{self.c}x{self.h}x{self.w}-k{self.k}-{self.r}x{self.s}"
-        dims += f"-s{_join(self.stride)}-p{_join(self.padding)}-d{_join(self.dilation)}" + (
+        dims += f"-s{join(self.stride)}-p{join(self.padding)}-d{join(self.dilation)}" + (
             f"-g{self.groups}" if self.groups > 1 else ""
         )
-        return _key(
+        return readable_key(
             self,
             f"conv2d-{dims}-{self.dtype}-{self.layout}",
             skip={"n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups", "dtype", "layout"},
@@ -342,7 +336,7 @@ class Conv2d:
     @property
     def vector_dtype(self) -> str:
         """dtype of bias: out_dtype where that is a wide float, else float32."""
-        return _vector_dtype(self.out_dtype)
+        return vector_dtype(self.out_dtype)
 
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call (none)."""
@@ -442,132 +436,3 @@ def to_dict(workload: Workload) -> dict[str, Any]:
     """A plain dict (JSON-ready) of every field, with ``op``."""
     body = {f.name: getattr(workload, f.name) for f in fields(workload)}
     return {"op": workload.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in body.items()}}
-
-
-def _set_common(w: Any) -> None:
-    name = type(w).__name__
-    object.__setattr__(w, "epilogue", _epilogue.canonical(w.epilogue))
-    if not isinstance(w.deterministic, bool):
-        raise InvalidInput(f"{name} deterministic", w.deterministic, "is not True or False")
-    if (
-        type(w.alignment) is not int
-        or w.alignment not in (1, 2, 4, 8, 16, 32, 64, 128, 256)
-        or w.alignment < ITEMSIZE[w.dtype]
-    ):
-        raise InvalidInput(
-            f"{name} alignment", w.alignment, "is not a power of two from the item size to 256 bytes", "use 16"
-        )
-    permissions = (w.math,) if isinstance(w.math, str) else w.math
-    if not isinstance(permissions, (tuple, list)) or any(not isinstance(p, str) for p in permissions):
-        raise InvalidInput(f"{name} math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")
-    for p in permissions:
-        if p not in MATH or (p == "winograd" and w.op != "conv2d"):
-            raise InvalidInput(
-                f"{name} math",
-                p,
-                "is no permission of this operation",
-                f"use some of {tuple(q for q in MATH if q != 'winograd' or w.op == 'conv2d')}",
-            )
-        if w.dtype not in MATH[p]:
-            raise InvalidInput(
-                f"{name} math", p, f"means nothing for dtype {w.dtype}", f"it is for {', '.join(MATH[p])}"
-            )
-    object.__setattr__(w, "math", tuple(sorted(set(permissions))))
-    if w.scales != "none" and w.dtype not in ("int8", *FP8):
-        raise InvalidInput(
-            f"{name} scales", w.scales, f"mean nothing for dtype {w.dtype}", "they are for int8 and float8 data"
-        )
-    if w.scales == "block128" and w.dtype == "int8":
-        raise InvalidInput(f"{name} scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
-
-
-def _set_dtypes(w: Any) -> None:
-    name = type(w).__name__
-    for field, allowed in (("dtype", DTYPES), ("out_dtype", None)):
-        value = getattr(w, field)
-        value = ALIASES.get(value, value) if isinstance(value, str) else value
-        options = OUT_DTYPES[w.dtype] if allowed is None else allowed
-        value = options[0] if allowed is None and value == "" else value
-        if not isinstance(value, str) or value not in options:
-            what = f"is not an output of {w.dtype}" if allowed is None else "is not a known dtype"
-            raise InvalidInput(f"{name} {field}", value, what, f"use one of {', '.join(options)}")
-        object.__setattr__(w, field, value)
-
-
-def _vector_dtype(out_dtype: str) -> str:
-    return out_dtype if out_dtype in ("float32", "float16", "bfloat16") else "float32"
-
-
-def _positive(w: Any, name: str) -> None:
-    value = getattr(w, name)
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        value = value.__index__()
-        object.__setattr__(w, name, value)
-    if type(value) is not int or not 1 <= value <= MAX_DIM:
-        raise InvalidInput(
-            f"{type(w).__name__} {name}", value, f"is not an integer from 1 to {MAX_DIM}", "give a positive size"
-        )
-
-
-def _choice(w: Any, name: str, allowed: tuple[str, ...]) -> None:
-    value = getattr(w, name)
-    if name in ("alpha", "beta") and type(value) in (int, float) and str(int(value)) in allowed and value == int(value):
-        value = str(int(value))
-        object.__setattr__(w, name, value)
-    if isinstance(value, str) and name == "layout":
-        value = value.lower()
-        object.__setattr__(w, name, value)
-    if not isinstance(value, str) or value not in allowed:
-        raise InvalidInput(f"{type(w).__name__} {name}", value, "is unknown", f"use one of {', '.join(allowed)}")
-
-
-def _leading(w: Any, name: str, columns: int) -> None:
-    value = getattr(w, name)
-    if value in (0, None):
-        value = columns
-    if type(value) is not int or not columns <= value <= MAX_DIM:
-        raise InvalidInput(
-            f"Matmul {name}",
-            value,
-            f"is not an integer of at least the row length {columns}",
-            "leave it out for contiguous rows",
-        )
-    object.__setattr__(w, name, value)
-
-
-def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(pair) != 2 or any(type(v) is not int or not least <= v <= 65535 for v in pair):
-        raise InvalidInput(f"Conv2d {name}", value, f"is not an integer or a pair (rows, columns) of at least {least}")
-    return pair
-
-
-def _sides(value: Any) -> tuple[int, int, int, int]:
-    sides = (value,) * 4 if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(sides) == 2:
-        sides = (sides[0], sides[0], sides[1], sides[1])
-    if len(sides) != 4 or any(type(v) is not int or not 0 <= v <= 65535 for v in sides):
-        raise InvalidInput(
-            "Conv2d padding", value, "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
-        )
-    return sides
-
-
-def _key(w: Any, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
-    parts = [start]
-    for f in fields(w):
-        value = getattr(w, f.name)
-        default = defaults.get(f.name, f.default)
-        default = OUT_DTYPES[w.dtype][0] if f.name == "out_dtype" else default
-        if f.name not in skip and value != default:
-            text = "+".join(value) if isinstance(value, tuple) else str(value)
-            parts.append(f"{f.name}={text}")
-    return re.sub(r"[^A-Za-z0-9.+=_\-]", "_", "-".join(parts))
-
-
-def _join(values: tuple[int, ...]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
