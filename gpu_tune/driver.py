@@ -24,7 +24,7 @@ _ATTRIBUTES = {
     "shared_bytes_per_block": 97, "blocks_per_sm": 106, "shared_reserved_per_block": 111, "threads_per_block": 1,
 }  # fmt: skip
 _CLOCK_KHZ, _MEMORY_KHZ, _BUS_BITS, _CC_MAJOR, _CC_MINOR = 13, 36, 37, 75, 76
-_FUNC_MAX_DYNAMIC_SHARED, _FUNC_NON_PORTABLE_CLUSTER = 8, 14
+_FUNC_REGISTERS, _FUNC_MAX_DYNAMIC_SHARED, _FUNC_NON_PORTABLE_CLUSTER = 4, 8, 14
 _LAUNCH_CLUSTER, _LAUNCH_PDL = 4, 6
 
 
@@ -133,6 +133,17 @@ def bus_id(ordinal: int = 0) -> str:
     return text.value.decode()
 
 
+def use_context(ordinal: int | None = None) -> None:
+    """Make a context current in this thread unless one is: GPU ``ordinal``'s primary context (None: GPU 0's)."""
+    current, handle, context = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_void_p()
+    call("cuCtxGetCurrent", ctypes.byref(current))
+    if current and ordinal is None:
+        return
+    call("cuDeviceGet", ctypes.byref(handle), ordinal or 0)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+    call("cuCtxSetCurrent", context)
+
+
 class Module:
     """A cubin loaded into the current context. Kernels stay valid while it lives."""
 
@@ -145,7 +156,9 @@ class Module:
         """Handle of ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8)."""
         function = ctypes.c_void_p()
         call("cuModuleGetFunction", ctypes.byref(function), self._handle, name.encode())
-        if shared_bytes > 48 * 1024 or shared_bytes:
+        registers = ctypes.c_int()  # asking for them loads the kernel now: a lazy load would break a graph capture
+        call("cuFuncGetAttribute", ctypes.byref(registers), _FUNC_REGISTERS, function)
+        if shared_bytes:
             call("cuFuncSetAttribute", function, _FUNC_MAX_DYNAMIC_SHARED, ctypes.c_int(shared_bytes))
         if wide_cluster:
             call("cuFuncSetAttribute", function, _FUNC_NON_PORTABLE_CLUSTER, ctypes.c_int(1))

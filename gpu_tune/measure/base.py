@@ -63,7 +63,8 @@ class Check:
 class Contender:
     """One party of a confirmation: ours (``candidate``) or a baseline (``candidate`` None).
 
-    ``samples``: seconds, one a round. ``label`` says what a baseline is, permissions and unfused steps included. ``status`` and ``reason`` as in a trial.
+    ``samples``: seconds, one a round. ``label`` says what a baseline is, permissions and unfused steps included.
+    ``status`` and ``reason`` as in a trial.
     """
 
     name: str

@@ -68,9 +68,18 @@ class ModelledMeasurer(Pipeline):
         repeats = max(3, min(self.policy.repeats, 7))
         samples = self._noisy(estimate, build.hash, repeats)
         seconds["time"] = time.perf_counter() - start
-        return Measurement(build.candidate, "ok", MODELLED, samples=samples, policy=self.policy,
-                           warm_samples=self._noisy(warm, build.hash + "warm", repeats), resources=build.resources,
-                           environment=self._environment(), cubin_hash=build.hash, seconds=seconds)  # fmt: skip
+        return Measurement(
+            build.candidate,
+            "ok",
+            MODELLED,
+            samples=samples,
+            policy=self.policy,
+            warm_samples=self._noisy(warm, build.hash + "warm", repeats),
+            resources=build.resources,
+            environment=self._environment(),
+            cubin_hash=build.hash,
+            seconds=seconds,
+        )
 
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
         """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up, and a run of each
@@ -84,11 +93,22 @@ class ModelledMeasurer(Pipeline):
                 continue
             build = self.build(m.candidate)
             check = self._emulated(build)
-            series = [np.array(self._noisy(self._chip.time(build, self.policy.l2 == "cold"), f"{build.hash} {tag}", rounds)) * drift
-                      for tag in ("rounds", "again")]  # fmt: skip
+            series = [
+                np.array(self._noisy(self._chip.time(build, self.policy.l2 == "cold"), f"{build.hash} {tag}", rounds))
+                * drift
+                for tag in ("rounds", "again")
+            ]
             samples, again[m.candidate.key] = (tuple(map(float, s)) for s in series)
-            contenders.append(Contender(m.candidate.key, m.candidate, samples, status="ok" if check.ok else "wrong",
-                                        reason="" if check.ok else check.detail, checks=(check,)))  # fmt: skip
+            contenders.append(
+                Contender(
+                    m.candidate.key,
+                    m.candidate,
+                    samples,
+                    status="ok" if check.ok else "wrong",
+                    reason="" if check.ok else check.detail,
+                    checks=(check,),
+                )
+            )
         return conclude(
             MODELLED,
             contenders,
@@ -123,8 +143,14 @@ class ModelledMeasurer(Pipeline):
         return ""
 
     def _environment(self) -> dict[str, Any]:
-        return {**super()._environment(), "device": self.device.name, "modelled": True, "model": 1, "seed": self.seed,
-                "emulated": "times are estimates of an analytic model; rendering and compiling are real"}  # fmt: skip
+        return {
+            **super()._environment(),
+            "device": self.device.name,
+            "modelled": True,
+            "model": 1,
+            "seed": self.seed,
+            "emulated": "times are estimates of an analytic model; rendering and compiling are real",
+        }
 
 
 class _Chip:

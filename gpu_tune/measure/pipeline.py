@@ -152,9 +152,21 @@ class Pipeline:
 
     def _built(self, candidate: Candidate, prepared: Any, compiled: CompileResult, seconds: dict[str, float]) -> Build:
         _, workload, source, view, plan, estimate, _ = prepared
-        return Build(candidate, workload, self.device.arch, source, compiled.cubin, plan, resources(compiled, plan), estimate,
-                     compiled.log, view, ".".join(map(str, nvrtc.version())),
-                     {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds}, compiled.cached)  # fmt: skip
+        return Build(
+            candidate,
+            workload,
+            self.device.arch,
+            source,
+            compiled.cubin,
+            plan,
+            resources(compiled, plan),
+            estimate,
+            compiled.log,
+            view,
+            ".".join(map(str, nvrtc.version())),
+            {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds},
+            compiled.cached,
+        )
 
     def _finish(
         self, candidate: Candidate, prepared: Any, compiled: CompileResult, seconds: dict[str, float]
@@ -194,9 +206,17 @@ class Pipeline:
         seconds: Mapping[str, float] | None = None,
         build: Build | None = None,
     ) -> Measurement:
-        return Measurement(candidate, status, self.source, reason, policy=self.policy, environment=self._environment(),
-                           resources=build.resources if build else None, cubin_hash=build.hash if build else "",
-                           seconds=dict(seconds or (build.seconds if build else {})))  # fmt: skip
+        return Measurement(
+            candidate,
+            status,
+            self.source,
+            reason,
+            policy=self.policy,
+            environment=self._environment(),
+            resources=build.resources if build else None,
+            cubin_hash=build.hash if build else "",
+            seconds=dict(seconds or (build.seconds if build else {})),
+        )
 
 
 def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
@@ -210,10 +230,14 @@ def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
     used = [facts[step.kernel] for step in plan.kernels]
     told = [reports[step.kernel] for step in plan.kernels if step.kernel in reports]
     return Resources(
-        registers=max(f.registers for f in used), spill_bytes=max((r.spill_bytes for r in told), default=0),
-        stack_bytes=max(f.stack_bytes for f in used), static_shared_bytes=max(f.static_shared_bytes for f in used),
-        threads=max(s.threads for s in plan.kernels), dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
-        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)))  # fmt: skip
+        registers=max(f.registers for f in used),
+        spill_bytes=max((r.spill_bytes for r in told), default=0),
+        stack_bytes=max(f.stack_bytes for f in used),
+        static_shared_bytes=max(f.static_shared_bytes for f in used),
+        threads=max(s.threads for s in plan.kernels),
+        dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
+        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
+    )
 
 
 def plan_text(plan: LaunchPlan) -> str:

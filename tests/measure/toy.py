@@ -63,15 +63,29 @@ def plan(config: Config, w: Any, device: Device) -> LaunchPlan:
 def make(folder: Path) -> Template:
     """The template, its source written into ``folder``."""
     (folder / "toy.cu.j2").write_text(SOURCE)
-    knobs = (Knob("threads", (32, 64, 128, 256), "threads of a block"), Knob("rows", (1, 2, 4, 8), "rows a thread computes"),
-             Knob("unroll", (1, 2, 4), "K unrolling"), Knob("clear", (False, True), "clear the output first", False),
-             Knob("fault", FAULTS, "what goes wrong", False))  # fmt: skip
+    knobs = (
+        Knob("threads", (32, 64, 128, 256), "threads of a block"),
+        Knob("rows", (1, 2, 4, 8), "rows a thread computes"),
+        Knob("unroll", (1, 2, 4), "K unrolling"),
+        Knob("clear", (False, True), "clear the output first", False),
+        Knob("fault", FAULTS, "what goes wrong", False),
+    )
     small = Constraint(
         "small", ("threads", "rows"), lambda c, w, d: c["threads"] * c["rows"] <= 1024, "threads x rows <= 1024"
     )
     return Template(
-        "toy", "matmul", "a toy", knobs, (small,), supports, lambda c, w, d: {},
-        lambda c, w, d: Estimate(int(c["threads"]), 0, int(c["rows"])), plan, lambda w, d: config(), folder=folder)  # fmt: skip
+        "toy",
+        "matmul",
+        "a toy",
+        knobs,
+        (small,),
+        supports,
+        lambda c, w, d: {},
+        lambda c, w, d: Estimate(int(c["threads"]), 0, int(c["rows"])),
+        plan,
+        lambda w, d: config(),
+        folder=folder,
+    )
 
 
 def config(**changes: Any) -> Config:
