@@ -128,7 +128,7 @@ class Template:
             raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
 
     def hash(self) -> str:
-        """Identity of the family: its source, its declaration and every part it may import (12 hex digits)."""
+        """Identity of the family: source, declaration, and all parts and helpers it may use (12 hex digits)."""
         return _family_hash(self.folder, self.name)
 
 
@@ -201,7 +201,11 @@ def _environment(folder: Path) -> jinja2.Environment:
 @functools.cache
 def _family_hash(folder: Path, name: str) -> str:
     digest = hashlib.sha256()
-    for path in (folder / f"{name}.cu.j2", folder / f"{name}.py", *sorted((FOLDER / "parts").glob("*"))):
+    own = (folder / f"{name}.cu.j2", folder / f"{name}.py")
+    shared = [
+        p for p in FOLDER.glob("*.py") if not p.with_suffix(".cu.j2").exists() and p.stem not in ("__init__", "base")
+    ]
+    for path in (*own, *sorted(shared), *sorted((FOLDER / "parts").glob("*"))):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
