@@ -24,6 +24,7 @@ from ..plan import LaunchPlan
 from ..space.constraint import Constraint
 from ..space.knob import Config, Knob
 from ..workload import Workload
+from .layout import reindent
 
 FOLDER = Path(__file__).parent
 PREFIX = "gpu_tune.templates."
@@ -195,6 +196,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         autoescape=False,
     )
     env.globals.update(min=min, max=max, ceil_div=lambda a, b: -(-a // b))
+    env.filters["reindent"] = reindent
     return env
 
 
