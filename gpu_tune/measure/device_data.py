@@ -1,0 +1,101 @@
+"""One workload's arrays on the device: a set to verify on, and rotating sets to time on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..driver import DriverError, memset
+from ..reference import NUMPY, example_inputs
+from ..workload import ArraySpec, Workload
+from . import cuda
+
+GUARD = 4096
+"""Bytes on each side of the output that a kernel must leave alone."""
+MAX_SETS = 256
+_STEP = 256
+
+
+class DeviceData:
+    """Example inputs of ``workload`` for ``seed``, uploaded. Buffers by name; addresses keep ``workload.alignment``.
+
+    The set to verify on keeps that alignment and no more; those to time on are aligned to 256 bytes, as libraries
+    allocate. ``sets`` of them, so that three times ``l2_bytes`` rotate (at most 256, and what memory allows).
+    """
+
+    def __init__(self, workload: Workload, seed: int, l2_bytes: int) -> None:
+        self.workload, self.seed = workload, seed
+        self.specs = workload.arrays()
+        self.arrays = example_inputs(workload, seed)
+        self._offsets, size = layout(self.specs)
+        self.footprint = sum(spec.span * NUMPY[spec.dtype].itemsize for spec in self.specs.values())
+        wanted = min(MAX_SETS, max(2, -(-3 * l2_bytes // max(1, self.footprint))))
+        room = int(0.6 * cuda.free_bytes()) // (size + _STEP)
+        self.sets = max(1, min(wanted, room - 2))
+        self._owned: list[int] = []
+        try:
+            shift = workload.alignment % _STEP
+            base = self._allocate(size + _STEP) + shift
+            self.verify = {n: base + o for n, o in self._offsets.items()}
+            self.load(self.arrays)
+            first = self._allocate(size)
+            self.timing = [{n: first + o for n, o in self._offsets.items()}]
+            for name in self.arrays:
+                cuda.copy(self.timing[0][name], self.verify[name], self.nbytes(name))
+            for _ in range(self.sets - 1):
+                more = self._allocate(size)
+                cuda.copy(more, first, size)
+                self.timing.append({n: more + o for n, o in self._offsets.items()})
+        except DriverError:
+            self.close()
+            raise
+
+    def nbytes(self, name: str) -> int:
+        """Bytes from the first to the last element of ``name``."""
+        return self.specs[name].span * NUMPY[self.specs[name].dtype].itemsize
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Put ``arrays`` into the set to verify on."""
+        for name, array in arrays.items():
+            cuda.upload(self.verify[name], _flat(array, self.specs[name]))
+
+    def poison(self, value: int, stream: int) -> None:
+        """Fill the output to verify, and the guard bands around it, with the byte ``value``."""
+        memset(self.verify["out"] - GUARD, value, self.nbytes("out") + 2 * GUARD, stream)
+
+    def output(self) -> np.ndarray:
+        """The bytes of the output to verify, guard bands included."""
+        return cuda.download(self.verify["out"] - GUARD, self.nbytes("out") + 2 * GUARD)
+
+    def close(self) -> None:
+        """Free the device memory."""
+        while self._owned:
+            cuda.free(self._owned.pop())
+
+    def _allocate(self, nbytes: int) -> int:
+        self._owned.append(cuda.allocate(nbytes))
+        return self._owned[-1]
+
+
+def layout(specs: Mapping[str, ArraySpec]) -> tuple[dict[str, int], int]:
+    """(offset of each buffer, bytes altogether); guard bands around ``out``, every offset a multiple of 256."""
+    offsets, at = {}, 0
+    for name, spec in specs.items():
+        at += GUARD if name == "out" else 0
+        offsets[name] = at
+        at += spec.span * NUMPY[spec.dtype].itemsize + (GUARD if name == "out" else 0)
+        at = -(-at // _STEP) * _STEP
+    return offsets, at
+
+
+def elements(raw: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """The array that the bytes ``raw`` (from the first element to the last) hold."""
+    dtype = NUMPY[spec.dtype]
+    strides = tuple(s * dtype.itemsize for s in spec.element_strides)
+    return np.lib.stride_tricks.as_strided(raw.view(dtype), spec.shape, strides)
+
+
+def _flat(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """The memory from the first element of ``array`` to the last, gaps included."""
+    return np.lib.stride_tricks.as_strided(array, (spec.span,), (array.dtype.itemsize,))

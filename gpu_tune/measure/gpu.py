@@ -1,0 +1,204 @@
+"""Measuring on this machine's GPUs: one killable child per GPU verifies and times what the compile pool built."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..device import Device
+from ..errors import MeasureError
+from ..templates.base import Template
+from ..trial import MEASURED, Candidate, Measurement, Policy
+from ..workload import Workload, to_dict
+from .base import Build, Check, Confirmation, Contender, resolve
+from .child import Child, ChildLost
+from .confirm import conclude
+from .gpu_child import request_of
+from .journal import Journal
+from .pipeline import Pipeline
+from .statistics import ROUNDS
+
+ENTRY = "gpu_tune.measure.gpu_child:handler"
+LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 30.0, "rounds": 300.0, "baselines": 300.0}
+"""Seconds that a stage may take; every other stage has ``RUN_LIMIT``."""
+RUN_LIMIT = 20.0
+BASELINES = ("cublas", "cublaslt", "cudnn")
+
+
+class GpuMeasurer(Pipeline):
+    """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.base.Measurer`.
+
+    ``baselines``: the vendor libraries that ``confirm`` times beside ours, as far as they are installed. ``entry`` and
+    ``run_limit`` are for tests.
+    """
+
+    source = MEASURED
+
+    def __init__(
+        self,
+        workload: Workload,
+        device: Device,
+        *,
+        gpus: Sequence[int] = (0,),
+        policy: Policy | None = None,
+        store: Path | None = None,
+        baselines: Sequence[str] = BASELINES,
+        seed: int = 0,
+        entry: str = ENTRY,
+        run_limit: float = RUN_LIMIT,
+        **options: Any,
+    ) -> None:
+        super().__init__(workload, device, policy=policy, store=store, timers=len(gpus), **options)
+        self.baselines, self.seed, self.run_limit = tuple(baselines), seed, run_limit
+        self.children = [Child(entry, {"ordinal": ordinal}) for ordinal in gpus]
+        self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        for child in self.children:
+            self._free.put(child)
+        self.journal = Journal(store / "started") if store is not None else None
+        self.killers = self.journal.killers() if self.journal else {}
+        self._best = 0.0
+        self._facts: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """See :class:`~gpu_tune.measure.base.Measurer`."""
+        if not self._closed:
+            for child in self.children:
+                child.kill()
+            super().close()
+            for child in self.children:
+                child.kill()
+            if self.journal:
+                self.journal.close()
+
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
+        """See :class:`~gpu_tune.measure.base.Measurer`. A candidate that takes the child down is out."""
+        builds = {c.key: self.build(c) for c in dict.fromkeys(candidates)}
+        out: dict[str, Contender] = {}
+        baselines: tuple[str, ...] = self.baselines
+        while True:
+            entries = [{"name": n, **request_of(b, self._numerics(b))} for n, b in builds.items() if n not in out]
+            request = {
+                "do": "confirm",
+                "workload": to_dict(self.workload),
+                "seed": self.seed,
+                "entries": entries,
+                "policy": asdict(self.policy),
+                "rounds": rounds,
+                "baselines": baselines,
+            }
+            failed, reason, reply = self._confirm_once(request)
+            if reply is not None:
+                break
+            if failed in builds:
+                out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
+            elif baselines:
+                baselines = ()
+            else:
+                raise MeasureError(f"the finalists could not be re-timed: {reason}")
+        series = reply["contenders"]
+        contenders = [out[n] if n in out else _contender(n, b.candidate, series[n]) for n, b in builds.items()]
+        contenders += [_contender(n, None, r) for n, r in series.items() if n not in builds]
+        again = {n: tuple(r["again"]) for n, r in series.items() if "again" in r}
+        return conclude(
+            MEASURED,
+            contenders,
+            again,
+            {n: b.resources for n, b in builds.items()},
+            environment={**self._environment(), "clocks": reply["clocks"], "baselines": list(baselines)},
+        )
+
+    def _time(self, build: Build, template: Template) -> Measurement:
+        killer = self.killers.get(build.hash)
+        if killer is not None:
+            return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
+        request = {
+            "do": "trial",
+            "workload": to_dict(self.workload),
+            "seed": self.seed,
+            "policy": asdict(self.policy),
+            "best": self._best,
+            **request_of(build, self._numerics(build)),
+        }
+        child = self._free.get()
+        lost = False
+        try:
+            if not self._facts:
+                self._facts = child.ask({"do": "environment"}, LIMITS[""])
+            if self.journal:
+                self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
+            reply = child.ask(request, self._limit)
+            lost = bool(reply["lost"])
+            if lost:
+                child.kill()
+        except ChildLost as error:
+            if self._closed:
+                raise MeasureError("the measurer was closed") from error
+            lost = True
+            reply = {"status": "run_timeout" if error.timed_out else "run_error", "reason": str(error), "seconds": {}}
+        finally:
+            self._free.put(child)
+        if self.journal:
+            self.journal.ended(build.hash, reply["status"], lost)
+        if reply["status"] == "ok":
+            median = sorted(reply["samples"])[len(reply["samples"]) // 2]
+            self._best = min(self._best or median, median)
+        return Measurement(
+            build.candidate,
+            reply["status"],
+            MEASURED,
+            reply["reason"],
+            tuple(reply.get("samples", ())),
+            tuple(reply.get("warm", ())),
+            self.policy,
+            build.resources,
+            {**self._environment(), **reply.get("clocks", {})},
+            build.hash,
+            {**build.seconds, **reply.get("seconds", {})},
+            reply.get("error", {}),
+        )
+
+    def _confirm_once(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
+        child, stage = self._free.get(), ""
+
+        def limit(now: str) -> float:
+            nonlocal stage
+            stage = now
+            return self._limit(now.rpartition("|")[2])
+
+        try:
+            reply = child.ask(request, limit)
+            if reply["lost"]:
+                child.kill()
+            return (reply["failed"], reply["reason"], None) if "failed" in reply else ("", "", reply)
+        except ChildLost as error:
+            culprit = stage.partition("|")[0].removeprefix("check ") if stage.startswith("check ") else ""
+            return culprit, str(error), None
+        finally:
+            self._free.put(child)
+
+    def _limit(self, stage: str) -> float:
+        return LIMITS.get(stage, self.run_limit)
+
+    def _numerics(self, build: Build) -> Any:
+        template, workload, _ = resolve(build.candidate.template, self.workload, self.device, self.templates)
+        return template.numerics(build.candidate.config, workload)
+
+    def _environment(self) -> dict[str, Any]:
+        return {**super()._environment(), **self._facts}
+
+
+def _contender(name: str, candidate: Candidate | None, reply: dict[str, Any]) -> Contender:
+    checks = tuple(Check(n, "gpu", ok, detail) for n, (ok, detail) in reply.get("checks", {}).items())
+    return Contender(
+        name,
+        candidate,
+        tuple(reply.get("samples", ())),
+        tuple(reply.get("warm", ())),
+        reply["status"],
+        reply["reason"],
+        reply.get("label", ""),
+        checks,
+    )

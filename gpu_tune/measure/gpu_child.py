@@ -1,0 +1,270 @@
+"""The child that owns a GPU's context: it verifies and times what its parent sends, one request after another.
+
+Everything that can take a process down happens here and nowhere else. After an error that costs the context it answers
+with ``lost`` set, and its parent replaces it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from .. import driver
+from ..driver import DriverError
+from ..errors import GpuTuneError, InvalidInput
+from ..launch import Bound, Program
+from ..plan import LaunchPlan
+from ..templates.base import Numerics
+from ..trial import Policy
+from ..workload import Workload, from_dict
+from . import cuda, nvml
+from .device_data import DeviceData
+from .timing import Flush, Stopwatch, interleave, repeat, unstable
+from .verify import SCALARS, Verifier
+
+Note = Callable[[str], None]
+
+
+def handler(setup: Mapping[str, Any]) -> Callable[[Any, Note], Any]:
+    """In the child: the handler of requests for GPU ``setup["ordinal"]``."""
+    gpu = Gpu(int(setup["ordinal"]))
+    return gpu.answer
+
+
+class Kernel:
+    """A build on the device, bound to the verify set and to each timing set."""
+
+    def __init__(self, request: Mapping[str, Any], data: DeviceData, pdl: bool) -> None:
+        self.plan = LaunchPlan.from_json(request["plan"])
+        self.names: Mapping[str, str] = request["buffers"]
+        self.numerics = Numerics(**request["numerics"])
+        self.program = Program(request["cubin"], self.plan)
+        self.data, self.pdl = data, pdl
+        self.workspace = cuda.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
+        self.sets, self.footprint = data.sets, data.footprint
+        self._scalars = {n: SCALARS[n] for n in data.workload.scalars()}
+        self._timed: list[Bound] = []
+
+    def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+        """Issue it once on ``buffers`` (by the tuned workload's names)."""
+        self.program.bind(self._named(buffers), scalars)(stream)
+
+    def launch(self, i: int, stream: int) -> None:
+        """Issue it once on timing set ``i``."""
+        while len(self._timed) <= i:
+            named = self._named(self.data.timing[len(self._timed)])
+            self._timed.append(self.program.bind(named, self._scalars, pdl=self.pdl))
+        self._timed[i](stream)
+
+    def prepare_to_time(self, stream: cuda.Stream) -> None:
+        """Leave the workspace as the plan wants it before a first run."""
+        if self.plan.workspace_bytes:
+            driver.memset(self.workspace, 0, self.plan.workspace_bytes, stream.handle)
+
+    def close(self) -> None:
+        """Free its workspace and code."""
+        if self.workspace:
+            cuda.free(self.workspace)
+        self.program.unload()
+
+    def _named(self, buffers: Mapping[str, int]) -> dict[str, int]:
+        known = {template: buffers[own] for template, own in self.names.items() if own in buffers}
+        return {**known, "workspace": self.workspace} if self.workspace else known
+
+
+class Gpu:
+    """One GPU: its context, and the arrays of the workload that was last asked for."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.ordinal = ordinal
+        driver.use_context(ordinal)
+        self.device = driver.describe(ordinal)
+        self.bus = driver.bus_id(ordinal)
+        self.stream = cuda.Stream()
+        size = 3 * max(self.device.l2_bytes, 1 << 20)
+        self.flush = Flush(cuda.allocate(size), size)
+        self._data: tuple[Any, DeviceData, Verifier] | None = None
+
+    def answer(self, request: Mapping[str, Any], note: Note) -> Any:
+        """The reply to one request (``do``: environment, trial or confirm)."""
+        work = {"environment": self.environment, "trial": self.trial, "confirm": self.confirm}[request["do"]]
+        return work(request, note)
+
+    def environment(self, request: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """What the numbers were taken on."""
+        return {
+            "gpu": self.device.product,
+            "chip": self.device.chip,
+            "ordinal": self.ordinal,
+            "bus_id": self.bus,
+            "driver": nvml.driver_version(),
+            "cuda": ".".join(map(str, driver.version())),
+            "host": platform.node(),
+            "l2": "three times the L2 rotated or overwritten when cold",
+        }
+
+    def trial(self, request: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Verify, then time: ``status``, ``reason``, ``samples``, ``warm``, ``error``, ``seconds``, ``lost``."""
+        policy, seconds, kernel = Policy(**request["policy"]), {"verify": 0.0, "time": 0.0}, None
+        stage, start = "launch_error", time.perf_counter()
+        try:
+            note("inputs")
+            data, verifier = self._inputs(request)
+            note("load")
+            kernel = Kernel(request, data, policy.pdl)
+            note("launch")
+            stage = "run_error"
+            verdict = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, note)
+            seconds["verify"] = time.perf_counter() - start
+            if verdict.status != "ok":
+                return _reply(verdict.status, verdict.reason, error=verdict.error, seconds=seconds)
+            note("time")
+            start = time.perf_counter()
+            before = nvml.read(self.bus)
+            kernel.prepare_to_time(self.stream)
+            watch = Stopwatch(kernel, policy, self.stream, self.flush, self.device.l2_bytes)
+            first, second = (watch.cold, watch.warm) if policy.l2 == "cold" else (watch.warm, watch.cold)
+            samples = repeat(first, policy.repeats, float(request.get("best") or 0.0))
+            warm = repeat(second, max(1, min(5, policy.repeats)))
+            self.stream.synchronize()
+            watch.close()
+            seconds["time"] = time.perf_counter() - start
+            clocks = {"before": before, "after": nvml.read(self.bus)}
+            if unstable(samples):
+                return _reply(
+                    "unstable",
+                    f"{len(samples)} samples from {min(samples):.3g} s to {max(samples):.3g} s",
+                    seconds=seconds,
+                    clocks=clocks,
+                )
+            return _reply(
+                "ok",
+                samples=samples,
+                warm=warm if policy.l2 == "cold" else samples,
+                error=verdict.error,
+                seconds=seconds,
+                clocks=clocks,
+            )
+        except DriverError as error:
+            launch = error.call in ("cuLaunchKernelEx", "cuModuleLoadData", "cuFuncSetAttribute", "cuModuleGetFunction")
+            status = "launch_error" if launch and not error.sticky else stage
+            if error.code == driver.OUT_OF_MEMORY:
+                self._forget()
+                return _reply(status, f"out of device memory ({error})", seconds=seconds)
+            return _reply("run_error" if error.sticky else status, str(error), seconds=seconds, lost=error.sticky)
+        except InvalidInput as error:  # a tensor map that the hardware refuses
+            return _reply("launch_error", str(error), seconds=seconds)
+        finally:
+            self._close(kernel)
+
+    def confirm(self, request: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Check every entry afresh and re-time all that hold, and the baselines, in interleaved rounds.
+
+        ``contenders``: by name, ``status``, ``reason``, ``samples``, ``again``, ``warm``, ``label`` and ``checks``.
+        """
+        policy, rounds = Policy(**request["policy"]), int(request["rounds"])
+        replies: dict[str, dict[str, Any]] = {}
+        running: list[tuple[str, Any]] = []
+        current = ""
+        try:
+            data, verifier = self._inputs(request)
+            for entry in request["entries"]:
+                current = entry["name"]
+                note(f"check {current}|load")
+                kernel = Kernel(entry, data, policy.pdl)
+                running.append((current, kernel))
+                named = _named_note(note, current)
+                plain = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, named)
+                fresh = int(request["seed"]) + 1
+                found = verifier.check_winner(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, fresh, named)
+                checks = {"inputs of the search": plain, **found}
+                bad = [f"{n}: {v.reason}" for n, v in checks.items() if v.status != "ok"]
+                replies[current] = _reply(
+                    "wrong" if bad else "ok",
+                    "; ".join(bad),
+                    checks={n: (v.status == "ok", v.reason) for n, v in checks.items()},
+                )
+            running = [(name, k) for name, k in running if replies[name]["status"] == "ok"]
+            current = ""
+            for baseline in self._baselines(request, data, note):
+                running.append((baseline.name, baseline))
+                replies[baseline.name] = _reply("ok", label=baseline.label)
+            note("rounds")
+            before = nvml.read(self.bus)
+            watches = []
+            for current, contestant in running:  # noqa: B007  (names the culprit in the handler below)
+                if isinstance(contestant, Kernel):
+                    contestant.prepare_to_time(self.stream)
+                watches.append(Stopwatch(contestant, policy, self.stream, self.flush, self.device.l2_bytes))
+            current = ""
+            names = [name for name, _ in running]
+            rng = np.random.default_rng(int(request["seed"]))
+            twice = [*watches, *watches]  # the second series gives the noise floor
+            samples = interleave(twice, rounds, lambda r: [int(i) for i in rng.permutation(len(twice))], policy.l2)
+            other = "warm" if policy.l2 == "cold" else "cold"
+            warm = interleave(watches, min(rounds, 5), lambda r: range(len(watches)), other)
+            for i, name in enumerate(names):
+                replies[name].update(samples=samples[i], again=samples[len(names) + i], warm=warm[i])
+            self.stream.synchronize()
+            for watch in watches:
+                watch.close()
+            return {"contenders": replies, "clocks": {"before": before, "after": nvml.read(self.bus)}, "lost": False}
+        except DriverError as error:
+            return {"contenders": replies, "failed": current, "reason": str(error), "lost": error.sticky, "clocks": {}}
+        finally:
+            for _, contestant in running:
+                self._close(contestant if isinstance(contestant, Kernel) else None)
+
+    def _baselines(self, request: Mapping[str, Any], data: DeviceData, note: Note) -> Sequence[Any]:
+        if not request.get("baselines"):
+            return ()
+        from . import baselines
+
+        return baselines.prepare(request["baselines"], data, self.stream, self.device, note)
+
+    def _inputs(self, request: Mapping[str, Any]) -> tuple[DeviceData, Verifier]:
+        key = (repr(sorted(request["workload"].items())), request["seed"])
+        if self._data is None or self._data[0] != key:
+            self._forget()
+            workload: Workload = from_dict(request["workload"])
+            data = DeviceData(workload, int(request["seed"]), self.device.l2_bytes)
+            self._data = (key, data, Verifier(data, self.stream))
+        return self._data[1], self._data[2]
+
+    def _forget(self) -> None:
+        if self._data is not None:
+            with contextlib.suppress(DriverError):
+                self._data[1].close()
+            self._data = None
+
+    def _close(self, kernel: Kernel | None) -> None:
+        if kernel is not None:
+            with contextlib.suppress(GpuTuneError):
+                self.stream.synchronize()
+                kernel.close()
+
+
+def request_of(build: Any, numerics: Numerics) -> dict[str, Any]:
+    """What the child needs of a build."""
+    view = build.view
+    own = build.workload.arrays()
+    return {
+        "cubin": build.cubin,
+        "plan": build.plan.to_json(),
+        "numerics": asdict(numerics),
+        "buffers": {n: view.origin(n) if view is not None else n for n in own},
+    }
+
+
+def _named_note(note: Note, name: str) -> Note:
+    return lambda text: note(f"check {name}|{text}")
+
+
+def _reply(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
+    return {"status": status, "reason": reason, "lost": False, **more}

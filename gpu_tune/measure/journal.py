@@ -1,0 +1,135 @@
+"""Which binaries were started on a GPU and how they ended: written before they run, so that a killer is known later.
+
+One append-only file a process, JSON lines, flushed to disk before the launch. A binary is quarantined when it took
+its process with it (crash, hang, lost context), when the machine was restarted while it ran, or when it was still
+running at the second violent end of its tuner: the first may have been the user's ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOST = ("run_timeout", "run_error")
+"""Ends that count as a killer's when the process was lost with them."""
+
+
+@dataclass(frozen=True)
+class Killer:
+    """A quarantined binary: its build ``hash``, ``what`` it was (workload and candidate) and ``why``."""
+
+    hash: str
+    what: str
+    why: str
+
+
+class Journal:
+    """The journal in ``folder``; each instance appends to a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = -1
+        self._lock = threading.Lock()
+
+    def started(self, build_hash: str, what: str) -> None:
+        """Note, on disk before this returns, that ``build_hash`` is about to run."""
+        self._append({"event": "started", "hash": build_hash, "what": what}, sync=True)
+
+    def ended(self, build_hash: str, status: str, lost: bool = False) -> None:
+        """Note how it ended; ``lost``: it took its process with it."""
+        self._append({"event": "ended", "hash": build_hash, "status": status, "lost": lost})
+
+    def killers(self) -> dict[str, Killer]:
+        """The quarantined binaries, by hash."""
+        unfinished: Counter[str] = Counter()
+        found: dict[str, Killer] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            running: dict[str, dict[str, Any]] = {}
+            for line in _lines(path):
+                if line["event"] == "started":
+                    running[line["hash"]] = line
+                elif line["event"] == "ended":
+                    begun = running.pop(line["hash"], line)
+                    if line.get("lost") and line.get("status") in LOST:
+                        why = "hung" if line["status"] == "run_timeout" else "crashed its process or the context"
+                        found[line["hash"]] = Killer(line["hash"], str(begun.get("what", "")), why)
+            for name, line in running.items():
+                if line.get("host") == socket.gethostname() and line.get("boot") != _boot():
+                    found[name] = Killer(name, str(line.get("what", "")), "was running when the machine went down")
+                elif not _alive(line):
+                    unfinished[name] += 1
+                    if unfinished[name] >= 2:
+                        found[name] = Killer(
+                            name, str(line.get("what", "")), "was running at two violent ends of its tuner"
+                        )
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _append(self, event: dict[str, Any], sync: bool = False) -> None:
+        event = {
+            **event,
+            "time": round(time.time(), 3),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "boot": _boot(),
+            "birth": _birth(os.getpid()),
+        }
+        with self._lock:
+            if self._file < 0:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+                self._file = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(self._file, (json.dumps(event) + "\n").encode())
+            if sync:
+                os.fdatasync(self._file)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+            if isinstance(event["hash"], str) and isinstance(event["event"], str):
+                yield event
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a crash, or not ours
+
+
+def _alive(line: dict[str, Any]) -> bool:
+    """Whether the writer still runs (on another host: assumed to)."""
+    if line.get("host") != socket.gethostname():
+        return True
+    return _birth(int(line.get("pid", 0))) == line.get("birth", "")
+
+
+def _birth(pid: int) -> str:
+    """Start time of process ``pid`` in clock ticks since boot, empty when there is none: tells a recycled pid apart."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,135 @@
+"""Taking time on the device: graphs of unrolled launches, cold or warm L2, as many repeats as it takes.
+
+Cold: every launch inside a graph has a buffer set of its own (or as many sets as exceed three times the L2 rotate),
+and between replays, outside the timed region, three times the L2 is overwritten. Warm: one set, nothing overwritten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..driver import memset
+from ..trial import Policy
+from .cuda import Event, Graph, Stream
+from .statistics import relative_width
+
+GRAPH_SECONDS = 600e-6
+"""A timed region lasts about this long, so that the gap around it (about a microsecond) does not count."""
+WIDTH = 0.004
+"""Repeats end when the median is known to this (relative half-width at 95 %)."""
+MIN_REPEATS, MAX_UNROLL = 5, 512
+SLOW = 3.0
+"""Timing ends early for a candidate that is this many times slower than the best."""
+UNSTABLE = 0.2
+
+
+class Contestant(Protocol):
+    """Something to time: ``sets`` buffer sets, ``launch(i, stream)`` issues one run on set ``i``."""
+
+    sets: int
+    footprint: int
+
+    def launch(self, i: int, stream: int) -> None: ...
+
+
+@dataclass
+class Flush:
+    """Memory that is overwritten to empty the L2: ``nbytes`` at ``address`` (three times the L2)."""
+
+    address: int
+    nbytes: int
+    turn: int = 0
+
+    def __call__(self, stream: int) -> None:
+        self.turn += 1
+        memset(self.address, self.turn & 0xFF, self.nbytes, stream)
+
+
+class Stopwatch:
+    """One contestant, ready to be timed again and again: ``cold()`` and ``warm()`` are seconds of one run."""
+
+    def __init__(self, contestant: Contestant, policy: Policy, stream: Stream, flush: Flush, l2_bytes: int) -> None:
+        self._contestant, self._policy, self._stream, self._flush = contestant, policy, stream, flush
+        self._start, self._end = Event(), Event()
+        for _ in range(2):
+            contestant.launch(0, stream.handle)
+        stream.synchronize()
+        rough = min(self._span(lambda s: contestant.launch(0, s)) for _ in range(3))
+        wanted = max(1, math.ceil(GRAPH_SECONDS / max(rough, 1e-7)))
+        rotating = contestant.sets * contestant.footprint >= 3 * l2_bytes
+        self.unroll = min(wanted, MAX_UNROLL if rotating else contestant.sets) if policy.mode == "graph" else 1
+        self.unroll_warm = min(wanted, MAX_UNROLL) if policy.mode == "graph" else 1
+        self._graphs: list[Graph] = []
+        self._cold = self._prepare(self.unroll, contestant.sets)
+        self._warm = self._prepare(self.unroll_warm, 1)
+
+    def cold(self) -> float:
+        """Seconds of one run that finds nothing in the L2."""
+        self._flush(self._stream.handle)
+        return self._span(self._cold) / self.unroll
+
+    def warm(self) -> float:
+        """Seconds of one run on the buffers of the run before."""
+        return self._span(self._warm) / self.unroll_warm
+
+    def sample(self, l2: str) -> float:
+        """``cold`` or ``warm``."""
+        return self.cold() if l2 == "cold" else self.warm()
+
+    def close(self) -> None:
+        """Destroy its graphs."""
+        for graph in self._graphs:
+            graph.close()
+
+    def _span(self, issue: Callable[[int], None]) -> float:
+        self._start.record(self._stream.handle)
+        issue(self._stream.handle)
+        self._end.record(self._stream.handle)
+        return self._end.seconds_since(self._start)
+
+    def _prepare(self, unroll: int, sets: int) -> Callable[[int], None]:
+        contestant = self._contestant
+
+        def issue(stream: int) -> None:
+            for i in range(unroll):
+                contestant.launch(i % sets, stream)
+
+        if self._policy.mode != "graph":
+            return issue
+        graph = Graph(self._stream, issue)
+        self._graphs.append(graph)
+        return lambda stream: graph.launch(self._stream)
+
+
+def repeat(sample: Callable[[], float], repeats: int, best: float = 0.0) -> tuple[float, ...]:
+    """Samples until their median is known to ``WIDTH``, ``repeats`` are taken, or ``best`` is clearly out of reach."""
+    sample()  # the first one after other work is off
+    samples: list[float] = []
+    while len(samples) < max(1, repeats):
+        samples.append(sample())
+        if best and len(samples) >= 3 and min(samples) > SLOW * best:
+            break
+        if len(samples) >= MIN_REPEATS and relative_width(samples) <= WIDTH:
+            break
+    return tuple(samples)
+
+
+def unstable(samples: Sequence[float]) -> bool:
+    """Whether the median of ``samples`` is not even known to ``UNSTABLE``."""
+    return len(samples) >= MIN_REPEATS and relative_width(samples) > UNSTABLE
+
+
+def interleave(
+    watches: Sequence[Stopwatch], rounds: int, order: Callable[[int], Sequence[int]], l2: str
+) -> list[list[float]]:
+    """One sample of each of ``watches`` a round, in the order that ``order(round)`` gives; a list of samples each."""
+    samples: list[list[float]] = [[] for _ in watches]
+    for watch in watches:
+        watch.sample(l2)
+    for r in range(rounds):
+        for i in order(r):
+            samples[i].append(watches[i].sample(l2))
+    return samples
