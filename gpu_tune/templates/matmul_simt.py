@@ -36,9 +36,18 @@ KNOBS = (
     Knob("vector_width_a", (1, 2, 4, 8, 16), "elements of A that one global load takes"),
     Knob("vector_width_b", (1, 2, 4, 8, 16), "elements of B that one global load takes"),
     Knob("vector_width_out", (1, 2, 4, 8, 16), "elements that one store of C takes"),
-    Knob("shared_a", ("k_outer", "k_inner"), "A in shared memory: block_k rows of m, or block_m rows of k", ordinal=False),
-    Knob("shared_b", ("k_outer", "k_inner"), "B in shared memory: block_k rows of n, or block_n rows of k", ordinal=False),
-    Knob("shared_type", ("stored", "wide"), "shared memory holds elements as stored, or already as float (int)", ordinal=False),
+    Knob(
+        "shared_a", ("k_outer", "k_inner"), "A in shared memory: block_k rows of m, or block_m rows of k", ordinal=False
+    ),
+    Knob(
+        "shared_b", ("k_outer", "k_inner"), "B in shared memory: block_k rows of n, or block_n rows of k", ordinal=False
+    ),
+    Knob(
+        "shared_type",
+        ("stored", "wide"),
+        "shared memory holds elements as stored, or already as float (int)",
+        ordinal=False,
+    ),
     Knob("padding_a", (0, 1, 2, 4), "32-bit words appended to each row of A's tile against bank conflicts"),
     Knob("padding_b", (0, 1, 2, 4), "32-bit words appended to each row of B's tile against bank conflicts"),
     Knob("stages", (1, 2, 3, 4, 5, 6), "1 one tile, 2 next tile in registers, 3 and more tiles in flight by cp.async"),
@@ -70,12 +79,23 @@ def _operand(c: Mapping[str, Any], w: Matmul, which: str) -> dict[str, Any]:
     rows, columns = (block, c["block_k"]) if k_inner else (c["block_k"], block)
     pitch = columns + 4 * c[f"padding_{which}"] // shared_item
     return {
-        "k_contiguous": k_contiguous, "k_inner": k_inner, "vector": vector, "bytes": vector * item, "stored": stored,
-        "shared_item": shared_item, "rows": rows, "pitch": pitch, "size": rows * pitch, "same_order": k_contiguous == k_inner,
-        "ld": w.lda if which == "a" else w.ldb, "extent": w.m if which == "a" else w.n, "block": block,
+        "k_contiguous": k_contiguous,
+        "k_inner": k_inner,
+        "vector": vector,
+        "bytes": vector * item,
+        "stored": stored,
+        "shared_item": shared_item,
+        "rows": rows,
+        "pitch": pitch,
+        "size": rows * pitch,
+        "same_order": k_contiguous == k_inner,
+        "ld": w.lda if which == "a" else w.ldb,
+        "extent": w.m if which == "a" else w.n,
+        "block": block,
         "per_row": (c["block_k"] if k_contiguous else block) // vector,
         "chunks": block * c["block_k"] // vector,
-        "wide": w.batch * ((w.a_shape if which == "a" else w.b_shape)[0]) * (w.lda if which == "a" else w.ldb) > INDEX_LIMIT,
+        "wide": w.batch * ((w.a_shape if which == "a" else w.b_shape)[0]) * (w.lda if which == "a" else w.ldb)
+        > INDEX_LIMIT,
         "matrix": (w.a_shape if which == "a" else w.b_shape)[0] * (w.lda if which == "a" else w.ldb),
     }
 
@@ -87,14 +107,22 @@ def _shared_bytes(c: Mapping[str, Any], w: Matmul) -> tuple[int, int]:
     return _ceil(buffers * a["size"] * a["shared_item"], 16) * 16, buffers * b["size"] * b["shared_item"]
 
 
+def _copies(c: Mapping[str, Any]) -> tuple[int, int]:
+    """Vectors of A's tile and of B's that one thread copies."""
+    threads = _threads(c)
+    return (
+        _ceil(c["block_m"] * c["block_k"] // c["vector_width_a"], threads),
+        _ceil(c["block_n"] * c["block_k"] // c["vector_width_b"], threads),
+    )
+
+
 def _registers(c: Mapping[str, Any], w: Matmul) -> int:
-    """Registers a thread is expected to need, on the high side."""
+    """Registers a thread is expected to need, on the high side: sums, fragments, copies with their addresses."""
     accumulators = c["thread_m"] * c["thread_n"] * (2 if w.scales == "block128" else 1)
     fragments = c["fragment_k"] * (c["thread_m"] + c["thread_n"])
-    threads = _threads(c)
-    staging = sum(_ceil(c[block] * c["block_k"] // c[f"vector_width_{x}"], threads) * max(1, c[f"vector_width_{x}"] * ITEMSIZE[w.dtype] // 4)
-                  for x, block in (("a", "block_m"), ("b", "block_n"))) if c["stages"] <= 2 else 0
-    return accumulators + fragments + staging + 36
+    item = ITEMSIZE[w.dtype]
+    words = [max(1, c[f"vector_width_{x}"] * item // 4) if c["stages"] <= 2 else 0 for x in "ab"]
+    return accumulators + fragments + sum(n * (2 + size) for n, size in zip(_copies(c), words)) + 36
 
 
 def _register_limit(c: Mapping[str, Any], device: Device) -> int:
@@ -127,10 +155,19 @@ def _vector_fits(which: str) -> Any:
         k_contiguous = w.layout["ab".index(which)] == ("n" if which == "a" else "t")
         extent = w.k if k_contiguous else (w.m if which == "a" else w.n)
         ld = w.lda if which == "a" else w.ldb
-        return v == 1 or (v * item <= min(16, w.alignment) and ld % v == 0 and extent % v == 0
-                          and c["block_k" if k_contiguous else block] % v == 0)
-    return Constraint(f"vector_{which}", (f"vector_width_{which}", "block_k", block), holds,
-                      f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides rows, leading dimension and tile")
+        return v == 1 or (
+            v * item <= min(16, w.alignment)
+            and ld % v == 0
+            and extent % v == 0
+            and c["block_k" if k_contiguous else block] % v == 0
+        )
+
+    return Constraint(
+        f"vector_{which}",
+        (f"vector_width_{which}", "block_k", block),
+        holds,
+        f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides rows, leading dimension and tile",
+    )
 
 
 def _cp_async_fits(which: str) -> Any:
@@ -142,10 +179,20 @@ def _cp_async_fits(which: str) -> Any:
         k_contiguous = w.layout["ab".index(which)] == ("n" if which == "a" else "t")
         same_order = k_contiguous == (c[f"shared_{which}"] == "k_inner")
         padded = same_order is False or 4 * c[f"padding_{which}"] % size == 0
-        return (device.cc >= 80 and c["shared_type"] == "stored" and size in (4, 8, 16)
-                and (same_order or c[f"vector_width_{which}"] == 1) and padded)
-    return Constraint(f"cp_async_{which}", ("stages", f"vector_width_{which}", f"shared_{which}", f"padding_{which}", "shared_type"), holds,
-                      "cp.async needs sm_80, moves 4, 8 or 16 bytes unconverted to aligned rows, and cannot transpose vectors")
+        return (
+            device.cc >= 80
+            and c["shared_type"] == "stored"
+            and size in (4, 8, 16)
+            and (same_order or c[f"vector_width_{which}"] == 1)
+            and padded
+        )
+
+    return Constraint(
+        f"cp_async_{which}",
+        ("stages", f"vector_width_{which}", f"shared_{which}", f"padding_{which}", "shared_type"),
+        holds,
+        "cp.async needs sm_80, moves 4, 8 or 16 bytes unconverted to aligned rows, and cannot transpose vectors",
+    )
 
 
 def _min_blocks_fit(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
@@ -161,56 +208,129 @@ def _split_fits(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
     return (c["split_k"] - 1) * per_slice < tiles and 4 * c["split_k"] * w.batch * w.m * w.n <= device.memory_bytes // 8
 
 
-def _copies_bounded(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
-    t = _threads(c)
-    return all(_ceil(c[block] * c["block_k"] // c[v], t) <= 32 for block, v in (("block_m", "vector_width_a"), ("block_n", "vector_width_b")))
-
-
 _SHARED = ("block_m", "block_n", "block_k", "stages", "shared_a", "shared_b", "shared_type", "padding_a", "padding_b")
 
 CONSTRAINTS = (
-    Constraint("threads", ("block_m", "block_n", "thread_m", "thread_n"),
-               lambda c, w, d: (c["thread_m"] <= c["block_m"] and c["thread_n"] <= c["block_n"]
-                                and _threads(c) % 32 == 0 and 32 <= _threads(c) <= d.threads_per_block),
-               "the block's threads, one per thread tile, are whole warps and within the device's limit"),
-    Constraint("warp_tile", ("block_m", "block_n", "thread_m", "thread_n", "warp_n"), _warp_tile_fits,
-               "the warp tile is made of 32 thread tiles and divides the block tile"),
-    Constraint("interleave_m", ("thread_m", "interleave_m"), lambda c, w, d: c["thread_m"] % c["interleave_m"] == 0,
-               "the pieces divide the thread's rows"),
-    Constraint("interleave_n", ("thread_n", "interleave_n"), lambda c, w, d: c["thread_n"] % c["interleave_n"] == 0,
-               "the pieces divide the thread's columns"),
+    Constraint(
+        "threads",
+        ("block_m", "block_n", "thread_m", "thread_n"),
+        lambda c, w, d: (
+            c["thread_m"] <= c["block_m"]
+            and c["thread_n"] <= c["block_n"]
+            and _threads(c) % 32 == 0
+            and 32 <= _threads(c) <= d.threads_per_block
+        ),
+        "the block's threads, one per thread tile, are whole warps and within the device's limit",
+    ),
+    Constraint(
+        "warp_tile",
+        ("block_m", "block_n", "thread_m", "thread_n", "warp_n"),
+        _warp_tile_fits,
+        "the warp tile is made of 32 thread tiles and divides the block tile",
+    ),
+    Constraint(
+        "interleave_m",
+        ("thread_m", "interleave_m"),
+        lambda c, w, d: c["thread_m"] % c["interleave_m"] == 0,
+        "the pieces divide the thread's rows",
+    ),
+    Constraint(
+        "interleave_n",
+        ("thread_n", "interleave_n"),
+        lambda c, w, d: c["thread_n"] % c["interleave_n"] == 0,
+        "the pieces divide the thread's columns",
+    ),
     _vector_fits("a"),
     _vector_fits("b"),
-    Constraint("vector_out", ("vector_width_out", "thread_n", "interleave_n"),
-               lambda c, w, d: (c["thread_n"] // c["interleave_n"] % c["vector_width_out"] == 0
-                                and (c["vector_width_out"] == 1 or (
-                                    c["vector_width_out"] * ITEMSIZE[w.out_dtype] <= min(16, w.alignment)
-                                    and w.n % c["vector_width_out"] == 0 and w.ldc % c["vector_width_out"] == 0))),
-               "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns"),
-    Constraint("fragment", ("block_k", "fragment_k", "unroll"),
-               lambda c, w, d: c["fragment_k"] * c["unroll"] <= c["block_k"], "unrolled fragments fit into block_k"),
-    Constraint("shared_type", ("shared_type",), lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
-               "float32 is stored wide already"),
+    Constraint(
+        "vector_out",
+        ("vector_width_out", "thread_n", "interleave_n"),
+        lambda c, w, d: (
+            c["thread_n"] // c["interleave_n"] % c["vector_width_out"] == 0
+            and (
+                c["vector_width_out"] == 1
+                or (
+                    c["vector_width_out"] * ITEMSIZE[w.out_dtype] <= min(16, w.alignment)
+                    and w.n % c["vector_width_out"] == 0
+                    and w.ldc % c["vector_width_out"] == 0
+                )
+            )
+        ),
+        "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns",
+    ),
+    Constraint(
+        "fragment",
+        ("block_k", "fragment_k", "unroll"),
+        lambda c, w, d: c["fragment_k"] * c["unroll"] <= c["block_k"],
+        "unrolled fragments fit into block_k",
+    ),
+    Constraint(
+        "shared_type",
+        ("shared_type",),
+        lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
+        "float32 is stored wide already",
+    ),
     _cp_async_fits("a"),
     _cp_async_fits("b"),
-    Constraint("shared_memory", _SHARED, lambda c, w, d: sum(_shared_bytes(c, w)) <= d.shared_bytes_per_block,
-               "all stages fit into the shared memory of one block"),
-    Constraint("copies", ("block_m", "block_n", "block_k", "thread_m", "thread_n", "vector_width_a", "vector_width_b"), _copies_bounded,
-               "a thread copies at most 32 vectors of each tile"),
-    Constraint("code_size", ("thread_m", "thread_n", "fragment_k", "unroll"),
-               lambda c, w, d: c["thread_m"] * c["thread_n"] * c["fragment_k"] * c["unroll"] <= 4096,
-               "at most 4096 multiply-adds are unrolled"),
-    Constraint("registers", ("block_m", "block_n", "block_k", "thread_m", "thread_n", "vector_width_a", "vector_width_b", "fragment_k",
-                             "stages", "min_blocks"),
-               lambda c, w, d: _registers(c, w) <= _register_limit(c, d),
-               "accumulators, fragments and staged loads fit into the registers that a thread may have"),
-    Constraint("min_blocks", (*_SHARED, "thread_m", "thread_n", "min_blocks"), _min_blocks_fit, "the demanded blocks fit on one SM"),
-    Constraint("group", ("block_m", "block_n", "group_m"),
-               lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= _tiles(c, w)[0] and _tiles(c, w)[1] > 1),
-               "a group has no more rows than there are tiles, and more than one column"),
-    Constraint("split_k", ("block_k", "split_k"), _split_fits, "every slice of K has a tile, and the workspace fits into an eighth of memory"),
-    Constraint("grid", ("block_m", "block_n"),
-               lambda c, w, d: _tiles(c, w)[0] * _tiles(c, w)[1] * w.batch <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks"),
+    Constraint(
+        "shared_memory",
+        _SHARED,
+        lambda c, w, d: sum(_shared_bytes(c, w)) <= d.shared_bytes_per_block,
+        "all stages fit into the shared memory of one block",
+    ),
+    Constraint(
+        "copies",
+        ("block_m", "block_n", "block_k", "thread_m", "thread_n", "vector_width_a", "vector_width_b"),
+        lambda c, w, d: max(_copies(c)) <= 16,
+        "a thread copies at most 16 vectors of each tile",
+    ),
+    Constraint(
+        "code_size",
+        ("thread_m", "thread_n", "fragment_k", "unroll"),
+        lambda c, w, d: c["thread_m"] * c["thread_n"] * c["fragment_k"] * c["unroll"] <= 2048,
+        "at most 2048 multiply-adds are unrolled",
+    ),
+    Constraint(
+        "registers",
+        (
+            "block_m",
+            "block_n",
+            "block_k",
+            "thread_m",
+            "thread_n",
+            "vector_width_a",
+            "vector_width_b",
+            "fragment_k",
+            "stages",
+            "min_blocks",
+        ),
+        lambda c, w, d: _registers(c, w) <= _register_limit(c, d),
+        "accumulators, fragments and staged loads fit into the registers that a thread may have",
+    ),
+    Constraint(
+        "min_blocks",
+        (*_SHARED, "thread_m", "thread_n", "min_blocks"),
+        _min_blocks_fit,
+        "the demanded blocks fit on one SM",
+    ),
+    Constraint(
+        "group",
+        ("block_m", "block_n", "group_m"),
+        lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= _tiles(c, w)[0] and _tiles(c, w)[1] > 1),
+        "a group has no more rows than there are tiles, and more than one column",
+    ),
+    Constraint(
+        "split_k",
+        ("block_k", "split_k"),
+        _split_fits,
+        "every slice of K has a tile, and the workspace fits into an eighth of memory",
+    ),
+    Constraint(
+        "grid",
+        ("block_m", "block_n"),
+        lambda c, w, d: _tiles(c, w)[0] * _tiles(c, w)[1] * w.batch <= INDEX_LIMIT,
+        "the grid has fewer than 2^31 blocks",
+    ),
 )
 
 
@@ -222,15 +342,29 @@ def _facts(c: Config, w: Matmul) -> dict[str, Any]:
     a_bytes, b_bytes = _shared_bytes(config, w)
     lanes_n = config["warp_n"] // config["thread_n"]
     return {
-        "threads": _threads(config), "tiles_m": tiles_m, "tiles_n": tiles_n, "tiles_k": tiles_k, "per_slice": per_slice,
-        "a": _operand(config, w, "a"), "b": _operand(config, w, "b"),
-        "dynamic": a_bytes + b_bytes > STATIC_LIMIT, "b_offset": a_bytes, "shared_bytes": a_bytes + b_bytes,
-        "lanes_n": lanes_n, "lanes_m": 32 // lanes_n, "warp_m": 32 // lanes_n * config["thread_m"],
+        "threads": _threads(config),
+        "tiles_m": tiles_m,
+        "tiles_n": tiles_n,
+        "tiles_k": tiles_k,
+        "per_slice": per_slice,
+        "a": _operand(config, w, "a"),
+        "b": _operand(config, w, "b"),
+        "dynamic": a_bytes + b_bytes > STATIC_LIMIT,
+        "b_offset": a_bytes,
+        "shared_bytes": a_bytes + b_bytes,
+        "lanes_n": lanes_n,
+        "lanes_m": 32 // lanes_n,
+        "warp_m": 32 // lanes_n * config["thread_m"],
         "warps_n": config["block_n"] // config["warp_n"],
-        "piece_m": config["thread_m"] // config["interleave_m"], "piece_n": config["thread_n"] // config["interleave_n"],
-        "wide_out": w.m * w.ldc > INDEX_LIMIT, "wide_sum": w.m * w.n > INDEX_LIMIT,
-        "fold_batch": w.batch > 65535, "reduce_threads": REDUCE_THREADS,
-        "dp4a": w.dtype == "int8" and config["shared_type"] == "stored" and config["fragment_k"] == 4
+        "piece_m": config["thread_m"] // config["interleave_m"],
+        "piece_n": config["thread_n"] // config["interleave_n"],
+        "wide_out": w.m * w.ldc > INDEX_LIMIT,
+        "wide_sum": w.m * w.n > INDEX_LIMIT,
+        "fold_batch": w.batch > 65535,
+        "reduce_threads": REDUCE_THREADS,
+        "dp4a": w.dtype == "int8"
+        and config["shared_type"] == "stored"
+        and config["fragment_k"] == 4
         and config["shared_a"] == config["shared_b"] == "k_inner",
     }
 
@@ -266,26 +400,47 @@ def plan(config: Config, workload: Matmul, device: Device) -> LaunchPlan:
     if split:
         blocks = _ceil(w.m * w.n // c["vector_width_out"], REDUCE_THREADS)
         reduce_grid = (blocks * w.batch, 1, 1) if f["fold_batch"] else (blocks, 1, w.batch)
-        steps.append(KernelStep("matmul_simt_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(w))))
+        steps.append(
+            KernelStep(
+                "matmul_simt_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(w))
+            )
+        )
     return LaunchPlan(tuple(steps), _workspace(c, w)).check()
 
 
 def _widest(w: Matmul, which: str, block: int, block_k: int) -> int:
     rule = _vector_fits(which).holds
     name = "block_m" if which == "a" else "block_n"
-    return max(v for v in (1, 2, 4, 8, 16) if rule({f"vector_width_{which}": v, name: block, "block_k": block_k}, w, None))
+    return max(
+        v for v in (1, 2, 4, 8, 16) if rule({f"vector_width_{which}": v, name: block, "block_k": block_k}, w, None)
+    )
 
 
 def _widest_out(w: Matmul, piece: int) -> int:
-    return max(v for v in (1, 2, 4, 8) if v == 1 or (piece % v == 0 and v * ITEMSIZE[w.out_dtype] <= min(16, w.alignment)
-                                                      and w.n % v == 0 and w.ldc % v == 0))
+    return max(
+        v
+        for v in (1, 2, 4, 8)
+        if v == 1
+        or (piece % v == 0 and v * ITEMSIZE[w.out_dtype] <= min(16, w.alignment) and w.n % v == 0 and w.ldc % v == 0)
+    )
 
 
 def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
     """A config from the main choices: the widest legal copies and shared-memory layouts that suit them."""
     dp4a = w.dtype == "int8" and w.layout == "nt" and chosen["block_k"] >= 16
-    c: dict[str, Any] = dict(interleave_m=1, interleave_n=1, padding_a=0, padding_b=0, fragment_k=4 if dp4a else 1, group_m=1, split_k=1,
-                             min_blocks=0, stages=2, unroll=0, shared_type="stored" if w.dtype == "float32" or dp4a else "wide")
+    c: dict[str, Any] = dict(
+        interleave_m=1,
+        interleave_n=1,
+        padding_a=0,
+        padding_b=0,
+        fragment_k=4 if dp4a else 1,
+        group_m=1,
+        split_k=1,
+        min_blocks=0,
+        stages=2,
+        unroll=0,
+        shared_type="stored" if w.dtype == "float32" or dp4a else "wide",
+    )
     c.update(chosen)
     for x, block in (("a", "block_m"), ("b", "block_n")):
         c.setdefault(f"vector_width_{x}", _widest(w, x, c[block], c["block_k"]))
@@ -293,7 +448,9 @@ def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
         if w.layout["ab".index(x)] == ("n" if x == "a" else "t") and not chosen.get(f"padding_{x}"):
             c[f"padding_{x}"] = 4 if c["stages"] < 3 else 0
     c["vector_width_out"] = _widest_out(w, c["thread_n"] // c["interleave_n"])
-    c["unroll"] = c["unroll"] or max(u for u in (1, 2, 4, 8, 16, 32, 64) if u * c["fragment_k"] <= min(16, c["block_k"]))
+    c["unroll"] = c["unroll"] or max(
+        u for u in (1, 2, 4, 8, 16, 32, 64) if u * c["fragment_k"] <= min(16, c["block_k"])
+    )
     while c["split_k"] > 1 and not _split_fits(c, w, device):
         c["split_k"] = max(v for v in TEMPLATE.knob["split_k"].values if isinstance(v, int) and v < c["split_k"])
     tiles_m, tiles_n = _tiles(c, w)
@@ -307,11 +464,26 @@ def default(workload: Matmul, device: Device) -> Config:
     w = workload
     if w.m <= 16 or w.n <= 16:
         small_m = w.m <= w.n
-        tile = dict(block_m=16 if small_m else 64, block_n=64 if small_m else 16, block_k=16, thread_m=4 if not small_m else 2,
-                    thread_n=4 if small_m else 2, warp_n=32 if small_m else 16)
+        tile = dict(
+            block_m=16 if small_m else 64,
+            block_n=64 if small_m else 16,
+            block_k=16,
+            thread_m=4 if not small_m else 2,
+            thread_n=4 if small_m else 2,
+            warp_n=32 if small_m else 16,
+        )
     elif _ceil(w.m, 128) * _ceil(w.n, 128) * w.batch >= device.sm_count and w.scales != "block128":
-        tile = dict(block_m=128, block_n=128, block_k=8 if ITEMSIZE[w.dtype] > 1 else 16, thread_m=8, thread_n=8, warp_n=64,
-                    interleave_m=2, interleave_n=2, group_m=8)
+        tile = dict(
+            block_m=128,
+            block_n=128,
+            block_k=8 if ITEMSIZE[w.dtype] > 1 else 16,
+            thread_m=8,
+            thread_n=8,
+            warp_n=64,
+            interleave_m=2,
+            interleave_n=2,
+            group_m=8,
+        )
     elif _ceil(w.m, 64) * _ceil(w.n, 64) * w.batch * 2 >= device.sm_count:
         tile = dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, group_m=4)
     else:
@@ -326,14 +498,37 @@ def seeds(workload: Matmul, device: Device) -> list[Config]:
     """Tiles that won elsewhere: 128x128 and 64x128 thread tiles of 8x8 and 8x4, 64x64x16 of 4x4, cp.async pipelines."""
     w = workload
     common: list[dict[str, Any]] = [
-        dict(block_m=128, block_n=128, block_k=16, thread_m=8, thread_n=8, warp_n=64, interleave_n=2, interleave_m=2, group_m=8),
+        dict(
+            block_m=128,
+            block_n=128,
+            block_k=16,
+            thread_m=8,
+            thread_n=8,
+            warp_n=64,
+            interleave_n=2,
+            interleave_m=2,
+            group_m=8,
+        ),
         dict(block_m=64, block_n=128, block_k=16, thread_m=8, thread_n=4, warp_n=32, group_m=4),
         dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, stages=1),
         dict(block_m=32, block_n=64, block_k=32, thread_m=4, thread_n=2, warp_n=16, split_k=4),
     ]
     if device.cc >= 80 and w.dtype == "float32":
         piped = {f"vector_width_{x}": 1 for x in "ab" if w.layout["ab".index(x)] == ("n" if x == "a" else "t")}
-        common.append(dict(block_m=128, block_n=64, block_k=16, thread_m=8, thread_n=8, warp_n=32, interleave_m=2, interleave_n=2, stages=4, **piped))
+        common.append(
+            dict(
+                block_m=128,
+                block_n=64,
+                block_k=16,
+                thread_m=8,
+                thread_n=8,
+                warp_n=32,
+                interleave_m=2,
+                interleave_n=2,
+                stages=4,
+                **piped,
+            )
+        )
     made = [_complete(w, device, **choice) for choice in common]
     return [c for c in made if not TEMPLATE.violations(c, w, device)]
 
