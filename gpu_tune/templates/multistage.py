@@ -324,7 +324,7 @@ def two_kernels(config: Mapping[str, Any]) -> bool:
 
 def register_limit(threads: int, min_blocks: int, device: Device) -> int:
     """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread (allocated in steps of 8)."""
-    return min(device.registers_per_thread, device.registers_per_sm // (threads * min_blocks) // 8 * 8)
+    return min(device.registers_per_thread, device.registers_per_sm // max(1, threads * min_blocks) // 8 * 8)
 
 
 def native_fp8(dtype: str, device: Device) -> bool:
