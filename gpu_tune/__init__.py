@@ -1,3 +1,104 @@
-"""gpu_tune: a GPU kernel autotuner for CUDA matmul and conv2d."""
+"""gpu_tune: a GPU kernel autotuner for CUDA matmul and conv2d.
+
+    import gpu_tune as gt
+    kernel = gt.tune(gt.Matmul(m=4096, n=4096, k=4096, dtype="bfloat16", layout="nt", epilogue="bias+gelu"))
+    c = kernel(a, b, bias=bias)          # CuPy, PyTorch, anything with DLPack or __cuda_array_interface__
+    kernel = gt.load(gt.Matmul(...))     # later, anywhere: from the store, no compiler, no search
+    y = gt.matmul(x, w, layout="nt")     # our kernel or the vendor library, whichever the stored verdict says is faster
+
+Names are loaded when they are first used, so that the import is fast and needs no GPU package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .dispatch import conv2d, load, matmul
+    from .errors import (
+        CompileError,
+        CompilerMissing,
+        CorruptData,
+        EmulationError,
+        GpuTuneError,
+        InvalidConfig,
+        InvalidInput,
+        MeasureError,
+        NotTuned,
+        StoreError,
+        TemplateError,
+        Unsupported,
+        WrongResult,
+    )
+    from .kernel import EmulatedResult, TunedKernel
+    from .records import Records
+    from .store import Store
+    from .tuner import Tuner, tune
+    from .workload import Conv2d, Matmul
+
+_HOMES = {
+    "dispatch": ("conv2d", "load", "matmul"),
+    "errors": (
+        "CompileError",
+        "CompilerMissing",
+        "CorruptData",
+        "EmulationError",
+        "GpuTuneError",
+        "InvalidConfig",
+        "InvalidInput",
+        "MeasureError",
+        "NotTuned",
+        "StoreError",
+        "TemplateError",
+        "Unsupported",
+        "WrongResult",
+    ),
+    "kernel": ("EmulatedResult", "TunedKernel"),
+    "records": ("Records",),
+    "store": ("Store",),
+    "tuner": ("Tuner", "tune"),
+    "workload": ("Conv2d", "Matmul"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CompileError",
+    "CompilerMissing",
+    "Conv2d",
+    "CorruptData",
+    "EmulatedResult",
+    "EmulationError",
+    "GpuTuneError",
+    "InvalidConfig",
+    "InvalidInput",
+    "Matmul",
+    "MeasureError",
+    "NotTuned",
+    "Records",
+    "Store",
+    "StoreError",
+    "TemplateError",
+    "TunedKernel",
+    "Tuner",
+    "Unsupported",
+    "WrongResult",
+    "conv2d",
+    "load",
+    "matmul",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,18 +30,9 @@ def root() -> Path:
 
 
 def shipped() -> Path:
-    """The folder of shipped winners: ``kernels/`` in the package, or beside it in a checkout."""
-    return _data("kernels", PACKAGE.parent / "kernels")
-
-
-def suites() -> Path:
-    """The folder of benchmark suites: ``suites/`` in the package, or ``bench/suites/`` in a checkout."""
-    return _data("suites", PACKAGE.parent / "bench" / "suites")
-
-
-def _data(name: str, checkout: Path) -> Path:
-    inside = PACKAGE / "data" / name
-    return inside if inside.is_dir() else checkout
+    """The folder of shipped winners: ``kernels/`` in an installed package, or beside the package in a checkout."""
+    inside = PACKAGE / "kernels"
+    return inside if inside.is_dir() else PACKAGE.parent / "kernels"
 
 
 def check_trusted(folder: Path) -> None:

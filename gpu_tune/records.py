@@ -29,6 +29,8 @@ from typing import Any
 
 from . import folders
 from .errors import CorruptData, GpuTuneError, InvalidInput, StoreError
+from .space.knob import Knob
+from .space.recorded import Recorded, RecordedTrial
 from .trial import MEASURED, MODELLED, REPLAYED, Measurement
 from .workload import Workload, from_dict, to_dict
 
@@ -137,6 +139,10 @@ class Records:
 
     folder: Path = field(default_factory=lambda: folders.root() / "records")
     _open: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def prepare(self) -> None:
+        """Make the folder; StoreError when it cannot be written or trusted."""
+        folders.prepare(self.folder)
 
     def append(self, record: Record) -> None:
         """Write ``record`` with one system call: it is in the file whole, or as a line that readers skip."""
@@ -293,3 +299,40 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
+
+
+def as_recorded(records: Iterable[Record]) -> Recorded:
+    """Records of one template, workload and chip as a recorded space (for T4 and Kernel Tuner files, and for replay).
+
+    The last record of a config counts. InvalidInput when there are none or they are of several kinds.
+    """
+    found = list(records)
+    kinds = sorted({(r.measurement.candidate.template, r.workload.key, r.chip) for r in found})
+    if len(kinds) != 1:
+        several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
+        told = f"are of {len(kinds)} kinds ({several})" if kinds else "are none"
+        raise InvalidInput("records", len(found), told, "choose one with --template, --workload and --chip")
+    last = {r.measurement.candidate.config.key: r for r in found}
+    names = list(found[-1].measurement.candidate.config)
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    for r in last.values():
+        for name, value in r.measurement.candidate.config.items():
+            if name not in values:
+                raise InvalidInput(
+                    "records", name, "is a knob of some records only", "choose those of one template version"
+                )
+            if not any(type(v) is type(value) and v == value for v in values[name]):
+                values[name].append(value)
+    knobs = [Knob(n, tuple(sorted(v, key=lambda x: (str(type(x)), x))), "as recorded") for n, v in values.items()]
+    trials = [_recorded_trial(r) for r in last.values()]
+    template, key, chip = kinds[0]
+    return Recorded(f"{template} {key}", chip, tuple(knobs), tuple(trials))
+
+
+def _recorded_trial(record: Record) -> RecordedTrial:
+    m = record.measurement
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(record.time))
+    extra = {"source": m.source, **({"registers": m.resources.registers} if m.resources else {})}
+    return RecordedTrial(
+        m.candidate.config, m.status, m.time if m.ok else None, m.samples, m.reason, m.seconds, stamp, extra
+    )

@@ -48,8 +48,8 @@ class Winner:
     ``workload`` is what was asked for; ``view`` (if any) is the equivalent workload that the template really computes,
     with the names of its buffers. ``source`` is ``measured`` or ``modelled``; ``seconds`` the median time of one run,
     an estimate where modelled. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
-    with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was;
-    ``complete`` is False when it was cut short.
+    with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was,
+    ``budget`` what it was allowed and why it ended; ``complete`` is False when it was cut short.
     """
 
     workload: Workload
@@ -76,6 +76,7 @@ class Winner:
     seed: int = 0
     trials: int = 0
     spent: float = 0.0
+    budget: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
     created: float = 0.0
 
@@ -131,6 +132,7 @@ class Winner:
             ("source", str),
             ("nvrtc", str),
             ("verdict", dict),
+            ("budget", dict),
             ("environment", dict),
             ("complete", bool),
             ("seed", int),
@@ -177,6 +179,10 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
+
+    def prepare(self) -> None:
+        """Make the folder; StoreError when it cannot be written or trusted."""
+        folders.prepare(self.folder)
 
     def path(self, workload: Workload, chip: str, source: str = MEASURED) -> Path:
         """Where the winner for ``workload`` on ``chip`` lies, whether it exists or not."""

@@ -1,0 +1,46 @@
+# make demo   tunes one matmul and one conv2d            make test   linters, types and every test
+# Each sets up a local virtual environment first. Needs make, g++ and Python >= 3.10 with venv; no GPU.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# With a GPU: the CuPy of the driver's CUDA version. Without: the compiler alone (NVRTC needs no driver).
+CUDA  := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p' | head -1)
+EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13),compiler)
+
+.PHONY: demo test lint setup setup-test clean
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(BIN)/python -m gpu_tune.demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.demo-$(EXTRA)
+
+setup-test: $(VENV)/.test-$(EXTRA)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "gpu_tune needs Python >= 3.10; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@command -v g++ >/dev/null || { echo "g++ is missing (the emulator is built with it); apt install g++"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),report]'
+	@touch $@
+
+$(VENV)/.test-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),report,cluster,test]'
+	@touch $@ $(VENV)/.demo-$(EXTRA)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,54 @@
+"""``gpu-tune export``: winners into a folder that can be committed, or used from C++."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidInput, NotTuned
+from ..store import Store
+from ..trial import MEASURED, MODELLED
+from . import options
+
+
+@click.command(help="Publish measured winners into a folder, for a repository (kernels/) or for C++.")
+@click.option("--to", "target", required=True, metavar="FOLDER", help="Such as kernels/; made when missing.")
+@click.option("--chip", help="Of this chip only.")
+@click.option("--workload", "key", help="The workload with this key only.")
+@click.option("--modelled", is_flag=True, help="Winners of modelled chips instead (they answer for no real device).")
+@click.option(
+    "--cpp", is_flag=True, help="Also write kernel.hpp, a C++ header that runs the kernel through the driver API."
+)
+@options.store_option
+@options.json_option
+def command(
+    target: str, chip: str | None, key: str | None, modelled: bool, cpp: bool, store_folder: str | None, as_json: bool
+) -> None:
+    """Copies winners, each by one rename; a damaged one is left out, with a message."""
+    from ..cpp import header
+
+    source = MODELLED if modelled else MEASURED
+    place = Path(target)
+    if place.exists() and not place.is_dir():
+        raise InvalidInput("--to", target, "is not a folder", "name a folder")
+    written: list[dict[str, Any]] = []
+    destination = Store(place)
+    for entry in options.open_store(store_folder).entries():
+        w = entry.winner
+        if w is None:
+            click.echo(f"{entry.path} is damaged ({entry.problem}): left out", err=True)
+        elif w.source == source and chip in (None, w.chip) and key in (None, w.workload.key):
+            path = destination.publish(w)
+            if cpp:
+                (path / "kernel.hpp").write_text(header(w.plan, w.workload, chip=w.chip, view=w.view))
+            written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})
+    if not written:
+        hint = " (there are modelled ones: --modelled)" if source == MEASURED else ""
+        raise NotTuned(f"the store has no {source} winner to export{hint}; run gpu-tune tune first")
+    if as_json:
+        options.echo_json(written)
+    else:
+        for row in written:
+            click.echo(row["path"])

@@ -1,0 +1,165 @@
+"""Options that several commands share: workloads with ranges, devices, stores, output."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+import click
+
+from ..errors import InvalidInput
+from ..store import Store
+from ..where import REQUIRED
+from ..workload import Conv2d, Matmul, Workload
+
+MOST_WORKLOADS = 100_000
+_HELP = {
+    "m": "Rows of A and of the result.",
+    "n": "Columns of B and of the result.",
+    "k": "Length of the sum.",
+    "batch": "Matrices in a batch.",
+    "dtype": "Data type of the inputs.",
+    "out_dtype": "Data type of the result.",
+    "layout": "nn, nt, tn, tt (matmul); nchw, nhwc (conv2d).",
+    "lda": "Elements between rows of A.",
+    "ldb": "Elements between rows of B.",
+    "ldc": "Elements between rows of C and the result.",
+    "alignment": "Bytes that every address is a multiple of.",
+    "alpha": "1, or any.",
+    "beta": "0, 1, or any.",
+    "epilogue": "Operations after the sum, such as bias+gelu or scale+clamp(0,6).",
+    "scales": "none, tensor, row_col or block128 (int8 and float8 data).",
+    "math": "What is permitted beyond strict arithmetic, joined by +: tf32, winograd ...",
+    "deterministic": "Whether results must be equal from run to run.",
+    "stride": "Stride: 2, or rows x columns: 2x1.",
+    "padding": "Padding: 1, rows x columns 1x2, or top, bottom, left, right 0x1x0x1.",
+    "dilation": "Dilation: 1, or rows x columns.",
+    "groups": "Groups of channels.",
+    "direction": "fprop.",
+    "weights": "plain or pretransformed.",
+}
+_CONV_HELP = {
+    "n": "Images.",
+    "c": "Input channels.",
+    "h": "Rows of an image.",
+    "w": "Columns of an image.",
+    "k": "Output channels.",
+    "r": "Rows of the filter.",
+    "s": "Columns of the filter.",
+}
+_PAIRS = ("stride", "padding", "dilation")
+_CLASSES: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
+
+
+def workload_options(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds an option for every field of the workload ``op``; the command gets ``workloads``, a list."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(**values: Any) -> Any:
+            names = [f.name for f in fields(_CLASSES[op])]
+            given = {n: values.pop(f"workload_{n}") for n in names}
+            return function(workloads=expand(op, {n: v for n, v in given.items() if v is not None}), **values)
+
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        for param in reversed(getattr(function, "__click_params__", [])):
+            run.__click_params__ = [param, *getattr(run, "__click_params__", [])]  # type: ignore[attr-defined]
+        for f in reversed(fields(_CLASSES[op])):
+            flag, required = f.name.replace("_", "-"), f.name in REQUIRED[op]
+            help_ = (_CONV_HELP if op == "conv2d" else {}).get(f.name) or _HELP[f.name]
+            if f.name == "deterministic":
+                run = click.option(
+                    "--deterministic/--no-deterministic", f"workload_{f.name}", default=None, help=help_
+                )(run)
+                continue
+            default = "" if required or f.default in (MISSING, "", (), 0) else f"  [default: {f.default}]"
+            run = click.option(
+                f"--{flag}",
+                f"workload_{f.name}",
+                required=required,
+                help=help_ + default,
+                metavar="N" if required else "VALUE",
+            )(run)
+        return run
+
+    return decorate
+
+
+def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
+    """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists."""
+    cls = _CLASSES[op]
+    kinds = {f.name: f.type for f in fields(cls)}
+    choices: dict[str, list[Any]] = {}
+    for name, text in texts.items():
+        if isinstance(text, bool):
+            choices[name] = [text]
+        elif name == "math":
+            choices[name] = [tuple(p for p in text.split("+") if p)]
+        elif name == "epilogue":
+            choices[name] = [text]
+        elif name in _PAIRS:
+            choices[name] = [_tuple(name, part) for part in text.split(",")]
+        elif kinds[name] == "int":
+            choices[name] = [n for part in text.split(",") for n in numbers(f"--{name.replace('_', '-')}", part)]
+        else:
+            choices[name] = text.split(",")
+    count = 1
+    for values in choices.values():
+        count *= len(values)
+    if count > MOST_WORKLOADS:
+        raise InvalidInput("workloads", count, f"are more than {MOST_WORKLOADS}", "use shorter ranges")
+    made = [cls(**dict(zip(choices, point))) for point in itertools.product(*choices.values())]
+    return list(dict.fromkeys(made))
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """``7``, or ``start:stop`` and ``start:stop:step`` with both ends in."""
+    try:
+        parts = [int(p) for p in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1:
+        return parts
+    step = parts[2] if len(parts) == 3 else 1
+    if len(parts) not in (2, 3) or step < 1 or parts[1] < parts[0]:
+        raise InvalidInput(option, text, "is not a number, a list or a range", "write 512, or 1,2,4, or 512:4096:512")
+    if (parts[1] - parts[0]) // step >= MOST_WORKLOADS:
+        raise InvalidInput(option, text, f"has more than {MOST_WORKLOADS} values", "use a larger step")
+    return list(range(parts[0], parts[1] + 1, step))
+
+
+def _tuple(name: str, text: str) -> Any:
+    try:
+        values = tuple(int(p) for p in text.split("x"))
+    except ValueError:
+        raise InvalidInput(f"--{name}", text, "is not a number or numbers joined by x", "write 1, or 1x2") from None
+    return values[0] if len(values) == 1 else values
+
+
+device_option = click.option(
+    "--device", metavar="NAME", help="A chip by name, such as nvidia-h200; default: the GPU here, else a model."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="The search is a function of seed and records."
+)
+store_option = click.option(
+    "--store", "store_folder", metavar="FOLDER", help="Winners go here instead of the user's store."
+)
+
+
+def open_store(folder: str | None) -> Store:
+    """The store that ``--store`` names, else the user's."""
+    return Store(folder) if folder else Store()
+
+
+def echo_json(value: Any) -> None:
+    """``value`` as JSON on standard output."""
+    click.echo(json.dumps(value, indent=1, sort_keys=True, default=str))
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Comma-separated."""
+    return ", ".join(texts)

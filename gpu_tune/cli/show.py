@@ -1,0 +1,171 @@
+"""``gpu-tune show space|search|kernel``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ..emit import describe, duration
+from ..errors import NotTuned
+from ..workload import Workload
+from . import options
+
+
+@click.group(help="Show a space, a search, or a stored kernel.")
+def command() -> None:
+    """Subcommands name what is shown; each has matmul and conv2d below it."""
+
+
+def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Callable[..., Any]) -> None:
+    group = click.Group(name, help=help_)
+    for op in ("matmul", "conv2d"):
+
+        def function(workloads: list[Workload], **settings: Any) -> None:
+            for workload in workloads:
+                action(workload, **settings)
+
+        function.__name__ = op
+        wrapped: Any = function
+        for option in (options.json_option, options.device_option, *extra):
+            wrapped = option(wrapped)
+        group.add_command(click.command(op)(options.workload_options(op)(wrapped)))
+    command.add_command(group)
+
+
+def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
+    from ..space.space import TemplateSpace
+    from ..where import variants, where
+
+    place, _ = where(device)
+    found: list[dict[str, Any]] = []
+    for variant in variants(workload, place):
+        space = TemplateSpace(variant.template, variant.workload, place)
+        count, removed = space.count(), space.removed()
+        default = space.default()
+        found.append(
+            {
+                "template": variant.template.name,
+                "summary": variant.template.summary,
+                "computes": variant.workload.key,
+                "knobs": [{"name": k.name, "values": list(k.values), "meaning": k.meaning} for k in space.knobs],
+                "raw": count.raw,
+                "valid": count.valid,
+                "exact": count.exact,
+                "default": dict(default) if default else None,
+                "constraints": [
+                    {
+                        "name": c.name,
+                        "rule": c.message,
+                        "removes": removed[c.name].points,
+                        "exact": removed[c.name].exact,
+                    }
+                    for c in space.constraints
+                ],
+            }
+        )
+    if as_json:
+        options.echo_json({"workload": workload.key, "device": place.chip, "spaces": found})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{workload.key}[/bold] on {place.chip}")
+    for s in found:
+        console.print(
+            f"\n[bold]{s['template']}[/bold]: {s['summary']}"
+            + (f" (as {s['computes']})" if s["computes"] != workload.key else "")
+        )
+        knobs = Table(
+            "knob", "values", "default", "meaning", box=None, padding=(0, 2, 0, 0), header_style="bright_black"
+        )
+        for k in s["knobs"]:
+            chosen = s["default"][k["name"]] if s["default"] else "-"
+            knobs.add_row(k["name"], " ".join(map(str, k["values"])), str(chosen), k["meaning"])
+        console.print(knobs)
+        rules = Table("constraint", "removes", "rule", box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+        for c in s["constraints"]:
+            rules.add_row(
+                c["name"],
+                f"{'' if c['exact'] else '~'}{_count(c['removes'])} ({c['removes'] / s['raw']:.1%})",
+                c["rule"],
+            )
+        console.print(rules)
+        console.print(f"{_count(s['raw'])} points, {'' if s['exact'] else 'about '}{_count(s['valid'])} valid configs")
+
+
+def _kernel(
+    workload: Workload, *, device: str | None, as_json: bool, store_folder: str | None, plan_only: bool
+) -> None:
+    from ..store import lookup
+    from ..where import command as tune_command
+    from ..where import where
+
+    place, source = where(device)
+    found = lookup(workload, place.chip, source, store=options.open_store(store_folder))
+    if found is None:
+        raise NotTuned(f"{workload.key} is not tuned for {place.chip}; run: {tune_command(workload, device)}")
+    winner, store = found
+    if as_json:
+        options.echo_json({**winner.to_json(), "path": str(store.path(workload, place.chip, source))})
+    elif plan_only:
+        click.echo("\n".join(describe(winner.plan)))
+    else:
+        click.echo(winner.code, nl=False)
+
+
+def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int) -> None:
+    from collections import Counter
+
+    from ..records import Records
+    from ..tuner import Tuner
+    from ..where import where
+
+    place, source = where(device)
+    records = Records().read(source, chip=place.chip)
+    mine = [r for r in records if r.workload.key == workload.key]
+    tuner = Tuner(workload, device=place, seed=seed, history=records)
+    tuner.tell(r.measurement for r in mine if r.measurement.candidate.template in tuner.variants)
+    batch = tuner.ask()
+    facts: dict[str, Any] = {
+        "workload": workload.key,
+        "device": place.chip,
+        "source": source,
+        "records": len(records),
+        "of_this_workload": len(mine),
+        "statuses": dict(Counter(r.measurement.status for r in mine)),
+        "templates": [s.name for s in tuner.spaces],
+        "best": tuner.best.time if tuner.best else None,
+        "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
+    }
+    if as_json:
+        options.echo_json(facts)
+        return
+    click.echo(f"{workload.key} on {place.chip} ({source})")
+    click.echo(
+        f"records: {facts['records']} of this chip, {facts['of_this_workload']} of this workload "
+        + (", ".join(f"{n} {s}" for s, n in facts["statuses"].items()) or "")
+    )
+    if tuner.best is not None:
+        click.echo(f"best so far: {duration(tuner.best.time)}  {tuner.best.candidate.key}")
+    click.echo(f"templates: {', '.join(facts['templates'])}")
+    click.echo("next batch:")
+    for c in batch:
+        click.echo(f"  {c.template}  " + " ".join(f"{k}={v}" for k, v in c.config.items()))
+
+
+def _count(n: int) -> str:
+    return f"{n:,}" if n < 10**7 else f"{n:.3g}"
+
+
+_for_each_op("space", "Knobs, constraints and how many points each removes, for every template.", _space)
+_for_each_op("search", "What the search would try next, and from how many records.", _search, options.seed_option)
+_for_each_op(
+    "kernel",
+    "The stored kernel: its source, or its launch plan.",
+    _kernel,
+    options.store_option,
+    click.option("--plan", "plan_only", is_flag=True, help="The launch plan instead of the source."),
+)

@@ -1,0 +1,286 @@
+"""Which kernel serves a call: ``load`` from the store, and the dispatchers ``matmul`` and ``conv2d``.
+
+``load`` gives our kernel, tuned or, saying so, the untuned default. The dispatchers run our kernel only where the
+stored verdict says that it beats the vendor library, so using them never makes anything slower.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from . import arrays, nvrtc, vendor
+from .device import Device
+from .emit import emit
+from .errors import CompilerMissing, InvalidInput, NotTuned
+from .kernel import TunedKernel
+from .records import now
+from .reference import cast, reference
+from .space.space import TemplateSpace
+from .store import Store, Winner, lookup
+from .templates.base import Template, render
+from .trial import MEASURED
+from .where import command, variants, where
+from .workload import Conv2d, Matmul, Workload
+
+log = logging.getLogger(__name__)
+
+
+class Untuned(UserWarning):
+    """A kernel is a template's default config, not a tuned winner."""
+
+
+def load(
+    workload: Workload,
+    *,
+    device: Device | str | None = None,
+    store: Store | None = None,
+    strict: bool | None = None,
+    templates: Mapping[str, Template] | None = None,
+) -> TunedKernel:
+    """The kernel for ``workload`` on this machine's GPU, or on the named ``device``: from the store, without a search.
+
+    A tuned winner (``kernel.match == "exact"``) needs no compiler. Without one the template's default config is
+    compiled (``match == "default"``), with a warning that names the command which would tune it; with ``strict`` or
+    ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, winners of the modelled device answer.
+    """
+    place, source = where(device)
+    found = lookup(workload, place.chip, source, store=store)
+    if found is not None:
+        return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
+    asked = None if device is None else place.name
+    hint = f"{workload.key} is not tuned for {place.chip}; run: {command(workload, asked)}"
+    if strict or (strict is None and os.environ.get("GPU_TUNE_STRICT", "") not in ("", "0")):
+        raise NotTuned(hint)
+    kernel = _untuned(workload, place, source, templates)
+    warnings.warn(f"{hint} (until then the untuned default of {kernel.template} is used)", Untuned, stacklevel=2)
+    return kernel
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    c: Any = None,
+    *,
+    layout: str = "nn",
+    epilogue: str = "",
+    alpha: float = 1.0,
+    beta: float | None = None,
+    out: Any = None,
+    out_dtype: str = "",
+    scales: str = "none",
+    math: tuple[str, ...] = (),
+    store: Store | None = None,
+    **vectors: Any,
+) -> Any:
+    """``epilogue(alpha * A @ B + beta * C)`` by our kernel or the vendor library, whichever is known to be faster.
+
+    ``a`` and ``b`` as ``layout`` names them (see :class:`Matmul`), ``vectors`` the epilogue's operands by name (bias,
+    row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. NumPy arrays are computed by
+    NumPy. Returns an array of the library that ``a`` came from.
+    """
+    first, second = arrays.see("a", a), arrays.see("b", b)
+    for name, seen in (("a", first), ("b", second)):
+        if len(seen.shape) not in (2, 3):
+            raise InvalidInput(f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
+    _layout(layout)
+    m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
+    n = second.shape[-1] if layout[1].lower() == "n" else second.shape[-2]
+    batch = first.shape[0] if len(first.shape) == 3 else 1
+    beta = (0.0 if c is None else 1.0) if beta is None else beta
+    workload = Matmul(
+        m,
+        n,
+        k,
+        batch=batch,
+        dtype=first.dtype,
+        out_dtype=out_dtype,
+        layout=layout,
+        lda=_leading(first),
+        ldb=_leading(second),
+        alpha="1" if alpha == 1 else "any",
+        beta="0" if beta == 0 else "1" if beta == 1 else "any",
+        epilogue=epilogue,
+        scales=scales,
+        math=math,
+    )
+    scalars = {n: v for n, v in (("alpha", alpha), ("beta", beta)) if getattr(workload, n) == "any"}
+    operands = {"a": a, "b": b, **({"c": c} if workload.beta != "0" else {}), **vectors}
+    return _dispatch(workload, first, operands, scalars, out, store)
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    layout: str = "nchw",
+    epilogue: str = "",
+    out: Any = None,
+    out_dtype: str = "",
+    scales: str = "none",
+    math: tuple[str, ...] = (),
+    store: Store | None = None,
+    **vectors: Any,
+) -> Any:
+    """A 2-D convolution by our kernel or the vendor library, whichever is known to be faster; see :func:`matmul`.
+
+    ``nchw``: ``x`` is (n, c, h, w), filters (k, c/groups, r, s); ``nhwc``: (n, h, w, c) and (k, r, s, c/groups).
+    """
+    first, second = arrays.see("x", x), arrays.see("w", w)
+    if len(first.shape) != 4 or len(second.shape) != 4:
+        raise InvalidInput("x.shape, w.shape", (first.shape, second.shape), "are not four-dimensional")
+    order = (0, 3, 1, 2) if layout == "nhwc" else (0, 1, 2, 3)
+    n, c, h, wide = (first.shape[i] for i in order)
+    k, _, r, s = (second.shape[i] for i in order)
+    workload = Conv2d(
+        n,
+        c,
+        h,
+        wide,
+        k,
+        r,
+        s,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        layout=layout,
+        dtype=first.dtype,
+        out_dtype=out_dtype,
+        epilogue=epilogue,
+        scales=scales,
+        math=math,
+    )
+    return _dispatch(workload, first, {"x": x, "w": w, **vectors}, {}, out, store)
+
+
+def _dispatch(
+    workload: Workload,
+    first: arrays.Seen,
+    operands: dict[str, Any],
+    scalars: dict[str, float],
+    out: Any,
+    store: Store | None,
+) -> Any:
+    specs = workload.arrays()
+    for name, value in operands.items():
+        if name not in specs:
+            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
+        arrays.check(name, arrays.see(name, value), specs[name], 1)
+    if first.place == arrays.HOST:
+        return _on_host(workload, operands, scalars, out)
+    kernel = _chosen(workload, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
+    given = [arrays.see(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
+    aligned = all(seen.pointer % workload.alignment == 0 for seen in given)
+    if kernel is None or not aligned:
+        if vendor.can(workload, first.library):
+            return vendor.run(workload, first, operands, scalars, out)
+        least = min(seen.pointer & -seen.pointer for seen in given)
+        kernel = load(workload if aligned else replace(workload, alignment=min(16, least)), store=store)
+    arguments: dict[str, Any] = {**operands, **scalars}
+    return kernel(out=out, **arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(workload: Workload, folder: Any, _environment: str | None) -> TunedKernel | None:
+    """Our kernel where a measured verdict says that it is faster than the vendor library, else None."""
+    place, source = where()
+    found = (
+        lookup(workload, place.chip, source, store=Store(folder) if folder else None) if source == MEASURED else None
+    )
+    if found is None or found[0].verdict.get("ours") != "faster":
+        return None
+    return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
+
+
+def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
+    host = {n: np.asarray(v) for n, v in operands.items()}
+    result = cast(reference(workload, host, scalars), workload.out_dtype)
+    if out is None:
+        return result
+    arrays.check("out", arrays.see("out", out), workload.arrays()["out"], 1)
+    np.asarray(out)[...] = result
+    return out
+
+
+def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[str, Template] | None) -> TunedKernel:
+    """The default of the most specialised template that has one (the highest compute capability demanded)."""
+    if not nvrtc.available():
+        raise CompilerMissing(
+            f"{workload.key} is not tuned for {place.chip}, and there is no NVRTC to compile its default; "
+            f"run: {command(workload)} on a machine that has one"
+        )
+    found = sorted(
+        variants(workload, place, templates), key=lambda v: (-v.template.exact_cc, -v.template.min_cc, v.template.name)
+    )
+    for variant in found:
+        config = TemplateSpace(variant.template, variant.workload, place).default()
+        if config is None:
+            continue
+        body, plan = (
+            render(variant.template, config, variant.workload, place),
+            variant.template.plan(config, variant.workload, place).check(),
+        )
+        options, created = nvrtc.all_options(place.arch), now()
+        code = emit(
+            body,
+            workload=workload,
+            computed=variant.workload,
+            template=variant.template.name,
+            template_hash=variant.template.hash(),
+            config=config,
+            plan=plan,
+            chip=place.chip,
+            arch=place.arch,
+            options=options,
+            source=source,
+            seconds=0.0,
+            verdict="untuned default config, not timed",
+            created=created,
+        )
+        return TunedKernel(
+            Winner(
+                workload=workload,
+                chip=place.chip,
+                device=place.name,
+                arch=place.arch,
+                template=variant.template.name,
+                template_hash=variant.template.hash(),
+                config=config,
+                plan=plan,
+                code=code,
+                cubin=nvrtc.to_cubin(body, place.arch).data,
+                source=source,
+                seconds=0.0,
+                view=variant.view,
+                nvrtc=".".join(map(str, nvrtc.version())),
+                options=options,
+                verdict={"text": "untuned default config, not timed", "ours": "unknown"},
+                complete=False,
+                created=created,
+            ),
+            match="default",
+        )
+    raise NotTuned(
+        f"{workload.key} is not tuned for {place.chip} and no template's default fits; run: {command(workload)}"
+    )
+
+
+def _layout(layout: str) -> None:
+    if not isinstance(layout, str) or layout.lower() not in ("nn", "nt", "tn", "tt"):
+        raise InvalidInput("matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
+
+
+def _leading(seen: arrays.Seen) -> int:
+    return seen.strides[-2] if seen.shape[-2] > 1 else 0

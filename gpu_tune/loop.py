@@ -1,0 +1,178 @@
+"""One tuning run: the search loop with a batch in flight, then the finalists and their confirmation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from typing import TYPE_CHECKING
+
+from .budget import OnTrial, Progress
+from .errors import StoreError, WrongResult
+from .measure.base import Confirmation, Measurer
+from .records import Record, Records
+from .trial import Candidate, Measurement
+
+if TYPE_CHECKING:
+    from .tuner import Tuner
+
+log = logging.getLogger(__name__)
+FINALISTS = 8
+CONFIRMATIONS = 4
+"""How often new finalists are drawn while none of the last ones holds."""
+RESERVED = 0.1
+"""Share of a budget of seconds that is kept for the finalists."""
+AHEAD = 2
+"""Batches in flight: one being measured, one being compiled."""
+
+
+class Loop:
+    """The search loop. ``tuner`` chooses; every measurement goes to ``records`` the moment it ends.
+
+    ``ended`` says why the search stopped: ``trials``, ``seconds``, ``exhausted``, ``plateau`` or ``interrupted``.
+    """
+
+    def __init__(
+        self, tuner: Tuner, measurer: Measurer, records: Records, progress: Progress, on_trial: OnTrial | None = None
+    ) -> None:
+        self.tuner, self.measurer, self.records = tuner, measurer, records
+        self.progress, self.on_trial = progress, on_trial
+        self.name = f"{time.time():.3f}-{uuid.uuid4().hex[:12]}"
+        self.ended = ""
+        self._flights: deque[list[Future[Measurement]]] = deque()
+        self._asked = 0
+        self._lock = threading.Lock()
+        self._unwritable = False
+
+    def run(self) -> None:
+        """Ask, measure and tell until the budget is spent, the space exhausted, or Ctrl-C."""
+        try:
+            while not self.ended or self._flights:
+                while not self.ended and len(self._flights) < AHEAD:
+                    batch = self._ask()
+                    if not batch:
+                        break
+                    self._flights.append([self._submit(c) for c in batch])
+                if self._flights:
+                    self._collect(self._flights[0])
+                    self._tell(self._flights.popleft())
+        except KeyboardInterrupt:
+            self.ended = "interrupted"
+            log.warning("interrupted after %d trials; keeping the best of them", self.progress.trials)
+            for future in [f for flight in self._flights for f in flight]:
+                future.cancel()
+            while self._flights:
+                self._tell(self._flights.popleft())
+
+    def confirm(self) -> Confirmation:
+        """The fastest configs (and the best default) verified afresh and re-timed; the next ones while none holds.
+
+        WrongResult when no config that has a time computed the right thing.
+        """
+        self._phase("confirm")
+        failed: set[Candidate] = set()
+        confirmation: Confirmation | None = None
+        for _ in range(CONFIRMATIONS):
+            finalists = self._finalists(failed)
+            if not finalists:
+                break
+            confirmation = self.measurer.confirm(finalists)
+            if confirmation.winner is not None:
+                return confirmation
+            failed.update(finalists)
+        reasons = (
+            [
+                c.reason or next((k.detail for k in c.checks if not k.ok), c.status)
+                for c in confirmation.contenders
+                if c.candidate
+            ]
+            if confirmation
+            else []
+        )
+        counts = ", ".join(f"{n} {s}" for s, n in self.progress.statuses.most_common()) or "none tried"
+        raise WrongResult(
+            f"no config of {self.progress.workload.key} gave a checked kernel on {self.progress.device.name} ({counts})"
+            + (f"; the fastest failed: {reasons[0]}" if reasons else f"; {self._first_reason()}")
+        )
+
+    def _finalists(self, failed: set[Candidate]) -> list[Candidate]:
+        best: dict[str, Measurement] = {}
+        timed = sorted(
+            (m for m in self.tuner.told if m.ok and m.candidate not in failed), key=lambda m: (m.time, m.candidate.key)
+        )
+        for m in timed:
+            best.setdefault(m.cubin_hash or m.candidate.key, m)
+        chosen = [m.candidate for m in list(best.values())[:FINALISTS]]
+        defaults = [m.candidate for m in timed if m.candidate in self.tuner.defaults]
+        return chosen + [c for c in defaults[:1] if c not in chosen]
+
+    def _ask(self) -> list[Candidate]:
+        limit, seconds = self.progress.budget.limits
+        in_flight = sum(map(len, self._flights))
+        room = limit - self.progress.resumed - self._asked
+        if self.progress.seconds >= seconds * (1 - RESERVED):
+            self.ended = "seconds"
+            for future in [f for flight in self._flights for f in flight]:
+                future.cancel()
+            return []
+        if room <= 0:
+            self.ended = "trials"
+            return []
+        batch = self.tuner.ask(None if room == float("inf") else int(room))
+        self._asked += len(batch)
+        if not batch and not in_flight:
+            self.ended = "exhausted"
+        return batch
+
+    def _submit(self, candidate: Candidate) -> Future[Measurement]:
+        future = self.measurer.submit(candidate)
+        future.add_done_callback(self._record)
+        return future
+
+    def _record(self, future: Future[Measurement]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        m = future.result()
+        variant = self.tuner.variants[m.candidate.template]
+        with self._lock:
+            try:
+                self.records.append(
+                    Record(
+                        variant.workload, self.progress.device.chip, variant.template.hash(), m, time.time(), self.name
+                    )
+                )
+            except StoreError as error:
+                if not self._unwritable:
+                    log.error("%s; this run goes on without records", error)
+                self._unwritable = True
+            self.progress.note(m, self.tuner.defaults)
+
+    def _collect(self, batch: Sequence[Future[Measurement]]) -> None:
+        pending = set(batch)
+        while pending:
+            _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            if self.on_trial is not None:
+                self.on_trial(self.progress)
+            if self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED):
+                for future in pending:
+                    future.cancel()
+
+    def _tell(self, batch: Sequence[Future[Measurement]]) -> None:
+        measurements = []
+        for future in batch:
+            with contextlib.suppress(CancelledError):
+                measurements.append(future.result())
+        self.tuner.tell(measurements)
+
+    def _phase(self, name: str) -> None:
+        self.progress.phase = name
+        if self.on_trial is not None:
+            self.on_trial(self.progress)
+
+    def _first_reason(self) -> str:
+        return next((f"{s}: {r}" for s, r in self.progress.reasons.items() if r), "none was timed")

@@ -1,0 +1,285 @@
+"""Tuning: ``tune`` is the whole of it, ``Tuner`` the open loop for people with a measuring machine of their own.
+
+The search is a pure function of (seed, measurements told). ``tune`` resumes from the records by default, publishes the
+winner in the store, and answers from the store when the winner there has had at least the asked budget.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from . import nvrtc
+from .budget import Budget, OnTrial, Progress
+from .device import DEFAULT, Device, by_name
+from .emit import emit
+from .errors import InvalidInput, StoreError
+from .kernel import TunedKernel
+from .loop import Loop
+from .measure import open_measurer
+from .measure.base import Confirmation, Measurer
+from .records import Record, Records
+from .space.space import Space, TemplateSpace
+from .store import Store, Winner, lookup
+from .templates.base import Template
+from .trial import MEASURED, Candidate, Measurement, Policy
+from .where import Variant, variants, where
+from .workload import Workload
+
+log = logging.getLogger(__name__)
+
+
+class Tuner:
+    """The open loop: ``ask`` for candidates, measure them however you like, ``tell`` how they ended.
+
+    For a workload (then the spaces are those of every template that supports it or a view of it), or for any
+    ``spaces``, recorded ones included. Default configs and the templates' seeds come first. ``history`` are records of
+    any workload: the ranker learns from them.
+    """
+
+    def __init__(
+        self,
+        workload: Workload | None = None,
+        *,
+        device: Device | str | None = None,
+        spaces: Sequence[Space] | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+        history: Iterable[Record] = (),
+        templates: Mapping[str, Template] | None = None,
+    ) -> None:
+        from .search import Search  # LightGBM loads here, not with ``import gpu_tune``
+
+        self.variants: dict[str, Variant] = {}
+        if spaces is None:
+            if workload is None:
+                raise InvalidInput(
+                    "Tuner", None, "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
+                )
+            device = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
+            self.variants = {v.template.name: v for v in variants(workload, device, templates)}
+            spaces = [TemplateSpace(v.template, v.workload, device) for v in self.variants.values()]
+        self.workload, self.device, self.spaces = workload, device, tuple(spaces)
+        starts = [(s.name, s.default()) for s in self.spaces]
+        self.defaults = frozenset(Candidate(name, config) for name, config in starts if config is not None)
+        options: dict[str, Any] = {} if batch is None else {"batch": batch}
+        self.search = Search(self.spaces, seed=seed, history=history, **options)
+        self.told: list[Measurement] = []
+
+    def ask(self, n: int | None = None) -> list[Candidate]:
+        """At most ``n`` new candidates (default: a batch); empty when every config has been asked for."""
+        return self.search.ask() if n is None else self.search.ask(n)
+
+    def tell(self, measurements: Iterable[Measurement]) -> None:
+        """How candidates ended, failures included."""
+        batch = list(measurements)
+        self.search.tell(batch)
+        self.told.extend(batch)
+
+    @property
+    def best(self) -> Measurement | None:
+        """The fastest measurement told so far, None when none has a time."""
+        timed = [m for m in self.told if m.ok]
+        return min(timed, key=lambda m: (m.time, m.candidate.key)) if timed else None
+
+
+def tune(
+    workload: Workload,
+    *,
+    device: Device | str | None = None,
+    kind: str = "auto",
+    trials: int | None = None,
+    seconds: float | None = None,
+    effort: str = "full",
+    seed: int = 0,
+    jobs: int | None = None,
+    store: Store | None = None,
+    records: Records | None = None,
+    on_trial: OnTrial | None = None,
+    force: bool = False,
+    executor: str | None = None,
+    templates: Mapping[str, Template] | None = None,
+) -> TunedKernel:
+    """The fastest kernel for ``workload`` that was found and checked, published in the store.
+
+    On this machine's GPU, or on the modelled ``device`` (``nvidia-h200`` unless named) where there is none: then times
+    are estimates, and the kernel says so. ``trials`` and ``seconds`` bound the search, counting what is already
+    recorded: the same call resumes, and returns at once when the stored winner has had that much; ``effort`` (``quick``
+    or ``full``) bounds it when neither is given. ``force`` starts afresh. Ctrl-C ends the search and keeps the best so
+    far. ``on_trial`` gets a :class:`~gpu_tune.budget.Progress` after every trial. ``executor``: the
+    ``dask://host:port`` to measure on. Raises InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when
+    no config computed the right thing.
+    """
+    budget = Budget(trials, seconds, effort)
+    if type(seed) is not int or seed < 0:
+        raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
+    place, source = where(device, kind)
+    hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
+    home = store or Store()
+    found = None if force else lookup(workload, place.chip, source, store=home)
+    if found is not None and hashes.get(found[0].template) == found[0].template_hash and _enough(found[0], budget):
+        return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
+    home.prepare()
+    book = records or Records()
+    book.prepare()
+    progress = Progress(workload, place, source, budget)
+    history = book.read(source, chip=place.chip)
+    tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
+    if not force:
+        _resume(tuner, history, place, progress)
+    options: dict[str, Any] = {"kind": "cluster", "address": executor} if executor else {"kind": _kind(kind, source)}
+    try:
+        with open_measurer(
+            workload, device=place, jobs=jobs, seed=seed, seen=tuner.told, templates=templates, **options
+        ) as measurer:
+            loop = Loop(tuner, measurer, book, progress, on_trial)
+            loop.run()
+            confirmation = loop.confirm()
+            winner = _winner(tuner, measurer, confirmation, progress, loop.ended, seed)
+    finally:
+        book.close()
+    progress.phase = "done"
+    try:
+        path = home.publish(winner)
+    except StoreError as error:
+        log.error("%s; the kernel was not kept", error)
+        path = None
+    if on_trial is not None:
+        on_trial(progress)
+    return TunedKernel(winner, path=path)
+
+
+def _kind(kind: str, source: str) -> str:
+    return kind if kind not in ("auto", "gpu") else "gpu" if source == MEASURED else "modelled"
+
+
+def _enough(winner: Winner, budget: Budget) -> bool:
+    """Whether a stored winner has had at least ``budget``."""
+    trials, seconds = budget.limits
+    had = max(winner.spent, float(winner.budget.get("seconds") or 0.0))
+    return winner.complete and (winner.budget.get("ended") == "exhausted" or winner.trials >= trials or had >= seconds)
+
+
+def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: Progress) -> None:
+    """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
+    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
+    mine = [r for r in history if r.chip == device.chip and (r.template_hash, r.workload) in now]
+    last = {r.measurement.candidate: r for r in mine}
+    spans: dict[str, tuple[float, float]] = {}
+    for r in last.values():
+        progress.note(r.measurement, tuner.defaults)
+        start = float(r.run.partition("-")[0] or r.time) if r.run[:1].isdigit() else r.time
+        spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
+    progress.resumed = len(last)
+    progress.earlier_seconds = sum(end - start for start, end in spans.values())
+    tuner.tell(r.measurement for r in last.values())
+
+
+def _winner(
+    tuner: Tuner, measurer: Measurer, confirmation: Confirmation, progress: Progress, ended: str, seed: int
+) -> Winner:
+    chosen = confirmation.winner
+    assert chosen is not None
+    build, contender = measurer.build(chosen), confirmation.contender(chosen)
+    variant, device = tuner.variants[chosen.template], progress.device
+    seconds, created = statistics.median(contender.samples), time.time()
+    options, verdict = nvrtc.all_options(build.arch), verdict_of(confirmation, tuner.defaults)
+    code = emit(
+        build.source,
+        workload=progress.workload,
+        computed=build.workload,
+        template=chosen.template,
+        template_hash=variant.template.hash(),
+        config=chosen.config,
+        plan=build.plan,
+        chip=device.chip,
+        arch=build.arch,
+        options=options,
+        source=progress.source,
+        seconds=seconds,
+        verdict=verdict["text"],
+        created=created,
+    )
+    limits = progress.budget
+    told = next((m for m in tuner.told if m.candidate == chosen and m.ok), None)
+    return Winner(
+        workload=progress.workload,
+        chip=device.chip,
+        device=device.name,
+        arch=build.arch,
+        template=chosen.template,
+        template_hash=variant.template.hash(),
+        config=chosen.config,
+        plan=build.plan,
+        code=code,
+        cubin=build.cubin,
+        source=progress.source,
+        seconds=seconds,
+        samples=contender.samples,
+        view=build.view,
+        verdict=verdict,
+        resources=build.resources,
+        policy=told.policy if told else Policy(),
+        nvrtc=build.nvrtc,
+        options=options,
+        environment=dict(confirmation.environment or (told.environment if told else {})),
+        finalists=tuple(
+            {"template": c.candidate.template, "config": dict(c.candidate.config)}
+            for c in confirmation.contenders
+            if c.candidate is not None and c.ok
+        ),
+        seed=seed,
+        trials=progress.trials,
+        spent=progress.seconds,
+        complete=ended != "interrupted",
+        created=created,
+        budget={"trials": limits.trials, "seconds": limits.seconds, "effort": limits.effort, "ended": ended},
+    )
+
+
+def verdict_of(confirmation: Confirmation, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
+    """What a confirmation says, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
+    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
+    versus = confirmation.verdict
+    ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
+    verdict: dict[str, Any] = {
+        "text": str(confirmation),
+        "ours": ours,
+        "vendor": confirmation.vendor,
+        "rule": confirmation.rule,
+        "noise_floor": confirmation.noise_floor,
+        "rounds": confirmation.rounds,
+        "tied": len(confirmation.tied),
+        "contenders": [
+            {
+                "name": c.name,
+                "label": c.label,
+                "seconds": statistics.median(c.samples) if c.samples else None,
+                "status": c.status,
+                "reason": c.reason,
+            }
+            for c in confirmation.contenders
+        ],
+        "checks": [
+            {"name": k.name, "by": k.by, "ok": k.ok, "detail": k.detail, "workload": k.workload}
+            for c in confirmation.contenders
+            if c.candidate == confirmation.winner
+            for k in c.checks
+        ],
+    }
+    if versus is not None:
+        verdict.update(ratio=versus.ratio, low=versus.low, high=versus.high, confidence=versus.confidence)
+    timed = [c for c in confirmation.contenders if c.candidate in defaults and c.ok]
+    if timed:
+        default = min(timed, key=lambda c: statistics.median(c.samples))
+        against = confirmation.comparisons.get(default.name)
+        verdict["default"] = {
+            "name": default.name,
+            "seconds": statistics.median(default.samples),
+            "speedup": against.ratio if against else 1.0,
+            "text": str(against) if against else "is the winner",
+        }
+    return verdict
