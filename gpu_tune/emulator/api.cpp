@@ -1,0 +1,190 @@
+// The C interface that the Python side calls. Results leave as one JSON text.
+#include <cstdarg>
+#include <cstdio>
+
+#include "machine.hpp"
+
+namespace emu {
+
+string format(const char* f, ...) {
+  char text[2048];
+  va_list args;
+  va_start(args, f);
+  vsnprintf(text, sizeof text, f, args);
+  va_end(args);
+  return text;
+}
+
+namespace {
+string quoted(const string& s) {
+  string out = "\"";
+  for (char c : s) {
+    if (c == '"' || c == '\\') out += '\\', out += c;
+    else if ((unsigned char)c < 32) out += format("\\u%04x", c);
+    else out += c;
+  }
+  return out + "\"";
+}
+
+struct Run {
+  const Module& module;
+  Machine machine;
+  string text;
+  explicit Run(const Module& m) : module(m), machine(m) {
+    machine.variables.resize(m.globals.size());
+    for (auto& g : m.globals) {
+      auto& v = machine.variables[size_t(g.second.index)];
+      v = g.second.initial;
+      Buffer& b = machine.buffers[size_t(kFirstGlobalVariable + g.second.index)];
+      b.name = g.first, b.data = v.data(), b.size = v.size(), b.writable = !g.second.constant;
+      b.base = u64(kFirstGlobalVariable + g.second.index + 1) << kWindowBits;
+    }
+  }
+};
+
+string results(const Run& run) {
+  const Machine& m = run.machine;
+  string out = "{\"findings\":[";
+  bool first = true;
+  for (auto& f : m.findings) {
+    out += (first ? "" : ",") + string("{\"kind\":") + quoted(f.kind) + ",\"message\":" + quoted(f.message) + ",\"kernel\":" +
+           quoted(f.kernel) + format(",\"cuda_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}", f.cuda_line,
+                                     f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count);
+    first = false;
+  }
+  std::map<string, u64> mix;
+  std::set<int> covered, all, ptx;
+  for (auto& k : m.executed)
+    for (size_t pc = 0; pc < k.second.size(); ++pc) {
+      const Instr& i = k.first->code[pc];
+      if (i.cuda_line) all.insert(i.cuda_line);
+      if (!k.second[pc]) continue;
+      mix[run.module.opcodes[size_t(i.opcode)]] += k.second[pc];
+      ptx.insert(i.line);
+      if (i.cuda_line) covered.insert(i.cuda_line);
+    }
+  out += "],\"instructions\":{";
+  first = true;
+  for (auto& x : mix) {
+    out += (first ? "" : ",") + quoted(x.first) + format(":%llu", (unsigned long long)x.second);
+    first = false;
+  }
+  out += "},\"shared\":{";
+  first = true;
+  for (auto& x : m.shared_touched) {
+    out += (first ? "" : ",") + quoted(x.first) + format(":%u", x.second);
+    first = false;
+  }
+  auto list = [](const std::set<int>& lines) {
+    string s;
+    for (int l : lines) s += (s.empty() ? "" : ",") + std::to_string(l);
+    return "[" + s + "]";
+  };
+  out += "},\"covered\":" + list(covered) + ",\"lines\":" + list(all) + ",\"ptx_lines\":" + list(ptx);
+  const Statistics& s = m.statistics;
+  out += format(",\"steps\":%llu,\"lanes\":%llu,\"load_wavefronts\":%llu,\"load_extra\":%llu,\"store_wavefronts\":%llu,"
+                "\"store_extra\":%llu,\"stopped\":%s}",
+                (unsigned long long)s.instructions, (unsigned long long)s.lanes, (unsigned long long)s.load_wavefronts,
+                (unsigned long long)s.load_extra, (unsigned long long)s.store_wavefronts, (unsigned long long)s.store_extra,
+                m.stopped ? "true" : "false");
+  return out;
+}
+}  // namespace
+}  // namespace emu
+
+using namespace emu;
+
+extern "C" {
+
+void* emu_load(const char* ptx, char* error, int size) {
+  try {
+    return parse_module(ptx).release();
+  } catch (const LoadError& e) {
+    snprintf(error, size_t(size), "PTX line %d: %s", e.line, e.what());
+  } catch (const std::exception& e) {
+    snprintf(error, size_t(size), "%s", e.what());
+  }
+  return nullptr;
+}
+void emu_unload(void* module) { delete static_cast<Module*>(module); }
+
+// Offsets and sizes of a kernel's parameters; returns their number, -1 for an unknown kernel.
+int emu_params(void* module, const char* kernel, int* offsets, int* sizes, int capacity, int* total) {
+  auto& kernels = static_cast<Module*>(module)->kernels;
+  auto it = kernels.find(kernel);
+  if (it == kernels.end()) return -1;
+  int n = 0;
+  for (auto& p : it->second.params) {
+    if (n < capacity) offsets[n] = p.offset, sizes[n] = p.size;
+    ++n;
+  }
+  *total = it->second.param_bytes;
+  return n;
+}
+const char* emu_kernels(void* module, char* out, int size) {
+  string names;
+  for (auto& k : static_cast<Module*>(module)->kernels) names += (names.empty() ? "" : " ") + k.first;
+  snprintf(out, size_t(size), "%s", names.c_str());
+  return out;
+}
+
+// options: seed, late, resident clusters, bits of checks (races, global races, uninitialised, proxies, bounds, registers)
+void* emu_begin(void* module, const u64* options) {
+  auto* run = new Run(*static_cast<Module*>(module));
+  Machine& m = run->machine;
+  m.rng = Rng(options[0]);
+  m.late = options[1];
+  m.resident_limit = options[2] ? u32(options[2]) : 1;
+  u64 c = options[3];
+  m.checks = {bool(c & 1), bool(c & 2), bool(c & 4), bool(c & 8), bool(c & 16), bool(c & 32)};
+  return run;
+}
+void emu_end(void* run) { delete static_cast<Run*>(run); }
+
+// flags: 1 writable, 2 nothing in it counts as initialised. Returns the device address; `misalignment` is that address mod 256.
+u64 emu_buffer(void* run, int index, const char* name, u8* data, u64 size, int flags, int misalignment) {
+  Buffer& b = static_cast<Run*>(run)->machine.buffers[size_t(index)];
+  b.name = name, b.data = data, b.size = size, b.writable = flags & 1, b.track_initialised = flags & 2;
+  b.base = (u64(index + 1) << kWindowBits) + u64(misalignment);
+  if (b.track_initialised) b.written.assign(size, 0);
+  return b.base;
+}
+void emu_mark_written(void* run, int index, u64 offset, u64 size) {
+  Buffer& b = static_cast<Run*>(run)->machine.buffers[size_t(index)];
+  if (b.track_initialised) std::fill_n(b.written.begin() + long(offset), size, u8(1));
+}
+// v: buffer, rank, element bytes, swizzle, type, base, dims[5], strides[5], box[5], element strides[5], im2col, nan fill,
+// lower[3], upper[3], channels, pixels. Returns the index that the 128 parameter bytes carry after their magic number.
+int emu_tensor_map(void* run, const s64* v) {
+  TensorMap t;
+  t.buffer = int(v[0]), t.rank = int(v[1]), t.element = int(v[2]), t.swizzle = int(v[3]), t.type = int(v[4]), t.base = u64(v[5]);
+  for (int k = 0; k < 5; ++k) {
+    t.dims[k] = u64(v[6 + k]), t.strides[k] = u64(v[11 + k]);
+    t.box[k] = u32(v[16 + k]), t.element_strides[k] = u32(v[21 + k]);
+  }
+  t.im2col = v[26], t.nan_fill = v[27];
+  for (int k = 0; k < 3; ++k) t.lower[k] = int(v[28 + k]), t.upper[k] = int(v[31 + k]);
+  t.channels = u32(v[34]), t.pixels = u32(v[35]);
+  auto& maps = static_cast<Run*>(run)->machine.tensor_maps;
+  maps.reserve(64);                 // transfers in flight hold pointers
+  if (maps.size() == 64) return -1;
+  maps.push_back(t);
+  return int(maps.size()) - 1;
+}
+int emu_type(const char* name) { return int(type_from_name(name)); }
+
+int emu_launch(void* run, const char* kernel, const u32* grid, const u32* block, const u32* cluster, u32 shared, const u8* params,
+               u64 size) {
+  auto* r = static_cast<Run*>(run);
+  auto it = r->module.kernels.find(kernel);
+  if (it == r->module.kernels.end()) return -1;
+  r->machine.launch(it->second, grid, block, cluster, shared, params, size_t(size));
+  return r->machine.stopped;
+}
+const char* emu_results(void* run) {
+  auto* r = static_cast<Run*>(run);
+  r->text = results(*r);
+  return r->text.c_str();
+}
+
+}  // extern "C"

@@ -1,0 +1,139 @@
+"""The emulator's shared library: built with the system's C++ compiler on first use, kept in the user's store.
+
+The file name carries a hash of sources, compiler and flags, and appears by one rename, so that several processes may
+ask for it at once and an update of gpu_tune never meets an old library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .. import folders
+from ..errors import CompilerMissing, EmulationError
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w")
+
+
+def folder() -> Path:
+    """Where libraries and PTX are kept: ``emulator/`` below the user's folder."""
+    return folders.root() / "emulator"
+
+
+def compiler() -> str:
+    """The C++ compiler's path; CompilerMissing when there is none."""
+    for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise CompilerMissing(
+        "the emulator needs a C++17 compiler and found none of $CXX, g++, c++, clang++; "
+        "install one (Debian and Ubuntu: apt install g++)"
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library, with argument types set."""
+    path = _path()
+    if not path.exists():
+        _build(path)
+    return _declare(ctypes.CDLL(str(path)))
+
+
+def _files() -> list[Path]:
+    return sorted(SOURCES.glob("*.cpp")) + sorted(SOURCES.glob("*.hpp"))
+
+
+def _path() -> Path:
+    return folder() / f"libemulator-{_hash(*_files())}.so"
+
+
+def _hash(*files: Path) -> str:
+    key = hashlib.sha256()
+    for text in (_version(), " ".join(FLAGS), _processor(), *(p.name + p.read_text() for p in files)):
+        key.update(text.encode() + b"\0")
+    return key.hexdigest()[:24]
+
+
+@functools.cache
+def _version() -> str:
+    return subprocess.run([compiler(), "--version"], capture_output=True, text=True).stdout
+
+
+def _processor() -> str:
+    """What -march=native depends on: a store may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return ""
+
+
+def _build(path: Path) -> None:
+    objects = folders.prepare(path.parent / "objects")
+    sources = [p for p in _files() if p.suffix == ".cpp"]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda source: _compile(source, objects), sources))
+    _publish([compiler(), "-shared", *map(str, made)], path)
+
+
+def _compile(source: Path, objects: Path) -> Path:
+    """One object file, kept: a change of one source compiles that one again."""
+    headers = [p for p in _files() if p.suffix == ".hpp"]
+    target = objects / f"{source.stem}-{_hash(source, *headers)}.o"
+    if not target.exists():
+        command = [compiler(), *FLAGS, "-c", str(source)]
+        try:
+            _publish([*command, "-march=native"], target)
+        except EmulationError:
+            _publish(command, target)
+    return target
+
+
+def _publish(command: list[str], target: Path) -> None:
+    """Run a compiler command whose output appears as ``target`` in one step."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent)
+    os.close(handle)
+    try:
+        _run([*command, "-o", temporary])
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise EmulationError(f"building the emulator failed ({' '.join(command[:1])}):\n{done.stderr[-2000:]}")
+
+
+def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
+    p, s, i, u64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
+    signatures = {
+        "emu_load": (p, [s, s, i]),
+        "emu_unload": (None, [p]),
+        "emu_params": (i, [p, s, p, p, i, p]),
+        "emu_kernels": (s, [p, s, i]),
+        "emu_begin": (p, [p, p]),
+        "emu_end": (None, [p]),
+        "emu_buffer": (u64, [p, i, s, p, u64, i, i]),
+        "emu_mark_written": (None, [p, i, u64, u64]),
+        "emu_tensor_map": (i, [p, p]),
+        "emu_type": (i, [s]),
+        "emu_launch": (i, [p, s, p, p, p, ctypes.c_uint32, p, u64]),
+        "emu_results": (s, [p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib

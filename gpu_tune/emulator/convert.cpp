@@ -1,0 +1,293 @@
+// cvt between all types, and cvta between address windows.
+#include "decoder.hpp"
+#include "machine.hpp"
+
+namespace emu {
+namespace {
+
+// Instr fields: type destination, type2 source, mode rounding, flags below.
+constexpr int kSat = 1, kFtz = 2, kRelu = 4, kToInteger = 8, kSatFinite = 16, kWideDst = 32, kWideSrc = 64;
+
+double read_float(Warp& w, int slot, Type t, int l) {
+  switch (t) {
+    case Type::F32: return reg<float>(w, slot)[l];
+    case Type::F64: return reg<double>(w, slot)[l];
+    case Type::F16: return half_to_float(u16(reg<u32>(w, slot)[l]));
+    default: return bf16_to_float(u16(reg<u32>(w, slot)[l]));
+  }
+}
+double to_integral(double x, Round r) {
+  switch (r) {
+    case Round::NearestEven: return std::nearbyint(x);
+    case Round::Zero: return std::trunc(x);
+    case Round::Down: return std::floor(x);
+    default: return std::ceil(x);
+  }
+}
+void write_float(Warp& w, const Instr& i, int l, double x, Round r) {
+  switch (i.type) {
+    case Type::F32: {
+      float f = round_float(x, r);
+      if (i.flags & kFtz && std::fpclassify(f) == FP_SUBNORMAL) f = std::copysign(0.f, f);
+      reg<float>(w, i.dst)[l] = f;
+      break;
+    }
+    case Type::F64: reg<double>(w, i.dst)[l] = x; break;
+    case Type::F16: reg<u32>(w, i.dst)[l] = round_half(x, r); break;
+    default: reg<u32>(w, i.dst)[l] = round_bf16(x, r);
+  }
+}
+struct Limits { double low, high; };
+Limits limits(Type t) {
+  switch (t) {
+    case Type::U8: return {0, 255};
+    case Type::S8: return {-128, 127};
+    case Type::U16: return {0, 65535};
+    case Type::S16: return {-32768, 32767};
+    case Type::U32: return {0, 4294967295.0};
+    case Type::S32: return {-2147483648.0, 2147483647.0};
+    case Type::U64: return {0, 18446744073709551615.0};
+    default: return {-9223372036854775808.0, 9223372036854775807.0};
+  }
+}
+void write_integer(Warp& w, const Instr& i, int l, u64 v) {
+  switch (i.type) {     // results narrower than the register are extended
+    case Type::U8: v = u8(v); break;
+    case Type::S8: v = u64(s64(s8(v))); break;
+    case Type::U16: v = u16(v); break;
+    case Type::S16: v = u64(s64(s16(v))); break;
+    case Type::S32: v = u64(s64(s32(v))); break;
+    case Type::U32: v = u32(v); break;
+    default: break;
+  }
+  if (i.flags & kWideDst) reg<u64>(w, i.dst)[l] = v;
+  else reg<u32>(w, i.dst)[l] = u32(v);
+}
+void float_to_float(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    double x = read_float(w, i.a, i.type2, l);
+    if (i.flags & kFtz && i.type2 == Type::F32 && std::fpclassify(float(x)) == FP_SUBNORMAL) x = std::copysign(0.0, x);
+    if (i.flags & kToInteger) x = to_integral(x, Round(i.mode));
+    if (i.flags & kSat) x = x > 0 ? (x < 1 ? x : 1) : 0;
+    if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+    write_float(w, i, l, x, i.flags & kToInteger ? Round::NearestEven : Round(i.mode));
+  });
+}
+void float_to_integer(Warp& w, const Instr& i, u32 m) {
+  Limits range = limits(i.type);
+  for_lanes(m, [&](int l) {
+    double x = to_integral(read_float(w, i.a, i.type2, l), Round(i.mode));
+    u64 v;
+    if (x != x) v = i.type == Type::U64 || i.type == Type::S64 ? 0x8000000000000000ull : 0;
+    else if (x <= range.low) v = is_signed(i.type) ? u64(s64(range.low)) : 0;
+    else if (x >= range.high)
+      v = i.type == Type::U64 ? ~0ull : i.type == Type::S64 ? 0x7FFFFFFFFFFFFFFFull : u64(s64(range.high));
+    else v = i.type == Type::U64 ? u64(x) : u64(s64(x));
+    write_integer(w, i, l, v);
+  });
+}
+u64 read_integer(Warp& w, const Instr& i, int l) {
+  u64 raw = i.flags & kWideSrc ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
+  switch (i.type2) {
+    case Type::U8: return u8(raw);
+    case Type::S8: return u64(s64(s8(raw)));
+    case Type::U16: return u16(raw);
+    case Type::S16: return u64(s64(s16(raw)));
+    case Type::U32: return u32(raw);
+    case Type::S32: return u64(s64(s32(raw)));
+    default: return raw;
+  }
+}
+void integer_to_float(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    u64 v = read_integer(w, i, l);
+    bool sign = is_signed(i.type2);
+    if (i.mode == int(Round::NearestEven)) {      // one rounding, straight from the integer
+      if (i.type == Type::F32) { reg<float>(w, i.dst)[l] = sign ? float(s64(v)) : float(v); return; }
+      if (i.type == Type::F64) { reg<double>(w, i.dst)[l] = sign ? double(s64(v)) : double(v); return; }
+    }
+    long double exact = sign ? (long double)s64(v) : (long double)v;
+    write_float(w, i, l, double(exact), Round(i.mode));
+  });
+}
+void integer_to_integer(Warp& w, const Instr& i, u32 m) {
+  Limits range = limits(i.type);
+  for_lanes(m, [&](int l) {
+    u64 v = read_integer(w, i, l);
+    if (i.flags & kSat) {
+      long double x = is_signed(i.type2) ? (long double)s64(v) : (long double)v;
+      if (x < range.low) v = u64(s64(range.low));
+      else if (x > range.high) v = i.type == Type::S64 ? 0x7FFFFFFFFFFFFFFFull : u64(s64(range.high));
+    }
+    write_integer(w, i, l, v);
+  });
+}
+void widen_u32(Warp& w, const Instr& i, u32 m) {
+  const u32* a = reg<u32>(w, i.a);
+  write_lanes<u64>(w, i.dst, m, [=](int l) { return u64(a[l]); });
+}
+void widen_s32(Warp& w, const Instr& i, u32 m) {
+  const s32* a = reg<s32>(w, i.a);
+  write_lanes<s64>(w, i.dst, m, [=](int l) { return s64(a[l]); });
+}
+void narrow_u64(Warp& w, const Instr& i, u32 m) {
+  const u64* a = reg<u64>(w, i.a);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(a[l]); });
+}
+void half_to_f32(Warp& w, const Instr& i, u32 m) {
+  const u32* a = reg<u32>(w, i.a);
+  write_lanes<float>(w, i.dst, m, [=](int l) { return half_to_float(u16(a[l])); });
+}
+void f32_to_half(Warp& w, const Instr& i, u32 m) {
+  const float* a = reg<float>(w, i.a);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_half(a[l])); });
+}
+void f32_to_bf16(Warp& w, const Instr& i, u32 m) {
+  const float* a = reg<float>(w, i.a);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_bf16(a[l])); });
+}
+
+// cvt.{rn,rz}[.relu].{f16x2,bf16x2}.f32 d, high, low
+void pack_halves(Warp& w, const Instr& i, u32 m) {
+  const float *high = reg<float>(w, i.a), *low = reg<float>(w, i.b);
+  bool bf16 = i.type == Type::BF16x2;
+  if (i.flags == 0 && i.mode == 0) {
+    if (bf16)
+      write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_bf16(low[l])) | u32(float_to_bf16(high[l])) << 16; });
+    else
+      write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_half(low[l])) | u32(float_to_half(high[l])) << 16; });
+    return;
+  }
+  for_lanes(m, [&](int l) {
+    auto one = [&](double x) -> u32 {
+      if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+      return bf16 ? round_bf16(x, Round(i.mode)) : round_half(x, Round(i.mode));
+    };
+    reg<u32>(w, i.dst)[l] = one(low[l]) | one(high[l]) << 16;
+  });
+}
+// cvt.rn.satfinite[.relu].{e4m3x2,e5m2x2}.{f32 d, high, low | f16x2 d, pair}
+void pack_fp8(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    double x[2];
+    if (i.type2 == Type::F32) x[0] = reg<float>(w, i.b)[l], x[1] = reg<float>(w, i.a)[l];
+    else for (int q = 0; q < 2; ++q) x[q] = half_to_float(u16(reg<u32>(w, i.a)[l] >> 16 * q));
+    u32 r = 0;
+    for (int q = 0; q < 2; ++q) {
+      if (i.flags & kRelu) x[q] = x[q] > 0 || x[q] != x[q] ? x[q] : 0;
+      r |= u32(i.type == Type::E4M3x2 ? float_to_e4m3(x[q]) : float_to_e5m2(x[q])) << 8 * q;
+    }
+    reg<u32>(w, i.dst)[l] = r;
+  });
+}
+void unpack_fp8(Warp& w, const Instr& i, u32 m) {    // cvt.rn[.relu].f16x2.{e4m3x2,e5m2x2}
+  for_lanes(m, [&](int l) {
+    u32 v = reg<u32>(w, i.a)[l], r = 0;
+    for (int q = 0; q < 2; ++q) {
+      float x = i.type2 == Type::E4M3x2 ? e4m3_to_float(u8(v >> 8 * q)) : e5m2_to_float(u8(v >> 8 * q));
+      if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+      r |= u32(float_to_half(x)) << 16 * q;
+    }
+    reg<u32>(w, i.dst)[l] = r;
+  });
+}
+void to_tf32(Warp& w, const Instr& i, u32 m) {
+  const float* a = reg<float>(w, i.a);
+  write_lanes<u32>(w, i.dst, m, [=](int l) {
+    float x = a[l];
+    if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+    return round_tf32(x, Round(i.mode));
+  });
+}
+
+bool is_packed_fp8(Type t) { return t == Type::E4M3x2 || t == Type::E5M2x2; }
+
+void decode_cvt(Decoder& d, Instr& i) {
+  if (d.take("pack")) d.refuse("cvt.pack is not supported");
+  i.type = d.type(), i.type2 = d.type();
+  Type to = i.type, from = i.type2;
+  int rounding = d.choose({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi"}, 9);
+  if (rounding >= 5 && rounding < 9) i.flags |= kToInteger, i.mode = rounding - 5;
+  else i.mode = rounding == 9 ? 0 : rounding;
+  if (d.take("sat")) i.flags |= kSat;
+  if (d.take("ftz")) i.flags |= kFtz;
+  if (d.take("relu")) i.flags |= kRelu;
+  if (d.take("satfinite")) i.flags |= kSatFinite;
+  if (to == Type::F16x2 && is_packed_fp8(from)) {
+    i.dst = d.destination(4), i.a = d.source(4), i.run = unpack_fp8;
+  } else if (to == Type::F16x2 || to == Type::BF16x2) {
+    if (from != Type::F32 || i.flags & ~kRelu) d.refuse("this conversion is not supported");
+    i.dst = d.destination(4), i.a = d.source(4), i.b = d.source(4), i.run = pack_halves;
+  } else if (is_packed_fp8(to)) {
+    if (!(i.flags & kSatFinite) || i.mode || (from != Type::F32 && from != Type::F16x2))
+      d.refuse("this conversion is not supported");
+    i.dst = d.destination(4), i.a = d.source(4), i.run = pack_fp8;
+    if (from == Type::F32) i.b = d.source(4);
+  } else if (to == Type::TF32) {
+    if (from != Type::F32) d.refuse("this conversion is not supported");
+    i.dst = d.destination(4), i.a = d.source(4), i.run = to_tf32;
+  } else {
+    Operand destination = d.operand(), source = d.operand();
+    if (destination.kind != Operand::Register || destination.width == 1) d.refuse("the destination is not a register");
+    i.dst = destination.slot;
+    if (destination.width == 8) i.flags |= kWideDst;
+    int width = source.kind == Operand::Register ? source.width : type_size(from) == 8 ? 8 : 4;
+    if (width == 8) i.flags |= kWideSrc;
+    i.a = d.slot_of(source, width);
+    if (i.flags & kSatFinite || i.mode == int(Round::NearestAway)) d.refuse("this conversion is not supported");
+    if ((is_float(from) && type_size(from) == 8) != (width == 8) && is_float(from)) d.refuse("the source has the wrong width");
+    if (is_float(from) && is_float(to)) i.run = float_to_float;
+    else if (is_float(from)) {
+      if (!(i.flags & kToInteger)) d.refuse("a conversion to integer needs .rni, .rzi, .rmi or .rpi");
+      i.run = float_to_integer;
+    } else i.run = is_float(to) ? integer_to_float : integer_to_integer;
+    if (type_size(to) == 0 || type_size(from) == 0 || to == Type::Pred || from == Type::Pred) d.refuse("type is not supported");
+    int extra = i.flags & ~(kWideDst | kWideSrc);
+    bool plain = extra == 0 && i.mode == 0;
+    if (plain && to == Type::U64 && from == Type::U32 && width == 4) i.run = widen_u32;
+    if (plain && to == Type::S64 && from == Type::S32 && width == 4) i.run = widen_s32;
+    if (plain && to == Type::U32 && from == Type::U64 && destination.width == 4) i.run = narrow_u64;
+    if (plain && to == Type::F32 && from == Type::F16) i.run = half_to_f32;
+    if (plain && to == Type::F16 && from == Type::F32) i.run = f32_to_half;
+    if (plain && to == Type::BF16 && from == Type::F32) i.run = f32_to_bf16;
+  }
+}
+
+// cvta: the shared and local windows of the generic space; global and param addresses are generic already
+void convert_address(Warp& w, const Instr& i, u32 m) {
+  u64 window = i.space == Space::Shared ? kSharedWindow : i.space == Space::Local ? kLocalWindow : 0;
+  const u64* a = reg<u64>(w, i.a);
+  bool to = i.op;
+  write_lanes<u64>(w, i.dst, m, [=](int l) { return to ? a[l] - window : a[l] + window; });
+}
+void decode_cvta(Decoder& d, Instr& i) {
+  i.op = d.take("to");
+  i.space = d.space(Space::Generic);
+  d.type_in({Type::U64});
+  i.dst = d.destination(8), i.a = d.source(8);
+  i.run = convert_address;
+}
+void is_space(Warp& w, const Instr& i, u32 m) {
+  u32 r = 0;
+  for_lanes(m, [&](int l) {
+    u64 window = reg<u64>(w, i.a)[l] >> kWindowBits << kWindowBits;
+    Space s = window == kSharedWindow ? Space::Shared : window == kLocalWindow ? Space::Local
+              : window == kParamWindow ? Space::Param : Space::Global;
+    r |= u32(s == i.space) << l;
+  });
+  set_pred(w, i.dst, m, r);
+}
+void decode_isspacep(Decoder& d, Instr& i) {
+  i.space = d.space(Space::Generic);
+  i.dst = d.predicate(), i.a = d.source(8), i.run = is_space;
+}
+
+}  // namespace
+
+void register_conversion() {
+  register_opcode("cvt", decode_cvt);
+  register_opcode("cvta", decode_cvta);
+  register_opcode("isspacep", decode_isspacep);
+}
+
+}  // namespace emu

@@ -1,0 +1,86 @@
+// One PTX statement being turned into an Instr. Every modifier and every operand has to be consumed by the opcode's
+// decode function: what is left over is refused by name.
+#pragma once
+#include <functional>
+#include <initializer_list>
+
+#include "core.hpp"
+
+namespace emu {
+
+struct Operand {
+  enum Kind { Absent, Register, Immediate, Symbol, Vector, Memory } kind = Absent;
+  int slot = -1, width = 4;        // registers: bytes (predicates: 1)
+  u64 imm = 0;                     // integer value, or the bits of a 0f / 0d literal
+  bool is_float = false, negated = false;
+  string symbol, text;
+  vector<Operand> parts;           // vector elements; for Memory: what follows the address (TMA coordinates)
+  s64 offset = 0;
+};
+
+class Parser;
+
+class Decoder {
+ public:
+  Decoder(Parser& parser, const string& opcode, vector<string> args, int line);
+  const string& name() const { return mods_[0]; }
+  const string& opcode() const { return opcode_; }
+  [[noreturn]] void refuse(const string& why) const;
+
+  // modifiers
+  bool take(const char* modifier);                                  // true (and consumed) when present
+  void require(const char* modifier);
+  int choose(std::initializer_list<const char*> names, int absent); // index of the one present; absent < 0: one is needed
+  Type type();                                                      // next type modifier, in order of appearance
+  Type maybe_type();                                                // the same, None when there is none left
+  Type type_in(std::initializer_list<Type> allowed);
+  int position(const char* modifier) const;                         // where a modifier stands, -1 when absent
+  string modifier_starting(const char* prefix);                     // consumed; empty when there is none
+  Space space(Space absent);
+
+  // operands, in order
+  size_t left() const { return args_.size() - next_; }
+  string& text() { return args_[next_]; }
+  void skip() { ++next_; }
+  Operand operand();
+  Operand peek();
+  int destination(int width);                  // slot, or -1 for `_`
+  int source(int width);                       // slot of a register, constant, symbol address or special register
+  int predicate(bool* negated = nullptr);
+  s64 immediate();
+  vector<int> destinations(int width, int count = -1);
+  vector<int> sources(int width, int count = -1);
+  Address address();                           // [reg+offset] or [symbol+offset]
+  Address address_with_parts(Operand& whole);  // [map, {coordinates}, ...]
+  int slot_of(const Operand& o, int width);    // as source(), for an operand already taken
+  int constant(u64 value, int width);
+  int scratch(int width);                      // a fresh register slot
+  int param_offset(const string& symbol) const;
+  vector<string> split_pair();                 // `%p|%q` or `%r|%p` destination
+  Operand parse(const string& text);
+
+  void finish() const;                         // refuses what was not consumed
+  Kernel& kernel();
+
+ private:
+  Parser& parser_;
+  string opcode_;
+  vector<string> mods_, args_;
+  vector<bool> used_;
+  size_t next_ = 0, next_type_ = 1;
+  int line_;
+};
+
+using DecodeFn = void (*)(Decoder&, Instr&);
+void register_opcode(const char* name, DecodeFn fn);
+DecodeFn find_opcode(const string& name);
+// each concern registers its opcodes here (once, at first load)
+void register_arithmetic();
+void register_conversion();
+void register_warp();
+void register_memory();
+void register_async();
+void register_tensor();
+void register_control();
+
+}  // namespace emu

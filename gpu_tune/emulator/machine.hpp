@@ -1,0 +1,347 @@
+// Run-time state: warps, CTAs, clusters, buffers, clocks, findings. The parts of the emulator meet here.
+//
+// Time. Each warp of a cluster, each warpgroup's tensor-core engine and each mbarrier (standing for the asynchronous
+// copies that complete on it) is an agent with its own counter. A vector clock says what an agent knows of the others;
+// barriers, mbarriers, __syncwarp, acquire/release join them. An access is a race when the last conflicting access is not
+// in the accessor's clock. Warps of other clusters are known through `foreign`, which only acquire operations on global
+// memory change.
+#pragma once
+#include <set>
+
+#include "core.hpp"
+#include "numeric.hpp"
+
+namespace emu {
+
+struct Machine;
+struct Cluster;
+struct Cta;
+
+// ---- clocks -------------------------------------------------------------------------------------------------------
+using Counters = vector<u32>;
+struct Clock {
+  Counters local;                              // by agent of the own cluster
+  std::shared_ptr<const Counters> foreign;     // by warp of the whole grid; null: nothing known
+  void join(const Clock& o);
+  void clear() { local.clear(), foreign.reset(); }
+};
+void join(Counters& a, const Counters& b);
+std::shared_ptr<const Counters> join(const std::shared_ptr<const Counters>& a, const std::shared_ptr<const Counters>& b);
+
+// ---- shared memory ------------------------------------------------------------------------------------------------
+constexpr u8 kAnyLane = 64;                    // accesses that belong to no single lane
+constexpr u8 kManyLanes = 65;                  // recorded: more than one lane
+struct Cell {                                  // shadow of kernel.shared_granularity bytes
+  enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16 };
+  u32 write_clock = 0;
+  u16 write_agent = 0;
+  u8 write_lane = 0, flags = Uninitialised;
+  u32 read_clock[2] = {0, 0};
+  u16 read_agent[2] = {0, 0};
+  u8 read_lane[2] = {0, 0};
+  u16 write_pc = 0xFFFF;
+};
+
+struct Mbarrier {
+  u32 expected, pending;
+  s64 transactions = 0;
+  u32 phase = 0;
+  int agent;                    // stands for the asynchronous copies completing on it
+  bool visible = false;         // its initialisation was fenced for the async proxy and the cluster
+  int init_agent;
+  Clock arriving, done;         // knowledge of the arrivals so far / at the last completion
+};
+
+struct NamedBarrier {
+  int needed = 0, arrived = 0;
+  bool reduction = false, any = false, all = true;
+  int count = 0;                // bar.red.popc
+  Clock clock;
+  struct Waiter { Warp* warp; u32 mask; const Instr* instr; };
+  vector<Waiter> waiting;
+};
+
+// ---- asynchronous work ----------------------------------------------------------------------------------------------
+struct TensorMap {
+  int buffer = 0, rank = 0, element = 0, swizzle = 0, type = 0;
+  u64 base = 0;                                // device address
+  u64 dims[5] = {1, 1, 1, 1, 1}, strides[5] = {0, 0, 0, 0, 0};
+  u32 box[5] = {1, 1, 1, 1, 1}, element_strides[5] = {1, 1, 1, 1, 1};
+  bool im2col = false, nan_fill = false;
+  int lower[3] = {0, 0, 0}, upper[3] = {0, 0, 0};
+  u32 channels = 0, pixels = 0;
+  u32 bytes() const;                           // of one box in shared memory
+};
+
+struct CopyAsync {                             // one lane's cp.async
+  int lane;
+  u32 group, destination;
+  u64 source;
+  int bytes, valid;
+  const Instr* instr;
+};
+
+struct BulkStore {                             // shared -> global (bulk group), one lane's
+  int lane;
+  u32 group;
+  bool read = false;                           // the source has been read
+  const TensorMap* map = nullptr;              // null: one-dimensional
+  u32 source, bytes;
+  u64 destination;
+  int coordinates[5];
+  int reduction = -1;                          // -1: plain store
+  Type type = Type::None;
+  u64 hash;                                    // of the source at issue
+  vector<u8> data;                             // what was read
+  const Instr* instr;
+  Clock clock;
+};
+
+struct Transfer {                              // towards shared memory, completing on an mbarrier
+  enum Kind { Tile, Im2Col, Linear, FromShared, Arrive } kind;
+  const TensorMap* map = nullptr;
+  Cta* cta;                                    // destination
+  Cta* source_cta = nullptr;
+  u32 destination = 0, barrier = 0, bytes = 0;
+  Cta* barrier_cta = nullptr;
+  u64 source = 0;
+  int coordinates[5] = {0, 0, 0, 0, 0};
+  int offsets[3] = {0, 0, 0};
+  Clock clock;
+  vector<CopyAsync> copies;                    // Arrive: the cp.async operations it waits for
+  Warp* warp;
+  int pc;
+};
+
+struct WgmmaChain {                            // accumulator registers owned by wgmma operations in flight
+  vector<int> registers;
+  vector<float> sums;                          // 16 x N (float or s32 bits)
+  int left = 0;
+};
+struct WgmmaOp {
+  const Instr* instr;
+  bool scale_d;
+  u64 a, b;                                    // descriptors
+  vector<u32> a_registers;                     // A from registers: [4][32]
+  Clock clock;                                 // of the issuing warp
+  std::shared_ptr<WgmmaChain> chain;
+  u32 group;
+  u64 hash_a, hash_b;
+  bool done = false;
+};
+
+// ---- warps, CTAs, clusters --------------------------------------------------------------------------------------------
+struct Split {                                 // lanes at one pc
+  enum State : u8 { Ready, Blocked, Converge };
+  u32 mask;
+  int pc;
+  State state = Ready;
+  const char* waits_for = nullptr;             // Blocked: woken by any progress when set, by its barrier when null
+};
+
+struct Warp {
+  char* registers = nullptr;
+  Cta* cta = nullptr;
+  Machine* machine = nullptr;
+  const Kernel* kernel = nullptr;
+  int id = 0;                                  // in the CTA
+  u32 agent = 0;                               // in the cluster
+  u32 grid_id = 0;                             // in the grid
+  u32 live = 0;
+  int pc = 0;
+  vector<Split> splits;
+  vector<char> local;
+  Clock clock;
+  Counters proxy_fence;                        // local clock at the last fence.proxy.async
+  Clock fence;                                 // clock at the last fence of gpu scope
+  bool fenced = false;
+  Clock to_acquire;                            // read by relaxed operations, joined at the next fence
+  vector<CopyAsync> copies;
+  u32 copy_group[32] = {0};
+  vector<BulkStore> stores;
+  u32 store_group[32] = {0};
+  vector<WgmmaOp> wgmma;
+  u32 wgmma_group = 0;
+  bool wgmma_fenced = false;
+  vector<u8> owned;                            // per 64 register bytes: 1 accumulator, 2 A fragment in flight
+  int owned_count = 0;
+  bool cluster_arrived = false;
+  u32 cluster_target = 0;
+  int max_registers = 0;                       // setmaxnreg
+  u32 polls = 0;                               // polling reads without progress anywhere
+  u64 polled_at = 0;
+  bool finished() const { return splits.empty(); }
+};
+
+struct Cta {
+  Cluster* cluster = nullptr;
+  u32 rank = 0, index[3] = {0, 0, 0};
+  vector<u8> shared;                           // from address 0; the first KiB is unused
+  vector<Cell> shadow;
+  u32 top = 0;                                 // end of shared memory
+  vector<Warp> warps;
+  NamedBarrier barriers[16];
+  std::map<u32, Mbarrier> mbarriers;
+  int free_registers = 0;
+  u32 unfinished = 0;
+  bool exited() const { return unfinished == 0; }
+};
+
+struct Cluster {
+  Machine* machine = nullptr;
+  u32 serial = 0;
+  vector<Cta> ctas;
+  u32 arrived = 0, generation = 0;             // barrier.cluster
+  Clock barrier_clock, barrier_done;
+  vector<Transfer> in_flight;
+  Counters agent_events;                       // mbarrier and tensor-core agents: their latest event
+  Counters fenced;                             // by warp: own counter at its last gpu-scope fence
+  int next_mbarrier_agent = 0;
+  bool changed = false;                        // something a blocked warp may wait for has happened
+  u32 unfinished = 0;
+  vector<char> register_files;
+};
+
+// ---- buffers ----------------------------------------------------------------------------------------------------------
+struct GlobalCell {
+  enum : u8 { Atomic = 1, AtomicRead = 2 };
+  u32 write_clock = 0, write_warp = 0, read_clock = 0, read_warp = 0;   // warps: grid id + 1, 0 for none
+  u16 write_pc = 0xFFFF;
+  u8 write_lane = 0, read_lane = 0, flags = 0, pad[3] = {0, 0, 0};
+};
+
+struct Buffer {
+  string name;
+  u8* data = nullptr;
+  u64 base = 0, size = 0;                      // device address, bytes
+  bool writable = false, track_initialised = false;
+  int granularity = 4;
+  vector<GlobalCell> shadow;                   // writable buffers, allocated at the first tracked access
+  vector<u8> written;                          // track_initialised: per byte
+};
+
+struct Finding {
+  string kind, message, kernel, cuda_file;
+  int cuda_line = 0, ptx_line = 0;
+  u32 block[3] = {0, 0, 0};
+  int warp = -1;
+  u64 count = 1;
+};
+
+struct Checks { bool races, global_races, uninitialised, proxies, bounds, registers; };
+
+struct Statistics {
+  u64 instructions = 0, lanes = 0;
+  u64 load_wavefronts = 0, load_extra = 0, store_wavefronts = 0, store_extra = 0;
+};
+
+struct Stop {};                                // thrown: this launch cannot go on
+
+struct Machine {                               // one run of a plan: buffers and findings over all its launches
+  explicit Machine(const Module& m) : module(m) {}
+  const Module& module;
+  vector<Buffer> buffers = vector<Buffer>(kMaxBuffers);
+  vector<TensorMap> tensor_maps;
+  vector<vector<u8>> variables;                // contents of .global and .const variables
+  Checks checks{true, true, true, true, true, true};
+  Rng rng;
+  bool late = true;
+  u64 instruction_limit = 2000000000ull;
+  u32 resident_limit = 64;                     // clusters
+
+  // the launch
+  const Kernel* kernel = nullptr;
+  u32 grid[3], block[3], cluster_dims[3];
+  u32 dynamic_shared = 0, dynamic_base = 0;
+  vector<u8> params;
+  u32 cluster_count = 0, warps_per_cta = 0, warps_per_cluster = 0, agents = 0;
+  vector<std::unique_ptr<Cluster>> active;
+  u64 progress = 0;                            // counts everything a polling loop may wait for
+  std::unordered_map<u64, std::shared_ptr<const Counters>> sync_variables;
+  u32 highest_shared = 0;
+
+  // results
+  Statistics statistics;
+  std::map<const Kernel*, vector<u64>> executed;         // per instruction
+  std::map<string, u32> shared_touched;                  // by kernel: dynamic bytes
+  vector<Finding> findings;
+  std::map<string, size_t> finding_index;
+  bool stopped = false;
+
+  u32 first_mbarrier_agent() const { return warps_per_cluster + (warps_per_cluster + 3) / 4; }
+  void launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n);
+  void report(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
+  [[noreturn]] void stop(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
+  string place(const Instr& i) const;          // `kernel.cu:33` or empty
+};
+
+string format(const char* f, ...) __attribute__((format(printf, 1, 2)));
+
+// ---- registers --------------------------------------------------------------------------------------------------------
+template <class T>
+inline T* reg(Warp& w, int slot) { return reinterpret_cast<T*>(w.registers + slot); }
+inline u32& pred(Warp& w, int slot) { return *reinterpret_cast<u32*>(w.registers + slot); }
+inline void set_pred(Warp& w, int slot, u32 mask, u32 value) {
+  u32& p = pred(w, slot);
+  p = (p & ~mask) | (value & mask);
+}
+template <class F>
+inline void for_lanes(u32 mask, F f) {
+  for (; mask; mask &= mask - 1) f(__builtin_ctz(mask));
+}
+// registers[slot][lane] = f(lane) for the lanes of mask; the full-warp loop is one the compiler vectorises
+template <class T, class F>
+inline void write_lanes(Warp& w, int slot, u32 mask, F f) {
+  T* d = reg<T>(w, slot);
+  if (mask == ~0u) for (int l = 0; l < 32; ++l) d[l] = f(l);
+  else for (int l = 0; l < 32; ++l) if (mask >> l & 1) d[l] = f(l);
+}
+template <class T>
+inline T lane_value(Warp& w, int slot, u32 mask) { return reg<T>(w, slot)[__builtin_ctz(mask)]; }
+
+// ---- memory (memory.cpp) ------------------------------------------------------------------------------------------------
+struct Accessor {                              // who touches memory
+  Warp* warp;
+  int lane;                                    // kAnyLane: no single lane
+  u32 agent;
+  const Clock* clock;
+  bool async;                                  // through the async proxy
+  const char* what;
+  bool strong = false;                         // atomic or volatile: does not race with its like
+};
+void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
+Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
+void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);
+// device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
+u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
+void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock);
+inline u64 address_of(Warp& w, const Address& a, int lane) {
+  u64 base = a.slot < 0 ? 0 : a.wide ? reg<u64>(w, a.slot)[lane] : reg<u32>(w, a.slot)[lane];
+  return base + u64(a.offset);
+}
+inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit ones may be generic addresses
+  u64 at = address_of(w, a, lane);
+  return u32(at >= kSharedWindow ? at - kSharedWindow : at);
+}
+void gpu_fence(Warp& w);
+u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
+int decode_atomic_operation(class Decoder& d);
+
+// ---- clocks of warps ----------------------------------------------------------------------------------------------------
+inline void release(Warp& w, Clock& to) {
+  to.join(w.clock);
+  ++w.clock.local[w.agent];
+}
+inline void acquire(Warp& w, const Clock& from) { w.clock.join(from); }
+
+// ---- asynchronous engine (async.cpp) --------------------------------------------------------------------------------------
+void land(Cluster& c, size_t which);           // one transfer completes
+void finish_copies(Warp& w, u32 mask, u32 keep_groups);
+void finish_stores(Warp& w, u32 mask, u32 keep_groups, bool read_only);
+void check_in_flight(Warp& w);                 // at the end of a warp
+
+// ---- tensor cores (tensor.cpp) ------------------------------------------------------------------------------------------
+void check_owned(Warp& w, const Instr& i);
+
+}  // namespace emu

@@ -1,0 +1,374 @@
+"""Load PTX (or CUDA source) once, run launch plans on it many times."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import folders, nvrtc
+from ..device import Device
+from ..errors import EmulationError, InvalidInput
+from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from . import build, tensor_map
+from .report import BankConflicts, Checks, Finding, Report
+
+WRITABLE = ("out", "workspace")
+DEFAULT_RESIDENT_BLOCKS = 64
+_CTYPES: dict[str, Any] = {
+    "int32": np.int32,
+    "uint32": np.uint32,
+    "int64": np.int64,
+    "uint64": np.uint64,
+    "float32": np.float32,
+}
+_MAGIC = 0x70616D726F736E65
+
+
+@dataclass
+class _Bound:
+    """A buffer of a run: its bytes here, the address the kernel sees, and how to view the result."""
+
+    index: int
+    data: np.ndarray
+    address: int
+    like: np.ndarray | None
+
+
+class Module:
+    """PTX ready to run. Make one with :meth:`load`; it may be used by one thread at a time."""
+
+    def __init__(self, ptx: str) -> None:
+        self.ptx = ptx
+        self._library = build.library()
+        error = ctypes.create_string_buffer(1000)
+        self._handle = self._library.emu_load(ptx.encode(), error, len(error))
+        if not self._handle:
+            raise EmulationError(f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
+        weakref.finalize(self, self._library.emu_unload, self._handle)
+
+    @classmethod
+    def load(cls, source_or_ptx: str, arch: str = "sm_80") -> "Module":
+        """The module of a CUDA source (compiled for ``arch``) or of PTX text.
+
+        Modules are kept in memory (the last 64), PTX on disk by a hash of source, architecture and NVRTC version.
+        EmulationError names an instruction or modifier that is not supported, with its PTX line.
+        """
+        return _load(source_or_ptx, "" if is_ptx(source_or_ptx) else arch)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels in the module."""
+        out = ctypes.create_string_buffer(65536)
+        names: bytes = self._library.emu_kernels(self._handle, out, len(out))
+        return tuple(names.decode().split())
+
+    def run(
+        self,
+        plan: LaunchPlan,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        scalars: Mapping[str, float] | None = None,
+        device: Device | None = None,
+        seed: int = 0,
+        late: bool | None = None,
+        checks: Checks = Checks(),
+        alignment: int | None = None,
+    ) -> Report:
+        """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.emulate` for the arguments.
+
+        ``alignment``: place every buffer at an odd multiple of so many bytes, to catch kernels that assume more.
+        """
+        plan.check()
+        return _Run(self, plan, arrays, scalars or {}, device, seed, late, checks, alignment).result()
+
+
+@functools.lru_cache(maxsize=64)
+def _load(text: str, arch: str) -> Module:
+    return Module(compile_ptx(text, arch) if arch else text)
+
+
+def is_ptx(text: str) -> bool:
+    """Whether ``text`` is PTX (it starts with a .version directive after comments) rather than CUDA source."""
+    return re.search(r"^\s*\.version\s", text, re.MULTILINE) is not None
+
+
+def compile_ptx(source: str, arch: str) -> str:
+    """PTX with line information for a CUDA source, from the cache on disk when it is there."""
+    key = hashlib.sha256(repr((source, arch, nvrtc.version())).encode()).hexdigest()[:32]
+    path = build.folder() / "ptx" / key[:2] / f"{key}.ptx"
+    try:
+        return path.read_text()
+    except OSError:
+        pass
+    ptx = nvrtc.to_ptx(source, arch, lineinfo=True).data.decode()
+    folders.prepare(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(ptx)
+    os.replace(temporary, path)
+    return ptx
+
+
+class _Run:
+    def __init__(
+        self,
+        module: Module,
+        plan: LaunchPlan,
+        arrays: Mapping[str, np.ndarray],
+        scalars: Mapping[str, float],
+        device: Device | None,
+        seed: int,
+        late: bool | None,
+        checks: Checks,
+        alignment: int | None,
+    ) -> None:
+        self.module, self.plan, self.arrays, self.scalars, self.device = module, plan, arrays, scalars, device
+        self.library, self.alignment = module._library, alignment
+        self.findings: list[Finding] = []
+        self.options = (ctypes.c_uint64 * 4)(
+            seed, (seed & 1) == 0 if late is None else late, self._resident(), checks.bits
+        )
+        self.seed = seed
+
+    def result(self) -> Report:
+        start = time.perf_counter()
+        handle = self.library.emu_begin(self.module._handle, self.options)
+        try:
+            bound = self._bind(handle)
+            for step in self.plan.steps:
+                stop = (
+                    self._memset(handle, step, bound)
+                    if isinstance(step, MemsetStep)
+                    else self._launch(handle, step, bound)
+                )
+                if stop:
+                    break
+            facts = json.loads(self.library.emu_results(handle))
+        finally:
+            self.library.emu_end(handle)
+        findings = [Finding(**{**f, "block": tuple(f["block"])}) for f in facts["findings"]] + self.findings
+        if self.plan.workspace_zeroed and not facts["stopped"] and bound["workspace"].data.any():
+            at = int(np.flatnonzero(bound["workspace"].data)[0])
+            findings.append(
+                Finding(
+                    "workspace",
+                    f"the plan promises a workspace that every run leaves zeroed, but byte {at} is "
+                    f"{bound['workspace'].data[at]} after the run.",
+                )
+            )
+        views = {n: _view(b) for n, b in bound.items()}
+        return Report(
+            arrays=views,
+            findings=tuple(findings),
+            instructions=facts["instructions"],
+            shared_bytes_touched=facts["shared"],
+            bank_conflicts=BankConflicts(
+                facts["load_wavefronts"], facts["load_extra"], facts["store_wavefronts"], facts["store_extra"]
+            ),
+            active_lanes=facts["lanes"] / (32 * facts["steps"]) if facts["steps"] else 1.0,
+            covered_lines=frozenset(facts["covered"]),
+            all_lines=frozenset(facts["lines"]),
+            covered_ptx_lines=frozenset(facts["ptx_lines"]),
+            steps=facts["steps"],
+            seconds=time.perf_counter() - start,
+            stopped=facts["stopped"],
+        )
+
+    def _resident(self) -> int:
+        """Clusters that can be resident at once."""
+        counts = []
+        for step in self.plan.kernels:
+            size = int(np.prod(step.cluster))
+            blocks = DEFAULT_RESIDENT_BLOCKS
+            if self.device is not None:
+                d = self.device
+                shared = step.shared_bytes + d.shared_reserved_per_block
+                blocks = d.sm_count * max(
+                    1, min(d.blocks_per_sm, d.threads_per_sm // step.threads, d.shared_bytes_per_sm // shared)
+                )
+            counts.append(max(1, blocks // size))
+        return min(counts)
+
+    # ---- memory
+    def _bind(self, handle: int) -> dict[str, _Bound]:
+        bound: dict[str, _Bound] = {}
+        given = dict(self.arrays)
+        for name, array in given.items():
+            if name not in BUFFERS:
+                raise InvalidInput("emulated buffer", name, f"is not one of {BUFFERS}")
+            if not isinstance(array, np.ndarray):
+                raise InvalidInput(f"emulated buffer {name!r}", type(array).__name__, "is not a numpy array")
+        order = sorted(given, key=lambda n: n != "out")  # `out` first: c may alias it
+        for name in order:
+            if name == "c" and "out" in bound and np.may_share_memory(given["c"], given["out"]):
+                out = bound["out"]
+                shift = _address(given["c"]) - _address(given["out"])
+                if shift == 0 and _span(given["c"]) <= out.data.size:
+                    bound[name] = _Bound(out.index, out.data, out.address, given["c"])
+                    continue
+            array = given[name]
+            data = _bytes(array)
+            writable = name in WRITABLE or "out" not in given  # a run without `out` has no notion of inputs
+            bound[name] = self._add(handle, len(bound), name, data, writable, False, _offset(array), array)
+        if "workspace" not in bound and self.plan.workspace_bytes:
+            size = self.plan.workspace_bytes
+            zeroed = self.plan.workspace_zeroed
+            data = np.zeros(size, np.uint8)
+            if not zeroed:
+                data[:] = np.random.default_rng(self.seed).integers(0, 256, size, np.uint8) | 0x80
+            bound["workspace"] = self._add(handle, len(bound), "workspace", data, True, not zeroed, 0, None)
+        return bound
+
+    def _add(
+        self,
+        handle: int,
+        index: int,
+        name: str,
+        data: np.ndarray,
+        writable: bool,
+        track: bool,
+        offset: int,
+        like: np.ndarray | None,
+    ) -> _Bound:
+        if self.alignment is not None:
+            offset = self.alignment % 256
+        address = self.library.emu_buffer(
+            handle, index, name.encode(), data.ctypes.data, data.size, writable | track << 1, offset
+        )
+        return _Bound(index, data, address, like)
+
+    def _memset(self, handle: int, step: MemsetStep, bound: dict[str, _Bound]) -> bool:
+        target = self._buffer(step.buffer, bound, "memset")
+        if step.offset + step.nbytes > target.data.size:
+            self.findings.append(
+                Finding(
+                    "bounds",
+                    f"the plan's memset of {step.nbytes} bytes at byte {step.offset} leaves "
+                    f"buffer `{step.buffer}` ({target.data.size} bytes).",
+                )
+            )
+            return True
+        target.data[step.offset : step.offset + step.nbytes] = step.value
+        self.library.emu_mark_written(handle, target.index, step.offset, step.nbytes)
+        return False
+
+    # ---- launches
+    def _launch(self, handle: int, step: KernelStep, bound: dict[str, _Bound]) -> bool:
+        offsets, sizes, total = (ctypes.c_int * 256)(), (ctypes.c_int * 256)(), ctypes.c_int()
+        count = self.library.emu_params(
+            self.module._handle, step.kernel.encode(), offsets, sizes, 256, ctypes.byref(total)
+        )
+        if count < 0:
+            raise EmulationError(f"the module has no kernel {step.kernel!r}; it has: {', '.join(self.module.kernels)}")
+        if count != len(step.args):
+            raise EmulationError(f"kernel {step.kernel!r} takes {count} arguments, the plan gives {len(step.args)}")
+        params = np.zeros(max(total.value, 1), np.uint8)
+        for k, arg in enumerate(step.args):
+            raw = self._argument(handle, step, arg, bound)
+            if raw is None:
+                return True
+            if len(raw) != sizes[k]:
+                raise EmulationError(
+                    f"argument {k} of kernel {step.kernel!r} has {sizes[k]} bytes, the plan gives {len(raw)}"
+                )
+            params[offsets[k] : offsets[k] + len(raw)] = np.frombuffer(raw, np.uint8)
+        u3 = ctypes.c_uint32 * 3
+        stopped = self.library.emu_launch(
+            handle,
+            step.kernel.encode(),
+            u3(*step.grid),
+            u3(*step.block),
+            u3(*step.cluster),
+            step.shared_bytes,
+            params.ctypes.data,
+            total.value,
+        )
+        return bool(stopped)
+
+    def _argument(self, handle: int, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes | None:
+        if isinstance(arg, ScalarArg):
+            value = arg.value if arg.value is not None else self.scalars.get(arg.name)
+            if value is None:
+                raise InvalidInput(f"run-time scalar {arg.name!r}", None, "has no value", "pass it in `scalars`")
+            return np.asarray(value).astype(_CTYPES[arg.ctype]).tobytes()
+        buffer = self._buffer(arg.buffer, bound, f"kernel {step.kernel!r}")
+        address = buffer.address + arg.offset
+        if isinstance(arg, BufferArg):
+            return address.to_bytes(8, "little")
+        assert isinstance(arg, TensorMapArg)
+        broken = tensor_map.broken_rules(arg, address, buffer.data.size - arg.offset)
+        if broken:
+            self.findings.append(
+                Finding(
+                    "tensor_map",
+                    f"kernel {step.kernel}: the tensor map of buffer `{arg.buffer}` is not legal: {'; '.join(broken)}.",
+                    step.kernel,
+                )
+            )
+            return None
+        numbers = tensor_map.pack(
+            arg, buffer.index, address, self.library.emu_type(tensor_map.ELEMENT[arg.dtype].encode())
+        )
+        index = self.library.emu_tensor_map(handle, (ctypes.c_int64 * len(numbers))(*numbers))
+        if index < 0:
+            raise EmulationError("a plan has more than 64 tensor maps")
+        return _MAGIC.to_bytes(8, "little") + index.to_bytes(8, "little") + bytes(112)
+
+    def _buffer(self, name: str, bound: dict[str, _Bound], what: str) -> _Bound:
+        if name not in bound:
+            raise InvalidInput(
+                f"array {name!r}", None, f"is missing although {what} of the plan uses it", "pass it in `arrays`"
+            )
+        return bound[name]
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _span(array: np.ndarray) -> int:
+    """Bytes from the first to the end of the last element."""
+    if array.size == 0:
+        return 0
+    return sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """A copy of everything between the first and the last element, padding of strided views included."""
+    if any(s < 0 for s in array.strides):
+        raise InvalidInput("emulated buffer", array.strides, "has a negative stride", "pass a copy")
+    if not array.size:
+        return np.zeros(0, np.uint8)
+    raw = (ctypes.c_ubyte * _span(array)).from_address(_address(array))
+    return np.frombuffer(raw, np.uint8).copy()
+
+
+def _offset(array: np.ndarray) -> int:
+    """Where a view starts in the array that owns its memory, modulo 256: device allocations are aligned to 256 bytes."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return (_address(array) - _address(owner)) % 256
+
+
+def _view(b: _Bound) -> np.ndarray:
+    if b.like is None:
+        return b.data
+    if b.like.size == 0:
+        return b.like.copy()
+    return np.ndarray(b.like.shape, b.like.dtype, b.data.data, 0, b.like.strides)
+
+
+__all__ = ["Module", "compile_ptx", "is_ptx"]

@@ -1,0 +1,771 @@
+// PTX text -> Module: comments, directives, scopes, registers, labels, and the Decoder that hands statements to the
+// decode functions. Nothing is skipped silently: a directive, modifier or operand nobody asked for is an error.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "decoder.hpp"
+
+namespace emu {
+
+namespace {
+
+struct TypeName { const char* name; Type type; int size; };
+const TypeName kTypes[] = {
+    {"u8", Type::U8, 1}, {"s8", Type::S8, 1}, {"b8", Type::B8, 1}, {"u16", Type::U16, 2}, {"s16", Type::S16, 2},
+    {"b16", Type::B16, 2}, {"u32", Type::U32, 4}, {"s32", Type::S32, 4}, {"b32", Type::B32, 4}, {"u64", Type::U64, 8},
+    {"s64", Type::S64, 8}, {"b64", Type::B64, 8}, {"f16", Type::F16, 2}, {"bf16", Type::BF16, 2}, {"f32", Type::F32, 4},
+    {"f64", Type::F64, 8}, {"pred", Type::Pred, 1}, {"f16x2", Type::F16x2, 4}, {"bf16x2", Type::BF16x2, 4},
+    {"tf32", Type::TF32, 4}, {"e4m3", Type::E4M3, 1}, {"e5m2", Type::E5M2, 1}, {"e4m3x2", Type::E4M3x2, 2},
+    {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}};
+
+string trim(const string& s) {
+  size_t a = s.find_first_not_of(" \t\r\n"), b = s.find_last_not_of(" \t\r\n");
+  return a == string::npos ? "" : s.substr(a, b - a + 1);
+}
+
+// Split at c outside brackets.
+vector<string> split(const string& s, char c) {
+  vector<string> out;
+  string current;
+  int depth = 0;
+  for (char ch : s) {
+    if (ch == '{' || ch == '[' || ch == '(') ++depth;
+    if (ch == '}' || ch == ']' || ch == ')') --depth;
+    if (ch == c && depth == 0) out.push_back(trim(current)), current.clear();
+    else current += ch;
+  }
+  if (!trim(current).empty() || !out.empty()) out.push_back(trim(current));
+  return out;
+}
+
+vector<string> words(const string& s) {
+  vector<string> out;
+  string current;
+  for (char ch : s + " ") {
+    if (!isspace((unsigned char)ch)) current += ch;
+    else if (!current.empty()) out.push_back(current), current.clear();
+  }
+  return out;
+}
+
+bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
+
+std::unordered_map<string, DecodeFn>& opcode_table() {
+  static std::unordered_map<string, DecodeFn> table;
+  return table;
+}
+
+}  // namespace
+
+int type_size(Type t) {
+  for (auto& k : kTypes) if (k.type == t) return k.size;
+  return 0;
+}
+Type type_from_name(const string& name) {
+  for (auto& k : kTypes) if (name == k.name) return k.type;
+  return Type::None;
+}
+void register_opcode(const char* name, DecodeFn fn) { opcode_table()[name] = fn; }
+DecodeFn find_opcode(const string& name) {
+  static bool once = [] {
+    register_arithmetic(), register_conversion(), register_warp(), register_memory(), register_async();
+    register_tensor(), register_control();
+    return true;
+  }();
+  (void)once;
+  auto it = opcode_table().find(name);
+  return it == opcode_table().end() ? nullptr : it->second;
+}
+
+class Parser {
+ public:
+  explicit Parser(Module& m) : module_(m) {}
+  void parse(const string& text);
+
+  Kernel* kernel = nullptr;
+  [[noreturn]] void fail(const string& why) const { throw LoadError(why, line_); }
+  int allocate(int width) {
+    int slot = kernel->register_bytes;
+    kernel->register_bytes += width == 8 ? 256 : width == 1 ? 64 : 128;
+    return slot;
+  }
+  int constant(u64 value, int width) {
+    auto key = std::make_pair(value, width);
+    auto it = constants_.find(key);
+    if (it != constants_.end()) return it->second;
+    int slot = allocate(width);
+    kernel->constants.push_back({slot, value, width});
+    return constants_[key] = slot;
+  }
+  int special(const string& name, int width) {
+    auto key = std::make_pair(name, width);
+    auto it = specials_.find(key);
+    if (it != specials_.end()) return it->second;
+    int slot = allocate(width);
+    kernel->specials.push_back({slot, name, width});
+    return specials_[key] = slot;
+  }
+  struct Register { int slot, width; };
+  Register* find_register(const string& name);
+  Operand operand(string text);
+  int symbol_slot(const string& name, int width);
+
+ private:
+  struct Scope {
+    int id;
+    std::unordered_map<string, Register> registers;
+    std::unordered_map<string, int> families;   // `%r<100>`: name without number -> width
+  };
+  struct SharedVariable { u32 size, align; bool dynamic; };
+  struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
+
+  Module& module_;
+  int line_ = 1, file_ = 0, cuda_line_ = 0, scope_count_ = 0;
+  vector<Scope> scopes_;
+  std::map<std::pair<int, string>, int> labels_;
+  std::map<string, vector<string>> branch_targets_;
+  vector<Fixup> fixups_;
+  std::map<std::pair<u64, int>, int> constants_;
+  std::map<std::pair<string, int>, int> specials_;
+  std::map<string, SharedVariable> shared_;         // declared, module-wide names
+  std::map<string, u32> shared_offset_;             // placed in this kernel
+  std::map<string, u32> local_offset_;
+  std::unordered_map<string, int> opcode_index_;
+
+  void strip_comments(const string& text, string& out);
+  void entry(const string& s, size_t& p);
+  void entry_directives(const string& text);
+  void body(const string& s, size_t& p);
+  void declaration(const string& statement);
+  void statement(const string& text);
+  void loc(const string& text);
+  void file_directive(const string& text);
+  u32 number(const string& s) { return u32(strtoul(s.c_str(), nullptr, 0)); }
+};
+
+Parser::Register* Parser::find_register(const string& name) {
+  for (size_t i = scopes_.size(); i-- > 0;) {
+    auto& scope = scopes_[i];
+    auto it = scope.registers.find(name);
+    if (it != scope.registers.end()) {
+      if (it->second.slot < 0) it->second.slot = allocate(it->second.width);
+      return &it->second;
+    }
+    size_t end = name.size();
+    while (end && isdigit((unsigned char)name[end - 1])) --end;
+    if (end == name.size()) continue;
+    auto family = scope.families.find(name.substr(0, end));
+    if (family != scope.families.end()) {
+      int width = family->second;
+      return &(scope.registers[name] = {allocate(width), width});
+    }
+  }
+  return nullptr;
+}
+
+Operand Parser::operand(string text) {
+  text = trim(text);
+  Operand o;
+  o.text = text;
+  if (text.empty()) fail("empty operand");
+  if (text == "_") return o;
+  if (text[0] == '!') {
+    o = operand(text.substr(1));
+    o.negated = true;
+    return o;
+  }
+  if (text[0] == '{') {
+    o.kind = Operand::Vector;
+    for (auto& part : split(text.substr(1, text.rfind('}') - 1), ',')) o.parts.push_back(operand(part));
+    return o;
+  }
+  if (text[0] == '[') {
+    auto parts = split(text.substr(1, text.rfind(']') - 1), ',');
+    string base = parts[0];
+    size_t sign = base.find_first_of("+-", 1);
+    s64 offset = 0;
+    if (sign != string::npos) {
+      offset = strtoll(trim(base.substr(sign + 1)).c_str(), nullptr, 0);
+      if (base[sign] == '-') offset = -offset;
+      base = trim(base.substr(0, sign));
+    }
+    Operand inner = operand(base);
+    if (inner.kind == Operand::Immediate) offset += s64(inner.imm);
+    o = inner;
+    o.parts.clear();
+    for (size_t i = 1; i < parts.size(); ++i) o.parts.push_back(operand(parts[i]));
+    o.offset = offset;
+    o.text = text;
+    return o;
+  }
+  if (isdigit((unsigned char)text[0]) || text[0] == '-' || text[0] == '+') {
+    o.kind = Operand::Immediate;
+    bool hex_float = text.size() > 2 && text[0] == '0' && strchr("fFdD", text[1]);
+    if (hex_float) {
+      bool wide = tolower(text[1]) == 'd';
+      if (text.size() != (wide ? 18u : 10u)) fail("malformed floating-point literal " + text);
+      o.imm = strtoull(text.c_str() + 2, nullptr, 16);
+      o.is_float = true;
+      o.width = wide ? 8 : 4;
+    } else if (text.find('.') != string::npos) {
+      double d = strtod(text.c_str(), nullptr);
+      memcpy(&o.imm, &d, 8);
+      o.is_float = true;
+      o.width = 8;
+    } else {
+      char* end = nullptr;
+      o.imm = text[0] == '-' ? u64(strtoll(text.c_str(), &end, 0)) : strtoull(text.c_str(), &end, 0);
+      if (*end == 'U') ++end;
+      if (*end) fail("malformed number " + text);
+    }
+    return o;
+  }
+  if (Register* r = find_register(text)) {
+    o.kind = Operand::Register;
+    o.slot = r->slot;
+    o.width = r->width;
+    return o;
+  }
+  o.kind = Operand::Symbol;
+  o.symbol = text;
+  return o;
+}
+
+// The address of a variable, or the value of a special register, in a preloaded slot.
+int Parser::symbol_slot(const string& name, int width) {
+  if (name[0] == '%') return special(name, width);
+  if (name == "WARP_SZ") return constant(32, width);
+  auto shared = shared_.find(name);
+  if (shared != shared_.end()) {
+    auto& v = shared->second;
+    if (v.dynamic) {
+      kernel->dynamic_align = std::max(kernel->dynamic_align, v.align);
+      return special("dynamic shared", width);
+    }
+    if (!shared_offset_.count(name)) {
+      kernel->static_shared = (kernel->static_shared + v.align - 1) & ~(v.align - 1);
+      shared_offset_[name] = kSharedStart + kernel->static_shared;
+      kernel->static_shared += v.size;
+    }
+    return constant(shared_offset_[name], width);
+  }
+  for (auto& p : kernel->params) if (p.name == name) return constant(kParamWindow + u64(p.offset), 8);
+  auto global = module_.globals.find(name);
+  if (global != module_.globals.end())
+    return constant(u64(kFirstGlobalVariable + global->second.index + 1) << kWindowBits, 8);
+  auto local = local_offset_.find(name);
+  if (local != local_offset_.end()) return constant(local->second, width);
+  fail("unknown name " + name);
+}
+
+// .reg, .shared, .local, .global, .const declarations
+void Parser::declaration(const string& statement) {
+  vector<string> w = words(statement);
+  if (w[0] == ".reg") {
+    Type t = w.size() > 2 ? type_from_name(w[1].substr(1)) : Type::None;
+    if (t == Type::None || t == Type::B128) fail("unsupported register declaration " + statement);
+    int width = t == Type::Pred ? 1 : type_size(t) == 8 ? 8 : 4;
+    string rest;
+    for (size_t i = 2; i < w.size(); ++i) rest += w[i];
+    for (auto& name : split(rest, ',')) {
+      size_t bracket = name.find('<');
+      if (bracket != string::npos) scopes_.back().families[name.substr(0, bracket)] = width;
+      else scopes_.back().registers[name] = {-1, width};
+    }
+    return;
+  }
+  bool external = false;
+  string space, rest;
+  u32 align = 1;
+  Type type = Type::None;
+  size_t i = 0;
+  for (; i < w.size() && w[i][0] == '.'; ++i) {
+    const string& k = w[i];
+    if (k == ".extern") external = true;
+    else if (k == ".visible" || k == ".weak" || k == ".common") continue;
+    else if (k == ".align") align = number(w[++i]);
+    else if (k == ".shared" || k == ".global" || k == ".const" || k == ".local") space = k;
+    else if (type_from_name(k.substr(1)) != Type::None) type = type_from_name(k.substr(1));
+    else fail("unsupported directive " + k);
+  }
+  if (space.empty() || type == Type::None) fail("unsupported declaration " + statement);
+  for (; i < w.size(); ++i) rest += w[i];
+  string initial;
+  size_t equals = rest.find('=');
+  if (equals != string::npos) initial = rest.substr(equals + 1), rest = rest.substr(0, equals);
+  u32 element = u32(type_size(type)), size = element;
+  bool empty_brackets = false;
+  size_t bracket = rest.find('[');
+  string name = rest.substr(0, bracket);
+  while (bracket != string::npos) {
+    u32 n = number(rest.substr(bracket + 1));
+    empty_brackets |= rest[bracket + 1] == ']';
+    size *= n;
+    bracket = rest.find('[', bracket + 1);
+  }
+  align = std::max(align, element);
+  if (space == ".shared") {
+    shared_[name] = {size, align, external || empty_brackets};
+  } else if (space == ".local") {
+    if (!kernel) fail("a .local variable outside a kernel");
+    kernel->local_bytes = (kernel->local_bytes + align - 1) & ~(align - 1);
+    local_offset_[name] = kernel->local_bytes;
+    kernel->local_bytes += size;
+  } else {
+    if (external) fail("external variable " + name + " cannot be linked");
+    GlobalVariable v{vector<u8>(size, 0), align, space == ".const", int(module_.globals.size())};
+    if (kFirstGlobalVariable + v.index >= kMaxBuffers) fail("too many .global variables");
+    if (!initial.empty()) {
+      string list = initial[0] == '{' ? initial.substr(1, initial.rfind('}') - 1) : initial;
+      size_t at = 0;
+      for (auto& item : split(list, ',')) {
+        Operand value = operand(item);
+        if (value.kind != Operand::Immediate || at + element > size) fail("unsupported initialiser of " + name);
+        memcpy(v.initial.data() + at, &value.imm, element);
+        at += element;
+      }
+    }
+    module_.globals.emplace(name, std::move(v));
+  }
+}
+
+void Parser::statement(const string& text) {
+  string s = text;
+  Instr i;
+  i.line = line_, i.file = file_, i.cuda_line = cuda_line_;
+  if (s[0] == '@') {
+    size_t end = s.find_first_of(" \t\n");
+    string guard = s.substr(1, end - 1);
+    if (guard[0] == '!') i.guard_negated = true, guard = guard.substr(1);
+    Register* r = find_register(guard);
+    if (!r || r->width != 1) fail("unknown predicate " + guard);
+    i.guard = r->slot;
+    s = trim(s.substr(end));
+  }
+  size_t end = s.find_first_of(" \t\n");
+  string opcode = s.substr(0, end);
+  vector<string> args = end == string::npos ? vector<string>() : split(trim(s.substr(end)), ',');
+  Decoder d(*this, opcode, args, line_);
+  DecodeFn decode = find_opcode(d.name());
+  if (!decode) fail("unsupported instruction " + opcode);
+  auto known = opcode_index_.find(opcode);
+  if (known == opcode_index_.end()) {
+    known = opcode_index_.emplace(opcode, int(module_.opcodes.size())).first;
+    module_.opcodes.push_back(opcode);
+  }
+  i.opcode = known->second;
+  decode(d, i);
+  if (i.flow == Flow::Branch || i.flow == Flow::BranchIndex) {
+    Fixup f{int(kernel->code.size()), {d.text()}, {}};
+    d.skip();
+    if (i.flow == Flow::BranchIndex) {
+      auto it = branch_targets_.find(f.labels[0]);
+      if (it == branch_targets_.end()) fail("unknown branch target list " + f.labels[0]);
+      f.labels = it->second;
+    }
+    for (auto& scope : scopes_) f.scopes.push_back(scope.id);
+    fixups_.push_back(f);
+  }
+  d.finish();
+  if (i.flow == Flow::Plain && !i.run) fail("unsupported instruction " + opcode);
+  kernel->code.push_back(std::move(i));
+}
+
+// .loc file line column[, function_name label, inlined_at file line column]: the outermost place is what a reader of the
+// kernel's own text can find; a helper inlined into it is named by the PTX line.
+void Parser::loc(const string& text) {
+  int file = 0, line = 0;
+  sscanf(text.c_str() + 4, "%d %d", &file, &line);
+  size_t at = text.find("inlined_at");
+  if (at != string::npos) sscanf(text.c_str() + at + 10, "%d %d", &file, &line);
+  file_ = file, cuda_line_ = line;
+}
+
+void Parser::file_directive(const string& text) {
+  int n = atoi(text.c_str() + 5);
+  size_t a = text.find('"'), b = text.rfind('"');
+  if (a != b) {
+    string name = text.substr(a + 1, b - a - 1);
+    module_.files[n] = name.substr(name.rfind('/') + 1);
+  }
+}
+
+void Parser::body(const string& s, size_t& p) {
+  scopes_.assign(1, {scope_count_++, {}, {}});
+  labels_.clear(), fixups_.clear(), constants_.clear(), specials_.clear(), shared_offset_.clear();
+  local_offset_.clear(), branch_targets_.clear();
+  string pending_label;
+  while (p < s.size()) {
+    char c = s[p];
+    if (c == '\n') { ++line_, ++p; continue; }
+    if (isspace((unsigned char)c)) { ++p; continue; }
+    if (c == '{') { scopes_.push_back({scope_count_++, {}, {}}); ++p; continue; }
+    if (c == '}') {
+      ++p;
+      if (scopes_.size() == 1) break;
+      scopes_.pop_back();
+      continue;
+    }
+    size_t q = p;
+    while (q < s.size() && is_name_char(s[q])) ++q;
+    if (q > p && s[q] == ':' && s[q + 1] != ':') {
+      pending_label = s.substr(p, q - p);
+      labels_[{scopes_.back().id, pending_label}] = int(kernel->code.size());
+      p = q + 1;
+      continue;
+    }
+    if (s.compare(p, 4, ".loc") == 0 && isspace((unsigned char)s[p + 4])) {
+      size_t end = s.find('\n', p);
+      loc(s.substr(p, end - p));
+      p = end;
+      continue;
+    }
+    size_t end = s.find(';', p);
+    if (end == string::npos) fail("a statement without ';'");
+    string text = trim(s.substr(p, end - p));
+    if (text.compare(0, 14, ".branchtargets") == 0) branch_targets_[pending_label] = split(trim(text.substr(14)), ',');
+    else if (text.compare(0, 7, ".pragma") == 0) {}   // unrolling hints only
+    else if (!text.empty() && text[0] == '.') declaration(text);
+    else if (!text.empty()) statement(text);
+    line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+    p = end + 1;
+  }
+  for (auto& f : fixups_) {
+    Instr& i = kernel->code[size_t(f.pc)];
+    for (auto& label : f.labels) {
+      int target = -1;
+      for (size_t k = f.scopes.size(); k-- > 0 && target < 0;) {
+        auto it = labels_.find({f.scopes[k], label});
+        if (it != labels_.end()) target = it->second;
+      }
+      if (target < 0) throw LoadError("unknown label " + label, i.line);
+      i.target = target;
+      if (i.flow == Flow::BranchIndex) i.regs.push_back(target);
+    }
+  }
+  Instr last;
+  last.flow = Flow::Return, last.line = line_, last.file = file_, last.cuda_line = cuda_line_;
+  last.opcode = opcode_index_.emplace("ret", int(module_.opcodes.size())).first->second;
+  if (size_t(last.opcode) == module_.opcodes.size()) module_.opcodes.push_back("ret");
+  kernel->code.push_back(last);
+}
+
+void Parser::entry_directives(const string& text) {
+  vector<string> w = words(text);
+  auto triple = [&](size_t& i, int* out) {
+    string list;
+    while (i + 1 < w.size() && w[i + 1][0] != '.') list += w[++i];
+    out[0] = out[1] = out[2] = 1;
+    auto numbers = split(list, ',');
+    for (size_t k = 0; k < numbers.size() && k < 3; ++k) out[k] = int(number(numbers[k]));
+  };
+  for (size_t i = 0; i < w.size(); ++i) {
+    if (w[i] == ".maxntid" || w[i] == ".reqntid") {
+      int n[3];
+      bool exact = w[i] == ".reqntid";
+      triple(i, n);
+      kernel->max_threads = n[0] * n[1] * n[2];
+      if (exact) std::copy(n, n + 3, kernel->required_threads);
+    } else if (w[i] == ".minnctapersm") kernel->min_blocks = int(number(w[++i]));
+    else if (w[i] == ".maxnreg") kernel->max_registers = int(number(w[++i]));
+    else if (w[i] == ".reqnctapercluster") triple(i, kernel->required_cluster);
+    else if (w[i] == ".maxclusterrank") ++i;
+    else if (w[i] == ".explicitcluster") continue;
+    else fail("unsupported kernel directive " + w[i]);
+  }
+}
+
+void Parser::entry(const string& s, size_t& p) {
+  size_t name_at = s.find(".entry", p) + 6;
+  size_t open = s.find_first_of("({", name_at), close = open;
+  string name = trim(s.substr(name_at, open - name_at));
+  kernel = &module_.kernels[name];
+  kernel->name = name;
+  int offset = 0;
+  if (s[open] == '(') {
+    close = s.find(')', open);
+    for (auto& text : split(s.substr(open + 1, close - open - 1), ',')) {
+      vector<string> w = words(text);
+      Type t = Type::None;
+      int align = 0, count = 1;
+      string param = w.back();
+      for (size_t i = 0; i + 1 < w.size(); ++i) {
+        if (w[i] == ".align") align = int(number(w[++i]));
+        else if (w[i] == ".param" || w[i] == ".ptr" || w[i] == ".global") continue;
+        else if (type_from_name(w[i].substr(1)) != Type::None) t = type_from_name(w[i].substr(1));
+        else fail("unsupported parameter attribute " + w[i]);
+      }
+      size_t bracket = param.find('[');
+      if (bracket != string::npos) count = int(number(param.substr(bracket + 1))), param = param.substr(0, bracket);
+      int size = type_size(t);
+      if (!size) fail("unsupported parameter " + text);
+      align = std::max(align, size);
+      offset = (offset + align - 1) / align * align;
+      kernel->params.push_back({param, offset, size * count});
+      offset += size * count;
+    }
+    ++close;
+  }
+  kernel->param_bytes = offset;
+  size_t brace = s.find('{', close);
+  entry_directives(s.substr(close, brace - close));
+  line_ += int(std::count(s.begin() + long(p), s.begin() + long(brace), '\n'));
+  p = brace + 1;
+  body(s, p);
+  kernel = nullptr;
+}
+
+void Parser::strip_comments(const string& t, string& out) {
+  for (size_t i = 0; i < t.size(); ++i) {
+    if (t[i] == '/' && t[i + 1] == '/') {
+      while (i < t.size() && t[i] != '\n') ++i;
+      out += '\n';
+    } else if (t[i] == '/' && t[i + 1] == '*') {
+      for (i += 2; i + 1 < t.size() && !(t[i] == '*' && t[i + 1] == '/'); ++i) if (t[i] == '\n') out += '\n';
+      ++i;
+    } else if (t[i]) {
+      out += t[i];
+    }
+  }
+}
+
+void Parser::parse(const string& text) {
+  string s;
+  s.reserve(text.size());
+  strip_comments(text, s);
+  size_t start = 0;
+  for (size_t e; (e = s.find('\n', start)) != string::npos; start = e + 1) module_.lines.push_back(trim(s.substr(start, e - start)));
+  module_.lines.push_back(trim(s.substr(start)));
+  for (size_t at = 0; (at = s.find(".file", at)) != string::npos; ++at) file_directive(s.substr(at, s.find('\n', at) - at));
+  size_t p = 0;
+  while (p < s.size()) {
+    if (s[p] == '\n') { ++line_, ++p; continue; }
+    if (isspace((unsigned char)s[p])) { ++p; continue; }
+    size_t newline = std::min(s.find('\n', p), s.size());
+    string line = s.substr(p, newline - p);
+    string word = words(line).empty() ? "" : words(line)[0];
+    if (word == ".file" || word == ".version" || word == ".target" || word == ".address_size") {
+      p = newline;
+    } else if (word == ".section") {   // debug information
+      size_t end = s.find('}', p);
+      if (end == string::npos) fail("unterminated .section");
+      line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+      p = end + 1;
+    } else if (line.find(".entry") != string::npos) {
+      entry(s, p);
+    } else if (line.find(".func") != string::npos) {
+      size_t semicolon = s.find(';', p), brace = s.find('{', p);
+      if (word != ".extern" || brace < semicolon) fail("device functions that are not inlined (.func) are not supported");
+      line_ += int(std::count(s.begin() + long(p), s.begin() + long(semicolon), '\n'));
+      p = semicolon + 1;
+    } else {
+      size_t end = s.find(';', p);
+      if (end == string::npos) fail("a statement without ';'");
+      declaration(trim(s.substr(p, end - p)));
+      line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+      p = end + 1;
+    }
+  }
+  if (module_.kernels.empty()) throw LoadError("the PTX text holds no .entry", 1);
+}
+
+std::unique_ptr<Module> parse_module(const string& ptx) {
+  auto module = std::make_unique<Module>();
+  Parser(*module).parse(ptx);
+  return module;
+}
+
+// ------------------------------------------------------------------------------------------------- Decoder
+
+Decoder::Decoder(Parser& parser, const string& opcode, vector<string> args, int line)
+    : parser_(parser), opcode_(opcode), args_(std::move(args)), line_(line) {
+  string current;   // split at single dots: `shared::cta` stays one modifier
+  for (char c : opcode + ".") {
+    if (c == '.') mods_.push_back(current), current.clear();
+    else current += c;
+  }
+  used_.assign(mods_.size(), false);
+  used_[0] = true;
+}
+
+void Decoder::refuse(const string& why) const { throw LoadError(opcode_ + ": " + why, line_); }
+Kernel& Decoder::kernel() { return *parser_.kernel; }
+
+bool Decoder::take(const char* modifier) {
+  for (size_t i = 1; i < mods_.size(); ++i) {
+    if (!used_[i] && mods_[i] == modifier) return used_[i] = true;
+  }
+  return false;
+}
+void Decoder::require(const char* modifier) {
+  if (!take(modifier)) refuse(string("modifier .") + modifier + " is missing");
+}
+int Decoder::choose(std::initializer_list<const char*> names, int absent) {
+  int k = 0;
+  for (const char* name : names) {
+    if (take(name)) return k;
+    ++k;
+  }
+  if (absent < 0) {
+    string all;
+    for (const char* name : names) all += string(" .") + name;
+    refuse("none of the supported modifiers is present:" + all);
+  }
+  return absent;
+}
+Type Decoder::maybe_type() {
+  for (; next_type_ < mods_.size(); ++next_type_) {
+    if (used_[next_type_]) continue;
+    Type t = type_from_name(mods_[next_type_]);
+    if (t == Type::None) continue;
+    used_[next_type_] = true;
+    return t;
+  }
+  return Type::None;
+}
+Type Decoder::type() {
+  Type t = maybe_type();
+  if (t == Type::None) refuse("a type is missing");
+  return t;
+}
+Type Decoder::type_in(std::initializer_list<Type> allowed) {
+  Type t = type();
+  for (Type a : allowed) if (a == t) return t;
+  refuse("type is not supported");
+}
+string Decoder::modifier_starting(const char* prefix) {
+  for (size_t i = 1; i < mods_.size(); ++i) {
+    if (!used_[i] && mods_[i].compare(0, strlen(prefix), prefix) == 0) {
+      used_[i] = true;
+      return mods_[i];
+    }
+  }
+  return "";
+}
+Space Decoder::space(Space absent) {
+  static const std::pair<const char*, Space> names[] = {
+      {"global", Space::Global}, {"shared", Space::Shared}, {"shared::cta", Space::Shared},
+      {"shared::cluster", Space::Shared}, {"local", Space::Local}, {"param", Space::Param},
+      {"param::entry", Space::Param}, {"const", Space::Const}};
+  for (auto& n : names) if (take(n.first)) return n.second;
+  return absent;
+}
+
+Operand Decoder::parse(const string& text) { return parser_.operand(text); }
+Operand Decoder::operand() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return parser_.operand(args_[next_++]);
+}
+Operand Decoder::peek() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return parser_.operand(args_[next_]);
+}
+
+int Decoder::slot_of(const Operand& o, int width) {
+  switch (o.kind) {
+    case Operand::Register:
+      if (o.width == 1 || (width == 8) != (o.width == 8)) refuse("register " + o.text + " has the wrong width");
+      return o.slot;
+    case Operand::Immediate: {
+      if (!o.is_float || o.width == width) return parser_.constant(width == 8 ? o.imm : u32(o.imm), width);
+      if (o.width == 8) {   // a double literal used as float
+        double d;
+        memcpy(&d, &o.imm, 8);
+        float f = float(d);
+        u32 bits;
+        memcpy(&bits, &f, 4);
+        return parser_.constant(bits, width);
+      }
+      refuse("literal " + o.text + " has the wrong width");
+    }
+    case Operand::Symbol: return parser_.symbol_slot(o.symbol, width);
+    default: refuse("operand " + o.text + " is not supported here");
+  }
+}
+int Decoder::destination(int width) {
+  Operand o = operand();
+  if (o.kind == Operand::Absent) return -1;
+  if (o.kind != Operand::Register || o.width == 1 || (width == 8) != (o.width == 8))
+    refuse("destination " + o.text + " has the wrong kind or width");
+  return o.slot;
+}
+int Decoder::source(int width) { return slot_of(operand(), width); }
+int Decoder::predicate(bool* negated) {
+  Operand o = operand();
+  if (o.kind == Operand::Immediate && !o.negated) return parser_.constant(o.imm ? ~0u : 0u, 1);
+  if (o.kind != Operand::Register || o.width != 1) refuse("operand " + o.text + " is not a predicate");
+  if (o.negated && !negated) refuse("a negated predicate is not supported here");
+  if (negated) *negated = o.negated;
+  return o.slot;
+}
+s64 Decoder::immediate() {
+  Operand o = operand();
+  if (o.kind != Operand::Immediate || o.is_float) refuse("operand " + o.text + " is not an integer constant");
+  return s64(o.imm);
+}
+vector<int> Decoder::destinations(int width, int count) {
+  Operand o = operand();
+  vector<int> slots;
+  auto add = [&](const Operand& part) {
+    if (part.kind == Operand::Absent) { slots.push_back(-1); return; }
+    if (part.kind != Operand::Register || part.width == 1 || (width == 8) != (part.width == 8))
+      refuse("destination " + part.text + " has the wrong kind or width");
+    slots.push_back(part.slot);
+  };
+  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
+  else add(o);
+  if (count >= 0 && int(slots.size()) != count)
+    refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
+  return slots;
+}
+vector<int> Decoder::sources(int width, int count) {
+  Operand o = operand();
+  vector<int> slots;
+  if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
+  else slots.push_back(slot_of(o, width));
+  if (count >= 0 && int(slots.size()) != count)
+    refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
+  return slots;
+}
+Address Decoder::address_with_parts(Operand& o) {
+  string raw = next_ < args_.size() ? args_[next_] : "";
+  o = operand();
+  if (raw.empty() || raw[0] != '[') refuse("operand " + raw + " is not an address");
+  Address a;
+  a.offset = o.offset;
+  if (o.kind == Operand::Register) {
+    if (o.width == 1) refuse("a predicate is no address");
+    a.slot = o.slot, a.wide = o.width == 8;
+  } else if (o.kind == Operand::Symbol) {
+    a.slot = parser_.symbol_slot(o.symbol, 8), a.wide = true;
+  }
+  return a;
+}
+Address Decoder::address() {
+  Operand o;
+  Address a = address_with_parts(o);
+  if (!o.parts.empty()) refuse("the address has too many parts");
+  return a;
+}
+int Decoder::position(const char* modifier) const {
+  for (size_t i = 1; i < mods_.size(); ++i) if (mods_[i] == modifier) return int(i);
+  return -1;
+}
+int Decoder::constant(u64 value, int width) { return parser_.constant(value, width); }
+int Decoder::scratch(int width) { return parser_.allocate(width); }
+int Decoder::param_offset(const string& symbol) const {
+  for (auto& p : parser_.kernel->params) if (p.name == symbol) return p.offset;
+  return -1;
+}
+vector<string> Decoder::split_pair() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return split(args_[next_++], '|');
+}
+void Decoder::finish() const {
+  for (size_t i = 0; i < mods_.size(); ++i)
+    if (!used_[i]) refuse("modifier ." + mods_[i] + " is not supported");
+  if (next_ != args_.size()) refuse("operand " + args_[next_] + " is not supported");
+}
+
+}  // namespace emu

@@ -1,0 +1,98 @@
+"""What an emulated run tells: checks that can be switched off, findings, results and counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Which checks report. Without ``bounds``, reads outside a buffer give zero and writes vanish."""
+
+    races: bool = True
+    """Unordered accesses to shared memory."""
+    global_races: bool = True
+    """Unordered accesses to global memory: double writes, missing release/acquire between blocks."""
+    uninitialised: bool = True
+    """Reads of shared memory or workspace that nothing has written."""
+    proxies: bool = True
+    """Missing fence.proxy.async and fence.mbarrier_init."""
+    bounds: bool = True
+    """Accesses outside a buffer (bounds of shared memory are always checked)."""
+    registers: bool = True
+    """The setmaxnreg budget."""
+
+    @property
+    def bits(self) -> int:
+        """The checks as the library takes them."""
+        return sum(getattr(self, f.name) << k for k, f in enumerate(fields(self)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a kernel. ``message`` is a complete sentence; ``count``: how often it was seen.
+
+    ``cuda_line`` is 0 when the PTX has no line information; ``warp`` is -1 when no warp is at fault.
+    """
+
+    kind: str
+    message: str
+    kernel: str = ""
+    cuda_line: int = 0
+    ptx_line: int = 0
+    block: tuple[int, int, int] = (0, 0, 0)
+    warp: int = -1
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" + (f" ({self.count} times)" if self.count > 1 else "")
+
+
+@dataclass(frozen=True)
+class BankConflicts:
+    """Wavefronts that shared memory needed, and how many of them conflicts cost, for loads and stores."""
+
+    load_wavefronts: int = 0
+    load_extra: int = 0
+    store_wavefronts: int = 0
+    store_extra: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of all wavefronts that conflicts cost."""
+        total = self.load_wavefronts + self.store_wavefronts
+        return (self.load_extra + self.store_extra) / total if total else 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """An emulated run of a launch plan.
+
+    ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``instructions``:
+    warp instructions by opcode. ``shared_bytes_touched``: by kernel, the highest byte of dynamic shared memory touched.
+    ``active_lanes``: mean share of lanes that took part. ``covered_lines`` of ``all_lines``: CUDA lines executed;
+    ``covered_ptx_lines`` likewise. ``steps``: warp instructions executed. ``stopped``: a finding ended the run early.
+    """
+
+    arrays: dict[str, np.ndarray]
+    findings: tuple[Finding, ...] = ()
+    instructions: dict[str, int] = field(default_factory=dict)
+    shared_bytes_touched: dict[str, int] = field(default_factory=dict)
+    bank_conflicts: BankConflicts = BankConflicts()
+    active_lanes: float = 1.0
+    covered_lines: frozenset[int] = frozenset()
+    all_lines: frozenset[int] = frozenset()
+    covered_ptx_lines: frozenset[int] = frozenset()
+    steps: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no finding. The results in ``arrays`` are for the caller to compare."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return "no findings" if self.ok else "\n".join(map(str, self.findings))

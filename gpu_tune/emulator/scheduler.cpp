@@ -1,0 +1,704 @@
+// Control flow and scheduling: blocks become resident, warps run in random quanta, divergent lanes are tracked as splits, and
+// whoever waits is woken by what it waits for. When nobody can go on, that is reported as the deadlock it is.
+#include <algorithm>
+
+#include "decoder.hpp"
+#include "machine.hpp"
+
+namespace emu {
+namespace {
+
+constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
+
+// ---- special registers --------------------------------------------------------------------------------------------------------
+bool axis_of(const string& name, const char* prefix, int* axis) {
+  size_t n = strlen(prefix);
+  if (name.compare(0, n, prefix) || name.size() != n + 2 || name[n] != '.' || name[n + 1] < 'x' || name[n + 1] > 'z') return false;
+  *axis = name[n + 1] - 'x';
+  return true;
+}
+u64 special_value(const Machine& m, const Warp& w, const string& n, int lane) {
+  u32 t = u32(w.id) * 32 + u32(lane);
+  const u32 *b = m.block, *g = m.grid, *c = m.cluster_dims;
+  int a = 0;
+  if (axis_of(n, "%tid", &a)) return a == 0 ? t % b[0] : a == 1 ? t / b[0] % b[1] : t / b[0] / b[1];
+  if (axis_of(n, "%ntid", &a)) return b[a];
+  if (axis_of(n, "%ctaid", &a)) return w.cta->index[a];
+  if (axis_of(n, "%nctaid", &a)) return g[a];
+  if (axis_of(n, "%cluster_ctaid", &a)) return w.cta->index[a] % c[a];
+  if (axis_of(n, "%cluster_nctaid", &a)) return c[a];
+  if (axis_of(n, "%clusterid", &a)) return w.cta->index[a] / c[a];
+  if (axis_of(n, "%nclusterid", &a)) return g[a] / c[a];
+  if (n == "dynamic shared") return m.dynamic_base;
+  if (n == "%laneid") return u64(lane);
+  if (n == "%warpid") return u64(w.id);
+  if (n == "%nwarpid") return m.warps_per_cta;
+  if (n == "%cluster_ctarank") return w.cta->rank;
+  if (n == "%cluster_nctarank") return c[0] * c[1] * c[2];
+  if (n == "%is_explicit_cluster") return c[0] * c[1] * c[2] > 1;
+  if (n == "%dynamic_smem_size") return m.dynamic_shared;
+  if (n == "%total_smem_size") return m.dynamic_shared + m.kernel->static_shared;
+  if (n == "%lanemask_lt") return (1ull << lane) - 1;
+  if (n == "%lanemask_le") return (2ull << lane) - 1;
+  if (n == "%lanemask_eq") return 1ull << lane;
+  if (n == "%lanemask_ge") return u32(~((1ull << lane) - 1));
+  if (n == "%lanemask_gt") return u32(~((2ull << lane) - 1));
+  if (n == "%smid") return w.cta->cluster->serial;
+  if (n == "%nsmid") return m.cluster_count;
+  if (n == "%gridid" || n == "%clock" || n == "%clock_hi" || n == "%clock64" || n == "%globaltimer" || n == "%globaltimer_lo" ||
+      n == "%globaltimer_hi")
+    return 0;
+  const_cast<Machine&>(m).stop("unsupported", "special register " + n + " is not supported", nullptr);
+}
+
+// ---- decoding of control flow -----------------------------------------------------------------------------------------------------
+void nothing(Warp&, const Instr&, u32) {}
+void decode_bra(Decoder& d, Instr& i) {
+  d.take("uni");
+  i.flow = Flow::Branch;       // the parser takes the label
+}
+void decode_brx(Decoder& d, Instr& i) {
+  d.require("idx"), d.take("uni");
+  i.a = d.source(4), i.flow = Flow::BranchIndex;
+}
+void decode_ret(Decoder& d, Instr& i) {
+  d.take("uni");
+  i.flow = Flow::Return;
+}
+void decode_trap(Decoder&, Instr& i) { i.flow = Flow::Trap; }
+
+// bar / barrier. Instr::op: 0 sync, 1 arrive, 2 red.popc, 3 red.and, 4 red.or; a = id, b = thread count.
+void decode_barrier(Decoder& d, Instr& i) {
+  if (d.take("warp")) {
+    d.require("sync");
+    i.flow = Flow::WarpSync, i.member = d.source(4);
+    return;
+  }
+  bool short_name = d.name() == "bar";
+  if (d.take("cluster")) {
+    bool arrive = d.take("arrive");
+    if (!arrive) d.require("wait");
+    i.flags = arrive && d.take("relaxed");
+    d.take(arrive ? "release" : "acquire");
+    i.aligned = d.take("aligned");
+    i.flow = arrive ? Flow::ClusterArrive : Flow::ClusterWait;
+    return;
+  }
+  d.take("cta");
+  int form = d.choose({"sync", "arrive", "red"}, -1);
+  i.aligned = d.take("aligned") || short_name;
+  i.op = form;
+  if (form == 2) i.op = 2 + d.choose({"popc", "and", "or"}, -1);
+  i.flow = Flow::Barrier;
+  if (i.op == 2) d.type_in({Type::U32}), i.dst = d.destination(4);
+  if (i.op > 2) d.require("pred"), i.dst = d.predicate();
+  i.a = d.source(4);
+  size_t trailing = form == 2 ? 1 : 0;
+  if (d.left() > trailing) i.b = d.source(4);
+  if (form == 1 && i.b < 0) d.refuse("arrive needs a thread count");
+  if (form == 2) {
+    bool negated = false;
+    i.c = d.predicate(&negated);
+    i.flags = negated;
+  }
+}
+bool set_max_registers(Warp& w, const Instr& i, u32) {
+  Machine& m = *w.machine;
+  if (!m.checks.registers) return true;
+  Cta& cta = *w.cta;
+  int n = int(i.imm), change = (n - w.max_registers) * 32;
+  if (!w.kernel->max_threads && !w.kernel->max_registers)
+    m.report("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
+  if (i.op == 1 && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
+  if (i.op == 0 && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
+  if (change > cta.free_registers) return false;
+  cta.free_registers -= change;
+  w.max_registers = n;
+  cta.cluster->changed = true;
+  return true;
+}
+void decode_setmaxnreg(Decoder& d, Instr& i) {
+  i.op = d.choose({"dec", "inc"}, -1);
+  d.require("sync"), d.require("aligned");
+  d.type_in({Type::U32});
+  i.imm = d.immediate();
+  if (i.imm % 8 || i.imm < 24 || i.imm > 256) d.refuse("the register count has to be a multiple of 8 from 24 to 256");
+  i.flow = Flow::Sync, i.sync = set_max_registers;
+}
+void decode_griddep(Decoder& d, Instr& i) {
+  d.choose({"launch_dependents", "wait"}, -1);      // the steps of a plan run one after the other
+  i.run = nothing;
+}
+void decode_nanosleep(Decoder& d, Instr& i) {
+  d.type_in({Type::U32});
+  d.source(4);
+  i.flow = Flow::Yield, i.run = nothing;
+}
+
+// ---- running ----------------------------------------------------------------------------------------------------------------------
+class Scheduler {
+ public:
+  Scheduler(Machine& machine, const Kernel& k) : m(machine), kernel(k), counts(machine.executed[&k]) {
+    counts.resize(k.code.size());
+  }
+  void run_all();
+
+ private:
+  enum Outcome { Ran, Stuck, Finished };
+  Machine& m;
+  const Kernel& kernel;
+  vector<u64>& counts;
+  u32 next = 0;
+  vector<Warp*> ready_;
+  static vector<std::unique_ptr<Cluster>>& pool() {
+    static thread_local vector<std::unique_ptr<Cluster>> p;
+    return p;
+  }
+
+  void admit();
+  void start_warp(Warp& w);
+  Outcome step(Cluster& c);
+  void run(Warp& w, size_t k, int quantum);
+  void merge(Warp& w);
+  void wake(Cluster& c);
+  void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
+  void complete_barrier(Cta& cta, NamedBarrier& b);
+  void finish_warp(Warp& w);
+  void complete_cluster_barrier(Cluster& c);
+  int barrier_need(const Cta& cta) const;
+  [[noreturn]] void deadlock();
+  static bool spinning(const Warp& w) { return w.polls >= kSpin && w.polled_at == w.machine->progress; }
+};
+
+void Scheduler::start_warp(Warp& w) {
+  for (auto& c : kernel.constants) {
+    if (c.width == 8) std::fill_n(reg<u64>(w, c.slot), 32, c.value);
+    else if (c.width == 1) pred(w, c.slot) = u32(c.value);
+    else std::fill_n(reg<u32>(w, c.slot), 32, u32(c.value));
+  }
+  for (auto& s : kernel.specials)
+    for (int l = 0; l < 32; ++l) {
+      u64 v = special_value(m, w, s.name, l);
+      if (s.width == 8) reg<u64>(w, s.slot)[l] = v;
+      else reg<u32>(w, s.slot)[l] = u32(v);
+    }
+}
+
+void Scheduler::admit() {
+  std::unique_ptr<Cluster> owner;
+  if (!pool().empty()) owner = std::move(pool().back()), pool().pop_back();
+  else owner = std::make_unique<Cluster>();
+  Cluster& c = *owner;
+  vector<Cta> ctas = std::move(c.ctas);
+  vector<char> files = std::move(c.register_files);
+  c = Cluster();
+  c.machine = &m;
+  c.serial = next++;
+  c.agent_events.assign(m.agents, 0);
+  c.fenced.assign(m.warps_per_cluster, 0);
+  const u32* d = m.cluster_dims;
+  u32 size = d[0] * d[1] * d[2], per_x = m.grid[0] / d[0], per_y = m.grid[1] / d[1];
+  u32 x = c.serial % per_x, y = c.serial / per_x % per_y, z = c.serial / per_x / per_y;
+  u32 threads = m.block[0] * m.block[1] * m.block[2];
+  size_t stride = (size_t(kernel.register_bytes) + 127) / 128 * 128 + 64;
+  if (files.size() < stride * m.warps_per_cluster + 64) files.assign(stride * m.warps_per_cluster + 64, char(0xFF));
+  c.register_files = std::move(files);
+  char* base = c.register_files.data() + (-reinterpret_cast<uintptr_t>(c.register_files.data()) & 63);
+  ctas.resize(size);
+  c.ctas = std::move(ctas);
+  u32 top = m.dynamic_shared ? m.dynamic_base + m.dynamic_shared : kSharedStart + kernel.static_shared;
+  bool shadow = m.checks.races || m.checks.uninitialised || m.checks.proxies;
+  int registers = kernel.max_registers ? kernel.max_registers
+                  : kernel.max_threads ? std::min(256, 65536 / (kernel.max_threads * std::max(1, kernel.min_blocks)) / 8 * 8) : 256;
+  for (u32 r = 0; r < size; ++r) {
+    Cta& cta = c.ctas[r];
+    vector<u8> shared = std::move(cta.shared);
+    vector<Cell> cells = std::move(cta.shadow);
+    vector<Warp> warps = std::move(cta.warps);
+    cta = Cta();
+    shared.assign(top + 16, 0xFF);
+    if (shadow) cells.assign(top / u32(kernel.shared_granularity) + 2, Cell());
+    else cells.clear();
+    cta.shared = std::move(shared), cta.shadow = std::move(cells);
+    cta.cluster = &c, cta.rank = r, cta.top = top, cta.unfinished = m.warps_per_cta;
+    cta.index[0] = x * d[0] + r % d[0];
+    cta.index[1] = y * d[1] + r / d[0] % d[1];
+    cta.index[2] = z * d[2] + r / d[0] / d[1];
+    warps.clear();
+    warps.resize(m.warps_per_cta);
+    cta.warps = std::move(warps);
+    for (u32 k = 0; k < m.warps_per_cta; ++k) {
+      Warp& w = cta.warps[k];
+      w.cta = &cta, w.machine = &m, w.kernel = &kernel;
+      w.id = int(k), w.agent = r * m.warps_per_cta + k, w.grid_id = c.serial * m.warps_per_cluster + w.agent;
+      w.registers = base + stride * w.agent;
+      u32 n = threads - k * 32;
+      w.live = n >= 32 ? ~0u : (1u << n) - 1;
+      w.splits.push_back({w.live, 0, Split::Ready, nullptr});
+      w.owned.assign(size_t(kernel.register_bytes / 64 + 4), 0);
+      w.clock.local.assign(m.agents, 0);
+      w.proxy_fence.assign(m.agents, 0);
+      w.clock.local[w.agent] = 1;
+      w.max_registers = registers;
+      w.local.assign(size_t(kernel.local_bytes) * 32, char(0xFF));
+      start_warp(w);
+    }
+  }
+  c.unfinished = m.warps_per_cluster;
+  m.active.push_back(std::move(owner));
+}
+
+void Scheduler::merge(Warp& w) {
+  for (size_t a = 0; a < w.splits.size(); ++a)
+    for (size_t b = a + 1; b < w.splits.size();) {
+      Split &p = w.splits[a], &q = w.splits[b];
+      if (p.pc != q.pc || p.state == Split::Blocked || q.state == Split::Blocked) { ++b; continue; }
+      p.mask |= q.mask, p.state = Split::Ready;
+      w.splits.erase(w.splits.begin() + long(b));
+    }
+}
+
+void Scheduler::wake(Cluster& c) {
+  c.changed = false;
+  for (auto& cta : c.ctas)
+    for (auto& w : cta.warps)
+      for (auto& s : w.splits) if (s.state == Split::Blocked && s.waits_for) s.state = Split::Ready;
+}
+
+int Scheduler::barrier_need(const Cta& cta) const { return int(cta.unfinished) * 32; }
+
+void Scheduler::complete_barrier(Cta& cta, NamedBarrier& b) {
+  for (auto& x : b.waiting) {
+    acquire(*x.warp, b.clock);
+    for (auto& s : x.warp->splits) if (s.mask & x.mask) s.state = Split::Ready;
+    if (x.instr->op == 2) write_lanes<u32>(*x.warp, x.instr->dst, x.mask, [&](int) { return u32(b.count); });
+    if (x.instr->op > 2) set_pred(*x.warp, x.instr->dst, x.mask, (x.instr->op == 3 ? b.all : b.any) ? ~0u : 0);
+  }
+  b = NamedBarrier();
+  cta.cluster->changed = true;
+  ++m.progress;
+}
+
+void Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked) {
+  Cta& cta = *w.cta;
+  u32 id = lane_value<u32>(w, i.a, mask);
+  bool counted = i.b >= 0;
+  int n = counted ? int(lane_value<u32>(w, i.b, mask)) : barrier_need(cta);
+  if (id > 15) m.stop("barrier", format("barrier number %u; 0 to 15 exist", id), &w);
+  if (n % 32 || n <= 0) m.stop("barrier", format("barrier %u with a thread count of %d, which is no multiple of 32", id, n), &w);
+  NamedBarrier& b = cta.barriers[id];
+  if (!b.arrived) b.needed = counted ? n : -1;
+  else if (b.needed != (counted ? n : -1))
+    m.stop("barrier", format("barrier %u is used with thread counts %d and %d at once", id, b.needed, counted ? n : -1), &w);
+  b.arrived += i.aligned ? 32 : __builtin_popcount(mask);
+  if (i.op >= 2) {
+    u32 p = (pred(w, i.c) ^ (i.flags ? ~0u : 0)) & mask;
+    b.count += __builtin_popcount(p), b.any |= p != 0, b.all &= p == mask;
+  }
+  release(w, b.clock);
+  if (i.op != 1) b.waiting.push_back({&w, s.mask, &i});
+  ++s.pc;
+  if (b.arrived > n) m.stop("barrier", format("barrier %u gets more arrivals than its %d threads", id, n), &w);
+  if (b.arrived == n) {
+    complete_barrier(cta, b);
+    *blocked = m.rng.below(2);
+    return;
+  }
+  if (i.op != 1) s.state = Split::Blocked, s.waits_for = nullptr, *blocked = true;
+}
+
+void Scheduler::complete_cluster_barrier(Cluster& c) {
+  if (c.arrived == 0 || c.arrived < c.unfinished) return;
+  c.arrived = 0;
+  ++c.generation;
+  c.barrier_done = c.barrier_clock;
+  c.changed = true;
+  ++m.progress;
+}
+
+void Scheduler::finish_warp(Warp& w) {
+  check_in_flight(w);
+  Cta& cta = *w.cta;
+  if (w.cluster_arrived && w.cluster_target > cta.cluster->generation) --cta.cluster->arrived;
+  --cta.unfinished, --cta.cluster->unfinished;
+  cta.free_registers += w.max_registers * 32;
+  for (auto& b : cta.barriers)
+    if (b.arrived && b.needed < 0 && b.arrived == barrier_need(cta)) complete_barrier(cta, b);
+  complete_cluster_barrier(*cta.cluster);
+  cta.cluster->changed = true;
+  ++m.progress;
+}
+
+// Run split k of warp w for at most `quantum` instructions. The split with the lowest pc usually goes first, so that lanes
+// meet again after a branch.
+void Scheduler::run(Warp& w, size_t k, int quantum) {
+  const Instr* code = kernel.code.data();
+  Cluster& c = *w.cta->cluster;
+  auto& statistics = m.statistics;
+  for (; quantum > 0; --quantum) {
+    if (w.splits.size() > 1) {
+      u32 mine = w.splits[k].mask & -w.splits[k].mask;
+      merge(w);
+      for (k = 0; !(w.splits[k].mask & mine); ++k) {}
+      for (auto& o : w.splits) if (o.state == Split::Ready && o.pc < w.splits[k].pc && m.rng.below(8)) return;
+    }
+    Split& s = w.splits[k];
+    const Instr& i = code[s.pc];
+    w.pc = s.pc;
+    u32 mask = s.mask;
+    if (i.guard >= 0) mask &= i.guard_negated ? ~pred(w, i.guard) : pred(w, i.guard);
+    auto count = [&] {
+      ++counts[size_t(w.pc)], ++statistics.instructions;
+      statistics.lanes += u64(__builtin_popcount(mask));
+    };
+    auto converge = [&] {       // an .aligned instruction waits for the rest of the warp
+      if (s.mask == w.live) return true;
+      s.state = Split::Converge, s.waits_for = "the other lanes of its warp";
+      return false;
+    };
+    auto block = [&](const char* on) { s.state = Split::Blocked, s.waits_for = on; };
+    switch (i.flow) {
+      case Flow::Plain:
+      case Flow::Yield:
+        count();
+        if (w.owned_count) check_owned(w, i);
+        if (mask) i.run(w, i, mask);
+        ++s.pc;
+        if (c.changed) wake(c);
+        if (i.flow == Flow::Yield && m.rng.below(2)) return;
+        break;
+      case Flow::Branch: {
+        count();
+        u32 stay = s.mask & ~mask;
+        if (!stay) s.pc = i.target;
+        else if (!mask) ++s.pc;
+        else {
+          s.mask = stay;
+          ++s.pc;
+          w.splits.push_back({mask, i.target, Split::Ready, nullptr});
+        }
+        break;
+      }
+      case Flow::BranchIndex: {
+        count();
+        std::map<int, u32> targets;
+        if (s.mask & ~mask) targets[s.pc + 1] |= s.mask & ~mask;
+        for_lanes(mask, [&](int l) {
+          u32 index = reg<u32>(w, i.a)[l];
+          if (index >= i.regs.size()) m.stop("bounds", format("brx.idx with index %u of %zu targets", index, i.regs.size()), &w);
+          targets[i.regs[index]] |= 1u << l;
+        });
+        auto it = targets.begin();
+        s.pc = it->first, s.mask = it->second;
+        vector<Split> others;
+        for (++it; it != targets.end(); ++it) others.push_back({it->second, it->first, Split::Ready, nullptr});
+        w.splits.insert(w.splits.end(), others.begin(), others.end());
+        break;
+      }
+      case Flow::Return:
+        count();
+        w.live &= ~mask;
+        s.mask &= ~mask;
+        if (s.mask) { ++s.pc; break; }
+        w.splits.erase(w.splits.begin() + long(k));
+        for (auto& o : w.splits) if (o.state == Split::Converge) o.state = Split::Ready;
+        merge(w);
+        if (w.finished()) finish_warp(w);
+        if (c.changed) wake(c);
+        return;
+      case Flow::Trap:
+        count();
+        if (mask) m.stop("trap", "the kernel executed trap", &w);
+        ++s.pc;
+        break;
+      case Flow::Aligned:
+      case Flow::WarpSync: {
+        u32 need = i.member >= 0 ? reg<u32>(w, i.member)[__builtin_ctz(s.mask)] & w.live : w.live;
+        if (i.flow == Flow::WarpSync && !mask) { count(); ++s.pc; break; }
+        if ((s.mask & need) != need) {
+          s.state = Split::Converge, s.waits_for = "the other lanes of its warp";
+          return;
+        }
+        count();
+        if (mask != s.mask) {
+          if (!mask) { ++s.pc; break; }
+          m.stop("divergence", "some lanes are predicated off at an instruction that the whole warp has to execute", &w);
+        }
+        if (i.flow == Flow::WarpSync) ++w.clock.local[w.agent];
+        else {
+          if (w.owned_count) check_owned(w, i);
+          i.run(w, i, mask);
+        }
+        ++s.pc;
+        if (c.changed) wake(c);
+        break;
+      }
+      case Flow::Sync:
+        if (!converge()) return;
+        if (!mask) { count(); ++s.pc; break; }
+        if (!i.sync(w, i, mask)) {
+          block(kernel.code[size_t(s.pc)].sync == set_max_registers ? "registers for setmaxnreg" : "wgmma groups of its warpgroup");
+          return;
+        }
+        count();
+        ++s.pc;
+        if (c.changed) wake(c);
+        break;
+      case Flow::Barrier: {
+        if (!mask) { count(); ++s.pc; break; }
+        if (i.aligned && !converge()) return;
+        if (i.aligned && mask != s.mask)
+          m.stop("divergence", "some lanes are predicated off at a barrier that the whole warp has to execute", &w);
+        count();
+        bool blocked = false;
+        arrive_at_barrier(w, i, s, mask, &blocked);
+        if (c.changed) wake(c);
+        if (blocked) return;
+        break;
+      }
+      case Flow::MbarrierWait: {
+        if (!mask) { count(); ++s.pc; break; }
+        bool done = i.sync(w, i, mask);
+        if (!done && i.mode && m.rng.below(8)) { block("an mbarrier"); return; }
+        count();
+        ++s.pc;
+        if (!done) {
+          if (w.polled_at != m.progress) w.polls = 0, w.polled_at = m.progress;
+          ++w.polls;
+          return;
+        }
+        break;
+      }
+      case Flow::ClusterArrive:
+        if (!converge()) return;
+        if (!mask) { count(); ++s.pc; break; }
+        if (w.cluster_arrived) m.stop("barrier", "barrier.cluster.arrive twice without a wait between", &w);
+        count();
+        w.cluster_arrived = true;
+        w.cluster_target = c.generation + 1;
+        if (i.flags) ++w.clock.local[w.agent];
+        else release(w, c.barrier_clock);
+        ++c.arrived;
+        complete_cluster_barrier(c);
+        ++s.pc;
+        if (c.changed) wake(c);
+        break;
+      case Flow::ClusterWait:
+        if (!converge()) return;
+        if (!mask) { count(); ++s.pc; break; }
+        if (!w.cluster_arrived) m.stop("barrier", "barrier.cluster.wait without an arrive before it", &w);
+        if (c.generation < w.cluster_target) { block("the cluster barrier"); return; }
+        count();
+        w.cluster_arrived = false;
+        acquire(w, c.barrier_done);
+        ++s.pc;
+        break;
+    }
+    if (statistics.instructions > m.instruction_limit)
+      m.stop("limit", format("%llu warp instructions were executed without an end (an endless loop?)",
+                             (unsigned long long)m.instruction_limit), &w);
+  }
+}
+
+Scheduler::Outcome Scheduler::step(Cluster& c) {
+  if (c.unfinished == 0) return Finished;
+  ready_.clear();
+  bool active = false;
+  for (auto& cta : c.ctas)
+    for (auto& w : cta.warps)
+      for (auto& s : w.splits)
+        if (s.state == Split::Ready) {
+          ready_.push_back(&w);
+          active |= !spinning(w);
+          break;
+        }
+  if (!c.in_flight.empty() && (!active || (!m.late && m.rng.below(4) == 0))) {
+    land(c, m.rng.below(u32(c.in_flight.size())));
+    if (c.changed) wake(c);
+    return Ran;
+  }
+  if (!active) return Stuck;
+  Warp& w = *ready_[m.rng.below(u32(ready_.size()))];
+  size_t chosen = 0;
+  int lowest = INT32_MAX;
+  for (size_t k = 0; k < w.splits.size(); ++k)
+    if (w.splits[k].state == Split::Ready && w.splits[k].pc < lowest) lowest = w.splits[k].pc, chosen = k;
+  if (w.splits.size() > 1 && m.rng.below(8) == 0) {
+    size_t k = m.rng.below(u32(w.splits.size()));
+    if (w.splits[k].state == Split::Ready) chosen = k;
+  }
+  run(w, chosen, 1 + int(m.rng.below(200)));
+  return Ran;
+}
+
+void Scheduler::deadlock() {
+  struct Place { u32 count = 0; Warp* warp; string text; };
+  std::map<std::pair<int, string>, Place> places;
+  bool diverged = false;
+  for (auto& c : m.active)
+    for (auto& cta : c->ctas)
+      for (auto& w : cta.warps)
+        for (auto& s : w.splits) {
+          const char* on = s.waits_for ? s.waits_for : "a barrier";
+          if (s.state == Split::Ready) on = "a value that nobody changes";
+          diverged |= s.state == Split::Converge;
+          Place& p = places[{s.pc, on}];
+          if (p.count++ == 0) w.pc = s.pc, p.warp = &w;
+          p.text = on;
+        }
+  string message = "nobody can go on:";
+  Warp* first = nullptr;
+  int shown = 0;
+  for (auto& entry : places) {
+    Place& p = entry.second;
+    const Instr& i = kernel.code[size_t(entry.first.first)];
+    if (!first) first = p.warp, first->pc = entry.first.first;
+    if (shown++ == 4) { message += " ..."; break; }
+    string place = m.place(i);
+    message += format("%s %u warp%s (first: block (%u,%u,%u) warp %d) wait%s for %s at %s%sPTX line %d", shown > 1 ? ";" : "", p.count,
+                      p.count > 1 ? "s" : "", p.warp->cta->index[0], p.warp->cta->index[1], p.warp->cta->index[2], p.warp->id,
+                      p.count > 1 ? "" : "s", p.text.c_str(), place.c_str(), place.empty() ? "" : ", ", i.line);
+  }
+  if (next < m.cluster_count) message += format("; %u of %u blocks are not resident yet", m.cluster_count - next, m.cluster_count);
+  m.stop(diverged ? "divergence" : "deadlock", message, first);
+}
+
+void Scheduler::run_all() {
+  constexpr u32 kActive = 3;          // more become resident only when those cannot go on: faster, and just as legal
+  u32 wanted = std::min(m.resident_limit, kActive);
+  vector<u64> stuck_at;
+  for (;;) {
+    while (m.active.size() < wanted && next < m.cluster_count) admit();
+    if (m.active.empty()) return;
+    size_t k = m.rng.below(u32(m.active.size()));
+    Cluster& c = *m.active[k];
+    u32 stay = 1 + m.rng.below(64);
+    Outcome outcome = Ran;
+    while (outcome == Ran && stay--) outcome = step(c);
+    if (outcome == Finished) {
+      if (!c.in_flight.empty()) {
+        Transfer& t = c.in_flight[0];
+        t.warp->pc = t.pc;
+        m.report("asynchronous", format("the kernel ended with %zu asynchronous copies in flight", c.in_flight.size()), t.warp);
+      }
+      pool().push_back(std::move(m.active[k]));
+      if (pool().size() > 4) pool().pop_back();
+      m.active.erase(m.active.begin() + long(k));
+      wanted = std::min(m.resident_limit, kActive);
+    } else if (outcome == Stuck) {
+      bool all = true;
+      for (auto& o : m.active) {      // is there really nobody who can go on?
+        bool can = !o->in_flight.empty();
+        for (auto& cta : o->ctas)
+          for (auto& w : cta.warps)
+            for (auto& s : w.splits) can |= s.state == Split::Ready && !spinning(w);
+        all &= !can;
+      }
+      if (!all) continue;
+      if (m.active.size() < m.resident_limit && next < m.cluster_count) wanted = u32(m.active.size()) + 1;
+      else deadlock();
+    }
+  }
+}
+
+}  // namespace
+
+// ---- launches and findings ---------------------------------------------------------------------------------------------------------
+void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n) {
+  kernel = &k;
+  std::copy(g, g + 3, grid), std::copy(b, b + 3, block), std::copy(c, c + 3, cluster_dims);
+  params.assign(p, p + n);
+  u32 threads = b[0] * b[1] * b[2], size = c[0] * c[1] * c[2];
+  warps_per_cta = (threads + 31) / 32;
+  warps_per_cluster = warps_per_cta * size;
+  agents = first_mbarrier_agent() + 64 * size;
+  cluster_count = g[0] / c[0] * (g[1] / c[1]) * (g[2] / c[2]);
+  dynamic_shared = shared;
+  dynamic_base = (kSharedStart + k.static_shared + k.dynamic_align - 1) & ~(k.dynamic_align - 1);
+  highest_shared = 0;
+  sync_variables.clear();
+  for (auto& buffer : buffers) buffer.shadow.clear();
+  active.clear();
+  try {
+    if (n != size_t(k.param_bytes)) stop("launch", format("the kernel takes %d bytes of parameters, the plan gives %zu", k.param_bytes, n), nullptr);
+    for (int q = 0; q < 3; ++q) {
+      if (g[q] % c[q]) stop("launch", "the grid is no multiple of the cluster", nullptr);
+      if (k.required_cluster[0] && k.required_cluster[q] != int(c[q])) stop("launch", "the cluster differs from the kernel's __cluster_dims__", nullptr);
+      if (k.required_threads[0] && k.required_threads[q] != int(b[q])) stop("launch", "the block differs from the kernel's .reqntid", nullptr);
+    }
+    if (k.max_threads && int(threads) > k.max_threads)
+      stop("launch", format("a block of %u threads exceeds the launch bounds of %d", threads, k.max_threads), nullptr);
+    if (size > 16) stop("launch", format("a cluster of %u blocks; 8 are portable and 16 the most", size), nullptr);
+    if (warps_per_cluster > 60000) stop("launch", "too many warps in a cluster", nullptr);
+    if (dynamic_base + shared - kSharedStart > 232448)
+      stop("launch", format("%u bytes of shared memory; 232448 are the most", dynamic_base + shared - kSharedStart), nullptr);
+    Scheduler(*this, k).run_all();
+  } catch (const Stop&) {
+    stopped = true;
+  }
+  active.clear();
+  u32 touched = highest_shared > dynamic_base ? highest_shared - dynamic_base : 0;
+  u32& most = shared_touched[k.name];
+  most = std::max(most, touched);
+}
+
+string Machine::place(const Instr& i) const {
+  if (!i.cuda_line) return "";
+  auto it = module.files.find(i.file);
+  return (it == module.files.end() ? string("?") : it->second) + ":" + std::to_string(i.cuda_line);
+}
+
+void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at) {
+  Finding f;
+  f.kind = kind;
+  const Instr* i = at ? at : w && kernel && size_t(w->pc) < kernel->code.size() ? &kernel->code[size_t(w->pc)] : nullptr;
+  // findings of one kind at one instruction are one finding, counted
+  string shape;
+  for (char ch : message) if (!isdigit((unsigned char)ch)) shape += ch;
+  string key = string(kind) + "/" + std::to_string(i ? i->line : 0) + "/" + shape.substr(0, 60);
+  auto known = finding_index.find(key);
+  if (known != finding_index.end()) {
+    ++findings[known->second].count;
+    return;
+  }
+  if (findings.size() >= 200) return;
+  f.kernel = kernel ? kernel->name : "";
+  string where = "kernel " + f.kernel;
+  if (i) {
+    f.ptx_line = i->line, f.cuda_line = i->cuda_line;
+    auto it = module.files.find(i->file);
+    if (it != module.files.end()) f.cuda_file = it->second;
+    string p = place(*i);
+    if (!p.empty()) where += ", " + p;
+    string text = size_t(i->line) <= module.lines.size() ? module.lines[size_t(i->line - 1)] : "";
+    if (text.size() > 100) text = text.substr(0, 97) + "...";
+    where += format(", PTX line %d `%s`", i->line, text.c_str());
+  }
+  if (w) {
+    std::copy(w->cta->index, w->cta->index + 3, f.block);
+    f.warp = w->id;
+    where += format(", block (%u,%u,%u), warp %d", f.block[0], f.block[1], f.block[2], f.warp);
+  }
+  f.message = where + ": " + message + ".";
+  finding_index[key] = findings.size();
+  findings.push_back(f);
+}
+void Machine::stop(const char* kind, const string& message, const Warp* w, const Instr* at) {
+  report(kind, message, w, at);
+  throw Stop();
+}
+
+void register_control() {
+  register_opcode("bra", decode_bra);
+  register_opcode("brx", decode_brx);
+  register_opcode("ret", decode_ret);
+  register_opcode("exit", decode_ret);
+  register_opcode("trap", decode_trap);
+  register_opcode("bar", decode_barrier);
+  register_opcode("barrier", decode_barrier);
+  register_opcode("setmaxnreg", decode_setmaxnreg);
+  register_opcode("griddepcontrol", decode_griddep);
+  register_opcode("nanosleep", decode_nanosleep);
+}
+
+}  // namespace emu

@@ -1,0 +1,534 @@
+// Tensor cores: ldmatrix, stmatrix, mma.sync, wgmma. Products are exact, sums are float (the device's order and rounding of
+// sums is not specified); integers are exact.
+#include <algorithm>
+
+#include "decoder.hpp"
+#include "machine.hpp"
+
+namespace emu {
+namespace {
+
+// ---- ldmatrix, stmatrix -------------------------------------------------------------------------------------------------------
+// Each 8x8 matrix of 16-bit elements comes from 8 row addresses of 16 bytes; lane l holds row l/4, columns 2*(l%4), +1.
+void count_rows(Warp& w, const u32* rows, bool store) {
+  int chunk[8] = {0}, most = 0;
+  for (int q = 0; q < 8; ++q) {
+    bool seen = false;
+    for (int k = 0; k < q; ++k) seen |= rows[k] == rows[q];
+    if (!seen) most = std::max(most, ++chunk[rows[q] / 16 % 8]);
+  }
+  auto& s = w.machine->statistics;
+  (store ? s.store_wavefronts : s.load_wavefronts) += u64(most);
+  (store ? s.store_extra : s.load_extra) += u64(most - 1);
+}
+u8* matrix_row(Warp& w, const Instr& i, int lane, bool write, const char* what, u32* row) {
+  u32 a = shared_address_of(w, i.mem, lane);
+  if (a & 15) w.machine->stop("alignment", format("%s row address (lane %d) is no multiple of 16", what, lane), &w);
+  Cta& cta = shared_target(w, a);
+  touch(cta, a, 16, write, {&w, lane, w.agent, &w.clock, false, what});
+  *row = a;
+  return cta.shared.data() + a;
+}
+void load_matrix(Warp& w, const Instr& i, u32) {
+  int n = int(i.regs.size());
+  u16 matrix[4][8][8];
+  for (int k = 0; k < n; ++k) {
+    u32 rows[8];
+    for (int q = 0; q < 8; ++q) memcpy(matrix[k][q], matrix_row(w, i, k * 8 + q, false, "ldmatrix", &rows[q]), 16);
+    count_rows(w, rows, false);
+  }
+  for (int k = 0; k < n; ++k) {
+    u32* d = reg<u32>(w, i.regs[size_t(k)]);
+    for (int l = 0; l < 32; ++l) {
+      int g = l >> 2, t = (l & 3) * 2;
+      d[l] = i.op ? matrix[k][t][g] | u32(matrix[k][t + 1][g]) << 16 : matrix[k][g][t] | u32(matrix[k][g][t + 1]) << 16;
+    }
+  }
+}
+void store_matrix(Warp& w, const Instr& i, u32) {
+  for (int k = 0; k < int(i.regs.size()); ++k) {
+    u16 matrix[8][8];
+    const u32* s = reg<u32>(w, i.regs[size_t(k)]);
+    for (int l = 0; l < 32; ++l) {
+      int g = l >> 2, t = (l & 3) * 2;
+      if (i.op) matrix[t][g] = u16(s[l]), matrix[t + 1][g] = u16(s[l] >> 16);
+      else matrix[g][t] = u16(s[l]), matrix[g][t + 1] = u16(s[l] >> 16);
+    }
+    u32 rows[8];
+    for (int q = 0; q < 8; ++q) memcpy(matrix_row(w, i, k * 8 + q, true, "stmatrix", &rows[q]), matrix[q], 16);
+    count_rows(w, rows, true);
+  }
+  ++w.machine->progress;
+}
+void decode_matrix(Decoder& d, Instr& i) {
+  bool load = d.name() == "ldmatrix";
+  d.require("sync"), d.require("aligned"), d.require("m8n8");
+  int count = 1 << d.choose({"x1", "x2", "x4"}, -1);
+  i.op = d.take("trans");
+  d.space(Space::Generic);
+  d.type_in({Type::B16});
+  if (load) i.regs = d.destinations(4, count), i.mem = d.address();
+  else i.mem = d.address(), i.regs = d.sources(4, count);
+  i.flow = Flow::Aligned, i.run = load ? load_matrix : store_matrix;
+}
+
+// ---- element formats of fragments -----------------------------------------------------------------------------------------------
+int element_bits(Type t) { return type_size(t) * 8; }
+float element(Type t, u32 bits) {
+  switch (t) {
+    case Type::F16: return half_to_float(u16(bits));
+    case Type::BF16: return bf16_to_float(u16(bits));
+    case Type::TF32: return tf32_to_float(bits);
+    case Type::E4M3: return e4m3_to_float(u8(bits));
+    case Type::E5M2: return e5m2_to_float(u8(bits));
+    case Type::S8: return float(s8(bits));
+    default: return float(u8(bits));
+  }
+}
+struct Fp8Table {
+  float value[2][256];
+  Fp8Table() {
+    for (int v = 0; v < 256; ++v) value[0][v] = e4m3_to_float(u8(v)), value[1][v] = e5m2_to_float(u8(v));
+  }
+};
+// n consecutive elements packed in bytes at p
+template <class Store>
+void unpack_elements(Type t, const u8* p, int n, Store store) {
+  static const Fp8Table table;
+  switch (t) {
+    case Type::F16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); store(q, half_to_float(v)); } break;
+    case Type::BF16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); store(q, bf16_to_float(v)); } break;
+    case Type::TF32: for (int q = 0; q < n; ++q) { u32 v; memcpy(&v, p + 4 * q, 4); store(q, tf32_to_float(v)); } break;
+    case Type::E4M3: for (int q = 0; q < n; ++q) store(q, table.value[0][p[q]]); break;
+    case Type::E5M2: for (int q = 0; q < n; ++q) store(q, table.value[1][p[q]]); break;
+    default: for (int q = 0; q < n; ++q) store(q, element(t, p[q]));
+  }
+}
+// Fragment A of a 16 x K tile: register r of lane l holds row l/4 + 8*(r%2), and E = 32/bits columns from
+// E*(l%4) + 4*E*(r/2). B of a K x 8 tile: column l/4, rows from E*(l%4) + 4*E*r.
+template <int kMaxK>
+void fragment_a(Type t, const u32* const* regs, int count, float (*a)[kMaxK]) {
+  int e = 32 / element_bits(t);
+  for (int r = 0; r < count; ++r)
+    for (int l = 0; l < 32; ++l) {
+      float* row = a[(l >> 2) + 8 * (r & 1)] + e * (l & 3) + 4 * e * (r >> 1);
+      unpack_elements(t, reinterpret_cast<const u8*>(&regs[r][l]), e, [&](int q, float v) { row[q] = v; });
+    }
+}
+
+// ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
+// Instr: regs = D, A, B, C in order; op = K, mode = number of A registers, type = A's, type2 = D's type, dst2 = B's type.
+void mma_sync(Warp& w, const Instr& i, u32) {
+  const int K = i.op, na = i.mode, nb = na / 2, nd = i.type2 == Type::F16 ? 2 : 4;
+  const Type ta = i.type, tb = Type(i.imm);
+  float a[16][32], b[32][8], product[16][8];
+  const u32* regs[4];
+  const int* slots = i.regs.data();
+  for (int r = 0; r < na; ++r) regs[r] = reg<u32>(w, slots[nd + r]);
+  fragment_a<32>(ta, regs, na, a);
+  int e = 32 / element_bits(tb);
+  for (int r = 0; r < nb; ++r) {
+    const u32* v = reg<u32>(w, slots[nd + na + r]);
+    for (int l = 0; l < 32; ++l)
+      unpack_elements(tb, reinterpret_cast<const u8*>(&v[l]), e, [&](int q, float x) { b[e * (l & 3) + 4 * e * r + q][l >> 2] = x; });
+  }
+  const int* c = slots + nd + na + nb;
+  bool integer = i.type2 == Type::S32, half = i.type2 == Type::F16;
+  for (int l = 0; l < 32; ++l)
+    for (int q = 0; q < 4; ++q) {
+      float& p = product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)];
+      if (integer) p = 0;
+      else if (half) p = half_to_float(u16(reg<u32>(w, c[q >> 1])[l] >> 16 * (q & 1)));
+      else p = reg<float>(w, c[q])[l];
+    }
+  for (int r = 0; r < 16; ++r)
+    for (int k = 0; k < K; ++k) {
+      float x = a[r][k];
+      for (int n = 0; n < 8; ++n) product[r][n] += x * b[k][n];
+    }
+  for (int l = 0; l < 32; ++l) {
+    auto at = [&](int q) { return product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)]; };
+    if (half) {
+      for (int q = 0; q < 2; ++q)
+        reg<u32>(w, slots[q])[l] = float_to_half(at(2 * q)) | u32(float_to_half(at(2 * q + 1))) << 16;
+    } else if (integer) {
+      for (int q = 0; q < 4; ++q) {
+        s64 sum = s64(reg<s32>(w, c[q])[l]) + s64(at(q));
+        reg<s32>(w, slots[q])[l] = i.flags ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
+      }
+    } else {
+      for (int q = 0; q < 4; ++q) reg<float>(w, slots[q])[l] = at(q);
+    }
+  }
+}
+bool is_int8(Type t) { return t == Type::S8 || t == Type::U8; }
+bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
+void decode_mma(Decoder& d, Instr& i) {
+  d.require("sync"), d.require("aligned");
+  int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"}, -1);
+  d.require("row"), d.require("col");
+  d.take("kind::f8f6f4");
+  Type td = d.type(), ta = d.type(), tb = d.type(), tc = d.type();
+  i.op = 4 << shape;
+  bool ok = false;
+  if (is_int8(ta) && is_int8(tb)) {
+    i.flags = d.take("satfinite");
+    ok = td == Type::S32 && (i.op == 16 || i.op == 32);
+  } else if (is_fp8(ta) && is_fp8(tb)) {
+    ok = (td == Type::F32 || td == Type::F16) && (i.op == 16 || i.op == 32);
+  } else if (ta == tb && ta == Type::F16) {
+    ok = (td == Type::F32 || td == Type::F16) && (i.op == 8 || i.op == 16);
+  } else if (ta == tb && ta == Type::BF16) {
+    ok = td == Type::F32 && (i.op == 8 || i.op == 16);
+  } else if (ta == tb && ta == Type::TF32) {
+    ok = td == Type::F32 && (i.op == 4 || i.op == 8);
+  }
+  if (!ok || tc != td) d.refuse("this combination of shape and types is not supported");
+  i.type = ta, i.type2 = td, i.imm = s64(tb);
+  i.mode = 16 * i.op * element_bits(ta) / 1024;
+  int nd = td == Type::F16 ? 2 : 4;
+  i.regs = d.destinations(4, nd);
+  for (int count : {i.mode, i.mode / 2, nd}) {
+    auto s = d.sources(4, count);
+    i.regs.insert(i.regs.end(), s.begin(), s.end());
+  }
+  i.flow = Flow::Aligned, i.run = mma_sync;
+}
+
+// ---- wgmma -----------------------------------------------------------------------------------------------------------------------------
+// Shared-memory matrix descriptor: start address, leading and stride byte offsets (each >> 4), swizzle mode in bits 62-63.
+struct Descriptor {
+  u32 start, leading, stride, base_offset;
+  int swizzle;
+  explicit Descriptor(u64 v)
+      : start(u32(v & 0x3FFF) << 4), leading(u32(v >> 16 & 0x3FFF) << 4), stride(u32(v >> 32 & 0x3FFF) << 4),
+        base_offset(u32(v >> 49 & 7)) {
+    static const int spans[4] = {0, 128, 64, 32};
+    swizzle = spans[v >> 62];
+  }
+  // Shared address of the 16-byte chunk that holds element (r along M or N, k). K-major: 8-row groups `stride` apart.
+  // MN-major (16-bit only): groups of one swizzle span along MN `leading` apart, 8-row groups along K `stride` apart; without
+  // swizzle the two change places.
+  u32 chunk(int r, int k, bool mn_major, int bytes) const {
+    u32 a, kb = u32(k * bytes), ur = u32(r), uk = u32(k);
+    if (!mn_major) {
+      if (swizzle) a = start + (ur >> 3) * stride + (ur & 7) * u32(swizzle) + kb;
+      else a = start + (ur >> 3) * stride + (ur & 7) * 16 + (kb >> 4) * leading + (kb & 15);
+    } else {
+      u32 span = swizzle ? u32(swizzle) / 2 : 8;
+      a = start + ur / span * (swizzle ? leading : stride) + (uk >> 3) * (swizzle ? stride : leading) + (uk & 7) * span * 2 +
+          ur % span * 2;
+    }
+    u32 mask = swizzle == 128 ? 7 : swizzle == 64 ? 3 : swizzle == 32 ? 1 : 0;
+    return (a ^ ((a >> 7 & mask) << 4)) & 0x3FFF0;
+  }
+};
+// f(chunk address, row, k, elements in it) over an operand of `rows` x K
+template <class F>
+void for_chunks(const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, F f) {
+  int per = 16 / bytes;
+  if (!mn_major) for (int r = first; r < first + rows; ++r) for (int k = 0; k < K; k += per) f(d.chunk(r, k, false, bytes), r, k, per);
+  else for (int k = 0; k < K; ++k) for (int r = first; r < first + rows; r += per) f(d.chunk(r, k, true, bytes), r, k, per);
+}
+constexpr int kTransA = 1, kTransB = 2, kNegateA = 4, kNegateB = 8, kRegistersA = 16, kSatFinite = 32;
+struct Shape { int N, K, bytes; };
+Shape shape_of(const Instr& i) { return {i.op, i.mode, type_size(i.type)}; }
+
+u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, int bytes) {
+  u64 h = 1469598103934665603ull;
+  for_chunks(d, 0, rows, K, mn_major, bytes, [&](u32 a, int, int, int) {
+    if (a + 16 > cta.top) return;
+    u64 v[2];
+    memcpy(v, cta.shared.data() + a, 16);
+    h = (h ^ v[0]) * 1099511628211ull;
+    h = (h ^ v[1]) * 1099511628211ull;
+  });
+  return h;
+}
+void touch_operand(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
+  for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { touch(*w.cta, a, 16, false, by); });
+}
+
+bool half_accumulator(const Instr& i) { return i.type2 == Type::F16; }
+int accumulator_registers(const Instr& i) { return half_accumulator(i) ? i.op / 4 : i.op / 2; }
+
+// accumulator fragment: row l/4 + 8*((q/2)%2), column 8*(q/4) + 2*(l%4) + q%2
+template <class F>
+void for_accumulator(int N, F f) {
+  for (int l = 0; l < 32; ++l)
+    for (int q = 0; q < N / 2; ++q) f(l, q, ((l >> 2) + 8 * (q >> 1 & 1)) * N + (q >> 2) * 8 + 2 * (l & 3) + (q & 1));
+}
+void gather(Warp& w, const Instr& i, WgmmaChain& chain) {
+  bool half = half_accumulator(i);
+  for_accumulator(i.op, [&](int l, int q, int at) {
+    chain.sums[size_t(at)] = half ? half_to_float(u16(reg<u32>(w, chain.registers[size_t(q / 2)])[l] >> 16 * (q & 1)))
+                                  : reg<float>(w, chain.registers[size_t(q)])[l];
+  });
+}
+void scatter(Warp& w, const Instr& i, WgmmaChain& chain) {
+  bool half = half_accumulator(i);
+  for_accumulator(i.op, [&](int l, int q, int at) {
+    float v = chain.sums[size_t(at)];
+    if (!half) reg<float>(w, chain.registers[size_t(q)])[l] = v;
+    else {
+      u32& r = reg<u32>(w, chain.registers[size_t(q / 2)])[l];
+      r = q & 1 ? (r & 0xFFFF) | u32(float_to_half(v)) << 16 : (r & 0xFFFF0000u) | float_to_half(v);
+    }
+  });
+}
+
+void wgmma_issue(Warp& w, const Instr& i, u32) {
+  Machine& m = *w.machine;
+  auto [N, K, bytes] = shape_of(i);
+  bool a_registers = i.flags & kRegistersA;
+  u64 da = a_registers ? 0 : reg<u64>(w, i.a)[0], db = reg<u64>(w, i.b)[0];
+  for (int l = 0; l < 32; ++l)
+    if ((!a_registers && reg<u64>(w, i.a)[l] != da) || reg<u64>(w, i.b)[l] != db)
+      m.stop("wgmma", "the matrix descriptor differs between lanes", &w);
+  for (u64 v : {da, db}) {
+    Descriptor d(v);
+    u32 mask = d.swizzle == 128 ? 7 : d.swizzle == 64 ? 3 : d.swizzle == 32 ? 1 : 0;
+    if (d.base_offset || (d.start >> 7 & mask))
+      m.report("wgmma", format("matrix descriptor with a start address (0x%x) that is not aligned to its %d-byte swizzle pattern",
+                               d.start, d.swizzle), &w);
+  }
+  if (!w.wgmma_fenced) {
+    m.report("wgmma", "wgmma.mma_async without wgmma.fence after the registers were last accessible", &w);
+    w.wgmma_fenced = true;
+  }
+  int nd = accumulator_registers(i);
+  vector<int> registers(i.regs.begin(), i.regs.begin() + nd);
+  std::shared_ptr<WgmmaChain> chain;
+  for (auto& o : w.wgmma) if (o.chain->registers == registers) chain = o.chain;
+  if (!chain) {
+    chain = std::make_shared<WgmmaChain>();
+    chain->registers = registers;
+    chain->sums.resize(size_t(16 * N));
+    gather(w, i, *chain);
+    for (int slot : registers) {
+      if (w.owned[size_t(slot / 64)]) m.report("wgmma", "an accumulator register is already used by another wgmma in flight", &w);
+      w.owned[size_t(slot / 64)] = 1;
+      write_lanes<u32>(w, slot, ~0u, [](int) { return ~0u; });
+    }
+    w.owned_count += nd;
+  }
+  ++chain->left;
+  u32 scale = i.c >= 0 ? pred(w, i.c) ^ (i.dst2 == 1 ? ~0u : 0) : ~0u;
+  if (scale != 0 && scale != ~0u) m.stop("wgmma", "scale-d differs between lanes", &w);
+  WgmmaOp op{};
+  op.instr = &i, op.scale_d = scale != 0, op.a = da, op.b = db, op.chain = chain, op.group = w.wgmma_group;
+  op.clock = w.clock;
+  if (a_registers) {
+    op.a_registers.resize(128);
+    for (int r = 0; r < 4; ++r) {
+      int slot = i.regs[size_t(nd + r)];
+      memcpy(&op.a_registers[size_t(32 * r)], reg<u32>(w, slot), 128);
+      if (!w.owned[size_t(slot / 64)]) w.owned[size_t(slot / 64)] = 2, ++w.owned_count;
+    }
+  }
+  if (w.id % 4 == 0) {
+    if (!a_registers) op.hash_a = hash_operand(*w.cta, Descriptor(da), 64, K, i.flags & kTransA, bytes);
+    op.hash_b = hash_operand(*w.cta, Descriptor(db), N, K, i.flags & kTransB, bytes);
+  }
+  w.wgmma.push_back(std::move(op));
+}
+void wgmma_fence(Warp& w, const Instr&, u32) { w.wgmma_fenced = true; }
+void wgmma_commit(Warp& w, const Instr&, u32) {
+  ++w.wgmma_group;
+  w.cta->cluster->changed = true;
+}
+
+// One wgmma of a whole warpgroup: the four warps' operations of the same place in their queues.
+void execute(Cta& cta, int first, WgmmaOp* const* ops) {
+  const Instr& i = *ops[0]->instr;
+  Machine& m = *cta.cluster->machine;
+  auto [N, K, bytes] = shape_of(i);
+  Warp& w0 = cta.warps[size_t(first)];
+  bool a_registers = i.flags & kRegistersA, ta = i.flags & kTransA, tb = i.flags & kTransB;
+  for (int q = 1; q < 4; ++q)
+    if (ops[q]->instr != &i || ops[q]->a != ops[0]->a || ops[q]->b != ops[0]->b)
+      m.stop("wgmma", "the warps of a warpgroup issued different wgmma operations", &cta.warps[size_t(first + q)], ops[q]->instr);
+  Descriptor da(ops[0]->a), db(ops[0]->b);
+  if ((!a_registers && hash_operand(cta, da, 64, K, ta, bytes) != ops[0]->hash_a) ||
+      hash_operand(cta, db, N, K, tb, bytes) != ops[0]->hash_b)
+    m.report("wgmma", "an operand in shared memory changed while the wgmma was in flight", &w0, &i);
+  u32 agent = m.warps_per_cluster + w0.agent / 4, event = cta.cluster->agent_events[agent];
+  static thread_local float a[64][32], b[32][256];
+  for (int q = 0; q < 4; ++q) {
+    Warp& w = cta.warps[size_t(first + q)];
+    int pc = w.pc;
+    w.pc = int(&i - w.kernel->code.data());
+    ops[q]->clock.local[agent] = event;
+    Accessor by{&w, kAnyLane, agent, &ops[q]->clock, true, "wgmma read"};
+    if (!a_registers) touch_operand(w, da, 16 * q, 16, K, ta, bytes, by);
+    if (q == 0) touch_operand(w, db, 0, N, K, tb, bytes, by);
+    w.pc = pc;
+    if (a_registers) {
+      const u32* regs[4] = {&ops[q]->a_registers[0], &ops[q]->a_registers[32], &ops[q]->a_registers[64], &ops[q]->a_registers[96]};
+      fragment_a<32>(i.type, regs, 4, a + 16 * q);
+    }
+  }
+  const u8* shared = cta.shared.data();
+  float sign_a = i.flags & kNegateA ? -1.f : 1.f, sign_b = i.flags & kNegateB ? -1.f : 1.f;
+  if (!a_registers)
+    for_chunks(da, 0, 64, K, ta, bytes, [&](u32 at, int r, int k, int n) {
+      if (ta) unpack_elements(i.type, shared + at, n, [&](int q, float v) { a[r + q][k] = v; });
+      else unpack_elements(i.type, shared + at, n, [&](int q, float v) { a[r][k + q] = v; });
+    });
+  for_chunks(db, 0, N, K, tb, bytes, [&](u32 at, int r, int k, int n) {
+    Type t = Type(i.imm);
+    if (tb) unpack_elements(t, shared + at, n, [&](int q, float v) { b[k][r + q] = v; });
+    else unpack_elements(t, shared + at, n, [&](int q, float v) { b[k + q][r] = v; });
+  });
+  float sign = sign_a * sign_b;
+  bool integer = i.type2 == Type::S32, half = half_accumulator(i);
+  static thread_local float products[256];
+  for (int q = 0; q < 4; ++q) {
+    float* sums = ops[q]->chain->sums.data();
+    for (int r = 0; r < 16; ++r) {
+      float* row = sums + size_t(r) * size_t(N);
+      float* out = row;
+      if (integer) { std::fill_n(products, N, 0.f); out = products; }
+      else if (!ops[q]->scale_d) std::fill_n(row, N, 0.f);
+      for (int k = 0; k < K; ++k) {
+        float x = sign * a[16 * q + r][k];
+        const float* y = b[k];
+        for (int n = 0; n < N; ++n) out[n] += x * y[n];
+      }
+      if (half) for (int n = 0; n < N; ++n) row[n] = half_to_float(float_to_half(row[n]));
+      if (integer)
+        for (int n = 0; n < N; ++n) {
+          s64 sum = (ops[q]->scale_d ? s64(bit_cast<s32>(row[n])) : 0) + s64(products[n]);
+          s32 v = i.flags & kSatFinite ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
+          row[n] = bit_cast<float>(v);
+        }
+    }
+    ops[q]->done = true;
+  }
+}
+// A wgmma group belongs to the warpgroup: it completes for all four warps once all have committed it and one waits for it.
+bool wgmma_wait(Warp& w, const Instr& i, u32) {
+  Cta& cta = *w.cta;
+  Machine& m = *w.machine;
+  int first = w.id & ~3;
+  if (size_t(first + 3) >= cta.warps.size()) m.stop("wgmma", "wgmma in an incomplete warpgroup", &w);
+  u32 target = w.wgmma_group > u32(i.imm) ? w.wgmma_group - u32(i.imm) : 0;
+  for (int q = 0; q < 4; ++q) if (cta.warps[size_t(first + q)].wgmma_group < target) return false;
+  vector<WgmmaOp*> due[4];
+  for (int q = 0; q < 4; ++q)
+    for (auto& o : cta.warps[size_t(first + q)].wgmma) if (o.group < target && !o.done) due[q].push_back(&o);
+  u32 agent = m.warps_per_cluster + w.agent / 4;
+  if (!due[0].empty()) ++cta.cluster->agent_events[agent];
+  for (int q = 1; q < 4; ++q)
+    if (due[q].size() != due[0].size()) m.stop("wgmma", "the warps of a warpgroup issued different numbers of wgmma operations", &w);
+  for (size_t k = 0; k < due[0].size(); ++k) {
+    WgmmaOp* ops[4] = {due[0][k], due[1][k], due[2][k], due[3][k]};
+    execute(cta, first, ops);
+  }
+  if (!due[0].empty())
+    for (int q = 0; q < 4; ++q) cta.warps[size_t(first + q)].clock.local[agent] = cta.cluster->agent_events[agent];
+  size_t kept = 0;
+  for (size_t k = 0; k < w.wgmma.size(); ++k) {
+    WgmmaOp& o = w.wgmma[k];
+    if (!o.done || o.group >= target) {
+      if (kept != k) w.wgmma[kept] = std::move(o);
+      ++kept;
+      continue;
+    }
+    if (--o.chain->left == 0) {
+      scatter(w, *o.instr, *o.chain);
+      for (int slot : o.chain->registers) w.owned[size_t(slot / 64)] = 0;
+      w.owned_count -= int(o.chain->registers.size());
+    }
+  }
+  w.wgmma.resize(kept);
+  if (kept == 0 && w.owned_count) {       // only A fragments are left
+    std::fill(w.owned.begin(), w.owned.end(), u8(0));
+    w.owned_count = 0;
+  }
+  w.wgmma_fenced = false;
+  return true;
+}
+
+void decode_wgmma(Decoder& d, Instr& i) {
+  i.flow = Flow::Aligned;
+  if (d.take("fence")) {
+    d.require("sync"), d.require("aligned"), i.run = wgmma_fence;
+    return;
+  }
+  if (d.take("commit_group")) {
+    d.require("sync"), d.require("aligned"), i.run = wgmma_commit;
+    return;
+  }
+  if (d.take("wait_group")) {
+    d.require("sync"), d.require("aligned");
+    i.imm = d.immediate(), i.flow = Flow::Sync, i.sync = wgmma_wait;
+    return;
+  }
+  d.require("mma_async"), d.require("sync"), d.require("aligned");
+  string shape = d.modifier_starting("m64n");
+  int k = 0, n = 0;
+  if (sscanf(shape.c_str(), "m64n%dk%d", &n, &k) != 2) d.refuse("the shape is missing");
+  i.type2 = d.type_in({Type::F32, Type::F16, Type::S32});
+  i.type = d.type();
+  Type tb = d.type();
+  i.imm = s64(tb), i.op = n, i.mode = k;
+  bool integer = is_int8(i.type) && is_int8(tb), sixteen = i.type == tb && (i.type == Type::F16 || i.type == Type::BF16);
+  bool ok = integer ? i.type2 == Type::S32 : is_fp8(i.type) && is_fp8(tb) ? i.type2 != Type::S32
+            : sixteen ? i.type2 == Type::F32 || (i.type2 == Type::F16 && i.type == Type::F16)
+            : i.type == Type::TF32 && tb == Type::TF32 && i.type2 == Type::F32;
+  if (!ok) d.refuse("this combination of types is not supported");
+  if (k * type_size(i.type) != 32) d.refuse("the shape's K does not fit the types");
+  if (n < 8 || n > 256 || n % 8 || (integer && n > 24 && n % 16)) d.refuse("this N is not legal");
+  if (integer && d.take("satfinite")) i.flags |= kSatFinite;
+  i.regs = d.destinations(4, accumulator_registers(i));
+  if (d.peek().kind == Operand::Vector) {
+    i.flags |= kRegistersA;
+    auto a = d.sources(4, 4);
+    i.regs.insert(i.regs.end(), a.begin(), a.end());
+  } else {
+    i.a = d.source(8);
+  }
+  i.b = d.source(8);
+  Operand scale = d.peek();
+  if (scale.kind == Operand::Immediate) {
+    if (!d.immediate()) i.c = d.constant(0, 1);
+  } else {
+    bool negated = false;
+    i.c = d.predicate(&negated);
+    i.dst2 = negated ? 1 : -1;
+  }
+  if (!integer) {
+    s64 sa = d.immediate(), sb = d.immediate();
+    if ((sa != 1 && sa != -1) || (sb != 1 && sb != -1)) d.refuse("imm-scale has to be 1 or -1");
+    if (sa == -1) i.flags |= kNegateA;
+    if (sb == -1) i.flags |= kNegateB;
+  }
+  if (sixteen) {
+    if (!(i.flags & kRegistersA) && d.immediate()) i.flags |= kTransA;
+    if (d.immediate()) i.flags |= kTransB;
+  }
+  i.run = wgmma_issue;
+}
+
+}  // namespace
+
+// Registers of a wgmma in flight belong to it: accumulators may not be touched, A fragments not be written.
+void check_owned(Warp& w, const Instr& i) {
+  if (i.run == wgmma_issue) return;
+  auto used = [&](int slot) { return slot >= 0 && w.owned[size_t(slot / 64)] == 1; };
+  bool bad = used(i.dst) || used(i.a) || used(i.b) || used(i.c) || used(i.e) || used(i.mem.slot);
+  for (int slot : i.regs) bad = bad || used(slot);
+  bool fragment = i.dst >= 0 && w.owned[size_t(i.dst / 64)] == 2;
+  if (bad) w.machine->report("wgmma", "a register is used while a wgmma in flight owns it as accumulator", &w);
+  if (fragment) w.machine->report("wgmma", "a register is written while a wgmma in flight reads it as fragment of A", &w);
+}
+
+void register_tensor() {
+  register_opcode("ldmatrix", decode_matrix);
+  register_opcode("stmatrix", decode_matrix);
+  register_opcode("mma", decode_mma);
+  register_opcode("wgmma", decode_wgmma);
+}
+
+}  // namespace emu
