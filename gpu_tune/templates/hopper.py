@@ -213,18 +213,18 @@ def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
 
 
 def out_boxes(c: Mapping[str, Any], out_bytes: int) -> int:
-    """Boxes that a consumer stores for a tile."""
+    """Boxes that a consumer stores for a tile: 64 rows each (transposed: all rows, 64 columns or a part of them)."""
     width = box_bytes(c, out_bytes)
     if c["swap_ab"]:
         return blocks_of_64(c) * 64 * out_bytes // width
-    return right_rows(c) * out_bytes // width
+    return blocks_of_64(c) * right_rows(c) * out_bytes // width
 
 
 def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Shared bytes of all consumers' staged boxes."""
     if c["epilogue"] == "direct" or not box_bytes(c, out_bytes):
         return 0
-    rows = right_rows(c) if c["swap_ab"] else 64 * blocks_of_64(c)
+    rows = right_rows(c) if c["swap_ab"] else 64
     buffers = out_boxes(c, out_bytes) if c["epilogue"] == "full" else min(2, out_boxes(c, out_bytes))
     return int(c["consumers"] * buffers * rows * box_bytes(c, out_bytes))
 
@@ -277,7 +277,7 @@ def geometry(c: Mapping[str, Any], device: Device, *, m: int, n: int, k_tiles: i
     store = "direct" if c["epilogue"] == "direct" else "tma"
     boxes = out_boxes(c, out_bytes) if store == "tma" else 0
     buffers = boxes if c["epilogue"] == "full" else min(2, boxes)
-    box_rows = narrow if swap else 64 * mt
+    box_rows = narrow if swap else 64
     names = {op.name for op in target.ops}
     reads_matrix = target.beta != "0" or "residual" in names
     ragged = {"ragged_m": m % (c["block_m"] * c["cluster_m"]) != 0, "ragged_n": n % (c["block_n"] * c["cluster_n"]) != 0}
