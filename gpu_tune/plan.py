@@ -130,12 +130,19 @@ class LaunchPlan:
     """Ordered steps; every step is timed.
 
     ``workspace_zeroed``: the workspace holds zeros before the first run, and every run leaves it so (semaphores).
-    Otherwise its content is arbitrary before each run.
+    Otherwise its content is arbitrary before each run. ``zeroed_bytes``: when above 0, only that many leading bytes are
+    meant and the rest is arbitrary.
     """
 
     steps: tuple[Step, ...]
     workspace_bytes: int = 0
     workspace_zeroed: bool = False
+    zeroed_bytes: int = 0
+
+    @property
+    def zeroed_span(self) -> int:
+        """Leading bytes of the workspace that are zero before the first run and after every run."""
+        return (self.zeroed_bytes or self.workspace_bytes) if self.workspace_zeroed else 0
 
     @property
     def kernels(self) -> tuple[KernelStep, ...]:
@@ -157,6 +164,12 @@ class LaunchPlan:
                 _check_kernel(step)
         _require(bool(self.kernels), "launch plan", None, "has no kernel launch")
         _require(self.workspace_bytes >= 0, "launch plan workspace_bytes", self.workspace_bytes, "is negative")
+        _require(
+            0 <= self.zeroed_bytes <= self.workspace_bytes,
+            "launch plan zeroed_bytes",
+            self.zeroed_bytes,
+            "is not within the workspace",
+        )
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -165,6 +178,7 @@ class LaunchPlan:
             "steps": [_tagged(s) for s in self.steps],
             "workspace_bytes": self.workspace_bytes,
             "workspace_zeroed": self.workspace_zeroed,
+            "zeroed_bytes": self.zeroed_bytes,
         }
 
     @classmethod
@@ -177,7 +191,7 @@ class LaunchPlan:
             zeroed = data["workspace_zeroed"]
             if not isinstance(zeroed, bool) or any(not isinstance(s, (KernelStep, MemsetStep)) for s in steps):
                 raise TypeError("wrong type")
-            return cls(steps, _int(data["workspace_bytes"]), zeroed).check()
+            return cls(steps, _int(data["workspace_bytes"]), zeroed, _int(data.get("zeroed_bytes", 0))).check()
         except (KeyError, TypeError, ValueError, InvalidInput) as error:
             raise CorruptData(f"launch plan: {error!s} (damaged or hand-edited; tune again to replace it)") from error
 

@@ -159,7 +159,8 @@ class _Run:
         finally:
             self.library.emu_end(handle)
         findings = [Finding(**{**f, "block": tuple(f["block"])}) for f in facts["findings"]] + self.findings
-        if self.plan.workspace_zeroed and not facts["stopped"] and bound["workspace"].data.any():
+        span = self.plan.zeroed_span
+        if span and not facts["stopped"] and bound["workspace"].data[:span].any():
             at = int(np.flatnonzero(bound["workspace"].data)[0])
             findings.append(
                 Finding(

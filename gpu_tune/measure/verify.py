@@ -156,7 +156,7 @@ class Verifier:
         )
         if not (gaps == POISONS[0]).all():
             return Verdict("wrong", f"wrote into the gaps between rows ({int((gaps != POISONS[0]).sum())} bytes)"), raw
-        if plan.workspace_zeroed and plan.workspace_bytes and cuda.download(workspace, plan.workspace_bytes).any():
+        if plan.zeroed_span and cuda.download(workspace, plan.zeroed_span).any():
             return Verdict("wrong", "left a workspace that the launch plan says is zero after every run non-zero"), raw
         return judge(elements(raw[GUARD:-GUARD], spec), *made), raw
 
