@@ -13,6 +13,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from ..plan import KernelStep, MemsetStep
 from ..templates.base import Template
 from ..trial import MODELLED, Candidate, Measurement, Policy
 from ..workload import ITEMSIZE, Workload
-from .base import Build, Check, Confirmation, Contender
+from . import emulated
+from .base import Build, Confirmation, Contender, resolve
 from .confirm import conclude
 from .pipeline import Pipeline
 from .sass import Mix, mixes
@@ -66,7 +68,7 @@ class ModelledMeasurer(Pipeline):
         estimate = self._chip.time(build, self.policy.l2 == "cold")
         warm = self._chip.time(build, False)
         repeats = max(3, min(self.policy.repeats, 7))
-        samples = self._noisy(estimate, build.hash, repeats)
+        samples = tuple(map(float, self._noisy(estimate, build.hash, repeats)))
         seconds["time"] = time.perf_counter() - start
         return Measurement(
             build.candidate,
@@ -74,7 +76,7 @@ class ModelledMeasurer(Pipeline):
             MODELLED,
             samples=samples,
             policy=self.policy,
-            warm_samples=self._noisy(warm, build.hash + "warm", repeats),
+            warm_samples=tuple(map(float, self._noisy(warm, build.hash + "warm", repeats))),
             resources=build.resources,
             environment=self._environment(),
             cubin_hash=build.hash,
@@ -82,50 +84,40 @@ class ModelledMeasurer(Pipeline):
         )
 
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
-        """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up, and a run of each
-        candidate on the emulator. There are no baselines: a vendor's kernel cannot be modelled."""
+        """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
+        on the emulator, and the next best takes its place when that finds it wrong. There are no baselines: a vendor's
+        kernel cannot be modelled."""
         measured = [f.result() for f in [self.submit(c) for c in dict.fromkeys(candidates)]]
         drift = np.exp(np.cumsum(_rng("drift", self.seed, self.device.chip).normal(0.0, 0.003, rounds)))
-        contenders, again = [], {}
+        contenders: dict[Candidate, Contender] = {}
+        again = {}
         for m in measured:
+            name = m.candidate.key
             if not m.ok:
-                contenders.append(Contender(m.candidate.key, m.candidate, status=m.status, reason=m.reason))
+                contenders[m.candidate] = Contender(name, m.candidate, status=m.status, reason=m.reason)
                 continue
             build = self.build(m.candidate)
-            check = self._emulated(build)
-            series = [
-                np.array(self._noisy(self._chip.time(build, self.policy.l2 == "cold"), f"{build.hash} {tag}", rounds))
-                * drift
-                for tag in ("rounds", "again")
-            ]
-            samples, again[m.candidate.key] = (tuple(map(float, s)) for s in series)
-            contenders.append(
-                Contender(
-                    m.candidate.key,
-                    m.candidate,
-                    samples,
-                    status="ok" if check.ok else "wrong",
-                    reason="" if check.ok else check.detail,
-                    checks=(check,),
-                )
-            )
-        return conclude(
-            MODELLED,
-            contenders,
-            again,
-            {m.candidate.key: m.resources for m in measured},
-            environment=self._environment(),
-        )
+            seconds = self._chip.time(build, self.policy.l2 == "cold")
+            first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
+            again[name] = tuple(map(float, second))
+            contenders[m.candidate] = Contender(name, m.candidate, tuple(map(float, first)))
+        taken = {m.candidate.key: m.resources for m in measured}
+        environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
+        while True:
+            found = conclude(MODELLED, list(contenders.values()), again, taken, environment)
+            if found.winner is None or emulated.unavailable() or found.contender(found.winner).checks:
+                return found
+            template, workload, _ = resolve(found.winner.template, self.workload, self.device, self.templates)
+            check = emulated.check(found.winner, template, workload, self.device, self.seed)
+            status, reason = ("ok", "") if check.ok else ("wrong", check.detail)
+            contenders[found.winner] = replace(contenders[found.winner], status=status, reason=reason, checks=(check,))
 
-    def _emulated(self, build: Build) -> Check:
-        return Check("result", "emulator", True, "not run")
-
-    def _noisy(self, seconds: float, name: str, count: int) -> tuple[float, ...]:
+    def _noisy(self, seconds: float, name: str, count: int) -> np.ndarray:
         rng = _rng("noise", self.seed, name, self.device.chip)
         scatter = np.exp(rng.normal(0.0, 0.004, count)) + np.where(
             rng.random(count) < 0.02, rng.uniform(0.03, 0.2, count), 0.0
         )
-        return tuple(float(s) for s in seconds * scatter + np.abs(rng.normal(0.0, 15e-9, count)))
+        return np.asarray(seconds * scatter + np.abs(rng.normal(0.0, 15e-9, count)))
 
     def _unlaunchable(self, build: Build) -> str:
         device, taken = self.device, build.resources

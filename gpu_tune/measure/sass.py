@@ -48,11 +48,11 @@ class Mix:
     @property
     def math(self) -> tuple[str, int]:
         """The kind that does the arithmetic, and how many of it; ("", 0) when there is none."""
-        for kind in MATH[:2]:
+        for kinds in (MATH[:1], MATH[1:2], MATH[2:5], MATH[5:]):  # IMAD also computes addresses: it comes last
+            kind = max(kinds, key=lambda k: self.counts[k])
             if self.counts[kind]:
                 return kind, self.counts[kind]
-        kind = max(MATH[2:], key=lambda k: self.counts[k])
-        return (kind, self.counts[kind]) if self.counts[kind] else ("", 0)
+        return "", 0
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_tune.device import Device
-from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep
+from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.space.constraint import Constraint
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.templates.base import Estimate, Template
@@ -14,36 +14,41 @@ from gpu_tune.workload import Matmul, Workload
 
 SOURCE = """
 extern "C" __global__ void __launch_bounds__({{ threads }})
-toy(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c)
+{{ launch.name }}(const float* __restrict__ a, const float* __restrict__ b, float* __restrict__ c,
+    int m, int n, int k, int lda, int ldb, int ldc)
 {
     {% if fault == "syntax" %}this is not C++;{% endif %}
-    {% if fault == "shared" %}__shared__ float big[70000]; big[threadIdx.x] = 1;{% endif %}
+
     const int column = blockIdx.x * {{ threads }} + threadIdx.x;
     const int row = blockIdx.y * {{ rows }};
     {% if fault == "hang" %}volatile int forever = 1; while (forever) {}{% endif %}
-    if (column >= {{ workload.n }}) return;
-    float sum[{{ rows }}] = {};
-    {% if unroll > 1 %}#pragma unroll {{ unroll }}{% else %}#pragma unroll 1{% endif %}
 
-    for (int k = 0; k < {{ workload.k }}; ++k) {
-        const float right = b[(long long)k * {{ workload.ldb }} + column];
+    if (column >= n) return;
+    float sum[{{ rows }}] = {};
+    #pragma unroll {{ unroll }}
+    for (int i = 0; i < k; ++i) {
+        const float right = b[(long long)i * ldb + column];
         #pragma unroll
-        for (int i = 0; i < {{ rows }}; ++i)
-            if (row + i < {{ workload.m }}) sum[i] += a[(long long)(row + i) * {{ workload.lda }} + k] * right;
+        for (int r = 0; r < {{ rows }}; ++r)
+            if (row + r < m) sum[r] += a[(long long)(row + r) * lda + i] * right;
     }
     #pragma unroll
-    for (int i = 0; i < {{ rows }}; ++i)
-        if (row + i < {{ workload.m }}) {
-            {% if fault == "illegal" %}*(float*)(1ull << 60) = sum[i];{% endif %}
-            {% if fault == "trap" %}asm volatile("trap;");{% endif %}
-            {% if fault == "guard" %}if (row + i == {{ workload.m - 1 }}) c[(long long){{ workload.m }} * {{ workload.ldc }} + 1] = 7;{% endif %}
-            {% if fault == "partial" %}if (column == {{ workload.n - 1 }}) continue;{% endif %}
-            {% if fault == "race" %}sum[i] += (clock64() & 1) * 1e-5f;{% endif %}
-            c[(long long)(row + i) * {{ workload.ldc }} + column] = sum[i]{% if fault == "wrong" %} * 1.01f{% endif %};
+    for (int r = 0; r < {{ rows }}; ++r)
+        if (row + r < m) {
+            {% if fault == "illegal" %}*(float*)(1ull << 60) = sum[r];{% endif %}
+            {% if fault in ("trap", "crash") %}asm volatile("trap;");{% endif %}
+            {% if fault == "guard" %}if (row + r == m - 1) c[(m - 1) * ldc + n + 1] = 7;{% endif %}
+            {% if fault == "partial" %}if (column == n - 1) continue;{% endif %}
+            {% if fault == "race" %}if (row + r == 1) sum[r] += (clock64() & 1) * 1e-6f;{% endif %}
+            {% if fault == "wrong" %}if (row + r == m - 1) sum[r] += 0.1f;{% endif %}
+
+            c[(long long)(row + r) * ldc + column] = sum[r];
         }
 }
-"""  # noqa: E501
-FAULTS = ("none", "syntax", "shared", "hang", "illegal", "trap", "guard", "partial", "race", "wrong")
+"""
+_RUNNING = "hang crash illegal trap guard partial race wrong unstable"
+FAULTS = ("none", "syntax", *_RUNNING.split(), "shared", "absent")
+"""What may go wrong. ``crash`` and ``unstable`` need the virtual GPU, which goes by the kernel's name."""
 
 
 def supports(workload: Workload, device: Device) -> bool | str:
@@ -53,10 +58,19 @@ def supports(workload: Workload, device: Device) -> bool | str:
     return True if plain else "computes plain float32 nn matmuls only"
 
 
+def name(config: Config) -> str:
+    """The kernel's name tells the fault, but not the unrolling, which the compiler may make no difference of."""
+    return f"toy_{config['fault']}"
+
+
 def plan(config: Config, w: Any, device: Device) -> LaunchPlan:
     grid = (-(-w.n // int(config["threads"])), -(-w.m // int(config["rows"])), 1)
-    step = KernelStep("toy", grid, (int(config["threads"]), 1, 1), tuple(BufferArg(n) for n in ("a", "b", "out")))
-    clear = (MemsetStep("out", 4 * w.m * w.ldc),) if config["clear"] else ()
+    sizes = tuple(ScalarArg(n, "int32", getattr(w, n)) for n in ("m", "n", "k", "lda", "ldb", "ldc"))
+    kernel = "toy_elsewhere" if config["fault"] == "absent" else name(config)
+    shared = 300_000 if config["fault"] == "shared" else 0
+    args = (*(BufferArg(n) for n in ("a", "b", "out")), *sizes)
+    step = KernelStep(kernel, grid, (int(config["threads"]), 1, 1), args, shared)
+    clear = (MemsetStep("out", 4 * w.n),) if config["clear"] else ()
     return LaunchPlan((*clear, step))
 
 
@@ -80,7 +94,7 @@ def make(folder: Path) -> Template:
         knobs,
         (small,),
         supports,
-        lambda c, w, d: {},
+        lambda c, w, d: {"name": name(c)},
         lambda c, w, d: Estimate(int(c["threads"]), 0, int(c["rows"])),
         plan,
         lambda w, d: config(),

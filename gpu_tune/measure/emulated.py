@@ -1,0 +1,129 @@
+"""Executing a candidate on the emulator: on the workload itself where that is small, else on a smaller one like it.
+
+The smaller workload keeps the config and everything that the code's paths depend on: layout, dtype, epilogue, strides
+beyond the row, how far each size is from a multiple of 128 (so tails stay tails). Sizes are compiled into the source,
+so it is rendered again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from .. import reference
+from ..device import Device
+from ..emulator import emulate, unavailable_reason
+from ..errors import GpuTuneError
+from ..templates.base import Template, render
+from ..trial import Candidate
+from ..workload import Conv2d, Matmul, Workload
+from .base import Check
+
+WHOLE = 1e8
+"""FLOP up to which the workload itself is executed."""
+SMALL = 1.2e8
+"""FLOP that a smaller workload may have."""
+
+
+def check(candidate: Candidate, template: Template, workload: Workload, device: Device, seed: int = 0) -> Check:
+    """Run ``candidate`` (whose template computes ``workload``) on the emulator and compare with the reference.
+
+    ``ok`` needs a right result and no finding (race, access outside a buffer, deadlock ...). A check that could not
+    be run at all is not ok, and its ``detail`` says why.
+    """
+    small = stand_in(candidate, template, workload, device)
+    if small is None:
+        return Check(
+            "result", "emulator", False, "no smaller workload satisfies the config's constraints", workload.key
+        )
+    try:
+        source = render(template, candidate.config, small, device)
+        plan = template.plan(candidate.config, small, device)
+        arrays = reference.example_inputs(small, seed)
+        scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in small.scalars()}
+        given = {**arrays, "out": reference.allocate(small.arrays()["out"], np.nan)}
+        report = emulate(source, plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed)
+        if not report.ok:
+            return Check("result", "emulator", False, str(report)[:500], small.key)
+        numerics = template.numerics(candidate.config, small)
+        found = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=numerics)
+        return Check("result", "emulator", found.ok, str(found), small.key)
+    except GpuTuneError as error:
+        return Check("result", "emulator", False, f"could not be executed: {error}"[:500], small.key)
+
+
+def unavailable() -> str:
+    """Why nothing can be executed here; empty when it can."""
+    return unavailable_reason()
+
+
+def stand_in(candidate: Candidate, template: Template, workload: Workload, device: Device) -> Workload | None:
+    """``workload`` itself where it is small, else the first smaller one that the config is valid for, or None."""
+    if workload.flops <= WHOLE:
+        return workload
+    for small in smaller(workload):
+        try:
+            fits = small.flops <= SMALL and template.supported(small, device) is True
+            if fits and not template.violations(candidate.config, small, device):
+                return small
+        except GpuTuneError:
+            continue
+    return None
+
+
+def smaller(workload: Workload) -> Iterator[Workload]:
+    """Smaller workloads like ``workload``, the smallest last."""
+    if isinstance(workload, Matmul):
+        for m, n, k in (
+            (2, 1, 1),
+            (1, 2, 1),
+            (1, 1, 2),
+            (1, 1, 1),
+            (1, 1, 3),
+            (3, 1, 0),
+            (1, 3, 0),
+            (1, 0, 5),
+            (0, 1, 5),
+        ):
+            yield _matmul(workload, _shrunk(workload.m, m), _shrunk(workload.n, n), _shrunk(workload.k, k))
+    else:
+        for channels, filters, side in (
+            (64, 64, 12),
+            (32, 64, 14),
+            (128, 32, 8),
+            (256, 64, 6),
+            (32, 32, 8),
+            (16, 16, 8),
+        ):
+            made = _conv2d(workload, channels, filters, side)
+            if made is not None:
+                yield made
+
+
+def _shrunk(size: int, multiples: int) -> int:
+    """At most ``size``; the same distance from a multiple of 128 beyond ``multiples`` times 128."""
+    return min(size, 128 * multiples + (size % 128 or (128 if multiples == 0 else 0)))
+
+
+def _matmul(w: Matmul, m: int, n: int, k: int) -> Matmul:
+    rows = {"lda": (w.lda - w.a_shape[-1]), "ldb": (w.ldb - w.b_shape[-1]), "ldc": (w.ldc - w.n)}
+    bare = replace(w, m=m, n=n, k=k, batch=min(w.batch, 2), lda=0, ldb=0, ldc=0)
+    return replace(bare, lda=bare.lda + rows["lda"], ldb=bare.ldb + rows["ldb"], ldc=bare.ldc + rows["ldc"])
+
+
+def _conv2d(w: Conv2d, channels: int, filters: int, side: int) -> Conv2d | None:
+    groups = w.groups
+    per_group, out_group = w.c // groups, w.k // groups
+    while groups > 1 and (groups * per_group > channels or groups * out_group > filters) and groups % 2 == 0:
+        groups //= 2
+    c = groups * min(per_group, max(1, channels // groups) + per_group % 32)
+    k = groups * min(out_group, max(1, filters // groups) + out_group % 32)
+    reach_h, reach_w = w.dilation[0] * (w.r - 1) + 1, w.dilation[1] * (w.s - 1) + 1
+    h = min(w.h, max(side + w.h % 8, reach_h))
+    width = min(w.w, max(side + w.w % 8, reach_w))
+    try:
+        return replace(w, n=min(w.n, 2), c=c, k=k, h=h, w=width, groups=groups)
+    except GpuTuneError:
+        return None
