@@ -243,8 +243,8 @@ class _Run:
         offset: int,
         like: np.ndarray | None,
     ) -> _Bound:
-        if self.alignment is not None:
-            offset = self.alignment % 256
+        if self.alignment is not None and name != "workspace":  # the caller allocates the workspace, well aligned
+            offset = max(self.alignment, data.dtype.itemsize if like is None else like.dtype.itemsize) % 256
         address = self.library.emu_buffer(
             handle, index, name.encode(), data.ctypes.data, data.size, writable | track << 1, offset
         )
