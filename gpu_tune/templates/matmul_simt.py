@@ -1,14 +1,15 @@
-"""Matrix multiplication on the plain arithmetic units: every workload, every device. The fallback where nothing else fits.
+"""Matrix multiplication on the plain arithmetic units: every workload, every device. The fallback of the matmuls.
 
-A block computes ``block_m`` x ``block_n`` outputs from shared-memory tiles ``block_k`` deep, a warp a part ``warp_n`` wide,
-a thread ``thread_m`` x ``thread_n``. Accumulation is float32, or int32 for int8 data. ``stages`` chooses the pipeline:
-1 one buffer; 2 the next tile waits in registers; more: cp.async (sm_80 and newer). With ``split_k`` > 1 slices of K go to
-the workspace and a second kernel adds them in order, so results never depend on timing.
+A block computes ``block_m`` x ``block_n`` outputs from shared-memory tiles ``block_k`` deep, a warp a part ``warp_n``
+wide, a thread ``thread_m`` x ``thread_n``. Accumulation is float32, or int32 for int8 data. ``stages`` chooses the
+pipeline: 1 one buffer; 2 the next tile waits in registers; more: cp.async (sm_80 and newer). With ``split_k`` > 1
+slices of K go to the workspace and a second kernel adds them in order, so results never depend on timing.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..space.constraint import Constraint
 from ..space.knob import Config, Knob
-from ..workload import ITEMSIZE, Matmul
+from ..workload import ITEMSIZE
 from .arguments import epilogue_args
 from .base import Estimate, Template
 
@@ -67,44 +68,48 @@ def _threads(c: Mapping[str, Any]) -> int:
     return (c["block_m"] // c["thread_m"]) * (c["block_n"] // c["thread_n"])
 
 
-def _operand(c: Mapping[str, Any], w: Matmul, which: str) -> dict[str, Any]:
-    """How one operand moves: its global order, its tile in shared memory and the widths of the copies."""
-    k_contiguous = w.layout["ab".index(which)] == ("n" if which == "a" else "t")
-    block = c["block_m" if which == "a" else "block_n"]
-    k_inner = c[f"shared_{which}"] == "k_inner"
-    vector = c[f"vector_width_{which}"]
-    item = ITEMSIZE[w.dtype]
-    stored = c["shared_type"] == "stored"
-    shared_item = item if stored else 4
-    rows, columns = (block, c["block_k"]) if k_inner else (c["block_k"], block)
-    pitch = columns + 4 * c[f"padding_{which}"] // shared_item
+def _k_contiguous(w: Any, which: str) -> bool:
+    return bool(w.layout["ab".index(which)] == ("n" if which == "a" else "t"))
+
+
+def _operand(c: Mapping[str, Any], w: Any, which: str) -> dict[str, Any]:
+    """How one operand moves: its global order, its tile in shared memory and the width of the copies."""
+    block, vector = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"]
+    k_contiguous, k_inner = _k_contiguous(w, which), c[f"shared_{which}"] == "k_inner"
+    rows, pitch = _tile_shape(c, w, which)
+    shape, ld = (w.a_shape, w.lda) if which == "a" else (w.b_shape, w.ldb)
     return {
         "k_contiguous": k_contiguous,
         "k_inner": k_inner,
+        "same_order": k_contiguous == k_inner,
+        "block": block,
         "vector": vector,
-        "bytes": vector * item,
-        "stored": stored,
-        "shared_item": shared_item,
-        "rows": rows,
+        "bytes": vector * ITEMSIZE[w.dtype],
+        "per_row": (c["block_k"] if k_contiguous else block) // vector,  # vectors in a row of the global tile
+        "chunks": block * c["block_k"] // vector,
         "pitch": pitch,
         "size": rows * pitch,
-        "same_order": k_contiguous == k_inner,
-        "ld": w.lda if which == "a" else w.ldb,
-        "extent": w.m if which == "a" else w.n,
-        "block": block,
-        "per_row": (c["block_k"] if k_contiguous else block) // vector,
-        "chunks": block * c["block_k"] // vector,
-        "wide": w.batch * ((w.a_shape if which == "a" else w.b_shape)[0]) * (w.lda if which == "a" else w.ldb)
-        > INDEX_LIMIT,
-        "matrix": (w.a_shape if which == "a" else w.b_shape)[0] * (w.lda if which == "a" else w.ldb),
+        "ld": ld,
+        "matrix": shape[0] * ld,
+        "wide": shape[0] * ld > INDEX_LIMIT,
     }
 
 
-def _shared_bytes(c: Mapping[str, Any], w: Matmul) -> tuple[int, int]:
+def _tile_shape(c: Mapping[str, Any], w: Any, which: str) -> tuple[int, int]:
+    """Rows of an operand's tile in shared memory, and elements from one row to the next."""
+    block, item = c["block_m" if which == "a" else "block_n"], _shared_item(c, w)
+    rows, columns = (block, c["block_k"]) if c[f"shared_{which}"] == "k_inner" else (c["block_k"], block)
+    return rows, columns + 4 * c[f"padding_{which}"] // item
+
+
+def _shared_item(c: Mapping[str, Any], w: Any) -> int:
+    return ITEMSIZE[w.dtype] if c["shared_type"] == "stored" else 4
+
+
+def _shared_bytes(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Bytes of A's tiles (rounded up to 16) and of B's, all stages."""
-    buffers = c["stages"]
-    a, b = (_operand(c, w, which) for which in "ab")
-    return _ceil(buffers * a["size"] * a["shared_item"], 16) * 16, buffers * b["size"] * b["shared_item"]
+    a, b = (math.prod(_tile_shape(c, w, which)) * _shared_item(c, w) * c["stages"] for which in "ab")
+    return _ceil(a, 16) * 16, b
 
 
 def _copies(c: Mapping[str, Any]) -> tuple[int, int]:
@@ -116,13 +121,17 @@ def _copies(c: Mapping[str, Any]) -> tuple[int, int]:
     )
 
 
-def _registers(c: Mapping[str, Any], w: Matmul) -> int:
+def _accumulators(c: Mapping[str, Any], w: Any) -> int:
+    """Registers that hold sums: twice as many where the sums of 128 of K wait for their scales."""
+    return int(c["thread_m"] * c["thread_n"] * (2 if w.scales == "block128" else 1))
+
+
+def _registers(c: Mapping[str, Any], w: Any) -> int:
     """Registers a thread is expected to need, on the high side: sums, fragments, copies with their addresses."""
-    accumulators = c["thread_m"] * c["thread_n"] * (2 if w.scales == "block128" else 1)
     fragments = c["fragment_k"] * (c["thread_m"] + c["thread_n"])
     item = ITEMSIZE[w.dtype]
     words = [max(1, c[f"vector_width_{x}"] * item // 4) if c["stages"] <= 2 else 0 for x in "ab"]
-    return accumulators + fragments + sum(n * (2 + size) for n, size in zip(_copies(c), words)) + 36
+    return _accumulators(c, w) + fragments + sum(n * (2 + size) for n, size in zip(_copies(c), words)) + 36
 
 
 def _register_limit(c: Mapping[str, Any], device: Device) -> int:
@@ -130,17 +139,17 @@ def _register_limit(c: Mapping[str, Any], device: Device) -> int:
     return min(255, budget // 8 * 8)
 
 
-def _slices(c: Mapping[str, Any], w: Matmul) -> tuple[int, int]:
+def _slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Tiles along K, and how many of them a slice takes."""
     tiles = _ceil(w.k, c["block_k"])
     return tiles, _ceil(tiles, c["split_k"])
 
 
-def _tiles(c: Mapping[str, Any], w: Matmul) -> tuple[int, int]:
+def _tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     return _ceil(w.m, c["block_m"]), _ceil(w.n, c["block_n"])
 
 
-def _warp_tile_fits(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
+def _warp_tile_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     lanes_n = c["warp_n"] // c["thread_n"]
     if c["warp_n"] % c["thread_n"] or lanes_n > 32 or c["block_n"] % c["warp_n"]:
         return False
@@ -150,9 +159,9 @@ def _warp_tile_fits(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
 def _vector_fits(which: str) -> Any:
     block = "block_m" if which == "a" else "block_n"
 
-    def holds(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
+    def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
         v, item = c[f"vector_width_{which}"], ITEMSIZE[w.dtype]
-        k_contiguous = w.layout["ab".index(which)] == ("n" if which == "a" else "t")
+        k_contiguous = _k_contiguous(w, which)
         extent = w.k if k_contiguous else (w.m if which == "a" else w.n)
         ld = w.lda if which == "a" else w.ldb
         return v == 1 or (
@@ -166,17 +175,17 @@ def _vector_fits(which: str) -> Any:
         f"vector_{which}",
         (f"vector_width_{which}", "block_k", block),
         holds,
-        f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides rows, leading dimension and tile",
+        f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides extent, ld and tile",
     )
 
 
 def _cp_async_fits(which: str) -> Any:
-    def holds(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
+    def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
         if c["stages"] <= 2:
             return True
         item = ITEMSIZE[w.dtype]
         size = c[f"vector_width_{which}"] * item
-        k_contiguous = w.layout["ab".index(which)] == ("n" if which == "a" else "t")
+        k_contiguous = _k_contiguous(w, which)
         same_order = k_contiguous == (c[f"shared_{which}"] == "k_inner")
         padded = same_order is False or 4 * c[f"padding_{which}"] % size == 0
         return (
@@ -195,13 +204,12 @@ def _cp_async_fits(which: str) -> Any:
     )
 
 
-def _min_blocks_fit(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
-    blocks = c["min_blocks"]
+def _min_blocks_fit(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     shared = sum(_shared_bytes(c, w)) + device.shared_reserved_per_block
-    return blocks * _threads(c) <= device.threads_per_sm and blocks * shared <= device.shared_bytes_per_sm
+    return bool(c["min_blocks"] * shared <= device.shared_bytes_per_sm)
 
 
-def _split_fits(c: Mapping[str, Any], w: Matmul, device: Device) -> bool:
+def _split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     if c["split_k"] == 1:
         return True
     tiles, per_slice = _slices(c, w)
@@ -291,6 +299,12 @@ CONSTRAINTS = (
         "at most 2048 multiply-adds are unrolled",
     ),
     Constraint(
+        "accumulators",
+        ("thread_m", "thread_n"),
+        lambda c, w, d: _accumulators(c, w) + c["thread_m"] + c["thread_n"] + 36 <= 255,
+        "sums and one fragment fit into 255 registers",
+    ),
+    Constraint(
         "registers",
         (
             "block_m",
@@ -308,10 +322,13 @@ CONSTRAINTS = (
         "accumulators, fragments and staged loads fit into the registers that a thread may have",
     ),
     Constraint(
-        "min_blocks",
-        (*_SHARED, "thread_m", "thread_n", "min_blocks"),
-        _min_blocks_fit,
-        "the demanded blocks fit on one SM",
+        "min_blocks_threads",
+        ("block_m", "block_n", "thread_m", "thread_n", "min_blocks"),
+        lambda c, w, d: c["min_blocks"] * _threads(c) <= d.threads_per_sm,
+        "the threads of the demanded blocks fit on one SM",
+    ),
+    Constraint(
+        "min_blocks_shared", (*_SHARED, "min_blocks"), _min_blocks_fit, "the demanded blocks' tiles fit on one SM"
     ),
     Constraint(
         "group",
@@ -335,7 +352,7 @@ CONSTRAINTS = (
 
 
 @functools.lru_cache(maxsize=256)
-def _facts(c: Config, w: Matmul) -> dict[str, Any]:
+def _facts(c: Config, w: Any) -> dict[str, Any]:
     config: Mapping[str, Any] = c
     tiles_m, tiles_n = _tiles(config, w)
     tiles_k, per_slice = _slices(config, w)
@@ -369,23 +386,22 @@ def _facts(c: Config, w: Matmul) -> dict[str, Any]:
     }
 
 
-def derive(config: Config, workload: Matmul, device: Device) -> Mapping[str, Any]:
+def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
     """What the source sees as ``launch``."""
     return _facts(config, workload)
 
 
-def resources(config: Config, workload: Matmul, device: Device) -> Estimate:
+def resources(config: Config, workload: Any, device: Device) -> Estimate:
     """Threads, shared memory, accumulators and workspace of ``config``."""
     f, c = _facts(config, workload), dict[str, Any](config)
-    accumulators = c["thread_m"] * c["thread_n"]
-    return Estimate(f["threads"], f["shared_bytes"], accumulators, _workspace(c, workload))
+    return Estimate(f["threads"], f["shared_bytes"], _accumulators(c, workload), _workspace(c, workload))
 
 
-def _workspace(c: Mapping[str, Any], w: Matmul) -> int:
+def _workspace(c: Mapping[str, Any], w: Any) -> int:
     return 4 * c["split_k"] * w.batch * w.m * w.n if c["split_k"] > 1 else 0
 
 
-def plan(config: Config, workload: Matmul, device: Device) -> LaunchPlan:
+def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
     """One launch, and with ``split_k`` a second one that adds the slices and runs the epilogue."""
     c: Mapping[str, Any] = config
     f, w = _facts(config, workload), workload
@@ -408,7 +424,7 @@ def plan(config: Config, workload: Matmul, device: Device) -> LaunchPlan:
     return LaunchPlan(tuple(steps), _workspace(c, w)).check()
 
 
-def _widest(w: Matmul, which: str, block: int, block_k: int) -> int:
+def _widest(w: Any, which: str, block: int, block_k: int) -> int:
     rule = _vector_fits(which).holds
     name = "block_m" if which == "a" else "block_n"
     return max(
@@ -416,7 +432,7 @@ def _widest(w: Matmul, which: str, block: int, block_k: int) -> int:
     )
 
 
-def _widest_out(w: Matmul, piece: int) -> int:
+def _widest_out(w: Any, piece: int) -> int:
     return max(
         v
         for v in (1, 2, 4, 8)
@@ -425,7 +441,7 @@ def _widest_out(w: Matmul, piece: int) -> int:
     )
 
 
-def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
+def _complete(w: Any, device: Device, **chosen: Any) -> Config:
     """A config from the main choices: the widest legal copies and shared-memory layouts that suit them."""
     dp4a = w.dtype == "int8" and w.layout == "nt" and chosen["block_k"] >= 16
     c: dict[str, Any] = dict(
@@ -436,7 +452,7 @@ def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
         fragment_k=4 if dp4a else 1,
         group_m=1,
         split_k=1,
-        min_blocks=0,
+        min_blocks=1,
         stages=2,
         unroll=0,
         shared_type="stored" if w.dtype == "float32" or dp4a else "wide",
@@ -445,7 +461,7 @@ def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
     for x, block in (("a", "block_m"), ("b", "block_n")):
         c.setdefault(f"vector_width_{x}", _widest(w, x, c[block], c["block_k"]))
         c.setdefault(f"shared_{x}", "k_inner" if dp4a else "k_outer")
-        if w.layout["ab".index(x)] == ("n" if x == "a" else "t") and not chosen.get(f"padding_{x}"):
+        if _k_contiguous(w, x) and not chosen.get(f"padding_{x}"):
             c[f"padding_{x}"] = 4 if c["stages"] < 3 else 0
     c["vector_width_out"] = _widest_out(w, c["thread_n"] // c["interleave_n"])
     c["unroll"] = c["unroll"] or max(
@@ -459,7 +475,7 @@ def _complete(w: Matmul, device: Device, **chosen: Any) -> Config:
     return Config(c)
 
 
-def default(workload: Matmul, device: Device) -> Config:
+def default(workload: Any, device: Device) -> Config:
     """Tiles by the size of C, split-K where too few blocks would run."""
     w = workload
     if w.m <= 16 or w.n <= 16:
@@ -494,7 +510,7 @@ def default(workload: Matmul, device: Device) -> Config:
     return _complete(w, device, **tile, split_k=split)
 
 
-def seeds(workload: Matmul, device: Device) -> list[Config]:
+def seeds(workload: Any, device: Device) -> list[Config]:
     """Tiles that won elsewhere: 128x128 and 64x128 thread tiles of 8x8 and 8x4, 64x64x16 of 4x4, cp.async pipelines."""
     w = workload
     common: list[dict[str, Any]] = [
@@ -514,7 +530,7 @@ def seeds(workload: Matmul, device: Device) -> list[Config]:
         dict(block_m=32, block_n=64, block_k=32, thread_m=4, thread_n=2, warp_n=16, split_k=4),
     ]
     if device.cc >= 80 and w.dtype == "float32":
-        piped = {f"vector_width_{x}": 1 for x in "ab" if w.layout["ab".index(x)] == ("n" if x == "a" else "t")}
+        piped = {f"vector_width_{x}": 1 for x in "ab" if _k_contiguous(w, x)}
         common.append(
             dict(
                 block_m=128,
