@@ -8,8 +8,9 @@ _LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|//.*')
 
 
 def reindent(text: str, step: int = 4) -> str:
-    """``text`` with every line indented by its depth in braces; a line that starts with ``:`` or ``&&`` continues the last one."""
-    depth, lines = 0, []
+    """``text`` with every line indented by its depth in braces; one that starts with ``:`` continues the last."""
+    depth = 0
+    lines: list[str] = []
     for line in (raw.strip() for raw in text.splitlines()):
         code = _LITERAL.sub("", line)
         closing = len(code) - len(code.lstrip("}"))

@@ -7,7 +7,7 @@ on. Any sizes, leading dimensions and alignment; every epilogue, scale, alpha an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 from ..device import Device
 from ..plan import LaunchPlan
@@ -15,7 +15,8 @@ from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from . import multistage_launch
 from .base import Estimate, Numerics, Template
-from .multistage import KNOBS, Loader, Operand, Shape, copy_width, promotes
+from .multistage import KNOBS, Operand, Shape, copy_width, promotes
+from .multistage_loader import Loader
 from .multistage_rules import Problem, rules
 from .multistage_seeds import complete, default, seeds
 
@@ -27,8 +28,10 @@ def problem(w: Any) -> Problem:
 
 def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
     """A's and B's tiles."""
-    return (_operand("A", config, w, config["block_m"], w.layout[0] == "n", w.lda),
-            _operand("B", config, w, config["block_n"], w.layout[1] == "t", w.ldb))
+    return (
+        _operand("A", config, w, config["block_m"], w.layout[0] == "n", w.lda),
+        _operand("B", config, w, config["block_n"], w.layout[1] == "t", w.ldb),
+    )
 
 
 def _operand(name: str, config: Mapping[str, Any], w: Matmul, extent: int, k_major: bool, ld: int) -> Operand:
@@ -36,8 +39,16 @@ def _operand(name: str, config: Mapping[str, Any], w: Matmul, extent: int, k_maj
     width = copy_width(config["copy_bytes"], ld * size, w.alignment)
     turned = not k_major and size == 1
     major = "k" if k_major or turned else "mn"
-    return Operand(name, extent, config["block_k"], size, major, config["shared_layout"],
-                   width if width >= 4 and not turned else 0, turned)
+    return Operand(
+        name,
+        extent,
+        config["block_k"],
+        size,
+        major,
+        config["shared_layout"],
+        width if width >= 4 and not turned else 0,
+        turned,
+    )
 
 
 def loaders(config: Mapping[str, Any], w: Any, threads: int) -> tuple[Loader, Loader]:
@@ -52,11 +63,12 @@ def _loader(op: Operand, threads: int, w: Matmul, ld: int, shape: tuple[int, int
     if op.transposes:
         text = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
     else:
-        text = f"{op.name}: {op.rows} rows of {op.columns} elements ({'k runs along a row' if op.major == 'k' else 'one k each'})"
+        order = "k runs along a row" if op.major == "k" else "one k each"
+        text = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
     return Loader(op, threads, stride, shape[0], shape[1], words, text)
 
 
-def _supports(w: Workload, device: Device) -> Union[bool, str]:
+def _supports(w: Workload, device: Device) -> bool | str:
     assert isinstance(w, Matmul)
     if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
         return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
@@ -79,12 +91,27 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
         return f"{z}{row} * {w.ldc}{'LL' if wide else ''} + {column}"
 
     found = multistage_launch.facts(
-        config, w, device, problem(w), (load_a, load_b), name="matmul_mma", row_elements=w.ldc, place=place,
-        coordinates=lambda row, column: f"{row}, {column}", along="n", wide=wide)
-    m, n, k = (f"{t} * {config[b]}" for t, b in (("tile_m", "block_m"), ("tile_n", "block_n"), ("first_k_tile", "block_k")))
-    found.update(a_batch=w.a_shape[0] * w.lda, b_batch=w.b_shape[0] * w.ldb,
-                 origin_a=f"{m}, {k}" if w.layout[0] == "n" else f"{k}, {m}",
-                 origin_b=f"{n}, {k}" if w.layout[1] == "t" else f"{k}, {n}")
+        config,
+        w,
+        device,
+        problem(w),
+        (load_a, load_b),
+        name="matmul_mma",
+        row_elements=w.ldc,
+        place=place,
+        coordinates=lambda row, column: f"{row}, {column}",
+        along="n",
+        wide=wide,
+    )
+    m, n, k = (
+        f"{t} * {config[b]}" for t, b in (("tile_m", "block_m"), ("tile_n", "block_n"), ("first_k_tile", "block_k"))
+    )
+    found.update(
+        a_batch=w.a_shape[0] * w.lda,
+        b_batch=w.b_shape[0] * w.ldb,
+        origin_a=f"{m}, {k}" if w.layout[0] == "n" else f"{k}, {m}",
+        origin_b=f"{n}, {k}" if w.layout[1] == "t" else f"{k}, {n}",
+    )
     return found
 
 
@@ -102,7 +129,7 @@ def _atomics(w: Any) -> bool:
 
 
 def numerics(config: Mapping[str, Any], w: Workload) -> Numerics:
-    """TF32 keeps 11 bits of each factor; 3xTF32 about 22, and its correction turns inf into nan; float16 sums keep 11."""
+    """TF32 keeps 11 bits of a factor; 3xTF32 about 22, and its correction turns inf into nan; float16 sums keep 11."""
     if config["arithmetic"] == "tf32":
         return Numerics(input_eps=2.0**-10)
     if config["arithmetic"] == "tf32x3":
@@ -121,6 +148,17 @@ def _seeds(w: Workload, device: Device) -> Sequence[Config]:
 
 
 TEMPLATE = Template(
-    name="matmul_mma", op="matmul", summary="tensor cores by mma.sync, operands through a multistage cp.async pipeline",
-    knobs=KNOBS, constraints=rules(problem, operands, _atomics), supports=_supports, derive=_derive, resources=_resources,
-    plan=_plan, default=_default, seeds=_seeds, numerics=numerics, min_cc=80)
+    name="matmul_mma",
+    op="matmul",
+    summary="tensor cores by mma.sync, operands through a multistage cp.async pipeline",
+    knobs=KNOBS,
+    constraints=rules(problem, operands, _atomics),
+    supports=_supports,
+    derive=_derive,
+    resources=_resources,
+    plan=_plan,
+    default=_default,
+    seeds=_seeds,
+    numerics=numerics,
+    min_cc=80,
+)

@@ -2,7 +2,7 @@
 
 Every mma.sync instruction used here multiplies 16 rows by 8 columns over 32 bytes of K, so layouts are counted in
 bytes: a *chunk* is 16 bytes, a *k step* two chunks. The parts ``tile``, ``mma``, ``multistage`` and ``split_k`` render
-from these objects; a family brings its own loaders (a struct with ``copy(stage)``, or ``fetch()`` and ``store(stage)``).
+from these objects; a family brings its own loaders (a struct with ``copy(tile)``, or ``fetch()`` and ``store(tile)``).
 """
 
 from __future__ import annotations
@@ -25,26 +25,59 @@ KNOBS = (
     Knob("warp_n", (16, 32, 48, 64, 80, 96, 112, 128), "columns of the output tile of a warp"),
     Knob("slice_k", (1, 2, 4), "warps that share an output tile, each with its part of every stage's K"),
     Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "tiles of K in shared memory at once"),
-    Knob("shared_layout", ("xor", "pad"), "how shared rows avoid bank conflicts: XOR of 16-byte chunks, or padding", ordinal=False),
-    Knob("fragment_buffers", (1, 2), "register copies of the operands of a k step: 2 loads the next while one multiplies"),
-    Knob("mma_order", ("rows", "serpentine"), "order of a warp's instructions: serpentine reuses the operand read last", ordinal=False),
+    Knob(
+        "shared_layout",
+        ("xor", "pad"),
+        "how shared rows avoid bank conflicts: XOR of 16-byte chunks, or padding",
+        ordinal=False,
+    ),
+    Knob(
+        "fragment_buffers", (1, 2), "register copies of the operands of a k step: 2 loads the next while one multiplies"
+    ),
+    Knob(
+        "mma_order",
+        ("rows", "serpentine"),
+        "order of a warp's instructions: serpentine reuses the operand read last",
+        ordinal=False,
+    ),
     Knob("copy_bytes", (4, 8, 16), "widest asynchronous copy to shared memory, bytes"),
     Knob("prefetch_bytes", (0, 64, 128, 256), "L2 prefetch hint on the copies, bytes (0: none)"),
     Knob("raster_group", (1, 2, 4, 8, 16, 32), "tiles that a band of the raster is wide, for reuse in L2"),
     Knob("raster_along", ("m", "n"), "direction in which the bands of the raster stack", ordinal=False),
     Knob("persistent", (False, True), "as many blocks as run at once, each walking over several tiles", ordinal=False),
     Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"),
-    Knob("reduction", ("workspace", "turnstile", "last_block", "atomic"),
-         "how split-K parts meet: a second kernel, in turn, by the block that ends last, or by atomics", ordinal=False),
-    Knob("epilogue_store", ("direct", "staged"), "results leave from the fragments, or through shared memory in full rows",
-         ordinal=False),
+    Knob(
+        "reduction",
+        ("workspace", "turnstile", "last_block", "atomic"),
+        "how split-K parts meet: a second kernel, in turn, by the block that ends last, or by atomics",
+        ordinal=False,
+    ),
+    Knob(
+        "epilogue_store",
+        ("direct", "staged"),
+        "results leave from the fragments, or through shared memory in full rows",
+        ordinal=False,
+    ),
     Knob("min_blocks", (1, 2, 3, 4), "blocks that must fit on an SM at once (bounds the registers)"),
-    Knob("arithmetic", ("strict", "fp16_accumulate", "tf32", "tf32x3"), "which permission of the workload is used", ordinal=False),
+    Knob(
+        "arithmetic",
+        ("strict", "fp16_accumulate", "tf32", "tf32x3"),
+        "which permission of the workload is used",
+        ordinal=False,
+    ),
 )
 BASE_REGISTERS = 44
 """Registers for addresses, counters and the epilogue, on top of accumulators, fragments and staging."""
-INSTRUCTION = {"float16": ("m16n8k16", "f16"), "bfloat16": ("m16n8k16", "bf16"), "float32": ("m16n8k8", "tf32"),
-               "int8": ("m16n8k32", "s8"), "float8_e4m3": ("m16n8k32", "e4m3"), "float8_e5m2": ("m16n8k32", "e5m2")}
+STAGING_REGISTERS = 16
+"""Registers of a thread that may hold data on its way to shared memory."""
+INSTRUCTION = {
+    "float16": ("m16n8k16", "f16"),
+    "bfloat16": ("m16n8k16", "bf16"),
+    "float32": ("m16n8k8", "tf32"),
+    "int8": ("m16n8k32", "s8"),
+    "float8_e4m3": ("m16n8k32", "e4m3"),
+    "float8_e5m2": ("m16n8k32", "e5m2"),
+}
 """Shape and PTX type of the instruction for each dtype."""
 
 
@@ -52,8 +85,8 @@ INSTRUCTION = {"float16": ("m16n8k16", "f16"), "bfloat16": ("m16n8k16", "bf16"),
 class Operand:
     """One operand's tile of a stage: where its bytes lie in shared memory and how they get there.
 
-    ``major`` k: shared rows are rows of A (columns of B), each ``block_k`` long; mn: shared rows are single k. ``copy``:
-    bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also turn
+    ``major`` k: shared rows are rows of A (columns of B), each ``block_k`` long; mn: shared rows are single k.
+    ``copy``: bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also turn
     k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so).
     """
 
@@ -127,109 +160,6 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Loader:
-    """How a matrix operand's tile is copied: every thread moves ``count`` vectors.
-
-    ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
-    """
-
-    operand: Operand
-    threads: int
-    stride: int
-    row_limit: int
-    column_limit: int
-    words: bool
-    description: str
-
-    @property
-    def vector(self) -> int:
-        """Bytes that move at once."""
-        return self.operand.copy or CHUNK
-
-    @property
-    def elements(self) -> int:
-        """Elements of a vector."""
-        return self.vector // self.operand.itemsize
-
-    @property
-    def vectors_per_chunk(self) -> int:
-        """Vectors of a 16-byte chunk."""
-        return CHUNK // self.vector
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of a tile row."""
-        return self.operand.columns * self.operand.itemsize // self.vector
-
-    @property
-    def total(self) -> int:
-        """Vectors (or 4 x 4 squares, when the tile is transposed) of a tile."""
-        if self.operand.transposes:
-            return self.operand.extent * self.operand.block_k // 16
-        return self.operand.rows * self.vectors
-
-    @property
-    def count(self) -> int:
-        """Vectors of a thread."""
-        return -(-self.total // self.threads)
-
-    @property
-    def ragged(self) -> bool:
-        """Whether some threads have one vector less."""
-        return self.total % self.threads != 0
-
-    @property
-    def regular(self) -> bool:
-        """Whether a thread's vectors lie below each other, ``step`` rows apart."""
-        return self.threads % self.vectors == 0
-
-    @property
-    def step(self) -> int:
-        """Rows between a thread's vectors."""
-        return self.threads // self.vectors
-
-    @property
-    def steady(self) -> bool:
-        """Whether the XOR is the same for all of a thread's vectors."""
-        return not self.operand.flip("r") or self.step % 8 == 0
-
-    @property
-    def thread_row(self) -> str:
-        """C expression of a thread's first row."""
-        return "threadIdx.x" if self.vectors == 1 else f"threadIdx.x / {self.vectors}"
-
-    @property
-    def thread_vector(self) -> str:
-        """C expression of a thread's vector in its rows."""
-        return f"threadIdx.x % {self.vectors}"
-
-    @property
-    def advance(self) -> str:
-        """What the next k tile moves along: rows or columns of the matrix."""
-        return "columns" if self.operand.major == "k" and not self.operand.transposes else "rows"
-
-    @property
-    def _tile(self) -> tuple[int, int]:
-        op = self.operand
-        return (op.block_k, op.extent) if op.transposes else (op.rows, op.columns)
-
-    @property
-    def guard_rows(self) -> bool:
-        """Whether a tile may reach past the matrix's last row."""
-        return self.row_limit % self._tile[0] != 0
-
-    @property
-    def guard_columns(self) -> bool:
-        """Whether a tile may reach past the end of a row."""
-        return self.column_limit % self._tile[1] != 0
-
-    def row_step(self, rows: int) -> str:
-        """C constant: bytes from a row to the one ``rows`` below."""
-        size = rows * self.stride
-        return f"{size}LL" if size * max(self.count, 1) >= 2**31 else str(size)
-
-
-@dataclass(frozen=True)
 class Shape:
     """A config's derived sizes, the same for every family. Registers are 32-bit."""
 
@@ -299,22 +229,38 @@ class Shape:
         """Rows of the slab: one instruction's 16 for every warp along m."""
         return 16 * self.warps_m
 
-    @property
-    def slab_bytes(self) -> int:
-        """Shared bytes of the staged epilogue."""
-        return ((self.slab_rows - 1) * self.slab_pitch + self.config["block_n"]) * 4
+    def shared_bytes(self, a: Operand, b: Operand) -> int:
+        """Dynamic shared memory: the ring of stages, which slices and staged epilogue use again."""
+        slices = slice_bytes(self.config) if self.config["slice_k"] > 1 else 0
+        slab = (
+            slab_bytes(self.config) if self.config["epilogue_store"] == "staged" and not two_kernels(self.config) else 0
+        )
+        return max(ring_bytes(self.config["stages"], a, b), slices, slab)
 
-    def shared_bytes(self, a: "Operand", b: "Operand") -> int:
-        """Dynamic shared memory: the ring of stages, which slices and epilogue use again. The last row's padding is not needed."""
-        ring = self.config["stages"] * (a.bytes + b.bytes) - (b.pitch - CHUNK * b.chunks)
-        slices = self.config["block_m"] * self.config["block_n"] * 4 if self.config["slice_k"] > 1 else 0
-        slab = self.slab_bytes if self.config["epilogue_store"] == "staged" and not two_kernels(self.config) else 0
-        return max(ring, slices, slab)
+    def registers(self, staged: bool, device: Device) -> int:
+        """About how many registers a thread needs, as ptxas counts; ``staged``: data goes through registers."""
+        fragments = self.fragments
+        if self.dtype in FP8 and not native_fp8(self.dtype, device):
+            fragments += 2 * (self.mmas_m * 4 + self.mmas_n * 2)  # each register of float8 becomes two of float16
+        return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + BASE_REGISTERS
 
-    def registers(self, a: "Operand", b: "Operand") -> int:
-        """About how many registers a thread needs; fitted to what ptxas used."""
-        staging = a.staging_registers(self.threads) + b.staging_registers(self.threads)
-        return self.accumulators + self.fragments + staging + BASE_REGISTERS
+
+def ring_bytes(stages: int, a: Operand, b: Operand) -> int:
+    """Shared bytes of the stages; the last row's padding is not needed."""
+    return stages * (a.bytes + b.bytes) - (b.pitch - CHUNK * b.chunks)
+
+
+def slice_bytes(config: Mapping[str, Any]) -> int:
+    """Shared bytes through which the K slices of a tile meet."""
+    size: int = config["block_m"] * config["block_n"] * 4
+    return size
+
+
+def slab_bytes(config: Mapping[str, Any]) -> int:
+    """Shared bytes of the staged epilogue: 16 rows for every warp along m."""
+    rows = 16 * config["block_m"] // config["warp_m"]
+    size: int = ((rows - 1) * (config["block_n"] + 8) + config["block_n"]) * 4
+    return size
 
 
 def two_kernels(config: Mapping[str, Any]) -> bool:
@@ -337,7 +283,9 @@ def promotes(workload: Any, device: Device) -> bool:
 
     Block scales demand it. So does strict float32 accumulation where float8 instructions keep fewer bits than float32.
     """
-    return workload.scales == "block128" or (native_fp8(workload.dtype, device) and "fast_accumulate" not in workload.math)
+    return workload.scales == "block128" or (
+        native_fp8(workload.dtype, device) and "fast_accumulate" not in workload.math
+    )
 
 
 def copy_width(limit: int, stride_bytes: int, alignment: int) -> int:

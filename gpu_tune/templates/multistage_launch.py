@@ -11,7 +11,8 @@ from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep
 from ..workload import ITEMSIZE, Workload
 from .arguments import epilogue_args
 from .base import Estimate
-from .multistage import INSTRUCTION, Loader, Operand, Shape, promotes, two_kernels
+from .multistage import INSTRUCTION, Operand, Shape, promotes, two_kernels
+from .multistage_loader import Loader
 from .multistage_rules import Problem
 
 Config = Mapping[str, Any]
@@ -46,13 +47,25 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
 
 
 def store_vector(config: Config, row_elements: int, alignment: int, out_dtype: str) -> int:
-    """Results that leave in one store: at most 2 from fragments, 4 from a staged row, as far as every row is aligned."""
+    """Results that leave in one store: at most 2 from fragments, 4 from a staged row, as alignment allows."""
     widest = 4 if config["epilogue_store"] == "staged" else 2
     return math.gcd(widest, row_elements, max(1, alignment // ITEMSIZE[out_dtype]))
 
 
-def facts(config: Config, workload: Workload, device: Device, problem: Problem, loaders: tuple[Loader, Loader], *, name: str,
-          row_elements: int, place: Callable[[str, str], str], coordinates: Callable[[str, str], str], along: str, wide: bool) -> dict[str, Any]:
+def facts(
+    config: Config,
+    workload: Workload,
+    device: Device,
+    problem: Problem,
+    loaders: tuple[Loader, Loader],
+    *,
+    name: str,
+    row_elements: int,
+    place: Callable[[str, str], str],
+    coordinates: Callable[[str, str], str],
+    along: str,
+    wide: bool,
+) -> dict[str, Any]:
     """Everything but how the loaders are built. ``row_elements``: elements of ``out`` that lie side by side, for vectors."""
     load_a, load_b = loaders
     a, b = load_a.operand, load_b.operand
@@ -74,31 +87,71 @@ def facts(config: Config, workload: Workload, device: Device, problem: Problem, 
         return f"{index} * {k_tiles} / {split}"
 
     return {
-        "name": name, "shape": shape, "a": a, "b": b, "load_a": load_a, "load_b": load_b, "loaders": list(loaders),
-        "itemsize": shape.itemsize, "prefetch": config["prefetch_bytes"], "gathers": any(_gathers(x) for x in loaders),
-        "instruction": instruction, "operand_type": operand_type, "sum_type": sum_type,
-        "sum_ctype": "int" if sum_type == "s32" else "float", "tf32x3": config["arithmetic"] == "tf32x3",
+        "name": name,
+        "shape": shape,
+        "a": a,
+        "b": b,
+        "load_a": load_a,
+        "load_b": load_b,
+        "loaders": list(loaders),
+        "itemsize": shape.itemsize,
+        "prefetch": config["prefetch_bytes"],
+        "gathers": any(_gathers(x) for x in loaders),
+        "instruction": instruction,
+        "operand_type": operand_type,
+        "sum_type": sum_type,
+        "sum_ctype": "int" if sum_type == "s32" else "float",
+        "tf32x3": config["arithmetic"] == "tf32x3",
         "serpentine": config["mma_order"] == "serpentine" and shape.mmas_m > 1,
-        "stages": config["stages"], "stage_bytes": a.bytes + b.bytes, "buffers": config["fragment_buffers"],
-        "asynchronous": bool(a.copy or b.copy), "through_registers": not (a.copy and b.copy), "slices": config["slice_k"],
-        "block_m": config["block_m"], "block_n": config["block_n"], "block_k": config["block_k"], "warp_m": config["warp_m"],
-        "promote": shape.promote, "promote_every": max(1, 128 // config["block_k"]),
-        "block_scales": workload.scales == "block128", "scale_blocks": -(-problem.k // 128),
-        "m": problem.m, "n": problem.n, "batch": problem.batch, "tiles_m": rows, "tiles_n": columns, "tiles": rows * columns,
-        "work": work, "grid": grid, "k_tiles": k_tiles, "split_begin": split_begin,
+        "stages": config["stages"],
+        "stage_bytes": a.bytes + b.bytes,
+        "buffers": config["fragment_buffers"],
+        "asynchronous": bool(a.copy or b.copy),
+        "through_registers": not (a.copy and b.copy),
+        "slices": config["slice_k"],
+        "block_m": config["block_m"],
+        "block_n": config["block_n"],
+        "block_k": config["block_k"],
+        "warp_m": config["warp_m"],
+        "promote": shape.promote,
+        "promote_every": max(1, 128 // config["block_k"]),
+        "block_scales": workload.scales == "block128",
+        "scale_blocks": -(-problem.k // 128),
+        "m": problem.m,
+        "n": problem.n,
+        "batch": problem.batch,
+        "tiles_m": rows,
+        "tiles_n": columns,
+        "tiles": rows * columns,
+        "work": work,
+        "grid": grid,
+        "k_tiles": k_tiles,
+        "split_begin": split_begin,
         "z": "0" if problem.batch == 1 else _z(rows * columns, problem.batch, work),
-        "split_k": split, "reduction": config["reduction"] if split > 1 else "", "two_kernels": both,
-        "counter_bytes": counter_bytes(config, problem), "units": units,
-        "guard_m": problem.m % config["block_m"] != 0, "guard_n": problem.n % config["block_n"] != 0,
-        "staged": config["epilogue_store"] == "staged", "scattered": config["epilogue_store"] == "direct",
-        "heavy": any(op.name in TRANSCENDENTAL for op in workload.ops), "vector": vector,
-        "widths": [vector] + ([1] if vector > 1 and problem.n % vector and not both else []), "along": along, "wide": wide,
-        "place": place, "coordinates": coordinates, "reduce_vector": vector,
+        "split_k": split,
+        "reduction": config["reduction"] if split > 1 else "",
+        "two_kernels": both,
+        "counter_bytes": counter_bytes(config, problem),
+        "units": units,
+        "guard_m": problem.m % config["block_m"] != 0,
+        "guard_n": problem.n % config["block_n"] != 0,
+        "staged": config["epilogue_store"] == "staged",
+        "scattered": config["epilogue_store"] == "direct",
+        "heavy": any(op.name in TRANSCENDENTAL for op in workload.ops),
+        "vector": vector,
+        "widths": [vector] + ([1] if vector > 1 and problem.n % vector and not both else []),
+        "along": along,
+        "wide": wide,
+        "place": place,
+        "coordinates": coordinates,
+        "reduce_vector": vector,
         "reduce_total": problem.batch * problem.m * problem.n // vector,
     }
 
 
-def plan(config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand], name: str) -> LaunchPlan:
+def plan(
+    config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand], name: str
+) -> LaunchPlan:
     """One kernel; a memset before it for atomics, a second kernel behind it for parts in the workspace."""
     shape = Shape(config, workload.dtype, promotes(workload, device))
     _, grid = blocks(config, problem, device)
@@ -114,25 +167,34 @@ def plan(config: Config, workload: Workload, device: Device, problem: Problem, o
     steps: tuple[Any, ...] = (main,)
     results = problem.batch * problem.m * problem.n
     if both:
-        vector = math.gcd(4, problem.n, _row_elements(workload), max(1, workload.alignment // ITEMSIZE[workload.out_dtype]))
-        reduce = KernelStep(f"{name}_reduce", (-(-results // vector // 256), 1, 1), (256, 1, 1),
-                            (BufferArg("workspace"), *epilogue_args(workload)))
+        vector = math.gcd(
+            4, problem.n, _row_elements(workload), max(1, workload.alignment // ITEMSIZE[workload.out_dtype])
+        )
+        reduce = KernelStep(
+            f"{name}_reduce",
+            (-(-results // vector // 256), 1, 1),
+            (256, 1, 1),
+            (BufferArg("workspace"), *epilogue_args(workload)),
+        )
         steps = (main, reduce)
     elif split and config["reduction"] == "atomic":
         steps = (MemsetStep("out", results * 4), main)
-    return LaunchPlan(steps, workspace_bytes(config, problem), workspace_zeroed=counted).check()
+    zeroed = counter_bytes(config, problem) if counted else 0
+    return LaunchPlan(steps, workspace_bytes(config, problem), counted, zeroed).check()
 
 
-def resources(config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand]) -> Estimate:
+def resources(
+    config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand]
+) -> Estimate:
     """Threads, shared bytes, accumulator registers and workspace."""
     shape = Shape(config, workload.dtype, promotes(workload, device))
     return Estimate(shape.threads, shape.shared_bytes(*operands), shape.accumulators, workspace_bytes(config, problem))
 
 
-def _row_elements(workload: Workload) -> int:
+def _row_elements(workload: Any) -> int:
     if workload.op == "matmul":
-        return workload.ldc
-    return workload.k if workload.layout == "nhwc" else workload.p * workload.q
+        return int(workload.ldc)
+    return int(workload.k if workload.layout == "nhwc" else workload.p * workload.q)
 
 
 def _gathers(load: Loader) -> bool:

@@ -12,25 +12,68 @@ from .base import Template
 from .multistage_rules import Problem
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
-    (128, 256, 64, 64, 64, 1, 3), (256, 128, 64, 64, 64, 1, 3), (128, 128, 64, 64, 64, 1, 4), (128, 128, 128, 64, 32, 1, 3),
-    (128, 160, 64, 64, 80, 1, 4), (160, 128, 64, 80, 64, 1, 4), (128, 64, 128, 64, 32, 1, 4), (64, 128, 128, 32, 64, 1, 4),
-    (64, 64, 128, 32, 32, 1, 5), (32, 64, 128, 16, 32, 1, 5), (64, 32, 128, 32, 16, 1, 5), (64, 64, 128, 32, 32, 2, 4),
-    (32, 128, 128, 32, 32, 1, 4), (16, 128, 128, 16, 32, 1, 5), (16, 64, 256, 16, 16, 1, 4), (16, 64, 256, 16, 32, 4, 4),
-    (128, 16, 128, 32, 16, 1, 5), (32, 32, 128, 16, 16, 1, 6), (32, 32, 256, 32, 16, 2, 4), (16, 16, 256, 16, 16, 4, 4),
-    (32, 32, 64, 16, 16, 1, 4), (16, 32, 64, 16, 16, 1, 2), (16, 16, 32, 16, 16, 1, 2), (256, 256, 32, 64, 64, 1, 2))
+    (128, 256, 64, 64, 64, 1, 3),
+    (256, 128, 64, 64, 64, 1, 3),
+    (128, 128, 64, 64, 64, 1, 4),
+    (128, 128, 128, 64, 32, 1, 3),
+    (128, 160, 64, 64, 80, 1, 4),
+    (160, 128, 64, 80, 64, 1, 4),
+    (128, 64, 128, 64, 32, 1, 4),
+    (64, 128, 128, 32, 64, 1, 4),
+    (64, 64, 128, 32, 32, 1, 5),
+    (32, 64, 128, 16, 32, 1, 5),
+    (64, 32, 128, 32, 16, 1, 5),
+    (64, 64, 128, 32, 32, 2, 4),
+    (32, 128, 128, 32, 32, 1, 4),
+    (16, 128, 128, 16, 32, 1, 5),
+    (16, 64, 256, 16, 16, 1, 4),
+    (16, 64, 256, 16, 32, 4, 4),
+    (128, 16, 128, 32, 16, 1, 5),
+    (32, 32, 128, 16, 16, 1, 6),
+    (32, 32, 256, 32, 16, 2, 4),
+    (16, 16, 256, 16, 16, 4, 4),
+    (32, 32, 64, 16, 16, 1, 4),
+    (16, 32, 64, 16, 16, 1, 2),
+    (16, 16, 32, 16, 16, 1, 2),
+    (256, 256, 32, 64, 64, 1, 2),
+)
 """The usual winners on large and middle shapes, then narrow tiles for few rows or columns, then what fits anything."""
 _PLAIN: dict[str, Any] = dict(
-    shared_layout="xor", fragment_buffers=2, mma_order="serpentine", copy_bytes=16, prefetch_bytes=128, raster_group=8,
-    raster_along="m", persistent=False, split_k=1, reduction="workspace", epilogue_store="staged", min_blocks=1, arithmetic="strict")
+    shared_layout="xor",
+    fragment_buffers=2,
+    mma_order="serpentine",
+    copy_bytes=16,
+    prefetch_bytes=128,
+    raster_group=8,
+    raster_along="m",
+    persistent=False,
+    split_k=1,
+    reduction="workspace",
+    epilogue_store="staged",
+    min_blocks=1,
+    arithmetic="strict",
+)
 _RETREATS: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("arithmetic", ("tf32", "tf32x3")), ("copy_bytes", (8, 4)), ("prefetch_bytes", (0,)), ("raster_group", (4, 2, 1)),
-    ("block_k", (128, 64, 32, 16)), ("fragment_buffers", (1,)), ("stages", (10, 9, 8, 7, 6, 5, 4, 3, 2)), ("epilogue_store", ("direct",)),
-    ("warp_n", (32, 16)), ("warp_m", (32, 16)), ("split_k", (1,)), ("reduction", ("workspace",)))
+    ("arithmetic", ("tf32", "tf32x3")),
+    ("copy_bytes", (8, 4)),
+    ("prefetch_bytes", (0,)),
+    ("raster_group", (4, 2, 1)),
+    ("block_k", (128, 64, 32, 16)),
+    ("fragment_buffers", (1,)),
+    ("stages", (10, 9, 8, 7, 6, 5, 4, 3, 2)),
+    ("epilogue_store", ("direct",)),
+    ("warp_n", (32, 16)),
+    ("warp_m", (32, 16)),
+    ("split_k", (1,)),
+    ("reduction", ("workspace",)),
+)
 
 
 def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Template) -> Config | None:
     """A valid config with ``known`` and otherwise usual values, giving way where a rule demands; None when there is none."""
-    tile: dict[str, Any] = dict(block_m=16, block_n=16, block_k=64 // ITEMSIZE[w.dtype], warp_m=16, warp_n=16, slice_k=1, stages=2)
+    tile: dict[str, Any] = dict(
+        block_m=16, block_n=16, block_k=64 // ITEMSIZE[w.dtype], warp_m=16, warp_n=16, slice_k=1, stages=2
+    )
     values = {**tile, **_PLAIN, **known}
     if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
         values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
@@ -52,7 +95,15 @@ def _concerns(knob: str, values: Mapping[str, Any], w: Workload, device: Device,
 def candidates(w: Workload, device: Device, template: Template, problem: Problem) -> Iterator[Config]:
     """Every tile of the list that can be made valid, the K split where tiles alone do not fill the chip."""
     for bm, bn, k_bytes, wm, wn, slices, stages in TILES:
-        base = dict(block_m=bm, block_n=bn, block_k=max(16, k_bytes // ITEMSIZE[w.dtype]), warp_m=wm, warp_n=wn, slice_k=slices, stages=stages)
+        base = dict(
+            block_m=bm,
+            block_n=bn,
+            block_k=max(16, k_bytes // ITEMSIZE[w.dtype]),
+            warp_m=wm,
+            warp_n=wn,
+            slice_k=slices,
+            stages=stages,
+        )
         if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
             continue
         rows, columns = problem.tiles(base)
@@ -70,9 +121,14 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     work = rows * columns * problem.batch * config["split_k"]
     k_tiles = -(-problem.k_tiles(config) // config["split_k"])
     size = ITEMSIZE[w.dtype]
-    per_step = max(config["block_m"] * config["block_n"] / 64, (config["block_m"] + config["block_n"]) * 1.5 + 40.0 / config["stages"])
+    per_step = max(
+        config["block_m"] * config["block_n"] / 64,
+        (config["block_m"] + config["block_n"]) * 1.5 + 40.0 / config["stages"],
+    )
     waves = -(-work // device.sm_count)
-    overhead = 60.0 + 0.03 * config["block_m"] * config["block_n"] ** 1.0 / 16 + (80.0 if config["split_k"] > 1 else 0.0)
+    overhead = (
+        60.0 + 0.03 * config["block_m"] * config["block_n"] ** 1.0 / 16 + (80.0 if config["split_k"] > 1 else 0.0)
+    )
     return waves * (k_tiles * config["block_k"] * size / 32 * per_step / 16 + overhead)
 
 
