@@ -26,6 +26,9 @@ CUresult lost = CUDA_SUCCESS;
 double clock_ns = 1e6;
 size_t allocated = 0;
 CUcontext current = nullptr;
+std::vector<CUcontext> pushed;
+int captures = 0;
+CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 unsigned long long random_state = 1;
 
 double noise() {
@@ -110,9 +113,16 @@ CUresult cuGetErrorName(CUresult e, const char** s) {
 CUresult cuCtxGetCurrent(CUcontext* c) { *c = current; return CUDA_SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext* c, CUdevice d) { *c = reinterpret_cast<CUcontext>(size_t(d) + 1); return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext c) { current = c; return CUDA_SUCCESS; }
+CUresult cuCtxGetDevice(CUdevice* d) { if (!current) return CUDA_ERROR_INVALID_CONTEXT; *d = int(reinterpret_cast<size_t>(current)) - 1; return CUDA_SUCCESS; }
+CUresult cuCtxPushCurrent_v2(CUcontext c) { pushed.push_back(current); current = c; return CUDA_SUCCESS; }
+CUresult cuCtxPopCurrent_v2(CUcontext* c) { if (pushed.empty()) return CUDA_ERROR_INVALID_CONTEXT; *c = current; current = pushed.back(); pushed.pop_back(); return CUDA_SUCCESS; }
+CUresult cuPointerGetAttribute(void* v, CUpointer_attribute a, CUdeviceptr) { if (a != CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) return CUDA_ERROR_INVALID_VALUE; *static_cast<int*>(v) = 0; return CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream s, CUstreamCaptureStatus* status) { *status = of(s).capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE; return CUDA_SUCCESS; }
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) { std::swap(*mode, capture_mode); return CUDA_SUCCESS; }
 CUresult cuCtxSynchronize() { return lost; }
 CUresult cuMemAlloc_v2(CUdeviceptr* p, size_t n) {
     if (lost) return lost;
+    if (captures && capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (allocated + n > memory()) return CUDA_ERROR_OUT_OF_MEMORY;
     size_t* block = static_cast<size_t*>(aligned_alloc(256, (n + 256 + 255) / 256 * 256));
     block[0] = n;
@@ -146,12 +156,14 @@ CUresult cuEventElapsedTime(float* ms, CUevent a, CUevent b) {
 CUresult cuStreamBeginCapture_v2(CUstream s, CUstreamCaptureMode mode) {
     if (mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL || of(s).capturing) return CUDA_ERROR_INVALID_VALUE;
     of(s).capturing = true;
+    ++captures;
     return CUDA_SUCCESS;
 }
 CUresult cuStreamEndCapture(CUstream s, CUgraph* g) {
     Stream& stream = of(s);
     if (!stream.capturing) return CUDA_ERROR_INVALID_VALUE;
     stream.capturing = false;
+    --captures;
     *g = reinterpret_cast<CUgraph>(new Graph{stream.captured});
     stream.captured.clear();
     return CUDA_SUCCESS;
