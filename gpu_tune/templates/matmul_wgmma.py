@@ -62,10 +62,16 @@ def _derive(c: Config, w: Workload, device: Device) -> dict[str, Any]:
                         target=target, split_out=target.batch, promoted=hopper.promotes(w), block_scales=w.scales == "block128")
     blocks = -(-w.k // 128)
     sum_vector = 4 if w.n % 4 == 0 and w.ldc % 4 == 0 else 1
-    g.update(kernel="matmul_wgmma", m=w.m, n_total=w.n, scale_blocks=blocks, scale_columns=max(1, c["block_n"] // 128),
+    scales = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b" if _scales_main(c, w) else ""
+    g.update(kernel="matmul_wgmma", scale_parameters=scales, m=w.m, n_total=w.n, scale_blocks=blocks, scale_columns=max(1, c["block_n"] // 128),
              wide_scales=w.m * blocks >= 2**31, ld_partial=target.n, sum_vector=sum_vector, sum_threads=SUM_THREADS,
              sum_wide=w.batch * w.m * w.ldc >= 2**31, title=_title(w), about=_about(c, w, g))
     return g
+
+
+def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
+    """Whether the main kernel's target has no scales of its own and yet multiplies with block scales."""
+    return bool(w.scales == "block128" and c["split_k"] > 1)
 
 
 def _title(w: Matmul) -> str:
@@ -120,7 +126,7 @@ def _plan(c: Config, w: Workload, device: Device) -> LaunchPlan:
     g, target = _derive(c, w, device), _parts(c, w)
     buffer = "workspace" if c["split_k"] > 1 else "out"
     args: tuple[Arg, ...] = (_map("a", g["a"], w), _map("b", g["b"], w))
-    rest = epilogue_args(target)[1:]
+    rest = epilogue_args(target)[1:] + ((BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ())
     if g["store"] == "tma":
         size, deep = g["out_bytes"], target.batch > 1
         args += (TensorMapArg(buffer, hopper.OUT_MAP_DTYPE[target.out_dtype], (target.n, w.m, target.batch) if deep else (target.n, w.m),
