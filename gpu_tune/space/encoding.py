@@ -20,6 +20,7 @@ class Encoder:
 
     def __init__(self, knobs: Sequence[Knob], pairs: bool = True) -> None:
         self._columns: list[tuple[int, NDArray[np.float32]]] = []
+        self._labels: list[bool] = []
         self.names: list[str] = []
         logs: list[int] = []
         for column, knob in enumerate(knobs):
@@ -36,12 +37,24 @@ class Encoder:
             else:
                 values = np.arange(len(knob.values), dtype=np.float64)
                 self.names.append(knob.name)
+            self._labels.append(not knob.ordinal and len(knob.values) > 2)
             self._columns.append((column, values.astype(np.float32)))
         self._left = [a for i, a in enumerate(logs) for _ in logs[i + 1:]] if pairs else []
         self._right = [b for i in range(len(logs)) for b in logs[i + 1:]] if pairs else []
         single = [n.removeprefix("log2 ") for n in self.names]
         self.names += [f"log2 {single[a]}*{single[b]}" for a, b in zip(self._left, self._right)]
         self.names += [f"log2 {single[a]}/{single[b]}" for a, b in zip(self._left, self._right)]
+
+    def coordinates(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Rows as points of a unit cube (n, d): ordinal knobs by value (log2 where positive), labels one-hot."""
+        parts = []
+        for (column, values), label in zip(self._columns, self._labels):
+            if label:
+                parts.append(np.eye(len(values), dtype=np.float32)[rows[:, column]] * np.float32(0.5**0.5))
+            else:
+                unit = (values - values.min()) / (values.max() - values.min())
+                parts.append(unit[rows[:, column]][:, None])
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 1), dtype=np.float32)
 
     def __call__(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Features of index rows."""

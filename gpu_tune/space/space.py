@@ -49,6 +49,8 @@ class Space(Protocol):
     name: str
     knobs: tuple[Knob, ...]
     grid: Grid
+    listing: int
+    """A space of at most this many configs is scored whole; of a larger one a pool is drawn."""
 
     def default(self) -> Config | None:
         """The config an expert would start from, None without one."""
@@ -65,6 +67,9 @@ class Space(Protocol):
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """What the model sees: knob features, then hardware features where the space knows them."""
 
+    def coordinates(self, rows: Rows) -> NDArray[np.float32]:
+        """Rows as points of a unit cube (n, d), for distances and smooth models."""
+
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float) -> Rows:
         """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be dropped."""
 
@@ -74,6 +79,8 @@ class Space(Protocol):
 
 class GridSpace:
     """A space of ``knobs`` under ``constraints`` (called with workload and device None), or of exactly ``rows``."""
+
+    listing = 20_000
 
     def __init__(self, name: str, knobs: Sequence[Knob], constraints: Sequence[Constraint] = (), rows: Rows | None = None,
                  workload: Workload | None = None, device: Device | None = None) -> None:
@@ -188,6 +195,10 @@ class GridSpace:
         """Knob features and their names (no hardware is known here)."""
         return self.encoder(rows), list(self.encoder.names)
 
+    def coordinates(self, rows: Rows) -> NDArray[np.float32]:
+        """Rows as points of a unit cube (n, d): see ``encoding``."""
+        return self.encoder.coordinates(rows)
+
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float = 0.1) -> Rows:
         """Valid children of paired parents: uniform crossover, then each knob redrawn with chance ``rate``; invalid ones dropped."""
         children = np.where(rng.random(a.shape) < 0.5, a, b).astype(np.uint16)
@@ -240,9 +251,13 @@ class GridSpace:
 class TemplateSpace(GridSpace):
     """Template x workload x device: the valid configs, named after the template."""
 
+    listing = 1_500  # hardware features cost Python time for every config
+
     def __init__(self, template: Template, workload: Workload, device: Device) -> None:
         super().__init__(template.name, template.knobs, template.constraints, None, workload, device)
         self.template = template
+        self._known: dict[bytes, NDArray[np.float32]] = {}
+        self._names: list[str] = []
         self.workload: Workload = workload
         self.device: Device = device
 
@@ -254,6 +269,21 @@ class TemplateSpace(GridSpace):
     def seeds(self) -> list[Config]:
         """The template's seeds that are valid here, distinct, in declared order."""
         return list(dict.fromkeys(c for c in self.template.seeds(self.workload, self.device) if c in self))
+
+    def features(self, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
+        """Hardware features (n, f) of valid configs, and their names; see ``gpu_tune.model.features``."""
+        from ..model.features import hardware  # the model stands above spaces; asked for at call time only
+
+        return hardware(self.template, configs, self.workload, self.device)
+
+    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
+        """Knob features, then hardware features (each config's are computed once)."""
+        new = [row for row in rows if row.tobytes() not in self._known]
+        if new:
+            values, self._names = self.features(self.configs(np.array(new)))
+            self._known.update((row.tobytes(), v) for row, v in zip(new, values))
+        own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(len(rows), len(self._names))
+        return np.concatenate([self.encoder(rows), own], axis=1), [*self.encoder.names, *self._names]
 
     def violations(self, config: Config) -> list[str]:
         """Why ``config`` is invalid; empty when it is valid."""

@@ -1,0 +1,109 @@
+"""The ranker: LightGBM that learns to order candidates, not to predict milliseconds.
+
+``rank_xendcg`` (Bruch 2021, "An Alternative Cross Entropy Loss for Learning-to-Rank") over graded relevance: how close a
+trial's time is to the best of its group. A group is one workload on one chip, so times of different groups are never
+compared. Failed trials stay in, as the worst grade: a model that never saw a failure proposes it again. Leaves are tiny
+because a run has tens of trials, where LightGBM's default of 20 rows a leaf learns nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightgbm
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptData
+
+GRADES = 30
+"""LightGBM's ranking objectives take at most 31 grades, 0 (failed or hopeless) to this."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a model is. ``power`` sharpens grades towards the best: grade = floor(GRADES * (best / time) ** power)."""
+
+    trees: int = 50
+    leaves: int = 8
+    min_rows: int = 2
+    learning_rate: float = 0.1
+    power: float = 1.0
+
+
+OWN = Shape()
+"""For the trials of one run."""
+POOLED = Shape(trees=200, leaves=16, min_rows=5, power=2.0)
+"""For the trials of many runs."""
+
+
+def grades(times: NDArray[np.floating], power: float = 1.0) -> NDArray[np.int32]:
+    """Relevance of one group's trials from their times in seconds; nan or inf marks a failure."""
+    ok = np.isfinite(times)
+    if not ok.any():
+        return np.zeros(len(times), dtype=np.int32)
+    share = np.divide(times[ok].min(), times, out=np.zeros(len(times)), where=ok)
+    return np.floor(GRADES * share**power).astype(np.int32)
+
+
+class Ranker:
+    """A fitted model. ``score`` orders rows of features; scores of different groups or models do not compare."""
+
+    def __init__(self, booster: lightgbm.Booster) -> None:
+        self._booster = booster
+
+    @classmethod
+    def fit(cls, x: NDArray[np.floating], times: NDArray[np.floating], groups: Sequence[int] | None = None, *,
+            seed: int = 0, shape: Shape = OWN, names: Sequence[str] | None = None) -> Ranker | None:
+        """Learn from trials: ``x`` (n, features), ``times`` (n,) seconds with nan or inf for failures, ``groups`` the sizes of
+        consecutive groups (default: one). None when no group has two grades to tell apart. Same input, same model."""
+        sizes = [len(times)] if groups is None else list(groups)
+        bounds = np.cumsum([0, *sizes])
+        label = np.concatenate([grades(times[a:b], shape.power) for a, b in zip(bounds[:-1], bounds[1:])])
+        if not any(len(np.unique(label[a:b])) > 1 for a, b in zip(bounds[:-1], bounds[1:])):
+            return None
+        titles = [n.replace(",", ";").replace(":", ";").replace('"', "'") for n in names] if names else "auto"
+        parameters = {
+            "objective": "rank_xendcg", "num_leaves": shape.leaves, "min_data_in_leaf": shape.min_rows,
+            "learning_rate": shape.learning_rate, "min_data_in_bin": 1, "max_bin": 63, "feature_pre_filter": False,
+            "seed": seed & 0x7FFFFFFF, "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+        for cautious in ({}, {"min_sum_hessian_in_leaf": 0.1, "min_data_in_leaf": max(5, shape.min_rows)}):
+            data = lightgbm.Dataset(np.asarray(x, dtype=np.float32), label, group=sizes, feature_name=titles, free_raw_data=True)
+            try:
+                return cls(lightgbm.train({**parameters, **cautious}, data, shape.trees))
+            except lightgbm.basic.LightGBMError:  # numerically empty splits (4.7: "left_count > 0"); larger leaves avoid them
+                continue
+        return None
+
+    def score(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Larger is expected to be faster; (n,) for features (n, features)."""
+        return np.asarray(self._booster.predict(np.asarray(x, dtype=np.float32), num_threads=1), dtype=np.float64)
+
+    def gain(self) -> dict[str, float]:
+        """Each feature's share of the total split gain, largest first, unused ones left out."""
+        gains = self._booster.feature_importance("gain")
+        total = float(gains.sum()) or 1.0
+        pairs = sorted(zip(self._booster.feature_name(), gains.tolist()), key=lambda p: (-p[1], p[0]))
+        return {name: value / total for name, value in pairs if value > 0}
+
+    def contributions(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """SHAP contributions (n, features + 1) of each feature to each score; the last column is the base value."""
+        return np.asarray(self._booster.predict(np.asarray(x, dtype=np.float32), pred_contrib=True, num_threads=1), dtype=np.float64)
+
+    @property
+    def names(self) -> list[str]:
+        """The features' names, in order."""
+        return list(self._booster.feature_name())
+
+    def to_text(self) -> str:
+        """LightGBM's own text form."""
+        return str(self._booster.model_to_string())
+
+    @classmethod
+    def from_text(cls, text: str) -> Ranker:
+        """Inverse of ``to_text``; CorruptData on anything else."""
+        try:
+            return cls(lightgbm.Booster(model_str=text, params={"verbosity": -1}))
+        except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
+            raise CorruptData(f"ranker model: LightGBM refuses the text ({error})") from error

@@ -1,0 +1,117 @@
+"""The search: batched, genetic, guided by models, over one or several spaces.
+
+``ask`` for candidates, measure them however you like, ``tell`` how they ended. What is asked is a pure function of the
+seed and of what was asked and told: no clock, no global state. It never asks for an invalid config or for one twice. Trials
+flow to the space that earns them; a space whose best stays far behind is left after a few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidConfig, InvalidInput
+from .search_arm import Arm, Settings
+from .space.knob import Config
+from .space.space import Space
+from .trial import Candidate, Measurement
+
+BATCH = 16
+_CURIOSITY = 0.3
+
+
+class Search:
+    """A search over ``spaces`` (distinct names), seeded.
+
+    ``history``: records of any workload and chip (or ``model.transfer.Past``); the models learn from those whose template
+    has a space here. ``source``: only records of this source count (default: measured where there are any; modelled
+    records never teach a search that has measured ones). ``starts``: further configs to try first, by space name.
+    """
+
+    def __init__(self, spaces: Sequence[Space], *, seed: int = 0, batch: int = BATCH, history: Iterable[Any] = (),
+                 source: str | None = None, starts: Mapping[str, Sequence[Config]] | None = None,
+                 settings: Settings | None = None) -> None:
+        if not spaces or len({s.name for s in spaces}) != len(spaces):
+            raise InvalidInput("search spaces", [s.name for s in spaces], "are none, or two share a name", "give one or more, named apart")
+        if type(seed) is not int or seed < 0:
+            raise InvalidInput("search seed", seed, "is not a non-negative integer", "give 0 or more")
+        if type(batch) is not int or batch < 1:
+            raise InvalidInput("search batch", batch, "is not a positive integer", f"leave it out for {BATCH}")
+        self.spaces, self.seed, self.batch = tuple(spaces), seed, batch
+        self.settings = settings or Settings()
+        self.arms = {s.name: Arm(s, self.settings, seed) for s in spaces}
+        self.told: list[Measurement] = []
+        self._starts = self._queue(starts or {})
+
+    def ask(self, n: int | None = None) -> list[Candidate]:
+        """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all is asked."""
+        want = self.batch if n is None else min(n, self.batch)
+        chosen: list[Candidate] = []
+        while self._starts and len(chosen) < want:
+            start = self._starts.pop(0)
+            if self._take(start):
+                chosen.append(start)
+        asked = sum(len(arm.taken) for arm in self.arms.values())
+        rng = np.random.default_rng([self.seed, asked - len(chosen), len(self.told)])
+        if not self.told:  # the first models need few trials; the rest of the batch is worth more once they exist
+            want = min(want, max(len(chosen) + 2 * len(self.arms), self.settings.initial))
+        for name, count in self._allot(want - len(chosen)).items():
+            arm = self.arms[name]
+            rows = arm.propose(count, rng)
+            chosen.extend(Candidate(name, c) for c in arm.space.configs(rows))
+        return chosen
+
+    def tell(self, measurements: Iterable[Measurement]) -> None:
+        """How candidates ended, failures included; also of candidates that were never asked for (a resumed run)."""
+        for m in measurements:
+            arm = self.arms.get(m.candidate.template)
+            if arm is None:
+                raise InvalidInput("measurement of", m.candidate.template, "is of a space that is not searched", f"tell of {list(self.arms)}")
+            try:
+                row = arm.space.rows([m.candidate.config])[0]
+            except InvalidConfig as error:
+                raise InvalidInput("measurement of", m.candidate.key, str(error), "tell of configs made of the space's knobs") from error
+            arm.tell(row, m.time if m.ok else math.nan)
+            self.told.append(m)
+
+    @property
+    def best(self) -> Measurement | None:
+        """The fastest trial told, None before one succeeds; of equals the first by key."""
+        return min((m for m in self.told if m.ok), key=lambda m: (m.time, m.candidate.key), default=None)
+
+    def _queue(self, starts: Mapping[str, Sequence[Config]]) -> list[Candidate]:
+        """Defaults, then seeds and given starts of the spaces in turn; distinct and valid."""
+        lists = []
+        for space in self.spaces:
+            default = space.default()
+            lists.append([*([default] if default is not None else []), *space.seeds(), *starts.get(space.name, ())])
+        queue = [Candidate(s.name, configs[i]) for i in range(max(map(len, lists))) for s, configs in zip(self.spaces, lists)
+                 if i < len(configs)]
+        return [c for c in dict.fromkeys(queue) if c.config in self.arms[c.template].space]  # type: ignore[operator]
+
+    def _take(self, candidate: Candidate) -> bool:
+        arm = self.arms[candidate.template]
+        return arm.take(arm.space.rows([candidate.config])[0])
+
+    def _allot(self, n: int) -> dict[str, int]:
+        """How many of ``n`` slots each space gets: its best against the best of all, plus a bonus for being little tried."""
+        share = dict.fromkeys(self.arms, 0)
+        if len(share) == 1:
+            return dict.fromkeys(self.arms, n)
+        top = min(arm.best for arm in self.arms.values())
+        tried = {name: len(arm.taken) for name, arm in self.arms.items()}
+        for _ in range(n):
+            total = sum(tried.values())
+
+            def worth(name: str) -> float:
+                arm = self.arms[name]
+                quality = 0.0 if math.isinf(arm.best) else top / arm.best
+                return quality + _CURIOSITY * math.sqrt(math.log(2 + total) / (1 + tried[name]))
+
+            name = max(share, key=lambda a: (worth(a), a))
+            share[name] += 1
+            tried[name] += 1
+        return share

@@ -1,0 +1,248 @@
+"""One space's side of a search: what was tried there, and what to try next.
+
+A batch is filled from four sources in fixed shares, so that no one of them can starve the rest: the tree ranker's best,
+the smooth model's most promising, genetic children of the best trials (which no model may veto: they find the narrow
+basins that a model fitted elsewhere denies), and random configs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model.ranker import Ranker
+from .model.smooth import Smooth
+from .space.grid import Rows
+from .space.space import Space
+
+GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a batch is filled; shares are of the slots left after the starts. Chosen on recorded spaces (bench/search.py)."""
+
+    initial: int = 8
+    spread: int = 8
+    """Candidates drawn for each initial config; the one farthest from the others is taken."""
+    trees: float = 0.3
+    smooth: float = 0.3
+    children: float = 0.3
+    elite: int = 24
+    mutation: float = 0.1
+    pool: int = 1024
+    """Configs scored in a space that is not scored whole."""
+    smooth_trials: int = 160
+    smooth_pool: int = 256
+    stall: int = 48
+    """Trials without a gain of ``gain`` after which half of the model's slots go to neighbours of the best and wide crosses."""
+    gain: float = 0.005
+
+
+class Arm:
+    """Trials and proposals of one space. Rows are index rows; a time of nan is a failure."""
+
+    def __init__(self, space: Space, settings: Settings, seed: int) -> None:
+        self.space, self.settings, self.seed = space, settings, seed
+        self.taken: set[bytes] = set()
+        self._rows: dict[bytes, Rows] = {}
+        self._times: dict[bytes, float] = {}
+        self._listed: tuple[Rows, NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._keys: list[bytes] = []
+        self.model: Ranker | None = None
+
+    @property
+    def told(self) -> int:
+        """Trials that ended."""
+        return len(self._times)
+
+    @property
+    def best(self) -> float:
+        """Best time so far, inf without one."""
+        return min((t for t in self._times.values() if not math.isnan(t)), default=math.inf)
+
+    def take(self, row: Rows) -> bool:
+        """Mark a row as asked for; False when it already was."""
+        key = row.tobytes()
+        if key in self.taken:
+            return False
+        self.taken.add(key)
+        return True
+
+    def tell(self, row: Rows, time: float) -> None:
+        """A trial's end; the better of two tellings of one config counts."""
+        key = row.tobytes()
+        self.taken.add(key)
+        self._rows[key] = row
+        known = self._times.get(key, math.nan)
+        self._times[key] = time if math.isnan(known) else known if math.isnan(time) else min(time, known)
+
+    def trials(self) -> tuple[Rows, NDArray[np.float64]]:
+        """Rows and times told, in an order that does not depend on when each was told."""
+        keys = sorted(self._rows)
+        rows = np.array([self._rows[k] for k in keys], dtype=np.uint16).reshape(-1, len(self.space.knobs))
+        return rows, np.array([self._times[k] for k in keys])
+
+    def stalled(self) -> int:
+        """Trials told since the last gain."""
+        since, best = 0, math.inf
+        for t in self._times.values():
+            if t < best * (1 - self.settings.gain):
+                best, since = t, 0
+            else:
+                since += 1
+        return since
+
+    def free(self, rows: Rows) -> Rows:
+        """The distinct rows that were not asked for yet, in order."""
+        fresh: dict[bytes, int] = {}
+        for i, row in enumerate(rows):
+            key = row.tobytes()
+            if key not in self.taken:
+                fresh.setdefault(key, i)
+        return rows[list(fresh.values())]
+
+    def propose(self, n: int, rng: np.random.Generator) -> Rows:
+        """At most ``n`` new rows, marked as taken; fewer only when the space runs out."""
+        rows, times = self.trials()
+        chosen: list[Rows] = []
+        if np.isfinite(times).sum() < 2 or len(times) < self.settings.initial:
+            chosen.extend(self._spread(n, rng))
+        else:
+            trees, smooth, children = self._shares(n)
+            if trees or smooth:
+                pool, x, c = self._pool(rng)
+                if len(pool):
+                    chosen.extend(self._by_model(pool, x, c, trees, smooth, rng))
+            chosen.extend(self._children(children, rng))
+        for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
+            if len(chosen) < n:
+                chosen.extend(row for row in self.free(self.space.grid.sample(draws, rng))[: n - len(chosen)] if self.take(row))
+        return np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
+
+    def fit(self) -> Ranker | None:
+        """The tree ranker on this arm's trials, None before two of them differ."""
+        rows, times = self.trials()
+        if len(times) < 4:
+            return None
+        x, names = self.space.describe(rows)
+        return Ranker.fit(x, times, seed=self.seed, names=names)
+
+    def _shares(self, n: int) -> tuple[int, int, int]:
+        """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share holds
+        over many small batches as it does in one large batch, and never rounds to nothing."""
+        s = self.settings
+        edges = np.cumsum([s.trees, s.smooth, s.children])
+        u = (np.arange(len(self.taken), len(self.taken) + n) * GOLDEN) % 1.0
+        kinds = np.searchsorted(edges, u, side="right")
+        return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
+
+    def _pool(self, rng: np.random.Generator) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
+        """Rows to score, their features and coordinates: all free ones, or samples, children and neighbours of the best."""
+        space = self.space
+        every = space.grid.all(space.listing)
+        if every is not None:
+            if self._listed is None:
+                self._listed = every, space.describe(every)[0], space.coordinates(every)
+                self._keys = [row.tobytes() for row in every]
+            rows, x, c = self._listed
+            free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(rows))
+            return rows[free], x[free], c[free]
+        elite = self._elite()
+        third = self.settings.pool // 3
+        parts = [space.grid.sample(third, rng), self._cross(2 * third, rng)]
+        parts += [space.steps(row) for row in elite[:2]]
+        pool = self.free(np.concatenate([p for p in parts if len(p)]))[: 2 * self.settings.pool]
+        return pool, space.describe(pool)[0], space.coordinates(pool)
+
+    def _by_model(self, pool: Rows, x: NDArray[np.float32], c: NDArray[np.float32], trees: int, smooth: int,
+                  rng: np.random.Generator) -> list[Rows]:
+        rows, times = self.trials()
+        chosen: list[Rows] = []
+        if smooth:
+            y = worth(times)
+            index = self._subset(y, rng)
+            mine = self.space.coordinates(rows[index])
+            model = Smooth(mine, y[index])
+            mean = model.predict(c)
+            some = self.settings.smooth_pool
+            top = np.argsort(-mean, kind="stable")[:some] if len(mean) > some else np.arange(len(mean))
+            top = np.union1d(top, rng.permutation(len(pool))[: some // 2])
+            for i in model.pick(c[top], smooth, float(y.max())):
+                if self.take(pool[top[i]]):
+                    chosen.append(pool[top[i]])
+        if trees:
+            own, names = self.space.describe(rows)
+            self.model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
+            score = self.model.score(x) if self.model is not None else np.zeros(len(pool))
+            score = score + 1e-9 * rng.random(len(score))
+            for i in np.argsort(-score, kind="stable"):
+                if trees and self.take(pool[i]):
+                    chosen.append(pool[i])
+                    trees -= 1
+                elif not trees:
+                    break
+        return chosen
+
+    def _subset(self, y: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
+        """The smooth model's trials: all, or the better half of its limit and a draw from the rest."""
+        limit = self.settings.smooth_trials
+        order = np.argsort(-y, kind="stable")
+        if len(y) > limit:
+            order = np.concatenate([order[: limit // 2], rng.permutation(order[limit // 2:])[: limit - limit // 2]])
+        return np.sort(order)
+
+    def _elite(self) -> Rows:
+        rows, times = self.trials()
+        order = np.argsort(np.where(np.isfinite(times), times, np.inf), kind="stable")
+        return rows[order[: max(2, min(self.settings.elite, int(np.isfinite(times).sum())))]]
+
+    def _cross(self, n: int, rng: np.random.Generator) -> Rows:
+        elite = self._elite()
+        a, b = (elite[rng.integers(len(elite), size=n)] for _ in range(2))
+        return self.space.vary(a, b, rng, self.settings.mutation)
+
+    def _children(self, n: int, rng: np.random.Generator) -> list[Rows]:
+        chosen: list[Rows] = []
+        for _ in range(12):
+            if len(chosen) >= n:
+                break
+            for child in self._cross(4 * n + 8, rng):
+                if len(chosen) < n and self.take(child):
+                    chosen.append(child)
+        return chosen
+
+    def _spread(self, n: int, rng: np.random.Generator) -> list[Rows]:
+        """Random rows far apart: each is the farthest, in knob coordinates, of a few draws."""
+        pool = self.free(self.space.grid.sample(max(64, n * self.settings.spread), rng))
+        if not len(pool):
+            return []
+        c = self.space.coordinates(pool)
+        done, _ = self.trials()
+        near = np.full(len(pool), np.inf)
+        if len(done):
+            near = distances(c, self.space.coordinates(done)).min(axis=1)
+        left = np.ones(len(pool), dtype=np.bool_)
+        chosen: list[Rows] = []
+        while len(chosen) < n and left.any():
+            draw = rng.permutation(np.flatnonzero(left))[: self.settings.spread]
+            i = int(draw[np.argmax(near[draw])])
+            left[i] = False
+            near = np.minimum(near, distances(c, c[i: i + 1])[:, 0])
+            if self.take(pool[i]):
+                chosen.append(pool[i])
+        return chosen
+
+
+def worth(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the smooth model learns: best / time, 0 for failures; it saturates on the long slow tail."""
+    ok = np.isfinite(times)
+    return np.divide(np.min(times[ok], initial=np.inf), times, out=np.zeros(len(times)), where=ok)
+
+
+def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared Euclidean distances (len(a), len(b))."""
+    return np.asarray(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=-1))
