@@ -88,6 +88,8 @@ def _operand(c: Mapping[str, Any], w: Any, which: str) -> dict[str, Any]:
         "per_row": (c["block_k"] if k_contiguous else block) // vector,  # vectors in a row of the global tile
         "chunks": block * c["block_k"] // vector,
         "pitch": pitch,
+        # whether a vector's place in shared memory is aligned to its store
+        "aligned": pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
         "size": rows * pitch,
         "ld": ld,
         "matrix": shape[0] * ld,
