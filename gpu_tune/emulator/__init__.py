@@ -22,7 +22,7 @@ from ..errors import CompilerMissing
 from ..plan import LaunchPlan
 from . import build
 from .module import Module, compile_ptx
-from .report import BankConflicts, Checks, Finding, Report
+from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
 
 
 def emulate(
@@ -35,7 +35,7 @@ def emulate(
     device: Device | None = None,
     seed: int = 0,
     late: bool | None = None,
-    checks: Checks = Checks(),
+    checks: Checks = ALL_CHECKS,
     alignment: int | None = None,
 ) -> Report:
     """Run a launch plan on the CPU and report its results and everything that is wrong with it.
@@ -43,7 +43,7 @@ def emulate(
     ``source_or_ptx``: CUDA C++ (compiled for ``arch`` with line information, PTX cached on disk) or PTX text.
     ``arrays``: the plan's buffers by name; they are not modified. The span from a view's first to its last element is
     the buffer. When ``out`` is among them only it, the workspace and a ``c`` that is the same memory may be written.
-    The workspace is made here (garbage, or zeros when the plan says so and then checked to be left zeroed) unless given.
+    The workspace is made here (garbage; zeros when the plan says so, and then checked to be left zeroed) unless given.
     ``scalars``: run-time ``alpha`` and ``beta``. ``device`` bounds how many blocks are resident (default: 64).
     ``seed`` chooses the interleaving. ``late``: asynchronous results land as late as is legal (True) or at random
     moments (False); None takes late for even seeds. ``alignment``: see :meth:`Module.run`.

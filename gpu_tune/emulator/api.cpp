@@ -48,7 +48,7 @@ string results(const Run& run) {
   bool first = true;
   for (auto& f : m.findings) {
     out += (first ? "" : ",") + string("{\"kind\":") + quoted(f.kind) + ",\"message\":" + quoted(f.message) + ",\"kernel\":" +
-           quoted(f.kernel) + format(",\"cuda_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}", f.cuda_line,
+           quoted(f.kernel) + format(",\"cuda_line\":%d,\"inlined_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}", f.cuda_line, f.inlined_line,
                                      f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count);
     first = false;
   }
@@ -57,11 +57,12 @@ string results(const Run& run) {
   for (auto& k : m.executed)
     for (size_t pc = 0; pc < k.second.size(); ++pc) {
       const Instr& i = k.first->code[pc];
-      if (i.cuda_line) all.insert(i.cuda_line);
+      const Place& place = run.module.places[size_t(i.place)];
+      for (auto& at : place) all.insert(at.second);
       if (!k.second[pc]) continue;
       mix[run.module.opcodes[size_t(i.opcode)]] += k.second[pc];
       ptx.insert(i.line);
-      if (i.cuda_line) covered.insert(i.cuda_line);
+      for (auto& at : place) covered.insert(at.second);
     }
   out += "],\"instructions\":{";
   first = true;

@@ -106,8 +106,14 @@ void integer_to_float(Warp& w, const Instr& i, u32 m) {
       if (i.type == Type::F32) { reg<float>(w, i.dst)[l] = sign ? float(s64(v)) : float(v); return; }
       if (i.type == Type::F64) { reg<double>(w, i.dst)[l] = sign ? double(s64(v)) : double(v); return; }
     }
+    // a directed rounding: into a double in the same direction first, then into the type, is one rounding
     long double exact = sign ? (long double)s64(v) : (long double)v;
-    write_float(w, i, l, double(exact), Round(i.mode));
+    double x = double(exact);
+    Round r = Round(i.mode);
+    if ((r == Round::Down && x > exact) || (r == Round::Zero && std::fabs(x) > std::fabs(exact)))
+      x = std::nextafter(x, r == Round::Down ? -INFINITY : 0.0);
+    if (r == Round::Up && x < exact) x = std::nextafter(x, INFINITY);
+    write_float(w, i, l, x, r);
   });
 }
 void integer_to_integer(Warp& w, const Instr& i, u32 m) {
@@ -117,7 +123,7 @@ void integer_to_integer(Warp& w, const Instr& i, u32 m) {
     if (i.flags & kSat) {
       long double x = is_signed(i.type2) ? (long double)s64(v) : (long double)v;
       if (x < range.low) v = u64(s64(range.low));
-      else if (x > range.high) v = i.type == Type::S64 ? 0x7FFFFFFFFFFFFFFFull : u64(s64(range.high));
+      else if (i.type == Type::S64 ? x > 9223372036854775807.0L : x > range.high) v = i.type == Type::S64 ? 0x7FFFFFFFFFFFFFFFull : u64(s64(range.high));
     }
     write_integer(w, i, l, v);
   });

@@ -80,7 +80,7 @@ struct Instr {
   s64 imm = 0;
   vector<int> regs;                // vector operands; for BranchIndex the targets
   int line = 0;                    // line in the PTX text
-  int file = 0, cuda_line = 0;     // from .loc
+  int place = 0;                   // index into Module::places
   int opcode = 0;                  // index into Module::opcodes
 };
 
@@ -118,11 +118,15 @@ struct GlobalVariable {
   int index;
 };
 
+// A place in the CUDA source: the line, then the calls that inlined it, outermost last (the kernel's own body).
+using Place = vector<std::pair<int, int>>;       // file, line
+
 struct Module {
   std::map<string, Kernel> kernels;
   std::map<string, GlobalVariable> globals;
   vector<string> lines;                  // the PTX text
   std::map<int, string> files;           // .file
+  vector<Place> places{Place()};         // from .loc; the first is `unknown`
   vector<string> opcodes;
 };
 

@@ -147,7 +147,7 @@ struct Warp {
   int id = 0;                                  // in the CTA
   u32 agent = 0;                               // in the cluster
   u32 grid_id = 0;                             // in the grid
-  u32 live = 0;
+  u32 live = 0, initial = 0;                   // lanes that have not exited; lanes at the start
   int pc = 0;
   vector<Split> splits;
   vector<char> local;
@@ -168,6 +168,7 @@ struct Warp {
   bool cluster_arrived = false;
   u32 cluster_target = 0;
   int max_registers = 0;                       // setmaxnreg
+  bool set_registers = false;
   u32 polls = 0;                               // polling reads without progress anywhere
   u64 polled_at = 0;
   bool finished() const { return splits.empty(); }
@@ -221,8 +222,8 @@ struct Buffer {
 };
 
 struct Finding {
-  string kind, message, kernel, cuda_file;
-  int cuda_line = 0, ptx_line = 0;
+  string kind, message, kernel;
+  int cuda_line = 0, inlined_line = 0, ptx_line = 0;
   u32 block[3] = {0, 0, 0};
   int warp = -1;
   u64 count = 1;

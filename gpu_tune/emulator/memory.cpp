@@ -547,9 +547,15 @@ void decode_load(Decoder& d, Instr& i) {
   if (type_size(i.type) == 8 && width != 8) d.refuse("the destination is too narrow");
   i.regs = d.destinations(width, count);
   Operand o = d.peek();
-  int param = i.space == Space::Param && o.kind == Operand::Symbol ? d.param_offset(o.symbol) : -1;
-  i.mem = d.address();
-  if (param >= 0) i.mem.slot = -1, i.mem.offset += param;
+  bool named = i.space == Space::Param && o.kind == Operand::Symbol;
+  int param = named ? d.param_offset(o.symbol) : -1, local = named ? d.call_param(o.symbol) : -1;
+  if (local >= 0) {
+    d.skip();
+    i.space = Space::Local, i.mem = {-1, false, o.offset + local};
+  } else {
+    i.mem = d.address();
+  }
+  if (param >= 0) i.mem = {-1, false, o.offset + param};
   if (hint) d.source(8);
   note_granularity(d, i.space, type_size(i.type));
   i.run = width == 8 ? by_type<u64>(i.type, i.space, false) : by_type<u32>(i.type, i.space, false);
@@ -561,7 +567,14 @@ void decode_store(Decoder& d, Instr& i) {
   bool hint = decode_cache(d, true);
   int count = decode_vector(d);
   i.type = d.type();
-  i.mem = d.address();
+  Operand o = d.peek();
+  int local = i.space == Space::Param && o.kind == Operand::Symbol ? d.call_param(o.symbol) : -1;
+  if (local >= 0) {
+    d.skip();
+    i.space = Space::Local, i.mem = {-1, false, o.offset + local};
+  } else {
+    i.mem = d.address();
+  }
   Operand first = d.peek();
   Operand element = first.kind == Operand::Vector ? first.parts[0] : first;
   int width = element.kind == Operand::Register ? (element.width == 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;

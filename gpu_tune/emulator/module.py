@@ -22,7 +22,7 @@ from ..device import Device
 from ..errors import EmulationError, InvalidInput
 from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build, tensor_map
-from .report import BankConflicts, Checks, Finding, Report
+from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
 
 WRITABLE = ("out", "workspace")
 DEFAULT_RESIDENT_BLOCKS = 64
@@ -59,7 +59,7 @@ class Module:
         weakref.finalize(self, self._library.emu_unload, self._handle)
 
     @classmethod
-    def load(cls, source_or_ptx: str, arch: str = "sm_80") -> "Module":
+    def load(cls, source_or_ptx: str, arch: str = "sm_80") -> Module:
         """The module of a CUDA source (compiled for ``arch``) or of PTX text.
 
         Modules are kept in memory (the last 64), PTX on disk by a hash of source, architecture and NVRTC version.
@@ -83,7 +83,7 @@ class Module:
         device: Device | None = None,
         seed: int = 0,
         late: bool | None = None,
-        checks: Checks = Checks(),
+        checks: Checks = ALL_CHECKS,
         alignment: int | None = None,
     ) -> Report:
         """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.emulate` for the arguments.
@@ -278,8 +278,6 @@ class _Run:
         params = np.zeros(max(total.value, 1), np.uint8)
         for k, arg in enumerate(step.args):
             raw = self._argument(handle, step, arg, bound)
-            if raw is None:
-                return True
             if len(raw) != sizes[k]:
                 raise EmulationError(
                     f"argument {k} of kernel {step.kernel!r} has {sizes[k]} bytes, the plan gives {len(raw)}"
@@ -298,7 +296,7 @@ class _Run:
         )
         return bool(stopped)
 
-    def _argument(self, handle: int, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes | None:
+    def _argument(self, handle: int, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes:
         if isinstance(arg, ScalarArg):
             value = arg.value if arg.value is not None else self.scalars.get(arg.name)
             if value is None:
@@ -311,14 +309,9 @@ class _Run:
         assert isinstance(arg, TensorMapArg)
         broken = tensor_map.broken_rules(arg, address, buffer.data.size - arg.offset)
         if broken:
-            self.findings.append(
-                Finding(
-                    "tensor_map",
-                    f"kernel {step.kernel}: the tensor map of buffer `{arg.buffer}` is not legal: {'; '.join(broken)}.",
-                    step.kernel,
-                )
+            raise EmulationError(
+                f"kernel {step.kernel!r}: the tensor map of buffer {arg.buffer!r} is not legal: {'; '.join(broken)}"
             )
-            return None
         numbers = tensor_map.pack(
             arg, buffer.index, address, self.library.emu_type(tensor_map.ELEMENT[arg.dtype].encode())
         )
@@ -353,11 +346,11 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     if not array.size:
         return np.zeros(0, np.uint8)
     raw = (ctypes.c_ubyte * _span(array)).from_address(_address(array))
-    return np.frombuffer(raw, np.uint8).copy()
+    return np.array(raw, np.uint8)
 
 
 def _offset(array: np.ndarray) -> int:
-    """Where a view starts in the array that owns its memory, modulo 256: device allocations are aligned to 256 bytes."""
+    """Where a view starts in the array that owns its memory, mod 256 (device allocations are aligned to 256 bytes)."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base

@@ -1,6 +1,7 @@
 // PTX text -> Module: comments, directives, scopes, registers, labels, and the Decoder that hands statements to the
 // decode functions. Nothing is skipped silently: a directive, modifier or operand nobody asked for is an error.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 
@@ -110,18 +111,27 @@ class Parser {
   Register* find_register(const string& name);
   Operand operand(string text);
   int symbol_slot(const string& name, int width);
+  int call_param(const string& name) const;
 
  private:
   struct Scope {
     int id;
     std::unordered_map<string, Register> registers;
     std::unordered_map<string, int> families;   // `%r<100>`: name without number -> width
+    std::map<string, int> params;               // .param variables of calls: offsets in local memory
   };
+  struct Function { vector<string> results, params; size_t start; int line; };
+  using Location = std::array<int, 3>;
   struct SharedVariable { u32 size, align; bool dynamic; };
   struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
 
   Module& module_;
-  int line_ = 1, file_ = 0, cuda_line_ = 0, scope_count_ = 0;
+  int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0;
+  const string* text_ = nullptr;
+  std::map<string, Function> functions_;
+  vector<int> return_scopes_;
+  std::map<Location, Place> locations_;
+  std::map<Place, int> place_index_;
   vector<Scope> scopes_;
   std::map<std::pair<int, string>, int> labels_;
   std::map<string, vector<string>> branch_targets_;
@@ -137,6 +147,11 @@ class Parser {
   void entry(const string& s, size_t& p);
   void entry_directives(const string& text);
   void body(const string& s, size_t& p);
+  void block(const string& s, size_t& p);
+  void resolve_labels();
+  void function(const string& s, size_t& p);
+  void call(const string& text);
+  int opcode_number(const string& opcode);
   void declaration(const string& statement);
   void statement(const string& text);
   void loc(const string& text);
@@ -285,7 +300,7 @@ void Parser::declaration(const string& statement) {
     if (k == ".extern") external = true;
     else if (k == ".visible" || k == ".weak" || k == ".common") continue;
     else if (k == ".align") align = number(w[++i]);
-    else if (k == ".shared" || k == ".global" || k == ".const" || k == ".local") space = k;
+    else if (k == ".shared" || k == ".global" || k == ".const" || k == ".local" || k == ".param") space = k;
     else if (type_from_name(k.substr(1)) != Type::None) type = type_from_name(k.substr(1));
     else fail("unsupported directive " + k);
   }
@@ -307,10 +322,11 @@ void Parser::declaration(const string& statement) {
   align = std::max(align, element);
   if (space == ".shared") {
     shared_[name] = {size, align, external || empty_brackets};
-  } else if (space == ".local") {
-    if (!kernel) fail("a .local variable outside a kernel");
+  } else if (space == ".local" || space == ".param") {
+    if (!kernel) fail("a " + space + " variable outside a kernel");
     kernel->local_bytes = (kernel->local_bytes + align - 1) & ~(align - 1);
-    local_offset_[name] = kernel->local_bytes;
+    if (space == ".param") scopes_.back().params[name] = int(kernel->local_bytes);
+    else local_offset_[name] = kernel->local_bytes;
     kernel->local_bytes += size;
   } else {
     if (external) fail("external variable " + name + " cannot be linked");
@@ -333,7 +349,7 @@ void Parser::declaration(const string& statement) {
 void Parser::statement(const string& text) {
   string s = text;
   Instr i;
-  i.line = line_, i.file = file_, i.cuda_line = cuda_line_;
+  i.line = line_, i.place = place_;
   if (s[0] == '@') {
     size_t end = s.find_first_of(" \t\n");
     string guard = s.substr(1, end - 1);
@@ -349,14 +365,12 @@ void Parser::statement(const string& text) {
   Decoder d(*this, opcode, args, line_);
   DecodeFn decode = find_opcode(d.name());
   if (!decode) fail("unsupported instruction " + opcode);
-  auto known = opcode_index_.find(opcode);
-  if (known == opcode_index_.end()) {
-    known = opcode_index_.emplace(opcode, int(module_.opcodes.size())).first;
-    module_.opcodes.push_back(opcode);
-  }
-  i.opcode = known->second;
+  i.opcode = opcode_number(opcode);
   decode(d, i);
-  if (i.flow == Flow::Branch || i.flow == Flow::BranchIndex) {
+  if (i.flow == Flow::Return && !return_scopes_.empty()) {     // out of an inlined function
+    i.flow = Flow::Branch;
+    fixups_.push_back({int(kernel->code.size()), {"return"}, {return_scopes_.back()}});
+  } else if (i.flow == Flow::Branch || i.flow == Flow::BranchIndex) {
     Fixup f{int(kernel->code.size()), {d.text()}, {}};
     d.skip();
     if (i.flow == Flow::BranchIndex) {
@@ -372,14 +386,26 @@ void Parser::statement(const string& text) {
   kernel->code.push_back(std::move(i));
 }
 
-// .loc file line column[, function_name label, inlined_at file line column]: the outermost place is what a reader of the
-// kernel's own text can find; a helper inlined into it is named by the PTX line.
+// .loc file line column[, function_name label, inlined_at file line column]. The call sites come first in the text, so the
+// chain of an inlined line is its own place followed by the chain of the place it was inlined at.
 void Parser::loc(const string& text) {
-  int file = 0, line = 0;
-  sscanf(text.c_str() + 4, "%d %d", &file, &line);
+  Location here{0, 0, 0}, caller{0, 0, 0};
+  sscanf(text.c_str() + 4, "%d %d %d", &here[0], &here[1], &here[2]);
+  Place place{{here[0], here[1]}};
   size_t at = text.find("inlined_at");
-  if (at != string::npos) sscanf(text.c_str() + at + 10, "%d %d", &file, &line);
-  file_ = file, cuda_line_ = line;
+  if (at != string::npos) {
+    sscanf(text.c_str() + at + 10, "%d %d %d", &caller[0], &caller[1], &caller[2]);
+    auto known = locations_.find(caller);
+    if (known == locations_.end()) place.push_back({caller[0], caller[1]});
+    else place.insert(place.end(), known->second.begin(), known->second.end());
+  }
+  locations_[here] = place;
+  auto known = place_index_.find(place);
+  if (known == place_index_.end()) {
+    known = place_index_.emplace(place, int(module_.places.size())).first;
+    module_.places.push_back(place);
+  }
+  place_ = known->second;
 }
 
 void Parser::file_directive(const string& text) {
@@ -392,18 +418,30 @@ void Parser::file_directive(const string& text) {
 }
 
 void Parser::body(const string& s, size_t& p) {
-  scopes_.assign(1, {scope_count_++, {}, {}});
+  scopes_.assign(1, {scope_count_++, {}, {}, {}});
   labels_.clear(), fixups_.clear(), constants_.clear(), specials_.clear(), shared_offset_.clear();
   local_offset_.clear(), branch_targets_.clear();
+  block(s, p);
+  resolve_labels();
+  Instr last;
+  last.flow = Flow::Return, last.line = line_, last.place = place_;
+  last.opcode = opcode_number("ret");
+  kernel->code.push_back(last);
+}
+
+// Statements up to the brace that closes the innermost scope.
+void Parser::block(const string& s, size_t& p) {
+  const size_t depth = scopes_.size();
   string pending_label;
-  while (p < s.size()) {
+  for (;;) {
+    if (p >= s.size()) fail("a '}' is missing");
     char c = s[p];
     if (c == '\n') { ++line_, ++p; continue; }
     if (isspace((unsigned char)c)) { ++p; continue; }
-    if (c == '{') { scopes_.push_back({scope_count_++, {}, {}}); ++p; continue; }
+    if (c == '{') { scopes_.push_back({scope_count_++, {}, {}, {}}); ++p; continue; }
     if (c == '}') {
       ++p;
-      if (scopes_.size() == 1) break;
+      if (scopes_.size() == depth) return;
       scopes_.pop_back();
       continue;
     }
@@ -427,10 +465,14 @@ void Parser::body(const string& s, size_t& p) {
     if (text.compare(0, 14, ".branchtargets") == 0) branch_targets_[pending_label] = split(trim(text.substr(14)), ',');
     else if (text.compare(0, 7, ".pragma") == 0) {}   // unrolling hints only
     else if (!text.empty() && text[0] == '.') declaration(text);
+    else if (text.compare(0, 4, "call") == 0) call(text);
     else if (!text.empty()) statement(text);
     line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
     p = end + 1;
   }
+}
+
+void Parser::resolve_labels() {
   for (auto& f : fixups_) {
     Instr& i = kernel->code[size_t(f.pc)];
     for (auto& label : f.labels) {
@@ -444,11 +486,95 @@ void Parser::body(const string& s, size_t& p) {
       if (i.flow == Flow::BranchIndex) i.regs.push_back(target);
     }
   }
-  Instr last;
-  last.flow = Flow::Return, last.line = line_, last.file = file_, last.cuda_line = cuda_line_;
-  last.opcode = opcode_index_.emplace("ret", int(module_.opcodes.size())).first->second;
-  if (size_t(last.opcode) == module_.opcodes.size()) module_.opcodes.push_back("ret");
-  kernel->code.push_back(last);
+}
+
+int Parser::opcode_number(const string& opcode) {
+  auto known = opcode_index_.find(opcode);
+  if (known != opcode_index_.end()) return known->second;
+  module_.opcodes.push_back(opcode);
+  return opcode_index_[opcode] = int(module_.opcodes.size()) - 1;
+}
+
+// A device function is inlined where it is called: its parameters are the caller's .param variables, `ret` jumps behind.
+void Parser::call(const string& text) {
+  size_t at = text.find_first_of(" \t\n(");
+  auto parts = split(trim(text.substr(at)), ',');
+  auto list = [&](const string& t) {
+    auto names = split(t.substr(1, t.rfind(')') - 1), ',');
+    if (names.size() == 1 && names[0].empty()) names.clear();
+    return names;
+  };
+  vector<string> results, arguments;
+  size_t k = 0;
+  if (parts[k][0] == '(') results = list(parts[k++]);
+  if (k >= parts.size()) fail("malformed call");
+  string name = parts[k++];
+  if (k < parts.size()) arguments = list(parts[k]);
+  auto it = functions_.find(name);
+  if (it == functions_.end()) fail("call of " + name + ", which is not defined in this module");
+  const Function& f = it->second;
+  if (++call_depth_ > 16) fail("recursive calls are not supported");
+  if (results.size() != f.results.size() || arguments.size() != f.params.size()) fail("call of " + name + " with wrong arguments");
+  Scope scope{scope_count_++, {}, {}, {}};
+  for (size_t q = 0; q < results.size(); ++q) scope.params[f.results[q]] = call_param(results[q]);
+  for (size_t q = 0; q < arguments.size(); ++q) scope.params[f.params[q]] = call_param(arguments[q]);
+  int line = line_;
+  const int place = place_;
+  return_scopes_.push_back(scope.id);
+  scopes_.push_back(scope);
+  line_ = f.line;
+  size_t p = f.start;
+  block(*text_, p);
+  labels_[{scope.id, "return"}] = int(kernel->code.size());
+  scopes_.pop_back();
+  return_scopes_.pop_back();
+  line_ = line, place_ = place;
+  --call_depth_;
+}
+
+int Parser::call_param(const string& name) const {
+  for (size_t k = scopes_.size(); k-- > 0;) {
+    auto it = scopes_[k].params.find(name);
+    if (it != scopes_[k].params.end()) return int(it->second);
+  }
+  return -1;
+}
+
+// .func (results) name (params) { body }
+void Parser::function(const string& s, size_t& p) {
+  size_t semicolon = std::min(s.find(';', p), s.size()), brace = std::min(s.find('{', p), s.size());
+  size_t end = std::min(semicolon, brace);
+  if (end == s.size()) fail("a .func without a body");
+  string head = s.substr(p, end - p);
+  size_t at = head.find(".func") + 5;
+  Function f;
+  auto names = [&](size_t& from) {
+    size_t close = head.find(')', from);
+    vector<string> out;
+    for (auto& param : split(head.substr(from + 1, close - from - 1), ',')) {
+      auto w = words(param);
+      if (w.empty()) continue;
+      if (w[0] != ".param") fail("unsupported function parameter " + param);
+      out.push_back(w.back().substr(0, w.back().find('[')));
+    }
+    from = close + 1;
+    return out;
+  };
+  size_t q = head.find_first_not_of(" \t\n", at);
+  if (q != string::npos && head[q] == '(') f.results = names(q), at = q;
+  size_t open = head.find('(', at);
+  string name = trim(head.substr(at, open - at));
+  if (open != string::npos) f.params = names(open);
+  line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+  p = end + 1;
+  if (end == semicolon) return;        // a declaration
+  f.start = p, f.line = line_;
+  int depth = 1;
+  for (; p < s.size() && depth; ++p) {
+    depth += s[p] == '{' ? 1 : s[p] == '}' ? -1 : 0;
+    line_ += s[p] == '\n';
+  }
+  functions_[name] = f;
 }
 
 void Parser::entry_directives(const string& text) {
@@ -479,14 +605,17 @@ void Parser::entry_directives(const string& text) {
 void Parser::entry(const string& s, size_t& p) {
   size_t name_at = s.find(".entry", p) + 6;
   size_t open = s.find_first_of("({", name_at), close = open;
+  if (open == string::npos) fail("a kernel without a body");
   string name = trim(s.substr(name_at, open - name_at));
   kernel = &module_.kernels[name];
   kernel->name = name;
   int offset = 0;
   if (s[open] == '(') {
     close = s.find(')', open);
+    if (close == string::npos) fail("a kernel without a body");
     for (auto& text : split(s.substr(open + 1, close - open - 1), ',')) {
       vector<string> w = words(text);
+      if (w.empty()) continue;
       Type t = Type::None;
       int align = 0, count = 1;
       string param = w.back();
@@ -509,6 +638,7 @@ void Parser::entry(const string& s, size_t& p) {
   }
   kernel->param_bytes = offset;
   size_t brace = s.find('{', close);
+  if (brace == string::npos) fail("a kernel without a body");
   entry_directives(s.substr(close, brace - close));
   line_ += int(std::count(s.begin() + long(p), s.begin() + long(brace), '\n'));
   p = brace + 1;
@@ -534,6 +664,7 @@ void Parser::parse(const string& text) {
   string s;
   s.reserve(text.size());
   strip_comments(text, s);
+  text_ = &s;
   size_t start = 0;
   for (size_t e; (e = s.find('\n', start)) != string::npos; start = e + 1) module_.lines.push_back(trim(s.substr(start, e - start)));
   module_.lines.push_back(trim(s.substr(start)));
@@ -555,10 +686,7 @@ void Parser::parse(const string& text) {
     } else if (line.find(".entry") != string::npos) {
       entry(s, p);
     } else if (line.find(".func") != string::npos) {
-      size_t semicolon = s.find(';', p), brace = s.find('{', p);
-      if (word != ".extern" || brace < semicolon) fail("device functions that are not inlined (.func) are not supported");
-      line_ += int(std::count(s.begin() + long(p), s.begin() + long(semicolon), '\n'));
-      p = semicolon + 1;
+      function(s, p);
     } else {
       size_t end = s.find(';', p);
       if (end == string::npos) fail("a statement without ';'");
@@ -758,6 +886,7 @@ int Decoder::param_offset(const string& symbol) const {
   for (auto& p : parser_.kernel->params) if (p.name == symbol) return p.offset;
   return -1;
 }
+int Decoder::call_param(const string& symbol) const { return parser_.call_param(symbol); }
 vector<string> Decoder::split_pair() {
   if (next_ >= args_.size()) refuse("an operand is missing");
   return split(args_[next_++], '|');

@@ -30,17 +30,22 @@ class Checks:
         return sum(getattr(self, f.name) << k for k, f in enumerate(fields(self)))
 
 
+ALL_CHECKS = Checks()
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a kernel. ``message`` is a complete sentence; ``count``: how often it was seen.
 
-    ``cuda_line`` is 0 when the PTX has no line information; ``warp`` is -1 when no warp is at fault.
+    ``cuda_line`` is the line in the kernel's own body, 0 when the PTX has no line information; ``inlined_line`` the
+    line of the inlined function, 0 outside one; ``warp`` is -1 when no warp is at fault.
     """
 
     kind: str
     message: str
     kernel: str = ""
     cuda_line: int = 0
+    inlined_line: int = 0
     ptx_line: int = 0
     block: tuple[int, int, int] = (0, 0, 0)
     warp: int = -1

@@ -109,11 +109,11 @@ bool set_max_registers(Warp& w, const Instr& i, u32) {
   int n = int(i.imm), change = (n - w.max_registers) * 32;
   if (!w.kernel->max_threads && !w.kernel->max_registers)
     m.report("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
-  if (i.op == 1 && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
-  if (i.op == 0 && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
+  if (i.op == 1 && w.set_registers && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
+  if (i.op == 0 && w.set_registers && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
   if (change > cta.free_registers) return false;
   cta.free_registers -= change;
-  w.max_registers = n;
+  w.max_registers = n, w.set_registers = true;
   cta.cluster->changed = true;
   return true;
 }
@@ -159,6 +159,7 @@ class Scheduler {
   void start_warp(Warp& w);
   Outcome step(Cluster& c);
   void run(Warp& w, size_t k, int quantum);
+  void whole_warp(Warp& w);
   void merge(Warp& w);
   void wake(Cluster& c);
   void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
@@ -233,7 +234,7 @@ void Scheduler::admit() {
       w.id = int(k), w.agent = r * m.warps_per_cta + k, w.grid_id = c.serial * m.warps_per_cluster + w.agent;
       w.registers = base + stride * w.agent;
       u32 n = threads - k * 32;
-      w.live = n >= 32 ? ~0u : (1u << n) - 1;
+      w.live = w.initial = n >= 32 ? ~0u : (1u << n) - 1;
       w.splits.push_back({w.live, 0, Split::Ready, nullptr});
       w.owned.assign(size_t(kernel.register_bytes / 64 + 4), 0);
       w.clock.local.assign(m.agents, 0);
@@ -246,6 +247,13 @@ void Scheduler::admit() {
   }
   c.unfinished = m.warps_per_cluster;
   m.active.push_back(std::move(owner));
+}
+
+// .aligned instructions are for the whole warp: lanes that have exited break that rule as diverged ones do
+void Scheduler::whole_warp(Warp& w) {
+  if (w.live != w.initial)
+    m.stop("divergence", format("some lanes of the warp have exited (0x%08x is left) at an instruction that the whole warp has "
+                                "to execute", w.live), &w);
 }
 
 void Scheduler::merge(Warp& w) {
@@ -413,6 +421,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         break;
       case Flow::Aligned:
       case Flow::WarpSync: {
+        if (i.flow == Flow::Aligned && i.member < 0) whole_warp(w);
         u32 need = i.member >= 0 ? reg<u32>(w, i.member)[__builtin_ctz(s.mask)] & w.live : w.live;
         if (i.flow == Flow::WarpSync && !mask) { count(); ++s.pc; break; }
         if ((s.mask & need) != need) {
@@ -434,6 +443,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         break;
       }
       case Flow::Sync:
+        whole_warp(w);
         if (!converge()) return;
         if (!mask) { count(); ++s.pc; break; }
         if (!i.sync(w, i, mask)) {
@@ -446,6 +456,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         break;
       case Flow::Barrier: {
         if (!mask) { count(); ++s.pc; break; }
+        if (i.aligned) whole_warp(w);
         if (i.aligned && !converge()) return;
         if (i.aligned && mask != s.mask)
           m.stop("divergence", "some lanes are predicated off at a barrier that the whole warp has to execute", &w);
@@ -643,9 +654,13 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
 }
 
 string Machine::place(const Instr& i) const {
-  if (!i.cuda_line) return "";
-  auto it = module.files.find(i.file);
-  return (it == module.files.end() ? string("?") : it->second) + ":" + std::to_string(i.cuda_line);
+  const Place& p = module.places[size_t(i.place)];
+  auto name = [&](const std::pair<int, int>& at) {
+    auto it = module.files.find(at.first);
+    return (it == module.files.end() ? string("?") : it->second) + ":" + std::to_string(at.second);
+  };
+  if (p.empty()) return "";
+  return name(p.back()) + (p.size() > 1 ? " (inlined from line " + std::to_string(p.front().second) + ")" : "");
 }
 
 void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at) {
@@ -665,9 +680,10 @@ void Machine::report(const char* kind, const string& message, const Warp* w, con
   f.kernel = kernel ? kernel->name : "";
   string where = "kernel " + f.kernel;
   if (i) {
-    f.ptx_line = i->line, f.cuda_line = i->cuda_line;
-    auto it = module.files.find(i->file);
-    if (it != module.files.end()) f.cuda_file = it->second;
+    f.ptx_line = i->line;
+    const Place& chain = module.places[size_t(i->place)];
+    if (!chain.empty()) f.cuda_line = chain.back().second;
+    if (chain.size() > 1) f.inlined_line = chain.front().second;
     string p = place(*i);
     if (!p.empty()) where += ", " + p;
     string text = size_t(i->line) <= module.lines.size() ? module.lines[size_t(i->line - 1)] : "";

@@ -117,9 +117,12 @@ void fragment_a(Type t, const u32* const* regs, int count, float (*a)[kMaxK]) {
 }
 
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
-// Instr: regs = D, A, B, C in order; op = K, mode = number of A registers, type = A's, type2 = D's type, dst2 = B's type.
+// Instr: regs = D, A, B, C in order; op = K, mode = number of A registers, type = A's, type2 = D's type, imm = B's type,
+// flags: .satfinite, and 8 rows instead of 16.
+constexpr int kMmaSaturates = 1, kEightRows = 2;
 void mma_sync(Warp& w, const Instr& i, u32) {
-  const int K = i.op, na = i.mode, nb = na / 2, nd = i.type2 == Type::F16 ? 2 : 4;
+  const int K = i.op, na = i.mode, nb = 8 * K * element_bits(Type(i.imm)) / 1024;
+  const int cells = i.flags & kEightRows ? 2 : 4, nd = i.type2 == Type::F16 ? 2 : cells;
   const Type ta = i.type, tb = Type(i.imm);
   float a[16][32], b[32][8], product[16][8];
   const u32* regs[4];
@@ -135,13 +138,13 @@ void mma_sync(Warp& w, const Instr& i, u32) {
   const int* c = slots + nd + na + nb;
   bool integer = i.type2 == Type::S32, half = i.type2 == Type::F16;
   for (int l = 0; l < 32; ++l)
-    for (int q = 0; q < 4; ++q) {
+    for (int q = 0; q < cells; ++q) {
       float& p = product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)];
       if (integer) p = 0;
       else if (half) p = half_to_float(u16(reg<u32>(w, c[q >> 1])[l] >> 16 * (q & 1)));
       else p = reg<float>(w, c[q])[l];
     }
-  for (int r = 0; r < 16; ++r)
+  for (int r = 0; r < 4 * cells; ++r)
     for (int k = 0; k < K; ++k) {
       float x = a[r][k];
       for (int n = 0; n < 8; ++n) product[r][n] += x * b[k][n];
@@ -152,9 +155,9 @@ void mma_sync(Warp& w, const Instr& i, u32) {
       for (int q = 0; q < 2; ++q)
         reg<u32>(w, slots[q])[l] = float_to_half(at(2 * q)) | u32(float_to_half(at(2 * q + 1))) << 16;
     } else if (integer) {
-      for (int q = 0; q < 4; ++q) {
+      for (int q = 0; q < cells; ++q) {
         s64 sum = s64(reg<s32>(w, c[q])[l]) + s64(at(q));
-        reg<s32>(w, slots[q])[l] = i.flags ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
+        reg<s32>(w, slots[q])[l] = i.flags & kMmaSaturates ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
       }
     } else {
       for (int q = 0; q < 4; ++q) reg<float>(w, slots[q])[l] = at(q);
@@ -165,14 +168,16 @@ bool is_int8(Type t) { return t == Type::S8 || t == Type::U8; }
 bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
 void decode_mma(Decoder& d, Instr& i) {
   d.require("sync"), d.require("aligned");
-  int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32"}, -1);
+  int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k16"}, -1);
   d.require("row"), d.require("col");
   d.take("kind::f8f6f4");
   Type td = d.type(), ta = d.type(), tb = d.type(), tc = d.type();
-  i.op = 4 << shape;
+  const bool eight_rows = shape == 4;
+  i.op = eight_rows ? 16 : 4 << shape;
   bool ok = false;
   if (is_int8(ta) && is_int8(tb)) {
-    i.flags = d.take("satfinite");
+    i.flags = d.take("satfinite") ? kMmaSaturates : 0;
+    if (eight_rows) i.flags |= kEightRows;
     ok = td == Type::S32 && (i.op == 16 || i.op == 32);
   } else if (is_fp8(ta) && is_fp8(tb)) {
     ok = (td == Type::F32 || td == Type::F16) && (i.op == 16 || i.op == 32);
@@ -183,12 +188,12 @@ void decode_mma(Decoder& d, Instr& i) {
   } else if (ta == tb && ta == Type::TF32) {
     ok = td == Type::F32 && (i.op == 4 || i.op == 8);
   }
-  if (!ok || tc != td) d.refuse("this combination of shape and types is not supported");
+  if (!ok || tc != td || (eight_rows && !is_int8(ta))) d.refuse("this combination of shape and types is not supported");
   i.type = ta, i.type2 = td, i.imm = s64(tb);
-  i.mode = 16 * i.op * element_bits(ta) / 1024;
-  int nd = td == Type::F16 ? 2 : 4;
+  i.mode = (eight_rows ? 8 : 16) * i.op * element_bits(ta) / 1024;
+  int nd = td == Type::F16 || eight_rows ? 2 : 4, nb = 8 * i.op * element_bits(tb) / 1024;
   i.regs = d.destinations(4, nd);
-  for (int count : {i.mode, i.mode / 2, nd}) {
+  for (int count : {i.mode, nb, nd}) {
     auto s = d.sources(4, count);
     i.regs.insert(i.regs.end(), s.begin(), s.end());
   }

@@ -1,4 +1,4 @@
-"""Tensor maps: NVIDIA's rules for cuTensorMapEncodeTiled and cuTensorMapEncodeIm2col, and their form for the emulator."""
+"""Tensor maps: NVIDIA's rules for cuTensorMapEncodeTiled and ...Im2col, and the form that the emulator takes."""
 
 from __future__ import annotations
 
