@@ -1,9 +1,10 @@
 """Grids: the valid index rows of a space, by constraint tables or from a list. Plain NumPy; knows no template.
 
-A *row* holds one value index per knob (uint16). Columns that share a rule form a *component*; components are independent,
-so their counts multiply and each is sampled by itself. A component of few valid rows is listed once (breadth first,
-pruned as soon as a rule's columns are known); a larger one is sampled by random descents whose weights (Knuth 1975,
-"Estimating the efficiency of backtrack programs") correct the draw towards uniform and estimate its size.
+A *row* holds one value index per knob (uint16). Columns that share a rule form a *component*; components are
+independent, so their counts multiply and each is sampled by itself. A component is explored breadth first, column by
+column, pruned as soon as a rule's columns are known. Where a level grows beyond a limit, a uniform draw of it goes on:
+every valid row is then as likely as any other to be kept, and the product of the ratios estimates how many there are
+(stochastic enumeration; Rubinstein, Ridder and Vaisman 2014, "Fast Sequential Monte Carlo Methods", chapter 5).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.uint16]
-LISTED = 1 << 17
+LISTED = 1 << 13
 """A component of at most this many valid rows (at every depth of its listing) is listed for sampling."""
-COUNTED = 1 << 19
-"""The same for exact counts."""
+COUNTED = 1 << 16
+"""The same for counts."""
 _TABLE = 1 << 22
-_PROBES = 4096
+_PROJECTED = 1 << 12
+"""A rule of at most this many points is tabled whole, and prunes before all its columns are known."""
 
 
 @dataclass
@@ -80,9 +82,7 @@ class Grid:
         self.sizes = tuple(sizes)
         self.rules = tuple(rules)
         self.empty = any(not rule.columns and not rule.holds(()) for rule in rules)
-        self.parts = [Component(range(len(sizes)), self.sizes, (), rows)] if rows is not None else self._split()
-        if rows is not None:
-            self.parts[0].rows = np.ascontiguousarray(rows, dtype=np.uint16)
+        self.parts = [Component(range(len(sizes)), self.sizes, (), np.ascontiguousarray(rows, dtype=np.uint16))] if rows is not None else self._split()
         self._all: Rows | None = None
 
     @property
@@ -175,80 +175,74 @@ class Grid:
 
 
 class Component:
-    """Columns tied together by rules. ``rows`` are all its valid rows once listed (columns in ``columns``' order)."""
+    """Columns tied together by rules. ``rows`` are all its valid rows where they were given (in ``columns``' order)."""
 
     def __init__(self, columns: Sequence[int], sizes: Sequence[int], rules: Sequence[Rule], rows: Rows | None = None) -> None:
         self.columns = tuple(columns)
         self.sizes = tuple(sizes[c] for c in columns)
         self.rules = tuple(rules)
         self.rows = rows
-        self._gave_up = 0
         self._keys: set[bytes] | None = None
+        self._explored: dict[int, tuple[Rows, float]] = {}
         where = {column: i for i, column in enumerate(self.columns)}
         self._where = [tuple(where[c] for c in rule.columns) for rule in rules]
         self.order = self._ordered()
-        seen: set[int] = set()
-        self._ready: list[list[int]] = []
-        for position in self.order:
-            seen.add(position)
-            self._ready.append([i for i, w in enumerate(self._where) if position in w and seen.issuperset(w)])
+        self._tests = self._plan()
 
     def valid(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of the grid's rows are valid here."""
         ok = np.ones(len(rows), dtype=np.bool_)
         for rule in self.rules:
             ok[ok] = rule.check(rows[ok])
-        if not self.rules and self.rows is not None:
+        if self.rows is not None:
             if self._keys is None:
                 self._keys = {r.tobytes() for r in self.rows}
             own = np.ascontiguousarray(rows[:, list(self.columns)], dtype=np.uint16)
             ok = np.fromiter((r.tobytes() in self._keys for r in own), dtype=np.bool_, count=len(own))
         return ok
 
+    def explore(self, limit: int) -> tuple[Rows, float]:
+        """Valid rows, and how many each stands for: 1.0 when they are all, more when a level outgrew ``limit``."""
+        if self.rows is not None:
+            return self.rows, 1.0
+        if limit not in self._explored:
+            self._explored[limit] = self._explore(limit, np.random.default_rng(0))
+        return self._explored[limit]
+
     def listed(self, limit: int) -> Rows | None:
         """Every valid row, or None when a level of the listing has more than ``limit``."""
-        if self.rows is None and limit > self._gave_up:
-            partial = np.zeros((1, len(self.columns)), dtype=np.uint16)
-            for depth, position in enumerate(self.order):
-                size = self.sizes[position]
-                partial = np.repeat(partial, size, axis=0)
-                partial[:, position] = np.tile(np.arange(size, dtype=np.uint16), len(partial) // size)
-                partial = self._keep(partial, depth)
-                if len(partial) > limit:
-                    self._gave_up = limit
-                    return None
-            self.rows = partial
-        return self.rows if (self.rows is not None and len(self.rows) <= limit) or self._explicit else None
+        rows, scale = self.explore(LISTED)
+        if scale > 1.0 and limit > LISTED and len(rows) * scale < 4 * limit:  # else a second, larger look is hopeless
+            rows, scale = self.explore(limit)
+        return rows if scale == 1.0 and len(rows) <= limit else None
 
     def count(self, limit: int) -> tuple[bool, int]:
         """(exact, valid rows)."""
-        if not self.rules and not self._explicit:
+        if not self.rules and self.rows is None:
             return True, math.prod(self.sizes)
-        rows = self.listed(limit)
-        if rows is not None:
-            return True, len(rows)
-        _, weights = self._descend(_PROBES, np.random.default_rng(0))
-        return False, round(float(weights.sum()) / _PROBES)
+        listed = self.listed(limit)
+        if listed is not None:
+            return True, len(listed)
+        rows, scale = self.explore(LISTED)
+        return scale == 1.0, round(len(rows) * scale)
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:
         """Up to ``n`` valid rows, repeats possible; empty when none was found."""
-        if not self.rules and not self._explicit:
+        if not self.rules and self.rows is None:
             return np.stack([rng.integers(0, s, n, dtype=np.uint16) for s in self.sizes], axis=1)
-        rows = self.listed(LISTED)
-        if rows is not None:
-            return rows[rng.integers(0, len(rows), n)] if len(rows) else rows
-        rows, weights = self._descend(max(4 * n, 64), rng)
-        if len(rows) >= n:  # Gumbel top-n: a draw without replacement with chances in proportion to the weights
-            chance = np.log(weights) + rng.gumbel(size=len(weights))
-            return rows[np.argsort(-chance, kind="stable")[:n]]
-        more = [r for r in (self._search(None, rng) for _ in range(n - len(rows))) if r is not None]
-        return np.concatenate([rows, np.array(more, dtype=np.uint16).reshape(-1, len(self.columns))])
+        rows, scale = self.explore(LISTED)
+        if scale > 1.0 and n > len(rows) // 2:
+            rows, scale = self._explore(max(LISTED, 4 * n), rng)
+        if not len(rows):
+            found = self._search(None, rng) if scale > 1.0 else None
+            return rows if found is None else found[None]
+        return rows[rng.integers(0, len(rows), n)]
 
     def nearest(self, row: Rows, rng: np.random.Generator) -> Rows | None:
         """A valid row near ``row``."""
-        if not self.rules and not self._explicit:
+        if not self.rules and self.rows is None:
             return row
-        rows = self.listed(LISTED)
+        rows = self.rows if self.rows is not None else self.listed(LISTED)
         if rows is None:
             return self._search(row, rng)
         if not len(rows):
@@ -258,37 +252,45 @@ class Component:
         ties = np.flatnonzero(distance == distance.min())
         return rows[ties[rng.integers(len(ties))]]
 
-    @property
-    def _explicit(self) -> bool:
-        return self.rows is not None and not self.rules
-
-    def _keep(self, rows: Rows, depth: int) -> Rows:
-        for i in self._ready[depth]:
-            rows = rows[self.rules[i].check(rows, self._where[i])]
-        return rows
-
-    def _descend(self, n: int, rng: np.random.Generator) -> tuple[Rows, NDArray[np.float64]]:
-        """The survivors of ``n`` random descents and the inverse of each one's chance."""
-        rows = np.zeros((n, len(self.columns)), dtype=np.uint16)
-        weights = np.ones(n)
+    def _explore(self, limit: int, rng: np.random.Generator) -> tuple[Rows, float]:
+        rows, scale = np.zeros((1, len(self.columns)), dtype=np.uint16), 1.0
         for depth, position in enumerate(self.order):
             size = self.sizes[position]
-            if not self._ready[depth]:
-                rows[:, position] = rng.integers(0, size, len(rows), dtype=np.uint16)
-                weights *= size
+            rows = np.repeat(rows, size, axis=0)
+            rows[:, position] = np.tile(np.arange(size, dtype=np.uint16), len(rows) // size)
+            rows = self._keep(rows, depth)
+            if len(rows) > limit:
+                scale *= len(rows) / limit
+                rows = rows[np.sort(rng.permutation(len(rows))[:limit])]
+        return rows, scale
+
+    def _keep(self, rows: Rows, depth: int) -> Rows:
+        for rule, columns, table in self._tests[depth]:
+            if table is None:
+                rows = rows[rule.check(rows, columns)]
+            else:
+                rows = rows[table[tuple(rows[:, c] for c in columns)]]
+        return rows
+
+    def _plan(self) -> list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]]:
+        """The tests at each depth: rules whose columns are then known, and projections of small rules that are partly known."""
+        plan: list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]] = [[] for _ in self.order]
+        depth_of = {position: depth for depth, position in enumerate(self.order)}
+        for rule, where in zip(self.rules, self._where):
+            depths = sorted(depth_of[p] for p in where)
+            if rule.points > _PROJECTED:
+                plan[depths[-1]].append((rule, where, None))
                 continue
-            ok = np.ones((len(rows), size), dtype=np.bool_)
-            for value in range(size):
-                rows[:, position] = value
-                for i in self._ready[depth]:
-                    alive = np.flatnonzero(ok[:, value])
-                    ok[alive, value] = self.rules[i].check(rows[alive], self._where[i])
-            choice = np.argmax(np.where(ok, rng.random(ok.shape), -1.0), axis=1)
-            rows[:, position] = choice
-            branches = ok.sum(axis=1)
-            alive = branches > 0
-            rows, weights = rows[alive], (weights * branches)[alive]
-        return rows, weights
+            table = rule.check_flat(np.arange(rule.points)).reshape(rule.sizes)
+            for depth in depths:
+                unknown = tuple(axis for axis, p in enumerate(where) if depth_of[p] > depth)
+                known = tuple(p for p in where if depth_of[p] <= depth)
+                projected = table.any(axis=unknown) if unknown else table
+                if not projected.all():
+                    plan[depth].append((rule, known, projected))
+        for tests in plan:
+            tests.sort(key=lambda test: test[2] is None)  # tabled tests first: fewer rows reach the predicates
+        return plan
 
     def _search(self, wish: Rows | None, rng: np.random.Generator, budget: int = 20_000) -> Rows | None:
         """Depth first with backtracking: values near ``wish`` first (random without one); None beyond ``budget`` nodes."""
