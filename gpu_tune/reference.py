@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from . import winograd
 from .epilogue import Op
 from .errors import InvalidInput
 from .templates.base import Numerics
@@ -31,6 +32,8 @@ NUMPY: dict[str, np.dtype[Any]] = {
 """NumPy dtype of each dtype name."""
 EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
 """Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
+WINOGRAD_GROWTH = {2: 8.0, 4: 50.0}
+"""2-norm of a Winograd algorithm's products over ``|A|.|B| / sqrt(K)``, at most, for random data inside an image."""
 _LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}  # largest slope
 _FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
 
@@ -223,6 +226,8 @@ def _evaluate(
     heavy = (*workload.inputs, "scale_a", "scale_b", "out")
     wide = {n: np.asarray(a).astype(np.float64) for n, a in arrays.items() if n not in heavy}
     y, magnitude = known or products(workload, arrays)
+    if numerics.winograd and isinstance(workload, Conv2d):
+        magnitude = _winograd_magnitude(workload, arrays, numerics.winograd, magnitude, known is not None)
     exact_sum = workload.dtype == "int8"
     per_sum = (
         0.0
@@ -321,8 +326,20 @@ def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return y * arrays["scale_a"][:, None] * arrays["scale_b"] if w.scales == "row_col" else y
 
 
+def _winograd_magnitude(
+    w: Conv2d, arrays: Mapping[str, np.ndarray], tile: int, magnitude: np.ndarray, rough: bool
+) -> np.ndarray:
+    """2-norm of the transformed products; ``rough``: from the plain sums, where the exact one would take too long."""
+    if rough:
+        return magnitude * WINOGRAD_GROWTH[tile] / math.sqrt(reduction_length(w))
+    squares = {n: np.square(arrays[n].astype(np.float64)) for n in ("x", "w")}
+    return np.sqrt(winograd.convolve(w, squares, tile, squared=True))
+
+
 def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     x, f = arrays["x"], arrays["w"]
+    if w.weights == "pretransformed":
+        return winograd.convolve(w, arrays, w.winograd_tile)
     if w.layout == "nchw":
         x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
     top, bottom, left, right = w.padding

@@ -186,7 +186,8 @@ class Conv2d:
     filters (k, c/groups, r, s), out (n,k,p,q); nhwc: x (n,h,w,c), filters (k, r, s, c/groups), out (n,p,q,k). All
     contiguous. ``stride``, ``dilation``: an int or (rows, columns). ``padding``: an int, (rows, columns), or
     (top, bottom, left, right). ``scales``: ``tensor`` (1,) and (1,); ``row_col`` (1,) for x and (k,) for the filters.
-    ``weights='pretransformed'``: a Winograd template may ask for filters that were transformed ahead.
+    ``weights='pretransformed'``: w holds the Winograd transform ``G g G^T`` of every filter, (alpha^2, k, c) with
+    ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.winograd.transform_filters``.
     """
 
     n: int
@@ -256,6 +257,18 @@ class Conv2d:
             raise InvalidInput(
                 "Conv2d weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math"
             )
+        if self.weights == "pretransformed" and ((self.r, self.s), self.stride, self.dilation, self.groups) != (
+            (3, 3),
+            (1, 1),
+            (1, 1),
+            1,
+        ):
+            raise InvalidInput(
+                "Conv2d weights",
+                self.weights,
+                "needs a 3x3 filter, stride 1, dilation 1 and one group",
+                "use weights='plain'",
+            )
         for name, size in (("p", self.p), ("q", self.q)):
             if size < 1:
                 raise InvalidInput(
@@ -283,6 +296,11 @@ class Conv2d:
         """Output columns."""
         _, _, left, right = self.padding
         return (self.w + left + right - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def winograd_tile(self) -> int:
+        """m of the F(m x m, 3x3) that pretransformed filters are made for: 4, or 2 for small outputs and bfloat16."""
+        return 4 if min(self.p, self.q) > 4 and self.dtype != "bfloat16" else 2
 
     @property
     def ops(self) -> tuple[epilogue_grammar.Op, ...]:
@@ -321,6 +339,8 @@ class Conv2d:
             "x": ArraySpec((self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w), self.dtype),
             "w": ArraySpec((self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s), self.dtype),
         }
+        if self.weights == "pretransformed":
+            specs["w"] = ArraySpec(((self.winograd_tile + 2) ** 2, self.k, self.c), self.dtype)
         for op in self.ops:
             if op.name == "scale":
                 specs["scale"] = ArraySpec((self.k,), "float32")

@@ -49,13 +49,15 @@ class Numerics:
 
     ``|sum - reference| <= (k_eps * sqrt(K) * eps(compute) + input_eps) * |A|.|B|`` (element-wise), then through the
     epilogue: see ``gpu_tune.reference.compare``. ``input_eps``: relative error of one product where inputs are rounded
-    (tf32: 2**-10). ``exact_integers``: small-integer
+    (tf32: 2**-10). ``winograd``: output tile of a Winograd algorithm; the 2-norm of
+    its transformed products then stands for ``|A|.|B|``. ``exact_integers``: small-integer
     inputs give exact results. ``propagates_nonfinite``: inf and nan come out where IEEE arithmetic puts them.
     """
 
     compute: str = "float32"
     k_eps: float = 4.0
     input_eps: float = 0.0
+    winograd: int = 0
     exact_integers: bool = True
     propagates_nonfinite: bool = True
 
@@ -153,8 +155,19 @@ def render(template: Template, config: Config, workload: Workload, device: Devic
 def variables(template: Template) -> set[str]:
     """The free names in the template's source (knobs + workload, device, launch when all is well)."""
     env = _environment(template.folder)
-    source = template.source.read_text()
-    return jinja2.meta.find_undeclared_variables(env.parse(source)) - set(env.globals)
+    return _free(env, template.source.name) - set(env.globals)
+
+
+def _free(env: jinja2.Environment, name: str) -> set[str]:
+    """Free names of a source and of the sources it includes; those set by a ``with`` around an include are not free."""
+    assert env.loader is not None
+    tree = env.parse(env.loader.get_source(env, name)[0])
+    names = jinja2.meta.find_undeclared_variables(tree)
+    given = {t.name for w in tree.find_all(jinja2.nodes.With) for t in w.targets if isinstance(t, jinja2.nodes.Name)}
+    for include in tree.find_all(jinja2.nodes.Include):
+        if isinstance(include.template, jinja2.nodes.Const):
+            names |= _free(env, include.template.value) - given
+    return names
 
 
 @functools.cache

@@ -1,0 +1,26 @@
+"""3x3 convolution by Winograd's F(2x2) or F(4x4), the products on tensor cores (sm_80 and newer), by permission.
+
+float16 and bfloat16 data; float32 where the workload also permits TF32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import winograd
+from .matmul_mma import TEMPLATE as MATMUL
+
+
+def _arithmetic(workload: Any) -> dict[str, Any]:
+    if workload is None or workload.dtype != "float32":
+        return {"arithmetic": "strict"}
+    return {"arithmetic": "tf32" if "tf32" in workload.math else "tf32x3"}
+
+
+TEMPLATE = winograd.build(
+    "conv2d_winograd",
+    "Winograd F(2x2) / F(4x4): transforms around products on tensor cores",
+    MATMUL,
+    {"reduction": "workspace"},
+    _arithmetic,
+)
