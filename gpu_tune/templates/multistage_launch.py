@@ -88,6 +88,7 @@ def facts(
 
     return {
         "name": name,
+        "config": config,
         "shape": shape,
         "a": a,
         "b": b,
@@ -96,7 +97,7 @@ def facts(
         "loaders": list(loaders),
         "itemsize": shape.itemsize,
         "prefetch": config["prefetch_bytes"],
-        "gathers": any(_gathers(x) for x in loaders),
+        "gathers": any(x.gathers for x in loaders),
         "instruction": instruction,
         "operand_type": operand_type,
         "sum_type": sum_type,
@@ -195,11 +196,6 @@ def _row_elements(workload: Any) -> int:
     if workload.op == "matmul":
         return int(workload.ldc)
     return int(workload.k if workload.layout == "nhwc" else workload.p * workload.q)
-
-
-def _gathers(load: Loader) -> bool:
-    op = load.operand
-    return not op.copy and not (op.transposes and load.words)
 
 
 def _z(tiles: int, batch: int, work: int) -> str:

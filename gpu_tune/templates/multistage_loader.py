@@ -23,6 +23,11 @@ class Loader:
     description: str
 
     @property
+    def gathers(self) -> bool:
+        """Whether it reads single elements."""
+        return not self.operand.copy and not (self.operand.transposes and self.words)
+
+    @property
     def vector(self) -> int:
         """Bytes that move at once."""
         return self.operand.copy or CHUNK
