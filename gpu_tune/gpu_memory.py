@@ -41,13 +41,13 @@ def device_of(pointer: int) -> int:
 
 
 class Workspaces:
-    """Device memory of ``nbytes`` a stream; zero at first where ``zeroed``. Freed with :meth:`free`.
+    """Device memory of ``nbytes`` a stream, the first ``zeroed`` bytes zero at first. Freed with :meth:`free`.
 
     A stream runs one launch plan at a time, so its workspace is never shared; a stream that is being captured gets one
     of its own for each call, for the graph may run beside anything.
     """
 
-    def __init__(self, nbytes: int, zeroed: bool) -> None:
+    def __init__(self, nbytes: int, zeroed: int) -> None:
         self.nbytes, self.zeroed = nbytes, zeroed
         self._by_stream: dict[tuple[int, int], int] = {}
         self._captured: list[int] = []
@@ -89,11 +89,11 @@ class Workspaces:
         address = ctypes.c_uint64()
         call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(self.nbytes))
         if self.zeroed and not wait:
-            driver.memset(address.value, 0, self.nbytes, stream)
+            driver.memset(address.value, 0, self.zeroed, stream)
         elif self.zeroed:
             side = ctypes.c_void_p()
             call("cuStreamCreate", ctypes.byref(side), _NON_BLOCKING)
-            driver.memset(address.value, 0, self.nbytes, int(side.value or 0))
+            driver.memset(address.value, 0, self.zeroed, int(side.value or 0))
             call("cuStreamSynchronize", side)
             call("cuStreamDestroy_v2", side)
         return address.value

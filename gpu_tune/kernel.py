@@ -19,8 +19,9 @@ import numpy as np
 
 from . import arrays, driver
 from .arrays import HOST, Seen
-from .errors import InvalidInput, MeasureError
-from .gpu_memory import Workspaces, on_device
+from .device import Device, by_name
+from .errors import InvalidInput, MeasureError, WrongResult
+from .gpu_memory import Workspaces, device_of, on_device
 from .launch import Program
 from .plan import LaunchPlan
 from .reference import allocate
@@ -138,11 +139,12 @@ class TunedKernel:
         for name, array in seen.items():
             arrays.check(name, array, self._specs[name], self.workload.alignment)
             _same_place(name, array, self.workload.inputs[0], first)
+        if out is not None:
+            arrays.check("out", arrays.see("out", out, queue), self._specs["out"], self.workload.alignment)
         if first.place == HOST:
             return self._on_host(given, scalars, out)
         result = arrays.allocate(self._specs["out"], first) if out is None else out
         target = arrays.see("out", result, queue)
-        arrays.check("out", target, self._specs["out"], self.workload.alignment)
         _same_place("out", target, self.workload.inputs[0], first)
         _check_overlap(target, seen)
         self._launch({**seen, "out": target}, scalars, queue)
@@ -197,7 +199,9 @@ class TunedKernel:
         return scalars
 
     def _launch(self, seen: Mapping[str, Seen], scalars: Mapping[str, float], stream: int) -> None:
-        device = seen["out"].device
+        target = seen["out"]
+        guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
+        device = device_of(target.pointer) if guess else target.device
         with on_device(device):
             program, workspaces = self._loaded(device, stream)
             pointers = {b: seen[name].pointer for b, name in self._names.items() if name in seen}
@@ -210,7 +214,7 @@ class TunedKernel:
         with self._lock:
             if device not in self._programs:
                 self._check_device(device)
-                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.workspace_zeroed)
+                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.zeroed_span)
                 with workspaces.quietly(stream):
                     self._programs[device] = (Program(self.cubin, self.plan), workspaces)
                 weakref.finalize(self, workspaces.free).atexit = False
@@ -247,15 +251,32 @@ class TunedKernel:
         return self._emulate(given, scalars, out)
 
     def _emulate(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
-        from .emulation import run_kernel
+        from . import emulator
 
         host = {n: np.asarray(v) for n, v in given.items()}
         for name, array in host.items():
             arrays.check(name, arrays.see(name, array), self._specs[name], self.workload.alignment)
         result = allocate(self._specs["out"]) if out is None else np.asarray(out)
         arrays.check("out", arrays.see("out", result), self._specs["out"], self.workload.alignment)
-        run_kernel(self.winner, {b: host[n] for b, n in self._names.items() if n in host}, scalars, result)
+        buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
+        if self.workload.beta != "0":
+            buffers.setdefault("c", result)
+        w = self.winner
+        report = emulator.emulate(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=_model(w.device))
+        if report.findings:
+            raise WrongResult(
+                f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"
+            )
+        result[...] = report.arrays["out"].view(result.dtype).reshape(result.shape)
         return result if out is None else out
+
+
+def _model(name: str) -> Device | None:
+    """The built-in device of that name, for the emulator's limits; None for a GPU that is not in the table."""
+    try:
+        return by_name(name)
+    except InvalidInput:
+        return None
 
 
 def _same_place(name: str, array: Seen, other: str, first: Seen) -> None:

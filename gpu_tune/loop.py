@@ -46,7 +46,8 @@ class Loop:
         self.ended = ""
         self._flights: deque[list[Future[Measurement]]] = deque()
         self._asked = 0
-        self._lock = threading.Lock()
+        self._noted = threading.Condition()
+        self._open: set[Future[Measurement]] = set()
         self._unwritable = False
 
     def run(self) -> None:
@@ -131,26 +132,31 @@ class Loop:
 
     def _submit(self, candidate: Candidate) -> Future[Measurement]:
         future = self.measurer.submit(candidate)
+        with self._noted:
+            self._open.add(future)
         future.add_done_callback(self._record)
         return future
 
     def _record(self, future: Future[Measurement]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        m = future.result()
-        variant = self.tuner.variants[m.candidate.template]
-        with self._lock:
+        """Runs the moment a trial ends, in whichever thread ended it."""
+        with self._noted:
             try:
-                self.records.append(
-                    Record(
-                        variant.workload, self.progress.device.chip, variant.template.hash(), m, time.time(), self.name
-                    )
-                )
-            except StoreError as error:
-                if not self._unwritable:
-                    log.error("%s; this run goes on without records", error)
-                self._unwritable = True
-            self.progress.note(m, self.tuner.defaults)
+                if not future.cancelled() and future.exception() is None:
+                    self._keep(future.result())
+            finally:
+                self._open.discard(future)
+                self._noted.notify_all()
+
+    def _keep(self, m: Measurement) -> None:
+        variant = self.tuner.variants[m.candidate.template]
+        chip, hash_ = self.progress.device.chip, variant.template.hash()
+        try:
+            self.records.append(Record(variant.workload, chip, hash_, m, time.time(), self.name))
+        except StoreError as error:
+            if not self._unwritable:
+                log.error("%s; this run goes on without records", error)
+            self._unwritable = True
+        self.progress.note(m, self.tuner.defaults)
 
     def _collect(self, batch: Sequence[Future[Measurement]]) -> None:
         pending = set(batch)
@@ -161,6 +167,8 @@ class Loop:
             if self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED):
                 for future in pending:
                     future.cancel()
+        with self._noted:
+            self._noted.wait_for(lambda: self._open.isdisjoint(batch))
 
     def _tell(self, batch: Sequence[Future[Measurement]]) -> None:
         measurements = []

@@ -30,7 +30,7 @@ from typing import Any
 from . import folders
 from .errors import CorruptData, GpuTuneError, InvalidInput, StoreError
 from .space.knob import Knob
-from .space.recorded import Recorded, RecordedTrial
+from .space.recorded import Recorded, from_measurements
 from .trial import MEASURED, MODELLED, REPLAYED, Measurement
 from .workload import Workload, from_dict, to_dict
 
@@ -312,27 +312,14 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
         several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
         told = f"are of {len(kinds)} kinds ({several})" if kinds else "are none"
         raise InvalidInput("records", len(found), told, "choose one with --template, --workload and --chip")
-    last = {r.measurement.candidate.config.key: r for r in found}
-    names = list(found[-1].measurement.candidate.config)
-    values: dict[str, list[Any]] = {name: [] for name in names}
-    for r in last.values():
-        for name, value in r.measurement.candidate.config.items():
+    last = {r.measurement.candidate.config.key: r.measurement for r in found}
+    values: dict[str, list[Any]] = {name: [] for name in found[-1].measurement.candidate.config}
+    for m in last.values():
+        for name, value in m.candidate.config.items():
             if name not in values:
-                raise InvalidInput(
-                    "records", name, "is a knob of some records only", "choose those of one template version"
-                )
+                raise InvalidInput("records", name, "is a knob of some records only", "choose those of one template version")
             if not any(type(v) is type(value) and v == value for v in values[name]):
                 values[name].append(value)
     knobs = [Knob(n, tuple(sorted(v, key=lambda x: (str(type(x)), x))), "as recorded") for n, v in values.items()]
-    trials = [_recorded_trial(r) for r in last.values()]
     template, key, chip = kinds[0]
-    return Recorded(f"{template} {key}", chip, tuple(knobs), tuple(trials))
-
-
-def _recorded_trial(record: Record) -> RecordedTrial:
-    m = record.measurement
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(record.time))
-    extra = {"source": m.source, **({"registers": m.resources.registers} if m.resources else {})}
-    return RecordedTrial(
-        m.candidate.config, m.status, m.time if m.ok else None, m.samples, m.reason, m.seconds, stamp, extra
-    )
+    return from_measurements(list(last.values()), knobs, f"{template} {key}", chip)

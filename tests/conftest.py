@@ -24,14 +24,37 @@ def fake_libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
     library = tmp_path_factory.mktemp("fake") / "libcuda.so"
     command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", "-I", str(headers[0].parent)]
-    subprocess.run([*command, str(HERE / "fake_cuda" / "cuda.cpp"), "-o", str(library)], check=True)
+    sources = [str(HERE / "fake_cuda" / name) for name in ("cuda.cpp", "cublas.cpp")]
+    subprocess.run([*command, *sources, "-o", str(library)], check=True)
     return library
 
 
 @pytest.fixture
 def fake_cuda(fake_libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The virtual GPU in place of the machine's, in this process and in its children."""
-    monkeypatch.setenv("GPU_TUNE_LIBCUDA", str(fake_libcuda))
+    for name in ("GPU_TUNE_LIBCUDA", "GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
+        monkeypatch.setenv(name, str(fake_libcuda))
     driver.library.cache_clear()
     yield fake_libcuda
     driver.library.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of compiled candidates that all tests of a session share."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_once: Path) -> Path:
+    """An empty user's folder; the emulator's library and compiled sources, which take long to make, are shared."""
+    from gpu_tune import folders
+    from gpu_tune.emulator import build
+
+    build.library()
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    (folder / "emulator").symlink_to(folders.root() / "emulator")
+    (folder / "compiled").symlink_to(compiled_once)
+    monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(folder))
+    return folder

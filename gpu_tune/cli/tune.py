@@ -195,8 +195,11 @@ def show(result: dict[str, Any]) -> None:
             f"{run}: {sum(c['ok'] for c in checks)} of {len(checks)} checks right"
             + (f" (on {where})" if where else ""),
         )
-    table.add_row("kernel", result["path"] or "not kept (see the message above)")
-    Console(highlight=False, soft_wrap=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"[bright_black]kernel[/bright_black]  {result['path'] or 'not kept (see the message above)'}", soft_wrap=True
+    )
 
 
 def overview(results: list[dict[str, Any]]) -> None:

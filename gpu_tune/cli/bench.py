@@ -1,0 +1,245 @@
+"""``gpu-tune bench SUITE``: ours against the vendor libraries, shape by shape."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import GpuTuneError, InvalidInput
+from ..report import Row
+from ..trial import MEASURED
+from . import options
+from .live import Live
+
+
+@click.command(help="Compare with the vendor libraries over a suite of shapes (a name, or a .json file).")
+@click.argument("suite", required=False)
+@click.option(
+    "--against",
+    default="",
+    metavar="NAMES",
+    help="Baselines, by comma: cublas, cublaslt, cudnn ...  [default: all there are]",
+)
+@click.option("--select", "pattern", default="", metavar="REGEX", help="Only shapes whose label or key matches.")
+@click.option("--dtype", help="Another dtype than the suite's.")
+@click.option(
+    "--seconds", type=float, default=120.0, show_default=True, help="Tuning time a shape, recorded time included."
+)
+@click.option("--no-tune", is_flag=True, help="Only shapes that are tuned already.")
+@click.option("--list", "list_only", is_flag=True, help="List the suites.")
+@click.option("--report", "report_file", metavar="FILE", help="Also write an HTML page (needs gpu_tune[report]).")
+@options.seed_option
+@options.device_option
+@options.store_option
+@options.json_option
+def command(
+    suite: str | None,
+    against: str,
+    pattern: str,
+    dtype: str | None,
+    seconds: float,
+    no_tune: bool,
+    list_only: bool,
+    report_file: str | None,
+    seed: int,
+    device: str | None,
+    store_folder: str | None,
+    as_json: bool,
+) -> None:
+    """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
+    from .. import suites
+    from ..where import where
+
+    if list_only or suite is None:
+        _list(as_json)
+        return
+    loaded = suites.load(suite, **({"dtype": dtype} if dtype else {}))
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise InvalidInput("--select", pattern, f"is not a regular expression ({error})") from error
+    entries = [e for e in loaded.entries if wanted.search(e.label) or wanted.search(e.workload.key)]
+    if not entries:
+        raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
+    if report_file is not None:
+        _check_report(report_file)
+    place, source = where(device)
+    if source != MEASURED:
+        _plan(loaded, entries, place, options.open_store(store_folder), as_json)
+        return
+    names = [n for n in against.split(",") if n]
+    rows = [_measure(e, place, names, seconds, no_tune, seed, store_folder, as_json) for e in entries]
+    _report(rows, loaded, place, report_file, as_json)
+
+
+def _list(as_json: bool) -> None:
+    from .. import suites
+
+    found = [suites.load(n) for n in suites.names()]
+    if as_json:
+        options.echo_json(
+            [{"name": s.name, "title": s.title, "shapes": len(s.entries), "source": s.source} for s in found]
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("suite", "shapes", "what", box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+    for s in found:
+        table.add_row(s.name, str(len(s.entries)), s.title)
+    Console(highlight=False).print(table)
+
+
+def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool) -> None:
+    """Without a GPU: what would run, and why nothing is compared."""
+    from ..report import roofline
+    from ..store import lookup
+    from ..where import variants
+
+    rows = []
+    for e in entries:
+        try:
+            templates, problem = [v.template.name for v in variants(e.workload, place)], ""
+        except GpuTuneError as error:
+            templates, problem = [], str(error)
+        tuned = {s: lookup(e.workload, place.chip, s, store=store) is not None for s in ("measured", "modelled")}
+        rows.append(
+            {
+                "label": e.label,
+                "workload": e.workload.key,
+                "flops": e.workload.flops,
+                "bytes": e.workload.bytes,
+                "templates": templates,
+                "problem": problem,
+                "tuned": [s for s, yes in tuned.items() if yes],
+                "roofline_seconds": roofline(e.workload, place),
+            }
+        )
+    reason = (
+        "no GPU on this machine, so there is nothing to compare with (estimates are never set against a library). "
+        "On a GPU this would run:"
+    )
+    if as_json:
+        options.echo_json(
+            {"suite": suite.name, "device": place.chip, "compared": False, "reason": reason, "would_run": rows}
+        )
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..emit import duration
+
+    click.echo(f"{suite.title}: {reason}")
+    table = Table(title=f"{len(rows)} shapes; roofline of {place.product}", title_justify="left")
+    for name in ("shape", "workload", "GFLOP", "roofline", "templates", "tuned"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("GFLOP", "roofline") else "left")
+    for row in rows:
+        table.add_row(
+            row["label"],
+            row["workload"],
+            f"{row['flops'] / 1e9:.4g}",
+            duration(row["roofline_seconds"]),
+            " ".join(row["templates"]) or "none",
+            " ".join(row["tuned"]) or "-",
+        )
+    Console(highlight=False).print(table)
+
+
+def _measure(
+    entry: Any,
+    place: Any,
+    against: list[str],
+    seconds: float,
+    no_tune: bool,
+    seed: int,
+    store_folder: str | None,
+    quiet: bool,
+) -> Row:
+    from ..measure import open_measurer
+    from ..store import lookup
+    from ..trial import Candidate
+    from ..tuner import tune
+
+    store, workload = options.open_store(store_folder), entry.workload
+    try:
+        if not no_tune:
+            with Live(entry.label, quiet=quiet) as live:
+                tune(workload, seconds=seconds, seed=seed, store=store, on_trial=live.update)
+        found = lookup(workload, place.chip, MEASURED, store=store)
+        if found is None:
+            return Row(entry.label, workload, None, note="not tuned")
+        ours = Candidate(found[0].template, found[0].config)
+        named: dict[str, Any] = {"baselines": against} if against else {}
+        with open_measurer(workload, kind="gpu", seed=seed, **named) as measurer:
+            confirmation = measurer.confirm([ours])
+    except GpuTuneError as error:
+        click.echo(f"{entry.label}: {error}", err=True)
+        return Row(entry.label, workload, None, note=type(error).__name__)
+    times = {c.name: statistics.median(c.samples) for c in confirmation.contenders if c.ok and c.candidate is None}
+    mine = confirmation.contender(ours)
+    versus = confirmation.verdict
+    return Row(
+        entry.label,
+        workload,
+        statistics.median(mine.samples) if mine.ok else None,
+        times,
+        versus.low if versus else None,
+        versus.high if versus else None,
+        bool(versus and versus.decided),
+        ours.template,
+        MEASURED,
+        "" if mine.ok else mine.status,
+    )
+
+
+def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as_json: bool) -> None:
+    from .. import report
+
+    summary = report.summarise(rows)
+    facts = {
+        "device": place.product,
+        "chip": place.chip,
+        "suite": suite.name,
+        "source": suite.source,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    if report_file is not None:
+        Path(report_file).write_text(report.page(rows, place, suite.title, facts))
+    if as_json:
+        options.echo_json(
+            {
+                **facts,
+                "compared": True,
+                "rows": [r.to_json() for r in rows],
+                "summary": {
+                    "shapes": summary.shapes,
+                    "geomean": summary.geomean,
+                    "share": summary.share,
+                    "quantile_5": summary.quantile,
+                    "losses": summary.losses,
+                    "decades": {f"1e{d}": mean for d, (_, mean) in summary.decades.items()},
+                }
+                if summary
+                else None,
+            }
+        )
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(report.table(rows, place, suite.title))
+    click.echo(report.text(summary) if summary else "No baseline was timed: nothing is compared.")
+
+
+def _check_report(name: str) -> None:
+    folder = Path(name).absolute().parent
+    if not folder.is_dir():
+        raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidInput("--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'")
