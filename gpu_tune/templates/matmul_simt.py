@@ -23,7 +23,7 @@ from .base import Estimate, Template
 
 STATIC_LIMIT = 49152  # CUDA's limit on statically declared shared memory; more is declared extern
 REDUCE_THREADS = 256
-INDEX_LIMIT = 2**31 - 1
+INDEX_LIMIT = 2**31 - 2**20  # int indices up to here, with room for the last block's overhang
 
 KNOBS = (
     Knob("block_m", (16, 32, 64, 128, 256), "rows of C that a block computes"),
