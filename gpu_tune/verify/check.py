@@ -1,0 +1,211 @@
+"""One variant on the emulator: rendered, compiled to PTX, run on exact and on ordinary inputs, and what went wrong."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import cubin, emulator, nvrtc, ptxas
+from ..device import Device
+from ..errors import CompileError, EmulationError, GpuTuneError
+from ..plan import LaunchPlan
+from ..reference import NUMPY, compare, example_inputs, example_scalars
+from ..templates.base import Numerics, Template, render
+from ..workload import ArraySpec, Workload
+from .cases import Variant
+from .coverage import Branch, taken_branches
+
+POISON = 0xFF
+"""Every byte of the result before a run: NaN in each float type, -1 in integers."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """``label`` is the class (equal for the same fault in other variants), ``message`` this one's words."""
+
+    label: str
+    message: str
+
+
+@dataclass
+class Outcome:
+    """What checking one variant found; ``seconds`` by stage; ``instructions``: warp instructions emulated."""
+
+    failures: list[Failure] = field(default_factory=list)
+    branches: set[Branch] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+    runs: int = 0
+    instructions: int = 0
+    spills: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.failures
+
+
+def check_variant(template: Template, variant: Variant, *, assemble: bool = False) -> Outcome:
+    """Check ``variant``. ``assemble``: also compile it for the chip, and hold the declaration to what ptxas says."""
+    outcome, start = Outcome(), time.perf_counter()
+    try:
+        template.check(variant.config, variant.workload, variant.device)
+        source = render(template, variant.config, variant.workload, variant.device)
+        plan = template.plan(variant.config, variant.workload, variant.device).check()
+        outcome.branches = taken_branches(template, variant.config, variant.workload, variant.device)
+        outcome.seconds["render"] = time.perf_counter() - start
+        numerics = template.numerics(variant.config, variant.workload)
+        run_checks(outcome, source, plan, variant.workload, variant.device, numerics, variant.seed)
+        if assemble:
+            _static(outcome, template, variant, source, plan)
+    except GpuTuneError as error:
+        outcome.failures.append(refusal(error))
+    return outcome
+
+
+def run_checks(
+    outcome: Outcome,
+    source: str,
+    plan: LaunchPlan,
+    workload: Workload,
+    device: Device,
+    numerics: Numerics,
+    seed: int,
+    arch: str = "",
+) -> None:
+    """Emulate ``source`` three times: integers (exact), then normal inputs with two seeds, early and late landing.
+
+    Every finding, wrong element, write between rows, workspace left dirty and bit that differs between the seeds is a
+    failure of ``outcome``.
+    """
+    start = time.perf_counter()
+    module = emulator.Module.load(source, arch=arch or device.arch)
+    outcome.seconds["ptx"] = time.perf_counter() - start
+    start = time.perf_counter()
+    outs = []
+    for kind, late, run_seed in (
+        ("integer", bool(seed & 1), seed),
+        ("normal", True, seed + 1),
+        ("normal", False, seed + 2),
+    ):
+        arrays = example_inputs(workload, seed=seed, kind=kind)
+        scalars = example_scalars(workload, kind)
+        specs = workload.arrays()
+        flat = dict(arrays)
+        flat["out"] = np.full(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, POISON, np.uint8)
+        report = module.run(
+            plan, flat, scalars=scalars, device=device, seed=run_seed, late=late, alignment=workload.alignment
+        )
+        outcome.runs += 1
+        outcome.instructions += sum(report.instructions.values())
+        outcome.failures += [_finding(f, source) for f in report.findings]
+        exact = kind == "integer" and numerics.exact_integers
+        raw = report.arrays["out"].view(np.uint8).reshape(-1)
+        outcome.failures += _compare(raw, specs["out"], workload, arrays, scalars, numerics, exact)
+        if kind == "normal":
+            outs.append(raw)
+        if outcome.failures:
+            break
+    if len(outs) == 2 and workload.deterministic and not np.array_equal(outs[0], outs[1]):
+        outcome.failures.append(
+            Failure("not deterministic", "two interleavings give different bits of the same inputs")
+        )
+    outcome.seconds["emulate"] = time.perf_counter() - start
+
+
+def _compare(
+    raw: np.ndarray,
+    spec: ArraySpec,
+    workload: Workload,
+    arrays: Mapping[str, np.ndarray],
+    scalars: Mapping[str, float],
+    numerics: Numerics,
+    exact: bool,
+) -> list[Failure]:
+    dtype = NUMPY[spec.dtype]
+    strides = tuple(s * dtype.itemsize for s in spec.element_strides)
+    out = np.ndarray(spec.shape, dtype, raw, strides=strides)
+    found = []
+    result = compare(out, workload, arrays, scalars, numerics=numerics, exact=exact)
+    if not result.ok:
+        found.append(Failure("wrong result", f"{result} ({'integer' if exact else 'normal'} inputs)"))
+    gaps = np.ones(spec.span, bool)
+    np.ndarray(spec.shape, bool, gaps, strides=spec.element_strides)[...] = False
+    touched = raw.reshape(spec.span, dtype.itemsize)[gaps]
+    if (touched != POISON).any():
+        found.append(
+            Failure(
+                "writes between rows", f"{int((touched != POISON).any(1).sum())} elements beyond n were overwritten"
+            )
+        )
+    return found
+
+
+def _finding(finding: Any, source: str) -> Failure:
+    """A finding's class is its kind and the text of its CUDA line, numbers left out."""
+    lines = source.splitlines()
+    where = lines[finding.cuda_line - 1].strip() if 0 < finding.cuda_line <= len(lines) else ""
+    return Failure(f"{finding.kind}: {re.sub(r'[0-9]+', '#', where)[:90]}".rstrip(": "), finding.message)
+
+
+def refusal(error: GpuTuneError) -> Failure:
+    """The class of an error that stopped a check: the first error of a compiler, or what the emulator refuses."""
+    text = str(error)
+    if isinstance(error, CompileError):
+        first = next((line for line in error.log.splitlines() if "error" in line), text.splitlines()[0])
+        return Failure("compile error: " + re.sub(r"[0-9]+", "#", first)[:90], first)
+    kind = "emulator refuses" if isinstance(error, EmulationError) else type(error).__name__
+    return Failure(f"{kind}: {re.sub(r'[0-9]+', '#', text)[:90]}", text)
+
+
+def _static(outcome: Outcome, template: Template, variant: Variant, source: str, plan: LaunchPlan) -> None:
+    """The declaration against ptxas: threads, shared bytes, registers, notes."""
+    start = time.perf_counter()
+    compiled = nvrtc.to_cubin(source, variant.device.arch)
+    outcome.seconds["cubin"] = time.perf_counter() - start
+    facts, reports = cubin.read(compiled.data).kernels, ptxas.read(compiled.log)
+    estimate = template.resources(variant.config, variant.workload, variant.device)
+
+    def fail(label: str, message: str) -> None:
+        outcome.failures.append(Failure(label, message))
+
+    for name, report in reports.items():
+        outcome.spills += report.spill_bytes
+        for note in report.notes:
+            fail(f"ptxas {note[:5]}", f"{name}: {note}")
+    shared = 0
+    for step in plan.kernels:
+        kernel = facts.get(step.kernel)
+        if kernel is None:
+            fail("kernel missing", f"the plan launches {step.kernel}, the source has {', '.join(facts)}")
+            continue
+        shared = max(shared, kernel.static_shared_bytes + step.shared_bytes)
+        if kernel.max_threads and step.threads > kernel.max_threads:
+            fail(
+                "threads",
+                f"{step.kernel} is launched with {step.threads} threads and compiled for {kernel.max_threads}",
+            )
+        if not variant.device.resident_blocks(
+            step.threads, kernel.registers, kernel.static_shared_bytes + step.shared_bytes
+        ):
+            fail(
+                "does not fit",
+                f"{step.kernel} needs {kernel.registers} registers x {step.threads} threads and "
+                f"{kernel.static_shared_bytes + step.shared_bytes} shared bytes: too much for {variant.device.name}",
+            )
+    if shared != estimate.shared_bytes:
+        fail("shared bytes", f"declared {estimate.shared_bytes} bytes of shared memory, takes {shared}")
+    if max(s.threads for s in plan.kernels) < estimate.threads:
+        fail("threads declared", f"declared {estimate.threads} threads, the plan launches fewer")
+    registers = max((k.registers for k in facts.values()), default=0)
+    if registers < estimate.accumulators:
+        fail("accumulators", f"declared {estimate.accumulators} accumulator registers, the kernel has {registers}")
+    if plan.workspace_bytes != estimate.workspace_bytes:
+        fail(
+            "workspace bytes",
+            f"declared {estimate.workspace_bytes} bytes of workspace, the plan has {plan.workspace_bytes}",
+        )
