@@ -89,6 +89,8 @@ struct Param {
   int offset, size;
 };
 
+enum : int { kPartialLoad = 1 << 20 };   // Instr::flags of a load: some vector elements go nowhere (register -1)
+
 struct Kernel {
   string name;
   vector<Param> params;
@@ -99,6 +101,7 @@ struct Kernel {
   vector<Constant> constants;
   vector<Special> specials;
   int register_bytes = 64;
+  vector<bool> read;                     // by slot / 64: an instruction reads it
   int required_threads[3] = {0, 0, 0};   // .reqntid
   int max_threads = 0;                   // .maxntid product
   int min_blocks = 0;                    // .minnctapersm

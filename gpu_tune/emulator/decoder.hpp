@@ -55,6 +55,7 @@ class Decoder {
   int slot_of(const Operand& o, int width);    // as source(), for an operand already taken
   int constant(u64 value, int width);
   int scratch(int width);                      // a fresh register slot
+  void mark_read(int slot);                    // for registers that an instruction both reads and writes
   int param_offset(const string& symbol) const;   // of a kernel parameter, -1 when it is none
   int call_param(const string& symbol) const;     // local-memory offset of a .param variable of a call, -1
   vector<string> split_pair();                 // `%p|%q` or `%r|%p` destination

@@ -404,6 +404,22 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
   }
 }
 
+// Bounds and alignment of a vector load of which only some elements are used.
+const u8* extent(Warp& w, Space s, u64 a, u32 bytes, int lane) {
+  Machine& m = *w.machine;
+  s = resolve(s, a);
+  if (a & (bytes - 1))
+    m.stop("alignment", format("load of %u bytes at address 0x%llx (lane %d) is misaligned", bytes, (unsigned long long)a, lane), &w);
+  if (s == Space::Global) return global_pointer(w, a, bytes, false, "load");
+  if (s != Space::Shared) return locate(w, s, a, bytes, false, lane, 0, "load");
+  u32 address = u32(a);
+  Cta& cta = shared_target(w, address);
+  if (address < kSharedStart || address + bytes > cta.top)
+    m.stop("bounds", format("load of %u bytes at shared memory byte %d; the block has %u", bytes,
+                            s32(address) - s32(kSharedStart), cta.top - kSharedStart), &w);
+  return cta.shared.data() + address;
+}
+
 void synchronise(Warp& w, const Instr& i, int lane, bool read, bool write) {
   if (!(i.flags & (kAcquire | kRelease | kStrong))) return;
   u64 a = address_of(w, i.mem, lane);
@@ -441,7 +457,15 @@ void load(Warp& w, const Instr& i, u32 m) {
     count_banks(w, addresses, m, int(bytes), false);
   }
   for_lanes(m, [&](int l) {
-    const u8* p = locate(w, kSpace, address_of(w, i.mem, l), bytes, false, l, i.flags, "load");
+    u64 a = address_of(w, i.mem, l);
+    const u8* p;
+    if (i.flags & kPartialLoad) {
+      p = extent(w, kSpace, a, bytes, l);
+      for (size_t q = 0; q < n; ++q)
+        if (i.regs[q] >= 0) locate(w, kSpace, a + q * sizeof(T), sizeof(T), false, l, i.flags, "load");
+    } else {
+      p = locate(w, kSpace, a, bytes, false, l, i.flags, "load");
+    }
     for (size_t q = 0; q < n; ++q) {
       T t = T();
       if (p) memcpy(&t, p + q * sizeof(T), sizeof t);
@@ -546,6 +570,7 @@ void decode_load(Decoder& d, Instr& i) {
   int width = (first.kind == Operand::Vector ? first.parts[0].width : first.width) == 8 ? 8 : 4;
   if (type_size(i.type) == 8 && width != 8) d.refuse("the destination is too narrow");
   i.regs = d.destinations(width, count);
+  if (count > 1 && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which elements are used
   Operand o = d.peek();
   bool named = i.space == Space::Param && o.kind == Operand::Symbol;
   int param = named ? d.param_offset(o.symbol) : -1, local = named ? d.call_param(o.symbol) : -1;

@@ -50,6 +50,19 @@ vector<string> words(const string& s) {
   return out;
 }
 
+bool is_special_register(const string& name) {
+  static const char* const plain[] = {
+      "%laneid", "%warpid", "%nwarpid", "%cluster_ctarank", "%cluster_nctarank", "%is_explicit_cluster", "%dynamic_smem_size",
+      "%total_smem_size", "%lanemask_lt", "%lanemask_le", "%lanemask_eq", "%lanemask_ge", "%lanemask_gt", "%smid", "%nsmid",
+      "%gridid", "%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"};
+  static const char* const vectors[] = {"%tid", "%ntid", "%ctaid", "%nctaid", "%cluster_ctaid", "%cluster_nctaid", "%clusterid",
+                                        "%nclusterid"};
+  for (const char* p : plain) if (name == p) return true;
+  for (const char* v : vectors)
+    for (const char* axis : {".x", ".y", ".z"}) if (name == string(v) + axis) return true;
+  return false;
+}
+
 bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
 
 std::unordered_map<string, DecodeFn>& opcode_table() {
@@ -149,6 +162,7 @@ class Parser {
   void body(const string& s, size_t& p);
   void block(const string& s, size_t& p);
   void resolve_labels();
+  void drop_unread_elements();
   void function(const string& s, size_t& p);
   void call(const string& text);
   int opcode_number(const string& opcode);
@@ -249,7 +263,10 @@ Operand Parser::operand(string text) {
 
 // The address of a variable, or the value of a special register, in a preloaded slot.
 int Parser::symbol_slot(const string& name, int width) {
-  if (name[0] == '%') return special(name, width);
+  if (name[0] == '%') {
+    if (!is_special_register(name)) fail("unknown register " + name);
+    return special(name, width);
+  }
   if (name == "WARP_SZ") return constant(32, width);
   auto shared = shared_.find(name);
   if (shared != shared_.end()) {
@@ -423,6 +440,7 @@ void Parser::body(const string& s, size_t& p) {
   local_offset_.clear(), branch_targets_.clear();
   block(s, p);
   resolve_labels();
+  drop_unread_elements();
   Instr last;
   last.flow = Flow::Return, last.line = line_, last.place = place_;
   last.opcode = opcode_number("ret");
@@ -485,6 +503,22 @@ void Parser::resolve_labels() {
       i.target = target;
       if (i.flow == Flow::BranchIndex) i.regs.push_back(target);
     }
+  }
+}
+
+// The compiler widens loads over gaps; elements whose register nobody reads are not accesses of the program.
+void Parser::drop_unread_elements() {
+  auto& read = kernel->read;
+  for (auto& i : kernel->code) {
+    if (!(i.flags & kPartialLoad)) continue;
+    i.flags &= ~kPartialLoad;
+    bool any = false;
+    for (int& slot : i.regs) {
+      bool used = slot >= 0 && size_t(slot) / 64 < read.size() && read[size_t(slot) / 64];
+      any |= used;
+      if (!used) slot = -1, i.flags |= kPartialLoad;
+    }
+    if (!any) i.flags &= ~kPartialLoad;       // a load for its own sake
   }
 }
 
@@ -793,6 +827,7 @@ Operand Decoder::peek() {
 int Decoder::slot_of(const Operand& o, int width) {
   switch (o.kind) {
     case Operand::Register:
+      mark_read(o.slot);
       if (o.width == 1 || (width == 8) != (o.width == 8)) refuse("register " + o.text + " has the wrong width");
       return o.slot;
     case Operand::Immediate: {
@@ -865,6 +900,7 @@ Address Decoder::address_with_parts(Operand& o) {
   if (o.kind == Operand::Register) {
     if (o.width == 1) refuse("a predicate is no address");
     a.slot = o.slot, a.wide = o.width == 8;
+    mark_read(o.slot);
   } else if (o.kind == Operand::Symbol) {
     a.slot = parser_.symbol_slot(o.symbol, 8), a.wide = true;
   }
@@ -881,6 +917,12 @@ int Decoder::position(const char* modifier) const {
   return -1;
 }
 int Decoder::constant(u64 value, int width) { return parser_.constant(value, width); }
+void Decoder::mark_read(int slot) {
+  auto& read = parser_.kernel->read;
+  size_t k = size_t(slot) / 64;
+  if (read.size() <= k) read.resize(k + 64);
+  read[k] = true;
+}
 int Decoder::scratch(int width) { return parser_.allocate(width); }
 int Decoder::param_offset(const string& symbol) const {
   for (auto& p : parser_.kernel->params) if (p.name == symbol) return p.offset;

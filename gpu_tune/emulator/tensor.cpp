@@ -487,6 +487,7 @@ void decode_wgmma(Decoder& d, Instr& i) {
   if (n < 8 || n > 256 || n % 8 || (integer && n > 24 && n % 16)) d.refuse("this N is not legal");
   if (integer && d.take("satfinite")) i.flags |= kSatFinite;
   i.regs = d.destinations(4, accumulator_registers(i));
+  for (int slot : i.regs) d.mark_read(slot);
   if (d.peek().kind == Operand::Vector) {
     i.flags |= kRegistersA;
     auto a = d.sources(4, 4);
