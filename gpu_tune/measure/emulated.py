@@ -21,10 +21,10 @@ from ..trial import Candidate
 from ..workload import Conv2d, Matmul, Workload
 from .base import Check
 
-WHOLE = 1e8
-"""FLOP up to which the workload itself is executed."""
-SMALL = 1.2e8
-"""FLOP that a smaller workload may have."""
+WHOLE = 3e8
+"""FLOP up to which the workload itself is executed (the emulator does about 10^9 a second)."""
+LARGEST = 6e9
+"""FLOP up to which it is executed when no smaller workload satisfies the config's constraints."""
 
 
 def check(candidate: Candidate, template: Template, workload: Workload, device: Device, seed: int = 0) -> Check:
@@ -65,28 +65,21 @@ def stand_in(candidate: Candidate, template: Template, workload: Workload, devic
         return workload
     for small in smaller(workload):
         try:
-            fits = small.flops <= SMALL and template.supported(small, device) is True
+            fits = small.flops <= LARGEST and template.supported(small, device) is True
             if fits and not template.violations(candidate.config, small, device):
                 return small
         except GpuTuneError:
             continue
-    return None
+    return workload if workload.flops <= LARGEST else None
 
 
 def smaller(workload: Workload) -> Iterator[Workload]:
-    """Smaller workloads like ``workload``, the smallest last."""
+    """Smaller workloads like ``workload``; first those that cost least to execute."""
     if isinstance(workload, Matmul):
-        for m, n, k in (
-            (2, 1, 1),
-            (1, 2, 1),
-            (1, 1, 2),
-            (1, 1, 1),
-            (1, 1, 3),
-            (3, 1, 0),
-            (1, 3, 0),
-            (1, 0, 5),
-            (0, 1, 5),
-        ):
+        sizes = [(2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 1), (1, 1, 3), (3, 1, 0), (1, 3, 0), (1, 0, 5), (0, 1, 5)]
+        sizes += [(2, 2, 4), (2, 2, 8), (1, 1, 16), (2, 2, 16), (1, 1, 32), (1, 1, 64), (4, 4, 2), (4, 4, 8), (8, 8, 8)]
+        sizes += [(1, 1, 1 << 30), (2, 2, 1 << 30)]  # all of k: stages and splits can demand a long sum
+        for m, n, k in sizes:
             yield _matmul(workload, _shrunk(workload.m, m), _shrunk(workload.n, n), _shrunk(workload.k, k))
     else:
         for channels, filters, side in (
