@@ -1,13 +1,15 @@
 """The command line: ``gpu-tune tune|bench|show|records|replay|verify|export|doctor|gc``.
 
 Exit codes: 0 done; 1 the answer is no (a wrong kernel, nothing tuned, a lost device); 2 bad input or an unusable store;
-130 interrupted. Results go to standard output (``--json``: as JSON alone), progress and messages to standard error.
+3 a bug of gpu_tune itself; 130 interrupted. Results go to standard output (``--json``: as JSON alone), progress and
+messages to standard error.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -58,6 +60,18 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader of a pipe has gone: nothing to say
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("verbose"):
+                raise
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(where.filename)}:{where.lineno}"
+            click.echo(
+                f"Internal error at {place}: {error!r}. This is a bug of gpu_tune; gpu-tune -v ... shows all of it.",
+                err=True,
+            )
+            raise SystemExit(3) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

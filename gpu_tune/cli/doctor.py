@@ -151,6 +151,15 @@ def _records() -> tuple[bool, bool, str]:
     return True, False, f"{book.folder}: {', '.join(counts)} trials, {size / 1e6:.1f} MB"
 
 
+def _quarantine() -> tuple[bool, bool, str]:
+    from ..measure.journal import Journal
+
+    folder = folders.root() / "started"
+    killers = Journal(folder).killers() if folder.is_dir() else {}
+    named = "; ".join(f"{k.what} ({k.why})" for k in list(killers.values())[:5])
+    return not killers, False, f"{len(killers)} configs that took a GPU down: {named}" if killers else "none"
+
+
 def _templates() -> tuple[bool, bool, str]:
     from ..templates.base import registry
 
@@ -167,5 +176,6 @@ _PROBES: list[tuple[str, Callable[[], tuple[bool, bool, str]]]] = [
     ("store", _store),
     ("shipped", _shipped),
     ("records", _records),
+    ("quarantine", _quarantine),
     *_packages(),
 ]
