@@ -1,0 +1,477 @@
+"""cp.async, TMA tiles in all swizzles, im2col, multicast, reductions, 1-D bulk copies, and the mbarrier itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc, result, run, run_args, tensor_map
+
+from gpu_tune.plan import BufferArg, Im2Col
+
+pytestmark = [needs_emulator, needs_nvrtc]
+
+AMPERE = (
+    PRELUDE
+    + r"""
+#define CP(NAME, OP, N) GLOBAL NAME(const unsigned char* in, u32* out, int bytes) { \
+  __shared__ __align__(16) u32 s[32 * 4]; int l = threadIdx.x; \
+  for (int i = 0; i < 4; ++i) s[l * 4 + i] = 0x77777777u; \
+  __syncthreads(); \
+  asm volatile(OP " [%0], [%1], " #N ", %2;" \
+    :: "r"(shared_address(s) + l * 16), "l"(__cvta_generic_to_global(in + l * N)), "r"(bytes) : "memory"); \
+  asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;" ::: "memory"); \
+  __syncthreads(); \
+  for (int i = 0; i < 4; ++i) out[l * 4 + i] = s[l * 4 + i]; }
+CP(ca4, "cp.async.ca.shared.global", 4)
+CP(ca8, "cp.async.ca.shared.global", 8)
+CP(ca16, "cp.async.ca.shared.global", 16)
+CP(cg16, "cp.async.cg.shared.global", 16)
+CP(cg16hint, "cp.async.cg.shared.global.L2::128B", 16)
+GLOBAL groups(const u32* in, u32* out) {
+  __shared__ u32 s[3][32]; int l = threadIdx.x;
+  for (int g = 0; g < 3; ++g)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\ncp.async.commit_group;"
+                 :: "r"(shared_address(&s[g][l])), "l"(__cvta_generic_to_global(in + g * 32 + l)) : "memory");
+  asm volatile("cp.async.wait_group 2;" ::: "memory"); out[l] = s[0][l];
+  asm volatile("cp.async.wait_group 1;" ::: "memory"); out[32 + l] = s[1][l];
+  asm volatile("cp.async.wait_all;" ::: "memory"); out[64 + l] = s[2][l];
+}
+GLOBAL vectors(const uint4* in, uint4* out) { out[threadIdx.x] = __ldg(in + threadIdx.x); }
+GLOBAL hints(const u32* in, u32* out) {
+  u32 r; asm volatile("ld.global.nc.L1::no_allocate.L2::128B.b32 %0, [%1];" : "=r"(r) : "l"(in + threadIdx.x));
+  asm volatile("st.global.cs.b32 [%0], %1;" :: "l"(out + threadIdx.x), "r"(r) : "memory"); }
+"""
+)
+
+
+@pytest.mark.parametrize(("kernel", "size"), [("ca4", 4), ("ca8", 8), ("ca16", 16), ("cg16", 16), ("cg16hint", 16)])
+@pytest.mark.parametrize("late", [False, True])
+def test_cp_async_copies_and_fills_with_zeros(kernel: str, size: int, late: bool) -> None:
+    data = np.random.default_rng(0).integers(1, 255, 32 * size, dtype=np.uint8)
+    for valid in (size, size // 2, 0):
+        report = run(AMPERE, kernel, [data, np.zeros(128, np.uint32)], [valid], arch="sm_80", late=late)
+        got = result(report, 1).view(np.uint8).reshape(32, 16)
+        expected = np.full((32, 16), 0x77, np.uint8)
+        expected[:, :size] = 0
+        expected[:, :valid] = data.reshape(32, size)[:, :valid]
+        assert np.array_equal(got, expected), valid
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_cp_async_groups_complete_in_order(late: bool) -> None:
+    data = np.arange(96, dtype=np.uint32)
+    for seed in range(3):
+        assert np.array_equal(
+            result(run(AMPERE, "groups", [data, np.zeros(96, np.uint32)], arch="sm_80", seed=seed, late=late), 1),
+            data,
+        )
+
+
+def test_vector_loads_and_cache_hints() -> None:
+    data = np.arange(128, dtype=np.uint32)
+    assert np.array_equal(result(run(AMPERE, "vectors", [data, np.zeros(128, np.uint32)], arch="sm_80"), 1), data)
+    assert np.array_equal(
+        result(run(AMPERE, "hints", [data[:32], np.zeros(32, np.uint32)], arch="sm_80"), 1), data[:32]
+    )
+
+
+def tma_source(rank: int, extra: str = "", mode: str = "tile") -> str:
+    """A kernel that loads one box, copies the raw shared memory to ``out``, and stores the box through a second map."""
+    coordinates = ", ".join(f"%{3 + i}" for i in range(rank))
+    stored = ", ".join(f"%{2 + i}" for i in range(rank))
+    registers = ", ".join(f'"r"(c{i})' for i in range(rank))
+    params = ", ".join(f"int c{i}" for i in range(rank))
+    load = f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.{mode}.mbarrier::complete_tx::bytes{extra}"
+    store = f"cp.async.bulk.tensor.{rank}d.global.shared::cta.bulk_group"
+    hint, policy = (f", %{3 + rank}", ', "l"(0x12F0000000000000ull)') if extra else ("", "")
+    return (
+        HOPPER
+        + f"""
+GLOBAL k(u32* out, const __grid_constant__ TensorMap from, const __grid_constant__ TensorMap to, int bytes, int stored,
+         {params}) {{
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem), bar = base + 32768;
+  for (int i = t; i < 8192; i += 32) ((u32*)smem)[i] = 0xABABABABu;
+  if (t == 0) {{ mbar_init(bar, 1); fence_barrier_init(); }}
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {{
+    mbar_expect(bar, bytes);
+    asm volatile("{load} [%0], [%1, {{{coordinates}}}], [%2]{hint};"
+                 :: "r"(base), "l"(&from), "r"(bar), {registers}{policy} : "memory");
+  }}
+  mbar_wait(bar, 0);
+  for (int i = t; i < 8192; i += 32) out[i] = ((u32*)smem)[i];
+  __syncthreads();
+  if (t == 0 && stored) {{
+    asm volatile("{store} [%0, {{{stored}}}], [%1];" :: "l"(&to), "r"(base), {registers} : "memory");
+    bulk_commit(); bulk_wait();
+  }}
+}}
+"""
+    )
+
+
+def expected_box(source: np.ndarray, box: tuple[int, ...], at: tuple[int, ...]) -> np.ndarray:
+    """The box (NumPy order) at ``at`` (innermost first), zero outside the array."""
+    out = np.zeros(tuple(reversed(box)), source.dtype)
+    start = tuple(reversed(at))
+    for index in np.ndindex(out.shape):
+        place = tuple(s + i for s, i in zip(start, index))
+        if all(0 <= p < d for p, d in zip(place, source.shape)):
+            out[index] = source[place]
+    return out
+
+
+def swizzled(box: np.ndarray, swizzle: int) -> np.ndarray:
+    """The bytes of a box as TMA lays them out from a 1024-byte boundary."""
+    raw, out = np.ascontiguousarray(box).view(np.uint8).reshape(-1), np.full(32768, 0xAB, np.uint8)
+    chunk = {0: 0, 32: 1, 64: 3, 128: 7}[swizzle]
+    address = np.arange(raw.size)
+    out[address ^ (((address >> 7) & chunk) << 4)] = raw
+    return out
+
+
+def tma(
+    source: np.ndarray,
+    box: tuple[int, ...],
+    at: tuple[int, ...],
+    swizzle: int = 0,
+    extra: str = "",
+    dtype: str = "",
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    rank, into = len(box), np.zeros_like(source)
+    maps = [tensor_map("b", source, box, swizzle, dtype), tensor_map("x", into, box, swizzle, dtype)]
+    arrays = {"a": np.zeros(8192, np.uint32), "b": source, "x": into}
+    nbytes = int(np.prod(box)) * source.itemsize
+    report = run_args(
+        tma_source(rank, extra), "k", arrays, [BufferArg("a"), *maps, nbytes, 1, *at], shared=32768 + 64, **options
+    )
+    assert report.ok, messages(report)
+    return report.arrays["a"].view(np.uint8), report.arrays["x"]
+
+
+@pytest.mark.parametrize("swizzle", [0, 32, 64, 128])
+@pytest.mark.parametrize("at", [(0, 0), (8, 3), (-4, -2), (50, 30)])
+def test_tiles_in_two_dimensions(swizzle: int, at: tuple[int, int]) -> None:
+    source = np.random.default_rng(1).integers(1, 65536, (40, 72)).astype(np.uint16)
+    box = ({0: 64, 32: 16, 64: 32, 128: 64}[swizzle], 24)
+    loaded, stored = tma(source, box, at, swizzle)
+    tile = expected_box(source, box, at)
+    assert np.array_equal(loaded, swizzled(tile, swizzle))
+    again = np.zeros_like(source)
+    for index in np.ndindex(tile.shape):
+        place = (at[1] + index[0], at[0] + index[1])
+        if 0 <= place[0] < 40 and 0 <= place[1] < 72:
+            again[place] = source[place]
+    assert np.array_equal(stored, again)
+
+
+@pytest.mark.parametrize(
+    ("shape", "box", "at"),
+    [
+        ((80,), (32,), (60,)),
+        ((5, 6, 16), (8, 4, 3), (4, 3, 3)),
+        ((3, 4, 5, 16), (16, 3, 2, 2), (0, 4, -1, 2)),
+        ((2, 3, 4, 5, 8), (8, 2, 3, 2, 2), (0, 1, 2, 2, 1)),
+    ],
+    ids=["1d", "3d", "4d", "5d"],
+)
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_tiles_in_other_dimensions(
+    shape: tuple[int, ...], box: tuple[int, ...], at: tuple[int, ...], kind: str
+) -> None:
+    dtype = np.dtype(kind)
+    scale = 16 // (min(box[0], 16) * dtype.itemsize) or 1
+    shape = (*shape[:-1], max(shape[-1] * scale, 16))
+    box = (box[0] * scale, *box[1:])
+    source = np.random.default_rng(2).integers(1, 100, shape).astype(dtype)
+    loaded, stored = tma(source, box, at, dtype=kind)
+    assert np.array_equal(loaded, swizzled(expected_box(source, box, at), 0))
+    assert np.count_nonzero(stored) == np.count_nonzero(expected_box(source, box, at))
+
+
+def test_cache_hint_operand_changes_nothing() -> None:
+    source = np.random.default_rng(1).integers(1, 65536, (40, 64)).astype(np.uint16)
+    plain, hinted = tma(source, (64, 8), (0, 5), 128), tma(source, (64, 8), (0, 5), 128, extra=".L2::cache_hint")
+    assert np.array_equal(plain[0], hinted[0])
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_landing_times_do_not_matter_when_waited_for(late: bool) -> None:
+    source = np.random.default_rng(1).integers(1, 65536, (40, 64)).astype(np.uint16)
+    results = [tma(source, (64, 8), (0, 5), 128, seed=seed, late=late)[0] for seed in range(3)]
+    assert all(np.array_equal(results[0], r) for r in results)
+
+
+def test_im2col_loads_pixels_of_a_filter_tap() -> None:
+    """Corners shrink the image by the filter; the offsets pick the tap; pixels outside read zero."""
+    n, h, w, c, r, pad = 2, 5, 6, 16, 3, 1
+    image = np.random.default_rng(3).integers(1, 1000, (n, h, w, c)).astype(np.uint16)
+    source = (
+        HOPPER
+        + r"""
+GLOBAL k(u32* out, const __grid_constant__ TensorMap from, int bytes, int c, int x, int y, int n, int s, int r) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem), bar = base + 32768;
+  if (t == 0) { mbar_init(bar, 1); fence_barrier_init(); }
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {
+    mbar_expect(bar, bytes);
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};"
+                 :: "r"(base), "l"(&from), "r"(bar), "r"(c), "r"(x), "r"(y), "r"(n), "h"((u16)s), "h"((u16)r)
+                 : "memory");
+  }
+  mbar_wait(bar, 0);
+  for (int i = t; i < bytes / 4; i += 32) out[i] = ((u32*)smem)[i];
+}
+"""
+    )
+    pixels, channels = 24, 8
+    corner = pad - (r - 1)
+    box = Im2Col((-pad, -pad), (corner, corner), channels, pixels)
+    mapped = tensor_map("b", image, (channels, pixels), im2col=box)
+    nbytes = pixels * channels * 2
+    outputs = [(b, y, x) for b in range(n) for y in range(h) for x in range(w)]
+    for first, tap, c0 in ((0, (0, 0), 0), (7, (2, 1), 8), (33, (1, 2), 0)):
+        b, y, x = outputs[first]
+        args = [BufferArg("a"), mapped, nbytes, c0, x - pad, y - pad, b, tap[1], tap[0]]
+        report = run_args(source, "k", {"a": np.zeros(nbytes // 4, np.uint32), "b": image}, args, shared=32768 + 64)
+        assert report.ok, messages(report)
+        got = report.arrays["a"].view(np.uint16).reshape(pixels, channels)
+        for i in range(pixels):
+            if first + i >= len(outputs):
+                assert not got[i].any()
+                continue
+            ob, oy, ox = outputs[first + i]
+            iy, ix = oy - pad + tap[0], ox - pad + tap[1]
+            inside = 0 <= iy < h and 0 <= ix < w
+            assert np.array_equal(
+                got[i], image[ob, iy, ix, c0 : c0 + channels] if inside else np.zeros(channels, np.uint16)
+            ), (first, i)
+
+
+MULTICAST = (
+    HOPPER
+    + r"""
+GLOBAL k(u32* out, const __grid_constant__ TensorMap from, int bytes, int mask) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem), bar = base + 4096, rank = cluster_rank();
+  if (t == 0) { mbar_init(bar, 1); fence_barrier_init(); }
+  fence_proxy_async(); cluster_sync();
+  if (t == 0) mbar_expect(bar, bytes);
+  cluster_sync();
+  if (t == 0 && rank == 0)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%3, %4}], [%2], %5;"
+                 :: "r"(base), "l"(&from), "r"(bar), "r"(0), "r"(0), "h"((u16)mask) : "memory");
+  if (mask >> rank & 1) {
+    mbar_wait(bar, 0);
+    for (int i = t; i < bytes / 4; i += 32) out[rank * 256 + i] = ((u32*)smem)[i];
+  }
+  cluster_sync();
+}
+GLOBAL remote(u32* out) {
+  __shared__ u32 s[32]; const u32 t = threadIdx.x, rank = cluster_rank();
+  s[t] = rank * 100 + t; cluster_sync();
+  u32 v; asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %1, %2;\nld.shared::cluster.u32 %0, [r];\n}"
+                      : "=r"(v) : "r"(shared_address(&s[t])), "r"(rank ^ 1) : "memory");
+  out[blockIdx.x * 32 + t] = v;
+  asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r, %0, %1;\natom.shared::cluster.add.u32 r, [r], 1000;\n}"
+               :: "r"(shared_address(&s[t])), "r"(rank ^ 1) : "memory");
+  cluster_sync(); out[64 + blockIdx.x * 32 + t] = s[t];
+}
+"""
+)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_multicast_reaches_exactly_the_masked_blocks(late: bool) -> None:
+    source = np.random.default_rng(1).integers(1, 65536, (8, 64)).astype(np.uint16)
+    for mask in (0b1111, 0b0101, 0b0001):
+        arrays = {"a": np.zeros(1024, np.uint32), "b": source}
+        args = [BufferArg("a"), tensor_map("b", source, (64, 8), 0), 1024, mask]
+        source_text = MULTICAST.replace(
+            "if (t == 0) mbar_expect(bar, bytes);", "if (t == 0 && (mask >> rank & 1)) mbar_expect(bar, bytes);"
+        )
+        report = run_args(source_text, "k", arrays, args, grid=4, cluster=4, shared=8192, late=late)
+        assert report.ok, messages(report)
+        got = report.arrays["a"].reshape(4, 256)
+        for rank in range(4):
+            expected = source.view(np.uint32).reshape(-1) if mask >> rank & 1 else np.zeros(256, np.uint32)
+            assert np.array_equal(got[rank], expected), (mask, rank)
+
+
+def test_distributed_shared_memory() -> None:
+    got = result(run(MULTICAST, "remote", [np.zeros(128, np.uint32)], grid=2, cluster=2), 0).reshape(4, 32)
+    t = np.arange(32)
+    assert np.array_equal(got[:2], [100 + t, t]) and np.array_equal(got[2:], [1000 + t, 1100 + t])
+
+
+BULK = (
+    HOPPER
+    + r"""
+GLOBAL copy(const u32* in, u32* out, int bytes) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem), bar = base + 8192;
+  if (t == 0) { mbar_init(bar, 1); fence_barrier_init(); }
+  __syncthreads();
+  if (t == 0) {
+    mbar_expect(bar, bytes);
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(base), "l"(__cvta_generic_to_global(in)), "r"(bytes), "r"(bar) : "memory");
+  }
+  mbar_wait(bar, 0);
+  for (int i = t; i < bytes / 4; i += 32) ((u32*)smem)[i] += 1;
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
+                 :: "l"(__cvta_generic_to_global(out)), "r"(base), "r"(bytes) : "memory");
+    bulk_commit(); bulk_wait();
+  }
+}
+GLOBAL add(const u32* in, u32* out, int bytes) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem);
+  for (int i = t; i < bytes / 4; i += 32) ((u32*)smem)[i] = in[i];
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%0], [%1], %2;"
+                 :: "l"(__cvta_generic_to_global(out)), "r"(base), "r"(bytes) : "memory");
+    bulk_commit(); bulk_wait();
+  }
+}
+GLOBAL tile_add(const float* in, const __grid_constant__ TensorMap to) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem);
+  for (int i = t; i < 128; i += 32) ((float*)smem)[i] = in[i];
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];"
+                 :: "l"(&to), "r"(base), "r"(4), "r"(6) : "memory");
+    bulk_commit(); bulk_wait();
+  }
+}
+GLOBAL between_blocks(u32* out) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem), bar = base + 2048, rank = cluster_rank();
+  ((u32*)smem)[t] = rank * 1000 + t;
+  if (t == 0) { mbar_init(bar, 1); fence_barrier_init(); mbar_expect(bar, 128); }
+  fence_proxy_async(); cluster_sync();
+  if (t == 0)
+    asm volatile("{\n.reg .b32 d, m;\nmapa.shared::cluster.u32 d, %0, %3;\nmapa.shared::cluster.u32 m, %2, %3;\n"
+                 "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [d], [%1], 128, [m];\n}"
+                 :: "r"(base + 1024), "r"(base), "r"(bar), "r"(rank ^ 1) : "memory");
+  mbar_wait(bar, 0);
+  out[rank * 32 + t] = ((u32*)(smem + 1024))[t];
+  cluster_sync();
+}
+"""
+)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_bulk_copy_in_and_out(late: bool) -> None:
+    data = np.arange(1024, dtype=np.uint32)
+    assert np.array_equal(
+        result(run(BULK, "copy", [data, np.zeros(1024, np.uint32)], [4096], shared=8256, late=late), 1), data + 1
+    )
+
+
+def test_bulk_reduction_adds_from_every_block() -> None:
+    data = np.arange(256, dtype=np.uint32)
+    got = result(run(BULK, "add", [data, np.full(256, 7, np.uint32)], [1024], grid=3, shared=4096), 1)
+    assert np.array_equal(got, 7 + 3 * data)
+
+
+def test_tile_reduction_adds_inside_the_array_only() -> None:
+    data, target = np.arange(128, dtype=np.float32), np.ones((10, 16), np.float32)
+    to = tensor_map("b", target, (16, 8), 0, "float32")
+    report = run_args(BULK, "tile_add", {"a": data, "b": target}, [BufferArg("a"), to], shared=4096)
+    assert report.ok, messages(report)
+    expected = np.ones((10, 16), np.float32)
+    expected[6:, 4:] += data.reshape(8, 16)[:4, :12]
+    assert np.array_equal(report.arrays["b"], expected)
+
+
+def test_bulk_copy_between_blocks_of_a_cluster() -> None:
+    got = result(run(BULK, "between_blocks", [np.zeros(64, np.uint32)], grid=2, cluster=2, shared=4096), 0)
+    t = np.arange(32)
+    assert np.array_equal(got, np.concatenate([1000 + t, t]))
+
+
+BARRIERS = (
+    HOPPER
+    + r"""
+GLOBAL phases(u32* out) {                           // 64 producers and 64 consumers hand 5 values over one slot
+  __shared__ __align__(8) u64 bars[2]; __shared__ u32 slot[64];
+  const int t = threadIdx.x; const u32 full = shared_address(&bars[0]), empty = shared_address(&bars[1]);
+  if (t == 0) { mbar_init(full, 64); mbar_init(empty, 64); }
+  __syncthreads();
+  for (int i = 0; i < 5; ++i) {
+    if (t < 64) { mbar_wait(empty, (i & 1) ^ 1); slot[t] = 100 * i + t; mbar_arrive(full); }
+    else { mbar_wait(full, i & 1); out[i * 64 + t - 64] = slot[t - 64]; mbar_arrive(empty); }
+  }
+}
+GLOBAL test_wait_returns(u32* out) {
+  __shared__ __align__(8) u64 bar; const u32 b = shared_address(&bar);
+  if (threadIdx.x == 0) {
+    mbar_init(b, 1); u32 before, after; u64 state;
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], 0;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(before) : "r"(b) : "memory");
+    asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];" : "=l"(state) : "r"(b) : "memory");
+    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(after) : "r"(b), "l"(state) : "memory");
+    out[0] = before; out[1] = after;
+    asm volatile("mbarrier.inval.shared::cta.b64 [%0];" :: "r"(b) : "memory");
+  }
+}
+GLOBAL arrive_counts(u32* out) {
+  __shared__ __align__(8) u64 bar; const u32 b = shared_address(&bar);
+  if (threadIdx.x == 0) mbar_init(b, 6);
+  __syncthreads();
+  if (threadIdx.x == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 4;" :: "r"(b) : "memory");
+  if (threadIdx.x == 40) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 2;" :: "r"(b) : "memory");
+  mbar_wait(b, 0); out[threadIdx.x] = 1;
+}
+GLOBAL copies_arrive(const u32* in, u32* out) {
+  __shared__ __align__(8) u64 bar; __shared__ u32 s[32]; const u32 b = shared_address(&bar), t = threadIdx.x;
+  if (t == 0) mbar_init(b, 32);
+  __syncthreads();
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\ncp.async.mbarrier.arrive.noinc.shared::cta.b64 [%2];"
+               :: "r"(shared_address(&s[t])), "l"(__cvta_generic_to_global(in + t)), "r"(b) : "memory");
+  mbar_wait(b, 0); out[t] = s[31 - t];
+}
+GLOBAL remote_arrive(u32* out) {
+  __shared__ __align__(8) u64 bar; const u32 b = shared_address(&bar), t = threadIdx.x, rank = cluster_rank();
+  if (t == 0) { mbar_init(b, 32); fence_barrier_init(); }
+  cluster_sync();
+  mbar_arrive_remote(b, rank ^ 1);
+  mbar_wait(b, 0); out[blockIdx.x * 32 + t] = rank + 1;
+  cluster_sync();
+}
+"""
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_full_and_empty_barriers_hand_values_over(seed: int) -> None:
+    got = result(run(BARRIERS, "phases", [np.zeros(320, np.uint32)], block=128, seed=seed), 0).reshape(5, 64)
+    assert np.array_equal(got, 100 * np.arange(5)[:, None] + np.arange(64))
+
+
+def test_test_wait_by_parity_and_by_state() -> None:
+    assert list(result(run(BARRIERS, "test_wait_returns", [np.zeros(2, np.uint32)]), 0)) == [0, 1]
+
+
+def test_arrivals_may_count_more_than_one() -> None:
+    assert result(run(BARRIERS, "arrive_counts", [np.zeros(64, np.uint32)], block=64), 0).all()
+
+
+def test_cp_async_arrives_on_a_barrier() -> None:
+    data = np.arange(32, dtype=np.uint32)
+    for seed in range(3):
+        assert np.array_equal(
+            result(run(BARRIERS, "copies_arrive", [data, np.zeros(32, np.uint32)], seed=seed), 1), data[::-1]
+        )
+
+
+def test_arrivals_reach_another_block() -> None:
+    got = result(run(BARRIERS, "remote_arrive", [np.zeros(64, np.uint32)], grid=2, cluster=2), 0)
+    assert sorted(set(got)) == [1, 2]
