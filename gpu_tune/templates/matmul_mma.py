@@ -115,8 +115,12 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
     return found
 
 
+def _ldc(w: Any) -> int:
+    return int(w.ldc)
+
+
 def _plan(config: Config, w: Workload, device: Device) -> LaunchPlan:
-    return multistage_launch.plan(config, w, device, problem(w), operands(config, w), "matmul_mma")
+    return multistage_launch.plan(config, w, device, problem(w), operands(config, w), "matmul_mma", _ldc(w))
 
 
 def _resources(config: Config, w: Workload, device: Device) -> Estimate:

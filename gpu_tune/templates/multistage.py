@@ -86,8 +86,8 @@ class Operand:
     """One operand's tile of a stage: where its bytes lie in shared memory and how they get there.
 
     ``major`` k: shared rows are rows of A (columns of B), each ``block_k`` long; mn: shared rows are single k.
-    ``copy``: bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also turn
-    k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so).
+    ``copy``: bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also
+    turn k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so).
     """
 
     name: str
@@ -237,12 +237,12 @@ class Shape:
         )
         return max(ring_bytes(self.config["stages"], a, b), slices, slab)
 
-    def registers(self, staged: bool, device: Device) -> int:
-        """About how many registers a thread needs, as ptxas counts; ``staged``: data goes through registers."""
+    def registers(self, staged: bool, device: Device, state: int = 0) -> int:
+        """About what ptxas uses of a thread; ``staged``: data goes through registers; ``state``: a loader keeps so many."""
         fragments = self.fragments
         if self.dtype in FP8 and not native_fp8(self.dtype, device):
-            fragments += 2 * (self.mmas_m * 4 + self.mmas_n * 2)  # each register of float8 becomes two of float16
-        return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + BASE_REGISTERS
+            fragments += 5 * (self.mmas_m * 4 + self.mmas_n * 2)  # converted to float16, many at a time
+        return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + state + BASE_REGISTERS
 
 
 def ring_bytes(stages: int, a: Operand, b: Operand) -> int:

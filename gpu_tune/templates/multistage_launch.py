@@ -12,7 +12,6 @@ from ..workload import ITEMSIZE, Workload
 from .arguments import epilogue_args
 from .base import Estimate
 from .multistage import INSTRUCTION, Operand, Shape, promotes, two_kernels
-from .multistage_loader import Loader
 from .multistage_rules import Problem
 
 Config = Mapping[str, Any]
@@ -57,7 +56,7 @@ def facts(
     workload: Workload,
     device: Device,
     problem: Problem,
-    loaders: tuple[Loader, Loader],
+    loaders: tuple[Any, Any],
     *,
     name: str,
     row_elements: int,
@@ -66,7 +65,7 @@ def facts(
     along: str,
     wide: bool,
 ) -> dict[str, Any]:
-    """Everything but how the loaders are built. ``row_elements``: elements of ``out`` that lie side by side, for vectors."""
+    """Everything but how the loaders are built. ``row_elements``: elements of ``out`` side by side, for vectors."""
     load_a, load_b = loaders
     a, b = load_a.operand, load_b.operand
     shape = Shape(config, workload.dtype, promotes(workload, device))
@@ -151,7 +150,13 @@ def facts(
 
 
 def plan(
-    config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand], name: str
+    config: Config,
+    workload: Workload,
+    device: Device,
+    problem: Problem,
+    operands: tuple[Operand, Operand],
+    name: str,
+    row_elements: int,
 ) -> LaunchPlan:
     """One kernel; a memset before it for atomics, a second kernel behind it for parts in the workspace."""
     shape = Shape(config, workload.dtype, promotes(workload, device))
@@ -168,9 +173,7 @@ def plan(
     steps: tuple[Any, ...] = (main,)
     results = problem.batch * problem.m * problem.n
     if both:
-        vector = math.gcd(
-            4, problem.n, _row_elements(workload), max(1, workload.alignment // ITEMSIZE[workload.out_dtype])
-        )
+        vector = math.gcd(4, problem.n, row_elements, max(1, workload.alignment // ITEMSIZE[workload.out_dtype]))
         reduce = KernelStep(
             f"{name}_reduce",
             (-(-results // vector // 256), 1, 1),
@@ -190,12 +193,6 @@ def resources(
     """Threads, shared bytes, accumulator registers and workspace."""
     shape = Shape(config, workload.dtype, promotes(workload, device))
     return Estimate(shape.threads, shape.shared_bytes(*operands), shape.accumulators, workspace_bytes(config, problem))
-
-
-def _row_elements(workload: Any) -> int:
-    if workload.op == "matmul":
-        return int(workload.ldc)
-    return int(workload.k if workload.layout == "nhwc" else workload.p * workload.q)
 
 
 def _z(tiles: int, batch: int, work: int) -> str:

@@ -58,8 +58,12 @@ def rules(
     problem: Callable[[Any], Problem],
     operands: Callable[[Config, Any], tuple[Operand, Operand]],
     atomics: Callable[[Any], bool],
+    state: int = 0,
 ) -> tuple[Constraint, ...]:
-    """Every rule. ``atomics`` says whether sums may be added to ``out`` itself, part by part."""
+    """Every rule. ``atomics`` says whether sums may be added to ``out`` itself, part by part.
+
+    ``state``: registers of a thread in which the family's loaders keep where they are.
+    """
 
     def shape(c: Config, w: Any, d: Device) -> Shape:
         return Shape(c, w.dtype, promotes(w, d))
@@ -82,9 +86,8 @@ def rules(
 
     def registers(c: Config, w: Any, d: Device) -> bool:
         s = shape(c, w, d)
-        return s.registers(not all(op.copy for op in probe({"copy_bytes": 16}, w)), d) <= register_limit(
-            s.threads, c["min_blocks"], d
-        )
+        staged = not all(op.copy for op in probe({}, w))
+        return s.registers(staged, d, state) <= register_limit(s.threads, c["min_blocks"], d)
 
     def staging(c: Config, w: Any, d: Device) -> bool:
         ops = operands({**_PROBE, **c}, w)
@@ -247,7 +250,8 @@ def rules(
             "reduction_legal",
             ("split_k", "reduction"),
             reduction,
-            "reduction is 'workspace' without a split; 'atomic' needs a plain float32 result that need not be deterministic, or int32",
+            "reduction is 'workspace' without a split; 'atomic' needs a plain int32 result, or a float32 one that need not "
+            "be deterministic",
         ),
         Constraint(
             "workspace", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"

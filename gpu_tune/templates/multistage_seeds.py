@@ -52,9 +52,11 @@ _PLAIN: dict[str, Any] = dict(
     epilogue_store="staged",
     min_blocks=1,
     arithmetic="strict",
+    iterator="masks",
 )
 _RETREATS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("arithmetic", ("tf32", "tf32x3")),
+    ("iterator", ("table", "analytic")),
     ("copy_bytes", (8, 4)),
     ("prefetch_bytes", (0,)),
     ("raster_group", (4, 2, 1)),
@@ -64,17 +66,18 @@ _RETREATS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("epilogue_store", ("direct",)),
     ("warp_n", (32, 16)),
     ("warp_m", (32, 16)),
+    ("iterator", ("masks", "table", "analytic")),
     ("split_k", (1,)),
     ("reduction", ("workspace",)),
 )
 
 
 def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Template) -> Config | None:
-    """A valid config with ``known`` and otherwise usual values, giving way where a rule demands; None when there is none."""
+    """A valid config with ``known`` and otherwise usual values, giving way to rules; None when there is none."""
     tile: dict[str, Any] = dict(
         block_m=16, block_n=16, block_k=64 // ITEMSIZE[w.dtype], warp_m=16, warp_n=16, slice_k=1, stages=2
     )
-    values = {**tile, **_PLAIN, **known}
+    values = {name: value for name, value in {**tile, **_PLAIN, **known}.items() if name in template.knob}
     if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
         values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
     for knob, retreats in ((None, ()), *_RETREATS):

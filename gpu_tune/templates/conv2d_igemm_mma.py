@@ -1,0 +1,384 @@
+"""conv2d as an implicit matrix product on tensor cores: mma.sync fed by a multistage pipeline (sm_80 and newer).
+
+One product per group: pixels (n p q) by output channels over (r, s, c). NHWC: A is the gathered image, B the filters; k
+runs over r, s, c with c innermost, so a pixel's channels are copied 16 bytes at a time. NCHW: A is the filters, B the
+gathered image; k runs over c, r, s and pixels are read element by element, neighbours by neighbouring threads. The main
+loop, split K, raster and epilogue are those of matmul_mma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..device import Device
+from ..plan import LaunchPlan
+from ..space.constraint import Constraint
+from ..space.knob import Config, Knob
+from ..workload import FP8, ITEMSIZE, Conv2d, Workload
+from . import multistage_launch
+from .base import Estimate, Numerics, Template
+from .matmul_mma import numerics
+from .multistage import CHUNK, KNOBS, Operand, Shape, copy_width, promotes
+from .multistage_loader import Loader
+from .multistage_rules import WARPS, Problem, rules, threads
+from .multistage_seeds import complete, default, seeds
+
+ITERATOR = Knob(
+    "iterator",
+    ("analytic", "masks", "table"),
+    "how a pixel's taps are found: by division in every k tile; by one step and a bit mask (k tiles inside one tap); "
+    "or from a table of offsets in constant memory (images read by element)",
+    ordinal=False,
+)
+TABLE = 1024
+"""Most k that a table of taps may have."""
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
+
+    Copied: a thread copies vectors of one place in k for ``count`` pixels. Through registers: neighbouring threads take
+    neighbouring pixels, each thread ``chunk_count`` chunks of ``pixels`` pixels.
+    """
+
+    operand: Operand
+    threads: int
+    workload: Conv2d
+    iterator: str
+    k_tiles: int
+    words: bool = False
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it reads through the matrix loaders' gather function (it has its own)."""
+        return False
+
+    @property
+    def channels(self) -> int:
+        """Channels of a group."""
+        return self.workload.c // self.workload.groups
+
+    @property
+    def vector(self) -> int:
+        """Bytes that move at once."""
+        return self.operand.copy or CHUNK
+
+    @property
+    def elements(self) -> int:
+        """Elements of a vector."""
+        return self.vector // self.operand.itemsize
+
+    @property
+    def vectors_per_chunk(self) -> int:
+        """Vectors of a 16-byte chunk."""
+        return CHUNK // self.vector
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a tile row."""
+        return self.operand.block_k // self.elements
+
+    @property
+    def step(self) -> int:
+        """Pixels between a thread's vectors (copies)."""
+        return self.threads // self.vectors
+
+    @property
+    def count(self) -> int:
+        """Pixels of a thread (copies)."""
+        return -(-self.operand.extent // self.step)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some threads have one pixel less."""
+        return self.operand.extent % self.step != 0
+
+    @property
+    def steady(self) -> bool:
+        """Whether the XOR is the same for all of a thread's pixels."""
+        return not self.operand.flip("r") or self.step % 8 == 0
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a thread (through registers)."""
+        return max(1, self.operand.extent // self.threads)
+
+    @property
+    def apart(self) -> int:
+        """Chunks between a thread's chunks (through registers)."""
+        return max(1, self.threads // self.operand.extent)
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks of each of a thread's pixels (through registers)."""
+        return -(-self.operand.chunks // self.apart)
+
+    @property
+    def ragged_chunks(self) -> bool:
+        """Whether some threads have one chunk less."""
+        return self.operand.chunks % self.apart != 0
+
+    @property
+    def total_pixels(self) -> int:
+        """Pixels of the whole output."""
+        w = self.workload
+        return w.n * w.p * w.q
+
+    @property
+    def guard_rows(self) -> bool:
+        """Whether a tile may reach past the last pixel."""
+        return self.total_pixels % self.operand.extent != 0
+
+    @property
+    def guard_k(self) -> bool:
+        """Whether a tile may reach past the last k."""
+        return self.reduction % self.operand.block_k != 0
+
+    @property
+    def padded(self) -> bool:
+        """Whether taps may lie outside the image."""
+        return any(self.workload.padding)
+
+    @property
+    def checked(self) -> bool:
+        """Whether a tap's row and column are compared with the image."""
+        return self.padded or self.guard_rows
+
+    @property
+    def reduction(self) -> int:
+        """k of the product."""
+        return self.channels * self.workload.r * self.workload.s
+
+    @property
+    def nhwc(self) -> bool:
+        """Whether channels are innermost."""
+        return self.workload.layout == "nhwc"
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Elements between images, rows, columns and channels of x."""
+        w = self.workload
+        return (w.h * w.w * w.c, w.w * w.c, w.c, 1) if self.nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
+
+    @property
+    def wide(self) -> bool:
+        """Whether offsets in x need 64 bits (the corner of a padded image may lie before or behind it)."""
+        w = self.workload
+        border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(self.strides[1:])
+        return w.n * self.strides[0] + border >= 2**31
+
+    @property
+    def group_stride(self) -> int:
+        """Elements of x from one group's channels to the next's."""
+        return self.channels * self.strides[3]
+
+    def tap(self, k: int) -> tuple[int, int, int]:
+        """(r, s, c) of a k."""
+        w = self.workload
+        if self.nhwc:
+            return k // (w.s * self.channels), k // self.channels % w.s, k % self.channels
+        return k // w.s % w.r, k % w.s, k // (w.r * w.s)
+
+    def table(self) -> list[tuple[int, int, int]]:
+        """(offset in x, row, column) of every tap, relative to a pixel's first; rows past k lie outside any image."""
+        w, (_, row, column, channel) = self.workload, self.strides
+        found = []
+        for k in range(self.k_tiles * self.operand.block_k):
+            r, s, c = self.tap(k)
+            y, x = r * w.dilation[0], s * w.dilation[1]
+            found.append((y * row + x * column + c * channel, y, x) if k < self.reduction else (0, 1 << 25, 0))
+        return found
+
+
+def problem(w: Any) -> Problem:
+    """The product of one group; groups are its batch."""
+    pixels, channels = w.n * w.p * w.q, w.k // w.groups
+    k = w.c // w.groups * w.r * w.s
+    return Problem(pixels, channels, k, w.groups) if w.layout == "nhwc" else Problem(channels, pixels, k, w.groups)
+
+
+def _image(config: Mapping[str, Any], w: Conv2d) -> Operand:
+    size, nhwc = ITEMSIZE[w.dtype], w.layout == "nhwc"
+    width = copy_width(config["copy_bytes"], w.c // w.groups * size, w.alignment) if nhwc else 0
+    extent = config["block_m" if nhwc else "block_n"]
+    return Operand("image", extent, config["block_k"], size, "k", config["shared_layout"], width if width >= 4 else 0)
+
+
+def _filters(config: Mapping[str, Any], w: Conv2d) -> Operand:
+    size, k = ITEMSIZE[w.dtype], problem(w).k
+    width = copy_width(config["copy_bytes"], k * size, w.alignment)
+    extent = config["block_n" if w.layout == "nhwc" else "block_m"]
+    return Operand("filters", extent, config["block_k"], size, "k", config["shared_layout"], width if width >= 4 else 0)
+
+
+def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
+    """A's and B's tiles."""
+    image, filters = _image(config, w), _filters(config, w)
+    return (image, filters) if w.layout == "nhwc" else (filters, image)
+
+
+def loaders(config: Mapping[str, Any], w: Any, count: int) -> tuple[ImageLoader, Loader]:
+    """How the image's and the filters' tiles are copied by ``count`` threads."""
+    p, filters = problem(w), _filters(config, w)
+    text = f"filters: {filters.extent} rows of {filters.block_k} elements (k runs along a row)"
+    image = ImageLoader(_image(config, w), count, w, config["iterator"], p.k_tiles(config))
+    return image, Loader(filters, count, p.k * filters.itemsize, w.k // w.groups, p.k, False, text)
+
+
+def _constraints() -> tuple[Constraint, ...]:
+    probe = dict(shared_layout="xor", copy_bytes=16)
+
+    def iterator(c: Any, w: Any, d: Any) -> bool:
+        image = _image({**probe, **c, "block_m": 16, "block_n": 16}, w)
+        if c["iterator"] == "masks":
+            return bool(image.copy) and w.c // w.groups % c["block_k"] == 0 and 1 < w.r * w.s <= 32
+        k = problem(w).k
+        return c["iterator"] != "table" or (not image.copy and -(-k // c["block_k"]) * c["block_k"] <= TABLE)
+
+    def aligned(c: Any, w: Any, d: Any) -> bool:
+        image, count = _image({**probe, **c}, w), threads(c)
+        if count == 0:
+            return True
+        if image.copy:
+            return count % (c["block_k"] * image.itemsize // image.copy) == 0
+        return image.extent % count == 0 or count % image.extent == 0
+
+    def state(c: Any, w: Any, d: Any) -> bool:
+        image, count = _image({**probe, **c}, w), threads(c)
+        if not image.copy or count == 0:
+            return True
+        return -(-image.extent * (c["block_k"] * image.itemsize // image.copy) // count) <= 8
+
+    return (
+        *rules(problem, operands, _atomics, state=24),
+        Constraint(
+            "iterator_legal",
+            ("block_k", "iterator"),
+            iterator,
+            "masks need copied pixels, channels that block_k divides and 2 to 32 taps; a table needs pixels read by "
+            f"element and at most {TABLE} k",
+        ),
+        Constraint(
+            "pixels_aligned",
+            (*WARPS, "block_k", "copy_bytes"),
+            aligned,
+            "a thread's vectors lie at one place in k; pixels read by element divide among the threads evenly",
+        ),
+        Constraint(
+            "pixels_per_thread", (*WARPS, "block_k", "copy_bytes"), state, "a thread keeps track of at most 8 pixels"
+        ),
+    )
+
+
+def _supports(w: Workload, device: Device) -> bool | str:
+    assert isinstance(w, Conv2d)
+    if w.weights != "plain":
+        return "takes plain filters, not pretransformed ones"
+    if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
+        return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
+    if w.dtype in FP8 and device.cc < 89:
+        return f"needs compute capability 8.9 for float8, {device.name} has {device.cc / 10:.1f}"
+    p = problem(w)
+    if max(p.m, p.n, p.k) >= 2**31 - 512:
+        return "has 2^31 output pixels or more"
+    if complete({}, w, device, TEMPLATE) is None:
+        return "no tile is valid for it"
+    return True
+
+
+def _row_elements(w: Any) -> int:
+    """Elements of ``out`` that lie side by side and start at a multiple of their number."""
+    return math.gcd(w.k, w.k // w.groups) if w.layout == "nhwc" else int(w.p * w.q)
+
+
+def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
+    assert isinstance(w, Conv2d)
+    shape = Shape(config, w.dtype, promotes(w, device))
+    image, filters = loaders(config, w, shape.threads)
+    nhwc, channels, area = w.layout == "nhwc", w.k // w.groups, w.p * w.q
+    wide = w.n * w.k * area >= 2**31
+    group = f"z * {channels} + " if w.groups > 1 else ""
+    long = "(long long)" if wide else ""
+
+    def place(row: str, column: str) -> str:
+        if nhwc:
+            return f"{long}{row} * {w.k} + ({group}{column})"
+        if w.n == 1:
+            return f"{long}({group}{row}) * {area} + {column}"
+        return f"{long}({column} / {area}) * {w.k * area} + ({group}{row}) * {area} + {column} % {area}"
+
+    def coordinates(row: str, column: str) -> str:
+        return f"{row}, {group}{column}" if nhwc else f"{column}, {group}{row}"
+
+    found = multistage_launch.facts(
+        config,
+        w,
+        device,
+        problem(w),
+        (image, filters) if nhwc else (filters, image),
+        name="conv2d_igemm_mma",
+        row_elements=_row_elements(w),
+        place=place,
+        coordinates=coordinates,
+        along="n" if nhwc else "m",
+        wide=wide,
+    )
+    pixel, channel = ("m", "n") if nhwc else ("n", "m")
+    k = f"first_k_tile * {config['block_k']}"
+    found.update(
+        image=image,
+        filters=filters,
+        image_tile="tile_a" if nhwc else "tile_b",
+        filter_tile="tile_b" if nhwc else "tile_a",
+        image_origin=f"tile_{pixel} * {config['block_' + pixel]}, {k}",
+        filter_origin=f"tile_{channel} * {config['block_' + channel]}, {k}",
+        filter_batch=channels * problem(w).k,
+    )
+    return found
+
+
+def _plan(config: Config, w: Workload, device: Device) -> LaunchPlan:
+    return multistage_launch.plan(
+        config, w, device, problem(w), operands(config, w), "conv2d_igemm_mma", _row_elements(w)
+    )
+
+
+def _resources(config: Config, w: Workload, device: Device) -> Estimate:
+    return multistage_launch.resources(config, w, device, problem(w), operands(config, w))
+
+
+def _atomics(w: Any) -> bool:
+    return not w.ops and (w.out_dtype == "int32" or (w.out_dtype == "float32" and not w.deterministic))
+
+
+def _numerics(config: Mapping[str, Any], w: Workload) -> Numerics:
+    return numerics(config, w)
+
+
+def _default(w: Workload, device: Device) -> Config:
+    return default(w, device, TEMPLATE, problem(w))
+
+
+def _seeds(w: Workload, device: Device) -> Sequence[Config]:
+    return seeds(w, device, TEMPLATE, problem(w))
+
+
+TEMPLATE = Template(
+    name="conv2d_igemm_mma",
+    op="conv2d",
+    summary="implicit matrix product on tensor cores by mma.sync, any layout, stride and group",
+    knobs=(*KNOBS, ITERATOR),
+    constraints=_constraints(),
+    supports=_supports,
+    derive=_derive,
+    resources=_resources,
+    plan=_plan,
+    default=_default,
+    seeds=_seeds,
+    numerics=_numerics,
+    min_cc=80,
+)
