@@ -73,7 +73,7 @@ class Device:
         warps = -(-threads // 32)
         regs_per_warp = -(-max(registers, 1) * 32 // 256) * 256
         by_registers = self.registers_per_sm // (regs_per_warp * warps)
-        by_shared = self.shared_bytes_per_sm // (shared_bytes + self.shared_reserved_per_block)
+        by_shared = self.shared_bytes_per_sm // max(1, shared_bytes + self.shared_reserved_per_block)
         fits = threads <= self.threads_per_block and shared_bytes <= self.shared_bytes_per_block
         return min(self.blocks_per_sm, self.threads_per_sm // (warps * 32), by_registers, by_shared) if fits else 0
 
