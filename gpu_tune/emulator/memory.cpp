@@ -240,26 +240,34 @@ void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
 // Wavefronts of one access: 4-byte accesses of a warp go together, 8-byte ones by halves, 16-byte ones by quarters; each needs
 // as many wavefronts as the fullest bank has distinct words.
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store) {
-  int words = std::max(1, bytes / 4), phases = words, lanes = 32 / phases;
+  int words = std::max(1, bytes / 4), lanes = 32 / words;
   u64 wavefronts = 0, extra = 0;
-  for (int p = 0; p < phases; ++p) {
+  for (int p = 0; p < words; ++p) {
     u32 part = mask >> (p * lanes) & (lanes == 32 ? ~0u : (1u << lanes) - 1);
     if (!part) continue;
-    u32 word[32], n = 0;
-    u8 per_bank[32] = {0};
-    int most = 1;
+    const u32* a = addresses + p * lanes;
+    u32 used = 0, in_bank[32];
+    bool conflict = false;
     for_lanes(part, [&](int k) {
       for (int q = 0; q < words; ++q) {
-        u32 v = addresses[p * lanes + k] / 4 + u32(q);
-        if (per_bank[v & 31]) {            // compare with the words seen only when the bank is already in use
-          bool seen = false;
-          for (u32 j = 0; j < n && !seen; ++j) seen = word[j] == v;
-          if (seen) continue;
-        }
-        if (n < 32) word[n++] = v;
-        most = std::max(most, int(++per_bank[v & 31]));
+        u32 v = a[k] / 4 + u32(q), bank = v & 31;
+        if (!(used >> bank & 1)) used |= 1u << bank, in_bank[bank] = v;
+        else conflict |= in_bank[bank] != v;
       }
     });
+    int most = 1;
+    if (conflict) {
+      u32 word[32], n = 0;
+      u8 per_bank[32] = {0};
+      for_lanes(part, [&](int k) {
+        for (int q = 0; q < words; ++q) {
+          u32 v = a[k] / 4 + u32(q);
+          if (std::find(word, word + n, v) != word + n) continue;
+          if (n < 32) word[n++] = v;
+          most = std::max(most, int(++per_bank[v & 31]));
+        }
+      });
+    }
     wavefronts += u64(most), extra += u64(most - 1);
   }
   auto& s = w.machine->statistics;
@@ -438,6 +446,48 @@ void polled(Warp& w) {
   ++w.polls;
 }
 
+// The usual case: every lane within the own block's shared memory and aligned. Returns its base, after all checks but the
+// shadow's; null sends the access down the general path, which names what is wrong.
+u8* plain_shared(Warp& w, const u32* addresses, u32 m, u32 bytes) {
+  u32 low = ~0u, high = 0, bits = 0;
+  for (int l = 0; l < 32; ++l) {
+    u32 a = m >> l & 1 ? addresses[l] : kSharedStart;
+    low = std::min(low, a), bits |= a;
+    high = std::max(high, m >> l & 1 ? a : 0u);
+  }
+  if (low < kSharedStart || high + bytes > w.cta->top || bits & (bytes - 1)) return nullptr;
+  w.machine->highest_shared = std::max(w.machine->highest_shared, high + bytes);
+  return w.cta->shared.data();
+}
+void touch_lanes(Warp& w, const u32* addresses, u32 m, u32 bytes, bool write, bool strong, const char* what) {
+  if (w.cta->shadow.empty()) return;
+  u32 g = u32(w.kernel->shared_granularity), now = w.clock.local[w.agent];
+  int shift = __builtin_ctz(g);
+  Cell* cells = w.cta->shadow.data();
+  Accessor by{&w, 0, w.agent, &w.clock, false, what, strong};
+  u32 before[2] = {~0u, ~0u};         // two lanes that read one place tell as much as all of them
+  for_lanes(m, [&](int l) {
+    u32 a = addresses[l];
+    if (!write && a == before[0] && a == before[1]) return;
+    before[1] = before[0], before[0] = a;
+    by.lane = l;
+    for (u32 k = a >> shift; k <= (a + bytes - 1) >> shift; ++k) touch_cell(*w.cta, cells[k], k << shift, write, by, now);
+  });
+}
+// Likewise for global memory: all lanes in one buffer that needs no shadow. Returns what to add to an address.
+u8* plain_global(Warp& w, const Instr& i, u32 m, u32 bytes) {
+  u64 low = ~0ull, high = 0, bits = 0;
+  for_lanes(m, [&](int l) {
+    u64 a = address_of(w, i.mem, l);
+    low = std::min(low, a), high = std::max(high, a), bits |= a;
+  });
+  size_t k = size_t(low >> kWindowBits) - 1;
+  if (k >= kMaxBuffers || bits & (bytes - 1)) return nullptr;
+  Buffer& b = w.machine->buffers[k];
+  if (!b.data || b.writable || low < b.base || high + bytes > b.base + b.size) return nullptr;
+  return b.data - b.base;
+}
+
 template <class T, class S, Space kSpace>
 void load(Warp& w, const Instr& i, u32 m) {
   const size_t n = i.regs.size();
@@ -451,10 +501,39 @@ void load(Warp& w, const Instr& i, u32 m) {
     }
     return;
   }
+  constexpr int kSlow = kPartialLoad | kAcquire | kStrong;
   if (kSpace == Space::Shared) {
     u32 addresses[32];
     for (int l = 0; l < 32; ++l) addresses[l] = u32(address_of(w, i.mem, l));
     count_banks(w, addresses, m, int(bytes), false);
+    const u8* base = i.mem.wide || i.flags & kSlow ? nullptr : plain_shared(w, addresses, m, bytes);
+    if (base) {
+      touch_lanes(w, addresses, m, bytes, false, false, "load");
+      for (size_t q = 0; q < n; ++q)
+        if (i.regs[q] >= 0) {
+          S* d = reg<S>(w, i.regs[q]);
+          for_lanes(m, [&](int l) {
+            T t;
+            memcpy(&t, base + addresses[l] + q * sizeof(T), sizeof t);
+            d[l] = S(t);
+          });
+        }
+      return;
+    }
+  }
+  if (kSpace == Space::Global && !(i.flags & kSlow)) {
+    const u8* base = plain_global(w, i, m, bytes);
+    if (base) {
+      for_lanes(m, [&](int l) {
+        u64 a = address_of(w, i.mem, l);
+        for (size_t q = 0; q < n; ++q) {
+          T t;
+          memcpy(&t, base + a + q * sizeof(T), sizeof t);
+          if (i.regs[q] >= 0) reg<S>(w, i.regs[q])[l] = S(t);
+        }
+      });
+      return;
+    }
   }
   for_lanes(m, [&](int l) {
     u64 a = address_of(w, i.mem, l);
@@ -483,6 +562,18 @@ void store(Warp& w, const Instr& i, u32 m) {
     u32 addresses[32];
     for (int l = 0; l < 32; ++l) addresses[l] = u32(address_of(w, i.mem, l));
     count_banks(w, addresses, m, int(bytes), true);
+    u8* base = i.mem.wide || i.flags & (kRelease | kStrong) ? nullptr : plain_shared(w, addresses, m, bytes);
+    if (base) {
+      touch_lanes(w, addresses, m, bytes, true, false, "store");
+      for_lanes(m, [&](int l) {
+        for (size_t q = 0; q < n; ++q) {
+          T t = T(reg<S>(w, i.regs[q])[l]);
+          memcpy(base + addresses[l] + q * sizeof(T), &t, sizeof t);
+        }
+      });
+      ++w.machine->progress;
+      return;
+    }
   }
   for_lanes(m, [&](int l) {
     if (i.flags & (kRelease | kStrong)) synchronise(w, i, l, false, true);
