@@ -197,7 +197,7 @@ class _Run:
                 d = self.device
                 shared = step.shared_bytes + d.shared_reserved_per_block
                 blocks = d.sm_count * max(
-                    1, min(d.blocks_per_sm, d.threads_per_sm // step.threads, d.shared_bytes_per_sm // shared)
+                    1, min(d.blocks_per_sm, d.threads_per_sm // step.threads, d.shared_bytes_per_sm // max(1, shared))
                 )
             counts.append(max(1, blocks // size))
         return min(counts)
