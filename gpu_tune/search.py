@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidConfig, InvalidInput
+from .model.transfer import gather
 from .search_arm import Arm, Settings
 from .space.knob import Config
 from .space.space import Space
@@ -44,6 +45,10 @@ class Search:
         self.settings = settings or Settings()
         self.arms = {s.name: Arm(s, self.settings, seed) for s in spaces}
         self.told: list[Measurement] = []
+        past = gather(history, spaces, source)
+        for name, arm in self.arms.items():
+            arm.learn(past.get(name, []))
+        self._winners = {name: [c for p in pasts[:2] for c in p.winners(2)] for name, pasts in past.items()}
         self._starts = self._queue(starts or {})
 
     def ask(self, n: int | None = None) -> list[Candidate]:
@@ -56,8 +61,8 @@ class Search:
                 chosen.append(start)
         asked = sum(len(arm.taken) for arm in self.arms.values())
         rng = np.random.default_rng([self.seed, asked - len(chosen), len(self.told)])
-        if not self.told:  # the first models need few trials; the rest of the batch is worth more once they exist
-            want = min(want, max(len(chosen) + 2 * len(self.arms), self.settings.initial))
+        if len(self.told) < self.settings.early_until:
+            want = min(want, max(len(chosen) + 2 * len(self.arms), self.settings.early))
         for name, count in self._allot(want - len(chosen)).items():
             arm = self.arms[name]
             rows = arm.propose(count, rng)
@@ -87,7 +92,8 @@ class Search:
         lists = []
         for space in self.spaces:
             default = space.default()
-            lists.append([*([default] if default is not None else []), *space.seeds(), *starts.get(space.name, ())])
+            lists.append([*([default] if default is not None else []), *self._winners.get(space.name, ()), *space.seeds(),
+                          *starts.get(space.name, ())])
         queue = [Candidate(s.name, configs[i]) for i in range(max(map(len, lists))) for s, configs in zip(self.spaces, lists)
                  if i < len(configs)]
         return [c for c in dict.fromkeys(queue) if c.config in self.arms[c.template].space]  # type: ignore[operator]

@@ -8,6 +8,7 @@ basins that a model fitted elsewhere denies), and random configs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .model.ranker import Ranker
 from .model.smooth import Smooth
+from .model.transfer import Past, Prior
 from .space.grid import Rows
 from .space.space import Space
 
@@ -37,9 +39,24 @@ class Settings:
     """Configs scored in a space that is not scored whole."""
     smooth_trials: int = 160
     smooth_pool: int = 256
+    early: int = 8
+    """Batch until ``early_until`` trials were told: what the first ones teach is worth more than their number."""
+    early_until: int = 64
+    trust: float = 0.5
+    """Share of the trees' slots that history picks alone; it fades to none over ``fade`` own trials."""
+    fade: int = 64
     stall: int = 48
     """Trials without a gain of ``gain`` after which half of the model's slots go to neighbours of the best and wide crosses."""
     gain: float = 0.005
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Free rows, their coordinates, and (where the space is scored whole, or history needs them) features."""
+
+    rows: Rows
+    coordinates: NDArray[np.float32]
+    features: NDArray[np.float32] | None
 
 
 class Arm:
@@ -53,6 +70,11 @@ class Arm:
         self._listed: tuple[Rows, NDArray[np.float32], NDArray[np.float32]] | None = None
         self._keys: list[bytes] = []
         self.model: Ranker | None = None
+        self.prior: Prior | None = None
+
+    def learn(self, pasts: Sequence[Past]) -> None:
+        """Take in history."""
+        self.prior = Prior.of(self.space, pasts, self.seed) if pasts else None
 
     @property
     def told(self) -> int:
@@ -107,16 +129,16 @@ class Arm:
 
     def propose(self, n: int, rng: np.random.Generator) -> Rows:
         """At most ``n`` new rows, marked as taken; fewer only when the space runs out."""
-        rows, times = self.trials()
+        _, times = self.trials()
         chosen: list[Rows] = []
         if np.isfinite(times).sum() < 2 or len(times) < self.settings.initial:
-            chosen.extend(self._spread(n, rng))
+            if self.prior is not None:
+                chosen.extend(self._hinted(self._pool(rng), math.ceil(0.75 * n)))
+            chosen.extend(self._spread(n - len(chosen), rng))
         else:
             trees, smooth, children = self._shares(n)
             if trees or smooth:
-                pool, x, c = self._pool(rng)
-                if len(pool):
-                    chosen.extend(self._by_model(pool, x, c, trees, smooth, rng))
+                chosen.extend(self._by_model(trees, smooth, rng))
             chosen.extend(self._children(children, rng))
         for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
             if len(chosen) < n:
@@ -140,8 +162,8 @@ class Arm:
         kinds = np.searchsorted(edges, u, side="right")
         return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
 
-    def _pool(self, rng: np.random.Generator) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
-        """Rows to score, their features and coordinates: all free ones, or samples, children and neighbours of the best."""
+    def _pool(self, rng: np.random.Generator) -> Pool:
+        """What the models choose from: all free rows of a small space, else samples, children and neighbours of the best."""
         space = self.space
         every = space.grid.all(space.listing)
         if every is not None:
@@ -150,41 +172,72 @@ class Arm:
                 self._keys = [row.tobytes() for row in every]
             rows, x, c = self._listed
             free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(rows))
-            return rows[free], x[free], c[free]
+            return Pool(rows[free], c[free], x[free])
+        parts = [space.grid.sample(self.settings.pool // 3, rng)]
         elite = self._elite()
-        third = self.settings.pool // 3
-        parts = [space.grid.sample(third, rng), self._cross(2 * third, rng)]
-        parts += [space.steps(row) for row in elite[:2]]
-        pool = self.free(np.concatenate([p for p in parts if len(p)]))[: 2 * self.settings.pool]
-        return pool, space.describe(pool)[0], space.coordinates(pool)
+        if len(elite) > 1:
+            parts += [self._cross(2 * self.settings.pool // 3, rng), *(space.steps(row) for row in elite[:2])]
+        rows = self.free(np.concatenate([p for p in parts if len(p)]))
+        return Pool(rows, space.coordinates(rows), space.describe(rows)[0] if self.prior is not None else None)
 
-    def _by_model(self, pool: Rows, x: NDArray[np.float32], c: NDArray[np.float32], trees: int, smooth: int,
-                  rng: np.random.Generator) -> list[Rows]:
+    def _by_model(self, trees: int, smooth: int, rng: np.random.Generator) -> list[Rows]:
+        """The best of a pool: first what history alone would pick, then the smooth model's, then the trees'."""
+        pool = self._pool(rng)
         rows, times = self.trials()
+        if not len(pool.rows):
+            return []
         chosen: list[Rows] = []
-        if smooth:
-            y = worth(times)
-            index = self._subset(y, rng)
-            mine = self.space.coordinates(rows[index])
-            model = Smooth(mine, y[index])
-            mean = model.predict(c)
-            some = self.settings.smooth_pool
-            top = np.argsort(-mean, kind="stable")[:some] if len(mean) > some else np.arange(len(mean))
-            top = np.union1d(top, rng.permutation(len(pool))[: some // 2])
-            for i in model.pick(c[top], smooth, float(y.max())):
-                if self.take(pool[top[i]]):
-                    chosen.append(pool[top[i]])
-        if trees:
-            own, names = self.space.describe(rows)
-            self.model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
-            score = self.model.score(x) if self.model is not None else np.zeros(len(pool))
-            score = score + 1e-9 * rng.random(len(score))
-            for i in np.argsort(-score, kind="stable"):
-                if trees and self.take(pool[i]):
-                    chosen.append(pool[i])
-                    trees -= 1
-                elif not trees:
-                    break
+        direct = 0
+        if self.prior is not None:
+            share = self.settings.trust * max(0.0, 1.0 - len(times) / self.settings.fade)
+            direct = int(share * trees + rng.random())
+            chosen += self._hinted(pool, direct)
+        y = worth(times)
+        some = self._subset(y, rng)
+        mine, c, trend = self.space.coordinates(rows[some]), pool.coordinates, np.zeros(len(pool.rows))
+        told = y[some]
+        if self.prior is not None and pool.features is not None:
+            own = self.prior.hint(self.space.describe(rows[some])[0])
+            hint = self.prior.hint(pool.features)
+            slope = _slope(own, told)
+            told, trend = told - slope * own, slope * hint
+            mine, c = (np.concatenate([a, b[:, None]], axis=1) for a, b in ((mine, own), (c, hint)))
+        model = Smooth(mine, told)
+        mean = model.predict(c) + trend
+        keep = self.settings.smooth_pool
+        short = np.argsort(-mean, kind="stable")[:keep]
+        short = np.union1d(short, rng.permutation(len(mean))[: keep // 2])
+        for i in model.pick(c[short], smooth, float(y.max()), trend[short]):
+            if self.take(pool.rows[short[i]]):
+                chosen.append(pool.rows[short[i]])
+        if pool.features is not None:
+            short = np.arange(len(mean))
+        chosen += self._by_trees(pool, short, trees - direct, rng)
+        return chosen
+
+    def _by_trees(self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator) -> list[Rows]:
+        if n < 1:
+            return []
+        rows, times = self.trials()
+        own, names = self.space.describe(rows)
+        self.model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
+        if self.model is None:
+            return []
+        x = self.space.describe(pool.rows[short])[0] if pool.features is None else pool.features[short]
+        score = self.model.score(x) + 1e-9 * rng.random(len(short))
+        return self._best(pool.rows[short], score, n)
+
+    def _hinted(self, pool: Pool, n: int) -> list[Rows]:
+        assert self.prior is not None and pool.features is not None
+        return self._best(pool.rows, self.prior.hint(pool.features), n)
+
+    def _best(self, rows: Rows, score: NDArray[np.float64], n: int) -> list[Rows]:
+        chosen: list[Rows] = []
+        for i in np.argsort(-score, kind="stable"):
+            if len(chosen) >= n:
+                break
+            if self.take(rows[i]):
+                chosen.append(rows[i])
         return chosen
 
     def _subset(self, y: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
@@ -198,7 +251,7 @@ class Arm:
     def _elite(self) -> Rows:
         rows, times = self.trials()
         order = np.argsort(np.where(np.isfinite(times), times, np.inf), kind="stable")
-        return rows[order[: max(2, min(self.settings.elite, int(np.isfinite(times).sum())))]]
+        return rows[order[: max(0, min(self.settings.elite, int(np.isfinite(times).sum())))]]
 
     def _cross(self, n: int, rng: np.random.Generator) -> Rows:
         elite = self._elite()
@@ -235,6 +288,12 @@ class Arm:
             if self.take(pool[i]):
                 chosen.append(pool[i])
         return chosen
+
+
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Least squares of y on x, shrunk towards 0 as by four trials that show no effect, never negative."""
+    dx = x - x.mean()
+    return max(0.0, float(dx @ (y - y.mean())) / (float(dx @ dx) + 4.0 * float(np.var(x)) + 1e-9))
 
 
 def worth(times: NDArray[np.float64]) -> NDArray[np.float64]:

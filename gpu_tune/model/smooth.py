@@ -51,9 +51,11 @@ class Smooth:
         v = k @ self.whiten.T
         return self.mean + k @ self.alpha, self.variance * (self._kernel(x, x)[0] - v @ v.T)
 
-    def pick(self, x: NDArray[np.floating], n: int, best: float) -> list[int]:
-        """Indices of ``n`` rows of ``x`` to try together: the largest expected improvement on ``best``, one after the other."""
+    def pick(self, x: NDArray[np.floating], n: int, best: float, trend: Array | None = None) -> list[int]:
+        """Indices of ``n`` rows of ``x`` to try together: the largest expected improvement on ``best``, one after the
+        other. ``trend`` (m,) is added to the mean: what was taken off ``y`` before fitting."""
         mean, cov = self.posterior(x)
+        mean = mean if trend is None else mean + trend
         picked: list[int] = []
         for _ in range(min(n, len(mean))):
             sd = np.sqrt(np.maximum(np.diag(cov), 1e-12 * self.variance))
