@@ -39,7 +39,7 @@ WORK = 2.5e6
 """Multiply-adds of one random problem at most, so that the emulator needs milliseconds."""
 _TRIES = 60
 _CANDIDATES = 6
-_RESTARTS, _STEPS = 12, 1500
+_STEPS = 5000
 
 
 @dataclass(frozen=True)
@@ -183,35 +183,41 @@ def _config(
 
 
 def random_config(template: Template, workload: Workload, device: Device, rng: np.random.Generator) -> Config | None:
-    """A random valid config in milliseconds, not uniform over the space: knob by knob, checked as soon as may be.
+    """A random valid config in milliseconds, not uniform over the space; None when there is none or luck ran out.
 
-    None when no valid config was found (the space of this workload may be empty). A space's ``sample`` is uniform, but
-    looks at the whole space first, which is too dear for one config.
+    Knob by knob in declared order, each rule checked as soon as its knobs have values. When a knob has no value left,
+    the search returns to the latest knob that a broken rule named (conflict-directed backjumping, Prosser 1993). A
+    space's ``sample`` is uniform, but looks at the whole space first, which is too dear for one config.
     """
-    knobs = list(template.knobs)
+    knobs = template.knobs
     place = {k.name: n for n, k in enumerate(knobs)}
-    due: list[list[Any]] = [[] for _ in knobs]
+    due: list[list[tuple[Any, frozenset[int]]]] = [[] for _ in knobs]
     for rule in template.constraints:
-        due[max((place[n] for n in rule.knobs), default=0)].append(rule)
-    for _ in range(_RESTARTS):
-        values: dict[str, Any] = {}
-        untried = [list(rng.permutation(len(k.values))) for k in knobs]
-        depth = steps = 0
-        while depth < len(knobs) and steps < _STEPS:
-            steps += 1
-            knob = knobs[depth]
-            if not untried[depth]:
-                untried[depth] = list(rng.permutation(len(knob.values)))
-                values.pop(knob.name, None)
-                depth -= 1
-                if depth < 0:
-                    return None
-                continue
-            values[knob.name] = knob.values[untried[depth].pop()]
-            if all(rule.holds(values, workload, device) for rule in due[depth]):
-                depth += 1
-        if depth == len(knobs):
+        columns = sorted(place[n] for n in rule.knobs)
+        due[columns[-1] if columns else 0].append((rule.holds, frozenset(columns[:-1])))
+    values: dict[str, Any] = {}
+    untried: list[list[int]] = [[] for _ in knobs]
+    blame: list[set[int]] = [set() for _ in knobs]
+    depth, fresh = 0, True
+    for _ in range(_STEPS):
+        if fresh:
+            untried[depth], blame[depth] = list(rng.permutation(len(knobs[depth].values))), set()
+        if not untried[depth]:
+            if not blame[depth]:
+                return None
+            back = max(blame[depth])
+            blame[back] |= blame[depth] - {back}
+            depth, fresh = back, False
+            continue
+        values[knobs[depth].name] = knobs[depth].values[untried[depth].pop()]
+        broken = next((others for holds, others in due[depth] if not holds(values, workload, device)), None)
+        if broken is not None:
+            blame[depth] |= broken
+            fresh = False
+        elif depth == len(knobs) - 1:
             return Config(values)
+        else:
+            depth, fresh = depth + 1, True
     return None
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from jinja2 import nodes
 
 from ..device import Device
 from ..space.knob import Config
 from ..templates import base
-from ..templates.base import FOLDER, Template
+from ..templates.base import Template
 from ..workload import Conv2d, Matmul, Workload
 from .cases import Cell, Variant, knob_pairs, random_config, supported_cells
 
 RESIDUE = 16
 """Tails are counted by the size modulo this; every copy, fragment and store of the templates divides it."""
-_BRANCHES = ("if", "elif", "else", "for", "macro")
 Branch = tuple[str, int, str]
 
 
@@ -99,15 +99,12 @@ def all_branches(template: Template) -> set[Branch]:
         if name in done:
             continue
         done.add(name)
-        loader = environment.loader
-        assert isinstance(loader, _Marking)
-        text = loader.plain(environment, name)
-        found.update((name, line, kind) for line, kind in _marks(environment, text))
-        for node in environment.parse(text).find_all(
-            (jinja2.nodes.FromImport, jinja2.nodes.Import, jinja2.nodes.Include)
-        ):
-            target = node.template  # type: ignore[attr-defined]
-            if isinstance(target, jinja2.nodes.Const):
+        assert environment.loader is not None
+        tree = environment.parse(environment.loader.get_source(environment, name)[0], name)
+        found.update((name, line, kind) for line, kind, _ in _bodies(tree))
+        for node in tree.find_all((nodes.FromImport, nodes.Import, nodes.Include)):
+            target = getattr(node, "template", None)
+            if isinstance(target, nodes.Const):
                 todo.append(target.value)
     return found
 
@@ -123,44 +120,36 @@ def taken_branches(template: Template, config: Config, workload: Workload, devic
     return set(seen)
 
 
-class _Marking(jinja2.FileSystemLoader):
-    """Loads a template with a call after each branch tag that notes the branch; the text it renders is not used."""
+class _Marking(jinja2.Environment):
+    """Puts a call at the head of each branch that notes the branch; the text that it renders is not used."""
 
-    def plain(self, environment: jinja2.Environment, name: str) -> str:
-        return super().get_source(environment, name)[0]
-
-    def get_source(self, environment: jinja2.Environment, template: str) -> Any:
-        text, path, current = super().get_source(environment, template)
-        out, kind = [], ""
-        line = 0
-        for number, token, value in environment.lex(text):
-            if token == "block_begin":
-                kind, line = "", number
-            elif token == "name" and not kind:
-                kind = value
-            out.append("\n" + value if token == "block_begin" else value)
-            if token == "block_end":
-                noted = f'{{{{ note_branch_("{template}", {line}, "{kind}") }}}}' if kind in _BRANCHES else ""
-                out.append(noted + "\n")
-        return "".join(out), path, current
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for line, kind, body in list(_bodies(tree)):
+            arguments: list[nodes.Expr] = [nodes.Const(name), nodes.Const(line), nodes.Const(kind)]
+            call = nodes.Call(nodes.Name("note_branch_", "load"), arguments, [], None, None)
+            body.insert(0, nodes.Output([call]).set_lineno(line))
+        return tree
 
 
-def _marks(environment: jinja2.Environment, text: str) -> Iterator[tuple[int, str]]:
-    kind, line = "", 0
-    for number, token, value in environment.lex(text):
-        if token == "block_begin":
-            kind, line = "", number
-        elif token == "name" and not kind:
-            kind = value
-        elif token == "block_end" and kind in _BRANCHES:
-            yield line, kind
+def _bodies(tree: nodes.Template) -> Iterator[tuple[int, str, list[nodes.Node]]]:
+    """(line, kind, statements) of every branch."""
+    alternatives = {id(e) for node in tree.find_all(nodes.If) for e in node.elif_}
+    for node in tree.find_all(nodes.If):
+        yield node.lineno, "elif" if id(node) in alternatives else "if", node.body
+        if node.else_:
+            yield node.else_[0].lineno, "else", node.else_
+    for loop in tree.find_all(nodes.For):
+        yield loop.lineno, "for", loop.body
+    for macro in tree.find_all(nodes.Macro):
+        yield macro.lineno, "macro", macro.body
 
 
 @functools.cache
 def _environment(folder: Path) -> jinja2.Environment:
-    """The rendering environment of ``templates.base`` with the marking loader."""
+    """The rendering environment of ``templates.base``, marking."""
     environment = base._environment(folder).overlay()
-    environment.loader = _Marking([str(folder), str(FOLDER)])
+    environment.__class__ = _Marking
     environment.cache = {}
     seen: set[Branch] = set()
 
