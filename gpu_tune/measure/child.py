@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from socket import socketpair
@@ -56,6 +57,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lifeline = -1
+        self._ready = False
         self._errors: Any = None
 
     @property
@@ -89,6 +91,7 @@ class Child:
             os.close(read_end)
         self._lifeline = write_end
         self._connection = Connection(ours.detach())
+        self._ready = False
 
     def ask(self, request: Any, timeout: float | Callable[[str], float]) -> Any:
         """The child's reply to ``request``; ChildLost when it dies or a stage takes over ``timeout`` seconds.
@@ -100,6 +103,12 @@ class Child:
         connection, stage = self._connection, ""
         assert connection is not None
         try:
+            if not self._ready:  # starting takes a while on a busy machine, and is not the request's fault
+                if not connection.poll(START_SECONDS):
+                    self.kill()
+                    raise ChildLost(f"did not start within {START_SECONDS:g} s", "start", timed_out=True)
+                connection.recv()
+                self._ready = True
             connection.send(request)
             while True:
                 limit = timeout(stage) if callable(timeout) else timeout
@@ -153,7 +162,8 @@ class Child:
             self._errors.seek(0, os.SEEK_END)
             self._errors.seek(max(0, self._errors.tell() - 2000))
             lines = self._errors.read().decode(errors="replace").strip().splitlines()
-            words = lines[-1][:200] if lines else ""
+            telling = [line for line in lines if not line.startswith("Extension modules")]
+            words = next((t for t in telling if t.startswith("Fatal")), telling[-1] if telling else "")[:200]
         self.kill()
         return f"the worker process {how}" + (f": {words}" if words else "")
 
@@ -168,6 +178,7 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
     connection = Connection(connection_fd)
     module, function = entry.split(":")
     handler = getattr(importlib.import_module(module), function)
+    connection.send(("ready", None))
     options = json.loads(setup)
     failure: GpuTuneError | None = None
     if options is not None:
@@ -186,6 +197,9 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
             connection.send(("ok", handler(request, lambda text: connection.send(("note", text)))))
         except GpuTuneError as error:
             connection.send(("error", error))
+        except Exception as error:  # a defect of the handler, not of the process: say so and live on
+            traceback.print_exc()
+            connection.send(("error", MeasureError(f"{type(error).__name__} in the measuring process: {error}")))
 
 
 def _die_with_parent(fd: int) -> None:

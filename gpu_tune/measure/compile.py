@@ -231,9 +231,11 @@ class CompilePool:
                 return CompileResult("compile_error", b"", words, _first_error(words), seconds)
             except ChildLost as lost:
                 took = time.perf_counter() - start
+                if self._closed:
+                    raise
                 if lost.timed_out:
                     return CompileResult("compile_timeout", reason=f"no cubin after {self.timeout:g} s", seconds=took)
-                if attempt == 2 or self._closed:  # once may be a stray kill; twice is the source
+                if attempt == 2:  # once may be a stray kill; twice is the source
                     return CompileResult("compile_error", reason=f"the compiler was lost twice: {lost}", seconds=took)
         raise AssertionError
 

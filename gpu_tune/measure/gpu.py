@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..device import Device
-from ..errors import MeasureError
+from ..errors import GpuTuneError, MeasureError
 from ..templates.base import Template
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, to_dict
@@ -122,11 +122,9 @@ class GpuMeasurer(Pipeline):
             "best": self._best,
             **request_of(build, self._numerics(build)),
         }
-        child = self._free.get()
+        child = self._child()
         lost = False
         try:
-            if not self._facts:
-                self._facts = child.ask({"do": "environment"}, LIMITS[""])
             if self.journal:
                 self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
             reply = child.ask(request, self._limit)
@@ -138,6 +136,8 @@ class GpuMeasurer(Pipeline):
                 raise MeasureError("the measurer was closed") from error
             lost = True
             reply = {"status": "run_timeout" if error.timed_out else "run_error", "reason": str(error), "seconds": {}}
+        except GpuTuneError as error:
+            reply = {"status": "run_error", "reason": str(error), "seconds": {}}
         finally:
             self._free.put(child)
         if self.journal:
@@ -161,7 +161,7 @@ class GpuMeasurer(Pipeline):
         )
 
     def _confirm_once(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
-        child, stage = self._free.get(), ""
+        child, stage = self._child(), ""
 
         def limit(now: str) -> float:
             nonlocal stage
@@ -178,6 +178,17 @@ class GpuMeasurer(Pipeline):
             return culprit, str(error), None
         finally:
             self._free.put(child)
+
+    def _child(self) -> Child:
+        """A child that is free; MeasureError when its GPU cannot be used at all."""
+        child = self._free.get()
+        if not self._facts:
+            try:
+                self._facts = child.ask({"do": "environment"}, LIMITS[""])
+            except GpuTuneError as error:
+                self._free.put(child)
+                raise MeasureError(f"the GPU of {self.device.name} cannot be used: {error}") from error
+        return child
 
     def _limit(self, stage: str) -> float:
         return LIMITS.get(stage, self.run_limit)

@@ -192,9 +192,11 @@ class Gpu:
                 )
             running = [(name, k) for name, k in running if replies[name]["status"] == "ok"]
             current = ""
-            for baseline in self._baselines(request, data, note):
-                running.append((baseline.name, baseline))
-                replies[baseline.name] = _reply("ok", label=baseline.label)
+            libraries, missing = self._baselines(request, data, verifier, note)
+            for library in libraries:
+                running.append((library.name, library))
+                replies[library.name] = _reply("ok", label=library.label)
+            replies.update({name: _reply("invalid", why) for name, why in missing.items()})
             note("rounds")
             before = nvml.read(self.bus)
             watches = []
@@ -219,14 +221,16 @@ class Gpu:
             return {"contenders": replies, "failed": current, "reason": str(error), "lost": error.sticky, "clocks": {}}
         finally:
             for _, contestant in running:
-                self._close(contestant if isinstance(contestant, Kernel) else None)
+                self._close(contestant)
 
-    def _baselines(self, request: Mapping[str, Any], data: DeviceData, note: Note) -> Sequence[Any]:
+    def _baselines(
+        self, request: Mapping[str, Any], data: DeviceData, verifier: Verifier, note: Note
+    ) -> tuple[Sequence[Any], Mapping[str, str]]:
         if not request.get("baselines"):
-            return ()
+            return (), {}
         from . import baselines
 
-        return baselines.prepare(request["baselines"], data, self.stream, self.device, note)
+        return baselines.prepare(request["baselines"], data, verifier, self.stream, self.device, note)
 
     def _inputs(self, request: Mapping[str, Any]) -> tuple[DeviceData, Verifier]:
         key = (repr(sorted(request["workload"].items())), request["seed"])
@@ -243,7 +247,7 @@ class Gpu:
                 self._data[1].close()
             self._data = None
 
-    def _close(self, kernel: Kernel | None) -> None:
+    def _close(self, kernel: Any) -> None:
         if kernel is not None:
             with contextlib.suppress(GpuTuneError):
                 self.stream.synchronize()

@@ -56,14 +56,14 @@ def open_measurer(
 
         if recorded is None:
             raise InvalidInput("replay", None, "needs recorded measurements", "pass recorded=, or name a records file")
-        return ReplayMeasurer(workload, wanted or by_name(DEFAULT), recorded, seed=seed)
+        return ReplayMeasurer(workload, wanted or by_name(DEFAULT), recorded, seed=seed, templates=templates)
     folder = prepare(Path(store) if store is not None else root())
     common: dict[str, Any] = dict(jobs=jobs, policy=policy, store=folder, templates=templates, seen=seen, **options)
     if kind == "cluster":
-        from .cluster import ClusterMeasurer
-
         if not address:
             raise InvalidInput("cluster", address, "needs the address of a Dask scheduler", "use dask://host:8786")
+        from .cluster import ClusterMeasurer
+
         return ClusterMeasurer(workload, wanted, address=address, seed=seed, **common)
     found = detect_device() if kind in ("auto", "gpu") else None
     if kind == "gpu" and found is None:
@@ -79,7 +79,7 @@ def open_measurer(
     if found is not None:
         from .gpu import GpuMeasurer
 
-        return GpuMeasurer(workload, found, **common)
+        return GpuMeasurer(workload, found, seed=seed, **common)
     from .modelled import ModelledMeasurer
 
     return ModelledMeasurer(workload, wanted or by_name(DEFAULT), seed=seed, **common)

@@ -15,7 +15,7 @@ from typing import Any
 from .. import cubin as cubins
 from .. import nvrtc, ptxas
 from ..device import Device
-from ..errors import CompileError, GpuTuneError, InvalidConfig, MeasureError
+from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
 from ..plan import LaunchPlan
 from ..templates.base import Estimate, Template, render
 from ..trial import Candidate, Measurement, Policy, Resources
@@ -71,7 +71,7 @@ class Pipeline:
         result: Future[Measurement] = Future()
         try:
             prepared = self._prepare(candidate)
-        except InvalidConfig as error:
+        except (InvalidConfig, InvalidInput) as error:
             result.set_result(self._ended(candidate, "invalid", str(error)))
             return result
         except GpuTuneError as error:

@@ -60,7 +60,7 @@ def mixes(cubin: bytes) -> dict[str, Mix]:
     """The mix of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
     try:
         return {name: _mix(code, cc) for name, code, cc in _texts(cubin)}
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise CorruptData(f"cubin of {len(cubin)} bytes: {error} (damaged; compile it again)") from error
 
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 CONFIDENCE = 0.95
-ROUNDS = 15
+ROUNDS = 25
 MIN_ROUNDS = 6
 """Fewer pairs than this cannot reach 95 % confidence whatever they say."""
 

@@ -93,6 +93,18 @@ class Verifier:
                 return replace(zero, reason=f"with beta = 0 and NaN in C: {zero.reason}")
         return verdict
 
+    def check_result(self, run: Run, numerics: Numerics) -> Verdict:
+        """The result alone, of something that has no launch plan (a library's kernel)."""
+        workload = self.data.workload
+        scalars = {n: SCALARS[n] for n in workload.scalars()}
+        if self._products is None:
+            self._products = wide_products(workload, self.data.arrays)
+        nothing = LaunchPlan(())
+        verdict, _ = self._case(
+            run, nothing, numerics, 0, scalars, self.data.arrays, False, lambda text: None, self._products
+        )
+        return verdict
+
     def check_winner(
         self, run: Run, plan: LaunchPlan, numerics: Numerics, workspace: int, seed: int, note: Callable[[str], None]
     ) -> dict[str, Verdict]:
@@ -143,7 +155,9 @@ class Verifier:
             made = self._bounds[key]
         self._put(arrays)
         if plan.workspace_bytes:
-            memset(workspace, 0 if plan.workspace_zeroed else 0xFF, plan.workspace_bytes, self.stream.handle)
+            memset(workspace, 0xFF, plan.workspace_bytes, self.stream.handle)
+            if plan.zeroed_span:
+                memset(workspace, 0, plan.zeroed_span, self.stream.handle)
         note("first run")
         raw = self._issue(run, scalars, POISONS[0])
         guards = np.concatenate([raw[:GUARD], raw[-GUARD:]])

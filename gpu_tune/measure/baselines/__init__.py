@@ -1,0 +1,93 @@
+"""Vendor libraries as contenders: the same inputs, permissions and timing policy as ours, interleaved with ours.
+
+``cublas``: cublasGemmEx with its own choice. ``cublaslt``: the fastest of the 100 algorithms that its heuristic
+proposes, with 32 MiB of workspace. ``cudnn``: the fastest of all plans of the cuDNN frontend; ``cudnn-first``: the one
+that its heuristic puts first. What a library cannot fuse is done by one elementwise kernel of our own in the same
+graph, and the label says so. A baseline whose result is wrong does not compete, and says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from ...device import Device
+from ...errors import GpuTuneError
+from ...reference import EPS
+from ...templates.base import Numerics
+from ...workload import Matmul, Workload
+from ..cuda import Stream
+from ..device_data import DeviceData
+from ..verify import Verifier
+from .call import Baseline, Unavailable
+
+log = logging.getLogger("gpu_tune.baselines")
+
+
+def prepare(
+    names: Sequence[str],
+    data: DeviceData,
+    verifier: Verifier,
+    stream: Stream,
+    device: Device,
+    note: Callable[[str], None],
+) -> tuple[list[Baseline], dict[str, str]]:
+    """The baselines that can compute the workload and do it right; and for each other one, the reason why not."""
+    good: list[Baseline] = []
+    missing: dict[str, str] = {}
+    for name in names:
+        note("baselines")
+        try:
+            for baseline in _make(name, data, stream, device):
+                error = _check(baseline, verifier)
+                if error:
+                    missing[baseline.name] = f"its result is wrong: {error}"
+                    baseline.close()
+                else:
+                    good.append(baseline)
+        except Unavailable as reason:
+            missing[name] = str(reason)
+        except (
+            GpuTuneError,
+            OSError,
+            AttributeError,
+            ImportError,
+            RuntimeError,
+        ) as error:  # a library of another version
+            log.warning("baseline %s: %s", name, error)
+            missing[name] = f"{type(error).__name__}: {error}"
+    return good, missing
+
+
+def _make(name: str, data: DeviceData, stream: Stream, device: Device) -> Iterator[Baseline]:
+    workload = data.workload
+    if name in ("cublas", "cublaslt"):
+        if not isinstance(workload, Matmul):
+            raise Unavailable("multiplies matrices")
+        from . import gemm
+
+        yield gemm.make(name, workload, data, stream, device)
+    elif name == "cudnn":
+        if isinstance(workload, Matmul):
+            raise Unavailable("is compared with for convolutions")
+        from . import cudnn
+
+        yield from cudnn.make(workload, data, stream)
+    else:
+        raise Unavailable("is unknown; use cublas, cublaslt, cudnn")
+
+
+def _check(baseline: Baseline, verifier: Verifier) -> str:
+    verdict = verifier.check_result(baseline.run, _tolerance(verifier.data.workload, baseline.roundings))
+    return "" if verdict.status == "ok" else verdict.reason
+
+
+def _tolerance(workload: Workload, roundings: int) -> Numerics:
+    """Wide enough for what was permitted and for intermediate roundings; a wrong layout or operand is far outside."""
+    eps = EPS.get(workload.out_dtype, EPS["float32"])
+    loose = {"tf32": 2.0**-9, "tf32x3": 2.0**-16, "fp16_accumulate": 2.0**-7, "fast_accumulate": 2.0**-10}
+    permitted = max((loose.get(p, 0.0) for p in workload.math), default=0.0)
+    return Numerics(k_eps=8.0, input_eps=permitted + 4 * roundings * eps)
+
+
+__all__ = ["Baseline", "Unavailable", "prepare"]

@@ -1,0 +1,47 @@
+"""What a baseline is: something that can be issued into a stream on given buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..device_data import DeviceData
+
+Run = Callable[[Mapping[str, int], Mapping[str, float], int], None]
+"""(addresses by buffer name, scalars, stream): issue once."""
+
+
+class Unavailable(Exception):
+    """A library is not installed or cannot compute the workload; the text says which."""
+
+
+@dataclass
+class Baseline:
+    """``label`` says in words what it is, ``run`` issues it; ``roundings``: casts between library and result."""
+
+    name: str
+    label: str
+    run: Run
+    data: DeviceData
+    scalars: Mapping[str, float]
+    roundings: int = 0
+    cleanup: Sequence[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def sets(self) -> int:
+        """Buffer sets to time on."""
+        return self.data.sets
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of one set."""
+        return self.data.footprint
+
+    def launch(self, i: int, stream: int) -> None:
+        """Issue it once on timing set ``i``."""
+        self.run(self.data.timing[i], self.scalars, stream)
+
+    def close(self) -> None:
+        """Free what it holds."""
+        for step in self.cleanup:
+            step()

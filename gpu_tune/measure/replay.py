@@ -1,0 +1,104 @@
+"""Answering from recorded measurements: search, measuring loop and statistics without a GPU and without a compiler.
+
+Every repeat that was recorded of a candidate is kept, and confirmations draw from them: the noise is the recorder's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ..device import Device
+from ..errors import InvalidInput, MeasureError
+from ..templates.base import Template, render
+from ..trial import REPLAYED, Candidate, Measurement, Resources
+from ..workload import Workload
+from .base import Build, Confirmation, Contender, resolve
+from .confirm import conclude
+from .statistics import ROUNDS
+
+
+class ReplayMeasurer:
+    """See :class:`~gpu_tune.measure.base.Measurer`. A candidate that was not recorded ends as ``invalid``.
+
+    ``recorded`` may hold a candidate more than once: samples are joined, and the last status counts. Replayed
+    measurements say so (``source``), with ``environment["recorded"]`` telling what they were.
+    """
+
+    source = REPLAYED
+
+    def __init__(self, workload: Workload, device: Device, recorded: Iterable[Measurement], *, seed: int = 0,
+                 templates: Mapping[str, Template] | None = None) -> None:  # fmt: skip
+        self.workload, self.device, self.seed, self.templates = workload, device, seed, templates
+        self._recorded: dict[Candidate, Measurement] = {}
+        for m in recorded:
+            before = self._recorded.get(m.candidate)
+            samples = (*before.samples, *m.samples) if before is not None and m.ok else m.samples
+            environment = {**m.environment, "recorded": m.environment.get("recorded", m.source)}
+            self._recorded[m.candidate] = replace(m, samples=samples, source=REPLAYED, environment=environment)
+        if not self._recorded:
+            raise InvalidInput("replay", None, "has no recorded measurements", "name a file that holds trials")
+        self._closed = False
+
+    def submit(self, candidate: Candidate) -> Future[Measurement]:
+        """A future that is already done."""
+        if self._closed:
+            raise MeasureError("the measurer is closed; open another one")
+        future: Future[Measurement] = Future()
+        known = self._recorded.get(candidate)
+        future.set_result(known or Measurement(candidate, "invalid", REPLAYED, "was not recorded"))
+        return future
+
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
+        """Rounds drawn from each candidate's recorded samples; nothing is run, so there are no checks."""
+        contenders, again, taken = [], {}, dict[str, Resources | None]()
+        for candidate in dict.fromkeys(candidates):
+            m = self.submit(candidate).result()
+            name = candidate.key
+            if not m.ok:
+                contenders.append(Contender(name, candidate, status=m.status, reason=m.reason))
+                continue
+            digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+            drawn = rng.choice(m.samples, (2, rounds))
+            contenders.append(Contender(name, candidate, tuple(map(float, drawn[0]))))
+            again[name], taken[name] = tuple(map(float, drawn[1])), m.resources
+        return conclude(REPLAYED, contenders, again, taken, {"replayed": True, "device": self.device.name})
+
+    def build(self, candidate: Candidate) -> Build:
+        """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
+        from .compile import CompilePool
+        from .pipeline import resources
+
+        template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
+        template.check(candidate.config, workload, self.device)
+        source = render(template, candidate.config, workload, self.device)
+        plan = template.plan(candidate.config, workload, self.device).check()
+        pool = CompilePool(None, 1)
+        try:
+            compiled = pool.submit(source, self.device.arch).result()
+        finally:
+            pool.close()
+        if compiled.status != "ok":
+            raise MeasureError(f"{candidate.key}: {compiled.status} ({compiled.reason})")
+        estimate = template.resources(candidate.config, workload, self.device)
+        return Build(candidate, workload, self.device.arch, source, compiled.cubin, plan, resources(compiled, plan),
+                     estimate, compiled.log, view)  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing to end; further submissions are refused."""
+        self._closed = True
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

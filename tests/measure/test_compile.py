@@ -1,0 +1,160 @@
+"""The compile pool: many at once, one bad source costs itself, nothing is compiled twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from gpu_tune import cubin
+from gpu_tune.measure.child import wait_until
+from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key
+
+ARCH = "sm_80"
+
+
+def source(n: int) -> str:
+    return f'extern "C" __global__ void k(int* a) {{ a[threadIdx.x] = {n}; }}'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CompileStore:
+    return CompileStore(tmp_path / "compiled")
+
+
+def faulty(request: tuple[str, str], note: object) -> object:
+    """A stand-in for the compiler, told by the source what to do."""
+    from gpu_tune.measure.compile import compile_request
+
+    text = request[0]
+    if "HANG" in text:
+        signal.pause()
+    if "CRASH" in text:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "ONCE" in text:  # crash the first time only
+        flag = Path(text.split("ONCE")[1].split()[0])
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return compile_request(request, note)  # type: ignore[arg-type]
+
+
+FAULTY = "test_compile:faulty"
+
+
+def test_sources_become_cubins_and_errors_keep_the_compilers_words(store: CompileStore):
+    pool = CompilePool(store, 2)
+    good = [pool.submit(source(i), ARCH) for i in range(6)]
+    bad = pool.submit('extern "C" __global__ void k() { nonsense; }', ARCH)
+    assert all(cubin.read(f.result(60).cubin).kernels["k"].registers > 0 for f in good)
+    assert all("Used" in f.result().log for f in good)
+    found = bad.result(60)
+    assert (
+        (found.status, found.cubin) == ("compile_error", b"") and "nonsense" in found.reason and "nonsense" in found.log
+    )
+    pool.close()
+
+
+def test_equal_compiles_in_flight_are_one_and_stored_ones_are_read(store: CompileStore):
+    pool = CompilePool(store, 1)
+    first, second = pool.submit(source(1), ARCH), pool.submit(source(1), ARCH)
+    assert first is second
+    fresh = first.result(60)
+    again = pool.submit(source(1), ARCH).result(60)
+    assert not fresh.cached and again.cached and again.cubin == fresh.cubin and again.log == fresh.log
+    bad = "this fails"
+    assert not pool.submit(bad, ARCH).result(60).cached and pool.submit(bad, ARCH).result(60).cached
+    pool.close()
+
+
+def test_the_key_tells_source_and_architecture_apart():
+    assert (
+        len({compile_key(source(1), "sm_80"), compile_key(source(2), "sm_80"), compile_key(source(1), "sm_90a")}) == 3
+    )
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"junk" + b, lambda b: b[:40], lambda b: b"",
+                                    lambda b: b.replace(b'"ok"', b'"no"', 1)])  # fmt: skip
+def test_a_damaged_entry_is_a_miss(store: CompileStore, damage):
+    key = "ab" * 16
+    store.put(key, CompileResult("ok", b"\x7fELF body", "log"))
+    assert store.get(key) is not None
+    path = store.path(key)
+    path.write_bytes(damage(path.read_bytes()))
+    assert store.get(key) is None
+
+
+def test_an_entry_under_another_key_is_a_miss(store: CompileStore):
+    store.put("ab" * 16, CompileResult("ok", b"\x7fELF body"))
+    store.path("ab" * 16).rename(store.path("ab" + "cd" * 15))
+    assert store.get("ab" + "cd" * 15) is None
+
+
+def test_a_timeout_is_not_kept_and_the_folder_is_private(store: CompileStore):
+    store.put("ab" * 16, CompileResult("compile_timeout", reason="slow"))
+    assert store.get("ab" * 16) is None
+    store.put("ab" * 16, CompileResult("compile_error", reason="bad"))
+    assert stat.S_IMODE(store.path("ab" * 16).parent.stat().st_mode) & 0o077 == 0
+
+
+def test_shrinking_drops_the_oldest(store: CompileStore):
+    for i in range(5):
+        store.put(f"{i:02d}" * 16, CompileResult("ok", bytes(10_000)))
+        os.utime(store.path(f"{i:02d}" * 16), (i, i))
+    assert store.shrink(25_000) > 20_000
+    assert [i for i in range(5) if store.get(f"{i:02d}" * 16)] == [3, 4]
+
+
+def test_a_hanging_compile_is_killed_and_the_others_go_on(store: CompileStore):
+    pool = CompilePool(store, 1, timeout=1.0, entry=FAULTY)
+    assert pool.submit(source(0), ARCH).result(60).status == "ok"
+    pid = pool.worker_pids()[0]
+    hang, after = pool.submit("// HANG", ARCH), pool.submit(source(1), ARCH)
+    assert hang.result(60).status == "compile_timeout" and after.result(60).status == "ok"
+    assert not Path(f"/proc/{pid}").exists() and store.get(compile_key("// HANG", ARCH)) is None
+    pool.close()
+
+
+def test_a_source_that_crashes_the_compiler_twice_is_an_error_and_once_is_an_accident(
+    store: CompileStore, tmp_path: Path
+):
+    pool = CompilePool(store, 1, entry=FAULTY)
+    crash = pool.submit("// CRASH", ARCH).result(60)
+    assert crash.status == "compile_error" and "SIGSEGV" in crash.reason
+    once = pool.submit(f"// ONCE{tmp_path}/flag \n{source(3)}", ARCH).result(60)
+    assert once.status == "ok"
+    pool.close()
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
+    pool = CompilePool(store, 2)
+    futures = [pool.submit(source(i), ARCH) for i in range(40)]
+    for _ in range(3):
+        assert wait_until(lambda: bool(pool.worker_pids()), 10)
+        for pid in pool.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        next(f for f in futures if not f.done() or f is futures[-1]).result(60)
+    assert [f.result(60).status for f in futures].count("ok") >= 38, "only what was hit twice may be lost"
+    pool.close()
+
+
+def test_closing_ends_workers_and_waiting_compiles():
+    pool = CompilePool(None, 1, entry=FAULTY)
+    hang, waiting = pool.submit("// HANG", ARCH), pool.submit(source(1), ARCH)
+    assert wait_until(lambda: bool(pool.worker_pids()), 10)
+    pids = pool.worker_pids()
+    pool.close()
+    assert waiting.cancelled() and (hang.cancelled() or hang.exception() is not None)
+    assert all(not Path(f"/proc/{pid}").exists() for pid in pids)
+    with pytest.raises(RuntimeError):
+        pool.submit(source(1), ARCH)
+
+
+def test_a_store_that_cannot_be_written_costs_nothing_but_the_keeping(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    pool = CompilePool(CompileStore(tmp_path / "file" / "compiled"), 1)
+    assert pool.submit(source(1), ARCH).result(60).status == "ok"
+    pool.close()

@@ -1,0 +1,148 @@
+"""What every measurer keeps, whatever stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_tune.device import by_name
+from gpu_tune.errors import GpuTuneError, InvalidInput, MeasureError
+from gpu_tune.measure import Measurer, open_measurer
+from gpu_tune.templates.base import Template
+from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement
+from gpu_tune.workload import Matmul
+
+SOURCES = {"modelled": MODELLED, "gpu": MEASURED, "replay": REPLAYED}
+Make = Callable[..., Candidate]
+
+
+@pytest.fixture(params=list(SOURCES))
+def measurer(
+    request: pytest.FixtureRequest, templates: dict[str, Template], workload: Matmul, compiled: Path, candidate: Make
+) -> Iterator[Measurer]:
+    """Each kind in turn; ``gpu`` on the virtual GPU, ``replay`` over what the modelled one said."""
+    common: dict[str, Any] = {"templates": templates, "store": compiled, "jobs": 1}
+    if request.param == "gpu":
+        request.getfixturevalue("fake_cuda")
+    if request.param == "replay":
+        with open_measurer(workload, kind="modelled", **common) as source:
+            futures = [source.submit(c) for c in universe(candidate)]
+            recorded = [f.result() for f in futures]
+        common["recorded"] = recorded
+    with open_measurer(workload, kind=request.param, **common) as made:
+        yield made
+
+
+def universe(candidate: Make) -> list[Candidate]:
+    good = [candidate(rows=r, threads=t) for r in (1, 2, 4, 8) for t in (32, 64)]
+    return [
+        *good,
+        candidate(unroll=1),
+        candidate(fault="syntax"),
+        candidate(rows=8, threads=256),
+        candidate(fault="shared"),
+    ]
+
+
+def test_a_good_candidate_ends_ok_with_positive_samples_and_its_resources(measurer: Measurer, candidate: Make):
+    m = measurer.submit(candidate()).result(60)
+    assert (m.status, m.source) == ("ok", measurer.source)
+    assert m.candidate == candidate() and min(m.samples) > 0 and m.cubin_hash
+    assert m.resources is not None and m.resources.registers > 8 and m.resources.threads == 64
+    assert Measurement.from_json(m.to_json()) == m
+
+
+def test_a_bad_candidate_is_a_status_with_a_reason_and_never_an_exception(measurer: Measurer, candidate: Make):
+    bad = {
+        candidate(fault="syntax"): ("compile_error", "error"),
+        candidate(rows=8, threads=256): ("invalid", "threads x rows"),
+        candidate(fault="shared"): ("launch_error", ""),
+        Candidate("nowhere", candidate().config): (("compile_error", "invalid"), "n"),
+    }
+    futures = {c: measurer.submit(c) for c in bad}
+    for c, (status, words) in bad.items():
+        m = futures[c].result(60)
+        assert m.status in status and words in m.reason and m.reason and not m.samples, m
+
+
+def test_the_same_binary_is_timed_once_and_shares_its_samples(measurer: Measurer, candidate: Make):
+    first, again = (measurer.submit(candidate()) for _ in range(2))
+    a, b = first.result(60), again.result(60)
+    assert a.samples == b.samples
+    if measurer.source != REPLAYED:
+        assert {a.status, b.status} == {"ok", "duplicate"} and a.cubin_hash == b.cubin_hash
+
+
+def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer: Measurer, candidate: Make):
+    timed = {
+        m.candidate: m.time for f in [measurer.submit(c) for c in universe(candidate)[:8]] if (m := f.result(60)).ok
+    }
+    fast, slow = min(timed, key=timed.__getitem__), max(timed, key=timed.__getitem__)
+    assert timed[slow] > 1.1 * timed[fast], "the toy's configs differ"
+    found = measurer.confirm([slow, fast], rounds=9)
+    assert found.winner == fast and found.source == measurer.source and found.rounds == 9
+    assert found.comparisons[slow.key].faster and 0 <= found.noise_floor < 0.2
+    assert found.contender(fast).ok and len(found.contender(fast).samples) == 9
+
+
+def test_a_finalist_that_does_not_hold_never_wins(measurer: Measurer, candidate: Make):
+    found = measurer.confirm([candidate(rows=8), candidate(fault="shared")], rounds=7)
+    assert found.winner == candidate(rows=8)
+    assert not found.contender(candidate(fault="shared")).ok
+
+
+def test_a_build_carries_source_cubin_plan_and_resources(measurer: Measurer, candidate: Make):
+    build = measurer.build(candidate(rows=2))
+    assert "toy_none" in build.source and build.cubin.startswith(b"\x7fELF") and build.arch == "sm_90a"
+    assert build.plan.kernels[0].kernel == "toy_none" and build.resources.registers > 8 and len(build.hash) == 16
+    with pytest.raises(GpuTuneError):
+        measurer.build(candidate(fault="syntax"))
+    with pytest.raises(GpuTuneError, match="threads x rows"):
+        measurer.build(candidate(rows=8, threads=256))
+
+
+def test_a_closed_measurer_refuses_work(measurer: Measurer, candidate: Make):
+    measurer.close()
+    measurer.close()
+    with pytest.raises(MeasureError, match="closed"):
+        measurer.submit(candidate())
+
+
+def test_unknown_kinds_and_devices_are_refused(workload: Matmul):
+    with pytest.raises(InvalidInput, match="measurer kind"):
+        open_measurer(workload, kind="telepathy")
+    with pytest.raises(InvalidInput, match="device"):
+        open_measurer(workload, device="nvidia-h900")
+    with pytest.raises(InvalidInput, match="recorded"):
+        open_measurer(workload, kind="replay")
+    with pytest.raises(InvalidInput, match="cluster"):
+        open_measurer(workload, kind="cluster")
+
+
+def test_auto_takes_the_gpu_that_is_there_and_the_modelled_device_for_another(
+    fake_cuda: Path, workload: Matmul, compiled: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with open_measurer(workload, store=compiled) as m:
+        assert m.source == MEASURED
+    with open_measurer(workload, store=compiled, device="nvidia-a100") as m:
+        assert m.source == MODELLED and m.device == by_name("nvidia-a100")
+    with pytest.raises(MeasureError, match="the GPU here is nvidia-h200"):
+        open_measurer(workload, store=compiled, device="nvidia-a100", kind="gpu")
+    monkeypatch.setenv("FAKE_CUDA_COUNT", "0")
+    with open_measurer(workload, store=compiled) as m:
+        assert m.source == MODELLED and m.device.name == "nvidia-h200"
+    with pytest.raises(MeasureError, match="no CUDA GPU"):
+        open_measurer(workload, store=compiled, kind="gpu")
+
+
+def test_earlier_measurements_of_the_same_binary_spare_timing_it(
+    workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
+):
+    with open_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1) as first:
+        m = first.submit(candidate()).result(60)
+    with open_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
+        again = second.submit(candidate()).result(60)
+    assert again.status == "duplicate" and again.samples == m.samples
