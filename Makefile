@@ -12,8 +12,13 @@ EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13),compiler)
 .PHONY: demo test lint setup setup-test clean
 .DELETE_ON_ERROR:
 
+# The demo keeps what it finds in build/demo, and starts afresh each time.
+demo: export GPU_TUNE_CACHE_DIR := $(CURDIR)/build/demo
 demo: setup
-	$(BIN)/python -m gpu_tune.demo
+	@rm -rf build/demo/kernels build/demo/records build/demo/compiled
+	$(BIN)/gpu-tune tune matmul --m 512 --n 512 --k 512 --dtype float16 --layout nt --epilogue bias+gelu --seconds 18 --seed 0
+	$(BIN)/gpu-tune tune conv2d --n 1 --c 64 --h 28 --w 28 --k 64 --r 3 --s 3 --padding 1 --layout nhwc --dtype float16 \
+	  --epilogue bias+relu --seconds 18 --seed 0
 
 test: lint
 	$(BIN)/python -m pytest -n 2
@@ -23,6 +28,7 @@ lint: setup-test
 	$(BIN)/mypy
 
 setup: $(VENV)/.demo-$(EXTRA)
+	@$(BIN)/python -c 'from gpu_tune.emulator import build; build.library()'
 
 setup-test: $(VENV)/.test-$(EXTRA)
 

@@ -332,7 +332,7 @@ def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, t
     assert "removed" in run("gc").stdout
 
 
-# --- bench, verify, doctor, help ----------------------------------------------------------------------------------------
+# --- bench, verify, doctor, help ---
 
 
 def test_bench_without_a_gpu_says_that_nothing_is_compared_and_shows_what_would_run(home):
