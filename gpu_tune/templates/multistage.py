@@ -21,8 +21,8 @@ KNOBS = (
     Knob("block_m", (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256), "rows of the output tile of a block"),
     Knob("block_n", (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256), "columns of the output tile of a block"),
     Knob("block_k", (16, 32, 64, 128, 256), "elements of K in a stage"),
-    Knob("warp_m", (16, 32, 48, 64, 80, 96, 112, 128), "rows of the output tile of a warp"),
-    Knob("warp_n", (16, 32, 48, 64, 80, 96, 112, 128), "columns of the output tile of a warp"),
+    Knob("warp_m", (16, 32, 48, 64, 80, 96, 128), "rows of the output tile of a warp"),
+    Knob("warp_n", (16, 32, 48, 64, 80, 96, 128), "columns of the output tile of a warp"),
     Knob("slice_k", (1, 2, 4), "warps that share an output tile, each with its part of every stage's K"),
     Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "tiles of K in shared memory at once"),
     Knob(
@@ -68,6 +68,8 @@ KNOBS = (
 )
 BASE_REGISTERS = 44
 """Registers for addresses, counters and the epilogue, on top of accumulators, fragments and staging."""
+TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu")
+"""Operations of the epilogue whose code is long."""
 STAGING_REGISTERS = 16
 """Registers of a thread that may hold data on its way to shared memory."""
 INSTRUCTION = {
@@ -238,7 +240,7 @@ class Shape:
         return max(ring_bytes(self.config["stages"], a, b), slices, slab)
 
     def registers(self, staged: bool, device: Device, state: int = 0) -> int:
-        """About what ptxas uses of a thread; ``staged``: data goes through registers; ``state``: a loader keeps so many."""
+        """About what ptxas uses of a thread. ``staged``: data goes through registers; ``state``: what loaders keep."""
         fragments = self.fragments
         if self.dtype in FP8 and not native_fp8(self.dtype, device):
             fragments += 5 * (self.mmas_m * 4 + self.mmas_n * 2)  # converted to float16, many at a time

@@ -11,11 +11,10 @@ from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep
 from ..workload import ITEMSIZE, Workload
 from .arguments import epilogue_args
 from .base import Estimate
-from .multistage import INSTRUCTION, Operand, Shape, promotes, two_kernels
+from .multistage import INSTRUCTION, TRANSCENDENTAL, Operand, Shape, promotes, two_kernels
 from .multistage_rules import Problem
 
 Config = Mapping[str, Any]
-TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu")
 COUNTERS = ("turnstile", "last_block")
 
 

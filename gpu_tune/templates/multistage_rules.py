@@ -14,6 +14,7 @@ from ..space.constraint import Constraint
 from ..workload import ITEMSIZE
 from .multistage import (
     STAGING_REGISTERS,
+    TRANSCENDENTAL,
     Operand,
     Shape,
     promotes,
@@ -107,6 +108,10 @@ def rules(
 
     def slab(c: Config, w: Any, d: Device) -> bool:
         return c["epilogue_store"] == "direct" or fits(slab_bytes(c), c, d)
+
+    def direct(c: Config, w: Any, d: Device) -> bool:
+        plain = two_kernels(c) or not any(op.name in TRANSCENDENTAL for op in w.ops)
+        return plain or c["epilogue_store"] == "staged" or c["warp_m"] * c["warp_n"] // 32 <= 32
 
     def useful_stages(c: Config, w: Any, d: Device) -> bool:
         return c["stages"] <= max(2, problem(w).k_tiles(c) // c["split_k"])
@@ -250,8 +255,8 @@ def rules(
             "reduction_legal",
             ("split_k", "reduction"),
             reduction,
-            "reduction is 'workspace' without a split; 'atomic' needs a plain int32 result, or a float32 one that need not "
-            "be deterministic",
+            "reduction is 'workspace' without a split; 'atomic' needs a plain int32 result, or a float32 one "
+            "that need not be deterministic",
         ),
         Constraint(
             "workspace", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"
@@ -280,6 +285,12 @@ def rules(
             ("copy_bytes", "prefetch_bytes"),
             prefetch,
             "only asynchronous copies carry a prefetch hint",
+        ),
+        Constraint(
+            "direct_epilogue",
+            ("warp_m", "warp_n", "split_k", "reduction", "epilogue_store"),
+            direct,
+            "gelu and silu are unrolled for every result that leaves directly: at most 32 of a thread",
         ),
         Constraint(
             "epilogue_of_parts",
