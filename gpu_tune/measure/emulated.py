@@ -111,7 +111,7 @@ def _matmul(w: Matmul, m: int, n: int, k: int) -> Matmul:
 def _conv2d(w: Conv2d, channels: int, filters: int, side: int) -> Conv2d | None:
     groups = w.groups
     per_group, out_group = w.c // groups, w.k // groups
-    while groups > 1 and (groups * per_group > channels or groups * out_group > filters) and groups % 2 == 0:
+    while groups > 2 and (groups * per_group > channels or groups * out_group > filters) and groups % 2 == 0:
         groups //= 2
     c = groups * min(per_group, max(1, channels // groups) + per_group % 32)
     k = groups * min(out_group, max(1, filters // groups) + out_group % 32)
