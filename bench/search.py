@@ -1,18 +1,20 @@
 """Replays recorded tuning spaces with several searchers and prints how close each comes to the optimum, and when.
 
-    python bench/search.py SPACE.json.gz ... --searchers random,cold,warm,kt:genetic_algorithm --seeds 20 --json out.json
+    python bench/search.py SPACE.json.gz ... --searchers random,cold,warm,kt:genetic_algorithm --seeds 20 --json
+    out.json
 
-Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed batches of
-16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every other device
-whose space of the same kernel is among the arguments); ``kt:NAME``, a Kernel Tuner strategy with default options where
-that package is installed (a fresh Searchspace each run). Counted are distinct configs, failures included; a run that
-ends early keeps its last value. ``--pipelined``: a batch is chosen before the previous one's results are known.
-Ratios are optimum time / best time found; intervals are 95 % bootstrap over seeds.
+Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed
+batches of 16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every
+other device whose space of the same kernel is among the arguments); ``kt:NAME``, a Kernel Tuner strategy with default
+options where that package is installed (a fresh Searchspace each run). Counted are distinct configs, failures
+included; a run that ends early keeps its last value. ``--pipelined``: a batch is chosen before the previous one's
+results are known. Ratios are optimum time / best time found; intervals are 95 % bootstrap over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import random
@@ -62,8 +64,9 @@ def run(job: tuple[str, str, int, argparse.Namespace, Sequence[Past]]) -> tuple[
     return path, searcher, seed, list(space.optimum / best), spent
 
 
-def ours(space: RecordedSpace, searcher: str, seed: int, budget: int, args: argparse.Namespace,
-         history: Sequence[Past]) -> tuple[list[float], float]:
+def ours(
+    space: RecordedSpace, searcher: str, seed: int, budget: int, args: argparse.Namespace, history: Sequence[Past]
+) -> tuple[list[float], float]:
     """Times in the order tried (inf: failed) and the seconds of ask and tell."""
     base = {"trees": TREES, "ga": GENETIC}.get(searcher, Settings(**json.loads(args.settings)))
     search = Search([space], seed=seed, batch=args.batch, settings=base, history=history if searcher == "warm" else ())
@@ -94,14 +97,22 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
         from kernel_tuner.searchspace import Searchspace
         from kernel_tuner.util import RuntimeFailedConfig, StopCriterionReached, TuningBudget
     except ImportError as error:
-        raise InvalidInput("searcher", f"kt:{name}", "needs kernel_tuner, which is not installed", "pip install kernel_tuner") from error
+        raise InvalidInput(
+            "searcher", f"kt:{name}", "needs kernel_tuner, which is not installed", "pip install kernel_tuner"
+        ) from error
     if name not in strategy_map:
-        raise InvalidInput("searcher", f"kt:{name}", "is not a Kernel Tuner strategy", f"use one of {', '.join(strategy_map)}")
+        raise InvalidInput(
+            "searcher", f"kt:{name}", "is not a Kernel Tuner strategy", f"use one of {', '.join(strategy_map)}"
+        )
     keys = [k.name for k in space.knobs]
     results = {}
     for t in space.recorded.trials:
         entry: dict[str, Any] = dict(t.config)
-        entry.update({"time": t.time * 1e3} if t.time is not None else {"time": RuntimeFailedConfig(), "__error__": RuntimeFailedConfig()})
+        entry.update(
+            {"time": t.time * 1e3}
+            if t.time is not None
+            else {"time": RuntimeFailedConfig(), "__error__": RuntimeFailedConfig()}
+        )
         results[",".join(str(t.config[k]) for k in keys)] = entry
     params = {k.name: list(k.values) for k in space.knobs}
     order: list[float] = []
@@ -138,14 +149,25 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
     np.random.seed(seed)
     began = time.perf_counter()
     fresh = Searchspace(None, None, None, from_cache={"tune_params": params, "cache": results})
-    options = Options({
-        "objective": ["time"], "objective_higher_is_better": [False], "strategy_options": Options(max_fevals=budget),
-        "max_fevals": budget, "budget": budget_object, "metrics": None, "tune_params": params, "verbose": False,
-        "simulation_mode": True, "restrictions": None, "cache": results, "quiet": True, "strategy": name})
-    try:
+    options = Options(
+        {
+            "objective": ["time"],
+            "objective_higher_is_better": [False],
+            "strategy_options": Options(max_fevals=budget),
+            "max_fevals": budget,
+            "budget": budget_object,
+            "metrics": None,
+            "tune_params": params,
+            "verbose": False,
+            "simulation_mode": True,
+            "restrictions": None,
+            "cache": results,
+            "quiet": True,
+            "strategy": name,
+        }
+    )
+    with contextlib.suppress(StopCriterionReached):
         strategy_map[name].tune(fresh, Runner(), options)
-    except StopCriterionReached:
-        pass
     return order[:budget], time.perf_counter() - began
 
 
@@ -172,8 +194,14 @@ def kin(path: str, paths: Sequence[str]) -> list[str]:
     """The other devices' spaces of the same kernel and knobs."""
     own = space_of(path)
     names = [k.name for k in own.knobs]
-    return [p for p in paths if p != path and space_of(p).name == own.name and [k.name for k in space_of(p).knobs] == names
-            and space_of(p).recorded.device != own.recorded.device]
+    return [
+        p
+        for p in paths
+        if p != path
+        and space_of(p).name == own.name
+        and [k.name for k in space_of(p).knobs] == names
+        and space_of(p).recorded.device != own.recorded.device
+    ]
 
 
 def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draws: int = 1000) -> dict[str, Any]:
@@ -185,21 +213,39 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
     picks = rng.integers(0, seeds, (draws, seeds))
     for searcher, by_space in curves.items():
         at = np.stack([c[:, [min(m, c.shape[1]) - 1 for m in marks]] for c in by_space.values()])
-        boot = np.stack([np.median(a[picks], axis=1).mean(axis=0) if False else np.median(a[picks], axis=1) for a in at]).mean(axis=0)
+        boot = np.stack(
+            [np.median(a[picks], axis=1).mean(axis=0) if False else np.median(a[picks], axis=1) for a in at]
+        ).mean(axis=0)
         samples[searcher] = boot
         need = {g: np.stack([first(c, g) for c in by_space.values()]) for g in (0.95, 0.99)}
         out[searcher] = {
-            "ratio": np.median(at, axis=1).mean(axis=0).tolist(), "low": np.quantile(boot, 0.025, axis=0).tolist(),
-            "high": np.quantile(boot, 0.975, axis=0).tolist(), "lower_quartile": np.quantile(at, 0.25, axis=1).mean(axis=0).tolist(),
+            "ratio": np.median(at, axis=1).mean(axis=0).tolist(),
+            "low": np.quantile(boot, 0.025, axis=0).tolist(),
+            "high": np.quantile(boot, 0.975, axis=0).tolist(),
+            "lower_quartile": np.quantile(at, 0.25, axis=1).mean(axis=0).tolist(),
             "trials_to": {f"{g:.2f}": float(np.median(n, axis=1).mean()) for g, n in need.items()},
-            "not_reached": {f"{g:.2f}": float(np.mean([np.mean(c[:, -1] < g) for c in by_space.values()])) for g in need},
-            "spaces": {s: {"ratio": np.median(a, axis=0).tolist(), "lower_quartile": np.quantile(a, 0.25, axis=0).tolist(),
-                           "trials_to_0.99": float(np.median(first(c, 0.99)))} for (s, c), a in zip(by_space.items(), at)}}
+            "not_reached": {
+                f"{g:.2f}": float(np.mean([np.mean(c[:, -1] < g) for c in by_space.values()])) for g in need
+            },
+            "spaces": {
+                s: {
+                    "ratio": np.median(a, axis=0).tolist(),
+                    "lower_quartile": np.quantile(a, 0.25, axis=0).tolist(),
+                    "trials_to_0.99": float(np.median(first(c, 0.99))),
+                }
+                for (s, c), a in zip(by_space.items(), at)
+            },
+        }
     names = list(curves)
-    out["differences"] = {f"{b} - {a}": {"mean": (np.array(out[b]["ratio"]) - out[a]["ratio"]).tolist(),
-                                         "low": np.quantile(samples[b] - samples[a], 0.025, axis=0).tolist(),
-                                         "high": np.quantile(samples[b] - samples[a], 0.975, axis=0).tolist()}
-                          for i, a in enumerate(names) for b in names[i + 1:]}
+    out["differences"] = {
+        f"{b} - {a}": {
+            "mean": (np.array(out[b]["ratio"]) - out[a]["ratio"]).tolist(),
+            "low": np.quantile(samples[b] - samples[a], 0.025, axis=0).tolist(),
+            "high": np.quantile(samples[b] - samples[a], 0.975, axis=0).tolist(),
+        }
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    }
     return out
 
 
@@ -211,17 +257,23 @@ def first(curves: np.ndarray, goal: float) -> np.ndarray:
 
 def show(result: dict[str, Any], marks: Sequence[int]) -> str:
     """The table for people."""
-    lines = ["optimum / best found, mean over spaces of the median over seeds [95 % interval]",
-             f"{'searcher':28}" + "".join(f"{m:>22}" for m in marks) + f"{'to 95 %':>9}{'to 99 %':>9}{'s/run':>8}"]
+    lines = [
+        "optimum / best found, mean over spaces of the median over seeds [95 % interval]",
+        f"{'searcher':28}" + "".join(f"{m:>22}" for m in marks) + f"{'to 95 %':>9}{'to 99 %':>9}{'s/run':>8}",
+    ]
     for name, r in result["searchers"].items():
         cells = "".join(f"{x:>8.3f} [{a:.3f}-{b:.3f}]" for x, a, b in zip(r["ratio"], r["low"], r["high"]))
-        lines.append(f"{name:28}{cells}{r['trials_to']['0.95']:>9.0f}{r['trials_to']['0.99']:>9.0f}{r['seconds']:>8.2f}")
+        lines.append(
+            f"{name:28}{cells}{r['trials_to']['0.95']:>9.0f}{r['trials_to']['0.99']:>9.0f}{r['seconds']:>8.2f}"
+        )
     for pair, d in result["differences"].items():
         cells = "".join(f"{x:>+8.3f} [{a:+.3f},{b:+.3f}]" for x, a, b in zip(d["mean"], d["low"], d["high"]))
         lines.append(f"{pair:28}{cells}")
     for name, r in result["searchers"].items():
-        lines.extend(f"  {name:12} {space:44}" + "".join(f"{x:>7.3f}" for x in s["ratio"]) + f"{s['trials_to_0.99']:>7.0f}"
-                     for space, s in r["spaces"].items())
+        lines.extend(
+            f"  {name:12} {space:44}" + "".join(f"{x:>7.3f}" for x in s["ratio"]) + f"{s['trials_to_0.99']:>7.0f}"
+            for space, s in r["spaces"].items()
+        )
     return "\n".join(lines)
 
 
@@ -268,8 +320,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         pool = context.Pool(args.processes) if args.processes > 1 else None
         mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
         past = logs(args.spaces, args, mapper) if "warm" in searchers else {}
-        jobs = [(path, s, seed, args, [past[k, seed % LOGS] for k in kin(path, args.spaces)] if s == "warm" else [])
-                for path in args.spaces for s in searchers for seed in range(args.first_seed, args.first_seed + args.seeds)]
+        jobs = [
+            (path, s, seed, args, [past[k, seed % LOGS] for k in kin(path, args.spaces)] if s == "warm" else [])
+            for path in args.spaces
+            for s in searchers
+            for seed in range(args.first_seed, args.first_seed + args.seeds)
+        ]
         marks = [m for m in MARKS if m <= args.trials]
         curves: dict[str, dict[str, Any]] = {s: {names[path]: {} for path in args.spaces} for s in searchers}
         spent: dict[str, list[float]] = {s: [] for s in searchers}
@@ -278,9 +334,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             spent[searcher].append(seconds)
         done = {s: {n: np.array([c[k] for k in sorted(c)]) for n, c in by.items()} for s, by in curves.items()}
         table = summary(done, marks)
-        result = {"marks": marks, "trials": args.trials, "seeds": [args.first_seed, args.seeds], "batch": args.batch,
-                  "pipelined": args.pipelined, "settings": json.loads(args.settings), "spaces": sorted(names.values()),
-                  "differences": table.pop("differences"), "searchers": table}
+        result = {
+            "marks": marks,
+            "trials": args.trials,
+            "seeds": [args.first_seed, args.seeds],
+            "batch": args.batch,
+            "pipelined": args.pipelined,
+            "settings": json.loads(args.settings),
+            "spaces": sorted(names.values()),
+            "differences": table.pop("differences"),
+            "searchers": table,
+        }
         for s in searchers:
             table[s]["seconds"] = float(np.mean(spent[s]))
         print(show(result, marks))

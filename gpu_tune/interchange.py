@@ -23,22 +23,63 @@ from .space.recorded import Recorded, RecordedSpace, RecordedTrial
 
 __all__ = ["Recorded", "RecordedSpace", "RecordedTrial", "load", "save_kernel_tuner", "save_t4"]
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 """Most bytes of JSON (after decompression) that are read."""
 MAX_KNOBS, MAX_VALUES = 200, 60_000
 FAILED_TIME = 1e20
-_KT_STATUS = {"CompilationFailedConfig": "compile_error", "RuntimeFailedConfig": "run_error", "InvalidConfig": "invalid"}
-_T4_STATUS = {"correct": "ok", "compile": "compile_error", "runtime": "run_error", "timeout": "run_timeout",
-              "correctness": "wrong", "constraints": "invalid"}
-_TO_KT = {"invalid": "InvalidConfig", "compile_error": "CompilationFailedConfig", "compile_timeout": "CompilationFailedConfig"}
-_TO_T4 = {"ok": "correct", "duplicate": "correct", "invalid": "constraints", "compile_error": "compile",
-          "compile_timeout": "timeout", "run_timeout": "timeout", "wrong": "correctness"}
-_UNITS = {"seconds": 1.0, "s": 1.0, "milliseconds": 1e-3, "miliseconds": 1e-3, "ms": 1e-3, "microseconds": 1e-6, "us": 1e-6,
-          "nanoseconds": 1e-9, "ns": 1e-9}
-_KT_COSTS = {"compile_time": "compile", "verification_time": "verify", "benchmark_time": "time", "strategy_time": "search",
-             "framework_time": "framework"}
-_T4_COSTS = {"compilation": "compile", "compilation_time": "compile", "validation": "verify", "benchmark": "time",
-             "search_algorithm": "search", "framework": "framework"}
+_KT_STATUS = {
+    "CompilationFailedConfig": "compile_error",
+    "RuntimeFailedConfig": "run_error",
+    "InvalidConfig": "invalid",
+}
+_T4_STATUS = {
+    "correct": "ok",
+    "compile": "compile_error",
+    "runtime": "run_error",
+    "timeout": "run_timeout",
+    "correctness": "wrong",
+    "constraints": "invalid",
+}
+_TO_KT = {
+    "invalid": "InvalidConfig",
+    "compile_error": "CompilationFailedConfig",
+    "compile_timeout": "CompilationFailedConfig",
+}
+_TO_T4 = {
+    "ok": "correct",
+    "duplicate": "correct",
+    "invalid": "constraints",
+    "compile_error": "compile",
+    "compile_timeout": "timeout",
+    "run_timeout": "timeout",
+    "wrong": "correctness",
+}
+_UNITS = {
+    "seconds": 1.0,
+    "s": 1.0,
+    "milliseconds": 1e-3,
+    "miliseconds": 1e-3,
+    "ms": 1e-3,
+    "microseconds": 1e-6,
+    "us": 1e-6,
+    "nanoseconds": 1e-9,
+    "ns": 1e-9,
+}
+_KT_COSTS = {
+    "compile_time": "compile",
+    "verification_time": "verify",
+    "benchmark_time": "time",
+    "strategy_time": "search",
+    "framework_time": "framework",
+}
+_T4_COSTS = {
+    "compilation": "compile",
+    "compilation_time": "compile",
+    "validation": "verify",
+    "benchmark": "time",
+    "search_algorithm": "search",
+    "framework": "framework",
+}
 
 
 def load(path: str | os.PathLike[str]) -> Recorded:
@@ -52,7 +93,9 @@ def load(path: str | os.PathLike[str]) -> Recorded:
         return _from_kernel_tuner(data, name)
     if isinstance(data, dict) and isinstance(data.get("results"), list):
         return _from_t4(data, name)
-    raise CorruptData(f"{name}: is neither a Kernel Tuner cache file (an object with 'cache') nor T4 results (with 'results')")
+    raise CorruptData(
+        f"{name}: is neither a Kernel Tuner cache file (an object with 'cache') nor T4 results (with 'results')"
+    )
 
 
 def save_kernel_tuner(recorded: Recorded, path: str | os.PathLike[str]) -> None:
@@ -71,9 +114,16 @@ def save_kernel_tuner(recorded: Recorded, path: str | os.PathLike[str]) -> None:
         if t.timestamp:
             entry["timestamp"] = t.timestamp
         cache[",".join(str(t.config[k]) for k in keys)] = entry
-    body = {"schema_version": "1.0.0", "device_name": recorded.device, "kernel_name": recorded.kernel,
-            "problem_size": list(recorded.problem_size), "tune_params_keys": keys,
-            "tune_params": {k.name: list(k.values) for k in recorded.knobs}, "objective": recorded.objective, "cache": cache}
+    body = {
+        "schema_version": "1.0.0",
+        "device_name": recorded.device,
+        "kernel_name": recorded.kernel,
+        "problem_size": list(recorded.problem_size),
+        "tune_params_keys": keys,
+        "tune_params": {k.name: list(k.values) for k in recorded.knobs},
+        "objective": recorded.objective,
+        "cache": cache,
+    }
     _write(path, json.dumps(body, allow_nan=False, separators=(", ", ": ")))
 
 
@@ -81,26 +131,43 @@ def save_t4(recorded: Recorded, path: str | os.PathLike[str]) -> None:
     """Write T4 results, schema 1.0.0, in milliseconds; device and kernel go into ``metadata``."""
     results = []
     for t in recorded.trials:
-        times: dict[str, Any] = {theirs: _ms(t.seconds.get(ours, 0.0)) for theirs, ours in _T4_COSTS.items()
-                                 if theirs != "compilation_time"}
+        times: dict[str, Any] = {
+            theirs: _ms(t.seconds.get(ours, 0.0)) for theirs, ours in _T4_COSTS.items() if theirs != "compilation_time"
+        }
         times["runtimes"] = [] if t.time is None else [_ms(s) for s in t.samples or (t.time,)]
         value: Any = _TO_KT.get(t.status, "RuntimeFailedConfig") if t.time is None else _ms(t.time)
         result: dict[str, Any] = {
-            "configuration": dict(t.config), "times": times, "invalidity": _TO_T4.get(t.status, "runtime"),
-            "correctness": 0 if t.time is None else 1, "objectives": [recorded.objective],
-            "measurements": [{"name": recorded.objective, "value": value, "unit": "" if t.time is None else "ms"},
-                             *({"name": k, "value": v, "unit": ""} for k, v in t.extra.items())]}
+            "configuration": dict(t.config),
+            "times": times,
+            "invalidity": _TO_T4.get(t.status, "runtime"),
+            "correctness": 0 if t.time is None else 1,
+            "objectives": [recorded.objective],
+            "measurements": [
+                {"name": recorded.objective, "value": value, "unit": "" if t.time is None else "ms"},
+                *({"name": k, "value": v, "unit": ""} for k, v in t.extra.items()),
+            ],
+        }
         if t.timestamp:
             result["timestamp"] = t.timestamp
         results.append(result)
-    metadata = {"timeunit": "milliseconds", "device": recorded.device, "kernel_name": recorded.kernel,
-                "problem_size": list(recorded.problem_size), "autotuner": "gpu_tune"}
+    metadata = {
+        "timeunit": "milliseconds",
+        "device": recorded.device,
+        "kernel_name": recorded.kernel,
+        "problem_size": list(recorded.problem_size),
+        "autotuner": "gpu_tune",
+    }
     _write(path, json.dumps({"schema_version": "1.0.0", "metadata": metadata, "results": results}, allow_nan=False))
 
 
 def _from_kernel_tuner(data: dict[str, Any], name: str) -> Recorded:
     keys = data.get("tune_params_keys")
-    if not isinstance(keys, list) or not keys or not all(isinstance(k, str) for k in keys) or len(set(keys)) != len(keys):
+    if (
+        not isinstance(keys, list)
+        or not keys
+        or not all(isinstance(k, str) for k in keys)
+        or len(set(keys)) != len(keys)
+    ):
         raise CorruptData(f"{name}: tune_params_keys is not a list of distinct names")
     params = data.get("tune_params")
     if params is not None and (not isinstance(params, dict) or set(params) != set(keys)):
@@ -110,23 +177,38 @@ def _from_kernel_tuner(data: dict[str, Any], name: str) -> Recorded:
     configs = []
     for key, entry in entries.items():
         if not isinstance(entry, dict) or any(k not in entry for k in keys):
-            raise CorruptData(f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys")
+            raise CorruptData(
+                f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys"
+            )
         values = [entry[k] for k in keys]
         if ",".join(str(v) for v in values) != key:
-            raise CorruptData(f"{name}: cache entry {key[:80]!r} holds the values {str(values)[:120]}; key and values must agree")
+            raise CorruptData(
+                f"{name}: cache entry {key[:80]!r} holds the values {str(values)[:120]}; key and values must agree"
+            )
         configs.append(dict(zip(keys, values)))
     knobs = _knobs(keys, configs, params, name)
-    trials = [_kt_trial(config, entry, objective, f"{name}: cache entry {key[:80]!r}")
-              for config, (key, entry) in zip(_canonical(configs, knobs, name), entries.items())]
-    return Recorded(_text(data, "kernel_name", name), _text(data, "device_name", name), knobs, tuple(trials),
-                    _problem_size(data.get("problem_size"), name), str(objective))
+    trials = [
+        _kt_trial(config, entry, objective, f"{name}: cache entry {key[:80]!r}")
+        for config, (key, entry) in zip(_canonical(configs, knobs, name), entries.items())
+    ]
+    return Recorded(
+        _text(data, "kernel_name", name),
+        _text(data, "device_name", name),
+        knobs,
+        tuple(trials),
+        _problem_size(data.get("problem_size"), name),
+        str(objective),
+    )
 
 
 def _kt_trial(config: Config, entry: Mapping[str, Any], objective: str, where: str) -> RecordedTrial:
     error = entry.get("__error__")
     value = error if isinstance(error, str) else entry.get(objective, entry.get("time"))
-    costs = {ours: _number(entry[theirs], where, theirs) * 1e-3 for theirs, ours in _KT_COSTS.items()
-             if entry.get(theirs) is not None}
+    costs = {
+        ours: _number(entry[theirs], where, theirs) * 1e-3
+        for theirs, ours in _KT_COSTS.items()
+        if entry.get(theirs) is not None
+    }
     known = {*config, "time", "times", "timestamp", "__error__", objective, *_KT_COSTS}
     extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and _finite(v)}
     stamp = str(entry.get("timestamp", ""))
@@ -138,8 +220,16 @@ def _kt_trial(config: Config, entry: Mapping[str, Any], objective: str, where: s
         if value < 0:
             raise CorruptData(f"{where}: {objective} is {value}; a time is positive")
         return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
-    return RecordedTrial(config, "ok", _time(value, where, objective) * 1e-3, _samples(entry.get("times"), 1e-3, where), "",
-                         costs, stamp, extra)
+    return RecordedTrial(
+        config,
+        "ok",
+        _time(value, where, objective) * 1e-3,
+        _samples(entry.get("times"), 1e-3, where),
+        "",
+        costs,
+        stamp,
+        extra,
+    )
 
 
 def _from_t4(data: dict[str, Any], name: str) -> Recorded:
@@ -158,14 +248,24 @@ def _from_t4(data: dict[str, Any], name: str) -> Recorded:
     keys = list(configs[0]) if configs else []
     for i, c in enumerate(configs):
         if set(c) != set(keys):
-            raise CorruptData(f"{name}: result {i} has other parameters than result 0: {sorted(set(c) ^ set(keys))[:8]}")
+            raise CorruptData(
+                f"{name}: result {i} has other parameters than result 0: {sorted(set(c) ^ set(keys))[:8]}"
+            )
     knobs = _knobs(keys, configs, None, name)
-    trials = [_t4_trial(config, r, unit, f"{name}: result {i}")
-              for i, (config, r) in enumerate(zip(_canonical(configs, knobs, name), results))]
+    trials = [
+        _t4_trial(config, r, unit, f"{name}: result {i}")
+        for i, (config, r) in enumerate(zip(_canonical(configs, knobs, name), results))
+    ]
     objectives = results[0].get("objectives") if results else None
     objective = str(objectives[0]) if isinstance(objectives, list) and objectives else "time"
-    return Recorded(str(metadata.get("kernel_name") or Path(name).name.split(".")[0]), str(metadata.get("device") or ""), knobs,
-                    tuple(trials), _problem_size(metadata.get("problem_size"), name), objective)
+    return Recorded(
+        str(metadata.get("kernel_name") or Path(name).name.split(".")[0]),
+        str(metadata.get("device") or ""),
+        knobs,
+        tuple(trials),
+        _problem_size(metadata.get("problem_size"), name),
+        objective,
+    )
 
 
 def _t4_trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> RecordedTrial:
@@ -175,17 +275,29 @@ def _t4_trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> 
     status = _T4_STATUS[invalidity]
     times = r.get("times") if isinstance(r.get("times"), dict) else {}
     assert times is not None
-    costs = {ours: _number(times[theirs], where, theirs) * unit for theirs, ours in _T4_COSTS.items() if times.get(theirs) is not None}
+    costs = {
+        ours: _number(times[theirs], where, theirs) * unit
+        for theirs, ours in _T4_COSTS.items()
+        if times.get(theirs) is not None
+    }
     objectives = r.get("objectives")
     objective = str(objectives[0]) if isinstance(objectives, list) and objectives else "time"
     listed = r.get("measurements")
-    measured = {str(m["name"]): m for m in listed if isinstance(m, dict) and "name" in m} if isinstance(listed, list) else {}
-    extra = {k: m.get("value") for k, m in measured.items() if k != objective and isinstance(m.get("value"), (int, float, str))}
+    measured = (
+        {str(m["name"]): m for m in listed if isinstance(m, dict) and "name" in m} if isinstance(listed, list) else {}
+    )
+    extra = {
+        k: m.get("value")
+        for k, m in measured.items()
+        if k != objective and isinstance(m.get("value"), (int, float, str))
+    }
     stamp = str(r.get("timestamp", ""))
     main = measured.get(objective, {})
     value = main.get("value")
     if status != "ok":
-        return RecordedTrial(config, status, None, (), value if isinstance(value, str) else str(invalidity), costs, stamp, extra)
+        return RecordedTrial(
+            config, status, None, (), value if isinstance(value, str) else str(invalidity), costs, stamp, extra
+        )
     if isinstance(value, str):
         return RecordedTrial(config, _KT_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
     samples = _samples(times.get("runtimes"), unit, where)
@@ -200,7 +312,9 @@ def _t4_trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> 
     return RecordedTrial(config, status, time, samples, "", costs, stamp, extra)
 
 
-def _knobs(keys: Sequence[str], configs: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None, name: str) -> tuple[Knob, ...]:
+def _knobs(
+    keys: Sequence[str], configs: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None, name: str
+) -> tuple[Knob, ...]:
     if not configs:
         raise CorruptData(f"{name}: records no config at all")
     if len(keys) > MAX_KNOBS:
@@ -215,7 +329,9 @@ def _knobs(keys: Sequence[str], configs: Sequence[Mapping[str, Any]], params: Ma
             raise CorruptData(f"{name}: tune_params[{key!r}] is not a list")
         for v in (*listed, *(c[key] for c in configs)):
             if not isinstance(v, (str, int, float)) or not _finite(v) or (isinstance(v, str) and len(v) > 1000):
-                raise CorruptData(f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a number, a word or a boolean")
+                raise CorruptData(
+                    f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a number, a word or a boolean"
+                )
             values.setdefault(v, v)  # 1, 1.0 and True are one value, spelt as first seen
         if len(values) > MAX_VALUES:
             raise CorruptData(f"{name}: parameter {key} has {len(values)} values; at most {MAX_VALUES} are read")
@@ -240,12 +356,17 @@ def _read(name: str) -> str:
         with open(name, "rb") as raw:
             head = raw.read(2)
             raw.seek(0)
-            stream: Any = gzip.open(raw) if head == b"\x1f\x8b" else raw
-            body = stream.read(MAX_BYTES + 1)
+            if head == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    body = stream.read(MAX_BYTES + 1)
+            else:
+                body = raw.read(MAX_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CorruptData(f"{name}: the gzip stream is damaged ({error}); fetch the file again") from error
     except OSError as error:
-        raise InvalidInput("recorded space", name, f"cannot be read ({error.strerror or error})", "give a .json or .json.gz file") from error
+        raise InvalidInput(
+            "recorded space", name, f"cannot be read ({error.strerror or error})", "give a .json or .json.gz file"
+        ) from error
     if len(body) > MAX_BYTES:
         raise CorruptData(f"{name}: holds more than {MAX_BYTES} bytes of JSON; split it")
     try:
@@ -306,7 +427,9 @@ def _write(path: str | os.PathLike[str], text: str) -> None:
         os.chmod(out.name, 0o644)
         os.replace(out.name, target)
     except OSError as error:
-        raise InvalidInput("output file", str(target), f"cannot be written ({error.strerror or error})", "choose another place") from error
+        raise InvalidInput(
+            "output file", str(target), f"cannot be written ({error.strerror or error})", "choose another place"
+        ) from error
 
 
 def _text(data: Mapping[str, Any], key: str, name: str) -> str:

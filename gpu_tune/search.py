@@ -1,8 +1,8 @@
 """The search: batched, genetic, guided by models, over one or several spaces.
 
 ``ask`` for candidates, measure them however you like, ``tell`` how they ended. What is asked is a pure function of the
-seed and of what was asked and told: no clock, no global state. It never asks for an invalid config or for one twice. Trials
-flow to the space that earns them; a space whose best stays far behind is left after a few.
+seed and of what was asked and told: no clock, no global state. It never asks for an invalid config or for one twice.
+Trials flow to the space that earns them; a space whose best stays far behind is left after a few.
 """
 
 from __future__ import annotations
@@ -16,27 +16,44 @@ import numpy as np
 from .errors import InvalidConfig, InvalidInput
 from .model.transfer import gather
 from .search_arm import Arm, Settings
+from .search_stop import screened, stopped
 from .space.knob import Config
 from .space.space import Space
-from .trial import Candidate, Measurement
+from .trial import Candidate, Measurement, Resources
 
 BATCH = 16
+FINAL_BEST, FINAL_WITHIN = 5, 0.03
+"""How many of the best trials, and how near to the best, the last descent starts from."""
 _CURIOSITY = 0.3
 
 
 class Search:
     """A search over ``spaces`` (distinct names), seeded.
 
-    ``history``: records of any workload and chip (or ``model.transfer.Past``); the models learn from those whose template
-    has a space here. ``source``: only records of this source count (default: measured where there are any; modelled
-    records never teach a search that has measured ones). ``starts``: further configs to try first, by space name.
+    ``history``: records of any workload and chip (or ``model.transfer.Past``); the models learn from those whose
+    template has a space here. ``source``: only records of this source count (default: measured where there are any;
+    modelled records never teach a search that has measured ones). ``starts``: further configs to try first, by space
+    name.
     """
 
-    def __init__(self, spaces: Sequence[Space], *, seed: int = 0, batch: int = BATCH, history: Iterable[Any] = (),
-                 source: str | None = None, starts: Mapping[str, Sequence[Config]] | None = None,
-                 settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        spaces: Sequence[Space],
+        *,
+        seed: int = 0,
+        batch: int = BATCH,
+        history: Iterable[Any] = (),
+        source: str | None = None,
+        starts: Mapping[str, Sequence[Config]] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
         if not spaces or len({s.name for s in spaces}) != len(spaces):
-            raise InvalidInput("search spaces", [s.name for s in spaces], "are none, or two share a name", "give one or more, named apart")
+            raise InvalidInput(
+                "search spaces",
+                [s.name for s in spaces],
+                "are none, or two share a name",
+                "give one or more, named apart",
+            )
         if type(seed) is not int or seed < 0:
             raise InvalidInput("search seed", seed, "is not a non-negative integer", "give 0 or more")
         if type(batch) is not int or batch < 1:
@@ -52,7 +69,9 @@ class Search:
         self._starts = self._queue(starts or {})
 
     def ask(self, n: int | None = None) -> list[Candidate]:
-        """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all is asked."""
+        """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all
+        is asked.
+        """
         want = self.batch if n is None else min(n, self.batch)
         chosen: list[Candidate] = []
         while self._starts and len(chosen) < want:
@@ -74,11 +93,18 @@ class Search:
         for m in measurements:
             arm = self.arms.get(m.candidate.template)
             if arm is None:
-                raise InvalidInput("measurement of", m.candidate.template, "is of a space that is not searched", f"tell of {list(self.arms)}")
+                raise InvalidInput(
+                    "measurement of",
+                    m.candidate.template,
+                    "is of a space that is not searched",
+                    f"tell of {list(self.arms)}",
+                )
             try:
                 row = arm.space.rows([m.candidate.config])[0]
             except InvalidConfig as error:
-                raise InvalidInput("measurement of", m.candidate.key, str(error), "tell of configs made of the space's knobs") from error
+                raise InvalidInput(
+                    "measurement of", m.candidate.key, str(error), "tell of configs made of the space's knobs"
+                ) from error
             arm.tell(row, m.time if m.ok else math.nan)
             self.told.append(m)
 
@@ -87,15 +113,50 @@ class Search:
         """The fastest trial told, None before one succeeds; of equals the first by key."""
         return min((m for m in self.told if m.ok), key=lambda m: (m.time, m.candidate.key), default=None)
 
+    def final(self, n: int | None = None) -> list[Candidate]:
+        """The last descent: untried neighbours of the best trials, nearest first; no model has a say. Empty when the
+        best ones have none left, which is when a caller may stop descending."""
+        want = self.batch if n is None else n
+        timed = sorted((m for m in self.told if m.ok), key=lambda m: (m.time, m.candidate.key))
+        chosen: list[Candidate] = []
+        for m in [m for m in timed if m.time <= timed[0].time * (1 + FINAL_WITHIN)][:FINAL_BEST]:
+            space, arm = self.arms[m.candidate.template].space, self.arms[m.candidate.template]
+            for row in space.steps(space.rows([m.candidate.config])[0]):
+                if len(chosen) < want and arm.take(row):
+                    chosen.append(Candidate(space.name, space.configs(row[None])[0]))
+        return chosen
+
+    def plateau(self, risk: float = 0.05) -> bool:
+        """Whether to stop: so long without a gain that going on as long again is expected to gain more than 1 % in at
+        most a share ``risk`` of runs (see ``search_stop``, where the calibration stands)."""
+        return stopped([m.time if m.ok else math.inf for m in self.told], risk)
+
+    def screen(self, builds: Sequence[tuple[Candidate, Resources]]) -> list[str]:
+        """A second look after compiling and before running: for each build '' to measure it, or why it is not worth it.
+
+        What trials so far say of spills and serialised tensor-core instructions decides: a class of builds is left out
+        once several of it were timed and none came near the best. At least half of the builds are measured."""
+        return screened(builds, self.told)
+
     def _queue(self, starts: Mapping[str, Sequence[Config]]) -> list[Candidate]:
         """Defaults, then seeds and given starts of the spaces in turn; distinct and valid."""
         lists = []
         for space in self.spaces:
             default = space.default()
-            lists.append([*([default] if default is not None else []), *self._winners.get(space.name, ()), *space.seeds(),
-                          *starts.get(space.name, ())])
-        queue = [Candidate(s.name, configs[i]) for i in range(max(map(len, lists))) for s, configs in zip(self.spaces, lists)
-                 if i < len(configs)]
+            lists.append(
+                [
+                    *([default] if default is not None else []),
+                    *self._winners.get(space.name, ()),
+                    *space.seeds(),
+                    *starts.get(space.name, ()),
+                ]
+            )
+        queue = [
+            Candidate(s.name, configs[i])
+            for i in range(max(map(len, lists)))
+            for s, configs in zip(self.spaces, lists)
+            if i < len(configs)
+        ]
         return [c for c in dict.fromkeys(queue) if c.config in self.arms[c.template].space]  # type: ignore[operator]
 
     def _take(self, candidate: Candidate) -> bool:
@@ -103,21 +164,21 @@ class Search:
         return arm.take(arm.space.rows([candidate.config])[0])
 
     def _allot(self, n: int) -> dict[str, int]:
-        """How many of ``n`` slots each space gets: its best against the best of all, plus a bonus for being little tried."""
+        """How many of ``n`` slots each space gets: its best against the best of all, plus a bonus for being little
+        tried.
+        """
         share = dict.fromkeys(self.arms, 0)
         if len(share) == 1:
             return dict.fromkeys(self.arms, n)
         top = min(arm.best for arm in self.arms.values())
         tried = {name: len(arm.taken) for name, arm in self.arms.items()}
         for _ in range(n):
-            total = sum(tried.values())
-
-            def worth(name: str) -> float:
-                arm = self.arms[name]
-                quality = 0.0 if math.isinf(arm.best) else top / arm.best
-                return quality + _CURIOSITY * math.sqrt(math.log(2 + total) / (1 + tried[name]))
-
-            name = max(share, key=lambda a: (worth(a), a))
+            curiosity = _CURIOSITY**2 * math.log(2 + sum(tried.values()))
+            worth = {
+                name: (0.0 if math.isinf(arm.best) else top / arm.best) + math.sqrt(curiosity / (1 + tried[name]))
+                for name, arm in self.arms.items()
+            }
+            name = max(worth, key=lambda a: (worth[a], a))
             share[name] += 1
             tried[name] += 1
         return share

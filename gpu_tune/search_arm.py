@@ -25,7 +25,9 @@ GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True)
 class Settings:
-    """How a batch is filled; shares are of the slots left after the starts. Chosen on recorded spaces (bench/search.py)."""
+    """How a batch is filled; shares are of the slots left after the starts. Chosen on recorded spaces
+    (bench/search.py).
+    """
 
     initial: int = 8
     spread: int = 8
@@ -46,7 +48,9 @@ class Settings:
     """Share of the trees' slots that history picks alone; it fades to none over ``fade`` own trials."""
     fade: int = 64
     stall: int = 48
-    """Trials without a gain of ``gain`` after which half of the model's slots go to neighbours of the best and wide crosses."""
+    """Trials without a gain of ``gain`` after which half of the model's slots go to neighbours of the best and wide
+    crosses.
+    """
     gain: float = 0.005
 
 
@@ -142,7 +146,9 @@ class Arm:
             chosen.extend(self._children(children, rng))
         for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
             if len(chosen) < n:
-                chosen.extend(row for row in self.free(self.space.grid.sample(draws, rng))[: n - len(chosen)] if self.take(row))
+                chosen.extend(
+                    row for row in self.free(self.space.grid.sample(draws, rng))[: n - len(chosen)] if self.take(row)
+                )
         return np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
 
     def fit(self) -> Ranker | None:
@@ -154,8 +160,8 @@ class Arm:
         return Ranker.fit(x, times, seed=self.seed, names=names)
 
     def _shares(self, n: int) -> tuple[int, int, int]:
-        """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share holds
-        over many small batches as it does in one large batch, and never rounds to nothing."""
+        """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share
+        holds over many small batches as it does in one large batch, and never rounds to nothing."""
         s = self.settings
         edges = np.cumsum([s.trees, s.smooth, s.children])
         u = (np.arange(len(self.taken), len(self.taken) + n) * GOLDEN) % 1.0
@@ -163,7 +169,9 @@ class Arm:
         return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
 
     def _pool(self, rng: np.random.Generator) -> Pool:
-        """What the models choose from: all free rows of a small space, else samples, children and neighbours of the best."""
+        """What the models choose from: all free rows of a small space, else samples, children and neighbours of the
+        best.
+        """
         space = self.space
         every = space.grid.all(space.listing)
         if every is not None:
@@ -245,7 +253,7 @@ class Arm:
         limit = self.settings.smooth_trials
         order = np.argsort(-y, kind="stable")
         if len(y) > limit:
-            order = np.concatenate([order[: limit // 2], rng.permutation(order[limit // 2:])[: limit - limit // 2]])
+            order = np.concatenate([order[: limit // 2], rng.permutation(order[limit // 2 :])[: limit - limit // 2]])
         return np.sort(order)
 
     def _elite(self) -> Rows:
@@ -284,7 +292,7 @@ class Arm:
             draw = rng.permutation(np.flatnonzero(left))[: self.settings.spread]
             i = int(draw[np.argmax(near[draw])])
             left[i] = False
-            near = np.minimum(near, distances(c, c[i: i + 1])[:, 0])
+            near = np.minimum(near, distances(c, c[i : i + 1])[:, 0])
             if self.take(pool[i]):
                 chosen.append(pool[i])
         return chosen

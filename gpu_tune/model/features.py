@@ -22,18 +22,61 @@ from ..workload import ITEMSIZE, Matmul, Workload
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""
 NAMES = (
-    "log2 threads", "log2 shared bytes", "accumulators", "resident blocks", "occupancy", "log2 blocks", "log2 waves",
-    "last wave share", "log2 workspace", "kernels", "cluster", "log2 outputs per block", "log2 outputs per thread",
-    "tile intensity", "log2 tile ratio", "padded work", "log2 L2 bytes", "L2 bytes per useful byte", "log2 k steps",
-    "log2 bytes in flight", "log2 shared bytes read", "compute bound", "log2 bound seconds",
-    "log2 M", "log2 N", "log2 K", "log2 batch", "item bytes", "out bytes", "log2 flops", "log2 intensity",
-    "SMs", "log2 bandwidth per SM", "log2 flops per byte of device", "shared bytes per SM", "L2 bytes")
-_TILES = {"m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"), "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
-          "k": ("block_k", "tile_k", "bk", "block_c")}
-_KIND = {"float32": "fp32", "float16": "fp16", "bfloat16": "fp16", "int8": "int8", "float8_e4m3": "fp8", "float8_e5m2": "fp8"}
+    "log2 threads",
+    "log2 shared bytes",
+    "accumulators",
+    "resident blocks",
+    "occupancy",
+    "log2 blocks",
+    "log2 waves",
+    "last wave share",
+    "log2 workspace",
+    "kernels",
+    "cluster",
+    "log2 outputs per block",
+    "log2 outputs per thread",
+    "tile intensity",
+    "log2 tile ratio",
+    "padded work",
+    "log2 L2 bytes",
+    "L2 bytes per useful byte",
+    "log2 k steps",
+    "log2 bytes in flight",
+    "log2 shared bytes read",
+    "compute bound",
+    "log2 bound seconds",
+    "log2 M",
+    "log2 N",
+    "log2 K",
+    "log2 batch",
+    "item bytes",
+    "out bytes",
+    "log2 flops",
+    "log2 intensity",
+    "SMs",
+    "log2 bandwidth per SM",
+    "log2 flops per byte of device",
+    "shared bytes per SM",
+    "L2 bytes",
+)
+_TILES = {
+    "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
+    "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
+    "k": ("block_k", "tile_k", "bk", "block_c"),
+}
+_KIND = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "fp16",
+    "int8": "int8",
+    "float8_e4m3": "fp8",
+    "float8_e5m2": "fp8",
+}
 
 
-def hardware(template: Template, configs: Sequence[Config], workload: Workload, device: Device) -> tuple[NDArray[np.float32], list[str]]:
+def hardware(
+    template: Template, configs: Sequence[Config], workload: Workload, device: Device
+) -> tuple[NDArray[np.float32], list[str]]:
     """Features (n, f) float32 and their names. Configs must be valid."""
     rows = [config_features(template, config, workload, device) for config in configs]
     own = sorted(template.features(configs[0], workload, device)) if configs else []
@@ -65,15 +108,43 @@ def config_features(template: Template, config: Config, workload: Workload, devi
     compute = workload.flops * padded / peak / (waves / math.ceil(waves)) if waves else 0.0
     memory = through_l2 / (4.0 * device.bandwidth)
     values = [
-        _log(estimate.threads), _log(estimate.shared_bytes), float(estimate.accumulators), float(resident),
-        resident * estimate.threads / device.threads_per_sm, _log(main.blocks), _log(waves), waves / math.ceil(waves),
-        _log(estimate.workspace_bytes), float(len(plan.steps)), float(math.prod(main.cluster)), _log(outputs),
-        _log(outputs / estimate.threads), tile_m * tile_n / (tile_m + tile_n), _log(tile_m / tile_n), padded, _log(through_l2),
-        through_l2 / workload.bytes, _log(k / (tile_k * split)), _log(stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
-        _log(through_shared), compute / max(compute + memory, 1e-30), _log(max(compute, memory)),
-        _log(m), _log(n), _log(k), _log(batch), float(item), float(out_item), _log(workload.flops),
-        _log(workload.flops / workload.bytes), float(device.sm_count), _log(device.bandwidth / device.sm_count),
-        _log(peak / device.bandwidth), float(device.shared_bytes_per_sm), float(device.l2_bytes)]
+        _log(estimate.threads),
+        _log(estimate.shared_bytes),
+        float(estimate.accumulators),
+        float(resident),
+        resident * estimate.threads / device.threads_per_sm,
+        _log(main.blocks),
+        _log(waves),
+        waves / math.ceil(waves),
+        _log(estimate.workspace_bytes),
+        float(len(plan.steps)),
+        float(math.prod(main.cluster)),
+        _log(outputs),
+        _log(outputs / estimate.threads),
+        tile_m * tile_n / (tile_m + tile_n),
+        _log(tile_m / tile_n),
+        padded,
+        _log(through_l2),
+        through_l2 / workload.bytes,
+        _log(k / (tile_k * split)),
+        _log(stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
+        _log(through_shared),
+        compute / max(compute + memory, 1e-30),
+        _log(max(compute, memory)),
+        _log(m),
+        _log(n),
+        _log(k),
+        _log(batch),
+        float(item),
+        float(out_item),
+        _log(workload.flops),
+        _log(workload.flops / workload.bytes),
+        float(device.sm_count),
+        _log(device.bandwidth / device.sm_count),
+        _log(peak / device.bandwidth),
+        float(device.shared_bytes_per_sm),
+        float(device.l2_bytes),
+    ]
     own: Mapping[str, float] = template.features(config, workload, device)
     return [*values, *(float(own[name]) for name in sorted(own))]
 
@@ -87,12 +158,17 @@ def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
 
 
 def distance(a: Workload, b: Workload) -> float:
-    """How unlike two workloads of one operation are: log2 ratios of their shapes, and 4 for each other field that differs."""
+    """How unlike two workloads of one operation are: log2 ratios of their shapes, and 4 for each other field that
+    differs.
+    """
     if a.op != b.op:
         return math.inf
     shape = sum(abs(_log(x) - _log(y)) for x, y in zip(gemm_shape(a), gemm_shape(b)))
-    return shape + 4.0 * sum(getattr(a, f) != getattr(b, f) for f in ("dtype", "out_dtype", "layout", "scales", "math")) + (
-        0.5 * (a.epilogue != b.epilogue))
+    return (
+        shape
+        + 4.0 * sum(getattr(a, f) != getattr(b, f) for f in ("dtype", "out_dtype", "layout", "scales", "math"))
+        + (0.5 * (a.epilogue != b.epilogue))
+    )
 
 
 def _knob(config: Mapping[str, Any], names: Sequence[str]) -> float | None:

@@ -1,15 +1,16 @@
 """The ranker: LightGBM that learns to order candidates, not to predict milliseconds.
 
-``rank_xendcg`` (Bruch 2021, "An Alternative Cross Entropy Loss for Learning-to-Rank") over graded relevance: how close a
-trial's time is to the best of its group. A group is one workload on one chip, so times of different groups are never
-compared. Failed trials stay in, as the worst grade: a model that never saw a failure proposes it again. Leaves are tiny
-because a run has tens of trials, where LightGBM's default of 20 rows a leaf learns nothing.
+``rank_xendcg`` (Bruch 2021, "An Alternative Cross Entropy Loss for Learning-to-Rank") over graded relevance: how
+close a trial's time is to the best of its group. A group is one workload on one chip, so times of different groups
+are never compared. Failed trials stay in, as the worst grade: a model that never saw a failure proposes it again.
+Leaves are tiny because a run has tens of trials, where LightGBM's default of 20 rows a leaf learns nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -23,7 +24,9 @@ GRADES = 30
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a model is. ``power`` sharpens grades towards the best: grade = floor(GRADES * (best / time) ** power)."""
+    """How large a model is. ``power`` sharpens grades towards the best: grade = floor(GRADES * (best / time) **
+    power).
+    """
 
     trees: int = 50
     leaves: int = 8
@@ -31,6 +34,9 @@ class Shape:
     learning_rate: float = 0.1
     power: float = 1.0
 
+
+_PLAIN = str.maketrans(dict.fromkeys(',:"[]{} ', "_"))
+"""LightGBM refuses JSON's special characters in feature names, and turns blanks into underscores."""
 
 OWN = Shape()
 """For the trials of one run."""
@@ -54,25 +60,48 @@ class Ranker:
         self._booster = booster
 
     @classmethod
-    def fit(cls, x: NDArray[np.floating], times: NDArray[np.floating], groups: Sequence[int] | None = None, *,
-            seed: int = 0, shape: Shape = OWN, names: Sequence[str] | None = None) -> Ranker | None:
-        """Learn from trials: ``x`` (n, features), ``times`` (n,) seconds with nan or inf for failures, ``groups`` the sizes of
-        consecutive groups (default: one). None when no group has two grades to tell apart. Same input, same model."""
+    def fit(
+        cls,
+        x: NDArray[np.floating],
+        times: NDArray[np.floating],
+        groups: Sequence[int] | None = None,
+        *,
+        seed: int = 0,
+        shape: Shape = OWN,
+        names: Sequence[str] | None = None,
+    ) -> Ranker | None:
+        """Learn from trials: ``x`` (n, features), ``times`` (n,) seconds with nan or inf for failures, ``groups`` the
+        sizes of consecutive groups (default: one). None when no group has two grades to tell apart. Same input, same
+        model."""
         sizes = [len(times)] if groups is None else list(groups)
-        bounds = np.cumsum([0, *sizes])
-        label = np.concatenate([grades(times[a:b], shape.power) for a, b in zip(bounds[:-1], bounds[1:])])
-        if not any(len(np.unique(label[a:b])) > 1 for a, b in zip(bounds[:-1], bounds[1:])):
+        labels = [grades(part, shape.power) for part in np.split(times, np.cumsum(sizes)[:-1])]
+        label = np.concatenate(labels)
+        if not any(len(np.unique(part)) > 1 for part in labels):
             return None
-        titles = [n.replace(",", ";").replace(":", ";").replace('"', "'") for n in names] if names else "auto"
+        titles: Any = [n.translate(_PLAIN) for n in names] if names else "auto"
         parameters = {
-            "objective": "rank_xendcg", "num_leaves": shape.leaves, "min_data_in_leaf": shape.min_rows,
-            "learning_rate": shape.learning_rate, "min_data_in_bin": 1, "max_bin": 63, "feature_pre_filter": False,
-            "seed": seed & 0x7FFFFFFF, "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+            "objective": "rank_xendcg",
+            "num_leaves": shape.leaves,
+            "min_data_in_leaf": shape.min_rows,
+            "learning_rate": shape.learning_rate,
+            "min_data_in_bin": 1,
+            "max_bin": 63,
+            "feature_pre_filter": False,
+            "seed": seed & 0x7FFFFFFF,
+            "num_threads": 1,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
         for cautious in ({}, {"min_sum_hessian_in_leaf": 0.1, "min_data_in_leaf": max(5, shape.min_rows)}):
-            data = lightgbm.Dataset(np.asarray(x, dtype=np.float32), label, group=sizes, feature_name=titles, free_raw_data=True)
+            data = lightgbm.Dataset(
+                np.asarray(x, dtype=np.float32), label, group=sizes, feature_name=titles, free_raw_data=True
+            )
             try:
                 return cls(lightgbm.train({**parameters, **cautious}, data, shape.trees))
-            except lightgbm.basic.LightGBMError:  # numerically empty splits (4.7: "left_count > 0"); larger leaves avoid them
+            except (
+                lightgbm.basic.LightGBMError
+            ):  # numerically empty splits (4.7: "left_count > 0"); larger leaves avoid them
                 continue
         return None
 
@@ -89,7 +118,9 @@ class Ranker:
 
     def contributions(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """SHAP contributions (n, features + 1) of each feature to each score; the last column is the base value."""
-        return np.asarray(self._booster.predict(np.asarray(x, dtype=np.float32), pred_contrib=True, num_threads=1), dtype=np.float64)
+        return np.asarray(
+            self._booster.predict(np.asarray(x, dtype=np.float32), pred_contrib=True, num_threads=1), dtype=np.float64
+        )
 
     @property
     def names(self) -> list[str]:

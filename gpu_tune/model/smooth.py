@@ -9,6 +9,7 @@ pick in turn (its variance shrinks, its mean stays: "kriging believer").
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Smooth:
         theta = np.concatenate([np.full(d, math.log(LENGTH)), [math.log(NOISE)]])
         theta = self._climb(theta)
         self.length, self.noise = np.exp(theta[:-1]), float(np.exp(theta[-1]))
-        k, _ = self._kernel(self.x, self.x)
+        k, _ = _matern(self.x / self.length, self.x / self.length)
         k[np.diag_indices(len(k))] += self.noise
         self.whiten = np.linalg.inv(np.linalg.cholesky(k))
         white = self.whiten @ self.z
@@ -41,15 +42,16 @@ class Smooth:
 
     def predict(self, x: NDArray[np.floating]) -> Array:
         """Expected ``y`` of coordinates (m, d)."""
-        k, _ = self._kernel(np.asarray(x, dtype=np.float64), self.x)
-        return np.asarray(self.mean + k @ self.alpha)
+        scale = 1.0 / self.length.astype(np.float32)  # single precision: this ranks many thousand rows
+        k, _ = _matern(np.asarray(x, dtype=np.float32) * scale, self.x.astype(np.float32) * scale)
+        return np.asarray(self.mean + k @ self.alpha.astype(np.float32), dtype=np.float64)
 
     def posterior(self, x: NDArray[np.floating]) -> tuple[Array, Array]:
         """Mean (m,) and covariance (m, m) of coordinates (m, d)."""
-        x = np.asarray(x, dtype=np.float64)
-        k, _ = self._kernel(x, self.x)
+        scaled = np.asarray(x, dtype=np.float64) / self.length
+        k, _ = _matern(scaled, self.x / self.length)
         v = k @ self.whiten.T
-        return self.mean + k @ self.alpha, self.variance * (self._kernel(x, x)[0] - v @ v.T)
+        return self.mean + k @ self.alpha, self.variance * (_matern(scaled, scaled)[0] - v @ v.T)
 
     def pick(self, x: NDArray[np.floating], n: int, best: float, trend: Array | None = None) -> list[int]:
         """Indices of ``n`` rows of ``x`` to try together: the largest expected improvement on ``best``, one after the
@@ -65,9 +67,6 @@ class Smooth:
             picked.append(i)
             cov = cov - np.outer(cov[:, i], cov[i]) / (cov[i, i] + self.noise * self.variance)
         return picked
-
-    def _kernel(self, a: Array, b: Array) -> tuple[Array, Array]:
-        return _matern(a / self.length, b / self.length)
 
     def _climb(self, theta: Array) -> Array:
         """Rprop (signs of the gradient, own step per coordinate): robust on a rough likelihood and cheap."""
@@ -116,10 +115,10 @@ def expected_improvement(gap: Array, sd: Array) -> Array:
     return np.asarray(sd * (z * _normal_cdf(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
 
 
-def _matern(a: Array, b: Array) -> tuple[Array, Array]:
-    """The kernel between scaled rows, and exp(-r), which its gradient needs."""
-    square = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2.0 * a @ b.T
-    r = np.sqrt(3.0 * np.maximum(square, 0.0))
+def _matern(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The kernel between scaled rows, and exp(-r), which its gradient needs; in the rows' own precision."""
+    square = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * (a @ b.T)
+    r = np.sqrt(3 * np.maximum(square, 0))
     decay = np.exp(-r)
     return (1.0 + r) * decay, decay
 
@@ -128,5 +127,9 @@ def _normal_cdf(z: Array) -> Array:
     """Abramowitz and Stegun 7.1.26, absolute error below 2e-7: NumPy has no erf, and a ranking needs no more."""
     x = np.abs(z) / _SQRT2
     t = 1.0 / (1.0 + 0.3275911 * x)
-    tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))) * np.exp(-x * x)
+    tail = (
+        t
+        * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        * np.exp(-x * x)
+    )
     return np.where(z > 0, 1.0 - 0.5 * tail, 0.5 * tail)

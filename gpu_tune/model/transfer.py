@@ -64,8 +64,16 @@ class Past:
                 rows.append(row[0])
         x, names = space.describe(np.array(rows, dtype=np.uint16).reshape(len(rows), len(space.knobs)))
         source = kept[0].source if kept else MEASURED
-        return cls(space.name, group, x, tuple(names), np.array([m.time if m.ok else math.nan for m in kept]),
-                   tuple(m.candidate.config for m in kept), unlike, source)
+        return cls(
+            space.name,
+            group,
+            x,
+            tuple(names),
+            np.array([m.time if m.ok else math.nan for m in kept]),
+            tuple(m.candidate.config for m in kept),
+            unlike,
+            source,
+        )
 
     @property
     def ok(self) -> bool:
@@ -83,16 +91,24 @@ class Past:
             return self
         order = np.argsort(np.where(np.isfinite(self.times), self.times, np.inf), kind="stable")
         keep = np.sort(np.concatenate([order[:BEST_ROWS], rng.permutation(order[BEST_ROWS:])[:OTHER_ROWS]]))
-        return Past(self.name, self.group, self.features[keep], self.names, self.times[keep],
-                    tuple(self.configs[i] for i in keep), self.unlike, self.source)
+        return Past(
+            self.name,
+            self.group,
+            self.features[keep],
+            self.names,
+            self.times[keep],
+            tuple(self.configs[i] for i in keep),
+            self.unlike,
+            self.source,
+        )
 
 
 def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[Past]]:
-    """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip. Records of
-    a space's own workload and chip are left out (they are told, not transferred). ``source``: the one to learn from;
-    by default everything but modelled trials, or those where there is nothing else."""
+    """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip.
+    Records of a space's own workload and chip are left out (they are told, not transferred). ``source``: the one to
+    learn from; by default everything but modelled trials, or those where there is nothing else."""
     items = list(history)
-    sources = {s for s in (_source(i) for i in items)}
+    sources = {_source(i) for i in items}
     wanted = {source} if source else sources - {MODELLED} or sources
     by_name = {s.name: s for s in spaces}
     found: dict[str, list[Past]] = {}
@@ -109,19 +125,28 @@ def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None =
     for (name, workload, chip), group in records.items():
         space = by_name.get(name)
         device = _device(chip, space)
-        if not isinstance(space, TemplateSpace) or device is None or (workload == space.workload and chip == space.device.chip):
+        if (
+            not isinstance(space, TemplateSpace)
+            or device is None
+            or (workload == space.workload and chip == space.device.chip)
+        ):
             continue
         unlike = distance(workload, space.workload) + OTHER_CHIP * (chip != space.device.chip)
         near.setdefault(name, []).append((unlike, workload, device, group))
     for name, groups in near.items():
         template = by_name[name].template  # type: ignore[attr-defined]
         for unlike, workload, device, group in sorted(groups, key=lambda g: (g[0], g[1].key, g[2].chip))[:GROUPS]:
-            order = sorted((r.measurement for r in group), key=lambda m: (m.time if m.ok else math.inf, m.candidate.key))
+            order = sorted(
+                (r.measurement for r in group), key=lambda m: (m.time if m.ok else math.inf, m.candidate.key)
+            )
             step = max(1, (len(order) - BEST_ROWS) // OTHER_ROWS)
             some = order[:BEST_ROWS] + order[BEST_ROWS::step][:OTHER_ROWS]
             past = Past.of(TemplateSpace(template, workload, device), some, f"{workload.key} on {device.chip}", unlike)
             found.setdefault(name, []).append(past)
-    return {name: sorted((p for p in pasts if p.ok), key=lambda p: (p.unlike, p.group))[:GROUPS] for name, pasts in found.items()}
+    return {
+        name: sorted((p for p in pasts if p.ok), key=lambda p: (p.unlike, p.group))[:GROUPS]
+        for name, pasts in found.items()
+    }
 
 
 class Prior:
@@ -141,8 +166,14 @@ class Prior:
         groups = [p.thinned(rng) for p in pasts if list(p.names) == names and p.ok]
         if not groups:
             return None
-        ranker = Ranker.fit(np.concatenate([p.features for p in groups]), np.concatenate([p.times for p in groups]),
-                            [len(p.times) for p in groups], seed=seed, shape=POOLED, names=names)
+        ranker = Ranker.fit(
+            np.concatenate([p.features for p in groups]),
+            np.concatenate([p.times for p in groups]),
+            [len(p.times) for p in groups],
+            seed=seed,
+            shape=POOLED,
+            names=names,
+        )
         if ranker is None:
             return None
         score = ranker.score(x)
@@ -160,7 +191,7 @@ def _source(item: Any) -> str:
 def _device(chip: str, space: Any) -> Device | None:
     own = getattr(space, "device", None)
     if own is not None and own.chip == chip:
-        return own  # type: ignore[no-any-return]
+        return own
     found = next((d for d in KNOWN.values() if d.chip == chip), None)
     if found is None:
         log.debug("records of %s are not learned from: its limits are not in the device table", chip)

@@ -1,8 +1,8 @@
 """Knob features: configs as numbers for a model.
 
-Ordinal numeric knobs become log2 of the value where all are positive (the value itself otherwise), labels their place in
-the list. Pairwise sums and differences of the logs are log products and log ratios: a tree then splits on "threads" or
-"aspect" at one cut, which pays most when few configs have been measured.
+Ordinal numeric knobs become log2 of the value where all are positive (the value itself otherwise), labels their place
+in the list. Pairwise sums and differences of the logs are log products and log ratios: a tree then splits on
+"threads" or "aspect" at one cut, which pays most when few configs have been measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from .knob import Knob
 
 
 class Encoder:
-    """Maps index rows (n, knobs) to features (n, ``len(names)``) float32. ``knobs`` with one value carry nothing and are left out."""
+    """Maps index rows (n, knobs) to features (n, ``len(names)``) float32. ``knobs`` with one value carry nothing and
+    are left out.
+    """
 
     def __init__(self, knobs: Sequence[Knob], pairs: bool = True) -> None:
         self._columns: list[tuple[int, NDArray[np.float32]]] = []
@@ -39,8 +41,8 @@ class Encoder:
                 self.names.append(knob.name)
             self._labels.append(not knob.ordinal and len(knob.values) > 2)
             self._columns.append((column, values.astype(np.float32)))
-        self._left = [a for i, a in enumerate(logs) for _ in logs[i + 1:]] if pairs else []
-        self._right = [b for i in range(len(logs)) for b in logs[i + 1:]] if pairs else []
+        self._left = [a for i, a in enumerate(logs) for _ in logs[i + 1 :]] if pairs else []
+        self._right = [b for i in range(len(logs)) for b in logs[i + 1 :]] if pairs else []
         single = [n.removeprefix("log2 ") for n in self.names]
         self.names += [f"log2 {single[a]}*{single[b]}" for a, b in zip(self._left, self._right)]
         self.names += [f"log2 {single[a]}/{single[b]}" for a, b in zip(self._left, self._right)]

@@ -82,7 +82,11 @@ class Grid:
         self.sizes = tuple(sizes)
         self.rules = tuple(rules)
         self.empty = any(not rule.columns and not rule.holds(()) for rule in rules)
-        self.parts = [Component(range(len(sizes)), self.sizes, (), np.ascontiguousarray(rows, dtype=np.uint16))] if rows is not None else self._split()
+        self.parts = (
+            [Component(range(len(sizes)), self.sizes, (), np.ascontiguousarray(rows, dtype=np.uint16))]
+            if rows is not None
+            else self._split()
+        )
         self._all: Rows | None = None
 
     @property
@@ -124,7 +128,9 @@ class Grid:
         return self._all
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
-        """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them from 10^5 tries)."""
+        """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them from
+        10^5 tries).
+        """
         every = self.all()
         if every is not None:
             return every[rng.permutation(len(every))[:n]]
@@ -144,7 +150,9 @@ class Grid:
         return rows.reshape(-1, len(self.sizes))
 
     def repair(self, row: Rows, rng: np.random.Generator) -> Rows | None:
-        """A valid row near ``row`` (itself where valid; few columns changed, then small steps), None when none was found."""
+        """A valid row near ``row`` (itself where valid; few columns changed, then small steps), None when none was
+        found.
+        """
         if self.empty:
             return None
         out = row.copy()
@@ -170,14 +178,18 @@ class Grid:
         groups: dict[int, list[int]] = {}
         for column in range(len(self.sizes)):
             groups.setdefault(find(column), []).append(column)
-        return [Component(columns, self.sizes, [r for r in self.rules if r.columns and r.columns[0] in columns])
-                for columns in groups.values()]
+        return [
+            Component(columns, self.sizes, [r for r in self.rules if r.columns and r.columns[0] in columns])
+            for columns in groups.values()
+        ]
 
 
 class Component:
     """Columns tied together by rules. ``rows`` are all its valid rows where they were given (in ``columns``' order)."""
 
-    def __init__(self, columns: Sequence[int], sizes: Sequence[int], rules: Sequence[Rule], rows: Rows | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[int], sizes: Sequence[int], rules: Sequence[Rule], rows: Rows | None = None
+    ) -> None:
         self.columns = tuple(columns)
         self.sizes = tuple(sizes[c] for c in columns)
         self.rules = tuple(rules)
@@ -273,7 +285,9 @@ class Component:
         return rows
 
     def _plan(self) -> list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]]:
-        """The tests at each depth: rules whose columns are then known, and projections of small rules that are partly known."""
+        """The tests at each depth: rules whose columns are then known, and projections of small rules that are partly
+        known.
+        """
         plan: list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]] = [[] for _ in self.order]
         depth_of = {position: depth for depth, position in enumerate(self.order)}
         for rule, where in zip(self.rules, self._where):
@@ -285,7 +299,7 @@ class Component:
             for depth in depths:
                 unknown = tuple(axis for axis, p in enumerate(where) if depth_of[p] > depth)
                 known = tuple(p for p in where if depth_of[p] <= depth)
-                projected = table.any(axis=unknown) if unknown else table
+                projected: NDArray[np.bool_] = np.asarray(table.any(axis=unknown)) if unknown else table
                 if not projected.all():
                     plan[depth].append((rule, known, projected))
         for tests in plan:
@@ -293,7 +307,9 @@ class Component:
         return plan
 
     def _search(self, wish: Rows | None, rng: np.random.Generator, budget: int = 20_000) -> Rows | None:
-        """Depth first with backtracking: values near ``wish`` first (random without one); None beyond ``budget`` nodes."""
+        """Depth first with backtracking: values near ``wish`` first (random without one); None beyond ``budget``
+        nodes.
+        """
         row = np.zeros((1, len(self.columns)), dtype=np.uint16)
         stack: list[Iterator[int]] = []
 
@@ -320,15 +336,22 @@ class Component:
         return None
 
     def _ordered(self) -> list[int]:
-        """Columns so that rules complete early: next the column that completes most, then sits in most, then is smallest."""
+        """Columns so that rules complete early: next the column that completes most, then sits in most, then is
+        smallest.
+        """
         order: list[int] = []
         left = set(range(len(self.columns)))
         while left:
+
             def rank(p: int) -> tuple[float, ...]:
                 known = {*order, p}
                 done = sum(1 for w in self._where if p in w and known.issuperset(w))
-                closeness = max((len(known.intersection(w)) / len(w) for w in self._where if p in w and not known.issuperset(w)), default=0.0)
+                closeness = max(
+                    (len(known.intersection(w)) / len(w) for w in self._where if p in w and not known.issuperset(w)),
+                    default=0.0,
+                )
                 return (-done, -closeness, self.sizes[p], p)
+
             best = min(left, key=rank)
             order.append(best)
             left.remove(best)

@@ -43,14 +43,18 @@ class Recorded:
 
     def __post_init__(self) -> None:
         if len({t.config.key for t in self.trials}) != len(self.trials):
-            raise CorruptData(f"recorded space {self.kernel} on {self.device}: a config is recorded twice; keep one entry for each")
+            raise CorruptData(
+                f"recorded space {self.kernel} on {self.device}: a config is recorded twice; keep one entry for each"
+            )
 
     @property
     def best(self) -> RecordedTrial:
         """The fastest trial; CorruptData when none succeeded."""
         good = [t for t in self.trials if t.time is not None]
         if not good:
-            raise CorruptData(f"recorded space {self.kernel} on {self.device}: no trial has a time; nothing can be searched")
+            raise CorruptData(
+                f"recorded space {self.kernel} on {self.device}: no trial has a time; nothing can be searched"
+            )
         return min(good, key=lambda t: t.time or 0.0)
 
 
@@ -76,7 +80,9 @@ class RecordedSpace(GridSpace):
         return best
 
     def times(self) -> NDArray[np.float64]:
-        """Recorded times in seconds by row of ``grid.all()``; inf where the trial failed (for statistics, never stored)."""
+        """Recorded times in seconds by row of ``grid.all()``; inf where the trial failed (for statistics, never
+        stored).
+        """
         return np.array([np.inf if t.time is None else t.time for t in self.recorded.trials])
 
     def trial(self, config: Config) -> RecordedTrial:
@@ -90,17 +96,37 @@ class RecordedSpace(GridSpace):
         """The recorded trial as a measurement; ``repeats`` False: the single recorded time, not its repeats."""
         t = self.trial(config)
         samples = () if t.time is None else t.samples if repeats and t.samples else (t.time,)
-        return Measurement(Candidate(self.name, config), t.status, REPLAYED, t.reason, samples,
-                           policy=Policy(mode="eager", repeats=max(len(samples), 1)), seconds=dict(t.seconds),
-                           environment={"device": self.recorded.device})
+        return Measurement(
+            Candidate(self.name, config),
+            t.status,
+            REPLAYED,
+            t.reason,
+            samples,
+            policy=Policy(mode="eager", repeats=max(len(samples), 1)),
+            seconds=dict(t.seconds),
+            environment={"device": self.recorded.device},
+        )
 
 
-def from_measurements(measurements: Sequence[Measurement], knobs: Sequence[Knob], kernel: str, device: str,
-                      problem_size: Sequence[int] = ()) -> Recorded:
+def from_measurements(
+    measurements: Sequence[Measurement],
+    knobs: Sequence[Knob],
+    kernel: str,
+    device: str,
+    problem_size: Sequence[int] = (),
+) -> Recorded:
     """Trials of one template, workload and chip as a recorded space (the first of equal configs is kept)."""
     trials: dict[str, RecordedTrial] = {}
     for m in measurements:
-        trials.setdefault(m.candidate.config.key, RecordedTrial(
-            m.candidate.config, m.status if m.status != "duplicate" else "ok", m.time if m.ok else None, m.samples, m.reason,
-            dict(m.seconds)))
+        trials.setdefault(
+            m.candidate.config.key,
+            RecordedTrial(
+                m.candidate.config,
+                m.status if m.status != "duplicate" else "ok",
+                m.time if m.ok else None,
+                m.samples,
+                m.reason,
+                dict(m.seconds),
+            ),
+        )
     return Recorded(kernel, device, tuple(knobs), tuple(trials.values()), tuple(problem_size))

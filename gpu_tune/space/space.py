@@ -71,7 +71,9 @@ class Space(Protocol):
         """Rows as points of a unit cube (n, d), for distances and smooth models."""
 
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float) -> Rows:
-        """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be dropped."""
+        """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be
+        dropped.
+        """
 
     def steps(self, row: Rows) -> Rows:
         """The valid neighbours of one row, nearest first."""
@@ -82,8 +84,15 @@ class GridSpace:
 
     listing = 20_000
 
-    def __init__(self, name: str, knobs: Sequence[Knob], constraints: Sequence[Constraint] = (), rows: Rows | None = None,
-                 workload: Workload | None = None, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        knobs: Sequence[Knob],
+        constraints: Sequence[Constraint] = (),
+        rows: Rows | None = None,
+        workload: Workload | None = None,
+        device: Device | None = None,
+    ) -> None:
         self.name, self.knobs, self.constraints = name, tuple(knobs), tuple(constraints)
         self.workload, self.device = workload, device
         self._index: list[dict[Any, int]] = [{(type(v), v): i for i, v in enumerate(k.values)} for k in self.knobs]
@@ -115,8 +124,11 @@ class GridSpace:
             row = self.rows([config])
         except InvalidConfig as error:
             return [str(error)]
-        broken = [f"{c.name}: {c.message}" for c, rule in zip(self.constraints, self.grid.rules)
-                  if not (rule.check(row)[0] if rule.columns else rule.holds(()))]
+        broken = [
+            f"{c.name}: {c.message}"
+            for c, rule in zip(self.constraints, self.grid.rules)
+            if not (rule.check(row)[0] if rule.columns else rule.holds(()))
+        ]
         return broken or ([] if self.grid.valid(row)[0] else ["not one of the recorded configs"])
 
     def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
@@ -131,7 +143,9 @@ class GridSpace:
         return self.configs(rows if n is None else rows[:n])
 
     def mutate(self, config: Config, rng: np.random.Generator) -> Config:
-        """A valid config near ``config``: one of its neighbours, else any other; ``config`` itself in a space of one."""
+        """A valid config near ``config``: one of its neighbours, else any other; ``config`` itself in a space of
+        one.
+        """
         rows = self.steps(self.rows([config])[0])
         if len(rows):
             return self.configs(rows[rng.integers(len(rows))][None])[0]
@@ -139,7 +153,9 @@ class GridSpace:
         return other[0] if other else config
 
     def crossover(self, a: Config, b: Config, rng: np.random.Generator) -> Config:
-        """A valid config with each knob from ``a`` or ``b`` where the constraints allow, repaired by small steps elsewhere."""
+        """A valid config with each knob from ``a`` or ``b`` where the constraints allow, repaired by small steps
+        elsewhere.
+        """
         pair = self.rows([a, b])
         masks = rng.random((8, len(self.knobs))) < 0.5
         children = np.where(masks, pair[0], pair[1]).astype(np.uint16)
@@ -178,12 +194,17 @@ class GridSpace:
         for config in configs:
             if len(config) != len(self.knobs):
                 odd = set(config) ^ set(self._place)
-                raise InvalidConfig(f"{self.name} config {config.key}: unknown or missing knobs {sorted(odd)}; has {list(self._place)}")
+                raise InvalidConfig(
+                    f"{self.name} config {config.key}: unknown or missing knobs {sorted(odd)}; has {list(self._place)}"
+                )
             try:
                 out.append([index[(type(config[k.name]), config[k.name])] for k, index in zip(self.knobs, self._index)])
             except KeyError as error:
-                bad = [f"{k.name}={config.get(k.name)!r} is not one of {k.values}" for k, index in zip(self.knobs, self._index)
-                       if k.name not in config or (type(config[k.name]), config[k.name]) not in index]
+                bad = [
+                    f"{k.name}={config.get(k.name)!r} is not one of {k.values}"
+                    for k, index in zip(self.knobs, self._index)
+                    if k.name not in config or (type(config[k.name]), config[k.name]) not in index
+                ]
                 raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(bad)) from error
         return np.array(out, dtype=np.uint16).reshape(-1, len(self.knobs))
 
@@ -200,15 +221,17 @@ class GridSpace:
         return self.encoder.coordinates(rows)
 
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float = 0.1) -> Rows:
-        """Valid children of paired parents: uniform crossover, then each knob redrawn with chance ``rate``; invalid ones dropped."""
+        """Valid children of paired parents: uniform crossover, then each knob redrawn with chance ``rate``; invalid
+        ones dropped.
+        """
         children = np.where(rng.random(a.shape) < 0.5, a, b).astype(np.uint16)
         fresh = (rng.random(a.shape) * np.array(self.grid.sizes)).astype(np.uint16)
         children = np.where(rng.random(a.shape) < rate, fresh, children)
         return children[self.grid.valid(children)]
 
     def steps(self, row: Rows) -> Rows:
-        """Valid neighbours, nearest first: one knob to a next value, one knob to any value, then (knobs tied by a constraint)
-        two knobs by one step each, as in "tile up, threads up", which single steps cannot cross."""
+        """Valid neighbours, nearest first: one knob to a next value, one knob to any value, then (knobs tied by a
+        constraint) two knobs by one step each, as in "tile up, threads up", which single steps cannot cross."""
         sizes = self.grid.sizes
         near: list[Rows] = []
         far: list[Rows] = []
@@ -217,7 +240,9 @@ class GridSpace:
             for value in range(size):
                 distance = abs(value - int(row[column]))
                 if distance:
-                    (near if distance == 1 or not self.knobs[column].ordinal else far).append(_changed(row, (column, value)))
+                    (near if distance == 1 or not self.knobs[column].ordinal else far).append(
+                        _changed(row, (column, value))
+                    )
         tied = {pair for rule in self.grid.rules for pair in itertools.combinations(sorted(rule.columns), 2)}
         if not self.grid.rules:
             tied = set(itertools.combinations([i for i, s in enumerate(sizes) if s > 1], 2))
@@ -232,7 +257,9 @@ class GridSpace:
     def _rule(self, constraint: Constraint) -> Rule:
         unknown = set(constraint.knobs) - set(self._place)
         if unknown:
-            raise TemplateError(f"{self.name} constraint {constraint.name!r} reads {sorted(unknown)}; knobs are {list(self._place)}")
+            raise TemplateError(
+                f"{self.name} constraint {constraint.name!r} reads {sorted(unknown)}; knobs are {list(self._place)}"
+            )
         columns = tuple(self._place[n] for n in constraint.knobs)
         values = [self.knobs[c].values for c in columns]
         workload, device = self.workload, self.device
@@ -242,8 +269,10 @@ class GridSpace:
             try:
                 return bool(constraint.holds(seen, workload, device))
             except KeyError as error:
-                raise TemplateError(f"{self.name} constraint {constraint.name!r} reads the knob {error}, which it does not declare; "
-                                    f"add it to its knobs {constraint.knobs}") from error
+                raise TemplateError(
+                    f"{self.name} constraint {constraint.name!r} reads the knob {error}, which it does not declare; "
+                    f"add it to its knobs {constraint.knobs}"
+                ) from error
 
         return Rule(constraint.name, columns, tuple(len(v) for v in values), holds)
 
@@ -282,7 +311,9 @@ class TemplateSpace(GridSpace):
         if new:
             values, self._names = self.features(self.configs(np.array(new)))
             self._known.update((row.tobytes(), v) for row, v in zip(new, values))
-        own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(len(rows), len(self._names))
+        own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(
+            len(rows), len(self._names)
+        )
         return np.concatenate([self.encoder(rows), own], axis=1), [*self.encoder.names, *self._names]
 
     def violations(self, config: Config) -> list[str]:
