@@ -311,6 +311,7 @@ struct Accessor {                              // who touches memory
   bool strong = false;                         // atomic or volatile: does not race with its like
 };
 void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);

@@ -230,6 +230,10 @@ inline void touch_inline(Cta& cta, u32 address, u32 bytes, bool write, const Acc
 
 void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { touch_inline(cta, address, bytes, write, by); }
 
+void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by) {
+  for (u32 k = 0; k < count; ++k) touch_inline(cta, addresses[k], 16, write, by);
+}
+
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
   if (cta.shadow.empty()) return;
   u32 g = u32(cta.cluster->machine->kernel->shared_granularity);

@@ -329,7 +329,6 @@ void Scheduler::finish_warp(Warp& w) {
   Cta& cta = *w.cta;
   if (w.cluster_arrived && w.cluster_target > cta.cluster->generation) --cta.cluster->arrived;
   --cta.unfinished, --cta.cluster->unfinished;
-  cta.free_registers += w.max_registers * 32;
   for (auto& b : cta.barriers)
     if (b.arrived && b.needed < 0 && b.arrived == barrier_need(cta)) complete_barrier(cta, b);
   complete_cluster_barrier(*cta.cluster);
@@ -639,7 +638,7 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
     }
     if (k.max_threads && int(threads) > k.max_threads)
       stop("launch", format("a block of %u threads exceeds the launch bounds of %d", threads, k.max_threads), nullptr);
-    if (size > 16) stop("launch", format("a cluster of %u blocks; 8 are portable and 16 the most", size), nullptr);
+    if (size > 8) stop("launch", format("a cluster of %u blocks; 8 are the most without opting in to non-portable sizes", size), nullptr);
     if (warps_per_cluster > 60000) stop("launch", "too many warps in a cluster", nullptr);
     if (dynamic_base + shared - kSharedStart > 232448)
       stop("launch", format("%u bytes of shared memory; 232448 are the most", dynamic_base + shared - kSharedStart), nullptr);

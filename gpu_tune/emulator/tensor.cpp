@@ -74,46 +74,58 @@ void decode_matrix(Decoder& d, Instr& i) {
 
 // ---- element formats of fragments -----------------------------------------------------------------------------------------------
 int element_bits(Type t) { return type_size(t) * 8; }
-float element(Type t, u32 bits) {
-  switch (t) {
-    case Type::F16: return half_to_float(u16(bits));
-    case Type::BF16: return bf16_to_float(u16(bits));
-    case Type::TF32: return tf32_to_float(bits);
-    case Type::E4M3: return e4m3_to_float(u8(bits));
-    case Type::E5M2: return e5m2_to_float(u8(bits));
-    case Type::S8: return float(s8(bits));
-    default: return float(u8(bits));
-  }
-}
 struct Fp8Table {
   float value[2][256];
   Fp8Table() {
     for (int v = 0; v < 256; ++v) value[0][v] = e4m3_to_float(u8(v)), value[1][v] = e5m2_to_float(u8(v));
   }
 };
-// n consecutive elements packed in bytes at p
-template <class Store>
-void unpack_elements(Type t, const u8* p, int n, Store store) {
+// n consecutive elements packed in bytes at p, as floats; n is a multiple of 4, and of 8 for 16-bit types
+void unpack_elements(Type t, const u8* p, int n, float* out) {
   static const Fp8Table table;
   switch (t) {
-    case Type::F16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); store(q, half_to_float(v)); } break;
-    case Type::BF16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); store(q, bf16_to_float(v)); } break;
-    case Type::TF32: for (int q = 0; q < n; ++q) { u32 v; memcpy(&v, p + 4 * q, 4); store(q, tf32_to_float(v)); } break;
-    case Type::E4M3: for (int q = 0; q < n; ++q) store(q, table.value[0][p[q]]); break;
-    case Type::E5M2: for (int q = 0; q < n; ++q) store(q, table.value[1][p[q]]); break;
-    default: for (int q = 0; q < n; ++q) store(q, element(t, p[q]));
+    case Type::F16:
+#if defined(__F16C__)
+      for (int q = 0; q < n; q += 8)
+        _mm256_storeu_ps(out + q, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 * q))));
+#else
+      for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = half_to_float(v); }
+#endif
+      break;
+    case Type::BF16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = bf16_to_float(v); } break;
+    case Type::TF32: for (int q = 0; q < n; ++q) { u32 v; memcpy(&v, p + 4 * q, 4); out[q] = tf32_to_float(v); } break;
+    case Type::E4M3: for (int q = 0; q < n; ++q) out[q] = table.value[0][p[q]]; break;
+    case Type::E5M2: for (int q = 0; q < n; ++q) out[q] = table.value[1][p[q]]; break;
+    case Type::S8: for (int q = 0; q < n; ++q) out[q] = float(s8(p[q])); break;
+    default: for (int q = 0; q < n; ++q) out[q] = float(p[q]);
   }
 }
 // Fragment A of a 16 x K tile: register r of lane l holds row l/4 + 8*(r%2), and E = 32/bits columns from
-// E*(l%4) + 4*E*(r/2). B of a K x 8 tile: column l/4, rows from E*(l%4) + 4*E*r.
-template <int kMaxK>
-void fragment_a(Type t, const u32* const* regs, int count, float (*a)[kMaxK]) {
-  int e = 32 / element_bits(t);
-  for (int r = 0; r < count; ++r)
-    for (int l = 0; l < 32; ++l) {
-      float* row = a[(l >> 2) + 8 * (r & 1)] + e * (l & 3) + 4 * e * (r >> 1);
-      unpack_elements(t, reinterpret_cast<const u8*>(&regs[r][l]), e, [&](int q, float v) { row[q] = v; });
-    }
+// E*(l%4) + 4*E*(r/2). B of a K x 8 tile: column l/4, rows from E*(l%4) + 4*E*r. So the four lanes of a group hold 4*E
+// neighbours.
+void fragment_a(Type t, const u32* const* regs, int count, float (*a)[32]) {
+  const int group = 128 / element_bits(t);
+  float values[128];
+  for (int r = 0; r < count; ++r) {
+    unpack_elements(t, reinterpret_cast<const u8*>(regs[r]), 8 * group, values);
+    for (int g = 0; g < 8; ++g) memcpy(&a[g + 8 * (r & 1)][group * (r >> 1)], values + g * group, size_t(group) * 4);
+  }
+}
+inline float multiply_add(float x, float y, float z) {
+#if defined(__FMA__)
+  return __builtin_fmaf(x, y, z);
+#else
+  return x * y + z;
+#endif
+}
+// out[0..width) += sum over k of a[k] * b[k][0..width), with the sums in registers
+template <int width, int stride>
+void multiply_row(const float* a, int K, const float* b, float* out) {
+  float sums[width];
+  memcpy(sums, out, sizeof sums);
+  for (int k = 0; k < K; ++k, b += stride)
+    for (int n = 0; n < width; ++n) sums[n] = multiply_add(a[k], b[n], sums[n]);
+  memcpy(out, sums, sizeof sums);
 }
 
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
@@ -128,12 +140,13 @@ void mma_sync(Warp& w, const Instr& i, u32) {
   const u32* regs[4];
   const int* slots = i.regs.data();
   for (int r = 0; r < na; ++r) regs[r] = reg<u32>(w, slots[nd + r]);
-  fragment_a<32>(ta, regs, na, a);
-  int e = 32 / element_bits(tb);
+  fragment_a(ta, regs, na, a);
+  const int group = 128 / element_bits(tb);
   for (int r = 0; r < nb; ++r) {
-    const u32* v = reg<u32>(w, slots[nd + na + r]);
-    for (int l = 0; l < 32; ++l)
-      unpack_elements(tb, reinterpret_cast<const u8*>(&v[l]), e, [&](int q, float x) { b[e * (l & 3) + 4 * e * r + q][l >> 2] = x; });
+    float values[128];
+    unpack_elements(tb, reinterpret_cast<const u8*>(reg<u32>(w, slots[nd + na + r])), 8 * group, values);
+    for (int k = 0; k < group; ++k)
+      for (int g = 0; g < 8; ++g) b[group * r + k][g] = values[g * group + k];
   }
   const int* c = slots + nd + na + nb;
   bool integer = i.type2 == Type::S32, half = i.type2 == Type::F16;
@@ -144,11 +157,7 @@ void mma_sync(Warp& w, const Instr& i, u32) {
       else if (half) p = half_to_float(u16(reg<u32>(w, c[q >> 1])[l] >> 16 * (q & 1)));
       else p = reg<float>(w, c[q])[l];
     }
-  for (int r = 0; r < 4 * cells; ++r)
-    for (int k = 0; k < K; ++k) {
-      float x = a[r][k];
-      for (int n = 0; n < 8; ++n) product[r][n] += x * b[k][n];
-    }
+  for (int r = 0; r < 4 * cells; ++r) multiply_row<8, 8>(a[r], K, b[0], product[r]);
   for (int l = 0; l < 32; ++l) {
     auto at = [&](int q) { return product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)]; };
     if (half) {
@@ -251,7 +260,9 @@ u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, 
   return h;
 }
 void touch_operand(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
-  for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { touch(*w.cta, a, 16, false, by); });
+  u32 chunks[512], n = 0;
+  for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { chunks[n++] = a; });
+  touch_chunks(*w.cta, chunks, n, false, by);
 }
 
 bool half_accumulator(const Instr& i) { return i.type2 == Type::F16; }
@@ -370,22 +381,23 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
     w.pc = pc;
     if (a_registers) {
       const u32* regs[4] = {&ops[q]->a_registers[0], &ops[q]->a_registers[32], &ops[q]->a_registers[64], &ops[q]->a_registers[96]};
-      fragment_a<32>(i.type, regs, 4, a + 16 * q);
+      fragment_a(i.type, regs, 4, a + 16 * q);
     }
   }
   const u8* shared = cta.shared.data();
   float sign_a = i.flags & kNegateA ? -1.f : 1.f, sign_b = i.flags & kNegateB ? -1.f : 1.f;
   if (!a_registers)
     for_chunks(da, 0, 64, K, ta, bytes, [&](u32 at, int r, int k, int n) {
-      if (ta) unpack_elements(i.type, shared + at, n, [&](int q, float v) { a[r + q][k] = v; });
-      else unpack_elements(i.type, shared + at, n, [&](int q, float v) { a[r][k + q] = v; });
+      float values[16];
+      unpack_elements(i.type, shared + at, n, ta ? values : &a[r][k]);
+      if (ta) for (int q = 0; q < n; ++q) a[r + q][k] = values[q];
     });
   for_chunks(db, 0, N, K, tb, bytes, [&](u32 at, int r, int k, int n) {
-    Type t = Type(i.imm);
-    if (tb) unpack_elements(t, shared + at, n, [&](int q, float v) { b[k][r + q] = v; });
-    else unpack_elements(t, shared + at, n, [&](int q, float v) { b[k + q][r] = v; });
+    float values[16];
+    unpack_elements(Type(i.imm), shared + at, n, tb ? &b[k][r] : values);
+    if (!tb) for (int q = 0; q < n; ++q) b[k + q][r] = values[q];
   });
-  float sign = sign_a * sign_b;
+  if (sign_a * sign_b < 0) for (auto& row : a) for (float& x : row) x = -x;
   bool integer = i.type2 == Type::S32, half = half_accumulator(i);
   static thread_local float products[256];
   for (int q = 0; q < 4; ++q) {
@@ -395,11 +407,9 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
       float* out = row;
       if (integer) { std::fill_n(products, N, 0.f); out = products; }
       else if (!ops[q]->scale_d) std::fill_n(row, N, 0.f);
-      for (int k = 0; k < K; ++k) {
-        float x = sign * a[16 * q + r][k];
-        const float* y = b[k];
-        for (int n = 0; n < N; ++n) out[n] += x * y[n];
-      }
+      int n = 0;
+      for (; n + 64 <= N; n += 64) multiply_row<64, 256>(a[16 * q + r], K, &b[0][n], out + n);
+      for (; n < N; n += 8) multiply_row<8, 256>(a[16 * q + r], K, &b[0][n], out + n);
       if (half) for (int n = 0; n < N; ++n) row[n] = half_to_float(float_to_half(row[n]));
       if (integer)
         for (int n = 0; n < N; ++n) {
