@@ -60,7 +60,7 @@ def _ceil(a: int, b: int) -> int:
 
 
 def _threads(c: Mapping[str, Any]) -> int:
-    return int((c["block_k"] // c["thread_k"]) * (c["block_p"] // c["thread_p"]) * (c["block_q"] // c["thread_q"]))
+    return math.prod(max(1, c[f"block_{x}"] // c[f"thread_{x}"]) for x in "kpq")
 
 
 def _channels(w: Any) -> tuple[int, int]:
@@ -81,26 +81,29 @@ def _shift(c: Mapping[str, Any], w: Any) -> int:
     return 0 if _nhwc(w) else w.padding[2] * -1 % c["vector_width_x"]
 
 
-def _patch(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
-    """Rows and columns of an input patch, halo included; columns in whole vectors for NCHW."""
-    rows = (c["block_p"] - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
+def _patch_rows(c: Mapping[str, Any], w: Any) -> int:
+    """Rows of an input patch, halo included."""
+    return int((c["block_p"] - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1)
+
+
+def _patch_columns(c: Mapping[str, Any], w: Any) -> int:
+    """Columns of an input patch, halo included; whole vectors for NCHW."""
     columns = (c["block_q"] - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
-    if not _nhwc(w):
-        columns = _ceil(columns + _shift(c, w), c["vector_width_x"]) * c["vector_width_x"]
-    return rows, columns
+    v = 1 if _nhwc(w) else c["vector_width_x"]
+    return int(_ceil(columns + _shift(c, w), v) * v)
 
 
 def _x_pitch(c: Mapping[str, Any], w: Any) -> int:
     """Elements of one row of the patch in shared memory: a row of pixels, or the channels of one pixel."""
-    row = c["block_c"] if c["shared_x"] == "c_inner" else _patch(c, w)[1]
+    row = c["block_c"] if c["shared_x"] == "c_inner" else _patch_columns(c, w)
     return int(row + 4 * c["padding_x"] // _item(c, w))
 
 
 def _x_elements(c: Mapping[str, Any], w: Any) -> int:
-    rows, columns = _patch(c, w)
     if c["stage_x"] == "global":
         return 0
-    return rows * _x_pitch(c, w) * (columns if c["shared_x"] == "c_inner" else c["block_c"])
+    columns = _patch_columns(c, w) if c["shared_x"] == "c_inner" else c["block_c"]
+    return int(_patch_rows(c, w) * _x_pitch(c, w) * columns)
 
 
 def _w_pitch(c: Mapping[str, Any], w: Any) -> int:
@@ -193,8 +196,12 @@ def _cp_async_x(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     size = c["vector_width_x"] * ITEMSIZE[w.dtype]
     same_order = (c["shared_x"] == "c_inner") == _nhwc(w)
     aligned = _x_pitch(c, w) % c["vector_width_x"] == 0
-    return device.cc >= 80 and c["shared_type"] == "stored" and size >= 4 and (
-        (same_order and aligned) or c["vector_width_x"] == 1)
+    return (
+        device.cc >= 80
+        and c["shared_type"] == "stored"
+        and size >= 4
+        and ((same_order and aligned) or c["vector_width_x"] == 1)
+    )
 
 
 def _cp_async_w(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -203,8 +210,12 @@ def _cp_async_w(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     size = c["vector_width_w"] * ITEMSIZE[w.dtype]
     same_order = c["shared_w"] == "c_inner" and (_nhwc(w) or w.r * w.s == 1)
     aligned = _w_pitch(c, w) % c["vector_width_w"] == 0
-    return device.cc >= 80 and c["shared_type"] == "stored" and size >= 4 and (
-        (same_order and aligned) or c["vector_width_w"] == 1)
+    return (
+        device.cc >= 80
+        and c["shared_type"] == "stored"
+        and size >= 4
+        and ((same_order and aligned) or c["vector_width_w"] == 1)
+    )
 
 
 def _shared_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -238,71 +249,195 @@ _SHARED = tuple(dict.fromkeys(_X + _W))
 _THREADS = ("block_k", "block_p", "block_q", "thread_k", "thread_p", "thread_q")
 
 CONSTRAINTS = (
-    Constraint("thread_k", ("block_k", "thread_k"), lambda c, w, d: c["block_k"] % c["thread_k"] == 0,
-               "a thread's channels divide the block's"),
-    Constraint("thread_p", ("block_p", "thread_p"), lambda c, w, d: c["block_p"] % c["thread_p"] == 0,
-               "a thread's rows divide the block's"),
-    Constraint("thread_q", ("block_q", "thread_q"), lambda c, w, d: c["block_q"] % c["thread_q"] == 0,
-               "a thread's columns divide the block's"),
-    Constraint("threads", _THREADS, lambda c, w, d: 32 <= _threads(c) <= d.threads_per_block,
-               "a block has 32 threads up to the device's limit"),
-    Constraint("sums", ("thread_k", "thread_p", "thread_q"), lambda c, w, d: _sums(c) <= 128,
-               "a thread keeps at most 128 sums"),
-    Constraint("fitting_k", ("block_k",), lambda c, w, d: c["block_k"] == 1 or c["block_k"] < 2 * _channels(w)[1] or c["block_k"] <= 8,
-               "at most half of the block's channels are idle"),
-    Constraint("fitting_p", ("block_p",), lambda c, w, d: c["block_p"] <= 2 or c["block_p"] < 2 * w.p,
-               "at most half of the block's rows are idle"),
-    Constraint("fitting_q", ("block_q",), lambda c, w, d: c["block_q"] <= 8 or c["block_q"] < 2 * w.q,
-               "at most half of the block's columns are idle"),
-    Constraint("fitting_c", ("block_c",), lambda c, w, d: c["block_c"] <= 4 or c["block_c"] < 2 * _channels(w)[0],
-               "at most half of the staged channels are padding"),
-    Constraint("columns", ("columns", "thread_q"), lambda c, w, d: c["columns"] == "adjacent" or c["thread_q"] > 1,
-               "only several columns can be spread"),
-    Constraint("fragment", ("block_c", "fragment_c", "unroll_c"),
-               lambda c, w, d: c["fragment_c"] * c["unroll_c"] <= c["block_c"], "unrolled fragments fit into block_c"),
-    Constraint("global_x", ("stage_x", "shared_x", "padding_x"),
-               lambda c, w, d: c["stage_x"] == "shared" or (c["shared_x"] == "c_outer" and c["padding_x"] == 0),
-               "an input that is not staged has no shared layout"),
-    Constraint("global_w", ("stage_w", "shared_w", "padding_w"),
-               lambda c, w, d: c["stage_w"] == "shared" or (c["shared_w"] == "k_inner" and c["padding_w"] == 0),
-               "filters that are not staged have no shared layout"),
-    Constraint("staged", ("stage_x", "stage_w", "stages", "shared_type"),
-               lambda c, w, d: "shared" in (c["stage_x"], c["stage_w"]) or (c["stages"] == 1 and c["shared_type"] == "stored"),
-               "without anything staged there is one stage and no shared type"),
-    Constraint("shared_type", ("shared_type",), lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
-               "float32 is stored wide already"),
-    Constraint("vector_x", ("vector_width_x", "stage_x", "block_c", "block_q"), _vector_x,
-               "one input load is at most 16 bytes and the alignment, and divides channels (nhwc) or columns (nchw)"),
-    Constraint("vector_w", ("vector_width_w", "stage_w", "block_c"), _vector_w,
-               "one filter load is at most 16 bytes and the alignment, and divides what is contiguous"),
-    Constraint("vector_out", ("vector_width_out", "thread_k", "thread_q", "block_q", "columns"), _vector_out,
-               "one store is at most 16 bytes and the alignment, and divides a thread's contiguous outputs"),
-    Constraint("cp_async_x", ("stages", "stage_x", "shared_x", "shared_type", "padding_x", "vector_width_x", "block_c", "block_q"),
-               _cp_async_x, "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows"),
-    Constraint("cp_async_w", ("stages", "stage_w", "shared_w", "shared_type", "padding_w", "vector_width_w", "block_c", "block_k"),
-               _cp_async_w, "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows"),
-    Constraint("unroll", ("unroll",), lambda c, w, d: {"none": True, "s": w.s > 1, "rs": w.r > 1}[c["unroll"]],
-               "only loops of several steps are unrolled"),
-    Constraint("reuse_row", ("reuse_row", "unroll", "columns", "thread_p", "thread_q", "fragment_c"),
-               lambda c, w, d: not c["reuse_row"] or (w.s > 1 and c["unroll"] != "none" and c["columns"] == "adjacent"
-                                                      and _row_length(c, w) * c["thread_p"] * c["fragment_c"] <= 64),
-               "a kept row needs adjacent columns, unrolled filter columns and at most 64 registers"),
-    Constraint("code_size", ("thread_k", "thread_p", "thread_q", "fragment_c", "unroll", "unroll_c"),
-               lambda c, w, d: _unrolled(c, w) <= 2048, "at most 2048 multiply-adds are unrolled"),
-    Constraint("shared_x_fits", _X, lambda c, w, d: _x_bytes(c, w) <= d.shared_bytes_per_block, "the patches fit into shared memory"),
-    Constraint("shared_w_fits", _W, lambda c, w, d: _w_bytes(c, w) <= d.shared_bytes_per_block, "the filters fit into shared memory"),
+    Constraint(
+        "thread_k",
+        ("block_k", "thread_k"),
+        lambda c, w, d: c["block_k"] % c["thread_k"] == 0,
+        "a thread's channels divide the block's",
+    ),
+    Constraint(
+        "thread_p",
+        ("block_p", "thread_p"),
+        lambda c, w, d: c["block_p"] % c["thread_p"] == 0,
+        "a thread's rows divide the block's",
+    ),
+    Constraint(
+        "thread_q",
+        ("block_q", "thread_q"),
+        lambda c, w, d: c["block_q"] % c["thread_q"] == 0,
+        "a thread's columns divide the block's",
+    ),
+    Constraint(
+        "threads",
+        _THREADS,
+        lambda c, w, d: 32 <= _threads(c) <= d.threads_per_block,
+        "a block has 32 threads up to the device's limit",
+    ),
+    Constraint(
+        "sums", ("thread_k", "thread_p", "thread_q"), lambda c, w, d: _sums(c) <= 128, "a thread keeps at most 128 sums"
+    ),
+    Constraint(
+        "fitting_k",
+        ("block_k",),
+        lambda c, w, d: c["block_k"] == 1 or c["block_k"] < 2 * _channels(w)[1] or c["block_k"] <= 8,
+        "at most half of the block's channels are idle",
+    ),
+    Constraint(
+        "fitting_p",
+        ("block_p",),
+        lambda c, w, d: c["block_p"] <= 2 or c["block_p"] < 2 * w.p,
+        "at most half of the block's rows are idle",
+    ),
+    Constraint(
+        "fitting_q",
+        ("block_q",),
+        lambda c, w, d: c["block_q"] <= 8 or c["block_q"] < 2 * w.q,
+        "at most half of the block's columns are idle",
+    ),
+    Constraint(
+        "fitting_c",
+        ("block_c",),
+        lambda c, w, d: c["block_c"] <= 4 or c["block_c"] < 2 * _channels(w)[0],
+        "at most half of the staged channels are padding",
+    ),
+    Constraint(
+        "columns",
+        ("columns", "thread_q"),
+        lambda c, w, d: c["columns"] == "adjacent" or c["thread_q"] > 1,
+        "only several columns can be spread",
+    ),
+    Constraint(
+        "fragment",
+        ("block_c", "fragment_c", "unroll_c"),
+        lambda c, w, d: c["fragment_c"] * c["unroll_c"] <= c["block_c"],
+        "unrolled fragments fit into block_c",
+    ),
+    Constraint(
+        "global_x",
+        ("stage_x", "shared_x", "padding_x"),
+        lambda c, w, d: c["stage_x"] == "shared" or (c["shared_x"] == "c_outer" and c["padding_x"] == 0),
+        "an input that is not staged has no shared layout",
+    ),
+    Constraint(
+        "global_w",
+        ("stage_w", "shared_w", "padding_w"),
+        lambda c, w, d: c["stage_w"] == "shared" or (c["shared_w"] == "k_inner" and c["padding_w"] == 0),
+        "filters that are not staged have no shared layout",
+    ),
+    Constraint(
+        "staged",
+        ("stage_x", "stage_w", "stages", "shared_type"),
+        lambda c, w, d: "shared" in (c["stage_x"], c["stage_w"]) or (c["stages"] == 1 and c["shared_type"] == "stored"),
+        "without anything staged there is one stage and no shared type",
+    ),
+    Constraint(
+        "shared_type",
+        ("shared_type",),
+        lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
+        "float32 is stored wide already",
+    ),
+    Constraint(
+        "vector_x",
+        ("vector_width_x", "stage_x", "block_c", "block_q"),
+        _vector_x,
+        "one input load is at most 16 bytes and the alignment, and divides channels (nhwc) or columns (nchw)",
+    ),
+    Constraint(
+        "vector_w",
+        ("vector_width_w", "stage_w", "block_c"),
+        _vector_w,
+        "one filter load is at most 16 bytes and the alignment, and divides what is contiguous",
+    ),
+    Constraint(
+        "vector_out",
+        ("vector_width_out", "thread_k", "thread_q", "block_q", "columns"),
+        _vector_out,
+        "one store is at most 16 bytes and the alignment, and divides a thread's contiguous outputs",
+    ),
+    Constraint(
+        "cp_async_x",
+        ("stages", "stage_x", "shared_x", "shared_type", "padding_x", "vector_width_x", "block_c", "block_q"),
+        _cp_async_x,
+        "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows",
+    ),
+    Constraint(
+        "cp_async_w",
+        ("stages", "stage_w", "shared_w", "shared_type", "padding_w", "vector_width_w", "block_c", "block_k"),
+        _cp_async_w,
+        "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows",
+    ),
+    Constraint(
+        "unroll",
+        ("unroll",),
+        lambda c, w, d: {"none": True, "s": w.s > 1, "rs": w.r > 1}[c["unroll"]],
+        "only loops of several steps are unrolled",
+    ),
+    Constraint(
+        "reuse_row",
+        ("reuse_row", "unroll", "columns", "thread_p", "thread_q", "fragment_c"),
+        lambda c, w, d: (
+            not c["reuse_row"]
+            or (
+                w.s > 1
+                and c["unroll"] != "none"
+                and c["columns"] == "adjacent"
+                and _row_length(c, w) * c["thread_p"] * c["fragment_c"] <= 64
+            )
+        ),
+        "a kept row needs adjacent columns, unrolled filter columns and at most 64 registers",
+    ),
+    Constraint(
+        "code_size",
+        ("thread_k", "thread_p", "thread_q", "fragment_c", "unroll", "unroll_c"),
+        lambda c, w, d: _unrolled(c, w) <= 2048,
+        "at most 2048 multiply-adds are unrolled",
+    ),
+    Constraint(
+        "shared_x_fits",
+        _X,
+        lambda c, w, d: _x_bytes(c, w) <= d.shared_bytes_per_block,
+        "the patches fit into shared memory",
+    ),
+    Constraint(
+        "shared_w_fits",
+        _W,
+        lambda c, w, d: _w_bytes(c, w) <= d.shared_bytes_per_block,
+        "the filters fit into shared memory",
+    ),
     Constraint("shared_memory", _SHARED, _shared_fits, "patches and filters fit into the shared memory of one block"),
-    Constraint("registers", (*_THREADS, "fragment_c", "reuse_row", "min_blocks"),
-               lambda c, w, d: _registers(c, w) <= _register_limit(c, d), "sums and fragments fit into the registers that a thread may have"),
-    Constraint("min_blocks_threads", (*_THREADS, "min_blocks"),
-               lambda c, w, d: c["min_blocks"] * _ceil(_threads(c), 32) * 32 <= d.threads_per_sm,
-               "the threads of the demanded blocks fit on one SM"),
-    Constraint("min_blocks_shared", (*_SHARED, "min_blocks"), _min_blocks_fit, "the demanded blocks' tiles fit on one SM"),
-    Constraint("raster", ("raster", "block_k", "block_p", "block_q"),
-               lambda c, w, d: c["raster"] == "pixels" or (_tiles(c, w)[0] > 1 and math.prod(_tiles(c, w)[1:]) > 1),
-               "channels come first only where both vary"),
-    Constraint("split_c", ("block_c", "split_c"), _split_fits, "every slice has channels, and the workspace fits into an eighth of memory"),
-    Constraint("grid", ("block_k", "block_p", "block_q"), lambda c, w, d: _grid(c, w) <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks"),
+    Constraint(
+        "registers",
+        (*_THREADS, "fragment_c", "reuse_row", "min_blocks"),
+        lambda c, w, d: _registers(c, w) <= _register_limit(c, d),
+        "sums and fragments fit into the registers that a thread may have",
+    ),
+    Constraint(
+        "min_blocks_threads",
+        (*_THREADS, "min_blocks"),
+        lambda c, w, d: c["min_blocks"] * _ceil(_threads(c), 32) * 32 <= d.threads_per_sm,
+        "the threads of the demanded blocks fit on one SM",
+    ),
+    Constraint(
+        "min_blocks_shared", (*_SHARED, "min_blocks"), _min_blocks_fit, "the demanded blocks' tiles fit on one SM"
+    ),
+    Constraint(
+        "raster",
+        ("raster", "block_k", "block_p", "block_q"),
+        lambda c, w, d: c["raster"] == "pixels" or (_tiles(c, w)[0] > 1 and math.prod(_tiles(c, w)[1:]) > 1),
+        "channels come first only where both vary",
+    ),
+    Constraint(
+        "split_c",
+        ("block_c", "split_c"),
+        _split_fits,
+        "every slice has channels, and the workspace fits into an eighth of memory",
+    ),
+    Constraint(
+        "grid",
+        ("block_k", "block_p", "block_q"),
+        lambda c, w, d: _grid(c, w) <= INDEX_LIMIT,
+        "the grid has fewer than 2^31 blocks",
+    ),
 )
 
 
@@ -311,24 +446,48 @@ def _facts(config: Config, w: Any) -> dict[str, Any]:
     c: Mapping[str, Any] = config
     tiles_k, tiles_p, tiles_q = _tiles(c, w)
     steps, per_slice = _slices(c, w)
-    rows, columns = _patch(c, w)
+    rows, columns = _patch_rows(c, w), _patch_columns(c, w)
     cg, kg = _channels(w)
     v = c["vector_width_x"]
     last_row = (tiles_p * c["block_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
     last_column = (tiles_q - 1) * c["block_q"] * w.stride[1] - w.padding[2] - _shift(c, w) + columns - 1
     return {
-        "threads": _threads(c), "threads_k": c["block_k"] // c["thread_k"], "threads_p": c["block_p"] // c["thread_p"],
-        "threads_q": c["block_q"] // c["thread_q"], "tiles_k": tiles_k, "tiles_p": tiles_p, "tiles_q": tiles_q,
-        "steps": steps, "per_slice": per_slice, "cg": cg, "kg": kg, "nhwc": _nhwc(w),
-        "rows": rows, "columns": columns, "shift": _shift(c, w),
-        "x_chunks": c["block_c"] * rows * columns // v, "w_chunks": c["block_k"] * c["block_c"] * w.r * w.s // c["vector_width_w"],
-        "x_pitch": _x_pitch(c, w), "w_pitch": _w_pitch(c, w), "x_size": _x_elements(c, w), "w_size": _w_elements(c, w),
-        "x_bytes": v * ITEMSIZE[w.dtype], "w_bytes": c["vector_width_w"] * ITEMSIZE[w.dtype],
-        "rows_outside": w.padding[0] > 0 or last_row >= w.h, "columns_outside": w.padding[2] + _shift(c, w) > 0 or last_column >= w.w,
-        "dynamic": _x_bytes(c, w) + _w_bytes(c, w) > STATIC_LIMIT, "w_offset": _x_bytes(c, w),
-        "shared_bytes": (_x_bytes(c, w) + _w_bytes(c, w)) if _w_bytes(c, w) else _x_elements(c, w) * _item(c, w) * c["stages"],
-        "row_length": _row_length(c, w), "wide_x": w.c * w.h * w.w > INDEX_LIMIT, "wide_w": kg * cg * w.r * w.s > INDEX_LIMIT,
-        "wide_out": _out_elements(w) > INDEX_LIMIT, "reduce_threads": REDUCE_THREADS, "outputs": _out_elements(w),
+        "threads": _threads(c),
+        "threads_k": c["block_k"] // c["thread_k"],
+        "threads_p": c["block_p"] // c["thread_p"],
+        "threads_q": c["block_q"] // c["thread_q"],
+        "tiles_k": tiles_k,
+        "tiles_p": tiles_p,
+        "tiles_q": tiles_q,
+        "steps": steps,
+        "per_slice": per_slice,
+        "cg": cg,
+        "kg": kg,
+        "nhwc": _nhwc(w),
+        "rows": rows,
+        "columns": columns,
+        "shift": _shift(c, w),
+        "x_chunks": c["block_c"] * rows * columns // v,
+        "w_chunks": c["block_k"] * c["block_c"] * w.r * w.s // c["vector_width_w"],
+        "x_pitch": _x_pitch(c, w),
+        "w_pitch": _w_pitch(c, w),
+        "x_size": _x_elements(c, w),
+        "w_size": _w_elements(c, w),
+        "x_bytes": v * ITEMSIZE[w.dtype],
+        "w_bytes": c["vector_width_w"] * ITEMSIZE[w.dtype],
+        "rows_outside": w.padding[0] > 0 or last_row >= w.h,
+        "columns_outside": w.padding[2] + _shift(c, w) > 0 or last_column >= w.w,
+        "dynamic": _x_bytes(c, w) + _w_bytes(c, w) > STATIC_LIMIT,
+        "w_offset": _x_bytes(c, w),
+        "shared_bytes": (_x_bytes(c, w) + _w_bytes(c, w))
+        if _w_bytes(c, w)
+        else _x_elements(c, w) * _item(c, w) * c["stages"],
+        "row_length": _row_length(c, w),
+        "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
+        "wide_w": kg * cg * w.r * w.s > INDEX_LIMIT,
+        "wide_out": _out_elements(w) > INDEX_LIMIT,
+        "reduce_threads": REDUCE_THREADS,
+        "outputs": _out_elements(w),
     }
 
 
@@ -371,9 +530,23 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
     """A config from the main choices: the widest legal copies, filter columns unrolled where they are few."""
     cg = _channels(w)[0]
     c: dict[str, Any] = dict(
-        columns="adjacent" if not _nhwc(w) else "spread", stage_x="shared", stage_w="shared",
-        shared_x="c_outer", shared_w="k_inner", shared_type="stored" if w.dtype == "float32" else "wide", padding_x=0, padding_w=0, stages=1,
-        fragment_c=1, reuse_row=False, unroll="none", unroll_c=1, raster="pixels", split_c=1, min_blocks=1)
+        columns="adjacent" if not _nhwc(w) else "spread",
+        stage_x="shared",
+        stage_w="shared",
+        shared_x="c_outer",
+        shared_w="k_inner",
+        shared_type="stored" if w.dtype == "float32" else "wide",
+        padding_x=0,
+        padding_w=0,
+        stages=1,
+        fragment_c=1,
+        reuse_row=False,
+        unroll="none",
+        unroll_c=1,
+        raster="pixels",
+        split_c=1,
+        min_blocks=1,
+    )
     c.update(chosen)
     while c["block_c"] > 1 and c["block_c"] >= 2 * cg:
         c["block_c"] //= 2
@@ -385,9 +558,15 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
     c["vector_width_w"] = _widest(_vector_w, "vector_width_w", c, w)
     c["vector_width_out"] = _widest(_vector_out, "vector_width_out", c, w)
     for unroll, taps in (("s", w.s), ("rs", w.r * w.s)):
-        if (w.s if unroll == "s" else w.r) > 1 and taps <= 16 and _sums(c) * taps * c["fragment_c"] * c["unroll_c"] <= 1024:
+        if (
+            (w.s if unroll == "s" else w.r) > 1
+            and taps <= 16
+            and _sums(c) * taps * c["fragment_c"] * c["unroll_c"] <= 1024
+        ):
             c["unroll"] = unroll
-    if c["reuse_row"] and (c["unroll"] == "none" or w.s == 1 or c["columns"] == "spread" or _row_length(c, w) * c["thread_p"] > 48):
+    if c["reuse_row"] and (
+        c["unroll"] == "none" or w.s == 1 or c["columns"] == "spread" or _row_length(c, w) * c["thread_p"] > 48
+    ):
         c["reuse_row"] = False
     return Config(c)
 
@@ -402,13 +581,52 @@ def _choices(w: Any, device: Device) -> Iterator[dict[str, Any]]:
         for tk in (8, 4, 2, 1):
             for tq in (4, 7, 2, 1):
                 if k % tk == 0 and q % tq == 0 and 64 <= k // tk * p * (q // tq) <= 512:
-                    yield dict(block_k=k, block_p=p, block_q=q, block_c=8, thread_k=tk, thread_p=1, thread_q=tq, reuse_row=not _nhwc(w))
+                    yield dict(
+                        block_k=k,
+                        block_p=p,
+                        block_q=q,
+                        block_c=8,
+                        thread_k=tk,
+                        thread_p=1,
+                        thread_q=tq,
+                        reuse_row=not _nhwc(w),
+                    )
     for k in blocks_k:
         yield dict(block_k=k, block_p=max(1, 8 // k), block_q=16, block_c=4, thread_k=1, thread_p=1, thread_q=1)
     for bp, bq, tp in ((1, 32, 1), (8, 4, 1), (16, 64, 1), (16, 64, 4)):
-        yield dict(block_k=1, block_p=bp, block_q=bq, block_c=1, thread_k=1, thread_p=tp, thread_q=1, stage_x="global", stage_w="global")
-    yield dict(block_k=8, block_p=1, block_q=4, block_c=1, thread_k=1, thread_p=1, thread_q=1, stage_x="global", stage_w="global")
-    yield dict(block_k=8, block_p=2, block_q=8, block_c=1, thread_k=1, thread_p=1, thread_q=1, stage_x="global", stage_w="global")
+        yield dict(
+            block_k=1,
+            block_p=bp,
+            block_q=bq,
+            block_c=1,
+            thread_k=1,
+            thread_p=tp,
+            thread_q=1,
+            stage_x="global",
+            stage_w="global",
+        )
+    yield dict(
+        block_k=8,
+        block_p=1,
+        block_q=4,
+        block_c=1,
+        thread_k=1,
+        thread_p=1,
+        thread_q=1,
+        stage_x="global",
+        stage_w="global",
+    )
+    yield dict(
+        block_k=8,
+        block_p=2,
+        block_q=8,
+        block_c=1,
+        thread_k=1,
+        thread_p=1,
+        thread_q=1,
+        stage_x="global",
+        stage_w="global",
+    )
 
 
 def default(workload: Any, device: Device) -> Config:
@@ -438,7 +656,20 @@ def seeds(workload: Any, device: Device) -> list[Config]:
     ]
     if device.cc >= 80 and (w.dtype == "float32" or nhwc):
         inner = {"shared_x": "c_inner", "shared_w": "c_inner", "fragment_c": 4} if nhwc else {}
-        common.append(dict(block_k=32, block_p=4, block_q=8, block_c=8, thread_k=4, thread_p=1, thread_q=4, stages=2, shared_type="stored", **inner))
+        common.append(
+            dict(
+                block_k=32,
+                block_p=4,
+                block_q=8,
+                block_c=8,
+                thread_k=4,
+                thread_p=1,
+                thread_q=4,
+                stages=2,
+                shared_type="stored",
+                **inner,
+            )
+        )
     made = [_complete(w, device, **choice) for choice in common]
     return [c for c in dict.fromkeys(made) if not TEMPLATE.violations(c, w, device)]
 

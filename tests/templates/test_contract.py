@@ -1,0 +1,275 @@
+"""What every template keeps, new ones included: declaration and source agree, defaults fit, knobs matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpu_tune
+from gpu_tune import cubin, nvrtc, ptxas
+from gpu_tune.device import KNOWN, Device, by_name
+from gpu_tune.space.knob import Config, Knob, Value
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates.base import Template, registry, render, variables
+from gpu_tune.workload import Conv2d, Matmul, Workload
+
+TEMPLATES = sorted(registry())
+ARCHITECTURES = ("nvidia-t4", "nvidia-a100", "nvidia-rtx-3090", "nvidia-rtx-4090", "nvidia-h200", "nvidia-rtx-5090")
+BF16: dict[str, Any] = dict(dtype="bfloat16", epilogue="bias+gelu")
+WORKLOADS: tuple[Workload, ...] = (
+    Matmul(1024, 1024, 1024, layout="nt", **BF16),
+    Matmul(1024, 1024, 1024, layout="nn", dtype="float32", math=("tf32", "tf32x3")),
+    Matmul(4096, 4096, 4096, dtype="float16", layout="nt", beta="1", math=("fp16_accumulate",)),
+    Matmul(2048, 2048, 2048, dtype="float32", layout="tn"),
+    Matmul(512, 4096, 4096, dtype="int8", out_dtype="float16", layout="nt", scales="row_col"),
+    Matmul(512, 512, 2048, dtype="float8_e4m3", layout="nt", scales="block128"),
+    Matmul(512, 512, 512, dtype="float8_e5m2", layout="tt", scales="tensor", math=("fast_accumulate",)),
+    Matmul(1000, 999, 1001, dtype="float16", layout="nn", alpha="any", beta="any"),
+    Matmul(2, 4096, 4096, dtype="bfloat16", layout="nt", deterministic=False),
+    Matmul(4096, 16, 8192, dtype="float16", layout="nn", deterministic=False),
+    Matmul(256, 256, 256, dtype="int8", out_dtype="int8", layout="nt", scales="row_col"),
+    Matmul(64, 64, 64, batch=70000, dtype="float16", layout="nt"),
+    Matmul(1, 1, 1, dtype="int8"),
+    Matmul(256, 256, 4096, dtype="int8", layout="nt"),
+    Conv2d(
+        1,
+        64,
+        56,
+        56,
+        64,
+        3,
+        3,
+        padding=1,
+        layout="nhwc",
+        dtype="float16",
+        epilogue="scale+bias+relu",
+        math=("winograd",),
+    ),
+    Conv2d(16, 256, 14, 14, 256, 3, 3, padding=1, layout="nchw", dtype="float32", math=("winograd",)),
+    Conv2d(16, 128, 28, 28, 128, 3, 3, padding=1, layout="nhwc", dtype="float32", math=("tf32", "tf32x3", "winograd")),
+    Conv2d(1, 3, 224, 224, 64, 7, 7, stride=2, padding=3, layout="nhwc", dtype="float16"),
+    Conv2d(8, 512, 7, 7, 512, 1, 1, layout="nhwc", dtype="int8"),
+    Conv2d(8, 64, 56, 56, 256, 3, 3, padding=1, layout="nhwc", dtype="float16", math=("fp16_accumulate",)),
+    Conv2d(2, 64, 16, 16, 64, 3, 3, padding=1, layout="nhwc", dtype="int8", out_dtype="int8", scales="tensor"),
+    Conv2d(8, 64, 56, 56, 128, 1, 1, stride=2, layout="nhwc", dtype="bfloat16"),
+    Conv2d(1, 256, 28, 28, 256, 3, 3, padding=1, groups=256, layout="nhwc", dtype="float16"),
+    Conv2d(4, 256, 28, 28, 256, 3, 3, padding=1, groups=256, layout="nchw", dtype="float32", epilogue="relu"),
+    Conv2d(
+        1,
+        256,
+        28,
+        28,
+        256,
+        3,
+        3,
+        stride=(2, 1),
+        padding=(0, 1, 2, 1),
+        dilation=2,
+        groups=8,
+        layout="nhwc",
+        dtype="bfloat16",
+    ),
+    Conv2d(1, 4, 30, 60, 4, 25, 2, padding=(12, 12, 30000, 30000), dilation=(1, 60000), layout="nchw", dtype="float32"),
+    Conv2d(1, 1, 1, 1, 1, 1, 1, layout="nchw", dtype="float8_e4m3"),
+)
+needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
+
+
+@functools.cache
+def served(name: str) -> list[tuple[Workload, Device]]:
+    """Pairs of the lists above that the template takes, each workload on the first device that it takes it on."""
+    template, found = registry()[name], []
+    for number, workload in enumerate(WORKLOADS):
+        for place in range(len(ARCHITECTURES)):
+            device = by_name(ARCHITECTURES[(number + place) % len(ARCHITECTURES)])
+            if template.supported(workload, device) is True:
+                found.append((workload, device))
+                break
+    return found
+
+
+@functools.cache
+def sampled(name: str, number: int, count: int) -> list[Config]:
+    workload, device = served(name)[number]
+    return TemplateSpace(registry()[name], workload, device).sample(count, np.random.default_rng(7))
+
+
+@functools.cache
+def compiled(source: str, arch: str) -> tuple[cubin.Cubin, dict[str, ptxas.Report]]:
+    made = nvrtc.to_cubin(source, arch)
+    return cubin.read(made.data), dict(ptxas.read(made.log))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_serves_something(name: str) -> None:
+    assert served(name), "no workload of this file is for this template: add one"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_source_reads_exactly_its_knobs(name: str) -> None:
+    template = registry()[name]
+    free = variables(template)
+    assert free <= {*template.knob, "workload", "device", "launch"}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_constraints_read_only_the_knobs_they_declare(name: str) -> None:
+    template = registry()[name]
+    workload, device = served(name)[0]
+    for config in sampled(name, 0, 20):
+        for rule in template.constraints:
+            assert set(rule.knobs) <= set(template.knob), rule.name
+            assert rule.holds({k: config[k] for k in rule.knobs}, workload, device), rule.name
+            assert rule.message, rule.name
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_defaults_are_valid_on_every_known_chip(name: str) -> None:
+    template = registry()[name]
+    for workload in WORKLOADS:
+        for device in KNOWN.values():
+            if template.supported(workload, device) is True:
+                config = template.default(workload, device)
+                assert not template.violations(config, workload, device), (workload.key, device.name)
+                made = template.plan(config, workload, device)
+                estimate = template.resources(config, workload, device)
+                assert made.check().workspace_bytes == estimate.workspace_bytes
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_seeds_are_configs_of_the_space(name: str) -> None:
+    template = registry()[name]
+    valid = 0
+    for workload, device in served(name):
+        for config in template.seeds(workload, device):
+            assert set(config) == set(template.knob), (workload.key, config)
+            assert all(config[k.name] in k.values for k in template.knobs), (workload.key, config)
+            valid += not template.violations(config, workload, device)
+    assert valid or not any(template.seeds(w, d) for w, d in served(name))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_defaults_compile_without_spills_and_as_declared(name: str) -> None:
+    template = registry()[name]
+    for workload, device in served(name):
+        config = template.default(workload, device)
+        facts, reports = compiled(render(template, config, workload, device), device.arch)
+        assert not any(r.spill_bytes for r in reports.values()), (workload.key, device.name, reports)
+        agrees(template, config, workload, device, facts)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_random_configs_compile_as_declared(name: str) -> None:
+    template = registry()[name]
+    pairs = served(name)
+    for number in random.Random(name).sample(range(len(pairs)), min(4, len(pairs))):
+        workload, device = pairs[number]
+        config = sampled(name, number, 20)[number % 20]
+        agrees(template, config, workload, device, compiled(render(template, config, workload, device), device.arch)[0])
+
+
+def agrees(template: Template, config: Config, workload: Workload, device: Device, facts: cubin.Cubin) -> None:
+    """The plan and the estimate against the cubin: names, threads, shared memory, registers, parameters."""
+    made, estimate = template.plan(config, workload, device), template.resources(config, workload, device)
+    what = (workload.key, device.name, config)
+    shared, registers = 0, 0
+    for step in made.kernels:
+        kernel = facts.kernels[step.kernel]
+        assert kernel.max_threads in (0, step.threads), what
+        assert len(kernel.params) == len(step.args), what
+        assert kernel.stack_bytes == 0 or kernel.registers >= 24, what
+        shared = max(shared, kernel.static_shared_bytes + step.shared_bytes)
+        registers = max(registers, kernel.registers)
+    assert shared == estimate.shared_bytes, what
+    assert registers >= estimate.accumulators, what
+    assert estimate.threads in {step.threads for step in made.kernels}, what
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_rendering_is_deterministic_and_clean(name: str) -> None:
+    template = registry()[name]
+    for number, (workload, device) in enumerate(served(name)[:4]):
+        config = sampled(name, number, 20)[3]
+        source = render(template, config, workload, device)
+        assert source == render(template, Config(dict(reversed(list(config.items())))), workload, device)
+        assert "#include" not in source and "{{" not in source and "{%" not in source
+        assert all(line == line.rstrip() for line in source.split("\n")) and "\n\n\n" not in source
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_knob_value_changes_the_code_or_the_launch_somewhere(name: str) -> None:
+    template = registry()[name]
+    missing = {(k.name, v) for k in template.knobs if len(k.values) > 1 for v in k.values}
+    for number, (workload, device) in enumerate(served(name)[:3]):
+        for config in sampled(name, number, 20):
+            for knob in template.knobs:
+                if any((knob.name, v) in missing for v in knob.values):
+                    missing -= differing(template, config, knob, workload, device, missing)
+    for knob, value in [(k, v) for k in template.knobs for v in k.values if (k.name, v) in missing]:
+        fixed = tuple(dataclasses.replace(k, values=(value,)) if k is knob else k for k in template.knobs)
+        narrow = dataclasses.replace(template, knobs=fixed)
+        for workload, device in served(name):
+            if (knob.name, value) in missing:
+                for config in TemplateSpace(narrow, workload, device).sample(6, np.random.default_rng(1)):
+                    missing -= differing(template, config, knob, workload, device, missing)
+    assert not missing
+
+
+def differing(
+    template: Template, config: Config, knob: Knob, workload: Workload, device: Device, wanted: set[tuple[str, Value]]
+) -> set[tuple[str, Value]]:
+    """The values of ``knob``, the config's and a wanted other one, that make a difference, all else equal."""
+    own = (knob.name, config[knob.name])
+    for value in sorted(knob.values, key=lambda v: (knob.name, v) not in wanted):
+        other = config.replace(**{knob.name: value})
+        useful = value != own[1] and bool({own, (knob.name, value)} & wanted)
+        if useful and not template.violations(other, workload, device):
+            first, second = (
+                (render(template, c, workload, device), template.plan(c, workload, device)) for c in (config, other)
+            )
+            if first != second:
+                return {own, (knob.name, value)}
+    return set()
+
+
+def test_a_newcomer_adds_two_files_and_nothing_else(tmp_path: Path) -> None:
+    """A copy of the package with one more pair of files: registry, space, rendering and command line know it."""
+    package = tmp_path / "gpu_tune"
+    shutil.copytree(Path(gpu_tune.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "kernels"))
+    folder = package / "templates"
+    for suffix in (".py", ".cu.j2"):
+        text = (folder / f"matmul_simt{suffix}").read_text()
+        (folder / f"newcomer{suffix}").write_text(text.replace("matmul_simt", "newcomer"))
+    script = """
+import numpy as np
+from gpu_tune import Matmul
+from gpu_tune.device import by_name
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates import base
+template, device, workload = base.registry()["newcomer"], by_name("nvidia-h200"), Matmul(64, 64, 64, dtype="float32")
+assert template in base.supporting(workload, device)[0]
+config = TemplateSpace(template, workload, device).sample(1, np.random.default_rng(0))[0]
+assert " newcomer(" in base.render(template, config, workload, device)
+from gpu_tune.cli import main
+main(["show", "space", "matmul", *"--m 64 --n 64 --k 64 --dtype float32 --device nvidia-h200".split()])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "newcomer" in done.stdout, done.stderr
