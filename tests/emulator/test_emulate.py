@@ -8,7 +8,7 @@ from snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc
 
 from gpu_tune import emulator
 from gpu_tune.errors import InvalidInput
-from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, ScalarArg, TensorMapArg
+from gpu_tune.plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg, TensorMapArg
 
 pytestmark = [needs_emulator, needs_nvrtc]
 
@@ -34,7 +34,7 @@ GLOBAL __launch_bounds__(256) product(const float* a, const float* b, float* out
 
 def simt(m: int, n: int, k: int) -> LaunchPlan:
     sizes = tuple(ScalarArg(name, "int32", v) for name, v in (("m", m), ("n", n), ("k", k)))
-    args = (BufferArg("a"), BufferArg("b"), BufferArg("out"), *sizes)
+    args: tuple[Arg, ...] = (BufferArg("a"), BufferArg("b"), BufferArg("out"), *sizes)
     return LaunchPlan((KernelStep("product", (-(-n // 16), -(-m // 16), 1), (256, 1, 1), args),))
 
 
@@ -101,7 +101,8 @@ GLOBAL __launch_bounds__(32) product(const u16* a, const u16* b, float* out, int
     __syncthreads();
     u32 x[4], y[2];
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(shared_address(&sa[s][t % 16][t / 16 * 8])) : "memory");
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(shared_address(&sa[s][t % 16][t / 16 * 8])) : "memory");
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(y[0]), "=r"(y[1])
                  : "r"(shared_address(&sb[s][t % 8][t / 8 % 2 * 8])) : "memory");
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -121,7 +122,7 @@ def test_cp_async_and_mma(late: bool) -> None:
     a, b = rng.integers(-4, 5, (16, 80)).astype(np.float16), rng.integers(-4, 5, (8, 80)).astype(np.float16)
     args = (BufferArg("a"), BufferArg("b"), BufferArg("out"), ScalarArg("k", "int32", 80))
     plan = LaunchPlan((KernelStep("product", (1, 1, 1), (32, 1, 1), args),))
-    arrays = {"a": a, "b": b, "out": np.full((16, 8), np.nan, np.float32)}
+    arrays: dict[str, np.ndarray] = {"a": a, "b": b, "out": np.full((16, 8), np.nan, np.float32)}
     report = emulator.emulate(MMA, plan, arrays, late=late)
     assert report.ok, messages(report)
     assert np.array_equal(report.arrays["out"], a.astype("f4") @ b.astype("f4").T)
@@ -162,7 +163,7 @@ def test_tma_and_wgmma() -> None:
         return TensorMapArg(name, "float16", (64, array.shape[0]), (128,), (64, array.shape[0]), 128)
 
     step = KernelStep("product", (1, 1, 1), (128, 1, 1), (tile("a", a), tile("b", b), BufferArg("out")), 9224)
-    arrays = {"a": a, "b": b, "out": np.full((64, 8), np.nan, np.float32)}
+    arrays: dict[str, np.ndarray] = {"a": a, "b": b, "out": np.full((64, 8), np.nan, np.float32)}
     report = emulator.emulate(WGMMA.replace("WAIT", "wgmma_wait()"), LaunchPlan((step,)), arrays, arch="sm_90a")
     assert report.ok, messages(report)
     assert np.array_equal(report.arrays["out"], a.astype("f4") @ b.astype("f4").T)
