@@ -18,6 +18,7 @@ import toy
 import gpu_tune as gt
 from gpu_tune import driver, tuner
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
+from gpu_tune.measure import open_measurer
 from gpu_tune.records import Records
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.recorded import Recorded, RecordedSpace, RecordedTrial
@@ -124,6 +125,17 @@ def gt_replace(template, **changes):
 def test_a_budget_of_seconds_ends_the_run(home, templates):
     kernel = gt.tune(WORKLOAD, seconds=3, templates=templates, jobs=1)
     assert kernel.winner.budget["ended"] in ("seconds", "exhausted") and kernel.winner.trials >= 1
+
+
+def test_cancelled_trials_are_not_compiled(home, templates, tmp_path):
+    candidates = [
+        Candidate("toy", toy.config(threads=t, rows=r, unroll=1)) for t in (32, 64, 128) for r in (1, 2, 4, 8)
+    ]
+    with open_measurer(WORKLOAD, kind="modelled", jobs=1, templates=templates, store=tmp_path / "own") as measurer:
+        futures = [measurer.submit(c) for c in candidates]
+        assert all(f.cancel() for f in futures[2:])
+        assert futures[0].result().ok
+    assert 1 <= len(list((tmp_path / "own" / "compiled").rglob("*.bin"))) <= 4
 
 
 def test_bad_input_is_refused_before_anything_is_compiled_or_written(home, templates):

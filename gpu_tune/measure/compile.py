@@ -165,7 +165,7 @@ class CompilePool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the compile pool is closed")
-            if key in self._running:
+            if key in self._running and not self._running[key].cancelled():
                 return self._running[key]
             future: Future[CompileResult] = Future()
             self._running[key] = future
@@ -201,6 +201,9 @@ class CompilePool:
         while (job := self._queue.get()) is not None:
             key, source, arch, future = job
             if not future.set_running_or_notify_cancel():
+                with self._lock:
+                    if self._running.get(key) is future:
+                        del self._running[key]
                 continue
             try:
                 result = self.store.get(key) if self.store else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -58,6 +59,7 @@ class Pipeline:
         self.busy: dict[str, float] = {"render": 0.0, "compile": 0.0, "verify": 0.0, "time": 0.0}
         self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
         self._lock = threading.Lock()
+        self._waiting: Counter[Future[CompileResult]] = Counter()
         self._by_hash: dict[str, Measurement] = {}
         for measurement in seen:
             if measurement.ok and measurement.cubin_hash and measurement.source == self.source:
@@ -79,6 +81,7 @@ class Pipeline:
             return result
         source, _, rendered = prepared[2], prepared[3], prepared[-1]
         compiled = self.pool.submit(source, self.device.arch)
+        self._share(compiled, result)
 
         def run() -> None:
             if not result.set_running_or_notify_cancel():
@@ -100,6 +103,22 @@ class Pipeline:
         else:
             compiled.add_done_callback(queue)
         return result
+
+    def _share(self, compiled: Future[CompileResult], result: Future[Measurement]) -> None:
+        """Give up the compile once every trial that waits for it has been cancelled."""
+        with self._lock:
+            self._waiting[compiled] += 1
+
+        def release(ended: Future[Measurement]) -> None:
+            with self._lock:
+                self._waiting[compiled] -= 1
+                unwanted = not self._waiting[compiled]
+                if unwanted:
+                    del self._waiting[compiled]
+            if unwanted and ended.cancelled():
+                compiled.cancel()
+
+        result.add_done_callback(release)
 
     def build(self, candidate: Candidate) -> Build:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
