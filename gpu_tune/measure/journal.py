@@ -8,6 +8,7 @@ running at the second violent end of its tuner: the first may have been the user
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger("gpu_tune.journal")
 LOST = ("run_timeout", "run_error")
 """Ends that count as a killer's when the process was lost with them."""
 
@@ -38,6 +40,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file = -1
+        self._complained = False
         self._lock = threading.Lock()
 
     def started(self, build_hash: str, what: str) -> None:
@@ -89,14 +92,21 @@ class Journal:
             "boot": _boot(),
             "birth": _birth(os.getpid()),
         }
+        line = (json.dumps(event) + "\n").encode()
         with self._lock:
-            if self._file < 0:
-                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                self._file = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(self._file, (json.dumps(event) + "\n").encode())
-            if sync:
-                os.fdatasync(self._file)
+            try:
+                if self._file < 0:
+                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+                    self._file = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+                if os.write(self._file, line) == len(line) and sync:
+                    os.fdatasync(self._file)
+            except OSError as error:  # a full disk must not end a tuning; only the protection is lost
+                if not self._complained:
+                    self._complained = True
+                    log.warning(
+                        "started trials cannot be noted in %s (%s): killers will not be known", self.folder, error
+                    )
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

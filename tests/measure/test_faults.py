@@ -1,0 +1,250 @@
+"""Faults, with real processes and real signals: one costs one config, and nothing else is lost or damaged.
+
+Kernels go wrong on the virtual GPU, whose driver really hangs, crashes and loses its context.
+``GPU_TUNE_FAULT_ROUNDS`` sets how often writers are killed (default 8).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_tune.measure import open_measurer
+from gpu_tune.measure.child import Child, ChildLost, wait_until
+from gpu_tune.measure.compile import CompileStore
+from gpu_tune.measure.gpu import GpuMeasurer
+from gpu_tune.templates.base import Template
+from gpu_tune.trial import Candidate
+from gpu_tune.workload import Matmul
+
+Make = Callable[..., Candidate]
+ROUNDS = int(os.environ.get("GPU_TUNE_FAULT_ROUNDS", "8"))
+HERE = Path(__file__).parent
+
+
+def gone(pid: int) -> bool:
+    """Whether process ``pid`` has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def opened(
+    fake_cuda: Path, templates: dict[str, Template], workload: Matmul, tmp_path: Path
+) -> Callable[..., GpuMeasurer]:
+    def make(**options: Any) -> GpuMeasurer:
+        made = open_measurer(
+            workload, kind="gpu", templates=templates, store=tmp_path / "store", jobs=1, run_limit=2.0, **options
+        )
+        assert isinstance(made, GpuMeasurer)
+        return made
+
+    return make
+
+
+FATAL = {"hang": "run_timeout", "crash": "run_error", "illegal": "run_error", "trap": "run_error"}
+HARMLESS = {"guard": "wrong", "partial": "wrong", "race": "wrong", "wrong": "wrong", "shared": "launch_error", "syntax": "compile_error"}  # fmt: skip # noqa: E501
+
+
+def test_each_fault_costs_its_own_config_and_killers_are_known_to_the_next_run(
+    opened: Callable[..., GpuMeasurer], candidate: Make
+):
+    good = [candidate(rows=r) for r in (1, 2, 4, 8)]
+    faults = {candidate(fault=f): s for f, s in {**FATAL, **HARMLESS}.items()}
+    mixed = [c for pair in zip(faults, good * 3) for c in pair]
+    with opened() as m:
+        ends = {c: m.submit(c) for c in mixed}
+        found = {c: f.result(120) for c, f in ends.items()}
+        restarts = m.children[0].restarts
+    assert {c: found[c].status for c in faults} == faults
+    assert all(found[c].status in ("ok", "duplicate") for c in good)
+    assert restarts == len(FATAL), "one new child for each lost one"
+    assert "SIGSEGV" in found[candidate(fault="crash")].reason and "first run" in found[candidate(fault="hang")].reason
+    assert "ILLEGAL_ADDRESS" in found[candidate(fault="illegal")].reason
+    with opened() as m:
+        again = {f: m.submit(candidate(fault=f)).result(60) for f in FATAL}
+        assert {f: a.status for f, a in again.items()} == dict.fromkeys(FATAL, "quarantined")
+        assert m.children[0].restarts <= 0 and m.submit(candidate(rows=4)).result(60).status == "ok"
+
+
+def test_a_child_killed_from_outside_costs_what_it_ran_then(opened: Callable[..., GpuMeasurer], candidate: Make):
+    with opened() as m:
+        assert m.submit(candidate()).result(60).status == "ok"
+        pid = m.children[0].pid
+        hang = m.submit(candidate(fault="hang"))
+        assert m.journal is not None
+        assert wait_until(lambda: m.journal is not None and "hang" in _started(m.journal.folder), 20)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        lost = hang.result(60)
+        assert lost.status == "run_error" and "SIGKILL" in lost.reason
+        assert m.submit(candidate(rows=2)).result(60).status == "ok"
+
+
+def _started(folder: Path) -> str:
+    return "".join(p.read_text() for p in folder.glob("*.jsonl"))
+
+
+def test_out_of_device_memory_is_a_status(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FAKE_CUDA_MEMORY", str(4 * 2**20))
+    with opened() as m:
+        end = m.submit(candidate()).result(60)
+        assert end.status in ("ok", "launch_error") and (end.ok or "out of device memory" in end.reason)
+
+
+def test_a_gpu_that_cannot_be_used_is_an_error_of_the_machine_and_no_trial(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    with opened() as m:
+        monkeypatch.setenv("FAKE_CUDA_NONE", "1")  # lost between the survey and the child's start
+        with pytest.raises(Exception, match="cannot be used"):
+            m.submit(candidate()).result(60)
+
+
+PARENT = """
+import os, sys
+sys.path.insert(0, {here!r})
+import toy
+from pathlib import Path
+from gpu_tune.measure import open_measurer
+from gpu_tune.measure.child import wait_until
+from gpu_tune.trial import Candidate
+from gpu_tune.workload import Matmul
+root = Path(sys.argv[1])
+w, templates = Matmul(20, 18, 16, dtype="float32"), {{"toy": toy.make(root)}}
+m = open_measurer(w, kind="gpu", templates=templates, store=root, jobs=2)
+assert m.submit(Candidate("toy", toy.config())).result(60).status == "ok"
+futures = [m.submit(Candidate("toy", toy.config(fault="hang")))]
+futures += [m.submit(Candidate("toy", toy.config(rows=r, threads=t))) for r in (1, 2, 8) for t in (32, 64)]
+wait_until(lambda: bool(m.pool.worker_pids()), 20)
+print("PIDS", m.children[0].pid, *m.pool.worker_pids(), flush=True)
+futures[0].result()
+"""
+
+
+def test_kill_minus_nine_of_the_parent_leaves_no_process_behind(fake_cuda: Path, tmp_path: Path):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(here=str(HERE)), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    line = next(text for text in parent.stdout if text.startswith("PIDS"))
+    pids = [int(w) for w in line.split()[1:]]
+    assert len(pids) >= 2 and not any(gone(p) for p in pids)
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: all(gone(p) for p in pids), 20), "the child hangs in a kernel, and still goes"
+
+
+def stubborn(request: str, note: Callable[[str], None]) -> object:
+    """A handler that does as it is told."""
+    if request == "stages":
+        note("one")
+        note("two")
+        signal.pause()
+    if request == "defect":
+        raise ZeroDivisionError("a defect of the handler")
+    if request == "children":
+        return subprocess.Popen(["sleep", "1000"]).pid
+    return os.getpid()
+
+
+def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
+    child = Child("test_faults:stubborn")
+    first = child.ask("pid", 20)
+    with pytest.raises(ChildLost) as lost:
+        child.ask("stages", lambda stage: 0.3 if stage == "two" else 20.0)
+    assert lost.value.timed_out and lost.value.stage == "two"
+    second = child.ask("pid", 20)
+    assert second != first and gone(first)
+    os.kill(second, signal.SIGTERM)
+    with pytest.raises(ChildLost, match="SIGTERM"):
+        child.ask("pid", 20)
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        child.ask("defect", 20)
+    grandchild = child.ask("children", 20)
+    child.kill()
+    assert wait_until(lambda: gone(grandchild), 5), "the whole process group goes"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from gpu_tune.measure.compile import CompileStore, CompileResult
+store = CompileStore(Path(sys.argv[1]))
+print("ready", flush=True)
+n = int(sys.argv[2])
+while True:
+    n += 1
+    store.put(f"{n % 97:032x}", CompileResult("ok", bytes([n % 256]) * 200_000, "log", seconds=n))
+"""
+
+
+def test_writers_killed_at_any_moment_leave_whole_entries_or_none(tmp_path: Path):
+    rng = random.Random(0)
+    killed = 0
+    for r in range(ROUNDS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(r * 1000)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.03))
+        process.kill()
+        process.wait()
+        killed += 1
+    store = CompileStore(tmp_path)
+    entries = [store.get(p.stem) for p in tmp_path.glob("??/*.bin")]
+    assert entries and all(e is not None and len(set(e.cubin)) == 1 and len(e.cubin) == 200_000 for e in entries)
+    print(f"{killed} writers killed, {len(entries)} entries, none damaged")
+
+
+def test_sixteen_writers_on_one_store_agree(tmp_path: Path):
+    script = WRITER.replace("while True:", "for _ in range(60):")
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(i)], stdout=subprocess.DEVNULL)
+                 for i in range(16)]  # fmt: skip
+    assert all(p.wait(120) == 0 for p in processes)
+    store = CompileStore(tmp_path)
+    paths = list(tmp_path.glob("??/*.bin"))
+    assert len(paths) >= 75 and all(store.get(p.stem) is not None for p in paths)
+    assert not list(tmp_path.glob("??/.new-*"))
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, {here!r})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import toy
+from pathlib import Path
+from gpu_tune.measure import open_measurer
+from gpu_tune.trial import Candidate
+from gpu_tune.workload import Matmul
+root = Path(sys.argv[1])
+templates = {{"toy": toy.make(root)}}
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # from here on every file is full after 64 bytes
+m = open_measurer(Matmul(20, 18, 16, dtype="float32"), kind="gpu", templates=templates, store=root, jobs=1)
+ends = [m.submit(Candidate("toy", toy.config(rows=r))).result(60) for r in (2, 4)]
+m.close()
+print(*(e.status for e in ends))
+"""
+
+
+def test_a_full_disk_costs_what_cannot_be_kept_and_no_trial(fake_cuda: Path, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL.format(here=str(HERE)), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["ok", "ok"], done.stderr
+    assert "cannot be kept" in done.stderr and "cannot be noted" in done.stderr
+    assert not list((tmp_path / "compiled").glob("??/*")), "nothing half-written stays"
+    assert done.returncode == 0
