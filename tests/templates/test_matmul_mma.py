@@ -1,0 +1,172 @@
+"""matmul_mma: right on the emulator over dtypes, layouts, epilogues and tails; no spills, no bank conflicts."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+import mma_sweep as sweep
+import numpy as np
+import pytest
+
+from gpu_tune import emulator, nvrtc
+from gpu_tune.device import by_name
+from gpu_tune.errors import InvalidConfig
+from gpu_tune.space.knob import Config
+from gpu_tune.templates.matmul_mma import TEMPLATE
+from gpu_tune.templates.multistage_seeds import complete
+from gpu_tune.workload import Matmul
+
+pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
+emulated = pytest.mark.skipif(not emulator.available(), reason=f"no emulator: {emulator.unavailable_reason()}")
+A100, ADA, H200 = by_name("a100"), by_name("rtx-4090"), by_name("h200")
+LARGE = {
+    "float16": Matmul(4096, 4096, 4096, dtype="float16", layout="nt", epilogue="bias+gelu"),
+    "bfloat16": Matmul(512, 28672, 4096, dtype="bfloat16", layout="nn", beta="1"),
+    "float32": Matmul(1000, 1001, 999, dtype="float32", layout="nt", math=("tf32x3",)),
+    "int8": Matmul(2048, 2048, 2048, dtype="int8", layout="nt", out_dtype="float16", scales="row_col"),
+    "float8_e4m3": Matmul(128, 7168, 2048, dtype="float8_e4m3", layout="nt", scales="block128"),
+    "decode": Matmul(4, 4096, 4096, dtype="bfloat16", layout="nt"),
+}
+
+
+def config(workload: Matmul, device: object = A100, **known: object) -> Config:
+    made = complete(known, workload, device, TEMPLATE)  # type: ignore[arg-type]
+    assert made is not None and all(made[k] == v for k, v in known.items()), (workload, known, made)
+    return made
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("chip", sweep.CHIPS, ids=lambda d: d.name)
+def test_defaults_compile_without_spills(name: str, chip: object) -> None:
+    workload = LARGE[name]
+    if TEMPLATE.supported(workload, chip) is not True:  # type: ignore[arg-type]
+        pytest.skip(f"{workload.dtype} needs a newer chip")
+    _, report = sweep.cubin(TEMPLATE, TEMPLATE.default(workload, chip), workload, chip)  # type: ignore[arg-type]
+    assert report.spill_bytes == report.stack_bytes == 0 and not report.notes, report
+
+
+def test_seeds_are_many_and_compile_without_spills() -> None:
+    workload, seeds = LARGE["float16"], TEMPLATE.seeds(LARGE["float16"], A100)
+    assert len(seeds) >= 6
+    for seed in seeds[::4]:
+        _, report = sweep.cubin(TEMPLATE, seed, workload, A100)
+        assert report.spill_bytes == report.stack_bytes == 0, (seed, report)
+
+
+@pytest.mark.parametrize(
+    "dtype, opcode",
+    [("bfloat16", "HMMA.16816.F32.BF16"), ("float32", "HMMA.1688.F32.TF32"), ("int8", "IMMA.16832.S8.S8")],
+)
+def test_sass_has_the_tensor_instructions(dtype: str, opcode: str, tmp_path: Path) -> None:
+    tool = sweep.disassembler()
+    if tool is None:
+        pytest.skip("nvdisasm (wheel nvidia-cuda-nvdisasm) is not installed")
+    workload = Matmul(256, 256, 256, dtype=dtype, layout="nt", math=("tf32",) if dtype == "float32" else ())
+    data, _ = sweep.cubin(TEMPLATE, TEMPLATE.default(workload, A100), workload, A100)
+    (tmp_path / "k.cubin").write_bytes(data)
+    text = subprocess.run([tool, str(tmp_path / "k.cubin")], capture_output=True, text=True, check=True).stdout
+    for name in (opcode, "LDSM.16.M88.4", "LDGSTS.E.BYPASS"):
+        assert name in text, name
+    assert "STL" not in text and "LDL" not in text
+
+
+@emulated
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("dtype", sweep.DTYPES)
+def test_random_configs_are_right(dtype: str, layout: str) -> None:
+    rng = random.Random(f"{dtype} {layout}")
+    chips = [c for c in sweep.CHIPS if not dtype.startswith("float8") or c.cc >= 89]
+    for seed in range(2):
+        workload, chip = sweep.random_matmul(rng, dtype, layout, 100), rng.choice(chips)
+        sweep.right(TEMPLATE, sweep.sample(TEMPLATE, workload, chip, seed), workload, chip, seed)
+
+
+@emulated
+@pytest.mark.parametrize("layout", ["nt", "tn"])
+@pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])
+def test_tails_read_and_write_nothing_outside(dtype: str, layout: str) -> None:
+    math = ("tf32",) if dtype == "float32" else ()
+    for m, n, k in ((1, 1, 1), (17, 31, 33), (33, 18, 71), (16, 66, 127)):
+        workload = Matmul(m, n, k, dtype=dtype, layout=layout, math=math, epilogue="" if dtype == "int8" else "bias")
+        sweep.right(TEMPLATE, TEMPLATE.default(workload, A100), workload, A100, m)
+
+
+@emulated
+@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
+def test_swizzled_shared_memory_has_no_bank_conflicts(layout: str) -> None:
+    for block_m, block_n, block_k, store in ((64, 48, 32, "direct"), (48, 64, 64, "staged")):
+        workload = Matmul(96, 96, 128, dtype="float16", layout=layout)
+        chosen = config(
+            workload,
+            block_m=block_m,
+            block_n=block_n,
+            block_k=block_k,
+            warp_m=16,
+            warp_n=block_n,
+            shared_layout="xor",
+            epilogue_store=store,
+        )
+        conflicts = sweep.right(TEMPLATE, chosen, workload, A100, 1).bank_conflicts
+        assert conflicts.load_wavefronts and conflicts.load_extra == conflicts.store_extra == 0, (chosen, conflicts)
+
+
+@emulated
+@pytest.mark.parametrize("reduction", ["workspace", "turnstile", "last_block"])
+def test_split_k_is_deterministic(reduction: str) -> None:
+    workload = Matmul(20, 40, 500, dtype="float16", layout="nt", out_dtype="float32", epilogue="bias")
+    chosen = config(workload, block_m=16, block_n=32, split_k=4, reduction=reduction)
+    runs = [sweep.right(TEMPLATE, chosen, workload, A100, seed).arrays["out"] for seed in (2, 4)]
+    inputs_differ = not np.array_equal(runs[0], runs[1])
+    from gpu_tune import reference
+    from gpu_tune.templates.base import render
+
+    source, plan = render(TEMPLATE, chosen, workload, A100), TEMPLATE.plan(chosen, workload, A100)
+    arrays = {**reference.example_inputs(workload, 2), "out": reference.allocate(workload.arrays()["out"])}
+    again = [emulator.emulate(source, plan, arrays, arch="sm_80", seed=s).arrays["out"] for s in (7, 8, 9)]
+    assert inputs_differ and all(np.array_equal(runs[0], other) for other in again)
+
+
+@emulated
+def test_atomics_only_without_determinism() -> None:
+    strict = Matmul(32, 32, 512, dtype="float16", layout="nt", out_dtype="float32")
+    loose = Matmul(32, 32, 512, dtype="float16", layout="nt", out_dtype="float32", deterministic=False)
+    chosen = config(loose, block_m=32, block_n=32, split_k=4, reduction="atomic")
+    sweep.right(TEMPLATE, chosen, loose, A100, 3)
+    with pytest.raises(InvalidConfig, match="reduction_legal"):
+        TEMPLATE.check(chosen, strict, A100)
+
+
+@pytest.mark.parametrize(
+    "change, rule",
+    [
+        (dict(warp_m=128, warp_n=128, block_m=128, block_n=128), "warp_tile"),
+        (dict(block_m=128, block_n=256, block_k=64, warp_m=64, warp_n=64, stages=8), "stages_fit"),
+        (dict(block_m=128, block_n=128, warp_m=64, warp_n=64, min_blocks=4), "registers"),
+        (dict(block_m=96, warp_m=64), "warp_m_divides"),
+        (dict(block_k=256), "block_k_bytes"),
+        (dict(arithmetic="tf32"), "arithmetic_permitted"),
+    ],
+)
+def test_what_cannot_run_is_rejected_by_name(change: dict[str, object], rule: str) -> None:
+    workload = Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt")
+    broken = TEMPLATE.default(workload, A100).replace(**change)  # type: ignore[arg-type]
+    assert any(text.startswith(f"{rule}:") for text in TEMPLATE.violations(broken, workload, A100))
+
+
+def test_refusals_name_the_reason() -> None:
+    assert "tf32" in str(TEMPLATE.supported(Matmul(64, 64, 64, dtype="float32"), A100))
+    assert "8.9" in str(TEMPLATE.supported(Matmul(64, 64, 64, dtype="float8_e4m3"), A100))
+    assert "8.0" in str(TEMPLATE.supported(Matmul(64, 64, 64, dtype="float16"), by_name("t4")))
+
+
+def test_accepts_random_legal_workloads(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(0)
+    asked = [sweep.random_matmul(rng, rng.choice(sweep.DTYPES), largest=5000) for _ in range(300)]
+    taken = [w for w in asked if TEMPLATE.supported(w, ADA) is True]
+    for workload in taken[:40]:
+        assert not TEMPLATE.violations(TEMPLATE.default(workload, ADA), workload, ADA)
+    with capsys.disabled():
+        print(f" [matmul_mma takes {len(taken)} of {len(asked)} random legal workloads] ", end="")
+    assert len(taken) > 0.95 * len(asked)
