@@ -1,4 +1,4 @@
-"""What the wgmma families (sm_90a) share: the geometry of a config, its constraints and knobs.
+"""What the wgmma families (sm_90a) share: what a config means in tiles, bytes and registers (``g`` of the parts).
 
 Words. *left* and *right* are the operands of a wgmma: it multiplies 64 rows of left by ``n`` rows of right, both read
 from shared memory. ``left`` is matrix A, or B when the product is transposed (``swap_ab``: a short m makes a narrow
@@ -14,42 +14,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..device import Device
-from ..space.constraint import Constraint
-from ..space.knob import Knob
 from ..workload import FP8, ITEMSIZE
 
 SPAN = 128
 """Bytes of a swizzled shared row of a K-major operand; a box of the copy engine is at most this wide."""
-TILES = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 384)
-KNOBS = (
-    Knob("block_m", TILES, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
-    Knob("block_n", TILES, "columns of the output tile, likewise"),
-    Knob("block_k", (32, 64, 128, 256), "elements of K in a slot of the ring"),
-    Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
-    Knob("schedule", ("cooperative", "pingpong"),
-         "consumers share one tile, or each has its own and one stores while the other multiplies", ordinal=False),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "slots of the ring"),
-    Knob("cluster_m", (1, 2, 4), "blocks of a cluster along m; they share every tile of B"),
-    Knob("cluster_n", (1, 2, 4), "blocks of a cluster along n; they share every tile of A"),
-    Knob("producer_registers", (0, 24, 32, 40, 56),
-         "registers a producer thread keeps by setmaxnreg; the consumers take the rest (0: none move)"),
-    Knob("epilogue", ("direct", "ring", "full"),
-         "plain stores, or stores by the copy engine from two small buffers or from a whole tile in shared memory", ordinal=False),
-    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
-    Knob("grid", ("all", "sixteens", "fewest", "units"),
-         "blocks: one for every place on the chip, the same in whole sixteens, the fewest with as many waves, one for every unit", ordinal=False),
-    Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16), "parts of K that different blocks sum; a second kernel adds them in order"),
-    Knob("swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False),
-    Knob("min_blocks", (1, 2), "blocks that must fit on an SM at once"),
-    Knob("promote_k", (128, 256, 512), "fp8 without fast_accumulate: elements of K summed inside the tensor cores before float32 takes over"),
-)
-_TYPES = {"bfloat16": ("f32.bf16.bf16", 16), "float16": ("f32.f16.f16", 16), "float32": ("f32.tf32.tf32", 8),
-          "float8_e4m3": ("f32.e4m3.e4m3", 32), "float8_e5m2": ("f32.e5m2.e5m2", 32), "int8": ("s32.s8.s8", 32)}
-MAP_DTYPE = {"bfloat16": "bfloat16", "float16": "float16", "float32": "tfloat32", "float8_e4m3": "uint8",
-              "float8_e5m2": "uint8", "int8": "uint8"}
+_TYPES = {
+    "bfloat16": ("f32.bf16.bf16", 16),
+    "float16": ("f32.f16.f16", 16),
+    "float32": ("f32.tf32.tf32", 8),
+    "float8_e4m3": ("f32.e4m3.e4m3", 32),
+    "float8_e5m2": ("f32.e5m2.e5m2", 32),
+    "int8": ("s32.s8.s8", 32),
+}
+MAP_DTYPE = {
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "float32": "tfloat32",
+    "float8_e4m3": "uint8",
+    "float8_e5m2": "uint8",
+    "int8": "uint8",
+}
 OUT_MAP_DTYPE = {**MAP_DTYPE, "float32": "float32", "int32": "int32"}
 _SWIZZLE_CODE = {128: 1, 64: 2, 32: 3}
 MIN_REGISTERS, MAX_REGISTERS = 24, 240
+INSTRUCTION_REGISTERS = 26
+"""Registers that ptxas wants beside the accumulators of one wgmma (error C7602 names the sum)."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +109,11 @@ class Operand:
     def descriptor_comment(self) -> str:
         """What the descriptor says, in words."""
         if self.mn_major:
-            return (f"{self.name}: contiguous along {'m' if self.name == 'a' else 'n'}, {self.span}-byte swizzle; 8 rows of k to the next "
-                    f"8: {8 * self.span} bytes, {self.box_inner} columns to the next: {self.box_stride}")
+            return (
+                f"{self.name}: contiguous along {'m' if self.name == 'a' else 'n'}, {self.span}-byte swizzle; "
+                "8 rows of k to the next "
+                f"8: {8 * self.span} bytes, {self.box_inner} columns to the next: {self.box_stride}"
+            )
         return f"{self.name}: contiguous along k, 128-byte swizzle, 8 rows to the next 8: 1024 bytes"
 
     @property
@@ -178,9 +170,12 @@ def blocks_of_64(c: Mapping[str, Any]) -> int:
 
 
 def launch_registers(consumers: int, min_blocks: int, device: Device) -> int:
-    """Registers per thread that the block starts with: what ``__launch_bounds__`` leaves, in steps of 8."""
+    """Registers per thread that the block starts with: what ``__launch_bounds__`` leaves, in steps of 8.
+
+    ptxas starts a kernel with no more than its largest setmaxnreg, which is MAX_REGISTERS here.
+    """
     threads = 128 * (consumers + 1) * min_blocks
-    return min(device.registers_per_sm // threads, device.registers_per_thread) // 8 * 8
+    return min(device.registers_per_sm // threads, device.registers_per_thread, MAX_REGISTERS) // 8 * 8
 
 
 def consumer_registers(c: Mapping[str, Any], device: Device) -> int:
@@ -209,7 +204,8 @@ def accumulators(c: Mapping[str, Any], promoted: bool) -> int:
 def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Width of a stored box in bytes, which is also its swizzle (0: no legal width)."""
     wide = (64 if c["swap_ab"] else right_rows(c)) * out_bytes
-    return next((b for b in (128, 64, 32) if wide % b == 0), 0)
+    widths = (64, 32) if c["epilogue"] == "narrow_ring" else (128, 64, 32)
+    return next((b for b in widths if wide % b == 0), 0)
 
 
 def out_boxes(c: Mapping[str, Any], out_bytes: int) -> int:
@@ -258,8 +254,21 @@ def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Oper
     return Operand(name, rows, c["block_k"], ITEMSIZE[dtype], mn_major, share, instruction(dtype)[1])
 
 
-def geometry(c: Mapping[str, Any], device: Device, *, m: int, n: int, k_tiles: int, batch: int, dtype: str,
-             mn_major: Mapping[str, bool], target: Any, split_out: int, promoted: bool, block_scales: bool) -> dict[str, Any]:
+def geometry(
+    c: Mapping[str, Any],
+    device: Device,
+    *,
+    m: int,
+    n: int,
+    k_tiles: int,
+    batch: int,
+    dtype: str,
+    mn_major: Mapping[str, bool],
+    target: Any,
+    split_out: int,
+    promoted: bool,
+    block_scales: bool,
+) -> dict[str, Any]:
     """Everything the parts ask of ``g``.
 
     ``target`` is the matmul-like workload whose epilogue the main kernel applies, with ``m`` x ``n`` outputs; there are
@@ -280,7 +289,10 @@ def geometry(c: Mapping[str, Any], device: Device, *, m: int, n: int, k_tiles: i
     box_rows = narrow if swap else 64
     names = {op.name for op in target.ops}
     reads_matrix = target.beta != "0" or "residual" in names
-    ragged = {"ragged_m": m % (c["block_m"] * c["cluster_m"]) != 0, "ragged_n": n % (c["block_n"] * c["cluster_n"]) != 0}
+    ragged = {
+        "ragged_m": m % (c["block_m"] * c["cluster_m"]) != 0,
+        "ragged_n": n % (c["block_n"] * c["cluster_n"]) != 0,
+    }
     reads_vector = bool(names & {"bias", "row_bias", "scale"}) or target.scales == "row_col"
     ring = c["stages"] * (a.bytes + b.bytes)
     staged = staging_bytes(c, out_bytes)
@@ -288,69 +300,94 @@ def geometry(c: Mapping[str, Any], device: Device, *, m: int, n: int, k_tiles: i
     single = clusters(c, units, device) == units and not pingpong
     split = c["split_k"] > 1
     return dict(
-        ragged, a=a, b=b, left=left.name, right=right.name, swap=swap, pingpong=pingpong, consumers=c["consumers"], mt=mt, n=narrow,
-        shape=f"m64n{narrow}k{instruction_k}", types=types, acc="int" if dtype == "int8" else "float",
+        ragged,
+        a=a,
+        b=b,
+        left=left.name,
+        right=right.name,
+        swap=swap,
+        pingpong=pingpong,
+        consumers=c["consumers"],
+        mt=mt,
+        n=narrow,
+        shape=f"m64n{narrow}k{instruction_k}",
+        types=types,
+        acc="int" if dtype == "int8" else "float",
         transpose=(int(left.mn_major), int(right.mn_major)) if ITEMSIZE[dtype] == 2 else None,
-        k_steps=c["block_k"] // instruction_k, cluster=cluster, threads=128 * (c["consumers"] + 1), units=units,
-        clusters=clusters(c, units, device), single_unit=single, stride="CLUSTERS" if cluster > 1 else "BLOCKS",
-        cluster_tiles_m=tiles[0], cluster_tiles_n=tiles[1], tiles_in_cluster_units=tiles[0] * tiles[1],
-        rank=3 if batch > 1 else 2, out_rank=3 if split_out > 1 else 2, outputs=split_out, store=store, boxes=boxes, buffers=buffers,
-        box_bytes=width, box_rows=box_rows, box_columns=width // out_bytes if width else 0, stmatrix=out_bytes == 2, out_bytes=out_bytes,
-        vector=2 if not swap and n % 2 == 0 and target.ldc % 2 == 0 else 1, wide=split_out * m * target.ldc >= 2**31,
-        reads_at=store == "direct" or reads_matrix, guarded=(reads_matrix or reads_vector) and any(ragged.values()),
-        split_rows=c["consumers"] > 1 and not pingpong, consumer_rows=64 * mt, split_out=store == "tma" and c["consumers"] > 1,
-        out_bytes_each=staged // c["consumers"], b_offset=c["stages"] * a.bytes, out_offset=ring, barrier_offset=ring + staged,
-        releases=releases, releases_comment="one for each consumer" + (" that reads the slot, in each block of the cluster" if cluster > 1 else
-                                                                      ": a slot belongs to one of them" if pingpong else ""),
-        consumer_registers=consumer_registers(c, device), b_peers=sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
-        k_tiles=k_tiles, first="unit.first" if split else "0", last="unit.last" if split else str(k_tiles),
-        other_slices="other.last - other.first" if split else str(k_tiles), split_k=c["split_k"],
-        promote=c["promote_k"] // c["block_k"] if promoted else 0, promote_k=c["promote_k"], block_scales=block_scales,
-        shared=shared_bytes(c, a.itemsize, out_bytes), tile_workload=target)
-
-
-def constraints() -> tuple[Constraint, ...]:
-    """Rules that hold whatever the operation; those that need it are the family's."""
-    shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
-
-    def within(c: Any, w: Any, d: Any) -> bool:
-        promoted = accumulators(c, promotes(w))
-        return promoted + 40 <= consumer_registers(c, d) and promoted <= 208
-
-    def registers(c: Any, w: Any, d: Any) -> bool:
-        at_launch = launch_registers(c["consumers"], c["min_blocks"], d)
-        consumer = consumer_registers(c, d)
-        return not c["producer_registers"] or (
-            c["producer_registers"] <= at_launch <= consumer and consumer >= MIN_REGISTERS and
-            c["producer_registers"] + c["consumers"] * consumer <= (c["consumers"] + 1) * at_launch)
-
-    def slices(c: Any, w: Any, d: Any) -> bool:
-        return all(rows % (8 * share) == 0 for rows, share in ((c["block_m"], c["cluster_n"]), (c["block_n"], c["cluster_m"])))
-
-    return (
-        Constraint("wgmma_left", shape, lambda c, w, d: 1 <= blocks_of_64(c) <= 2,
-                   "a consumer multiplies 64 or 128 rows of the left operand (block_m, or block_n when transposed)"),
-        Constraint("wgmma_right", ("block_m", "block_n", "swap_ab"), lambda c, w, d: right_rows(c) in narrow_sizes(w.dtype),
-                   "the right operand (block_n, or block_m when transposed) must be an n that wgmma takes: a multiple of 8 up to "
-                   "256, for int8 8, 24 or a multiple of 16"),
-        Constraint("box_rows", ("block_m", "block_n"), lambda c, w, d: max(c["block_m"], c["block_n"]) <= 256,
-                   "a box of the copy engine has at most 256 rows"),
-        Constraint("pingpong_pair", ("consumers", "schedule"), lambda c, w, d: c["schedule"] != "pingpong" or c["consumers"] == 2,
-                   "pingpong is for two consumers, one storing while the other multiplies"),
-        Constraint("block_k_spans", ("block_k",), lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SPAN, 2 * SPAN),
-                   "a slice of K is one or two 128-byte spans"),
-        Constraint("cluster_size", ("cluster_m", "cluster_n"), lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
-                   "a cluster has at most 4 blocks"),
-        Constraint("multicast_slices", ("block_m", "block_n", "cluster_m", "cluster_n"), slices,
-                   "blocks that share a tile load whole groups of 8 rows each"),
-        Constraint("setmaxnreg", ("consumers", "min_blocks", "producer_registers"), registers,
-                   "producer and consumers together may not take more registers than the launch gave, or setmaxnreg waits for ever"),
-        Constraint("accumulators", (*shape, "min_blocks", "producer_registers"), within,
-                   "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill"),
-        Constraint("promotion", ("block_k", "promote_k"),
-                   lambda c, w, d: c["promote_k"] % c["block_k"] == 0 if promotes(w) and w.scales != "block128" else c["promote_k"] == 128,
-                   "promote_k is whole slices of K; it stays 128 where sums are not promoted, or scaled every 128"),
-        Constraint("block_scale_tiles", ("block_k", "block_n", "swap_ab"),
-                   lambda c, w, d: w.scales != "block128" or (c["block_k"] == 128 and not c["swap_ab"] and (128 % c["block_n"] == 0 or c["block_n"] % 128 == 0)),
-                   "scales per 128 of K need block_k = 128, no transposition, and block_n that divides 128 or is a multiple of it"),
+        k_steps=c["block_k"] // instruction_k,
+        cluster=cluster,
+        threads=128 * (c["consumers"] + 1),
+        units=units,
+        clusters=clusters(c, units, device),
+        single_unit=single,
+        stride="CLUSTERS" if cluster > 1 else "BLOCKS",
+        cluster_tiles_m=tiles[0],
+        cluster_tiles_n=tiles[1],
+        tiles_in_cluster_units=tiles[0] * tiles[1],
+        rank=3 if batch > 1 else 2,
+        out_rank=3 if split_out > 1 else 2,
+        outputs=split_out,
+        store=store,
+        boxes=boxes,
+        buffers=buffers,
+        box_bytes=width,
+        box_rows=box_rows,
+        box_columns=width // out_bytes if width else 0,
+        stmatrix=out_bytes == 2,
+        out_bytes=out_bytes,
+        vector=2 if not swap and n % 2 == 0 and target.ldc % 2 == 0 else 1,
+        wide=split_out * m * target.ldc >= 2**31,
+        reads_at=store == "direct" or reads_matrix,
+        guarded=(reads_matrix or reads_vector) and any(ragged.values()),
+        split_rows=c["consumers"] > 1 and not pingpong,
+        consumer_rows=64 * mt,
+        split_out=store == "tma" and c["consumers"] > 1,
+        out_bytes_each=staged // c["consumers"],
+        b_offset=c["stages"] * a.bytes,
+        out_offset=ring,
+        barrier_offset=ring + staged,
+        releases=releases,
+        releases_comment="one for each consumer"
+        + (
+            " that reads the slot, in each block of the cluster"
+            if cluster > 1
+            else ": a slot belongs to one of them"
+            if pingpong
+            else ""
+        ),
+        consumer_registers=consumer_registers(c, device),
+        b_peers=sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
+        k_tiles=k_tiles,
+        first="unit.first" if split else "0",
+        last="unit.last" if split else str(k_tiles),
+        other_slices="other.last - other.first" if split else str(k_tiles),
+        split_k=c["split_k"],
+        promote=c["promote_k"] // c["block_k"] if promoted else 0,
+        promote_k=c["promote_k"],
+        block_scales=block_scales,
+        shared=shared_bytes(c, a.itemsize, out_bytes),
+        tile_workload=target,
     )
+
+
+def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:
+    """The comment at the head of a source: how this variant works, one line each."""
+    who = {1: "warpgroup 1 multiplies", 2: "warpgroups 1 and 2 multiply", 3: "warpgroups 1 to 3 multiply"}
+    lines = [
+        f"Warpgroup 0 copies tiles into a ring of {c['stages']} slots (TMA), {who[c['consumers']]} (wgmma).",
+        "Two barriers for each slot: full counts the bytes that arrived, empty the consumers that are done with it.",
+    ]
+    if g["pingpong"]:
+        lines.append("Each consumer has every other tile to itself, so one stores its tile while the other multiplies.")
+    if g["cluster"] > 1:
+        shared = [f"tiles of {x} by {g[x.lower()].share}" for x in "AB" if g[x.lower()].share > 1]
+        lines.append(f"Blocks of a cluster share {' and '.join(shared)}: each reads a slice and multicasts it, which")
+        lines.append("saves reads of L2, and with them power.")
+    if not g["single_unit"]:
+        residents = f"{g['clusters']} {'clusters' if g['cluster'] > 1 else 'blocks'}"
+        lines.append(f"{residents} stay resident and walk over {g['units']} tiles of work.")
+    if g["swap"]:
+        lines.append("Computed transposed: the 64 rows of a wgmma run along n, so that a short m leaves none empty.")
+    if c["split_k"] > 1:
+        lines.append(f"K is split into {c['split_k']} parts; sum_parts adds them in order, so results repeat.")
+    return lines

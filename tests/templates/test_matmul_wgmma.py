@@ -1,0 +1,394 @@
+"""matmul_wgmma: what NVRTC and ptxas make of it, what the emulator computes with it, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune import device, emulator, nvrtc, ptxas, reference
+from gpu_tune.errors import InvalidConfig
+from gpu_tune.plan import TensorMapArg
+from gpu_tune.space.knob import Config
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates import hopper
+from gpu_tune.templates.base import render, variables
+from gpu_tune.templates.matmul_wgmma import TEMPLATE
+from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul
+
+H200 = device.by_name("nvidia-h200")
+BIG = Matmul(8192, 8192, 8192, dtype="bfloat16", layout="nt")
+PLAIN: dict[str, Any] = dict(
+    block_m=128,
+    block_n=128,
+    block_k=64,
+    consumers=2,
+    schedule="cooperative",
+    stages=3,
+    cluster_m=1,
+    cluster_n=1,
+    producer_registers=40,
+    epilogue="direct",
+    raster_group=2,
+    grid="all",
+    split_k=1,
+    swap_ab=False,
+    min_blocks=1,
+    promote_k=128,
+)
+needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
+needs_emulator = pytest.mark.skipif(
+    not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
+)
+
+
+def config(dtype: str = "bfloat16", **changes: Any) -> Config:
+    """PLAIN with ``changes``; block_k counts 16-bit elements and is rescaled to the dtype."""
+    made = {**PLAIN, **changes}
+    made["block_k"] = made["block_k"] * 2 // ITEMSIZE[dtype]
+    return Config(made)
+
+
+def chip(sms: int) -> device.Device:
+    """A Hopper with few SMs, so that small problems walk over several units a block."""
+    return dataclasses.replace(H200, sm_count=sms)
+
+
+@functools.cache
+def report(source: str) -> Mapping[str, ptxas.Report]:
+    return ptxas.read(nvrtc.to_cubin(source, "sm_90a").log)
+
+
+def assert_assembles_cleanly(c: Config, workload: Matmul) -> None:
+    for kernel in report(render(TEMPLATE, c, workload, H200)).values():
+        assert not kernel.notes, f"{c} for {workload.key}: {kernel.notes}"
+        assert kernel.spill_bytes == 0 and kernel.stack_bytes == 0, f"{c} for {workload.key} spills: {kernel}"
+
+
+def assert_computes(
+    c: Config, workload: Matmul, sms: int = 3, seed: int = 0, kind: str = "integer", source: str = ""
+) -> None:
+    """The emulator runs ``c`` without a finding and its result agrees with the reference."""
+    small = chip(sms)
+    TEMPLATE.check(c, workload, small)
+    arrays, scalars = reference.example_inputs(workload, seed, kind), reference.example_scalars(workload, kind)
+    out = reference.allocate(workload.arrays()["out"], 77)
+    plan = TEMPLATE.plan(c, workload, small)
+    result = emulator.emulate(
+        source or render(TEMPLATE, c, workload, small),
+        plan,
+        {**arrays, "out": out},
+        scalars=scalars,
+        arch="sm_90a",
+        device=small,
+        seed=seed,
+    )
+    assert result.ok, f"{c} for {workload.key}, seed {seed}: {[str(f) for f in result.findings[:3]]}"
+    found = reference.compare(
+        result.arrays["out"],
+        workload,
+        arrays,
+        scalars,
+        numerics=TEMPLATE.numerics(c, workload),
+        exact=kind == "integer",
+    )
+    assert found.ok, f"{c} for {workload.key}, seed {seed}, {kind}: {found}"
+
+
+def random_workload(r: random.Random) -> Matmul:
+    """Any supported workload of up to a few tiles: every dtype, layout, output, scale, epilogue and row length."""
+    dtype = r.choice(("bfloat16", "float16", "bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2", "int8"))
+    row = 16 // ITEMSIZE[dtype]
+    layout = r.choice(("nn", "nt", "tn", "tt")) if ITEMSIZE[dtype] == 2 else "nt"
+    m, n = (r.choice((r.randint(1, 40), r.randint(1, 300), r.choice((64, 128, 192, 256, 320)))) for _ in "mn")
+    k = r.choice((r.randint(1, 64), r.randint(1, 400), 128, 256))
+    lda, ldb = (
+        -(-columns // row) * row + row * r.choice((0, 0, 1))
+        for columns in (k if layout[0] == "n" else m, n if layout[1] == "n" else k)
+    )
+    out_dtype = r.choice(OUT_DTYPES[dtype])
+    out_row = 16 // ITEMSIZE[out_dtype]
+    scales = (
+        r.choice({"int8": ("none", "tensor", "row_col")}.get(dtype, ("none", "tensor", "row_col", "block128")))
+        if ITEMSIZE[dtype] == 1
+        else "none"
+    )
+    operations = r.sample(
+        ("scale", "bias", "row_bias", "residual", "relu", "gelu", "gelu_tanh", "silu", "clamp(-1,2)"),
+        r.choice((0, 0, 1, 2, 4)),
+    )
+    math = {"float32": ("tf32",)}.get(
+        dtype, ("fast_accumulate",) if dtype.startswith("float8") and r.random() < 0.4 else ()
+    )
+    exact = out_dtype == "int32"
+    return Matmul(
+        m,
+        n,
+        k,
+        1 if scales == "block128" else r.choice((1, 1, 2, 3)),
+        dtype,
+        out_dtype,
+        layout,
+        lda,
+        ldb,
+        r.choice((n, n + 3, -(-n // out_row) * out_row)),
+        alpha="1" if exact else r.choice(("1", "any")),
+        beta=r.choice(("0", "1") if exact else ("0", "0", "1", "any")),
+        epilogue="" if exact else "+".join(operations),
+        scales="none" if exact else scales,
+        math=math,
+    )
+
+
+def test_the_source_uses_knobs_workload_device_and_launch_alone() -> None:
+    assert variables(TEMPLATE) <= {k.name for k in TEMPLATE.knobs} | {"workload", "device", "launch"}
+
+
+# ---- what it refuses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workload", "reason"),
+    [
+        (Matmul(64, 64, 64, dtype="float32", layout="nt"), "permission math=('tf32',)"),
+        (Matmul(64, 64, 64, dtype="float32", layout="nn", math=("tf32",)), "contiguous along k only"),
+        (Matmul(64, 64, 64, dtype="int8", layout="tn"), "contiguous along k only"),
+        (Matmul(64, 64, 100, dtype="float16", layout="nt"), "lda=100 is 200 bytes"),
+        (Matmul(64, 100, 64, dtype="float16", layout="nn"), "ldb=100 is 200 bytes"),
+        (Matmul(64, 64, 64, dtype="float16", layout="nt", alignment=8), "alignment=8"),
+    ],
+)
+def test_unsupported_workloads_get_the_reason(workload: Matmul, reason: str) -> None:
+    assert reason in str(TEMPLATE.supported(workload, H200))
+
+
+def test_only_compute_capability_9_0_is_served() -> None:
+    assert "needs compute capability 9.0" in str(TEMPLATE.supported(BIG, device.by_name("nvidia-b200")))
+    assert TEMPLATE.supported(BIG, H200) is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (dict(block_m=192), "wgmma_left"),
+        (dict(consumers=3, schedule="pingpong", block_m=64), "pingpong_pair"),
+        (dict(stages=12), "shared_memory"),
+        (dict(block_k=32), "block_k_spans"),
+        (dict(block_m=256, block_n=256), "accumulators"),
+        (dict(consumers=3, block_m=192, block_n=256), "instruction_registers"),
+        (dict(cluster_m=4, cluster_n=2), "cluster_size"),
+        (dict(block_n=24, cluster_m=2), "multicast_slices"),
+        (dict(swap_ab=True), "swap_short_m"),
+        (dict(block_n=24, epilogue="ring"), "tma_store"),
+        (dict(promote_k=256), "promotion"),
+    ],
+)
+def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
+        TEMPLATE.check(Config({**PLAIN, **changes}), BIG, H200)
+
+
+def test_setmaxnreg_never_asks_for_more_registers_than_the_launch_gave() -> None:
+    for consumers, min_blocks, producer in ((n, b, p) for n in (1, 2, 3) for b in (1, 2) for p in (40, 56)):
+        c = config(consumers=consumers, min_blocks=min_blocks, producer_registers=producer)
+        at_launch, each = hopper.launch_registers(consumers, min_blocks, H200), hopper.consumer_registers(c, H200)
+        assert producer + consumers * each <= (consumers + 1) * at_launch
+        assert each % 8 == 0 and at_launch <= each <= 240
+
+
+def test_tensor_maps_keep_the_drivers_rules() -> None:
+    r = random.Random(5)
+    for _ in range(8):
+        workload = random_workload(r)
+        for c in TemplateSpace(TEMPLATE, workload, H200).sample(20, np.random.default_rng(r.randrange(99))):
+            for a in (
+                a for step in TEMPLATE.plan(c, workload, H200).kernels for a in step.args if isinstance(a, TensorMapArg)
+            ):
+                itemsize = {"uint8": 1, "bfloat16": 2, "float16": 2}.get(a.dtype, 4)
+                assert all(s % 16 == 0 for s in a.strides) and all(1 <= b <= 256 for b in a.box)
+                assert a.box[0] * itemsize % 16 == 0 and a.box[0] * itemsize <= a.swizzle
+
+
+# ---- what NVRTC and ptxas make of it ---------------------------------------------------------------------------------
+
+WORKLOADS = [
+    BIG,
+    Matmul(4096, 4096, 4096, dtype="float16", layout="nn", out_dtype="float32", epilogue="bias+gelu"),
+    Matmul(64, 8192, 8192, dtype="bfloat16", layout="nt", beta="any", alpha="any"),
+    Matmul(4096, 7168, 2048, dtype="float8_e4m3", layout="nt", scales="block128"),
+    Matmul(4096, 4096, 4096, dtype="int8", layout="nt", out_dtype="int8", scales="row_col", epilogue="bias+relu"),
+    Matmul(1000, 1000, 1000, 3, dtype="float32", layout="nt", math=("tf32",), epilogue="residual"),
+]
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.key[:60])
+def test_default_and_seeds_assemble_without_spills_or_notes(workload: Matmul) -> None:
+    default = TEMPLATE.default(workload, H200)
+    assert not TEMPLATE.violations(default, workload, H200)
+    seeds = list(TEMPLATE.seeds(workload, H200))
+    assert seeds
+    for c in seeds[:2] if workload is not BIG else seeds[:6]:
+        assert_assembles_cleanly(c, workload)
+
+
+@needs_nvrtc
+def test_random_configs_assemble_without_spills_or_notes() -> None:
+    r = random.Random(11)
+    for i in range(12):
+        workload = (
+            dataclasses.replace(random_workload(r), m=r.choice((100, 4096)), n=2048, k=2048, lda=0, ldb=0, ldc=0)
+            if i % 2
+            else random_workload(r)
+        )
+        if TEMPLATE.supported(workload, H200) is True:
+            for c in TemplateSpace(TEMPLATE, workload, H200).sample(1, np.random.default_rng(i)):
+                assert_assembles_cleanly(c, workload)
+
+
+def sass(c: Config, workload: Matmul, folder: Path) -> str:
+    tool = next(
+        (str(p) for f in sys.path for p in Path(f or ".").glob("nvidia/cu*/bin/cuobjdump")), shutil.which("cuobjdump")
+    )
+    if tool is None:
+        pytest.skip("cuobjdump is not installed (the nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm wheels have it)")
+    TEMPLATE.check(c, workload, H200)
+    cubin = folder / "k.cubin"
+    cubin.write_bytes(nvrtc.to_cubin(render(TEMPLATE, c, workload, H200), "sm_90a").data)
+    return subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+
+
+@needs_nvrtc
+def test_the_flagship_is_wgmma_multicast_copies_and_bulk_stores(tmp_path: Path) -> None:
+    flagship = TEMPLATE.default(BIG, H200)
+    text = sass(flagship, BIG, tmp_path)
+    for name in (
+        "HGMMA.64x256x16.F32.BF16",
+        "UTMALDG.2D ",
+        "UTMALDG.2D.MULTICAST",
+        "UTMASTG.2D",
+        "STSM.16.M88.4",
+        "USETMAXREG",
+    ):
+        assert name in text, name
+    assert not re.search(r"\b(LDL|STL|HMMA)\b", text)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("dtype", "instruction"),
+    [
+        ("float8_e4m3", "QGMMA.64x128x32.F32.E4M3.E4M3"),
+        ("int8", "IGMMA.64x128x32.S8.S8"),
+        ("float32", "HGMMA.64x128x8.F32.TF32"),
+    ],
+)
+def test_each_dtype_has_its_tensor_instruction(dtype: str, instruction: str, tmp_path: Path) -> None:
+    workload = Matmul(512, 512, 512, dtype=dtype, layout="nt", math=("tf32",) if dtype == "float32" else ())
+    assert instruction in sass(config(dtype), workload, tmp_path)
+
+
+def test_a_lone_block_has_no_cluster_attribute_and_nothing_of_clusters() -> None:
+    source = render(TEMPLATE, config(), BIG, H200)
+    assert "__cluster_dims__" not in source and "cluster_sync" not in source and "multicast" not in source
+    assert "__cluster_dims__(2, 1, 1)" in render(TEMPLATE, config(cluster_n=2), BIG, H200)
+
+
+def test_sources_are_self_contained_and_deterministic() -> None:
+    source = render(TEMPLATE, TEMPLATE.default(BIG, H200), BIG, H200)
+    assert "#include" not in source
+    assert source == render(TEMPLATE, TEMPLATE.default(BIG, H200), BIG, H200)
+
+
+# ---- what the emulator computes with it ------------------------------------------------------------------------------
+
+BF16 = Matmul(300, 264, 136, dtype="bfloat16", layout="nt")
+FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
+    "cooperative": (dict(), BF16),
+    "ring of two boxes": (dict(epilogue="ring", block_n=192), BF16),
+    "whole tile staged": (dict(epilogue="full"), BF16),
+    "two blocks of 64 rows": (dict(block_m=256, epilogue="ring"), BF16),
+    "three consumers": (dict(block_m=192, consumers=3, epilogue="ring", block_n=96), BF16),
+    "one consumer, no setmaxnreg": (dict(block_m=64, consumers=1, producer_registers=0), BF16),
+    "pingpong": (dict(schedule="pingpong", epilogue="ring"), BF16),
+    "pingpong on one slice of K": (
+        dict(schedule="pingpong", block_m=64, block_n=32),
+        dataclasses.replace(BF16, k=8, lda=0, ldb=0),
+    ),
+    "cluster along m": (dict(cluster_m=2), BF16),
+    "cluster along n": (dict(cluster_n=4, block_n=64), BF16),
+    "square cluster, pingpong": (dict(cluster_m=2, cluster_n=2, block_n=64, block_m=64, schedule="pingpong"), BF16),
+    "two spans a slice": (dict(block_k=128, stages=2), BF16),
+    "split K": (dict(split_k=2), dataclasses.replace(BF16, k=328, lda=0, ldb=0, epilogue="bias+relu", beta="any")),
+    "transposed": (dict(swap_ab=True, block_m=24, epilogue="full"), dataclasses.replace(BF16, m=37)),
+    "transposed, float32": (
+        dict(swap_ab=True, block_m=40 + 8, epilogue="ring"),
+        dataclasses.replace(BF16, m=37, out_dtype="float32"),
+    ),
+    "batch": (dict(epilogue="full"), dataclasses.replace(BF16, batch=3, m=130, n=72, epilogue="residual+silu")),
+    "tn": (dict(cluster_m=2, cluster_n=2), dataclasses.replace(BF16, layout="tn", m=304, lda=0, ldb=0)),
+    "narrow nn": (dict(block_n=48), dataclasses.replace(BF16, layout="nn", ldb=0)),
+    "odd columns": (dict(), dataclasses.replace(BF16, n=129, ldc=0, epilogue="bias+row_bias+residual")),
+}
+
+
+@needs_emulator
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_computes_the_product(name: str) -> None:
+    changes, workload = FEATURES[name]
+    assert_computes(config(**changes), workload, sms=2 if "cluster" not in name else 4, seed=len(name))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("dtype", "more"),
+    [
+        ("float8_e4m3", dict(scales="block128")),
+        ("float8_e5m2", dict(scales="row_col", out_dtype="float8_e5m2")),
+        ("float8_e4m3", dict(math=("fast_accumulate",))),
+        ("int8", dict(out_dtype="int32")),
+        ("int8", dict(out_dtype="int8", scales="tensor", epilogue="clamp(0,50)")),
+        ("float32", dict(math=("tf32",))),
+    ],
+)
+def test_every_dtype_computes_the_product(dtype: str, more: dict[str, Any]) -> None:
+    workload = Matmul(150, 200, 400, dtype=dtype, layout="nt", **more)
+    assert_computes(config(dtype, epilogue="direct"), workload, seed=1, kind="normal")
+    assert_computes(config(dtype, epilogue="ring"), dataclasses.replace(workload, ldc=208), seed=2)
+
+
+@needs_emulator
+@pytest.mark.parametrize("seed", range(24))
+def test_random_configs_at_random_shapes_compute_the_product(seed: int) -> None:
+    r = random.Random(1000 + seed)
+    workload, sms = random_workload(r), r.choice((1, 2, 4, 7))
+    (c,) = TemplateSpace(TEMPLATE, workload, chip(sms)).sample(1, np.random.default_rng(seed))
+    assert_computes(c, workload, sms, seed, r.choice(("integer", "normal")))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("bug", "repair"),
+    [
+        ("    shared_writes_to_tma();\n", ""),
+        ("mbarrier_expect(bar, A_BYTES + B_BYTES)", "mbarrier_expect(bar, A_BYTES)"),
+        ("wgmma_wait<0>();", "wgmma_wait<1>();"),
+        ("Ring ring = {0, 1};", "Ring ring = {0, 0};"),
+    ],
+)
+def test_planted_bugs_do_not_pass(bug: str, repair: str) -> None:
+    c = config(epilogue="ring", cluster_m=2)
+    source = render(TEMPLATE, c, BF16, chip(2))
+    assert bug in source
+    with pytest.raises(AssertionError):
+        assert_computes(c, BF16, sms=2, source=source.replace(bug, repair))
