@@ -9,6 +9,7 @@ from ..device import Device
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Workload
 from .base import Template
+from .multistage import Shape, native_fp8, promotes
 from .multistage_rules import Problem
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
@@ -112,27 +113,36 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         rows, columns = problem.tiles(base)
         room = device.sm_count // max(1, rows * columns * problem.batch)
         splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
-        for split, how in ((1, "workspace"), *((s, "last_block") for s in splits[-1:])):
+        for split, how in ((1, "workspace"), *((s, "last_block") for s in splits[-1:] + splits[:1])):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
             if config is not None:
                 yield config
 
 
 def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
-    """A rough time in arbitrary units: waves of tiles, each bound by its arithmetic or by the bytes it reads."""
-    rows, columns = problem.tiles(config)
-    work = rows * columns * problem.batch * config["split_k"]
-    k_tiles = -(-problem.k_tiles(config) // config["split_k"])
-    size = ITEMSIZE[w.dtype]
-    per_step = max(
-        config["block_m"] * config["block_n"] / 64,
-        (config["block_m"] + config["block_n"]) * 1.5 + 40.0 / config["stages"],
-    )
-    waves = -(-work // device.sm_count)
-    overhead = (
-        60.0 + 0.03 * config["block_m"] * config["block_n"] ** 1.0 / 16 + (80.0 if config["split_k"] > 1 else 0.0)
-    )
-    return waves * (k_tiles * config["block_k"] * size / 32 * per_step / 16 + overhead)
+    """A rough time in clocks of one SM, good enough to order starting points.
+
+    A k tile takes the longest of its arithmetic, its bytes from L2 and its bytes from shared memory, and no less than the
+    latency that its stages leave uncovered; blocks on one SM overlap latencies but share the rest.
+    """
+    c, size = config, ITEMSIZE[w.dtype]
+    shape = Shape(config, w.dtype, promotes(w, device))
+    rows, columns = problem.tiles(c)
+    work = rows * columns * problem.batch * c["split_k"]
+    k_tiles = -(-problem.k_tiles(c) // c["split_k"])
+    kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
+    rate = device.flops_per_clock.get(kind, 0) or 512
+    busy = min(1.0, shape.threads / 128) * (0.62 if device.cc == 90 else 0.85)  # HGMMA alone reaches Hopper's full rate
+    area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
+    reads = (c["block_m"] * shape.warps_n + c["block_n"] * shape.warps_m) * c["block_k"] * size
+    tile = max(2.0 * area * c["block_k"] / (rate * busy), edge / 40, reads / 110)
+    shared = edge * c["stages"]
+    fits = max(1, device.resident_blocks(shape.threads, shape.registers(False, device), shared))
+    each = -(-work // device.sm_count)
+    rounds = -(-each // fits)
+    latency = 700 / (c["stages"] - 1)
+    leave = 1500 + area * 4 / 32 + (2000 + area * 4 * (1 + c["split_k"]) / 24 if c["split_k"] > 1 else 0)
+    return max(each * k_tiles * tile, rounds * k_tiles * max(tile, latency)) + rounds * leave
 
 
 def default(w: Workload, device: Device, template: Template, problem: Problem) -> Config:
