@@ -52,7 +52,7 @@ class Progress:
 
     ``trials`` counts those resumed from records (``resumed``) as well. ``default`` is the best of the templates'
     default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``phase``:
-    ``search``, ``confirm`` or ``done``. Times come from ``source``: modelled ones are estimates.
+    ``prepare``, ``search``, ``confirm`` or ``done``. Times come from ``source``: modelled ones are estimates.
     """
 
     workload: Workload
@@ -63,7 +63,7 @@ class Progress:
     earlier_seconds: float = 0.0
     trials: int = 0
     resumed: int = 0
-    phase: str = "search"
+    phase: str = "prepare"
     best: Measurement | None = None
     default: Measurement | None = None
     last: Measurement | None = None

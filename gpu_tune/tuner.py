@@ -126,10 +126,13 @@ def tune(
     book = records or Records()
     book.prepare()
     progress = Progress(workload, place, source, budget)
+    if on_trial is not None:
+        on_trial(progress)
     history = book.read(source, chip=place.chip)
     tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
     if not force:
         _resume(tuner, history, place, progress)
+    progress.phase = "search"
     options: dict[str, Any] = {"kind": "cluster", "address": executor} if executor else {"kind": _kind(kind, source)}
     try:
         with open_measurer(

@@ -14,6 +14,7 @@ from ..trial import MODELLED
 EVERY = 5.0
 """Seconds between plain lines."""
 BAR = 18
+PHASES = {"prepare": "preparing the search", "confirm": "checking and re-timing the finalists"}
 
 
 class Live:
@@ -25,16 +26,20 @@ class Live:
         self._tty = self.stream.isatty() and not quiet
         self._live: Any = None
         self._said, self._phase = 0.0, ""
-        self._started = False
+        self._progress: Progress | None = None
 
     def __enter__(self) -> Live:
         if self._tty:
             from rich.console import Console
             from rich.live import Live as RichLive
 
-            self._live = RichLive(console=Console(file=self.stream), refresh_per_second=8, transient=True)
+            self._live = RichLive(self, console=Console(file=self.stream), refresh_per_second=8, transient=True)
             self._live.start()
         return self
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        if self._progress is not None:
+            yield render(self.title, self._progress, console.width)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -44,9 +49,9 @@ class Live:
 
     def update(self, progress: Progress) -> None:
         """Show ``progress``."""
+        self._progress = progress
         if self._live is not None:
-            self._live.update(render(self.title, progress, self._live.console.width))
-            return
+            return  # rich asks eight times a second, so that the clock runs between trials
         now = time.monotonic()
         if not self.quiet and (progress.phase != self._phase or now - self._said >= EVERY):
             self._said, self._phase = now, progress.phase
@@ -87,6 +92,8 @@ def share(progress: Progress) -> float:
 def plain(title: str, progress: Progress) -> str:
     """One line of plain text."""
     far, found, ended = facts(progress)
+    if progress.phase == "prepare":
+        return f"{title}: preparing the search"
     what = {"confirm": "checking and re-timing the finalists; ", "done": "done; "}.get(progress.phase, "")
     return f"{title}: {what}{far}; {found}; {ended}"
 
@@ -97,8 +104,8 @@ def render(title: str, progress: Progress, width: int) -> Any:
 
     far, found, ended = facts(progress)
     filled = round(share(progress) * BAR)
-    if progress.phase == "confirm":
-        far = f"finalists: checking and re-timing, {progress.seconds:.0f} s"
+    if progress.phase in PHASES:
+        far = f"{PHASES[progress.phase]}, {progress.seconds:.0f} s"
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append(title if len(title) < width - 2 else title[: width - 3] + "…", style="bold")
     text.append("\n  ")

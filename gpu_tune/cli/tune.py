@@ -70,11 +70,10 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
     for workload in workloads:  # refuse all before the first is tuned
         variants(workload, place)
     if source == MODELLED and not as_json:
-        click.echo(
-            f"This is the modelled {place.name}, not a GPU: candidates are really compiled, winners really "
-            "executed (by the emulator); times are estimates.",
-            err=True,
+        said = (
+            f"No GPU: this is the modelled {place.name}. Kernels are really compiled and executed, times are estimates."
         )
+        click.echo(said, err=True)
     results, failures = [], []
     for number, workload in enumerate(workloads, 1):
         title = workload.key if len(workloads) == 1 else f"[{number}/{len(workloads)}] {workload.key}"
