@@ -71,6 +71,7 @@ void toy(const std::string& name, const Toy& p, unsigned threads, unsigned rows)
         }
     if (has(name, "guard")) c[long(p.m - 1) * p.ldc + p.n + 1] = 7;
     double ns = 20000.0 / rows + 40.0 * (threads > 64 ? threads - 64 : 64 - threads) + 2e-6 * p.m * p.n * p.k;
+    if (has(name, "slower")) ns *= 1.02;
     if (has(name, "unstable")) ns *= 1 + 20 * noise() * noise() * noise();
     clock_ns += ns * (1 + 0.004 * noise());
 }

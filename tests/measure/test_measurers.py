@@ -138,6 +138,18 @@ def test_auto_takes_the_gpu_that_is_there_and_the_modelled_device_for_another(
         open_measurer(workload, store=compiled, kind="gpu")
 
 
+def test_a_planted_two_percent_is_found_and_a_wrong_kernel_is_not_compared(
+    fake_cuda: Path, workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
+):
+    plain, slower, copy = candidate(), candidate(fault="slower"), candidate(fault="partial")
+    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, baselines=()) as m:
+        found = m.confirm([plain, slower, copy])
+        assert found.winner == plain and found.comparisons[slower.key].faster
+        assert found.comparisons[slower.key].ratio == pytest.approx(1.02, abs=0.002)
+        assert found.contender(copy).status == "wrong" and copy.key not in found.comparisons
+        assert m.confirm([plain, candidate(clear=True)]).winner == plain
+
+
 def test_earlier_measurements_of_the_same_binary_spare_timing_it(
     workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
 ):

@@ -33,6 +33,16 @@ extern "C" __global__ void __launch_bounds__({{ threads }})
         for (int r = 0; r < {{ rows }}; ++r)
             if (row + r < m) sum[r] += a[(long long)(row + r) * lda + i] * right;
     }
+    {% if fault == "slower" %}
+    float more = 0;  // two percent more of the same work
+    #pragma unroll {{ unroll }}
+    for (int i = 0; i < k / 50; ++i)
+        #pragma unroll
+        for (int r = 0; r < {{ rows }}; ++r)
+            more += a[(long long)min(row + r, m - 1) * lda + i] * b[(long long)i * ldb + column];
+    if (more == 1.2345e30f) c[0] = more;
+    {% endif %}
+
     #pragma unroll
     for (int r = 0; r < {{ rows }}; ++r)
         if (row + r < m) {
@@ -47,7 +57,7 @@ extern "C" __global__ void __launch_bounds__({{ threads }})
         }
 }
 """
-_RUNNING = "hang crash illegal trap guard partial race wrong unstable"
+_RUNNING = "hang crash illegal trap guard partial race wrong unstable slower"
 FAULTS = ("none", "syntax", *_RUNNING.split(), "shared", "absent")
 """What may go wrong. ``crash`` and ``unstable`` need the virtual GPU, which goes by the kernel's name."""
 

@@ -1,0 +1,120 @@
+"""Measuring on a real GPU: bad kernels cost themselves, noise is as small as promised, libraries are called right."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune import driver
+from gpu_tune.device import Device
+from gpu_tune.measure import baselines, cuda, open_measurer, statistics
+from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.verify import Verifier
+from gpu_tune.templates.base import Template, registry
+from gpu_tune.trial import MEASURED, Candidate
+from gpu_tune.workload import Matmul
+
+pytestmark = pytest.mark.gpu
+Make = Callable[..., Candidate]
+WRONG = ("guard", "partial", "race", "wrong")
+ENDS = {
+    "none": "ok",
+    "hang": "run_timeout",
+    "illegal": "run_error",
+    "trap": "run_error",
+    **dict.fromkeys(WRONG, "wrong"),
+}
+ENDS |= {"shared": "launch_error", "syntax": "compile_error"}
+
+
+def test_deliberately_bad_kernels_end_as_what_they_are(
+    gpu: Device, templates: dict[str, Template], candidate: Make, tmp_path: Path
+):
+    w = Matmul(200, 180, 160, dtype="float32", ldc=184)
+    with open_measurer(w, kind="gpu", templates=templates, store=tmp_path, run_limit=5.0) as m:
+        futures = {f: m.submit(candidate(fault=f)) for f in ENDS}
+        ends = {f: future.result(120) for f, future in futures.items()}
+        assert {f: e.status for f, e in ends.items()} == ENDS, {f: e.reason for f, e in ends.items()}
+        assert m.submit(candidate(rows=2)).result(60).status == "ok"
+
+
+def test_a_planted_two_percent_is_found_and_an_equal_kernel_is_not_called_faster(
+    gpu: Device, templates: dict[str, Template], candidate: Make, tmp_path: Path
+):
+    w = Matmul(512, 512, 4096, dtype="float32")
+    plain, slower, equal = candidate(), candidate(fault="slower"), candidate(fault="unstable")  # unstable: a name only
+    found = wins = 0
+    rounds = 20
+    with open_measurer(w, kind="gpu", templates=templates, store=tmp_path, baselines=()) as m:
+        for _ in range(rounds):
+            c = m.confirm([plain, slower, equal])
+            names = {x.name: x.samples for x in c.contenders}
+            a, b, s = (names[x.key] for x in (plain, equal, slower))
+            found += statistics.compare(a, s, noise_floor=c.noise_floor).faster
+            wins += statistics.compare(a, b, noise_floor=c.noise_floor).decided
+    assert found >= 0.9 * rounds and wins <= max(1, 0.05 * rounds)
+
+
+@pytest.mark.parametrize("size, floor", [(2048, 0.005), (128, 0.015)])
+def test_the_noise_floor_is_as_small_as_promised(gpu: Device, size: int, floor: float, tmp_path: Path):
+    w = Matmul(size, size, size, dtype="float32")
+    template = registry()["matmul_simt"]
+    with open_measurer(w, kind="gpu", store=tmp_path, baselines=()) as m:
+        c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
+    assert c.winner is not None and c.noise_floor <= floor
+
+
+def test_two_times_of_one_candidate_agree_and_say_what_they_were_taken_on(
+    gpu: Device, templates: dict[str, Template], candidate: Make, tmp_path: Path
+):
+    w = Matmul(1024, 1024, 1024, dtype="float32")
+    times = []
+    for _ in range(2):
+        with open_measurer(w, kind="gpu", templates=templates, store=tmp_path) as m:
+            end = m.submit(candidate(rows=8)).result(60)
+            times.append(end.time)
+    assert end.source == MEASURED and end.environment["chip"] == gpu.chip and end.environment["cuda"]
+    assert abs(times[0] / times[1] - 1) < 0.05 and end.warm_samples and np.median(end.warm_samples) <= 1.1 * end.time
+
+
+LAYOUTS = ("nn", "nt", "tn", "tt")
+DTYPES = ("float32", "float16", "bfloat16")
+CASES: list[Any] = [Matmul(130, 96, 72, dtype=d, layout=x) for d, x in itertools.product(DTYPES, LAYOUTS)]
+CASES += [
+    Matmul(128, 256, 64, batch=3, dtype="float16", layout="nt", ldc=264),
+    Matmul(128, 256, 64, dtype="bfloat16", layout="nt", epilogue="bias+relu"),
+    Matmul(128, 256, 64, dtype="bfloat16", layout="nt", epilogue="bias+gelu"),
+    Matmul(128, 256, 64, dtype="bfloat16", layout="nt", epilogue="residual+silu", alpha="any", beta="any"),
+    Matmul(128, 256, 64, dtype="int8", layout="nt"),
+    Matmul(128, 256, 64, dtype="int8", layout="nt", out_dtype="float16", scales="row_col"),
+]
+
+
+@pytest.mark.parametrize("w", CASES, ids=lambda w: w.key)
+def test_libraries_are_called_right(gpu: Device, w: Matmul):
+    driver.use_context()
+    stream = cuda.Stream()
+    data = DeviceData(w, 0, gpu.l2_bytes)
+    names = ("cublas", "cublaslt")
+    good, missing = baselines.prepare(names, data, Verifier(data, stream), stream, gpu, lambda text: None)
+    try:
+        assert "cublaslt" in {b.name for b in good}, missing
+        assert not any("wrong" in reason for reason in missing.values()), missing
+    finally:
+        for baseline in good:
+            baseline.close()
+        data.close()
+
+
+def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_path: Path):
+    w = Matmul(1024, 1024, 1024, dtype="float32")
+    template = registry()["matmul_simt"]
+    with open_measurer(w, kind="gpu", store=tmp_path) as m:
+        c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
+    assert c.winner is not None and c.verdict is not None and c.vendor in ("cublas", "cublaslt")
+    assert all(len(x.samples) == c.rounds for x in c.contenders if x.ok)
