@@ -61,6 +61,8 @@ class Pool:
     rows: Rows
     coordinates: NDArray[np.float32]
     features: NDArray[np.float32] | None
+    hint: NDArray[np.float64] | None
+    """What history expects, where there is history."""
 
 
 class Arm:
@@ -71,7 +73,7 @@ class Arm:
         self.taken: set[bytes] = set()
         self._rows: dict[bytes, Rows] = {}
         self._times: dict[bytes, float] = {}
-        self._listed: tuple[Rows, NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._listed: Pool | None = None
         self._keys: list[bytes] = []
         self.model: Ranker | None = None
         self.prior: Prior | None = None
@@ -176,17 +178,23 @@ class Arm:
         every = space.grid.all(space.listing)
         if every is not None:
             if self._listed is None:
-                self._listed = every, space.describe(every)[0], space.coordinates(every)
+                self._listed = self._described(every)
                 self._keys = [row.tobytes() for row in every]
-            rows, x, c = self._listed
-            free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(rows))
-            return Pool(rows[free], c[free], x[free])
+            free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(every))
+            whole = self._listed
+            assert whole.features is not None
+            hint = None if whole.hint is None else whole.hint[free]
+            return Pool(whole.rows[free], whole.coordinates[free], whole.features[free], hint)
         parts = [space.grid.sample(self.settings.pool // 3, rng)]
         elite = self._elite()
         if len(elite) > 1:
             parts += [self._cross(2 * self.settings.pool // 3, rng), *(space.steps(row) for row in elite[:2])]
         rows = self.free(np.concatenate([p for p in parts if len(p)]))
-        return Pool(rows, space.coordinates(rows), space.describe(rows)[0] if self.prior is not None else None)
+        return self._described(rows) if self.prior is not None else Pool(rows, space.coordinates(rows), None, None)
+
+    def _described(self, rows: Rows) -> Pool:
+        x = self.space.describe(rows)[0]
+        return Pool(rows, self.space.coordinates(rows), x, None if self.prior is None else self.prior.hint(x))
 
     def _by_model(self, trees: int, smooth: int, rng: np.random.Generator) -> list[Rows]:
         """The best of a pool: first what history alone would pick, then the smooth model's, then the trees'."""
@@ -204,9 +212,8 @@ class Arm:
         some = self._subset(y, rng)
         mine, c, trend = self.space.coordinates(rows[some]), pool.coordinates, np.zeros(len(pool.rows))
         told = y[some]
-        if self.prior is not None and pool.features is not None:
-            own = self.prior.hint(self.space.describe(rows[some])[0])
-            hint = self.prior.hint(pool.features)
+        if self.prior is not None and pool.hint is not None:
+            own, hint = self.prior.hint(self.space.describe(rows[some])[0]), pool.hint
             slope = _slope(own, told)
             told, trend = told - slope * own, slope * hint
             mine, c = (np.concatenate([a, b[:, None]], axis=1) for a, b in ((mine, own), (c, hint)))
@@ -236,8 +243,7 @@ class Arm:
         return self._best(pool.rows[short], score, n)
 
     def _hinted(self, pool: Pool, n: int) -> list[Rows]:
-        assert self.prior is not None and pool.features is not None
-        return self._best(pool.rows, self.prior.hint(pool.features), n)
+        return [] if pool.hint is None else self._best(pool.rows, pool.hint, n)
 
     def _best(self, rows: Rows, score: NDArray[np.float64], n: int) -> list[Rows]:
         chosen: list[Rows] = []

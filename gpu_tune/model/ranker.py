@@ -135,6 +135,6 @@ class Ranker:
     def from_text(cls, text: str) -> Ranker:
         """Inverse of ``to_text``; CorruptData on anything else."""
         try:
-            return cls(lightgbm.Booster(model_str=text, params={"verbosity": -1}))
+            return cls(lightgbm.Booster(model_str=text))
         except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
             raise CorruptData(f"ranker model: LightGBM refuses the text ({error})") from error

@@ -192,7 +192,7 @@ class GridSpace:
         """Index rows; InvalidConfig names an unknown knob or value."""
         out = []
         for config in configs:
-            if len(config) != len(self.knobs):
+            if len(config) != len(self.knobs) or any(name not in config for name in self._place):
                 odd = set(config) ^ set(self._place)
                 raise InvalidConfig(
                     f"{self.name} config {config.key}: unknown or missing knobs {sorted(odd)}; has {list(self._place)}"

@@ -1,0 +1,105 @@
+"""The ranker, the smooth model and the measures of a ranking."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu_tune.errors import CorruptData
+from gpu_tune.model.evaluation import pairwise_accuracy, top_k
+from gpu_tune.model.ranker import Ranker, grades
+from gpu_tune.model.smooth import Smooth, expected_improvement
+
+RNG = np.random.default_rng(5)
+X = RNG.random((60, 4))
+TIME = 1.0 + (X[:, 0] - 0.3) ** 2 + 0.5 * X[:, 1]
+
+
+def test_the_ranker_orders_unseen_configs_and_is_deterministic() -> None:
+    fitted = [Ranker.fit(X, TIME, seed=3, names=["log2 a*b", "b, c", "c:d", "e"]) for _ in range(2)]
+    assert fitted[0] is not None and fitted[1] is not None
+    new = np.random.default_rng(6).random((300, 4))
+    truth = 1.0 + (new[:, 0] - 0.3) ** 2 + 0.5 * new[:, 1]
+    assert np.array_equal(fitted[0].score(new), fitted[1].score(new))
+    assert pairwise_accuracy(fitted[0].score(new), truth) > 0.8
+    gain = fitted[0].gain()
+    assert sum(gain.values()) == pytest.approx(1.0) and list(gain)[0] == "b__c"
+    shap = fitted[0].contributions(new[:5])
+    assert shap.shape == (5, 5) and np.allclose(shap.sum(axis=1), fitted[0].score(new[:5]))
+
+
+def test_failures_teach_the_ranker_to_avoid_their_kind() -> None:
+    times = np.where(X[:, 2] > 0.5, np.nan, TIME)
+    model = Ranker.fit(X, times)
+    assert model is not None
+    probe = np.tile([0.3, 0.1, 0.2, 0.5], (2, 1))
+    probe[1, 2] = 0.9
+    good, bad = model.score(probe)
+    assert good > bad
+
+
+def test_groups_are_compared_only_within_themselves() -> None:
+    slow = 1000 * TIME  # the same order, a thousand times slower: pooled naively, feature 3 would explain everything
+    both = np.concatenate([X, X])
+    both[:60, 3], both[60:, 3] = 0.0, 1.0
+    model = Ranker.fit(both, np.concatenate([TIME, slow]), [60, 60])
+    assert model is not None and model.gain().get("Column_3", 0.0) < 0.05
+
+
+def test_nothing_to_learn_is_none_and_bad_text_is_refused() -> None:
+    assert Ranker.fit(X, np.full(60, np.nan)) is None and Ranker.fit(X[:1], TIME[:1]) is None
+    model = Ranker.fit(X, TIME)
+    assert model is not None
+    assert np.array_equal(Ranker.from_text(model.to_text()).score(X), model.score(X))
+    with pytest.raises(CorruptData, match="LightGBM refuses"):
+        Ranker.from_text("tree\nnonsense")
+
+
+def test_grades_put_failures_last_and_the_best_first() -> None:
+    assert grades(np.array([2.0, 1.0, np.nan, np.inf, 100.0])).tolist() == [15, 30, 0, 0, 0]
+
+
+def test_the_smooth_model_predicts_from_two_dozen_trials_and_knows_its_doubt() -> None:
+    x = RNG.random((24, 3))
+    y = np.sin(3 * x[:, 0]) + x[:, 1]
+    model = Smooth(x, y)
+    new = RNG.random((200, 3))
+    truth = np.sin(3 * new[:, 0]) + new[:, 1]
+    assert np.corrcoef(model.predict(new), truth)[0, 1] > 0.95
+    mean, cov = model.posterior(np.concatenate([x[:1], [[5.0, 5.0, 5.0]]]))
+    assert cov[0, 0] < 0.1 * cov[1, 1] and abs(mean[0] - y[0]) < 0.2
+    assert np.allclose(model.predict(new), model.posterior(new)[0], atol=1e-3)
+    assert model.length[2] > model.length[0]  # the third coordinate does nothing
+
+
+def test_a_batch_of_picks_is_spread() -> None:
+    x = RNG.random((12, 2))
+    model = Smooth(x, -((x[:, 0] - 0.5) ** 2))
+    pool = np.concatenate([np.repeat([[0.5, 0.5]], 50, axis=0), RNG.random((50, 2))])
+    picks = model.pick(pool, 6, 0.0)
+    assert len(set(picks)) == 6 and sum(p < 50 for p in picks) <= 2  # copies of one point teach nothing more
+
+
+def test_the_gradient_of_the_likelihood_is_the_slope() -> None:
+    model = Smooth(X, TIME)
+    theta = np.array([-0.5, 0.1, 0.3, 0.0, -3.0])
+    _, gradient = model._loss(theta)
+    for i in range(5):
+        step = np.eye(5)[i] * 1e-5
+        slope = (model._loss(theta + step)[0] - model._loss(theta - step)[0]) / 2e-5
+        assert gradient[i] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_expected_improvement_matches_a_simulation() -> None:
+    gap, sd = np.array([-1.0, 0.0, 0.5]), np.array([0.7, 1.0, 0.2])
+    draws = np.maximum(0, gap + sd * np.random.default_rng(1).standard_normal((400_000, 3))).mean(axis=0)
+    assert np.allclose(expected_improvement(gap, sd), draws, atol=4e-3)
+
+
+def test_measures_of_a_ranking() -> None:
+    times = np.array([4.0, 2.0, np.nan, 1.0])
+    assert top_k(np.array([3.0, 2.0, 1.0, 0.0]), times, 1) == 0.25
+    assert top_k(np.array([3.0, 2.0, 1.0, 0.0]), times, 2) == 0.5
+    assert top_k(np.array([0.0, 0.0, 9.0, 0.0]), times, 1) == 0.0
+    assert pairwise_accuracy(-np.array([4.0, 2.0, 9.0, 1.0]), times) == 1.0
+    assert pairwise_accuracy(np.zeros(4), times) == 0.5
