@@ -26,7 +26,7 @@ from ..templates.base import Numerics, Template, registry
 from ..workload import from_dict
 from .cases import DEVICES, Variant
 from .cases import variants as draw_variants
-from .check import Failure, Outcome, check_variant, refusal, run_checks
+from .check import Failure, Outcome, Problem, check_variant, refusal, run_checks
 from .coverage import Coverage, reachable_pairs
 
 TIME_LIMIT = 300.0
@@ -168,9 +168,10 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
     for number in range(seeds):
         variant = Variant(name, workload, device, Config(config), seed + number)
         numerics = template.numerics(variant.config, workload) if template else Numerics()
+        problem = Problem(plan, workload, device, numerics)
         outcome = Outcome()
         try:
-            run_checks(outcome, code, plan, workload, device, numerics, seed + number, arch)
+            run_checks(outcome, code, problem, seed + number, arch)
         except GpuTuneError as error:
             outcome.failures.append(refusal(error))
         report.add(variant, outcome)

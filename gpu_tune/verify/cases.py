@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,8 @@ class Variant:
         body = {
             k: v for k, v in to_dict(self.workload).items() if (tuple(v) if isinstance(v, list) else v) != blank.get(k)
         }
-        return {"workload": body, "device": self.device.name, "config": dict(self.config), "seed": self.seed}
+        device = [self.device.name, self.device.sm_count]
+        return {"workload": body, "device": device, "config": dict(self.config), "seed": self.seed}
 
     @classmethod
     def from_json(cls, template: str, data: object) -> Variant:
@@ -78,13 +79,9 @@ class Variant:
         try:
             if not isinstance(data, Mapping):
                 raise TypeError(f"expected an object, found {type(data).__name__}")
-            return cls(
-                template,
-                from_dict(data["workload"]),
-                by_name(data["device"]),
-                Config(data["config"]),
-                int(data["seed"]),
-            )
+            name, sms = data["device"]
+            device = replace(by_name(name), sm_count=int(sms))
+            return cls(template, from_dict(data["workload"]), device, Config(data["config"]), int(data["seed"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptData(f"verify case: {error!s}; copy the whole text between the quotes") from error
 
@@ -114,8 +111,9 @@ def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str,
 def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) -> Iterator[Variant]:
     """An endless stream of variants, a pure function of the template, ``seed`` and ``devices``.
 
-    Cells come evenly; of a handful of random configs the one with most unseen pairs of knob values is taken; every
-    tenth is the default or a seed of the template. A combination without a valid config is passed over.
+    Cells come evenly, now and then on a slice of the chip with few SMs (a persistent block then computes several
+    tiles); of a handful of random configs the one with most unseen pairs of knob values is taken; every tenth is the
+    default or a seed of the template. A combination without a valid config is passed over.
     """
     rng = np.random.default_rng([seed, *template.name.encode()])
     homes = [d for d in map(by_name, devices) if supported_cells(template, d)]
@@ -133,6 +131,8 @@ def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) 
     for number in itertools.count():
         device = homes[0] if len(homes) == 1 or rng.random() < 0.6 else homes[rng.integers(1, len(homes))]
         cell = _rarest(list(cells[device.name]), seen_cells, rng)
+        if rng.random() < 0.4:
+            device = replace(device, sm_count=int(rng.integers(1, 5)))
         workload = _draw(template, cell, cells[device.name][cell], device, rng)
         config = None if workload is None else _config(template, workload, device, rng, pairs, known=number % 10 == 9)
         if workload is None or config is None:

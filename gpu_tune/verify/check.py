@@ -55,37 +55,55 @@ def check_variant(template: Template, variant: Variant, *, assemble: bool = Fals
     try:
         template.check(variant.config, variant.workload, variant.device)
         source = render(template, variant.config, variant.workload, variant.device)
-        plan = template.plan(variant.config, variant.workload, variant.device).check()
         outcome.branches = taken_branches(template, variant.config, variant.workload, variant.device)
         outcome.seconds["render"] = time.perf_counter() - start
-        numerics = template.numerics(variant.config, variant.workload)
-        run_checks(outcome, source, plan, variant.workload, variant.device, numerics, variant.seed)
+        problem = Problem.of(template, variant)
+        run_checks(outcome, source, problem, variant.seed)
         if assemble:
-            _static(outcome, template, variant, source, plan)
+            _static(outcome, template, variant, source, problem.plan)
     except GpuTuneError as error:
         outcome.failures.append(refusal(error))
     return outcome
 
 
-def run_checks(
-    outcome: Outcome,
-    source: str,
-    plan: LaunchPlan,
-    workload: Workload,
-    device: Device,
-    numerics: Numerics,
-    seed: int,
-    arch: str = "",
-) -> None:
-    """Emulate ``source`` three times: integers (exact), then normal inputs with two seeds, early and late landing.
+@dataclass(frozen=True)
+class Problem:
+    """What a kernel is run on: the plan, the workload whose buffers it names, the device and how results compare."""
 
-    Every finding, wrong element, write between rows, workspace left dirty and bit that differs between the seeds is a
-    failure of ``outcome``.
-    """
+    plan: LaunchPlan
+    workload: Workload
+    device: Device
+    numerics: Numerics
+
+    @classmethod
+    def of(cls, template: Template, variant: Variant) -> Problem:
+        """The problem of a template's variant."""
+        c, w, d = variant.config, variant.workload, variant.device
+        return cls(template.plan(c, w, d).check(), w, d, template.numerics(c, w))
+
+
+def run_checks(outcome: Outcome, source: str, problem: Problem, seed: int, arch: str = "") -> None:
+    """Compile ``source`` (for ``arch``, default the device's) and :func:`run_module` it."""
     start = time.perf_counter()
-    module = emulator.Module.load(source, arch=arch or device.arch)
+    module = emulator.Module.load(source, arch=arch or problem.device.arch)
     outcome.seconds["ptx"] = time.perf_counter() - start
-    start = time.perf_counter()
+    run_module(outcome, module, problem, seed, source)
+
+
+def run_module(
+    outcome: Outcome,
+    module: emulator.Module,
+    problem: Problem,
+    seed: int,
+    source: str = "",
+    covered: set[int] | None = None,
+) -> None:
+    """Run a kernel three times: integers (exact), then normal inputs with two seeds, early and late landing.
+
+    Every finding, wrong element, write between rows and bit that differs between the seeds is a failure of
+    ``outcome``. ``source`` puts CUDA lines into the classes of findings; ``covered`` collects executed PTX lines.
+    """
+    start, plan, workload, numerics = time.perf_counter(), problem.plan, problem.workload, problem.numerics
     outs = []
     for kind, late, run_seed in (
         ("integer", bool(seed & 1), seed),
@@ -98,8 +116,10 @@ def run_checks(
         flat = dict(arrays)
         flat["out"] = np.full(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, POISON, np.uint8)
         report = module.run(
-            plan, flat, scalars=scalars, device=device, seed=run_seed, late=late, alignment=workload.alignment
+            plan, flat, scalars=scalars, device=problem.device, seed=run_seed, late=late, alignment=workload.alignment
         )
+        if covered is not None:
+            covered |= report.covered_ptx_lines
         outcome.runs += 1
         outcome.instructions += sum(report.instructions.values())
         outcome.failures += [_finding(f, source) for f in report.findings]
