@@ -36,9 +36,14 @@ class Budget:
     @property
     def limits(self) -> tuple[float, float]:
         """(trials, seconds); infinite where only the other was named."""
-        if self.trials is None and self.seconds is None:
+        if self.open:
             return EFFORTS[self.effort]
         return self.trials or float("inf"), self.seconds or float("inf")
+
+    @property
+    def open(self) -> bool:
+        """Whether neither was named: then the search may end sooner, when it makes no more progress."""
+        return self.trials is None and self.seconds is None
 
     def spent(self, trials: int, seconds: float) -> bool:
         """Whether that much is all of it."""

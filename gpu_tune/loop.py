@@ -27,6 +27,10 @@ CONFIRMATIONS = 4
 """How often new finalists are drawn while none of the last ones holds."""
 RESERVED = 0.1
 """Share of a budget of seconds that is kept for the finalists."""
+DESCENT = 0.15
+"""Share of a budget, at its end, that is spent on untried neighbours of the best."""
+MOST = 16
+"""Candidates of a batch."""
 AHEAD = 2
 """Batches in flight: one being measured, one being compiled."""
 
@@ -115,16 +119,23 @@ class Loop:
     def _ask(self) -> list[Candidate]:
         limit, seconds = self.progress.budget.limits
         in_flight = sum(map(len, self._flights))
-        room = limit - self.progress.resumed - self._asked
+        used = self.progress.resumed + self._asked
         if self.progress.seconds >= seconds * (1 - RESERVED):
             self.ended = "seconds"
             for future in [f for flight in self._flights for f in flight]:
                 future.cancel()
             return []
-        if room <= 0:
+        if used >= limit:
             self.ended = "trials"
             return []
-        batch = self.tuner.ask(None if room == float("inf") else int(room))
+        room = int(min(limit - used, MOST))
+        plateau = self.progress.budget.open and self.tuner.plateau()
+        descend = used >= limit * (1 - DESCENT) or self.progress.seconds >= seconds * (1 - RESERVED) * (1 - DESCENT)
+        batch = self.tuner.final(room) if plateau or descend else []
+        if plateau and not batch:
+            self.ended = "plateau"
+            return []
+        batch = batch or self.tuner.ask(room)
         self._asked += len(batch)
         if not batch and not in_flight:
             self.ended = "exhausted"

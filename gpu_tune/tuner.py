@@ -79,6 +79,14 @@ class Tuner:
         self.search.tell(batch)
         self.told.extend(batch)
 
+    def final(self, n: int | None = None) -> list[Candidate]:
+        """For the end of a run: untried neighbours of the best; empty when those are all tried."""
+        return self.search.final(n)
+
+    def plateau(self) -> bool:
+        """Whether it is time to stop: no gain for so long that none of note is to be expected."""
+        return self.search.plateau()
+
     @property
     def best(self) -> Measurement | None:
         """The fastest measurement told so far, None when none has a time."""
@@ -163,7 +171,9 @@ def _enough(winner: Winner, budget: Budget) -> bool:
     """Whether a stored winner has had at least ``budget``."""
     trials, seconds = budget.limits
     had = max(winner.spent, float(winner.budget.get("seconds") or 0.0))
-    return winner.complete and (winner.budget.get("ended") == "exhausted" or winner.trials >= trials or had >= seconds)
+    ended = winner.budget.get("ended")
+    over = ended == "exhausted" or (ended == "plateau" and budget.open)
+    return winner.complete and (over or winner.trials >= trials or had >= seconds)
 
 
 def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: Progress) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpu_tune import report
+from gpu_tune import report, report_page
 from gpu_tune.budget import Budget, Progress
 from gpu_tune.cli.live import Live, plain, render
 from gpu_tune.device import by_name
@@ -57,12 +57,12 @@ def test_the_table_shows_every_shape_and_marks_decided_ratios():
 
 def test_the_page_stands_alone_and_escapes(tmp_path):
     pytest.importorskip("matplotlib")
-    text = report.page(ROWS, H200, "Ours <b>against</b> theirs", {"device": H200.product})
+    text = report_page.page(ROWS, H200, "Ours <b>against</b> theirs", {"device": H200.product})
     assert text.count("data:image/png;base64,") == 2 and "http" not in text
     assert "<b>against" not in text and "&lt;odd&gt;" in text and "NVIDIA H200" in text
-    pictures = report.plots(ROWS, H200)
+    pictures = report_page.plots(ROWS, H200)
     assert set(pictures) == {"Speed-up", "Roofline"} and all(p.startswith(b"\x89PNG") for p in pictures.values())
-    assert set(report.plots(ROWS[3:], H200)) == set()
+    assert set(report_page.plots(ROWS[3:], H200)) == set()
 
 
 def progress(**more):

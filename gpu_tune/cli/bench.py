@@ -198,7 +198,7 @@ def _measure(
 
 
 def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as_json: bool) -> None:
-    from .. import report
+    from .. import report, report_page
 
     summary = report.summarise(rows)
     facts = {
@@ -209,7 +209,7 @@ def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     if report_file is not None:
-        Path(report_file).write_text(report.page(rows, place, suite.title, facts))
+        Path(report_file).write_text(report_page.page(rows, place, suite.title, facts))
     if as_json:
         options.echo_json(
             {
