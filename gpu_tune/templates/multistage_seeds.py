@@ -122,8 +122,8 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
 def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
     """A rough time in clocks of one SM, good enough to order starting points.
 
-    A k tile takes the longest of its arithmetic, its bytes from L2 and its bytes from shared memory, and no less than the
-    latency that its stages leave uncovered; blocks on one SM overlap latencies but share the rest.
+    A k tile takes the longest of its arithmetic, its bytes from L2 and its bytes from shared memory, and no less than
+    the latency that its stages leave uncovered; blocks on one SM overlap latencies but share the rest.
     """
     c, size = config, ITEMSIZE[w.dtype]
     shape = Shape(config, w.dtype, promotes(w, device))
