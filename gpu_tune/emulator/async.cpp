@@ -2,7 +2,6 @@
 // lands as late as is legal, or at a random moment, never earlier than a kernel may rely on; until then the destination
 // holds NaN patterns and reading it is a finding.
 #include <algorithm>
-#include <functional>
 
 #include "decoder.hpp"
 #include "machine.hpp"
@@ -150,6 +149,7 @@ bool mbarrier_wait(Warp& w, const Instr& i, u32 m) {
 }
 
 void decode_mbarrier(Decoder& d, Instr& i) {
+  d.kernel().note_access(Space::Shared, 8);
   auto semantics = [&](const char* strong) {
     if (d.take("relaxed")) i.flags |= 2;
     else d.take(strong);
@@ -241,7 +241,7 @@ const TensorMap& tensor_map(Warp& w, u64 address) {
 }
 
 // Calls f(shared address, global address or 0, bytes) for pieces of at most 16 bytes of the box at coordinates c.
-using Piece = std::function<void(u32, u64, u32)>;
+template <class Piece>
 void for_row(const TensorMap& m, u32 shared, u64 row, bool inside, s64 x, u32 count, u32 step, const Piece& f) {
   u32 e = u32(m.element), per = 16 / e;
   if (step == 1) {
@@ -263,6 +263,7 @@ void for_row(const TensorMap& m, u32 shared, u64 row, bool inside, s64 x, u32 co
     f(swizzled(shared + k * e, m.swizzle), in ? row + u64(gx) * e : 0, e);
   }
 }
+template <class Piece>
 void for_tile(const TensorMap& m, u32 shared, const int* c, const Piece& f) {
   u32 n[5];
   for (int k = 0; k < 5; ++k) n[k] = k < m.rank ? (m.box[k] + m.element_strides[k] - 1) / m.element_strides[k] : 1;
@@ -283,6 +284,7 @@ void for_tile(const TensorMap& m, u32 shared, const int* c, const Piece& f) {
 }
 // im2col: `pixels` consecutive positions of the bounding box, walked W, H, D, N, starting at the given coordinates; each reads
 // `channels` elements at the position plus the filter offsets.
+template <class Piece>
 void for_im2col(const TensorMap& m, u32 shared, const int* c, const int* offsets, const Piece& f) {
   int spatial = m.rank - 2;
   s64 p[3] = {0, 0, 0}, n = c[m.rank - 1];
@@ -307,6 +309,7 @@ void for_im2col(const TensorMap& m, u32 shared, const int* c, const int* offsets
     }
   }
 }
+template <class Piece>
 void for_pieces(const TensorMap& m, u32 shared, const int* c, const int* offsets, const Piece& f) {
   if (m.im2col) for_im2col(m, shared, c, offsets, f);
   else for_tile(m, shared, c, f);
@@ -564,8 +567,6 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
     i.run = bulk_load;
   }
   if (hint) d.source(8);
-  Kernel& k = d.kernel();      // elements may be as small as one byte
-  if (store) k.global_granularity = std::min(k.global_granularity, tensor ? 1 : 4);
 }
 void decode_cp(Decoder& d, Instr& i) {
   if (d.take("reduce")) {
@@ -598,6 +599,8 @@ void decode_cp(Decoder& d, Instr& i) {
     else i.a = d.source(4);
   }
   if (hint) d.source(8);
+  d.kernel().note_access(Space::Shared, int(i.imm));
+  d.kernel().note_access(Space::Global, i.a >= 0 ? 1 : int(i.imm));
   i.run = copy_async;
 }
 

@@ -101,7 +101,7 @@ struct Kernel {
   vector<Constant> constants;
   vector<Special> specials;
   int register_bytes = 64;
-  vector<bool> read;                     // by slot / 64: an instruction reads it
+  vector<int> read;                      // by slot / 64: operands that read it
   int required_threads[3] = {0, 0, 0};   // .reqntid
   int max_threads = 0;                   // .maxntid product
   int min_blocks = 0;                    // .minnctapersm
@@ -110,8 +110,12 @@ struct Kernel {
   u32 local_bytes = 0;
   u32 static_shared = 0;                 // bytes
   u32 dynamic_align = 16;
-  int shared_granularity = 4;            // smallest shared-memory access: the size of a shadow cell
-  int global_granularity = 4;
+  int shared_granularity = 16;           // smallest access: the size of a shadow cell
+  int global_granularity = 16;
+  void note_access(Space s, int bytes) {
+    if (s == Space::Shared || s == Space::Generic) shared_granularity = bytes < shared_granularity ? bytes : shared_granularity;
+    if (s == Space::Global || s == Space::Generic) global_granularity = bytes < global_granularity ? bytes : global_granularity;
+  }
 };
 
 struct GlobalVariable {

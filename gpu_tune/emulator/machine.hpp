@@ -253,6 +253,7 @@ struct Machine {                               // one run of a plan: buffers and
   // the launch
   const Kernel* kernel = nullptr;
   u32 grid[3], block[3], cluster_dims[3];
+  int global_granularity = 4;                  // bytes of a shadow cell of global memory
   u32 dynamic_shared = 0, dynamic_base = 0;
   vector<u8> params;
   u32 cluster_count = 0, warps_per_cta = 0, warps_per_cluster = 0, agents = 0;
@@ -267,6 +268,7 @@ struct Machine {                               // one run of a plan: buffers and
   std::map<string, u32> shared_touched;                  // by kernel: dynamic bytes
   vector<Finding> findings;
   std::map<string, size_t> finding_index;
+  u64 reports = 0;                                       // calls of report
   bool stopped = false;
 
   u32 first_mbarrier_agent() const { return warps_per_cluster + (warps_per_cluster + 3) / 4; }

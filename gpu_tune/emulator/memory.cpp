@@ -215,23 +215,52 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
   }
 }
 
-inline void touch_inline(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) {
-  Machine& m = *by.warp->machine;
-  if (address < kSharedStart || address + bytes > cta.top)
-    m.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by.what, bytes,
-                            s32(address) - s32(kSharedStart), cta.top - kSharedStart), by.warp);
-  if (address + bytes > m.highest_shared) m.highest_shared = address + bytes;
-  if (cta.shadow.empty()) return;
-  u32 g = u32(m.kernel->shared_granularity), now = by.clock->local[by.agent];
-  u32 first = address / g, last = (address + bytes - 1) / g;
-  for (u32 k = first; k <= last; ++k) touch_cell(cta, cta.shadow[k], k * g, write, by, now);
+inline bool same(const Cell& a, const Cell& b) {
+  static_assert(sizeof(Cell) == 24, "compared as three words");
+  u64 x[3], y[3];
+  memcpy(x, &a, 24), memcpy(y, &b, 24);
+  return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
+// Touches by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
+class Toucher {
+ public:
+  Toucher(Cta& cta, bool write, const Accessor& by)
+      : cta_(cta), write_(write), by_(by), m_(*by.warp->machine), now_(by.clock->local[by.agent]),
+        shift_(__builtin_ctz(u32(m_.kernel->shared_granularity))), checked_(!cta.shadow.empty()) {}
+  void operator()(u32 address, u32 bytes) {
+    if (address < kSharedStart || address + bytes > cta_.top)
+      m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
+                               s32(address) - s32(kSharedStart), cta_.top - kSharedStart), by_.warp);
+    if (address + bytes > m_.highest_shared) m_.highest_shared = address + bytes;
+    if (!checked_) return;
+    for (u32 k = address >> shift_; k <= (address + bytes - 1) >> shift_; ++k) {
+      Cell& s = cta_.shadow[k];
+      if (known_ && same(s, before_)) { s = after_; continue; }
+      Cell before = s;
+      u64 reports = m_.reports;
+      touch_cell(cta_, s, k << shift_, write_, by_, now_);
+      known_ = reports == m_.reports;
+      before_ = before, after_ = s;
+    }
+  }
+
+ private:
+  Cta& cta_;
+  const bool write_;
+  const Accessor& by_;
+  Machine& m_;
+  const u32 now_;
+  const int shift_;
+  const bool checked_;
+  bool known_ = false;
+  Cell before_, after_;
+};
 }  // namespace
 
-void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { touch_inline(cta, address, bytes, write, by); }
-
+void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { Toucher(cta, write, by)(address, bytes); }
 void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by) {
-  for (u32 k = 0; k < count; ++k) touch_inline(cta, addresses[k], 16, write, by);
+  Toucher touch_one(cta, write, by);
+  for (u32 k = 0; k < count; ++k) touch_one(addresses[k], 16);
 }
 
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
@@ -334,7 +363,7 @@ void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool st
                                        b.name.c_str()), &w);
   }
   if (!m.checks.global_races) return;
-  u64 g = u64(m.kernel->global_granularity), low = b.base & 15;
+  u64 g = u64(m.global_granularity), low = b.base & 15;
   if (b.shadow.empty()) b.shadow.resize(size_t((b.size + low) / g + 1));
   u32 me = w.grid_id + 1, now = clock.local[w.agent];
   for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
@@ -390,7 +419,7 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
       u32 address = u32(a);
       Cta& cta = shared_target(w, address);
       bool strong = flags & kStrong;
-      touch_inline(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
+      touch(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
       return cta.shared.data() + address;
     }
     case Space::Local:
@@ -406,7 +435,7 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
       if (!p) return nullptr;
       if (flags & kNonCoherent && m.checks.global_races) {
         Buffer& b = m.buffers[size_t(a >> kWindowBits) - 1];
-        u64 g = u64(m.kernel->global_granularity);
+        u64 g = u64(m.global_granularity);
         if (!b.shadow.empty() && b.shadow[size_t((a - b.base + (b.base & 15)) / g)].write_warp)
           m.report("global_race", format("ld.global.nc of buffer `%s`, which the kernel writes", b.name.c_str()), &w);
       }
@@ -616,12 +645,6 @@ Handler by_type(Type t, Space s, bool is_store) {
   }
 }
 
-void note_granularity(Decoder& d, Space s, int bytes) {
-  Kernel& k = d.kernel();
-  if (s == Space::Shared || s == Space::Generic) k.shared_granularity = std::min(k.shared_granularity, bytes);
-  if (s == Space::Global || s == Space::Generic) k.global_granularity = std::min(k.global_granularity, bytes);
-}
-
 // .relaxed / .acquire / .release / .acq_rel with a scope, .volatile, .weak
 int decode_order(Decoder& d, bool atomic) {
   int flags = 0;
@@ -677,7 +700,7 @@ void decode_load(Decoder& d, Instr& i) {
   }
   if (param >= 0) i.mem = {-1, false, o.offset + param};
   if (hint) d.source(8);
-  note_granularity(d, i.space, type_size(i.type));
+  d.kernel().note_access(i.space, type_size(i.type) * count);
   i.run = width == 8 ? by_type<u64>(i.type, i.space, false) : by_type<u32>(i.type, i.space, false);
   if (i.space == Space::Param && i.mem.slot < 0) i.flow = Flow::Plain;
 }
@@ -701,7 +724,7 @@ void decode_store(Decoder& d, Instr& i) {
   if (type_size(i.type) == 8 && width != 8) d.refuse("the source is too narrow");
   i.regs = d.sources(width, count);
   if (hint) d.source(8);
-  note_granularity(d, i.space, type_size(i.type));
+  d.kernel().note_access(i.space, type_size(i.type) * count);
   i.run = width == 8 ? by_type<u64>(i.type, i.space, true) : by_type<u32>(i.type, i.space, true);
 }
 
@@ -760,7 +783,7 @@ void decode_atomic(Decoder& d, Instr& i) {
     i.regs[0] = d.source(width);
   }
   if (hint) d.source(8);
-  note_granularity(d, i.space, size);
+  d.kernel().note_access(i.space, size * count);
   i.run = atomic;
   if (returns) i.flow = Flow::Yield;
 }

@@ -509,16 +509,32 @@ void Parser::resolve_labels() {
 // The compiler widens loads over gaps; elements whose register nobody reads are not accesses of the program.
 void Parser::drop_unread_elements() {
   auto& read = kernel->read;
+  auto reads = [&](int slot) { return slot >= 0 && size_t(slot) / 64 < read.size() ? read[size_t(slot) / 64] : 0; };
+  auto moves_parts = [&](const Instr& i) { return !i.regs.empty() && module_.opcodes[i.opcode].rfind("mov", 0) == 0; };
+  std::map<int, std::pair<int, u32>> taken_apart;   // by packed register: how often, and which parts are read then
+  for (auto& i : kernel->code) {
+    if (!moves_parts(i) || i.dst >= 0) continue;
+    auto& [times, parts] = taken_apart[i.a];
+    ++times;
+    for (size_t q = 0; q < i.regs.size(); ++q) parts |= u32(reads(i.regs[q]) > 0) << q;
+  }
+  for (auto& i : kernel->code) {                    // packing is no reading of parts that only come apart unread
+    if (!moves_parts(i) || i.dst < 0 || !taken_apart.count(i.dst)) continue;
+    auto& [times, parts] = taken_apart[i.dst];
+    for (size_t q = 0; q < i.regs.size() && times == reads(i.dst); ++q)
+      if (!(parts >> q & 1) && reads(i.regs[q])) --read[size_t(i.regs[q]) / 64];
+  }
   for (auto& i : kernel->code) {
     if (!(i.flags & kPartialLoad)) continue;
     i.flags &= ~kPartialLoad;
     bool any = false;
     for (int& slot : i.regs) {
-      bool used = slot >= 0 && size_t(slot) / 64 < read.size() && read[size_t(slot) / 64];
+      bool used = reads(slot) > 0;
       any |= used;
       if (!used) slot = -1, i.flags |= kPartialLoad;
     }
     if (!any) i.flags &= ~kPartialLoad;       // a load for its own sake
+    if (i.flags & kPartialLoad) kernel->note_access(i.space, type_size(i.type));
   }
 }
 
@@ -921,7 +937,7 @@ void Decoder::mark_read(int slot) {
   auto& read = parser_.kernel->read;
   size_t k = size_t(slot) / 64;
   if (read.size() <= k) read.resize(k + 64);
-  read[k] = true;
+  ++read[k];
 }
 int Decoder::scratch(int width) { return parser_.allocate(width); }
 int Decoder::param_offset(const string& symbol) const {

@@ -626,6 +626,8 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
   dynamic_shared = shared;
   dynamic_base = (kSharedStart + k.static_shared + k.dynamic_align - 1) & ~(k.dynamic_align - 1);
   highest_shared = 0;
+  global_granularity = k.global_granularity;
+  for (auto& map : tensor_maps) global_granularity = std::min(global_granularity, map.element);
   sync_variables.clear();
   for (auto& buffer : buffers) buffer.shadow.clear();
   active.clear();
@@ -663,6 +665,7 @@ string Machine::place(const Instr& i) const {
 }
 
 void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at) {
+  ++reports;
   Finding f;
   f.kind = kind;
   const Instr* i = at ? at : w && kernel && size_t(w->pc) < kernel->code.size() ? &kernel->code[size_t(w->pc)] : nullptr;
