@@ -114,6 +114,7 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
             else {"time": RuntimeFailedConfig(), "__error__": RuntimeFailedConfig()}
         )
         results[",".join(str(t.config[k]) for k in keys)] = entry
+    truth = {key: np.inf if t.time is None else t.time for key, t in zip(results, space.recorded.trials)}
     params = {k.name: list(k.values) for k in space.knobs}
     order: list[float] = []
     budget_object = TuningBudget(None, budget)
@@ -141,7 +142,7 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
                 if key not in self.seen:
                     self.seen.add(key)
                     budget_object.add_evaluations(1)
-                    order.append(result["time"] * 1e-3 if "__error__" not in result else np.inf)
+                    order.append(truth[key])
                 found.append(result)
             return found
 

@@ -23,7 +23,7 @@ def test_the_ranker_orders_unseen_configs_and_is_deterministic() -> None:
     assert np.array_equal(fitted[0].score(new), fitted[1].score(new))
     assert pairwise_accuracy(fitted[0].score(new), truth) > 0.8
     gain = fitted[0].gain()
-    assert sum(gain.values()) == pytest.approx(1.0) and list(gain)[0] == "b__c"
+    assert sum(gain.values()) == pytest.approx(1.0) and next(iter(gain)) == "b__c"
     shap = fitted[0].contributions(new[:5])
     assert shap.shape == (5, 5) and np.allclose(shap.sum(axis=1), fitted[0].score(new[:5]))
 

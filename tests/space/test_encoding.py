@@ -9,8 +9,13 @@ from gpu_tune.space.knob import Knob
 
 
 def test_features_are_logs_products_and_ratios() -> None:
-    knobs = (Knob("m", (16, 64), ""), Knob("n", (1, 2, 8), ""), Knob("pad", (0, 4), ""), Knob("kind", ("a", "b", "c"), "", False),
-             Knob("one", (5,), ""))
+    knobs = (
+        Knob("m", (16, 64), ""),
+        Knob("n", (1, 2, 8), ""),
+        Knob("pad", (0, 4), ""),
+        Knob("kind", ("a", "b", "c"), "", False),
+        Knob("one", (5,), ""),
+    )
     encoder = Encoder(knobs)
     assert encoder.names == ["log2 m", "log2 n", "pad", "kind", "log2 m*n", "log2 m/n"]
     rows = np.array([[1, 2, 1, 2, 0], [0, 0, 0, 0, 0]], dtype=np.uint16)

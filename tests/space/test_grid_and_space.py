@@ -34,7 +34,9 @@ def spaces(draw: st.DrawFn) -> GridSpace:
     for number in range(draw(st.integers(0, 4))):
         names = tuple(draw(st.lists(st.sampled_from([k.name for k in knobs]), min_size=1, max_size=3, unique=True)))
         rule = draw(st.sampled_from(RULES))
-        constraints.append(Constraint(f"c{number}", names, lambda c, w, d, r=rule, n=names: r([c[x] for x in n]), "a rule"))
+        constraints.append(
+            Constraint(f"c{number}", names, lambda c, w, d, r=rule, n=names: r([c[x] for x in n]), "a rule")  # type: ignore[misc]
+        )
     return GridSpace("toy", knobs, constraints)
 
 
@@ -86,7 +88,8 @@ def large() -> GridSpace:
     """10^9 raw points whose valid ones can be counted by hand: two tied halves."""
     knobs = [Knob(f"k{i}", tuple(range(8)), "") for i in range(10)]
     constraints = [
-        Constraint(f"tie{i}", (f"k{i}", f"k{i + 1}"), lambda c, w, d, i=i: c[f"k{i}"] < c[f"k{i + 1}"], "rising") for i in (0, 1, 2)
+        Constraint(f"tie{i}", (f"k{i}", f"k{i + 1}"), lambda c, w, d, i=i: c[f"k{i}"] < c[f"k{i + 1}"], "rising")  # type: ignore[misc]
+        for i in (0, 1, 2)
     ] + [Constraint("sum", tuple(f"k{i}" for i in range(4, 10)), lambda c, w, d: sum(c.values()) == 21, "sums to 21")]
     return GridSpace("large", knobs, constraints)
 
@@ -103,7 +106,7 @@ def test_a_large_tight_space_is_sampled_evenly_and_counted_closely() -> None:
     assert count.raw == 8**10 and abs(count.valid / truth - 1) < 0.1
     drawn = space.sample(2000, np.random.default_rng(3))
     assert len(set(drawn)) == 2000 and all(c in space for c in drawn)
-    firsts = np.bincount([c["k4"] for c in drawn], minlength=8) / 2000  # type: ignore[arg-type]
+    firsts = np.bincount([c["k4"] for c in drawn], minlength=8) / 2000
     five = np.zeros(1)
     five[0] = 1
     for _ in range(5):

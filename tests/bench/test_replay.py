@@ -1,0 +1,80 @@
+"""bench/search.py and bench/transfer.py on the synthetic spaces, through their command lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPACES = [str(ROOT / "tests" / "data" / f"synthetic-{c}.json.gz") for c in "abc"]
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    command = [*SPACES[:2], "--searchers", "random,ga,trees", "--seeds", "2", "--trials", "50", "--json", str(out)]
+    assert script("search").main(command) == 0
+    result = json.loads(out.read_text())
+    assert result["marks"] == [25, 50] and set(result["searchers"]) == {"random", "ga", "trees"}
+    for r in result["searchers"].values():
+        assert (
+            all(a <= x <= b for a, x, b in zip(r["low"], r["ratio"], r["high"]))
+            and 0 < r["ratio"][0] <= r["ratio"][1] <= 1
+        )
+    assert set(result["differences"]) == {"ga - random", "trees - random", "trees - ga"}
+    assert "synthetic-a" in capsys.readouterr().out
+
+
+def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
+    search = script("search")
+    import argparse
+
+    args = argparse.Namespace(trials=60, batch=16, settings="{}", pipelined=True)
+    space = search.space_of(SPACES[0])
+    order, _ = search.ours(space, "ga", 0, 60, args, [])
+    args.pipelined = False
+    other, _ = search.ours(space, "ga", 0, 60, args, [])
+    assert len(order) == len(other) == 60 and order != other
+
+
+def test_kernel_tuner_strategies_count_distinct_configs() -> None:
+    pytest.importorskip("kernel_tuner", reason="kernel_tuner is not installed")
+    search = script("search")
+    space = search.space_of(SPACES[0])
+    for strategy in ("genetic_algorithm", "random_sample"):
+        order, _ = search.kernel_tuner(space, strategy, 0, 60)
+        known = set(space.times().tolist())
+        assert len(order) == 60 and set(order) <= known
+        again, _ = search.kernel_tuner(space, strategy, 0, 60)
+        assert np.array_equal(order, again)
+
+
+def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("search").main(["missing.json"]) == 2
+    assert script("transfer").main(["missing.json"]) == 2
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert script("transfer").main([*SPACES, "--json", str(out)]) == 0
+    (chips,) = json.loads(out.read_text())
+    assert chips["left out"] == "chips" and chips["result"]["groups"] == 3
+    top = chips["result"]["top"]
+    assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]
+    assert top["5"]["mean"] > chips["result"]["random"]["5"]["mean"] + 0.1
+    assert "chips" in capsys.readouterr().out
