@@ -72,6 +72,33 @@ def test_strided_views_keep_their_gaps() -> None:
     assert any(f.kind == "bounds" for f in report.findings)
 
 
+PACKED = """.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry packed(.param .u64 out) {
+.reg .b32 %r<8>; .reg .b64 %rd<3>;
+.shared .align 16 .b8 tile[16];
+mov.u32 %r1, 5;
+st.shared.b32 [tile+8], %r1;
+ld.shared.v4.b32 {%r2, %r3, %r4, %r5}, [tile];
+mov.b64 %rd1, {%r4, %r5};
+mov.b64 {%r6, %r7}, %rd1;
+ld.param.u64 %rd2, [out];
+st.global.b32 [%rd2], USED;
+ret;
+}
+"""
+
+
+@pytest.mark.parametrize(("used", "kinds"), [("%r6", []), ("%r7", ["uninitialised"])])
+def test_a_widened_load_reads_only_the_elements_that_are_used(used: str, kinds: list[str]) -> None:
+    """Compilers widen loads over gaps and pass the elements on in packed pairs."""
+    plan = LaunchPlan((KernelStep("packed", (1, 1, 1), (1, 1, 1), (BufferArg("out"),)),))
+    report = emulator.emulate(PACKED.replace("USED", used), plan, {"out": np.zeros(1, np.uint32)})
+    assert [f.kind for f in report.findings] == kinds
+    assert kinds or report.arrays["out"][0] == 5
+
+
 def test_inputs_may_not_be_written() -> None:
     source = SIMT.replace("const float* a", "float* a").replace("SECOND_BARRIER", "__syncthreads(); a[0] = 1;")
     arrays = {"a": np.ones((16, 16), np.float32), "b": np.ones((16, 16), np.float32), "out": np.zeros((16, 16), "f4")}
