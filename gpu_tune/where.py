@@ -63,7 +63,7 @@ REQUIRED = {"matmul": ("m", "n", "k"), "conv2d": ("n", "c", "h", "w", "k", "r", 
 def command(workload: Workload, device: str | None = None) -> str:
     """The shell command that tunes ``workload``."""
     parts = ["gpu-tune", "tune", workload.op]
-    needed: dict[str, Any] = {name: getattr(workload, name) for name in (*REQUIRED[workload.op], "dtype")}
+    needed: dict[str, Any] = {name: getattr(workload, name) for name in (*REQUIRED[workload.op], "dtype", "layout")}
     plain = type(workload)(**needed)
     for f in fields(workload):
         value, flag = getattr(workload, f.name), f.name.replace("_", "-")

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import warnings
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "measure"))
-
-import toy
+from tests_support import OnGpu, toy_winner_for, winner
 
 from gpu_tune import driver, emit, nvrtc
-from gpu_tune.device import by_name
 from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.kernel import EmulatedResult, TunedKernel
 from gpu_tune.measure import cuda
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.reference import allocate, example_inputs, reference
-from gpu_tune.space.knob import Config
-from gpu_tune.store import Winner
-from gpu_tune.templates.base import render
 from gpu_tune.workload import Conv2d, Matmul
 
-H200 = by_name("nvidia-h200")
 SMALL = Matmul(20, 18, 16, dtype="float32")
 GENERAL = """
 extern "C" __global__ void general(
@@ -45,31 +33,9 @@ extern "C" __global__ void general(
 """
 
 
-def winner(workload, code, plan, **more):
-    body = dict(
-        chip=H200.chip,
-        device="nvidia-h200",
-        arch="sm_90a",
-        template="t",
-        template_hash="h",
-        config=Config(x=1),
-        source="modelled",
-        seconds=1e-6,
-    )
-    return Winner(
-        workload=workload, plan=plan, code=code, cubin=nvrtc.to_cubin(code, "sm_90a").data, **{**body, **more}
-    )
-
-
 @pytest.fixture(scope="session")
-def toy_winner(tmp_path_factory):
-    template = toy.make(tmp_path_factory.mktemp("toy"))
-
-    def make(workload=SMALL, **changes):
-        config = toy.config(**changes)
-        return winner(workload, render(template, config, workload, H200), template.plan(config, workload, H200))
-
-    return make
+def toy_winner():
+    return lambda workload=SMALL, **changes: toy_winner_for(workload, **changes)
 
 
 @pytest.fixture(scope="session")
@@ -176,31 +142,6 @@ def test_a_view_names_the_callers_arrays(toy_winner, no_gpu):
 
 
 # --- on the virtual GPU ---------------------------------------------------------------------------------------------
-
-
-class OnGpu:
-    """An array in the virtual GPU's memory, known by its __cuda_array_interface__ alone."""
-
-    def __init__(self, array, offset=0):
-        self.spec = SimpleNamespace(shape=array.shape, strides=array.strides, dtype=array.dtype)
-        self.span = sum((d - 1) * s for d, s in zip(array.shape, array.strides)) + array.itemsize
-        self.address = cuda.allocate(self.span + 64) + offset
-        raw = np.frombuffer((ctypes.c_ubyte * self.span).from_address(array.ctypes.data), np.uint8).copy()
-        cuda.upload(self.address, raw)
-
-    @property
-    def __cuda_array_interface__(self):
-        return {
-            "shape": self.spec.shape,
-            "typestr": self.spec.dtype.str,
-            "data": (self.address, False),
-            "strides": self.spec.strides,
-            "version": 3,
-        }
-
-    def get(self):
-        raw = cuda.download(self.address, self.span)
-        return np.ndarray(self.spec.shape, self.spec.dtype, raw.tobytes(), 0, self.spec.strides)
 
 
 def on_gpu(workload=SMALL):

@@ -1,0 +1,183 @@
+"""The dispatchers: our kernel only where a measured verdict says so, else the vendor library; NumPy on the host."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tests_support import OnGpu, toy_winner_for
+
+import gpu_tune as gt
+from gpu_tune import arrays, dispatch, driver, vendor
+from gpu_tune.errors import InvalidInput, Unsupported
+from gpu_tune.reference import compare, example_inputs, example_scalars, reference
+from gpu_tune.store import Store
+from gpu_tune.where import command
+from gpu_tune.workload import Conv2d, Matmul
+
+WORKLOADS = [
+    Matmul(20, 18, 16, dtype="float32", epilogue="bias+gelu"),
+    Matmul(20, 18, 16, dtype="float32", layout="tt", alpha="any", beta="any", epilogue="row_bias+silu"),
+    Matmul(5, 8, 16, batch=3, dtype="float32", layout="nt", epilogue="residual+gelu_tanh"),
+    Matmul(5, 8, 16, dtype="float32", layout="tn", beta="1", epilogue="scale+clamp(-1,2)"),
+]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(driver, "library", lambda: None)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.key)
+def test_numpy_arrays_are_computed_by_numpy(no_gpu, workload):
+    given, scalars = example_inputs(workload), example_scalars(workload)
+    c = given.pop("c", None)
+    more = {"beta": 1.0} if workload.beta == "1" else scalars
+    out = gt.matmul(
+        given.pop("a"), given.pop("b"), c, layout=workload.layout, epilogue=workload.epilogue, **more, **given
+    )
+    inputs = example_inputs(workload)
+    assert compare(out, workload, inputs, scalars).ok
+    again = np.zeros_like(out)
+    rest = {n: a for n, a in inputs.items() if n not in "abc"}
+    assert (
+        gt.matmul(
+            inputs["a"], inputs["b"], c, layout=workload.layout, epilogue=workload.epilogue, out=again, **more, **rest
+        )
+        is again
+    )
+    np.testing.assert_array_equal(out, again)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_conv2d_of_numpy_arrays(no_gpu, layout):
+    workload = Conv2d(
+        2,
+        4,
+        7,
+        6,
+        6,
+        3,
+        2,
+        stride=(2, 1),
+        padding=(1, 0, 1, 1),
+        groups=2,
+        layout=layout,
+        dtype="float32",
+        epilogue="bias+relu",
+    )
+    given = example_inputs(workload)
+    out = gt.conv2d(
+        given["x"],
+        given["w"],
+        stride=(2, 1),
+        padding=(1, 0, 1, 1),
+        groups=2,
+        layout=layout,
+        epilogue="bias+relu",
+        bias=given["bias"],
+    )
+    np.testing.assert_allclose(out, reference(workload, given), rtol=1e-5, atol=1e-5)
+
+
+def test_bad_calls_are_refused(no_gpu):
+    a, b = np.zeros((4, 8), np.float32), np.zeros((8, 4), np.float32)
+    for call, said in (
+        (lambda: gt.matmul(a, a), "b.shape: .* is not"),
+        (lambda: gt.matmul(a, b, layout="xx"), "matmul layout: 'xx' is unknown"),
+        (lambda: gt.matmul(a, b, bias=a), "bias: is no argument"),
+        (lambda: gt.matmul(a, b, epilogue="bias", bias=a), "bias.shape"),
+        (lambda: gt.matmul(a[0], b), "is not a matrix"),
+        (lambda: gt.matmul(a.astype(np.float64), b), "float64"),
+        (lambda: gt.matmul("a", b), "is not an array"),
+        (lambda: gt.conv2d(a, b), "are not four-dimensional"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            call()
+
+
+# --- the vendor's side, with NumPy standing in for CuPy (they share what is used here) ---
+
+
+@pytest.mark.parametrize("workload", WORKLOADS[1:], ids=lambda w: w.key)
+def test_the_vendor_fallback_computes_the_epilogue(monkeypatch, workload):
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    given, scalars = example_inputs(workload), example_scalars(workload)
+    first = replace(arrays.see("a", given["a"]), library="cupy")
+    assert vendor.can(workload, "cupy")
+    assert compare(vendor.run(workload, first, given, scalars, None), workload, given, scalars).ok
+
+
+def test_what_the_vendor_cannot_do_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    given = example_inputs(Matmul(4, 4, 4, dtype="int8"))
+    first = replace(arrays.see("a", given["a"]), library="cupy")
+    assert not vendor.can(Matmul(4, 4, 4, dtype="int8"), "cupy") and not vendor.can(Conv2d(1, 4, 4, 4, 4, 1, 1), "cupy")
+    with pytest.raises(Unsupported, match="use gpu_tune\\.load"):
+        vendor.run(Matmul(4, 4, 4, dtype="int8"), first, given, {}, None)
+
+
+# --- who serves a call, on the virtual GPU ---
+
+
+@pytest.mark.parametrize(
+    "verdict, ours", [("faster", True), ("slower", False), ("tied", False), ("unknown", False), (None, False)]
+)
+def test_our_kernel_serves_only_where_it_was_measured_to_be_faster(fake_cuda, home, monkeypatch, verdict, ours):
+    driver.use_context(0)
+    dispatch._chosen.cache_clear()
+    workload = Matmul(16, 24, 32, dtype="float32")
+    if verdict is not None:
+        Store().publish(replace(toy_winner_for(workload), source="measured", verdict={"ours": verdict}))
+    asked = []
+    monkeypatch.setattr(vendor, "can", lambda w, library: True)
+    monkeypatch.setattr(vendor, "run", lambda w, *rest: asked.append(w) or "vendor's")
+    given = example_inputs(workload)
+    a, b, out = OnGpu(given["a"]), OnGpu(given["b"]), OnGpu(np.zeros((16, 24), np.float32))
+    result = gt.matmul(a, b, out=out)
+    assert (result is out) == ours and (asked == [workload]) != ours
+    if ours:
+        np.testing.assert_allclose(out.get(), reference(workload, given), rtol=1e-5, atol=1e-5)
+    misaligned = OnGpu(given["a"], offset=4)
+    assert gt.matmul(misaligned, b, out=out) == "vendor's"
+    dispatch._chosen.cache_clear()
+
+
+# --- small things ---
+
+
+def test_dtypes_of_other_libraries_are_known_by_their_names():
+    for dtype, name in ((ml_dtypes.bfloat16, "bfloat16"), (ml_dtypes.float8_e4m3fn, "float8_e4m3"), (np.int8, "int8")):
+        assert arrays.see("x", np.zeros((2, 3), dtype)).dtype == name
+
+
+def test_dlpack_is_read_without_a_library():
+    class Plain:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2]
+    seen, direct = arrays.see("x", Plain(array)), arrays.see("x", array)
+    assert (seen.pointer, seen.shape, seen.strides, seen.dtype) == (direct.pointer, (4, 3), (6, 2), "float32")
+    assert seen.library == "dlpack" and seen.place == arrays.HOST
+
+
+def test_the_command_that_tunes_a_workload_says_all_that_differs_from_the_defaults():
+    workload = Matmul(
+        20, 18, 16, dtype="float32", layout="nt", lda=32, math=("tf32",), epilogue="clamp(0,6)", deterministic=False
+    )
+    assert command(workload, "nvidia-a100") == (
+        "gpu-tune tune matmul --m 20 --n 18 --k 16 --dtype float32 --layout nt --lda 32 --epilogue 'clamp(0,6)' "
+        "--math tf32 --no-deterministic --device nvidia-a100"
+    )
+    conv = Conv2d(1, 8, 9, 9, 8, 3, 3, padding=(0, 1, 2, 1), stride=2)
+    assert command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc")
