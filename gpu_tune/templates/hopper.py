@@ -264,15 +264,15 @@ def geometry(
     batch: int,
     dtype: str,
     mn_major: Mapping[str, bool],
+    ldc: int,
     target: Any,
-    split_out: int,
     promoted: bool,
     block_scales: bool,
 ) -> dict[str, Any]:
     """Everything the parts ask of ``g``.
 
-    ``target`` is the matmul-like workload whose epilogue the main kernel applies, with ``m`` x ``n`` outputs; there are
-    ``split_out`` of them (matrices of the batch times parts of K). ``k_tiles`` slices of K make one sum.
+    ``target`` is the workload whose epilogue the main kernel applies to ``m`` x ``n`` outputs in rows of ``ldc``, once
+    for each matrix of the batch and part of K. ``k_tiles`` slices of K make one sum.
     """
     types, instruction_k = instruction(dtype)
     a, b = (operand(name, c, dtype, mn_major[name]) for name in ("a", "b"))
@@ -297,10 +297,21 @@ def geometry(
     ring = c["stages"] * (a.bytes + b.bytes)
     staged = staging_bytes(c, out_bytes)
     releases = (1 if pingpong else c["consumers"]) * cluster
+    outputs = batch * c["split_k"]
     single = clusters(c, units, device) == units and not pingpong
     split = c["split_k"] > 1
     return dict(
         ragged,
+        c=c,
+        m=m,
+        batch=batch,
+        rows=m,
+        columns=n,
+        ldc=ldc,
+        per_unit=False,
+        loads=[
+            (3 if batch > 1 else 2, multicast) for multicast in (False, True) if multicast in (a.share > 1, b.share > 1)
+        ],
         a=a,
         b=b,
         left=left.name,
@@ -325,8 +336,8 @@ def geometry(
         cluster_tiles_n=tiles[1],
         tiles_in_cluster_units=tiles[0] * tiles[1],
         rank=3 if batch > 1 else 2,
-        out_rank=3 if split_out > 1 else 2,
-        outputs=split_out,
+        out_rank=3 if outputs > 1 else 2,
+        outputs=outputs,
         store=store,
         boxes=boxes,
         buffers=buffers,
@@ -335,8 +346,8 @@ def geometry(
         box_columns=width // out_bytes if width else 0,
         stmatrix=out_bytes == 2,
         out_bytes=out_bytes,
-        vector=2 if not swap and n % 2 == 0 and target.ldc % 2 == 0 else 1,
-        wide=split_out * m * target.ldc >= 2**31,
+        vector=2 if not swap and n % 2 == 0 and ldc % 2 == 0 else 1,
+        wide=outputs * m * ldc >= 2**31,
         reads_at=store == "direct" or reads_matrix,
         guarded=(reads_matrix or reads_vector) and any(ragged.values()),
         split_rows=c["consumers"] > 1 and not pingpong,

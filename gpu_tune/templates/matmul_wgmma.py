@@ -12,16 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..device import Device
-from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
+from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import hopper, hopper_space
-from .arguments import epilogue_args
+from . import hopper, hopper_launch, hopper_space
 from .base import Estimate, Numerics, Template
-
-SUM_THREADS = 256
-L2_PROMOTION = 256
 
 
 def _supports(w: Workload, device: Device) -> bool | str:
@@ -44,55 +40,26 @@ def _supports(w: Workload, device: Device) -> bool | str:
     return True
 
 
-def _parts(c: Mapping[str, Any], w: Matmul) -> Matmul:
-    """What the main kernel leaves: the result itself, or with split-K bare sums in rows of whole 16 bytes."""
-    if c["split_k"] == 1:
-        return w
-    columns = -(-w.n // 4) * 4
-    wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
-    return Matmul(w.m, columns, w.k, w.batch * c["split_k"], layout="nt", **wide)
-
-
 def _k_tiles(c: Mapping[str, Any], w: Matmul) -> int:
     return -(-w.k // c["block_k"])
 
 
 def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
     assert isinstance(w, Matmul)
-    target = _parts(c, w)
     mn_major = {"a": w.layout[0] == "t", "b": w.layout[1] == "n"}
-    g = hopper.geometry(
-        c,
-        device,
-        m=w.m,
-        n=target.n,
-        k_tiles=_k_tiles(c, w),
-        batch=w.batch,
-        dtype=w.dtype,
-        mn_major=mn_major,
-        target=target,
-        split_out=target.batch,
-        promoted=hopper.promotes(w),
-        block_scales=w.scales == "block128",
-    )
+    tiles = _k_tiles(c, w)
+    g = hopper_launch.geometry(c, w, device, m=w.m, n=w.n, ldc=w.ldc, k_tiles=tiles, mn_major=mn_major)
     blocks = -(-w.k // 128)
-    sum_vector = 4 if w.n % 4 == 0 and w.ldc % 4 == 0 else 1
-    scales = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b" if _scales_main(c, w) else ""
     g.update(
         kernel="matmul_wgmma",
-        scale_parameters=scales,
-        m=w.m,
-        n_total=w.n,
         scale_blocks=blocks,
         scale_columns=max(1, c["block_n"] // 128),
         wide_scales=w.m * blocks >= 2**31,
-        ld_partial=target.n,
-        sum_vector=sum_vector,
-        sum_threads=SUM_THREADS,
-        sum_wide=w.batch * w.m * w.ldc >= 2**31,
         title=_title(w),
         about=hopper.about(c, g),
     )
+    if _scales_main(c, w):
+        g["scale_parameters"] = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b"
     return g
 
 
@@ -110,18 +77,7 @@ def _title(w: Matmul) -> str:
 
 def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
     assert isinstance(w, Matmul)
-    target = _parts(c, w)
-    return Estimate(
-        128 * (c["consumers"] + 1),
-        hopper.shared_bytes(c, ITEMSIZE[w.dtype], ITEMSIZE[target.out_dtype]),
-        hopper.accumulators(c, hopper.promotes(w)),
-        _workspace(c, w),
-    )
-
-
-def _workspace(c: Mapping[str, Any], w: Matmul) -> int:
-    target = _parts(c, w)
-    return 4 * target.batch * target.m * target.ldc if c["split_k"] > 1 else 0
+    return hopper_launch.resources(c, w, w.m, w.n)
 
 
 def _map(name: str, operand: hopper.Operand, w: Matmul) -> TensorMapArg:
@@ -135,112 +91,29 @@ def _map(name: str, operand: hopper.Operand, w: Matmul) -> TensorMapArg:
         (ld * size, shape[0] * ld * size) if deep else (ld * size,),
         (operand.box_inner, operand.slice_rows, 1) if deep else (operand.box_inner, operand.slice_rows),
         swizzle=operand.span,
-        l2_promotion=L2_PROMOTION,
+        l2_promotion=hopper_launch.L2_PROMOTION,
     )
 
 
 def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
     assert isinstance(w, Matmul)
-    g, target = _derive(c, w, device), _parts(c, w)
-    buffer = "workspace" if c["split_k"] > 1 else "out"
-    args: tuple[Arg, ...] = (_map("a", g["a"], w), _map("b", g["b"], w))
-    rest = epilogue_args(target)[1:] + ((BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ())
-    if g["store"] == "tma":
-        size, deep = g["out_bytes"], target.batch > 1
-        args += (
-            TensorMapArg(
-                buffer,
-                hopper.OUT_MAP_DTYPE[target.out_dtype],
-                (target.n, w.m, target.batch) if deep else (target.n, w.m),
-                (target.ldc * size, w.m * target.ldc * size) if deep else (target.ldc * size,),
-                (g["box_columns"], g["box_rows"], 1) if deep else (g["box_columns"], g["box_rows"]),
-                swizzle=g["box_bytes"],
-                l2_promotion=0,
-            ),
-        )
-    else:
-        args += (BufferArg(buffer),)
-    cluster = (g["cluster"], 1, 1)
-    steps = [
-        KernelStep(
-            g["kernel"], (g["clusters"] * g["cluster"], 1, 1), (g["threads"], 1, 1), args + rest, g["shared"], cluster
-        )
-    ]
-    if c["split_k"] > 1:
-        items = w.batch * w.m * (w.n // g["sum_vector"])
-        steps.append(
-            KernelStep(
-                "sum_parts",
-                (-(-items // SUM_THREADS), 1, 1),
-                (SUM_THREADS, 1, 1),
-                (BufferArg("workspace"), *epilogue_args(w)),
-            )
-        )
-    return LaunchPlan(tuple(steps), _workspace(c, w)).check()
-
-
-def _fits(c: Any, w: Any, d: Any) -> bool:
-    out = 4 if c["split_k"] > 1 else ITEMSIZE[w.out_dtype]
-    needed = hopper.shared_bytes(c, ITEMSIZE[w.dtype], out)
-    return bool(
-        needed <= d.shared_bytes_per_block
-        and c["min_blocks"] * (needed + d.shared_reserved_per_block) <= d.shared_bytes_per_sm
-    )
-
-
-def _storable(c: Any, w: Any, d: Any) -> bool:
-    if c["swap_ab"] and c["epilogue"] == "narrow_ring":
-        return False
-    if c["epilogue"] == "direct":
-        return True
-    out = 4 if c["split_k"] > 1 else ITEMSIZE[w.out_dtype]
-    return hopper.blocks_of_64(c) > 0 and hopper.box_bytes(c, out) > 0 and (c["split_k"] > 1 or w.ldc * out % 16 == 0)
+    g = _derive(c, w, device)
+    scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
+    return hopper_launch.plan(c, w, g, (_map("a", g["a"], w), _map("b", g["b"], w)), scales)
 
 
 def _mn_major(c: Any, w: Any, d: Any) -> bool:
     return (w.layout[0] == "n" or c["block_m"] % 16 == 0) and (w.layout[1] == "t" or c["block_n"] % 16 == 0)
 
 
-_SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
 CONSTRAINTS = (
     *hopper_space.constraints(),
+    *hopper_launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m),
     Constraint(
         "mn_major_span",
         ("block_m", "block_n"),
         _mn_major,
         "a tile that is contiguous along m or n is whole swizzle spans of at least 32 bytes: a multiple of 16",
-    ),
-    Constraint(
-        "producer_addresses",
-        ("producer_registers",),
-        lambda c, w, d: c["producer_registers"] != 40 or w.batch == 1,
-        "the producer of a batch has one coordinate more and spills in 40 registers",
-    ),
-    Constraint(
-        "swap_short_m",
-        ("swap_ab",),
-        lambda c, w, d: not c["swap_ab"] or w.m <= 256,
-        "the transposed product is for m up to 256",
-    ),
-    Constraint(
-        "split_has_work",
-        ("block_k", "split_k"),
-        lambda c, w, d: c["split_k"] <= _k_tiles(c, w),
-        "every part of K has at least one slice",
-    ),
-    Constraint(
-        "tma_store",
-        (*_SHAPE, "epilogue", "split_k"),
-        _storable,
-        "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; "
-        "use the direct "
-        "epilogue; transposed, there is no narrow ring",
-    ),
-    Constraint(
-        "shared_memory",
-        (*_SHAPE, "block_k", "stages", "epilogue", "split_k", "min_blocks"),
-        _fits,
-        "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
     ),
 )
 _FLAGSHIP: dict[str, Any] = dict(

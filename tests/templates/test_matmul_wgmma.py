@@ -335,7 +335,10 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
         dict(swap_ab=True, block_m=40 + 8, epilogue="ring"),
         dataclasses.replace(BF16, m=37, out_dtype="float32"),
     ),
-    "batch": (dict(epilogue="full"), dataclasses.replace(BF16, batch=3, m=130, n=72, epilogue="residual+silu")),
+    "batch": (
+        dict(epilogue="full", producer_registers=56),
+        dataclasses.replace(BF16, batch=3, m=130, n=72, epilogue="residual+silu"),
+    ),
     "tn": (dict(cluster_m=2, cluster_n=2), dataclasses.replace(BF16, layout="tn", m=304, lda=0, ldb=0)),
     "narrow nn": (dict(block_n=48), dataclasses.replace(BF16, layout="nn", ldb=0)),
     "odd columns": (dict(), dataclasses.replace(BF16, n=129, ldc=0, epilogue="bias+row_bias+residual")),

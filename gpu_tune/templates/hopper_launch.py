@@ -1,0 +1,166 @@
+"""How the wgmma families launch: the main kernel, the sum of a split-K, their tensor maps and workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..device import Device
+from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
+from ..space.constraint import Constraint
+from ..workload import ITEMSIZE, Matmul, Workload
+from . import hopper
+from .arguments import epilogue_args
+from .base import Estimate
+
+SUM_THREADS = 256
+L2_PROMOTION = 256
+
+
+def target(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Workload:
+    """Whose epilogue the main kernel applies: the workload's own, or with split-K bare sums in rows of 16 bytes."""
+    if c["split_k"] == 1:
+        return w
+    wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
+    return Matmul(m, -(-n // 4) * 4, 1, w.batch * c["split_k"], layout="nt", **wide)
+
+
+def workspace_bytes(c: Mapping[str, Any], w: Workload, m: int, n: int) -> int:
+    """Bytes of the parts of a split-K."""
+    return 4 * w.batch * c["split_k"] * m * (-(-n // 4) * 4) if c["split_k"] > 1 else 0
+
+
+def geometry(
+    c: Mapping[str, Any],
+    w: Workload,
+    device: Device,
+    *,
+    m: int,
+    n: int,
+    ldc: int,
+    k_tiles: int,
+    mn_major: Mapping[str, bool],
+) -> dict[str, Any]:
+    """``launch`` of a family: m x n outputs in rows of ``ldc``, ``k_tiles`` slices of K each."""
+    to = target(c, w, m, n)
+    split = c["split_k"] > 1
+    g = hopper.geometry(
+        c,
+        device,
+        m=m,
+        n=to.n if split else n,
+        ldc=to.n if split else ldc,
+        k_tiles=k_tiles,
+        batch=w.batch,
+        dtype=w.dtype,
+        mn_major=mn_major,
+        target=to,
+        promoted=hopper.promotes(w),
+        block_scales=w.scales == "block128",
+    )
+    vector = 4 if n % 4 == 0 and ldc % 4 == 0 else 1
+    g.update(
+        n_total=n,
+        out_ld=ldc,
+        ld_partial=to.n if split else 0,
+        sum_vector=vector,
+        sum_threads=SUM_THREADS,
+        sum_wide=w.batch * m * ldc >= 2**31,
+        scale_parameters="",
+    )
+    return g
+
+
+def plan(
+    c: Mapping[str, Any], w: Workload, g: Mapping[str, Any], maps: tuple[Arg, ...], scales: tuple[Arg, ...] = ()
+) -> LaunchPlan:
+    """The steps: ``maps`` load A and B, ``scales`` are arguments of the main kernel beside its target's."""
+    split = c["split_k"] > 1
+    buffer = "workspace" if split else "out"
+    out: Arg = BufferArg(buffer)
+    if g["store"] == "tma":
+        size, deep = g["out_bytes"], g["outputs"] > 1
+        row = g["ldc"] * size
+        out = TensorMapArg(
+            buffer,
+            hopper.OUT_MAP_DTYPE[g["tile_workload"].out_dtype],
+            (g["columns"], g["rows"], g["outputs"]) if deep else (g["columns"], g["rows"]),
+            (row, g["rows"] * row) if deep else (row,),
+            (g["box_columns"], g["box_rows"], 1) if deep else (g["box_columns"], g["box_rows"]),
+            swizzle=g["box_bytes"],
+            l2_promotion=0,
+        )
+    args = (*maps, out, *epilogue_args(g["tile_workload"])[1:], *scales)
+    grid, block, cluster = (g["clusters"] * g["cluster"], 1, 1), (g["threads"], 1, 1), (g["cluster"], 1, 1)
+    steps = [KernelStep(g["kernel"], grid, block, args, g["shared"], cluster)]
+    if split:
+        items = w.batch * g["m"] * (g["n_total"] // g["sum_vector"])
+        sum_args = (BufferArg("workspace"), *epilogue_args(w))
+        steps.append(KernelStep("sum_parts", (-(-items // SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
+    return LaunchPlan(tuple(steps), workspace_bytes(c, w, g["m"], g["n_total"])).check()
+
+
+def resources(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Estimate:
+    """What a config takes."""
+    out_bytes = ITEMSIZE[target(c, w, m, n).out_dtype]
+    return Estimate(
+        128 * (c["consumers"] + 1),
+        hopper.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes),
+        hopper.accumulators(c, hopper.promotes(w)),
+        workspace_bytes(c, w, m, n),
+    )
+
+
+def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
+    """Rules that need the operation: ``ldc(w)``, ``k_tiles(c, w)`` and ``rows(w)`` (m) say what it is."""
+    shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
+
+    def out_bytes(c: Any, w: Any) -> int:
+        return 4 if c["split_k"] > 1 else ITEMSIZE[w.out_dtype]
+
+    def fits(c: Any, w: Any, d: Any) -> bool:
+        needed = hopper.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes(c, w))
+        twice = c["min_blocks"] * (needed + d.shared_reserved_per_block)
+        return bool(needed <= d.shared_bytes_per_block and twice <= d.shared_bytes_per_sm)
+
+    def storable(c: Any, w: Any, d: Any) -> bool:
+        if c["epilogue"] == "direct":
+            return True
+        if (c["swap_ab"] and c["epilogue"] == "narrow_ring") or not hopper.blocks_of_64(c):
+            return False
+        size = out_bytes(c, w)
+        return hopper.box_bytes(c, size) > 0 and (c["split_k"] > 1 or ldc(w) * size % 16 == 0)
+
+    return (
+        Constraint(
+            "producer_addresses",
+            ("producer_registers",),
+            lambda c, w, d: c["producer_registers"] != 40 or (w.batch == 1 and w.op == "matmul"),
+            "the producer of a batch or an image has more coordinates and spills in 40 registers",
+        ),
+        Constraint(
+            "swap_short_m",
+            ("swap_ab",),
+            lambda c, w, d: not c["swap_ab"] or rows(w) <= 256,
+            "the transposed product is for m up to 256",
+        ),
+        Constraint(
+            "split_has_work",
+            ("block_k", "split_k"),
+            lambda c, w, d: c["split_k"] <= k_tiles(c, w),
+            "every part of K has at least one slice",
+        ),
+        Constraint(
+            "tma_store",
+            (*shape, "epilogue", "split_k"),
+            storable,
+            "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
+            "direct epilogue; transposed, there is no narrow ring",
+        ),
+        Constraint(
+            "shared_memory",
+            (*shape, "block_k", "stages", "epilogue", "split_k", "min_blocks"),
+            fits,
+            "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
+        ),
+    )
