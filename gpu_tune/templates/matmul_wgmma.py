@@ -116,7 +116,7 @@ CONSTRAINTS = (
         "a tile that is contiguous along m or n is whole swizzle spans of at least 32 bytes: a multiple of 16",
     ),
 )
-_FLAGSHIP: dict[str, Any] = dict(
+FLAGSHIP: dict[str, Any] = dict(
     block_m=128,
     block_n=256,
     block_k=64,
@@ -140,7 +140,7 @@ def _candidates(w: Matmul, device: Device) -> list[Config]:
     """Known good shapes from large to small; sizes in 16-bit elements of K, rescaled to the dtype."""
 
     def config(**changes: Any) -> Config:
-        made: dict[str, Any] = {**_FLAGSHIP, **changes}
+        made: dict[str, Any] = {**FLAGSHIP, **changes}
         made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
         made["producer_registers"] = 40 if w.batch == 1 else 56
         return Config(made)
@@ -191,7 +191,7 @@ def _default(w: Workload, device: Device) -> Config:
     assert isinstance(w, Matmul)
     plain = Config(
         {
-            **_FLAGSHIP,
+            **FLAGSHIP,
             **dict(block_m=64, block_n=64, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1),
             **dict(epilogue="direct", producer_registers=0),
         }
@@ -199,7 +199,7 @@ def _default(w: Workload, device: Device) -> Config:
     return next(iter(_seeds(w, device)), plain)
 
 
-def _numerics(c: Mapping[str, Any], w: Workload) -> Numerics:
+def numerics(c: Mapping[str, Any], w: Workload) -> Numerics:
     if w.dtype == "float32":
         return Numerics(input_eps=2.0**-10)
     if w.dtype in FP8:
@@ -220,7 +220,7 @@ TEMPLATE = Template(
     plan=_plan,
     default=_default,
     seeds=_seeds,
-    numerics=_numerics,
+    numerics=numerics,
     min_cc=90,
     exact_cc=90,
 )

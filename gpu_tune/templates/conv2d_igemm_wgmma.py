@@ -1,0 +1,179 @@
+"""conv2d on Hopper as an implicit matrix product: TMA im2col copies, mbarriers and wgmma (sm_90a only), NHWC.
+
+Rows are output pixels, columns output channels, K runs over the filter's places and, innermost, channels. The copy
+engine walks the pixels of a tile through padding, stride and image borders by itself (cuTensorMapEncodeIm2col), so the
+kernel is matmul_wgmma's but for the loads of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..device import Device
+from ..plan import Im2Col, LaunchPlan, TensorMapArg
+from ..space.knob import Config
+from ..workload import ITEMSIZE, Conv2d, Workload
+from . import hopper, hopper_launch, hopper_space
+from .base import Estimate, Template
+from .matmul_wgmma import FLAGSHIP, numerics
+
+
+def _supports(w: Workload, device: Device) -> bool | str:
+    assert isinstance(w, Conv2d)
+    size = ITEMSIZE[w.dtype]
+    top, bottom, left, right = w.padding
+    if w.dtype == "float32" and "tf32" not in w.math:
+        return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
+    if w.layout != "nhwc":
+        return "the copy engine gathers pixels of contiguous channels: layout 'nhwc' only"
+    if w.groups != 1:
+        return f"groups={w.groups}: only ungrouped convolutions"
+    if w.weights != "plain":
+        return "pretransformed filters are for Winograd templates"
+    if w.c * size % 16:
+        return f"the copy engine needs channels at multiples of 16 bytes: c={w.c} is {w.c * size} bytes"
+    if w.alignment < 16:
+        return f"the copy engine needs base addresses at multiples of 16 bytes, alignment={w.alignment}"
+    corners = (-top, -left, bottom - (w.r - 1) * w.dilation[0], right - (w.s - 1) * w.dilation[1])
+    if any(not -128 <= c <= 127 for c in corners):
+        return f"the copy engine's bounding box reaches -128..127 beyond the image, padding and filter need {corners}"
+    if max((w.r - 1) * w.dilation[0], (w.s - 1) * w.dilation[1]) > 255:
+        return "the copy engine's filter offsets end at 255"
+    if max(w.stride) > 8:
+        return f"the copy engine's stride ends at 8, stride={w.stride}"
+    if w.n * w.p * w.q + 1024 >= 2**31:
+        return "more than 2^31 output pixels"
+    return True
+
+
+def _pixels(w: Any) -> int:
+    return int(w.n * w.p * w.q)
+
+
+def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
+    return int(-(-w.c // c["block_k"]))
+
+
+def _k_tiles(c: Mapping[str, Any], w: Any) -> int:
+    return int(w.r * w.s * _channel_tiles(c, w))
+
+
+def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
+    assert isinstance(w, Conv2d)
+    g = hopper_launch.geometry(
+        c, w, device, m=_pixels(w), n=w.k, ldc=w.k, k_tiles=_k_tiles(c, w), mn_major={"a": False, "b": False}
+    )
+    g.update(
+        kernel="conv2d_igemm_wgmma",
+        per_unit=True,
+        channel_tiles=_channel_tiles(c, w),
+        loads=[(4, g["a"].share > 1, True), (3, g["b"].share > 1, False)],
+        title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * filters[{w.k}, {w.r}, {w.s}, {w.c}], "
+        f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}",
+        about=[
+            "As a matrix product: A has a row for each output pixel, gathered from x by the copy engine; B the filters."
+        ]
+        + hopper.about(c, g),
+    )
+    return g
+
+
+def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
+    assert isinstance(w, Conv2d)
+    g, size = _derive(c, w, device), ITEMSIZE[w.dtype]
+    top, bottom, left, right = w.padding
+    image = TensorMapArg(
+        "x",
+        hopper.MAP_DTYPE[w.dtype],
+        (w.c, w.w, w.h, w.n),
+        (w.c * size, w.w * w.c * size, w.h * w.w * w.c * size),
+        (),
+        swizzle=g["a"].span,
+        element_strides=(1, w.stride[1], w.stride[0], 1),
+        l2_promotion=hopper_launch.L2_PROMOTION,
+        im2col=Im2Col(
+            (-left, -top),
+            (right - (w.s - 1) * w.dilation[1], bottom - (w.r - 1) * w.dilation[0]),
+            g["a"].box_inner,
+            g["a"].slice_rows,
+        ),
+    )
+    filters = TensorMapArg(
+        "w",
+        hopper.MAP_DTYPE[w.dtype],
+        (w.c, w.r * w.s, w.k),
+        (w.c * size, w.r * w.s * w.c * size),
+        (g["b"].box_inner, 1, g["b"].slice_rows),
+        swizzle=g["b"].span,
+        l2_promotion=hopper_launch.L2_PROMOTION,
+    )
+    return hopper_launch.plan(c, w, g, (image, filters))
+
+
+def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
+    assert isinstance(w, Conv2d)
+    return hopper_launch.resources(c, w, _pixels(w), w.k)
+
+
+CONSTRAINTS = (*hopper_space.constraints(), *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels))
+
+
+def _candidates(w: Conv2d, device: Device) -> list[Config]:
+    """Tiles from large to small; a narrow side no wider than the output channels."""
+
+    def config(**changes: Any) -> Config:
+        made: dict[str, Any] = {**FLAGSHIP, "cluster_m": 1, "producer_registers": 56, **changes}
+        made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
+        return Config(made)
+
+    small = dict(consumers=1, block_m=64, stages=6, grid="units", epilogue="direct")
+    candidates = [
+        config(block_n=256),
+        config(block_n=256, cluster_m=2),
+        config(block_m=256, block_n=128),
+        config(block_n=128, schedule="pingpong", stages=6),
+        config(block_n=128, stages=6),
+        config(block_m=256, block_n=64, stages=4),
+        config(block_n=64, stages=8),
+        config(block_n=64, stages=4, min_blocks=2),
+        config(**small, block_n=64),
+        config(**small, block_n=64, split_k=4),
+        config(**small, block_n=32),
+        config(**{**small, "block_n": 32, "split_k": 8, "stages": 8}),
+    ]
+    width = max(32, -(-w.k // 32) * 32)
+    tiles = [(-(-_pixels(w) // c["block_m"]) * -(-w.k // c["block_n"]) * c["split_k"], c) for c in candidates]
+    fitting = [(t, c) for t, c in tiles if c["block_n"] <= width]
+    full = [c for t, c in fitting if t >= device.sm_count]
+    return full + [c for t, c in sorted(fitting, key=lambda x: -x[0]) if t < device.sm_count]
+
+
+def _seeds(w: Workload, device: Device) -> Sequence[Config]:
+    assert isinstance(w, Conv2d)
+    return [c for c in _candidates(w, device) if not TEMPLATE.violations(c, w, device)]
+
+
+def _default(w: Workload, device: Device) -> Config:
+    assert isinstance(w, Conv2d)
+    small = dict(block_m=64, block_n=64, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1)
+    plain = Config({**FLAGSHIP, **small, "epilogue": "direct", "producer_registers": 0})
+    return next(iter(_seeds(w, device)), plain)
+
+
+TEMPLATE = Template(
+    name="conv2d_igemm_wgmma",
+    op="conv2d",
+    summary="implicit GEMM on Hopper tensor cores (wgmma), image gathered by the copy engine (TMA im2col), NHWC",
+    knobs=hopper_space.KNOBS,
+    constraints=CONSTRAINTS,
+    supports=_supports,
+    derive=_derive,
+    resources=_resources,
+    plan=_plan,
+    default=_default,
+    seeds=_seeds,
+    numerics=numerics,
+    min_cc=90,
+    exact_cc=90,
+)
