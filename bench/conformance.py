@@ -1,0 +1,229 @@
+"""Does the emulator do what the hardware does? Dumps of each special instruction, and what else only a GPU tells.
+
+    python bench/conformance.py check                      on a machine with a GPU: dump, emulate, compare, and the rest
+    python bench/conformance.py dump gpu.npz               the GPU's half (needs no C++ compiler)
+    python bench/conformance.py emulate cpu.npz --cc 90    the emulator's half (needs no GPU)
+    python bench/conformance.py compare cpu.npz gpu.npz
+
+Compute capability 9.0 runs every case, others those that they have. ``check`` also loads the cubin of every template's
+default kernel with this machine's driver, runs it (tensor maps by value, clusters, dynamic shared memory) and compares
+the result with the reference, and computes one large product with its time.
+
+The emulator's semantics are written from NVIDIA's documents; **no dump of a GPU has confirmed them yet**.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from conformance_cases import Case, all_cases
+
+from gpu_tune import device as devices
+from gpu_tune import emulator, launch, nvrtc
+from gpu_tune.device import Device
+from gpu_tune.errors import GpuTuneError
+from gpu_tune.measure import cuda
+from gpu_tune.reference import NUMPY, compare, example_inputs, example_scalars
+from gpu_tune.templates.base import Template, registry, render
+from gpu_tune.workload import Conv2d, Matmul, Workload
+
+Dump = dict[str, np.ndarray]
+CHIPS = {
+    75: "nvidia-t4",
+    80: "nvidia-a100",
+    86: "nvidia-rtx-3090",
+    89: "nvidia-rtx-4090",
+    90: "nvidia-h200",
+    120: "nvidia-rtx-5090",
+}
+
+
+WRITTEN = ("out", "workspace")
+"""The buffers that a case's kernel writes."""
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def emulated(cases: list[Case], chip: Device) -> Dump:
+    """Every writable array of every case after an emulated run."""
+    found: Dump = {}
+    for case in cases:
+        report = emulator.emulate(case.source, case.plan, case.arrays, arch=chip.arch, device=chip)
+        if report.findings:
+            print(f"emulator, {case.name}: {report}", file=sys.stderr)
+        found.update({f"{case.name}/{n}": _bytes(report.arrays[n]) for n in WRITTEN if n in case.arrays})
+    return found
+
+
+def on_gpu(cases: list[Case], chip: Device) -> Dump:
+    """The same on GPU 0. A case that fails to run is left out and said."""
+    found: Dump = {}
+    for case in cases:
+        try:
+            program = launch.Program(nvrtc.to_cubin(case.source, chip.arch).data, case.plan)
+            arrays = _run(program, {n: a.copy() for n, a in case.arrays.items()}, {})
+        except GpuTuneError as error:
+            print(f"GPU, {case.name}: {error}", file=sys.stderr)
+            continue
+        found.update({f"{case.name}/{n}": _bytes(arrays[n]) for n in WRITTEN if n in arrays})
+    return found
+
+
+def _run(program: launch.Program, arrays: Dump, scalars: dict[str, float]) -> Dump:
+    addresses = {n: cuda.allocate(max(a.nbytes, 16)) for n, a in arrays.items()}
+    try:
+        for name, array in arrays.items():
+            cuda.upload(addresses[name], np.ascontiguousarray(array))
+        program.run(addresses, 0, scalars)
+        cuda.synchronize()
+        return {n: cuda.download(addresses[n], a.nbytes).view(a.dtype).reshape(a.shape) for n, a in arrays.items()}
+    finally:
+        for address in addresses.values():
+            cuda.free(address)
+
+
+def differences(cases: list[Case], a: Dump, b: Dump) -> list[str]:
+    """One line per case whose dumps differ, or that only one side has."""
+    tolerances = {c.name: c.tolerance for c in cases}
+    found = []
+    for key in sorted(a.keys() | b.keys()):
+        name = key.rsplit("/", 1)[0]
+        if key not in a or key not in b:
+            found.append(f"{key}: only in the {'second' if key in b else 'first'} dump")
+        elif tolerances.get(name):
+            x, y = (d[key].view(np.float32).astype(np.float64) for d in (a, b))
+            worst = float(np.max(np.abs(x - y) / np.maximum(np.abs(x), 1e-30)))
+            if not worst <= tolerances[name]:
+                found.append(f"{key}: differs by {worst:.3g}, more than {tolerances[name]:.3g}")
+        elif a[key].tobytes() != b[key].tobytes():
+            x, y = a[key].reshape(-1), b[key].reshape(-1)
+            wrong = np.flatnonzero(x != y) if x.size == y.size else np.arange(1)
+            found.append(f"{key}: {len(wrong)} of {x.size} bytes differ, the first at {wrong[0]}")
+    return found
+
+
+def example(op: str) -> list[Workload]:
+    """Small workloads with tails, one of which each template supports."""
+    if op == "matmul":
+        return [
+            Matmul(200, 136, 328, dtype="bfloat16", layout="nt", epilogue="bias+gelu"),
+            Matmul(77, 93, 45, dtype="float32"),
+        ]
+    return [
+        Conv2d(2, 32, 14, 14, 48, 3, 3, padding=1, dtype=t, layout=y, math=m)
+        for t in ("float16", "float32")
+        for y in ("nhwc", "nchw")
+        for m in ((), ("winograd",))
+    ]
+
+
+def run_template(template: Template, chip: Device) -> str:
+    """The default kernel of a template on the GPU, against the reference."""
+    workload = next((w for w in example(template.op) if template.supported(w, chip) is True), None)
+    if workload is None:
+        return "supports none of the examples here"
+    config = template.default(workload, chip)
+    plan = template.plan(config, workload, chip)
+    program = launch.Program(nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data, plan)
+    arrays, scalars, out = example_inputs(workload), example_scalars(workload), workload.arrays()["out"]
+    arrays["out"] = np.zeros(out.shape, NUMPY[out.dtype])
+    if plan.workspace_bytes:
+        arrays["workspace"] = np.zeros(plan.workspace_bytes, np.uint8)
+    result = _run(program, arrays, scalars)["out"]
+    return str(compare(result, workload, arrays, scalars, numerics=template.numerics(config, workload)))
+
+
+def large_product(chip: Device, size: int = 4096) -> str:
+    """One bfloat16 product by the newest matmul template: 64 rows checked, and its time (warm L2, no baseline)."""
+    workload = Matmul(size, size, size, dtype="bfloat16", layout="nt")
+    template = next(
+        t
+        for t in sorted(
+            (t for t in registry().values() if t.op == "matmul" and t.supported(workload, chip) is True),
+            key=lambda t: -t.min_cc,
+        )
+    )
+    config = template.default(workload, chip)
+    plan = template.plan(config, workload, chip)
+    program = launch.Program(nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data, plan)
+    arrays = {**example_inputs(workload), "out": np.zeros((size, size), NUMPY["bfloat16"])}
+    if plan.workspace_bytes:
+        arrays["workspace"] = np.zeros(plan.workspace_bytes, np.uint8)
+    addresses = {n: cuda.allocate(a.nbytes) for n, a in arrays.items()}
+    for name, array in arrays.items():
+        cuda.upload(addresses[name], array)
+    stream, times = cuda.Stream(), []
+    for _ in range(20):
+        start, end = cuda.Event(), cuda.Event()
+        start.record(stream.handle)
+        program.run(addresses, stream.handle)
+        end.record(stream.handle)
+        stream.synchronize()
+        times.append(end.seconds_since(start))
+    out = cuda.download(addresses["out"], arrays["out"].nbytes).view(NUMPY["bfloat16"]).reshape(size, size)
+    rows = np.linspace(0, size - 1, 64).astype(int)
+    expected = arrays["a"][rows].astype(np.float32) @ arrays["b"].astype(np.float32).T
+    worst = float(np.max(np.abs(out[rows].astype(np.float32) - expected)))
+    seconds = float(np.median(times))
+    rate = workload.flops / seconds / 1e12
+    return f"{template.name}: largest error {worst:.3g} in 64 rows; {seconds * 1e6:.1f} us, {rate:.0f} TFLOP/s"
+
+
+def check() -> int:
+    """Everything on this machine's GPU; 0 when all agrees."""
+    chip = launch.detect()
+    if chip is None:
+        print("no GPU: 'emulate' is the half that runs here, and nothing is confirmed by it", file=sys.stderr)
+        return 2
+    cases = [c for c in all_cases() if c.runs_on(chip.cc)]
+    found = differences(cases, emulated(cases, chip), on_gpu(cases, chip))
+    print(f"{chip.product}: {len(cases)} cases, {len({f.rsplit('/', 1)[0] for f in found})} differ from the emulator")
+    print("".join(f"  {line}\n" for line in found), end="")
+    for template in registry().values():
+        if chip.cc >= template.min_cc and template.exact_cc in (0, chip.cc):
+            try:
+                print(f"{template.name}: {run_template(template, chip)}")
+            except GpuTuneError as error:
+                found.append(str(error))
+                print(f"{template.name}: failed: {error}")
+    print(large_product(chip))
+    return 1 if found else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("check")
+    verbs.add_parser("dump").add_argument("file", type=Path)
+    emulate = verbs.add_parser("emulate")
+    emulate.add_argument("file", type=Path)
+    emulate.add_argument("--cc", type=int, default=90, choices=CHIPS)
+    both = verbs.add_parser("compare")
+    both.add_argument("first", type=Path)
+    both.add_argument("second", type=Path)
+    options = parser.parse_args()
+    if options.verb == "check":
+        return check()
+    if options.verb == "compare":
+        with np.load(options.first) as a, np.load(options.second) as b:
+            found = differences(all_cases(), dict(a), dict(b))
+            print("".join(f"{line}\n" for line in found) + f"{len(a.files)} arrays, {len(found)} differ")
+        return 1 if found else 0
+    chip = launch.detect() if options.verb == "dump" else devices.by_name(CHIPS[options.cc])
+    if chip is None:
+        print("no GPU", file=sys.stderr)
+        return 2
+    cases = [c for c in all_cases() if c.runs_on(chip.cc)]
+    dump = on_gpu(cases, chip) if options.verb == "dump" else emulated(cases, chip)
+    np.savez_compressed(options.file, **dump)  # type: ignore[arg-type]
+    print(f"{len(cases)} cases, {len(dump)} arrays written to {options.file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The half of the conformance command that needs no GPU. Nothing here says anything about hardware."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from snippets import needs_emulator, needs_nvrtc
+
+from gpu_tune import device, nvrtc
+
+pytestmark = [needs_emulator, needs_nvrtc]
+BENCH = Path(__file__).parents[2] / "bench"
+H200 = device.by_name("nvidia-h200")
+
+
+@pytest.fixture
+def conformance(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCH))
+    return importlib.import_module("conformance")
+
+
+def test_cases_are_many_distinct_and_fewer_on_older_chips(conformance: Any) -> None:
+    cases = conformance.all_cases()
+    names = [c.name for c in cases]
+    assert len(names) == len(set(names)) > 200
+    counts = [sum(c.runs_on(cc) for c in cases) for cc in (75, 80, 89, 120, 90)]
+    assert counts == sorted(counts) and counts[-1] == len(cases)
+    assert {n.split()[0] for n in names} >= {"ldmatrix", "stmatrix", "mma", "wgmma", "tma", "cvt", "redux", "atomics"}
+    for again, case in zip(conformance.all_cases(), cases):
+        assert again.source == case.source and all(
+            again.arrays[n].tobytes() == case.arrays[n].tobytes() for n in case.arrays
+        )
+
+
+def test_every_kind_of_case_runs_clean_and_writes(conformance: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = conformance.all_cases()[::7]
+    dump = conformance.emulated(cases, H200)
+    assert capsys.readouterr().err == ""
+    for case in cases:
+        before = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in case.arrays.items()}
+        assert any(
+            not np.array_equal(dump[f"{case.name}/{n}"], before[n]) for n in ("out", "workspace") if n in before
+        )
+
+
+def test_every_kind_of_case_is_assembled(conformance: Any) -> None:
+    for case in conformance.all_cases()[::20]:
+        arch = "sm_90a" if case.hopper or case.min_cc > 89 else f"sm_{max(case.min_cc, 80)}"
+        assert nvrtc.to_cubin(case.source, arch).data
+
+
+def test_a_differing_bit_is_found_and_named(conformance: Any) -> None:
+    cases = [c for c in conformance.all_cases() if c.name.startswith(("mma m16n8k16 f32 bf16", "ex2"))]
+    dump = conformance.emulated(cases, H200)
+    assert conformance.differences(cases, dump, {k: v.copy() for k, v in dump.items()}) == []
+    changed = {k: v.copy() for k, v in dump.items()}
+    key = next(k for k in changed if k.startswith("mma"))
+    changed[key][17] ^= 1
+    assert conformance.differences(cases, dump, changed) == [
+        f"{key}: 1 of {changed[key].size} bytes differ, the first at 17"
+    ]
+    near, far = (dict(dump) for _ in range(2))
+    for other, factor in ((near, 1 + 2.0**-22), (far, 1 + 2.0**-10)):
+        other["ex2/out"] = (dump["ex2/out"].view(np.float32) * np.float32(factor)).view(np.uint8)
+    assert conformance.differences(cases, dump, near) == []
+    assert "ex2/out: differs by" in conformance.differences(cases, dump, far)[0]
+    del changed[key]
+    assert conformance.differences(cases, dump, changed)[0].endswith("only in the first dump")
+
+
+def test_the_command_without_a_gpu(tmp_path: Path) -> None:
+    from gpu_tune import launch
+
+    command = [sys.executable, str(BENCH / "conformance.py")]
+    file = tmp_path / "cpu.npz"
+    done = subprocess.run([*command, "emulate", str(file), "--cc", "75"], capture_output=True, text=True)
+    assert done.returncode == 0 and file.exists(), done.stderr
+    assert subprocess.run([*command, "compare", str(file), str(file)], capture_output=True).returncode == 0
+    if launch.detect() is None:
+        check = subprocess.run([*command, "check"], capture_output=True, text=True)
+        assert check.returncode == 2 and "no GPU" in check.stderr
