@@ -36,6 +36,8 @@ class Settings:
     smooth: float = 0.3
     children: float = 0.3
     elite: int = 24
+    steps: float = 0.5
+    """Share of the children that are one step from a parent instead of a cross of two."""
     mutation: float = 0.1
     pool: int = 1024
     """Configs scored in a space that is not scored whole."""
@@ -48,9 +50,7 @@ class Settings:
     """Share of the trees' slots that history picks alone; it fades to none over ``fade`` own trials."""
     fade: int = 64
     stall: int = 48
-    """Trials without a gain of ``gain`` after which half of the model's slots go to neighbours of the best and wide
-    crosses.
-    """
+    """Trials without a gain of ``gain`` after which half of the models' slots go to children."""
     gain: float = 0.005
 
 
@@ -165,7 +165,11 @@ class Arm:
         """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share
         holds over many small batches as it does in one large batch, and never rounds to nothing."""
         s = self.settings
-        edges = np.cumsum([s.trees, s.smooth, s.children])
+        if self.stalled() >= s.stall:  # the models have had their chance: half of their slots go to children
+            moved = 0.5 * (s.trees + s.smooth)
+            edges = np.cumsum([0.5 * s.trees, 0.5 * s.smooth, s.children + moved])
+        else:
+            edges = np.cumsum([s.trees, s.smooth, s.children])
         u = (np.arange(len(self.taken), len(self.taken) + n) * GOLDEN) % 1.0
         kinds = np.searchsorted(edges, u, side="right")
         return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
@@ -263,9 +267,16 @@ class Arm:
         return np.sort(order)
 
     def _elite(self) -> Rows:
+        """Parents: the best trials, and as many that are the best of their own neighbourhood (no better one within two
+        knobs), so that a broad plateau of near-equals does not crowd out the basin beside it."""
         rows, times = self.trials()
-        order = np.argsort(np.where(np.isfinite(times), times, np.inf), kind="stable")
-        return rows[order[: max(0, min(self.settings.elite, int(np.isfinite(times).sum())))]]
+        order = [i for i in np.argsort(times, kind="stable") if np.isfinite(times[i])][: 8 * self.settings.elite]
+        half = self.settings.elite // 2
+        heads: list[int] = []
+        for i in order:
+            if len(heads) < half and all((rows[i] != rows[h]).sum() > 2 for h in heads):
+                heads.append(int(i))
+        return rows[list(dict.fromkeys([*order[: self.settings.elite - len(heads)], *heads]))]
 
     def _cross(self, n: int, rng: np.random.Generator) -> Rows:
         elite = self._elite()
@@ -274,12 +285,19 @@ class Arm:
 
     def _children(self, n: int, rng: np.random.Generator) -> list[Rows]:
         chosen: list[Rows] = []
-        for _ in range(12):
+        elite = self._elite()
+        for _ in range(4 * n):
             if len(chosen) >= n:
                 break
-            for child in self._cross(4 * n + 8, rng):
+            if rng.random() < self.settings.steps:
+                near = self.free(self.space.steps(elite[rng.integers(len(elite))]))
+                brood = near[rng.permutation(len(near))[:1]]
+            else:
+                brood = self._cross(8, rng)
+            for child in brood:
                 if len(chosen) < n and self.take(child):
                     chosen.append(child)
+                    break
         return chosen
 
     def _spread(self, n: int, rng: np.random.Generator) -> list[Rows]:

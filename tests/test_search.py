@@ -252,12 +252,8 @@ def test_a_template_space_is_searched_with_hardware_features() -> None:
 
 def test_bad_arguments_and_foreign_measurements_get_clear_errors() -> None:
     space = toy()
-    for bad in (
-        dict(spaces=[]),
-        dict(spaces=[space, toy()]),
-        dict(spaces=[space], seed=-1),
-        dict(spaces=[space], batch=0),
-    ):
+    cases: list[dict[str, Any]] = [{"spaces": []}, {"spaces": [space, toy()]}]
+    for bad in [*cases, {"spaces": [space], "seed": -1}, {"spaces": [space], "batch": 0}]:
         with pytest.raises(InvalidInput):
             Search(**bad)
     search = Search([space])

@@ -1,8 +1,10 @@
 """Knob features: configs as numbers for a model.
 
 Ordinal numeric knobs become log2 of the value where all are positive (the value itself otherwise), labels their place
-in the list. Pairwise sums and differences of the logs are log products and log ratios: a tree then splits on
-"threads" or "aspect" at one cut, which pays most when few configs have been measured.
+in the list. Pairwise sums and differences of the logs are log products and log ratios: a tree then splits on "threads"
+or "aspect" at one cut, which pays most when few configs have been measured. Where an integer knob has values that are
+not powers of two (48, 80, 96), its factors of two are a feature of their own: alignment and divisibility go by them,
+not by size.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class Encoder:
 
     def __init__(self, knobs: Sequence[Knob], pairs: bool = True) -> None:
         self._columns: list[tuple[int, NDArray[np.float32]]] = []
+        self._twos: list[tuple[int, NDArray[np.float32]]] = []
         self._labels: list[bool] = []
         self.names: list[str] = []
         logs: list[int] = []
@@ -33,6 +36,11 @@ class Encoder:
                 values = np.log2(np.array(knob.values, dtype=np.float64))
                 logs.append(len(self.names))
                 self.names.append(f"log2 {knob.name}")
+                whole = [v for v in knob.values if isinstance(v, int)]
+                if len(whole) == len(knob.values) and any(v & (v - 1) for v in whole):
+                    twos = np.array([(v & -v).bit_length() - 1 for v in whole], dtype=np.float32)
+                    if twos.any():
+                        self._twos.append((column, twos))
             elif numeric or all(isinstance(v, bool) for v in knob.values):
                 values = np.array([float(v) for v in knob.values])
                 self.names.append(knob.name)
@@ -46,6 +54,7 @@ class Encoder:
         single = [n.removeprefix("log2 ") for n in self.names]
         self.names += [f"log2 {single[a]}*{single[b]}" for a, b in zip(self._left, self._right)]
         self.names += [f"log2 {single[a]}/{single[b]}" for a, b in zip(self._left, self._right)]
+        self.names += [f"twos of {knobs[column].name}" for column, _ in self._twos]
 
     def coordinates(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Rows as points of a unit cube (n, d): ordinal knobs by value (log2 where positive), labels one-hot."""
@@ -56,6 +65,7 @@ class Encoder:
             else:
                 unit = (values - values.min()) / (values.max() - values.min())
                 parts.append(unit[rows[:, column]][:, None])
+        parts += [(twos / twos.max())[rows[:, column]][:, None] for column, twos in self._twos]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 1), dtype=np.float32)
 
     def __call__(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -64,4 +74,5 @@ class Encoder:
         for i, (column, values) in enumerate(self._columns):
             base[:, i] = values[rows[:, column]]
         left, right = base[:, self._left], base[:, self._right]
-        return np.concatenate([base, left + right, left - right], axis=1)
+        twos = [values[rows[:, column]][:, None] for column, values in self._twos]
+        return np.concatenate([base, left + right, left - right, *twos], axis=1)
