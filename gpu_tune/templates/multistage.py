@@ -276,8 +276,8 @@ def register_limit(threads: int, min_blocks: int, device: Device) -> int:
 
 
 def native_fp8(dtype: str, device: Device) -> bool:
-    """Whether mma.sync on 8-bit floats is its own instruction; on 9.0 it becomes two float16 ones."""
-    return dtype in FP8 and device.cc >= 89 and device.cc not in (90,)
+    """Whether mma.sync on 8-bit floats is its own instruction; on 9.0 and 10.x it becomes two float16 ones."""
+    return dtype in FP8 and (device.cc == 89 or device.cc >= 120)
 
 
 def promotes(workload: Any, device: Device) -> bool:
