@@ -396,7 +396,8 @@ def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
 def resources(config: Config, workload: Any, device: Device) -> Estimate:
     """Threads, shared memory, accumulators and workspace of ``config``."""
     f, c = _facts(config, workload), dict[str, Any](config)
-    return Estimate(f["threads"], f["shared_bytes"], _accumulators(c, workload), _workspace(c, workload))
+    sums = _accumulators(c, workload) if f["tiles_k"] > 1 else c["thread_m"] * c["thread_n"]  # one tile: scaled at once
+    return Estimate(f["threads"], f["shared_bytes"], sums, _workspace(c, workload))
 
 
 def _workspace(c: Mapping[str, Any], w: Any) -> int:

@@ -17,6 +17,7 @@ import pytest
 import gpu_tune
 from gpu_tune import cubin, nvrtc, ptxas
 from gpu_tune.device import KNOWN, Device, by_name
+from gpu_tune.space.constraint import Constraint
 from gpu_tune.space.knob import Config, Knob, Value
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import Template, registry, render, variables
@@ -216,14 +217,42 @@ def test_every_knob_value_changes_the_code_or_the_launch_somewhere(name: str) ->
             for knob in template.knobs:
                 if any((knob.name, v) in missing for v in knob.values):
                     missing -= differing(template, config, knob, workload, device, missing)
+    rng = random.Random(1)
     for knob, value in [(k, v) for k in template.knobs for v in k.values if (k.name, v) in missing]:
-        fixed = tuple(dataclasses.replace(k, values=(value,)) if k is knob else k for k in template.knobs)
-        narrow = dataclasses.replace(template, knobs=fixed)
-        for workload, device in served(name):
-            if (knob.name, value) in missing:
-                for config in TemplateSpace(narrow, workload, device).sample(6, np.random.default_rng(1)):
-                    missing -= differing(template, config, knob, workload, device, missing)
+        for workload, device in 4 * served(name):
+            if (knob.name, value) in missing and (drawn := descend(template, workload, device, knob, value, rng)):
+                missing -= differing(template, drawn, knob, workload, device, missing)
     assert not missing
+
+
+def descend(
+    template: Template, workload: Workload, device: Device, knob: Knob, value: Value, rng: random.Random
+) -> Config | None:
+    """A random valid config with this value, by depth-first search; None when a few thousand steps find none."""
+    knobs = [dataclasses.replace(knob, values=(value,)), *(k for k in template.knobs if k is not knob)]
+    ready: list[list[Constraint]] = []
+    for depth in range(len(knobs)):
+        known = {k.name for k in knobs[: depth + 1]}
+        ready.append([r for r in template.constraints if knobs[depth].name in r.knobs and known.issuperset(r.knobs)])
+    chosen: dict[str, Value] = {}
+    budget = 3000
+
+    def fill(depth: int) -> bool:
+        nonlocal budget
+        if depth == len(knobs):
+            return True
+        for option in rng.sample(knobs[depth].values, len(knobs[depth].values)):
+            chosen[knobs[depth].name] = option
+            budget -= 1
+            if budget < 0:
+                return False
+            if all(r.holds({n: chosen[n] for n in r.knobs}, workload, device) for r in ready[depth]) and fill(
+                depth + 1
+            ):
+                return True
+        return False
+
+    return Config(chosen) if fill(0) else None
 
 
 def differing(

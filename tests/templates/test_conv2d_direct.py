@@ -1,0 +1,169 @@
+"""conv2d_direct: right on every convolution it promises, and its knobs do what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_tune import emulator, nvrtc, ptxas, reference
+from gpu_tune.device import by_name
+from gpu_tune.errors import InvalidConfig
+from gpu_tune.space.knob import Config
+from gpu_tune.templates.base import render
+from gpu_tune.templates.conv2d_direct import TEMPLATE
+from gpu_tune.verify import sweep
+from gpu_tune.workload import Conv2d
+
+A100, T4 = by_name("nvidia-a100"), by_name("nvidia-t4")
+SMALL: dict[str, Any] = dict(
+    block_k=8,
+    block_p=2,
+    block_q=4,
+    block_c=2,
+    thread_k=1,
+    thread_p=1,
+    thread_q=1,
+    columns="adjacent",
+    stage_x="shared",
+    stage_w="shared",
+    shared_x="c_outer",
+    shared_w="k_inner",
+    shared_type="stored",
+    padding_x=0,
+    padding_w=0,
+    vector_width_x=1,
+    vector_width_w=1,
+    vector_width_out=1,
+    stages=1,
+    fragment_c=1,
+    reuse_row=False,
+    unroll="none",
+    unroll_c=1,
+    raster="pixels",
+    split_c=1,
+    min_blocks=0,
+)
+BODY = Conv2d(2, 16, 9, 10, 16, 3, 3, padding=1, layout="nchw", dtype="float32")
+needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
+needs_emulator = pytest.mark.skipif(
+    not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
+)
+
+
+def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind: str = "integer") -> None:
+    """Emulate and compare with the reference, element by element (exactly for integer inputs)."""
+    config = config or TEMPLATE.default(workload, device)
+    TEMPLATE.check(config, workload, device)
+    inputs = reference.example_inputs(workload, 3, kind)
+    out = reference.allocate(workload.arrays()["out"], 77)
+    report = emulator.emulate(
+        render(TEMPLATE, config, workload, device),
+        TEMPLATE.plan(config, workload, device),
+        {**inputs, "out": out},
+        arch=device.arch,
+        device=device,
+    )
+    assert report.ok, report.findings
+    result = reference.compare(report.arrays["out"], workload, inputs, exact=kind == "integer")
+    assert result.ok, str(result)
+
+
+@needs_emulator
+def test_random_variants_are_right() -> None:
+    """Random convolutions over all dtypes, layouts, epilogues, random configs, several interleavings each."""
+    found = sweep("conv2d_direct", variants=28, seed=20, workers=0, assemble_every=7)
+    assert found.ok, found.text()
+
+
+@needs_emulator
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(n=1, c=3, h=11, w=13, k=5, r=7, s=7, stride=2, padding=3),
+        dict(n=2, c=8, h=7, w=7, k=12, r=1, s=1, stride=(2, 1)),
+        dict(n=1, c=12, h=9, w=8, k=12, r=3, s=3, padding=1, groups=12),
+        dict(n=1, c=8, h=10, w=9, k=4, r=3, s=2, padding=(0, 2, 1, 0), dilation=(2, 3), groups=2),
+        dict(n=3, c=1, h=1, w=1, k=1, r=3, s=3, padding=1),
+        dict(n=1, c=2, h=3, w=40, k=3, r=1, s=7, padding=(0, 0, 3, 3)),
+        dict(n=1, c=2, h=4, w=6, k=2, r=2, s=2, padding=(0, 1, 30000, 30001), dilation=(1, 60000)),
+        dict(n=1, c=13, h=5, w=6, k=513, r=1, s=1),
+    ],
+)
+def test_every_shape_of_filter(layout: str, shape: dict[str, Any]) -> None:
+    run(Conv2d(**shape, layout=layout, dtype="float16", out_dtype="float32", epilogue="scale+bias+relu"))
+
+
+@needs_emulator
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(stage_x="global"),
+        dict(stage_w="global"),
+        dict(stage_x="global", stage_w="global"),
+        dict(shared_x="c_inner", shared_w="c_inner", fragment_c=2, padding_x=1, padding_w=2),
+        dict(thread_q=4, thread_k=2, columns="spread", block_k=16, block_p=4),
+        dict(thread_q=2, reuse_row=True, unroll="s", block_k=16, block_p=4),
+        dict(stages=2),
+        dict(stages=3, block_c=4, padding_x=4),
+        dict(split_c=4, raster="channels"),
+    ],
+)
+def test_every_way_of_staging(layout: str, changes: dict[str, Any]) -> None:
+    workload = Conv2d(2, 16, 9, 10, 16, 3, 3, padding=1, layout=layout, dtype="float32", epilogue="residual+bias")
+    run(workload, Config(SMALL, **changes))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", ["t4", "a100", "rtx-3090", "rtx-4090", "h200", "rtx-5090"])
+def test_seeds_compile_without_spills(name: str) -> None:
+    device = by_name(name)
+    for layout, dtype in (("nchw", "float32"), ("nhwc", "float16")):
+        workload = Conv2d(1, 64, 56, 56, 64, 3, 3, padding=1, layout=layout, dtype=dtype)
+        seeds = TEMPLATE.seeds(workload, device)
+        assert len(seeds) >= 3
+        for config in seeds:
+            log = nvrtc.to_cubin(render(TEMPLATE, config, workload, device), device.arch).log
+            assert not any(r.spill_bytes for r in ptxas.read(log).values()), config
+
+
+def test_images_beyond_32_bit_offsets_use_64_bit_ones() -> None:
+    small, huge = Conv2d(1, 16, 64, 64, 16, 3, 3), Conv2d(1, 256, 4096, 4096, 16, 3, 3)
+    assert "(long long)h" not in render(TEMPLATE, Config(SMALL), small, A100)
+    assert "(long long)h" in render(TEMPLATE, Config(SMALL), huge, A100)
+
+
+def test_masks_exist_only_where_something_can_be_outside() -> None:
+    inside = Conv2d(1, 16, 10, 10, 16, 3, 3, layout="nchw", dtype="float32")
+    assert "zeros" in render(TEMPLATE, Config(SMALL), BODY, A100)
+    assert "(unsigned)h <" not in render(TEMPLATE, Config(SMALL), inside, A100)
+    assert "(unsigned)h < 9u" in render(TEMPLATE, Config(SMALL), BODY, A100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        (dict(thread_k=16), "thread_k"),
+        (dict(thread_p=7), "thread_p"),
+        (dict(block_k=1, block_p=1), "threads"),
+        (dict(block_k=64), "fitting_k"),
+        (dict(stage_x="global", padding_x=1), "global_x"),
+        (dict(stage_w="global", shared_w="c_inner"), "global_w"),
+        (dict(vector_width_x=4), "vector_x"),
+        (dict(reuse_row=True), "reuse_row"),
+        (dict(shared_type="wide"), "shared_type"),
+        (dict(split_c=16), "split_c"),
+        (dict(fragment_c=4), "fragment"),
+    ],
+)
+def test_broken_rules_are_named(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
+        TEMPLATE.check(Config(SMALL, **changes), BODY, A100)
+
+
+def test_pretransformed_filters_are_refused() -> None:
+    workload = Conv2d(1, 16, 8, 8, 16, 3, 3, padding=1, math=("winograd",), weights="pretransformed")
+    assert "plain filters" in str(TEMPLATE.supported(workload, A100))
+    assert TEMPLATE.supported(BODY, T4) is True
