@@ -87,6 +87,7 @@ def facts(
     return {
         "name": name,
         "config": config,
+        "overlap": config["persistent"] and config["epilogue_store"] == "direct" and split == 1 and work > grid,
         "shape": shape,
         "a": a,
         "b": b,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import mma_sweep as sweep
@@ -126,6 +127,30 @@ def test_split_k_is_deterministic(reduction: str) -> None:
     arrays = {**reference.example_inputs(workload, 2), "out": reference.allocate(workload.arrays()["out"])}
     again = [emulator.emulate(source, plan, arrays, arch="sm_80", seed=s).arrays["out"] for s in (7, 8, 9)]
     assert inputs_differ and all(np.array_equal(runs[0], other) for other in again)
+
+
+@emulated
+@pytest.mark.parametrize("store, split", [("direct", 1), ("staged", 1), ("direct", 3)])
+def test_persistent_blocks_walk_over_many_tiles(store: str, split: int) -> None:
+    small = replace(A100, sm_count=3)
+    workload = Matmul(70, 90, 200, batch=2, dtype="bfloat16", layout="tn", epilogue="bias")
+    chosen = complete(
+        dict(
+            block_m=32,
+            block_n=32,
+            block_k=32,
+            persistent=True,
+            epilogue_store=store,
+            split_k=split,
+            reduction="last_block" if split > 1 else "workspace",
+        ),
+        workload,
+        small,
+        TEMPLATE,
+    )
+    assert chosen is not None and chosen["epilogue_store"] == store and chosen["split_k"] == split
+    assert TEMPLATE.plan(chosen, workload, small).kernels[0].blocks == 3
+    sweep.right(TEMPLATE, chosen, workload, small, 4)
 
 
 @emulated
