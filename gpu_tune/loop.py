@@ -74,8 +74,9 @@ class Loop:
             while self._flights:
                 self._tell(self._flights.popleft())
 
-    def confirm(self) -> Confirmation:
-        """The fastest configs (and the best default) verified afresh and re-timed; the next ones while none holds.
+    def confirm(self, first: Sequence[Candidate] = ()) -> Confirmation:
+        """The fastest configs (``first``, or by the trials' times, and the best default) verified afresh and re-timed;
+        the next ones while none holds.
 
         WrongResult when no config that has a time computed the right thing.
         """
@@ -83,7 +84,8 @@ class Loop:
         failed: set[Candidate] = set()
         confirmation: Confirmation | None = None
         for _ in range(CONFIRMATIONS):
-            finalists = self._finalists(failed)
+            finalists = list(first) or self._finalists(failed)
+            first = ()
             if not finalists:
                 break
             confirmation = self.measurer.confirm(finalists)

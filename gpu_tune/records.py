@@ -111,13 +111,16 @@ def choice_id(template_hash: str, workload: Workload, chip: str) -> str:
 
 
 def measurement_id(choice: str, measurement: Measurement) -> str:
-    """Identity of a time's circumstances: times with equal ids may be compared (16 hex digits)."""
+    """Identity of a time's circumstances: times with equal ids may be compared (16 hex digits).
+
+    ``clock_setting`` in the environment names locked clocks; the clocks of the moment are kept but identify nothing.
+    """
     env, policy = measurement.environment, measurement.policy
     return _digest(
         "measurement",
         choice,
         measurement.source,
-        *(env.get(n, "") for n in ("driver", "nvrtc", "clocks")),
+        *(env.get(n, "") for n in ("driver", "nvrtc", "clock_setting")),
         policy.mode,
         policy.l2,
         policy.pdl,
@@ -317,7 +320,9 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
     for m in last.values():
         for name, value in m.candidate.config.items():
             if name not in values:
-                raise InvalidInput("records", name, "is a knob of some records only", "choose those of one template version")
+                raise InvalidInput(
+                    "records", name, "is a knob of some records only", "choose those of one template version"
+                )
             if not any(type(v) is type(value) and v == value for v in values[name]):
                 values[name].append(value)
     knobs = [Knob(n, tuple(sorted(v, key=lambda x: (str(type(x)), x))), "as recorded") for n, v in values.items()]

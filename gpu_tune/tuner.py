@@ -6,6 +6,7 @@ winner in the store, and answers from the store when the winner there has had at
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 import time
@@ -19,11 +20,12 @@ from .emit import emit
 from .errors import InvalidInput, StoreError
 from .kernel import TunedKernel
 from .loop import Loop
-from .measure import open_measurer
+from .measure import nvml, open_measurer
 from .measure.base import Confirmation, Measurer
 from .records import Record, Records
+from .space.knob import Config
 from .space.space import Space, TemplateSpace
-from .store import Store, Winner, lookup
+from .store import Store, Winner, lookup, renew
 from .templates.base import Template
 from .trial import MEASURED, Candidate, Measurement, Policy
 from .where import Variant, variants, where
@@ -124,34 +126,50 @@ def tune(
     budget = Budget(trials, seconds, effort)
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
-    place, source = where(device, kind)
-    hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
-    home = store or Store()
-    found = None if force else lookup(workload, place.chip, source, store=home)
-    if found is not None and hashes.get(found[0].template) == found[0].template_hash and _enough(found[0], budget):
-        return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
-    home.prepare()
-    book = records or Records()
-    book.prepare()
-    progress = Progress(workload, place, source, budget)
-    if on_trial is not None:
-        on_trial(progress)
-    history = book.read(source, chip=place.chip)
-    tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
-    if not force:
-        _resume(tuner, history, place, progress)
-    progress.phase = "search"
-    options: dict[str, Any] = {"kind": "cluster", "address": executor} if executor else {"kind": _kind(kind, source)}
-    try:
-        with open_measurer(
-            workload, device=place, jobs=jobs, seed=seed, seen=tuner.told, templates=templates, **options
-        ) as measurer:
-            loop = Loop(tuner, measurer, book, progress, on_trial)
+    with contextlib.ExitStack() as open_:
+        measurer: Measurer | None = None
+        if executor:  # the workers, not this machine, say what device it is
+            options: dict[str, Any] = {"kind": "cluster", "address": executor, "templates": templates}
+            measurer = open_.enter_context(open_measurer(workload, device=device, jobs=jobs, seed=seed, **options))
+            place, source = measurer.device, measurer.source
+        else:
+            place, source = where(device, kind)
+        hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
+        home, book = store or Store(), records or Records()
+        found = None if force else lookup(workload, place.chip, source, store=home)
+        current = found is not None and hashes.get(found[0].template) == found[0].template_hash
+        stored = found[0] if found is not None and current and _enough(found[0], budget) else None
+        if stored is not None and found is not None and not _outdated(stored):
+            return TunedKernel(stored, path=found[1].path(workload, place.chip, source))
+        home.prepare()
+        book.prepare()
+        open_.callback(book.close)
+        progress = Progress(workload, place, source, budget)
+        if on_trial is not None:
+            on_trial(progress)
+        history = book.read(source, chip=place.chip)
+        tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
+        if not force:
+            _resume(tuner, history, place, progress)
+        if measurer is None:
+            options = {"kind": _kind(kind, source), "seen": tuner.told, "templates": templates}
+            measurer = open_.enter_context(open_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
+        loop = Loop(tuner, measurer, book, progress, on_trial)
+        if stored is None:
+            progress.phase = "search"
             loop.run()
             confirmation = loop.confirm()
             winner = _winner(tuner, measurer, confirmation, progress, loop.ended, seed)
-    finally:
-        book.close()
+        else:  # another driver: the search stands, the finalists are timed again
+            confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
+            winner = _winner(tuner, measurer, confirmation, progress, str(stored.budget.get("ended", "")), stored.seed)
+            same = {
+                "trials": stored.trials,
+                "spent": stored.spent,
+                "budget": stored.budget,
+                "complete": stored.complete,
+            }
+            winner = renew(winner, **same)
     progress.phase = "done"
     try:
         path = home.publish(winner)
@@ -161,6 +179,12 @@ def tune(
     if on_trial is not None:
         on_trial(progress)
     return TunedKernel(winner, path=path)
+
+
+def _outdated(winner: Winner) -> bool:
+    """Whether a measured winner was timed under another driver than today's."""
+    then = winner.environment.get("driver", "")
+    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then != nvml.driver_version()
 
 
 def _kind(kind: str, source: str) -> str:

@@ -180,4 +180,4 @@ def test_the_command_that_tunes_a_workload_says_all_that_differs_from_the_defaul
         "--math tf32 --no-deterministic --device nvidia-a100"
     )
     conv = Conv2d(1, 8, 9, 9, 8, 3, 3, padding=(0, 1, 2, 1), stride=2)
-    assert command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc")
+    assert command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc --dtype float16")

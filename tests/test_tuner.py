@@ -14,11 +14,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "measure"))
 
 import toy
+from tests_support import toy_template
 
 import gpu_tune as gt
 from gpu_tune import driver, tuner
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
-from gpu_tune.measure import open_measurer
+from gpu_tune.measure import nvml, open_measurer
 from gpu_tune.records import Records
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.recorded import Recorded, RecordedSpace, RecordedTrial
@@ -294,3 +295,30 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
     assert gt.load(WORKLOAD).winner == kernel.winner
     with pytest.warns(UserWarning, match="not tuned"):
         assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
+
+
+def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
+    first = tune(good, trials=10)
+    assert first.winner.environment["driver"] == "580.1" and tune(good, trials=10).winner == first.winner
+    monkeypatch.setattr(nvml, "driver_version", lambda: "581.2")
+    phases = []
+    again = tune(good, trials=10, on_trial=lambda p: phases.append(p.phase))
+    assert "search" not in phases and len(Records().read("measured")) == 10
+    assert again.winner.environment["driver"] == "581.2" and again.winner.trials == first.winner.trials
+    assert tune(good, trials=10).winner == again.winner
+
+
+def test_a_cluster_is_tuned_on_and_names_the_device(fake_cuda, home, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, resources={"GPU": 1}, dashboard_address=None
+    ) as made:
+        address = made.scheduler_address.replace("tcp://", "dask://")
+        kernel = gt.tune(WORKLOAD, trials=6, templates={"toy": toy_template()}, executor=address)
+    assert kernel.measured and kernel.chip == CHIP and kernel.winner.trials == 6
+    with pytest.raises(InvalidInput, match="is not dask://host:port"):
+        gt.tune(WORKLOAD, trials=2, templates={"toy": toy_template()}, executor="nowhere")
