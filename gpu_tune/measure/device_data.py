@@ -68,6 +68,18 @@ class DeviceData:
         """The bytes of the output to verify, guard bands included."""
         return cuda.download(self.verify["out"] - GUARD, self.nbytes("out") + 2 * GUARD)
 
+    def guards(self) -> np.ndarray:
+        """The bytes of both guard bands of the output to verify."""
+        start = self.verify["out"]
+        return np.concatenate([cuda.download(start - GUARD, GUARD), cuda.download(start + self.nbytes("out"), GUARD)])
+
+    def element(self, index: tuple[int, ...]) -> float:
+        """One element of the output to verify."""
+        spec = self.specs["out"]
+        dtype = NUMPY[spec.dtype]
+        at = sum(i * s for i, s in zip(index, spec.element_strides)) * dtype.itemsize
+        return float(cuda.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
+
     def close(self) -> None:
         """Free the device memory."""
         while self._owned:
@@ -93,9 +105,10 @@ def elements(raw: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """The array that the bytes ``raw`` (from the first element to the last) hold."""
     dtype = NUMPY[spec.dtype]
     strides = tuple(s * dtype.itemsize for s in spec.element_strides)
-    return np.lib.stride_tricks.as_strided(raw.view(dtype), spec.shape, strides)
+    return np.ndarray(spec.shape, dtype, np.ascontiguousarray(raw), strides=strides)
 
 
 def _flat(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """The memory from the first element of ``array`` to the last, gaps included."""
-    return np.lib.stride_tricks.as_strided(array, (spec.span,), (array.dtype.itemsize,))
+    size = array.dtype.itemsize  # as raw integers: NumPy's as_strided does not take every float8
+    return np.lib.stride_tricks.as_strided(array.view(f"u{size}"), (spec.span,), (size,))

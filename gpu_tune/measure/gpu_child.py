@@ -238,12 +238,13 @@ class Gpu:
             self._forget()
             workload: Workload = from_dict(request["workload"])
             data = DeviceData(workload, int(request["seed"]), self.device.l2_bytes)
-            self._data = (key, data, Verifier(data, self.stream))
+            self._data = (key, data, Verifier(data, self.stream, self.device))
         return self._data[1], self._data[2]
 
     def _forget(self) -> None:
         if self._data is not None:
             with contextlib.suppress(DriverError):
+                self._data[2].close()
                 self._data[1].close()
             self._data = None
 

@@ -7,27 +7,29 @@ read C. The workspace starts as the launch plan says, and full of NaN where it s
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..device import Device
 from ..driver import memset
 from ..plan import LaunchPlan
-from ..reference import Bounds, bounds, example_inputs, products
+from ..reference import Bounds, bounds, example_inputs
 from ..templates.base import Numerics
-from ..workload import Conv2d, Matmul, Workload
+from ..workload import ArraySpec, Workload
 from . import cuda
 from .device_data import GUARD, DeviceData, elements
+from .inspector import Inspector
+from .products import wide_products
 
-log = logging.getLogger("gpu_tune.verify")
 POISONS = (0xFF, 0x55)
 """0xFF is a NaN in every float dtype; 0x55 a large number, so that an unwritten element differs between two runs."""
 SCALARS = {"alpha": 0.75, "beta": 0.5}
-_ON_DEVICE = 2e9
-"""From this many FLOP on, the reference's products are computed by CuPy where it is installed."""
+LARGE = 1 << 20
+"""Output elements from which on they are compared on the device."""
 
 Run = Callable[[Mapping[str, int], Mapping[str, float], int], None]
 """(addresses of the template's buffers, scalars, stream): issue the plan once."""
@@ -45,10 +47,14 @@ class Verdict:
 class Verifier:
     """Checks kernels of one workload on ``data``; references are computed once and kept."""
 
-    def __init__(self, data: DeviceData, stream: cuda.Stream) -> None:
+    def __init__(self, data: DeviceData, stream: cuda.Stream, device: Device | None = None, large: int = LARGE) -> None:
         self.data, self.stream = data, stream
+        self._inspector: Inspector | None = None
+        spec = data.specs["out"]
+        if device is not None and math.prod(spec.shape) >= large:
+            self._inspector = Inspector(spec, device.arch, device.sm_count, stream)
         self._products: tuple[np.ndarray, np.ndarray] | None = None
-        self._bounds: dict[Any, tuple[np.ndarray, np.ndarray, Bounds]] = {}
+        self._bounds: dict[Any, tuple[Any, Any, Bounds]] = {}
         self._loaded: Mapping[str, np.ndarray] = data.arrays
 
     def check(
@@ -67,21 +73,18 @@ class Verifier:
             return verdict
         if workload.deterministic:
             note("second run")
-            second = self._issue(run, scalars, POISONS[1])
-            spec, inner = self.data.specs["out"], slice(GUARD, -GUARD)
-            a, b = (elements(r[inner], spec) for r in (first, second))
-            bits = f"u{a.dtype.itemsize}"
+            self._issue(run, scalars, POISONS[1])
+            spec = self.data.specs["out"]
             differing = (
-                int((a.view(bits) != b.view(bits)).sum())
-                if spec.strides == ()
-                else int((np.ascontiguousarray(a).view(bits) != np.ascontiguousarray(b).view(bits)).sum())
+                self._inspector.differing(self.data.verify["out"])
+                if self._inspector
+                else _differing(first, self.data.output(), spec)
             )
             if differing:
-                return Verdict(
-                    "wrong",
-                    f"{differing} of {a.size} elements differ between two runs (a race, or not written)",
-                    verdict.error,
+                reason = (
+                    f"{differing} of {math.prod(spec.shape)} elements differ between two runs (a race, or not written)"
                 )
+                return Verdict("wrong", reason, verdict.error)
         if workload.beta == "any":
             note("beta = 0")
             hostile = {**self.data.arrays, "c": np.full_like(self.data.arrays["c"], np.nan)}
@@ -136,7 +139,6 @@ class Verifier:
         note: Callable[[str], None],
         known: tuple[np.ndarray, np.ndarray] | None,
     ) -> tuple[Verdict, np.ndarray]:
-        spec = self.data.specs["out"]
         key = (numerics, tuple(sorted(scalars.items()))) if known is not None else None
         if key is None or key not in self._bounds:
             note("reference")
@@ -148,7 +150,7 @@ class Verifier:
                 exact=exact,
                 products=known or wide_products(self.data.workload, arrays),
             )
-            made = (comparable(limits.lo), comparable(limits.hi), limits)
+            made = self._ready(limits)
             if key is not None:
                 self._bounds[key] = made
         else:
@@ -159,26 +161,65 @@ class Verifier:
             if plan.zeroed_span:
                 memset(workspace, 0, plan.zeroed_span, self.stream.handle)
         note("first run")
-        raw = self._issue(run, scalars, POISONS[0])
-        guards = np.concatenate([raw[:GUARD], raw[-GUARD:]])
+        self._issue(run, scalars, POISONS[0])
+        try:
+            return self._examine(made, plan, workspace)
+        finally:
+            if key is None and self._inspector:
+                for address in made[:2]:
+                    cuda.free(address)
+
+    def _examine(self, made: tuple[Any, Any, Bounds], plan: LaunchPlan, workspace: int) -> tuple[Verdict, np.ndarray]:
+        """The verdict on the output as it lies there; with it its bytes, where they were copied to the host."""
+        spec, nothing = self.data.specs["out"], np.zeros(0, np.uint8)
+        guards = self.data.guards()
         if not (guards == POISONS[0]).all():
+            changed = int((guards != POISONS[0]).sum())
+            return Verdict("wrong", f"wrote outside the output ({changed} guard bytes changed)"), nothing
+        if plan.zeroed_span and cuda.download(workspace, plan.zeroed_span).any():
             return Verdict(
-                "wrong", f"wrote outside the output ({int((guards != POISONS[0]).sum())} guard bytes changed)"
-            ), raw
-        gaps = _gaps(
-            raw[GUARD:-GUARD], spec.shape, spec.element_strides, elements(raw[GUARD:-GUARD], spec).dtype.itemsize
-        )
+                "wrong", "left a workspace that the launch plan says is zero after every run non-zero"
+            ), nothing
+        if self._inspector:
+            found = self._inspector.inspect(self.data.verify["out"], made[:2])
+            if found.gaps:
+                return Verdict("wrong", f"wrote into the gaps between rows ({found.gaps} elements)"), nothing
+            limits = made[2]
+            if found.wrong:
+                got = self.data.element(found.first)
+                expected, error = float(limits.expected[found.first]), float(limits.error[found.first])
+                reason = (
+                    f"{found.wrong} of {limits.expected.size} elements wrong, first at {found.first}: "
+                    f"got {got:g}, expected {expected:g} +- {error:.3g}"
+                )
+                return Verdict("wrong", reason, {"max_abs": found.distance}), nothing
+            return Verdict("ok", "", {"max_abs": found.distance}), nothing
+        raw = self.data.output()
+        body = raw[GUARD:-GUARD]
+        gaps = _gaps(body, spec.shape, spec.element_strides, elements(body, spec).dtype.itemsize)
         if not (gaps == POISONS[0]).all():
             return Verdict("wrong", f"wrote into the gaps between rows ({int((gaps != POISONS[0]).sum())} bytes)"), raw
-        if plan.zeroed_span and cuda.download(workspace, plan.zeroed_span).any():
-            return Verdict("wrong", "left a workspace that the launch plan says is zero after every run non-zero"), raw
-        return judge(elements(raw[GUARD:-GUARD], spec), *made), raw
+        return judge(elements(body, spec), *made), raw
 
-    def _issue(self, run: Run, scalars: Mapping[str, float], poison: int) -> np.ndarray:
+    def _ready(self, limits: Bounds) -> tuple[Any, Any, Bounds]:
+        """The bounds where they are compared: on the device (addresses) for large outputs, else on the host."""
+        if self._inspector:
+            return (*self._inspector.upload(np.ascontiguousarray(limits.lo), np.ascontiguousarray(limits.hi)), limits)
+        return comparable(limits.lo), comparable(limits.hi), limits
+
+    def _issue(self, run: Run, scalars: Mapping[str, float], poison: int) -> None:
         self.data.poison(poison, self.stream.handle)
         run(self.data.verify, scalars, self.stream.handle)
         self.stream.synchronize()
-        return self.data.output()
+
+    def close(self) -> None:
+        """Free what it keeps on the device."""
+        if self._inspector:
+            for lo, hi, _ in self._bounds.values():
+                cuda.free(lo)
+                cuda.free(hi)
+            self._inspector.close()
+            self._bounds, self._inspector = {}, None
 
     def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
         if arrays is not self._loaded:
@@ -208,6 +249,13 @@ def judge(out: np.ndarray, lo: np.ndarray, hi: np.ndarray, limits: Bounds) -> Ve
         return Verdict("wrong", reason, error)
 
 
+def _differing(first: np.ndarray, second: np.ndarray, spec: ArraySpec) -> int:
+    """Elements in which the bytes of two outputs (guard bands included) differ."""
+    a, b = (np.ascontiguousarray(elements(raw[GUARD:-GUARD], spec)) for raw in (first, second))
+    bits = f"u{a.dtype.itemsize}"
+    return int((a.view(bits) != b.view(bits)).sum())
+
+
 def comparable(array: np.ndarray) -> np.ndarray:
     """``array`` in a dtype that compares fast and exactly: float32 for every float, integers as they are."""
     if array.dtype.kind in "iu":
@@ -223,62 +271,6 @@ def plant_nonfinite(workload: Workload, arrays: Mapping[str, np.ndarray], seed: 
         array = changed[name]
         array[tuple(int(rng.integers(d)) for d in array.shape)] = value
     return changed
-
-
-def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """``reference.products``; by CuPy in float64 where the workload is large and CuPy is installed."""
-    if workload.flops >= _ON_DEVICE and workload.scales != "block128":
-        try:
-            import cupy
-
-            return _cupy_products(cupy, workload, arrays)
-        except Exception as error:  # CuPy's own errors have no common root, and NumPy does as well
-            log.info("the reference is computed by NumPy, not by CuPy (%s)", error)
-    return products(workload, arrays)
-
-
-def _cupy_products(cp: Any, workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (
-        np.asarray(arrays[n]).astype(np.float32) for n in workload.inputs
-    )  # exact, and half the bytes to upload
-    a, b = cp.asarray(first).astype(cp.float64), cp.asarray(second).astype(cp.float64)
-    results = []
-    for x, y in ((a, b), (cp.abs(a), cp.abs(b))):
-        product = _cupy_matmul(x, y, workload) if isinstance(workload, Matmul) else _cupy_conv2d(cp, x, y, workload)
-        results.append(cp.asnumpy(product))
-    cp.get_default_memory_pool().free_all_blocks()
-    if workload.scales == "none":
-        return results[0], results[1]
-    scale_a, scale_b = (np.asarray(arrays[n]).astype(np.float64) for n in ("scale_a", "scale_b"))
-    if isinstance(workload, Matmul):
-        factor = scale_a[:, None] * scale_b if workload.scales == "row_col" else scale_a[0] * scale_b[0]
-    else:
-        factor = scale_a[0] * scale_b
-        factor = factor[:, None, None] if workload.layout == "nchw" and workload.scales == "row_col" else factor
-    return results[0] * factor, results[1] * np.abs(factor)
-
-
-def _cupy_matmul(a: Any, b: Any, w: Matmul) -> Any:
-    a = a if w.layout[0] == "n" else a.swapaxes(-1, -2)
-    return a @ (b if w.layout[1] == "n" else b.swapaxes(-1, -2))
-
-
-def _cupy_conv2d(cp: Any, x: Any, f: Any, w: Conv2d) -> Any:
-    if w.layout == "nchw":
-        x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
-    top, bottom, left, right = w.padding
-    x = cp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    (sh, sw), (dh, dw) = w.stride, w.dilation
-    cg, kg = w.c // w.groups, w.k // w.groups
-    out = cp.zeros((w.n, w.p, w.q, w.groups, kg))
-    for r in range(w.r):
-        for s in range(w.s):
-            patch = x[:, r * dh : r * dh + (w.p - 1) * sh + 1 : sh, s * dw : s * dw + (w.q - 1) * sw + 1 : sw]
-            for g in range(w.groups):
-                part = patch[..., g * cg : (g + 1) * cg] @ f[g * kg : (g + 1) * kg, r, s].T
-                out[..., g, :] += part
-    out = out.reshape(w.n, w.p, w.q, w.k)
-    return out.transpose(0, 3, 1, 2) if w.layout == "nchw" else out
 
 
 def _gaps(raw: np.ndarray, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""The reference's products, in float64: by NumPy, or by CuPy on the GPU for large workloads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..reference import products
+from ..workload import Conv2d, Matmul, Workload
+
+log = logging.getLogger("gpu_tune.verify")
+_ON_DEVICE = 2e9
+"""From this many FLOP on, the reference's products are computed by CuPy where it is installed."""
+
+
+def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """``reference.products``; by CuPy in float64 where the workload is large and CuPy is installed."""
+    if workload.flops >= _ON_DEVICE and workload.scales != "block128":
+        try:
+            import cupy
+
+            return _cupy_products(cupy, workload, arrays)
+        except Exception as error:  # CuPy's own errors have no common root, and NumPy does as well
+            log.info("the reference is computed by NumPy, not by CuPy (%s)", error)
+    return products(workload, arrays)
+
+
+def _cupy_products(cp: Any, workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (
+        np.asarray(arrays[n]).astype(np.float32) for n in workload.inputs
+    )  # exact, and half the bytes to upload
+    a, b = cp.asarray(first).astype(cp.float64), cp.asarray(second).astype(cp.float64)
+    results = []
+    for x, y in ((a, b), (cp.abs(a), cp.abs(b))):
+        product = _cupy_matmul(x, y, workload) if isinstance(workload, Matmul) else _cupy_conv2d(cp, x, y, workload)
+        results.append(cp.asnumpy(product))
+    cp.get_default_memory_pool().free_all_blocks()
+    if workload.scales == "none":
+        return results[0], results[1]
+    scale_a, scale_b = (np.asarray(arrays[n]).astype(np.float64) for n in ("scale_a", "scale_b"))
+    if isinstance(workload, Matmul):
+        factor = scale_a[:, None] * scale_b if workload.scales == "row_col" else scale_a[0] * scale_b[0]
+    else:
+        factor = scale_a[0] * scale_b
+        factor = factor[:, None, None] if workload.layout == "nchw" and workload.scales == "row_col" else factor
+    return results[0] * factor, results[1] * np.abs(factor)
+
+
+def _cupy_matmul(a: Any, b: Any, w: Matmul) -> Any:
+    a = a if w.layout[0] == "n" else a.swapaxes(-1, -2)
+    return a @ (b if w.layout[1] == "n" else b.swapaxes(-1, -2))
+
+
+def _cupy_conv2d(cp: Any, x: Any, f: Any, w: Conv2d) -> Any:
+    if w.layout == "nchw":
+        x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
+    top, bottom, left, right = w.padding
+    x = cp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (sh, sw), (dh, dw) = w.stride, w.dilation
+    cg, kg = w.c // w.groups, w.k // w.groups
+    out = cp.zeros((w.n, w.p, w.q, w.groups, kg))
+    for r in range(w.r):
+        for s in range(w.s):
+            patch = x[:, r * dh : r * dh + (w.p - 1) * sh + 1 : sh, s * dw : s * dw + (w.q - 1) * sw + 1 : sw]
+            for g in range(w.groups):
+                part = patch[..., g * cg : (g + 1) * cg] @ f[g * kg : (g + 1) * kg, r, s].T
+                out[..., g, :] += part
+    out = out.reshape(w.n, w.p, w.q, w.k)
+    return out.transpose(0, 3, 1, 2) if w.layout == "nchw" else out
