@@ -16,9 +16,9 @@ EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13),compiler)
 demo: export GPU_TUNE_CACHE_DIR := $(CURDIR)/build/demo
 demo: setup
 	@rm -rf build/demo/kernels build/demo/records build/demo/compiled
-	$(BIN)/gpu-tune tune matmul --m 512 --n 512 --k 512 --dtype float16 --layout nt --epilogue bias+gelu --seconds 18 --seed 0
+	$(BIN)/gpu-tune tune matmul --m 512 --n 512 --k 512 --dtype float16 --layout nt --epilogue bias+gelu --seconds 16 --seed 0
 	$(BIN)/gpu-tune tune conv2d --n 1 --c 64 --h 28 --w 28 --k 64 --r 3 --s 3 --padding 1 --layout nhwc --dtype float16 \
-	  --epilogue bias+relu --seconds 18 --seed 0
+	  --epilogue bias+relu --seconds 16 --seed 0
 
 test: lint
 	$(BIN)/python -m pytest -n 2
