@@ -64,6 +64,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
     g = hopper_launch.geometry(
         c, w, device, m=_pixels(w), n=w.k, ldc=w.k, k_tiles=_k_tiles(c, w), mn_major={"a": False, "b": False}
     )
+    about = hopper.about(c, g)
     g.update(
         kernel="conv2d_igemm_wgmma",
         per_unit=True,
@@ -71,10 +72,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         loads=[(4, g["a"].share > 1, True), (3, g["b"].share > 1, False)],
         title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * filters[{w.k}, {w.r}, {w.s}, {w.c}], "
         f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}",
-        about=[
-            "As a matrix product: A has a row for each output pixel, gathered from x by the copy engine; B the filters."
-        ]
-        + hopper.about(c, g),
+        about=["A matrix product: A has a row for each output pixel, gathered from x; B is the filters.", *about],
     )
     return g
 
@@ -143,10 +141,13 @@ def _candidates(w: Conv2d, device: Device) -> list[Config]:
         config(**{**small, "block_n": 32, "split_k": 8, "stages": 8}),
     ]
     width = max(32, -(-w.k // 32) * 32)
-    tiles = [(-(-_pixels(w) // c["block_m"]) * -(-w.k // c["block_n"]) * c["split_k"], c) for c in candidates]
-    fitting = [(t, c) for t, c in tiles if c["block_n"] <= width]
+
+    def tiles(c: Mapping[str, Any]) -> int:
+        return int(-(-_pixels(w) // c["block_m"]) * -(-w.k // c["block_n"]) * c["split_k"])
+
+    fitting = [(tiles(c), c) for c in candidates if int(str(c["block_n"])) <= width]
     full = [c for t, c in fitting if t >= device.sm_count]
-    return full + [c for t, c in sorted(fitting, key=lambda x: -x[0]) if t < device.sm_count]
+    return full + [c for t, c in sorted(fitting, key=lambda pair: -pair[0]) if t < device.sm_count]
 
 
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:

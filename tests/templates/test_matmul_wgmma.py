@@ -6,17 +6,15 @@ import dataclasses
 import functools
 import random
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import wgmma_checks as checks
+from wgmma_checks import H200, PLAIN, chip, config, needs_emulator, needs_nvrtc
 
-from gpu_tune import device, emulator, nvrtc, ptxas, reference
+from gpu_tune import device
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.plan import TensorMapArg
 from gpu_tune.space.knob import Config
@@ -26,83 +24,9 @@ from gpu_tune.templates.base import render, variables
 from gpu_tune.templates.matmul_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul
 
-H200 = device.by_name("nvidia-h200")
 BIG = Matmul(8192, 8192, 8192, dtype="bfloat16", layout="nt")
-PLAIN: dict[str, Any] = dict(
-    block_m=128,
-    block_n=128,
-    block_k=64,
-    consumers=2,
-    schedule="cooperative",
-    stages=3,
-    cluster_m=1,
-    cluster_n=1,
-    producer_registers=40,
-    epilogue="direct",
-    raster_group=2,
-    grid="all",
-    split_k=1,
-    swap_ab=False,
-    min_blocks=1,
-    promote_k=128,
-)
-needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
-needs_emulator = pytest.mark.skipif(
-    not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
-)
-
-
-def config(dtype: str = "bfloat16", **changes: Any) -> Config:
-    """PLAIN with ``changes``; block_k counts 16-bit elements and is rescaled to the dtype."""
-    made = {**PLAIN, **changes}
-    made["block_k"] = made["block_k"] * 2 // ITEMSIZE[dtype]
-    return Config(made)
-
-
-def chip(sms: int) -> device.Device:
-    """A Hopper with few SMs, so that small problems walk over several units a block."""
-    return dataclasses.replace(H200, sm_count=sms)
-
-
-@functools.cache
-def report(source: str) -> Mapping[str, ptxas.Report]:
-    return ptxas.read(nvrtc.to_cubin(source, "sm_90a").log)
-
-
-def assert_assembles_cleanly(c: Config, workload: Matmul) -> None:
-    for kernel in report(render(TEMPLATE, c, workload, H200)).values():
-        assert not kernel.notes, f"{c} for {workload.key}: {kernel.notes}"
-        assert kernel.spill_bytes == 0 and kernel.stack_bytes == 0, f"{c} for {workload.key} spills: {kernel}"
-
-
-def assert_computes(
-    c: Config, workload: Matmul, sms: int = 3, seed: int = 0, kind: str = "integer", source: str = ""
-) -> None:
-    """The emulator runs ``c`` without a finding and its result agrees with the reference."""
-    small = chip(sms)
-    TEMPLATE.check(c, workload, small)
-    arrays, scalars = reference.example_inputs(workload, seed, kind), reference.example_scalars(workload, kind)
-    out = reference.allocate(workload.arrays()["out"], 77)
-    plan = TEMPLATE.plan(c, workload, small)
-    result = emulator.emulate(
-        source or render(TEMPLATE, c, workload, small),
-        plan,
-        {**arrays, "out": out},
-        scalars=scalars,
-        arch="sm_90a",
-        device=small,
-        seed=seed,
-    )
-    assert result.ok, f"{c} for {workload.key}, seed {seed}: {[str(f) for f in result.findings[:3]]}"
-    found = reference.compare(
-        result.arrays["out"],
-        workload,
-        arrays,
-        scalars,
-        numerics=TEMPLATE.numerics(c, workload),
-        exact=kind == "integer",
-    )
-    assert found.ok, f"{c} for {workload.key}, seed {seed}, {kind}: {found}"
+assert_assembles_cleanly = functools.partial(checks.assert_assembles_cleanly, TEMPLATE)
+assert_computes = functools.partial(checks.assert_computes, TEMPLATE)
 
 
 def random_workload(r: random.Random) -> Matmul:
@@ -256,22 +180,10 @@ def test_random_configs_assemble_without_spills_or_notes() -> None:
                 assert_assembles_cleanly(c, workload)
 
 
-def sass(c: Config, workload: Matmul, folder: Path) -> str:
-    tool = next(
-        (str(p) for f in sys.path for p in Path(f or ".").glob("nvidia/cu*/bin/cuobjdump")), shutil.which("cuobjdump")
-    )
-    if tool is None:
-        pytest.skip("cuobjdump is not installed (the nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm wheels have it)")
-    TEMPLATE.check(c, workload, H200)
-    cubin = folder / "k.cubin"
-    cubin.write_bytes(nvrtc.to_cubin(render(TEMPLATE, c, workload, H200), "sm_90a").data)
-    return subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-
-
 @needs_nvrtc
 def test_the_flagship_is_wgmma_multicast_copies_and_bulk_stores(tmp_path: Path) -> None:
     flagship = TEMPLATE.default(BIG, H200)
-    text = sass(flagship, BIG, tmp_path)
+    text = checks.sass(TEMPLATE, flagship, BIG, tmp_path)
     for name in (
         "HGMMA.64x256x16.F32.BF16",
         "UTMALDG.2D ",
@@ -295,7 +207,7 @@ def test_the_flagship_is_wgmma_multicast_copies_and_bulk_stores(tmp_path: Path) 
 )
 def test_each_dtype_has_its_tensor_instruction(dtype: str, instruction: str, tmp_path: Path) -> None:
     workload = Matmul(512, 512, 512, dtype=dtype, layout="nt", math=("tf32",) if dtype == "float32" else ())
-    assert instruction in sass(config(dtype), workload, tmp_path)
+    assert instruction in checks.sass(TEMPLATE, config(dtype), workload, tmp_path)
 
 
 def test_a_lone_block_has_no_cluster_attribute_and_nothing_of_clusters() -> None:
