@@ -122,6 +122,7 @@ def run_module(
             covered |= report.covered_ptx_lines
         outcome.runs += 1
         outcome.instructions += sum(report.instructions.values())
+        outcome.seconds["emulator"] = outcome.seconds.get("emulator", 0.0) + report.seconds
         outcome.failures += [_finding(f, source) for f in report.findings]
         exact = kind == "integer" and numerics.exact_integers
         raw = report.arrays["out"].view(np.uint8).reshape(-1)
@@ -134,7 +135,7 @@ def run_module(
         outcome.failures.append(
             Failure("not deterministic", "two interleavings give different bits of the same inputs")
         )
-    outcome.seconds["emulate"] = time.perf_counter() - start
+    outcome.seconds["references"] = time.perf_counter() - start - outcome.seconds["emulator"]
 
 
 def _compare(
