@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidConfig, InvalidInput
+from .model.suggestions import suggest
 from .model.transfer import gather
 from .search_arm import Arm, Settings
 from .search_stop import screened, stopped
@@ -24,6 +25,8 @@ from .trial import Candidate, Measurement, Resources
 BATCH = 16
 FINAL_BEST, FINAL_WITHIN = 5, 0.03
 """How many of the best trials, and how near to the best, the last descent starts from."""
+STARTS = 0.75
+"""Share of a batch that defaults, seeds and other given starts may take; the models and chance have the rest."""
 _CURIOSITY = 0.3
 
 
@@ -74,7 +77,7 @@ class Search:
         """
         want = self.batch if n is None else min(n, self.batch)
         chosen: list[Candidate] = []
-        while self._starts and len(chosen) < want:
+        while self._starts and len(chosen) < math.ceil(STARTS * want):
             start = self._starts.pop(0)
             if self._take(start):
                 chosen.append(start)
@@ -148,6 +151,7 @@ class Search:
                     *([default] if default is not None else []),
                     *self._winners.get(space.name, ()),
                     *space.seeds(),
+                    *suggest(space),
                     *starts.get(space.name, ()),
                 ]
             )

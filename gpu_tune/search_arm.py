@@ -36,7 +36,7 @@ class Settings:
     smooth: float = 0.3
     children: float = 0.3
     elite: int = 24
-    steps: float = 0.5
+    steps: float = 0.75
     """Share of the children that are one step from a parent instead of a cross of two."""
     mutation: float = 0.1
     pool: int = 1024

@@ -1,0 +1,114 @@
+"""Hardware features of real templates, and suggestions from outside."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune.device import by_name
+from gpu_tune.model.features import NAMES, distance, gemm_shape, hardware
+from gpu_tune.model.suggestions import suggest
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates.base import registry
+from gpu_tune.workload import Conv2d, Matmul, Workload
+
+H200 = by_name("nvidia-h200")
+SQUARE = Matmul(4096, 4096, 1024, dtype="float32", layout="nn")
+
+
+def feature(space: TemplateSpace, name: str, **changes: Any) -> float:
+    default = space.default()
+    assert default is not None
+    x, names = hardware(space.template, [default.replace(**changes)], space.workload, space.device)
+    return float(x[0, names.index(name)])
+
+
+def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
+    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    default = space.default()
+    assert default is not None
+    estimate = space.template.resources(default, SQUARE, H200)
+    bm, bn = int(default["block_m"]), int(default["block_n"])
+    tiles = (4096 // bm) * (4096 // bn)
+    assert feature(space, "log2 threads") == np.float32(np.log2(estimate.threads))
+    assert feature(space, "tile intensity") == pytest.approx(bm * bn / (bm + bn))
+    assert feature(space, "log2 L2 bytes") == pytest.approx(
+        np.log2(tiles * (bm + bn) * 1024 * 4 + 4096 * 4096 * 4), abs=1e-4
+    )
+    resident = feature(space, "resident blocks")
+    waves = tiles / (H200.sm_count * resident)
+    assert feature(space, "last wave share") == pytest.approx(waves / np.ceil(waves), abs=1e-5)
+    assert feature(space, "padded work") == 1.0
+
+
+@pytest.mark.parametrize("name", sorted(registry()))
+def test_every_template_has_finite_features_with_one_set_of_names(name: str) -> None:
+    template = registry()[name]
+    workloads: list[Workload] = [
+        SQUARE,
+        Matmul(65, 1000, 72, dtype="float16", layout="nt"),
+        Matmul(16, 512, 512, dtype="bfloat16", layout="nt"),
+        Conv2d(1, 64, 56, 56, 64, 3, 3, padding=1),
+        Conv2d(2, 32, 14, 14, 64, 3, 3, padding=1, dtype="float32"),
+        Conv2d(1, 64, 56, 56, 64, 3, 3, padding=1, dtype="float32", layout="nchw", math=("winograd",)),
+        Conv2d(1, 64, 56, 56, 64, 3, 3, padding=1, math=("winograd",)),
+    ]
+    seen = []
+    for workload in workloads:
+        if template.supported(workload, H200) is True:
+            space = TemplateSpace(template, workload, H200)
+            x, names = space.features(space.sample(5, np.random.default_rng(0)))
+            assert np.isfinite(x).all()
+            seen.append(names)
+    assert seen, "no workload here is supported; add one"
+    assert all(names == seen[0] and names[: len(NAMES)] == list(NAMES) for names in seen)
+
+
+def test_workloads_are_alike_by_shape_and_kind() -> None:
+    near, far = (
+        Matmul(4096, 4096, 2048, dtype="float32", layout="nn"),
+        Matmul(64, 4096, 1024, dtype="float16", layout="nt"),
+    )
+    assert distance(SQUARE, SQUARE) == 0 < distance(SQUARE, near) == 1 < distance(SQUARE, far)
+    conv = Conv2d(1, 64, 56, 56, 128, 3, 3, padding=1)
+    assert distance(SQUARE, conv) == np.inf and gemm_shape(conv) == (56 * 56, 128, 64 * 9, 1)
+
+
+def fake_package(answers: list[Any]) -> Any:
+    class Interface:
+        def __init__(self, backend: Any, gpu: Any) -> None:
+            assert gpu == "H200"
+
+        def makeNvMatmulHeuristicsProblem(self, *shape: Any) -> Any:
+            return shape
+
+        def get(self, problem: Any, count: int, precision: str) -> list[Any]:
+            assert precision == "SSS" and problem[:3] == (4096, 4096, 1024)
+            return [{"kernel": a} for a in answers[:count]]
+
+    return SimpleNamespace(
+        NvMatmulHeuristicsInterfaceEx=Interface,
+        NvMatmulHeuristicsTarget=SimpleNamespace(CUTLASS3=4),
+        NvMatmulHeuristicsNvidiaGpu={"H200_SXM": "H200"},
+        boolsToNvMatmulHeuristicsLayout=lambda a, b: (a, b),
+    )
+
+
+def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    answers = [
+        SimpleNamespace(cta_tile_m=m, cta_tile_n=n, cta_tile_k=16, stages=2, split_k=1, swizzle_factor=8)
+        for m, n in ((128, 128), (128, 128), (64, 250), (100_000, 1))
+    ]
+    monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", fake_package(answers))
+    found = suggest(space)
+    assert 2 <= len(found) <= 3 and all(c in space for c in found)
+    assert (found[0]["block_m"], found[0]["block_n"]) == (128, 128)
+    monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", SimpleNamespace())  # of another version, say
+    assert suggest(space) == []
+    monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", None)  # not installed
+    assert suggest(space) == []
