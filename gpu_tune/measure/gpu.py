@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class GpuMeasurer(Pipeline):
         self.killers = self.journal.killers() if self.journal else {}
         self._best = 0.0
         self._facts: dict[str, Any] = {}
+        self._known: set[Child] = set()
 
     def close(self) -> None:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
@@ -75,53 +76,49 @@ class GpuMeasurer(Pipeline):
 
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
         """See :class:`~gpu_tune.measure.base.Measurer`. A candidate that takes the child down is out."""
-        builds = {c.key: self.build(c) for c in dict.fromkeys(candidates)}
-        out: dict[str, Contender] = {}
-        baselines: tuple[str, ...] = self.baselines
-        while True:
-            entries = [{"name": n, **request_of(b, self._numerics(b))} for n, b in builds.items() if n not in out]
-            request = {
-                "do": "confirm",
-                "workload": to_dict(self.workload),
-                "seed": self.seed,
-                "entries": entries,
-                "policy": asdict(self.policy),
-                "rounds": rounds,
-                "baselines": baselines,
-            }
-            failed, reason, reply = self._confirm_once(request)
-            if reply is not None:
-                break
-            if failed in builds:
+        builds, out = {}, dict[str, Contender]()
+        for candidate in dict.fromkeys(candidates):
+            try:
+                builds[candidate.key] = self.build(candidate)
+            except GpuTuneError as error:
+                out[candidate.key] = Contender(candidate.key, candidate, status="compile_error", reason=str(error))
+        baselines, reply = self.baselines, None
+        while reply is None:
+            request = self._request("confirm", rounds=rounds, baselines=baselines)
+            request["entries"] = [self._entry(b) for n, b in builds.items() if n not in out]
+            failed, reason, reply = self._ask(request)
+            if reply is None and failed in builds:
                 out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
-            elif baselines:
+            elif reply is None and baselines:
                 baselines = ()
-            else:
+            elif reply is None:
                 raise MeasureError(f"the finalists could not be re-timed: {reason}")
         series = reply["contenders"]
-        contenders = [out[n] if n in out else _contender(n, b.candidate, series[n]) for n, b in builds.items()]
-        contenders += [_contender(n, None, r) for n, r in series.items() if n not in builds]
+        contenders = {n: out[n] if n in out else _contender(n, b.candidate, series[n]) for n, b in builds.items()}
+        contenders = {**out, **contenders, **{n: _contender(n, None, r) for n, r in series.items() if n not in builds}}
         again = {n: tuple(r["again"]) for n, r in series.items() if "again" in r}
-        return conclude(
-            MEASURED,
-            contenders,
-            again,
-            {n: b.resources for n, b in builds.items()},
-            environment={**self._environment(), "clocks": reply["clocks"], "baselines": list(baselines)},
-        )
+        taken = {n: b.resources for n, b in builds.items()}
+        environment = {**self._environment(), "clocks": reply["clocks"], "baselines": list(baselines)}
+        while True:
+            found = conclude(MEASURED, list(contenders.values()), again, taken, environment)
+            if found.winner is None or len(found.contender(found.winner).checks) > 1:
+                return found
+            name = found.winner.key
+            contenders[name] = self._check_winner(contenders[name], builds[name])
+
+    def _check_winner(self, contender: Contender, build: Build) -> Contender:
+        """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""
+        _, reason, reply = self._ask({**self._request("winner"), **self._entry(build)})
+        found = reply["checks"] if reply is not None else {"new inputs": (False, reason)}
+        checks = (*contender.checks, *(Check(n, "gpu", ok, detail) for n, (ok, detail) in found.items()))
+        bad = "; ".join(f"{c.name}: {c.detail}" for c in checks if not c.ok)
+        return replace(contender, status="wrong" if bad else "ok", reason=bad, checks=checks)
 
     def _time(self, build: Build, template: Template) -> Measurement:
         killer = self.killers.get(build.hash)
         if killer is not None:
             return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
-        request = {
-            "do": "trial",
-            "workload": to_dict(self.workload),
-            "seed": self.seed,
-            "policy": asdict(self.policy),
-            "best": self._best,
-            **request_of(build, self._numerics(build)),
-        }
+        request = {**self._request("trial", best=self._best), **self._entry(build)}
         child = self._child()
         lost = False
         try:
@@ -160,7 +157,7 @@ class GpuMeasurer(Pipeline):
             reply.get("error", {}),
         )
 
-    def _confirm_once(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
+    def _ask(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
         child, stage = self._child(), ""
 
         def limit(now: str) -> float:
@@ -182,13 +179,24 @@ class GpuMeasurer(Pipeline):
     def _child(self) -> Child:
         """A child that is free; MeasureError when its GPU cannot be used at all."""
         child = self._free.get()
-        if not self._facts:
+        if child not in self._known:
             try:
-                self._facts = child.ask({"do": "environment"}, LIMITS[""])
+                facts = child.ask({"do": "environment"}, LIMITS[""])
+                if facts["chip"] != self.device.chip:
+                    raise MeasureError(f"GPU {facts['ordinal']} is {facts['chip']}, not {self.device.chip}")
             except GpuTuneError as error:
                 self._free.put(child)
                 raise MeasureError(f"the GPU of {self.device.name} cannot be used: {error}") from error
+            self._known.add(child)
+            self._facts = self._facts or facts
         return child
+
+    def _request(self, do: str, **more: Any) -> dict[str, Any]:
+        policy = asdict(self.policy)
+        return {"do": do, "workload": to_dict(self.workload), "seed": self.seed, "policy": policy, **more}
+
+    def _entry(self, build: Build) -> dict[str, Any]:
+        return {"name": build.candidate.key, **request_of(build, self._numerics(build))}
 
     def _limit(self, stage: str) -> float:
         return LIMITS.get(stage, self.run_limit)

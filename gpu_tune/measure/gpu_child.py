@@ -92,9 +92,9 @@ class Gpu:
         self._data: tuple[Any, DeviceData, Verifier] | None = None
 
     def answer(self, request: Mapping[str, Any], note: Note) -> Any:
-        """The reply to one request (``do``: environment, trial or confirm)."""
-        work = {"environment": self.environment, "trial": self.trial, "confirm": self.confirm}[request["do"]]
-        return work(request, note)
+        """The reply to one request; ``do`` names the method."""
+        known = {"environment": self.environment, "trial": self.trial, "confirm": self.confirm, "winner": self.winner}
+        return known[request["do"]](request, note)
 
     def environment(self, request: Mapping[str, Any], note: Note) -> dict[str, Any]:
         """What the numbers were taken on."""
@@ -180,16 +180,9 @@ class Gpu:
                 kernel = Kernel(entry, data, policy.pdl)
                 running.append((current, kernel))
                 named = _named_note(note, current)
-                plain = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, named)
-                fresh = int(request["seed"]) + 1
-                found = verifier.check_winner(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, fresh, named)
-                checks = {"inputs of the search": plain, **found}
-                bad = [f"{n}: {v.reason}" for n, v in checks.items() if v.status != "ok"]
-                replies[current] = _reply(
-                    "wrong" if bad else "ok",
-                    "; ".join(bad),
-                    checks={n: (v.status == "ok", v.reason) for n, v in checks.items()},
-                )
+                found = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, named)
+                checks = {"inputs of the search": (found.status == "ok", found.reason)}
+                replies[current] = _reply(found.status, found.reason, checks=checks)
             running = [(name, k) for name, k in running if replies[name]["status"] == "ok"]
             current = ""
             libraries, missing = self._baselines(request, data, verifier, note)
@@ -217,11 +210,27 @@ class Gpu:
             for watch in watches:
                 watch.close()
             return {"contenders": replies, "clocks": {"before": before, "after": nvml.read(self.bus)}, "lost": False}
-        except DriverError as error:
-            return {"contenders": replies, "failed": current, "reason": str(error), "lost": error.sticky, "clocks": {}}
+        except (DriverError, InvalidInput) as error:
+            lost = isinstance(error, DriverError) and error.sticky
+            return {"contenders": replies, "failed": current, "reason": str(error), "lost": lost, "clocks": {}}
         finally:
             for _, contestant in running:
                 self._close(contestant)
+
+    def winner(self, request: Mapping[str, Any], note: Note) -> dict[str, Any]:
+        """Check one entry on new inputs, exactly on integers, and with infinities: ``checks`` by name, (ok, reason)."""
+        kernel = None
+        try:
+            note(f"check {request['name']}|inputs")
+            data, verifier = self._inputs(request)
+            kernel = Kernel(request, data, False)
+            fresh, named = int(request["seed"]) + 1, _named_note(note, request["name"])
+            found = verifier.check_winner(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, fresh, named)
+            return {"checks": {n: (v.status == "ok", v.reason) for n, v in found.items()}, "lost": False}
+        except DriverError as error:
+            return {"checks": {"new inputs": (False, str(error))}, "lost": error.sticky}
+        finally:
+            self._close(kernel)
 
     def _baselines(
         self, request: Mapping[str, Any], data: DeviceData, verifier: Verifier, note: Note

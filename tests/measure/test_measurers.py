@@ -11,9 +11,10 @@ import pytest
 from gpu_tune.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput, MeasureError
 from gpu_tune.measure import Measurer, open_measurer
+from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement
-from gpu_tune.workload import Matmul
+from gpu_tune.workload import Conv2d, Matmul
 
 SOURCES = {"modelled": MODELLED, "gpu": MEASURED, "replay": REPLAYED}
 Make = Callable[..., Candidate]
@@ -148,6 +149,32 @@ def test_a_planted_two_percent_is_found_and_a_wrong_kernel_is_not_compared(
         assert found.comparisons[slower.key].ratio == pytest.approx(1.02, abs=0.002)
         assert found.contender(copy).status == "wrong" and copy.key not in found.comparisons
         assert m.confirm([plain, candidate(clear=True)]).winner == plain
+
+
+def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
+    fake_cuda: Path, compiled: Path, templates: dict[str, Template], candidate: Make
+):
+    conv = Conv2d(1, 16, 3, 6, 20, 1, 1, layout="nchw", dtype="float32")
+    with open_measurer(conv, kind="gpu", templates=templates, store=compiled, baselines=("cublas",)) as m:
+        right, wrong = m.submit(candidate()), m.submit(candidate(fault="wrong"))
+        assert (right.result(60).status, wrong.result(60).status) == ("ok", "wrong")
+        found = m.confirm([candidate(), candidate(rows=2)], rounds=7)
+        assert found.winner == candidate() and len(found.contender(candidate()).checks) == 4
+        baseline = next(c for c in found.contenders if c.candidate is None)
+        assert (baseline.name, baseline.status) == ("cublas", "invalid"), "it multiplies matrices"
+        build = m.build(candidate())
+        assert build.workload == Matmul(20, 18, 16, dtype="float32") and build.view is not None
+
+
+def test_two_gpus_of_a_machine_work_side_by_side(
+    fake_cuda: Path, workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setenv("FAKE_CUDA_COUNT", "2")
+    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, gpus=(0, 1)) as m:
+        futures = [m.submit(candidate(rows=r, threads=t)) for r in (1, 2, 4, 8) for t in (32, 64)]
+        assert all(f.result(60).ok for f in futures)
+        assert isinstance(m, GpuMeasurer) and all(c.restarts == 0 for c in m.children), "both children started"
 
 
 def test_earlier_measurements_of_the_same_binary_spare_timing_it(
