@@ -41,10 +41,12 @@ class FailureClass:
     count: int
     message: str
     command: str
+    code: str = ""
 
     def __str__(self) -> str:
+        kind = f"{self.label.split(':')[0]} at `{self.code}`" if self.code else self.label
         first = self.message.replace("\n", " | ")
-        return f"{self.label}: {self.count} variant{'s' if self.count > 1 else ''}; {first[:400]}\n    {self.command}"
+        return f"{kind}: {self.count} variant{'s' if self.count > 1 else ''}; {first[:400]}\n    {self.command}"
 
 
 @dataclass
@@ -87,7 +89,7 @@ class SweepReport:
         self.coverage.add(variant, outcome.branches)
         for label in dict.fromkeys(f.label for f in outcome.failures):
             first = next(f for f in outcome.failures if f.label == label)
-            known = self.classes.setdefault(label, FailureClass(label, 0, first.message, variant.command))
+            known = self.classes.setdefault(label, FailureClass(label, 0, first.message, variant.command, first.code))
             known.count += 1
 
 

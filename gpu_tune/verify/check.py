@@ -26,10 +26,14 @@ POISON = 0xFF
 
 @dataclass(frozen=True)
 class Failure:
-    """``label`` is the class (equal for the same fault in other variants), ``message`` this one's words."""
+    """``label`` is the class (equal for the same fault in other variants), ``message`` this one's words.
+
+    ``code``: the line of CUDA at fault, where one is known.
+    """
 
     label: str
     message: str
+    code: str = ""
 
 
 @dataclass
@@ -170,7 +174,7 @@ def _finding(finding: Any, source: str) -> Failure:
     """A finding's class is its kind and the text of its CUDA line, numbers left out."""
     lines = source.splitlines()
     where = lines[finding.cuda_line - 1].strip() if 0 < finding.cuda_line <= len(lines) else ""
-    return Failure(f"{finding.kind}: {re.sub(r'[0-9]+', '#', where)[:90]}".rstrip(": "), finding.message)
+    return Failure(f"{finding.kind}: {re.sub(r'[0-9]+', '#', where)[:90]}".rstrip(": "), finding.message, where)
 
 
 def refusal(error: GpuTuneError) -> Failure:
