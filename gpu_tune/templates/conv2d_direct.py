@@ -119,11 +119,13 @@ def _w_elements(c: Mapping[str, Any], w: Any) -> int:
 
 
 def _x_bytes(c: Mapping[str, Any], w: Any) -> int:
+    """Bytes of all stages' patches, rounded up to 16 (compilers widen loads up to there)."""
     return _ceil(_x_elements(c, w) * _item(c, w) * c["stages"], 16) * 16
 
 
 def _w_bytes(c: Mapping[str, Any], w: Any) -> int:
-    return _w_elements(c, w) * _item(c, w) * int(c["stages"])
+    """The same of the filters."""
+    return _ceil(_w_elements(c, w) * _item(c, w) * c["stages"], 16) * 16
 
 
 def _row_length(c: Mapping[str, Any], w: Any) -> int:
@@ -479,9 +481,9 @@ def _facts(config: Config, w: Any) -> dict[str, Any]:
         "columns_outside": w.padding[2] + _shift(c, w) > 0 or last_column >= w.w,
         "dynamic": _x_bytes(c, w) + _w_bytes(c, w) > STATIC_LIMIT,
         "w_offset": _x_bytes(c, w),
-        "shared_bytes": (_x_bytes(c, w) + _w_bytes(c, w))
-        if _w_bytes(c, w)
-        else _x_elements(c, w) * _item(c, w) * c["stages"],
+        "shared_bytes": _x_bytes(c, w) + _w_bytes(c, w),
+        "x_elements": _x_bytes(c, w) // _item(c, w),
+        "w_elements": _w_bytes(c, w) // _item(c, w),
         "row_length": _row_length(c, w),
         "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
         "wide_w": kg * cg * w.r * w.s > INDEX_LIMIT,

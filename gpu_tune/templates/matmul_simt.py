@@ -109,9 +109,9 @@ def _shared_item(c: Mapping[str, Any], w: Any) -> int:
 
 
 def _shared_bytes(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
-    """Bytes of A's tiles (rounded up to 16) and of B's, all stages."""
+    """Bytes of A's tiles and of B's, all stages, each rounded up to 16 (compilers widen loads up to there)."""
     a, b = (math.prod(_tile_shape(c, w, which)) * _shared_item(c, w) * c["stages"] for which in "ab")
-    return _ceil(a, 16) * 16, b
+    return _ceil(a, 16) * 16, _ceil(b, 16) * 16
 
 
 def _copies(c: Mapping[str, Any]) -> tuple[int, int]:
@@ -370,6 +370,8 @@ def _facts(c: Config, w: Any) -> dict[str, Any]:
         "b": _operand(config, w, "b"),
         "dynamic": a_bytes + b_bytes > STATIC_LIMIT,
         "b_offset": a_bytes,
+        "a_elements": a_bytes // _shared_item(config, w),
+        "b_elements": b_bytes // _shared_item(config, w),
         "shared_bytes": a_bytes + b_bytes,
         "lanes_n": lanes_n,
         "lanes_m": 32 // lanes_n,

@@ -1,0 +1,298 @@
+"""Depthwise convolution: one filter a channel, bound by memory, kept in registers.
+
+A thread computes ``thread_p`` x ``thread_q`` outputs of its channels (``vector_width`` of them for NHWC). Input rows
+slide through its registers: each is read once and used for every output row that it touches. What neighbouring threads
+read twice hits in L1.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..device import Device
+from ..plan import BufferArg, KernelStep, LaunchPlan
+from ..space.constraint import Constraint
+from ..space.knob import Config, Knob
+from ..workload import ITEMSIZE
+from .arguments import epilogue_args
+from .base import Estimate, Template
+
+INDEX_LIMIT = 2**31 - 2**20  # int indices up to here, with room for the last block's overhang
+CODE_LIMIT = 2048  # multiply-adds and loads that are unrolled
+
+KNOBS = (
+    Knob("thread_p", (1, 2, 4, 7, 8), "output rows that a thread computes"),
+    Knob("thread_q", (1, 2, 4, 7, 8), "output columns that a thread computes"),
+    Knob("threads_c", (1, 2, 4, 8, 16, 32, 64, 128), "threads of a block along the channels"),
+    Knob("threads_p", (1, 2, 4, 8, 16), "threads of a block along the rows"),
+    Knob("threads_q", (1, 2, 4, 8, 16, 32, 64, 128), "threads of a block along the columns"),
+    Knob("vector_width", (1, 2, 4, 8, 16), "channels of a thread (nhwc); outputs of one store (nchw)"),
+    Knob("filters", ("registers", "shared", "memory"), "where a thread finds its filter at each use", ordinal=False),
+    Knob("raster", ("pixels", "channels"), "what neighbouring blocks vary: the pixels, or the channels", ordinal=False),
+    Knob(
+        "min_blocks", (0, 1, 2, 3, 4, 6, 8), "blocks per SM that the compiler must leave registers for (0: no demand)"
+    ),
+)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _nhwc(w: Any) -> bool:
+    return bool(w.layout == "nhwc")
+
+
+def _channels(c: Mapping[str, Any], w: Any) -> int:
+    """Channels of one thread."""
+    return int(c["vector_width"]) if _nhwc(w) else 1
+
+
+def _threads(c: Mapping[str, Any]) -> int:
+    return int(c["threads_c"] * c["threads_p"] * c["threads_q"])
+
+
+def _tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
+    """Blocks along channels, rows and columns."""
+    return (
+        _ceil(w.k, c["threads_c"] * _channels(c, w)),
+        _ceil(w.p, c["threads_p"] * c["thread_p"]),
+        _ceil(w.q, c["threads_q"] * c["thread_q"]),
+    )
+
+
+def _window(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """Input rows and columns that a thread's outputs touch."""
+    rows = (c["thread_p"] - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
+    return rows, (c["thread_q"] - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
+
+
+def _sums(c: Mapping[str, Any], w: Any) -> int:
+    return int(c["thread_p"] * c["thread_q"] * _channels(c, w))
+
+
+def _registers(c: Mapping[str, Any], w: Any) -> int:
+    kept = w.r * w.s if c["filters"] == "registers" else w.s
+    return int(_sums(c, w) + _channels(c, w) * (kept + _window(c, w)[1]) + 40)
+
+
+def _register_limit(c: Mapping[str, Any], device: Device) -> int:
+    return min(255, device.registers_per_sm // (_ceil(_threads(c), 32) * 32 * max(1, c["min_blocks"])) // 8 * 8)
+
+
+def _code(c: Mapping[str, Any], w: Any) -> int:
+    return int(_sums(c, w) * w.r * w.s + math.prod(_window(c, w)) * _channels(c, w))
+
+
+def _shared_bytes(c: Mapping[str, Any], w: Any) -> int:
+    """Bytes of the block's filters, rounded up to 16 (compilers widen loads up to there)."""
+    return _ceil(w.r * w.s * c["threads_c"] * _channels(c, w), 4) * 16 if c["filters"] == "shared" else 0
+
+
+def _vector_fits(c: Mapping[str, Any], w: Any, device: Any) -> bool:
+    v = c["vector_width"]
+    if v == 1:
+        return True
+    if min(16, v * ITEMSIZE[w.out_dtype]) > w.alignment:
+        return False
+    if _nhwc(w):
+        return bool(w.k % v == 0 and v * ITEMSIZE[w.dtype] <= min(16, w.alignment))
+    return bool(c["thread_q"] % v == 0 and w.q % v == 0)
+
+
+_TILE = ("threads_c", "threads_p", "threads_q", "thread_p", "thread_q", "vector_width")
+
+CONSTRAINTS = (
+    Constraint(
+        "threads",
+        ("threads_c", "threads_p", "threads_q"),
+        lambda c, w, d: 32 <= _threads(c) <= d.threads_per_block,
+        "a block has 32 threads up to the device's limit",
+    ),
+    Constraint(
+        "vector_width",
+        ("vector_width", "thread_q"),
+        _vector_fits,
+        "a vector is at most 16 bytes and the alignment, and divides channels (nhwc) or columns (nchw)",
+    ),
+    Constraint(
+        "fitting_c",
+        ("threads_c", "vector_width"),
+        lambda c, w, d: c["threads_c"] == 1 or c["threads_c"] * _channels(c, w) < 2 * w.k,
+        "at most half of the block's channels are idle",
+    ),
+    Constraint(
+        "fitting_p",
+        ("threads_p", "thread_p"),
+        lambda c, w, d: c["threads_p"] * c["thread_p"] < 2 * w.p or c["threads_p"] * c["thread_p"] <= 1,
+        "at most half of the block's rows are idle",
+    ),
+    Constraint(
+        "fitting_q",
+        ("threads_q", "thread_q"),
+        lambda c, w, d: c["threads_q"] * c["thread_q"] < 2 * w.q or c["threads_q"] * c["thread_q"] <= 32,
+        "at most half of the block's columns are idle",
+    ),
+    Constraint(
+        "code_size",
+        ("thread_p", "thread_q", "vector_width"),
+        lambda c, w, d: _code(c, w) <= CODE_LIMIT,
+        f"at most {CODE_LIMIT} multiply-adds and loads are unrolled",
+    ),
+    Constraint(
+        "registers",
+        (*_TILE, "filters", "min_blocks"),
+        lambda c, w, d: _registers(c, w) <= _register_limit(c, d),
+        "sums, filter and input row fit into the registers that a thread may have",
+    ),
+    Constraint(
+        "shared_memory",
+        ("threads_c", "vector_width", "filters"),
+        lambda c, w, d: _shared_bytes(c, w) <= min(49152, d.shared_bytes_per_block),
+        "the block's filters fit into statically declared shared memory",
+    ),
+    Constraint(
+        "min_blocks",
+        ("threads_c", "threads_p", "threads_q", "vector_width", "filters", "min_blocks"),
+        lambda c, w, d: (
+            c["min_blocks"] * _ceil(_threads(c), 32) * 32 <= d.threads_per_sm
+            and c["min_blocks"] * (_shared_bytes(c, w) + d.shared_reserved_per_block) <= d.shared_bytes_per_sm
+        ),
+        "the demanded blocks fit on one SM",
+    ),
+    Constraint(
+        "raster",
+        ("raster", *_TILE),
+        lambda c, w, d: c["raster"] == "pixels" or (_tiles(c, w)[0] > 1 and math.prod(_tiles(c, w)[1:]) > 1),
+        "channels come first only where both vary",
+    ),
+    Constraint(
+        "grid",
+        _TILE,
+        lambda c, w, d: math.prod(_tiles(c, w)) * w.n <= INDEX_LIMIT,
+        "the grid has fewer than 2^31 blocks",
+    ),
+)
+
+
+@functools.lru_cache(maxsize=256)
+def _facts(config: Config, w: Any) -> dict[str, Any]:
+    c: Mapping[str, Any] = config
+    tiles_c, tiles_p, tiles_q = _tiles(c, w)
+    rows, columns = _window(c, w)
+    last_row = (tiles_p * c["threads_p"] * c["thread_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
+    last_column = (tiles_q * c["threads_q"] * c["thread_q"] - 1) * w.stride[1] - w.padding[2]
+    return {
+        "threads": _threads(c),
+        "tiles_c": tiles_c,
+        "tiles_p": tiles_p,
+        "tiles_q": tiles_q,
+        "nhwc": _nhwc(w),
+        "channels": _channels(c, w),
+        "rows": rows,
+        "columns": columns,
+        "rows_outside": w.padding[0] > 0 or last_row >= w.h,
+        "columns_outside": w.padding[2] > 0 or last_column + (w.s - 1) * w.dilation[1] >= w.w,
+        "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
+        "wide_out": w.n * w.k * w.p * w.q > INDEX_LIMIT,
+    }
+
+
+def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
+    """What the source sees as ``launch``."""
+    return _facts(config, workload)
+
+
+def resources(config: Config, workload: Any, device: Device) -> Estimate:
+    """Threads, shared memory and sums of ``config``."""
+    return Estimate(_threads(config), _shared_bytes(config, workload), _sums(config, workload))
+
+
+def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
+    """One launch."""
+    blocks = math.prod(_tiles(config, workload)) * workload.n
+    args = (BufferArg("x"), BufferArg("w"), *epilogue_args(workload))
+    return LaunchPlan((KernelStep("conv2d_depthwise", (blocks, 1, 1), (_threads(config), 1, 1), args),)).check()
+
+
+def _choices(w: Any) -> list[dict[str, Any]]:
+    """Thread tiles in the order of preference, spread over a block; the last ones fit every supported filter."""
+    nhwc = _nhwc(w)
+    made = []
+    for v in (8, 4, 2, 1):
+        for p, q in ((4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)):
+            if nhwc:
+                tc = max(t for t in (1, 2, 4, 8, 16, 32) if t == 1 or t * v < 2 * w.k)
+                tq = max(t for t in (1, 2, 4, 8, 16, 32) if t * tc <= 128 and (t * q < 2 * w.q or t * q <= 32))
+            else:
+                tq = max(t for t in (1, 2, 4, 8, 16, 32) if t * q < 2 * w.q or t * q <= 8)
+                tc = 1
+            tp = max(t for t in (1, 2, 4, 8) if t * tc * tq <= 128 and (t == 1 or t * p < 2 * w.p))
+            while not nhwc and tc * tp * tq < 64 and tc < 64 and 2 * tc < 2 * w.k:
+                tc *= 2
+            for filters in ("registers", "shared", "memory"):
+                made.append(
+                    dict(
+                        thread_p=p,
+                        thread_q=q,
+                        threads_c=tc,
+                        threads_p=tp,
+                        threads_q=tq,
+                        vector_width=v,
+                        filters=filters,
+                    )
+                )
+    for tc, tq in ((1, 32), (32, 1), (1, 128)):
+        made.append(
+            dict(thread_p=1, thread_q=1, threads_c=tc, threads_p=1, threads_q=tq, vector_width=1, filters="memory")
+        )
+    return [dict(raster="pixels", min_blocks=1, **choice) for choice in made]
+
+
+def default(workload: Any, device: Device) -> Config:
+    """The first preferred tile that keeps every rule, a smaller one where it leaves most SMs idle."""
+    valid = [c for c in map(Config, _choices(workload)) if not TEMPLATE.violations(c, workload, device)]
+    busy = [c for c in valid if math.prod(_tiles(c, workload)) * workload.n >= device.sm_count]
+    return (busy or valid)[0]
+
+
+def seeds(workload: Any, device: Device) -> list[Config]:
+    """Every preferred tile with its filter in registers."""
+    chosen = [
+        Config(c) for c in _choices(workload) if c["filters"] == "registers" and c["thread_p"] * c["thread_q"] > 1
+    ]
+    return [c for c in dict.fromkeys(chosen) if not TEMPLATE.violations(c, workload, device)][:6]
+
+
+def supports(workload: Any, device: Device) -> bool | str:
+    """Depthwise convolutions with filters small enough to unroll."""
+    w = workload
+    if w.weights != "plain":
+        return "reads plain filters, not pretransformed ones"
+    if not w.groups == w.c == w.k:
+        return f"is for one filter a channel (groups = c = k), not groups={w.groups}, c={w.c}, k={w.k}"
+    if max(w.h, w.w) > INDEX_LIMIT // 2:
+        return "image sides beyond 2^30 are not indexed"
+    smallest = {"thread_p": 1, "thread_q": 1, "vector_width": 1}
+    if _code(smallest, w) > CODE_LIMIT or _window(smallest, w)[1] + w.s + 41 > 255:
+        return f"a filter of {w.r}x{w.s} with dilation {w.dilation} is too large to unroll"
+    return True
+
+
+TEMPLATE = Template(
+    name="conv2d_depthwise",
+    op="conv2d",
+    summary="depthwise convolution, input rows sliding through registers",
+    knobs=KNOBS,
+    constraints=CONSTRAINTS,
+    supports=supports,
+    derive=derive,
+    resources=resources,
+    plan=plan,
+    default=default,
+    seeds=seeds,
+    min_cc=75,
+)
