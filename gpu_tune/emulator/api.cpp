@@ -53,17 +53,9 @@ string results(const Run& run) {
     first = false;
   }
   std::map<string, u64> mix;
-  std::set<int> covered, all, ptx;
   for (auto& k : m.executed)
-    for (size_t pc = 0; pc < k.second.size(); ++pc) {
-      const Instr& i = k.first->code[pc];
-      const Place& place = run.module.places[size_t(i.place)];
-      for (auto& at : place) all.insert(at.second);
-      if (!k.second[pc]) continue;
-      mix[run.module.opcodes[size_t(i.opcode)]] += k.second[pc];
-      ptx.insert(i.line);
-      for (auto& at : place) covered.insert(at.second);
-    }
+    for (size_t pc = 0; pc < k.second.size(); ++pc)
+      if (k.second[pc]) mix[run.module.opcodes[size_t(k.first->code[pc].opcode)]] += k.second[pc];
   out += "],\"instructions\":{";
   first = true;
   for (auto& x : mix) {
@@ -76,12 +68,7 @@ string results(const Run& run) {
     out += (first ? "" : ",") + quoted(x.first) + format(":%u", x.second);
     first = false;
   }
-  auto list = [](const std::set<int>& lines) {
-    string s;
-    for (int l : lines) s += (s.empty() ? "" : ",") + std::to_string(l);
-    return "[" + s + "]";
-  };
-  out += "},\"covered\":" + list(covered) + ",\"lines\":" + list(all) + ",\"ptx_lines\":" + list(ptx);
+  out += "}";
   const Statistics& s = m.statistics;
   out += format(",\"steps\":%llu,\"lanes\":%llu,\"load_wavefronts\":%llu,\"load_extra\":%llu,\"store_wavefronts\":%llu,"
                 "\"store_extra\":%llu,\"stopped\":%s}",
@@ -181,6 +168,21 @@ int emu_launch(void* run, const char* kernel, const u32* grid, const u32* block,
   if (it == r->module.kernels.end()) return -1;
   r->machine.launch(it->second, grid, block, cluster, shared, params, size_t(size));
   return r->machine.stopped;
+}
+// which: 0 CUDA lines executed, 1 all CUDA lines of the kernels launched, 2 PTX lines executed. Returns their number.
+int emu_lines(void* run, int which, int* out, int capacity) {
+  auto* r = static_cast<Run*>(run);
+  std::set<int> lines;
+  for (auto& k : r->machine.executed)
+    for (size_t pc = 0; pc < k.second.size(); ++pc) {
+      const Instr& i = k.first->code[pc];
+      if (which != 1 && !k.second[pc]) continue;
+      if (which == 2) lines.insert(i.line);
+      else for (auto& at : r->module.places[size_t(i.place)]) lines.insert(at.second);
+    }
+  int n = 0;
+  for (int line : lines) if (n < capacity) out[n++] = line;
+  return n;
 }
 const char* emu_results(void* run) {
   auto* r = static_cast<Run*>(run);

@@ -388,6 +388,31 @@ void bulk_load(Warp& w, const Instr& i, u32 m) {     // global or own shared -> 
   });
 }
 
+// st.async, red.async: registers to the shared memory of a CTA of the cluster, completing on an mbarrier beside the target
+void async_store(Warp& w, const Instr& i, u32 m) {
+  u32 size = u32(type_size(i.type));
+  for_lanes(m, [&](int l) {
+    Transfer t{};
+    t.kind = Transfer::Value, t.type = i.type, t.reduction = i.flags ? i.op : -1;
+    t.bytes = size * u32(i.regs.size());
+    for (int slot : i.regs) {
+      u64 v = size == 8 ? reg<u64>(w, slot)[l] : reg<u32>(w, slot)[l];
+      t.value.insert(t.value.end(), reinterpret_cast<u8*>(&v), reinterpret_cast<u8*>(&v) + size);
+    }
+    u32 destination = shared_address_of(w, i.mem, l), barrier = shared_address_of(w, i.mem2, l);
+    if (destination % t.bytes || barrier & 7)
+      w.machine->stop("alignment", format("%s of %u bytes to a misaligned address", i.flags ? "red.async" : "st.async", t.bytes), &w);
+    Cta& cta = shared_target(w, destination);
+    t.cta = &cta, t.barrier_cta = &shared_target(w, barrier);
+    t.destination = destination, t.barrier = barrier;
+    if (t.barrier_cta != t.cta)
+      w.machine->stop("mbarrier", "the mbarrier of an asynchronous store lies in another CTA than its target", &w);
+    t.clock = w.clock, t.warp = &w, t.pc = w.pc;
+    cta.cluster->in_flight.push_back(std::move(t));
+  });
+  ++w.clock.local[w.agent];
+}
+
 // ---- stores from shared memory ------------------------------------------------------------------------------------------------------
 void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
   touch(*w.cta, s.source, s.bytes, false, {&w, lane, w.agent, &w.clock, true, "bulk store read"});
@@ -656,7 +681,8 @@ void land(Cluster& c, size_t which) {
   } else {
     require_visible(w, b, t.barrier, "an asynchronous copy");
     set_flags(*t.cta, t.destination, t.bytes, 0, Cell::Pending);
-    touch(*t.cta, t.destination, t.bytes, true, {&w, kAnyLane, agent, &clock, true, "asynchronous copy write"});
+    touch(*t.cta, t.destination, t.bytes, true,
+          {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0});
     auto put = [&](u32 at, u64 global, u32 bytes) {
       if (!global) {
         if (t.map->nan_fill) memset(shared + at, 0xFF, bytes);
@@ -668,7 +694,15 @@ void land(Cluster& c, size_t which) {
       touch_global(w, global, bytes, false, kAnyLane, false, t.clock);
       memcpy(shared + at, p, bytes);
     };
-    if (t.map) for_pieces(*t.map, t.destination, t.coordinates, t.offsets, put);
+    if (t.kind == Transfer::Value) {
+      if (t.reduction < 0) memcpy(shared + t.destination, t.value.data(), t.bytes);
+      else {
+        u64 old = 0, operand = 0;
+        memcpy(&old, shared + t.destination, t.bytes), memcpy(&operand, t.value.data(), t.bytes);
+        old = combine_atomic(t.reduction, t.type, old, operand, 0);
+        memcpy(shared + t.destination, &old, t.bytes);
+      }
+    } else if (t.map) for_pieces(*t.map, t.destination, t.coordinates, t.offsets, put);
     else if (t.kind == Transfer::Linear) for (u32 k = 0; k < t.bytes; k += 16) put(t.destination + k, t.source + k, 16);
     else memcpy(shared + t.destination, t.source_cta->shared.data() + t.source, t.bytes);
   }
@@ -697,6 +731,20 @@ void check_in_flight(Warp& w) {
     break;
   }
   if (!w.wgmma.empty()) m.report("wgmma", "a warp ended with a wgmma that it had not waited for", &w);
+}
+
+void decode_async_store(Decoder& d, Instr& i, bool reduce) {
+  if (reduce) d.require("relaxed"), d.require("cluster"), i.op = decode_atomic_operation(d), i.flags = 1;
+  else d.take("weak");
+  d.take("shared::cluster");
+  d.require("mbarrier::complete_tx::bytes");
+  int k = reduce ? 2 : d.choose({"v2", "v4"}, 2);
+  i.type = d.type();
+  int size = type_size(i.type);
+  if (size < 4 || size > 8 || (reduce && (i.op == 3 || i.op == 4 || is_float(i.type)))) d.refuse("this operation and type are not supported");
+  i.mem = d.address(), i.regs = d.sources(size, k == 2 ? 1 : 2 << k), i.mem2 = d.address();
+  d.kernel().note_access(Space::Shared, size);
+  i.run = async_store;
 }
 
 void register_async() {

@@ -132,6 +132,7 @@ def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
         "emu_type": (i, [s]),
         "emu_launch": (i, [p, s, p, p, p, ctypes.c_uint32, p, u64]),
         "emu_results": (s, [p]),
+        "emu_lines": (i, [p, i, p, i]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, name)

@@ -74,6 +74,7 @@ class Decoder {
 };
 
 using DecodeFn = void (*)(Decoder&, Instr&);
+void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.async (async.cpp)
 void register_opcode(const char* name, DecodeFn fn);
 DecodeFn find_opcode(const string& name);
 // each concern registers its opcodes here (once, at first load)

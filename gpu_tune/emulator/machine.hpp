@@ -32,7 +32,7 @@ std::shared_ptr<const Counters> join(const std::shared_ptr<const Counters>& a, c
 constexpr u8 kAnyLane = 64;                    // accesses that belong to no single lane
 constexpr u8 kManyLanes = 65;                  // recorded: more than one lane
 struct Cell {                                  // shadow of kernel.shared_granularity bytes
-  enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16 };
+  enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16, AtomicRead = 32 };
   u32 write_clock = 0;
   u16 write_agent = 0;
   u8 write_lane = 0, flags = Uninitialised;
@@ -98,7 +98,7 @@ struct BulkStore {                             // shared -> global (bulk group),
 };
 
 struct Transfer {                              // towards shared memory, completing on an mbarrier
-  enum Kind { Tile, Im2Col, Linear, FromShared, Arrive } kind;
+  enum Kind { Tile, Im2Col, Linear, FromShared, Arrive, Value } kind;
   const TensorMap* map = nullptr;
   Cta* cta;                                    // destination
   Cta* source_cta = nullptr;
@@ -109,6 +109,9 @@ struct Transfer {                              // towards shared memory, complet
   int offsets[3] = {0, 0, 0};
   Clock clock;
   vector<CopyAsync> copies;                    // Arrive: the cp.async operations it waits for
+  vector<u8> value;                            // Value (st.async, red.async)
+  int reduction = -1;
+  Type type = Type::None;
   Warp* warp;
   int pc;
 };
@@ -155,7 +158,9 @@ struct Warp {
   Counters proxy_fence;                        // local clock at the last fence.proxy.async
   Clock fence;                                 // clock at the last fence of gpu scope
   bool fenced = false;
-  Clock to_acquire;                            // read by relaxed operations, joined at the next fence
+  Clock to_acquire;                            // read by relaxed operations, joined at the next fence of gpu scope
+  Clock to_acquire_block;                      // the same through shared memory, for fences of any scope
+  bool block_fenced = false;                   // executed a fence of any scope
   vector<CopyAsync> copies;
   u32 copy_group[32] = {0};
   vector<BulkStore> stores;
@@ -329,6 +334,7 @@ inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit 
   return u32(at >= kSharedWindow ? at - kSharedWindow : at);
 }
 void gpu_fence(Warp& w);
+void block_fence(Warp& w);
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
 int decode_atomic_operation(class Decoder& d);
 

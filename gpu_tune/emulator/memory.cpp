@@ -51,17 +51,18 @@ void learn(Warp& w, const std::shared_ptr<const Counters>& from) {
 // Acquire, release and relaxed synchronisation on one location. Instr::flags carries these bits.
 constexpr int kAcquire = 1, kRelease = 2, kStrong = 4, kGpuScope = 8;
 
-void sync_read(Warp& w, u64 key, int flags) {
+void sync_read(Warp& w, u64 key, int flags, bool shared) {
   auto& vars = w.machine->sync_variables;
   if (vars.empty()) return;
   auto it = vars.find(key);
   if (it == vars.end() || !it->second) return;
   if (flags & kAcquire) learn(w, it->second);
-  else w.to_acquire.foreign = join(w.to_acquire.foreign, it->second);
+  else (shared ? w.to_acquire_block : w.to_acquire).foreign = join((shared ? w.to_acquire_block : w.to_acquire).foreign, it->second);
 }
-void sync_write(Warp& w, u64 key, int flags, bool read_modify_write) {
+void sync_write(Warp& w, u64 key, int flags, bool read_modify_write, bool shared) {
   auto& vars = w.machine->sync_variables;
   Cluster& c = *w.cta->cluster;
+  if (shared && w.block_fenced) flags |= kRelease;       // within a cluster a fence of any scope does
   bool any_fence = w.fenced;
   for (u32 k = 0; !any_fence && k < c.fenced.size(); ++k) any_fence = c.fenced[k] && w.clock.local[k] > 0;
   if (flags & kRelease || any_fence) {
@@ -80,8 +81,15 @@ u64 sync_key(Warp& w, Space s, u64 address) {
 }
 }  // namespace
 
+void block_fence(Warp& w) {
+  w.block_fenced = true;
+  if (!w.to_acquire_block.foreign) return;
+  learn(w, w.to_acquire_block.foreign);
+  w.to_acquire_block.clear();
+}
 void gpu_fence(Warp& w) {
   Cluster& c = *w.cta->cluster;
+  block_fence(w);
   if (w.to_acquire.foreign) {
     learn(w, w.to_acquire.foreign);
     w.to_acquire.clear();
@@ -180,7 +188,7 @@ bool proxy_fenced(Cta& cta, const Cell& s, const Accessor& by) {
 }
 
 inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
-  constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier;
+  constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
   if (!write) {
     if (s.read_clock[0] == now && s.read_agent[0] == by.agent && !(s.flags & special) && !by.async &&
         !(s.write_clock == now && s.write_agent == by.agent)) {
@@ -188,7 +196,7 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
       return;
     }
   }
-  if (s.flags & special) {
+  if (s.flags & special & ~Cell::AtomicRead) {
     if (s.flags & Cell::Pending) report_cell(s, byte, by, 3);
     if (s.flags & Cell::Mbarrier) report_cell(s, byte, by, 4);
     if (s.flags & Cell::Uninitialised && !write) report_cell(s, byte, by, 2);
@@ -200,8 +208,9 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
       !proxy_fenced(cta, s, by))
     report_cell(s, byte, by, 5);
   if (write) {
+    bool both = by.strong && s.flags & Cell::AtomicRead;
     for (int q = 0; q < 2; ++q)
-      if (s.read_clock[q] && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q], by, now)) report_cell(s, byte, by, 1, q);
+      if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q], by, now)) report_cell(s, byte, by, 1, q);
     s.write_agent = u16(by.agent), s.write_lane = u8(by.lane), s.write_clock = now;
     s.write_pc = u16(std::min(by.warp->pc, 0xFFFF));
     s.read_clock[0] = s.read_clock[1] = 0;
@@ -212,6 +221,7 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
       s.read_clock[1] = s.read_clock[0], s.read_agent[1] = s.read_agent[0], s.read_lane[1] = s.read_lane[0];
     bool many = s.read_clock[0] == now && s.read_agent[0] == by.agent && s.read_lane[0] != by.lane;
     s.read_agent[0] = u16(by.agent), s.read_clock[0] = now, s.read_lane[0] = many ? kManyLanes : u8(by.lane);
+    s.flags = u8((s.flags & ~Cell::AtomicRead) | (by.strong ? Cell::AtomicRead : 0));
   }
 }
 
@@ -469,8 +479,8 @@ void synchronise(Warp& w, const Instr& i, int lane, bool read, bool write) {
   int flags = i.flags;
   if (s == Space::Global && !(flags & kGpuScope) && w.machine->cluster_count > 1) flags &= ~(kAcquire | kRelease);
   u64 key = sync_key(w, s, a);
-  if (read) sync_read(w, key, flags);
-  if (write) sync_write(w, key, flags, read);
+  if (read) sync_read(w, key, flags, s == Space::Shared);
+  if (write) sync_write(w, key, flags, read, s == Space::Shared);
 }
 
 void polled(Warp& w) {
@@ -705,6 +715,7 @@ void decode_load(Decoder& d, Instr& i) {
   if (i.space == Space::Param && i.mem.slot < 0) i.flow = Flow::Plain;
 }
 void decode_store(Decoder& d, Instr& i) {
+  if (d.take("async")) return decode_async_store(d, i, false);
   i.flags = decode_order(d, false);
   i.space = d.space(Space::Generic);
   bool hint = decode_cache(d, true);
@@ -761,6 +772,7 @@ void atomic(Warp& w, const Instr& i, u32 m) {
 }
 void decode_atomic(Decoder& d, Instr& i) {
   bool returns = d.name() == "atom";
+  if (!returns && d.take("async")) return decode_async_store(d, i, true);
   i.flags = decode_order(d, true);
   i.space = d.space(Space::Generic);
   i.op = decode_atomic_operation(d);
@@ -790,6 +802,7 @@ void decode_atomic(Decoder& d, Instr& i) {
 
 // ---- fences and the rest ---------------------------------------------------------------------------------------------------------------
 void fence_gpu(Warp& w, const Instr&, u32) { gpu_fence(w); }
+void fence_block(Warp& w, const Instr&, u32) { block_fence(w); }
 void nothing(Warp&, const Instr&, u32) {}
 void fence_proxy_async(Warp& w, const Instr&, u32) {
   w.proxy_fence = w.clock.local;
@@ -830,11 +843,11 @@ void decode_fence(Decoder& d, Instr& i) {
   d.choose({"sc", "acq_rel", "acquire", "release"}, 1);
   int scope = d.choose({"cta", "cluster", "gpu", "sys"}, -1);
   d.take("sync_restrict::shared::cluster"), d.take("sync_restrict::shared::cta");
-  if (scope >= 2) i.run = fence_gpu;
+  i.run = scope >= 2 ? fence_gpu : fence_block;
 }
 void decode_membar(Decoder& d, Instr& i) {
   int scope = d.choose({"cta", "gl", "sys"}, -1);
-  i.run = scope ? fence_gpu : nothing;
+  i.run = scope ? fence_gpu : fence_block;
 }
 void decode_prefetch(Decoder& d, Instr& i) {       // prefetch, prefetchu, discard, applypriority: no effect on values
   if (d.take("tensormap")) { d.space(Space::Generic); i.mem = d.address(); i.run = nothing; return; }

@@ -156,6 +156,7 @@ class _Run:
                 if stop:
                     break
             facts = json.loads(self.library.emu_results(handle))
+            lines = [self._lines(handle, which) for which in range(3)]
         finally:
             self.library.emu_end(handle)
         findings = [Finding(**{**f, "block": tuple(f["block"])}) for f in facts["findings"]] + self.findings
@@ -179,13 +180,18 @@ class _Run:
                 facts["load_wavefronts"], facts["load_extra"], facts["store_wavefronts"], facts["store_extra"]
             ),
             active_lanes=facts["lanes"] / (32 * facts["steps"]) if facts["steps"] else 1.0,
-            covered_lines=frozenset(facts["covered"]),
-            all_lines=frozenset(facts["lines"]),
-            covered_ptx_lines=frozenset(facts["ptx_lines"]),
+            covered_lines=lines[0],
+            all_lines=lines[1],
+            covered_ptx_lines=lines[2],
             steps=facts["steps"],
             seconds=time.perf_counter() - start,
             stopped=facts["stopped"],
         )
+
+    def _lines(self, handle: int, which: int) -> frozenset[int]:
+        out = (ctypes.c_int * (self.module.ptx.count("\n") + 1000))()
+        count = self.library.emu_lines(handle, which, out, len(out))
+        return frozenset(out[:count])
 
     def _resident(self) -> int:
         """Clusters that can be resident at once."""

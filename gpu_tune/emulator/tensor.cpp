@@ -60,6 +60,18 @@ void store_matrix(Warp& w, const Instr& i, u32) {
   }
   ++w.machine->progress;
 }
+void transpose_matrix(Warp& w, const Instr& i, u32) {
+  u16 matrix[8][8];
+  const u32* s = reg<u32>(w, i.a);
+  for (int l = 0; l < 32; ++l) memcpy(&matrix[l >> 2][(l & 3) * 2], &s[l], 4);
+  u32* d = reg<u32>(w, i.dst);
+  for (int l = 0; l < 32; ++l) d[l] = matrix[(l & 3) * 2][l >> 2] | u32(matrix[(l & 3) * 2 + 1][l >> 2]) << 16;
+}
+void decode_movmatrix(Decoder& d, Instr& i) {
+  d.require("sync"), d.require("aligned"), d.require("m8n8"), d.require("trans"), d.type_in({Type::B16});
+  i.dst = d.destination(4), i.a = d.source(4);
+  i.flow = Flow::Aligned, i.run = transpose_matrix;
+}
 void decode_matrix(Decoder& d, Instr& i) {
   bool load = d.name() == "ldmatrix";
   d.require("sync"), d.require("aligned"), d.require("m8n8");
@@ -543,6 +555,7 @@ void check_owned(Warp& w, const Instr& i) {
 void register_tensor() {
   register_opcode("ldmatrix", decode_matrix);
   register_opcode("stmatrix", decode_matrix);
+  register_opcode("movmatrix", decode_movmatrix);
   register_opcode("mma", decode_mma);
   register_opcode("wgmma", decode_wgmma);
 }
