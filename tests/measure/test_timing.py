@@ -125,11 +125,12 @@ def test_timing_sets_hold_the_same_inputs_in_different_places(data: DeviceData):
 
 def test_memory_that_is_short_means_fewer_sets(stream: cuda.Stream, monkeypatch: pytest.MonkeyPatch):
     w = Matmul(300, 300, 300, dtype="float32")
-    monkeypatch.setenv("FAKE_CUDA_MEMORY", str(12 * 2**20))
+    used = 8 * 2**30 - cuda.free_bytes()
+    monkeypatch.setenv("FAKE_CUDA_MEMORY", str(used + 12 * 2**20))
     data = DeviceData(w, 0, 64 << 20)
     assert 1 <= data.sets < 8
     data.close()
-    monkeypatch.setenv("FAKE_CUDA_MEMORY", str(1 * 2**20))
+    monkeypatch.setenv("FAKE_CUDA_MEMORY", str(used + 1 * 2**20))
     with pytest.raises(driver.DriverError) as found:
         DeviceData(w, 0, 64 << 20)
     assert found.value.code == driver.OUT_OF_MEMORY
