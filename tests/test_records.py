@@ -200,6 +200,8 @@ def test_csv_has_one_row_a_record_and_no_time_for_a_failure(log):
     )
     assert [r["status"] for r in rows] == ["ok", "run_timeout"]
     assert float(rows[0]["seconds"]) == 2e-5 and rows[1]["seconds"] == "" and rows[1]["reason"] == "10 s, no end"
+    assert list(R.from_csv(R.to_csv([record(1), record(2)]), "t.csv")) == [record(1), record(2)]
+    assert list(R.from_csv("a,b\n1,2\n", "t.csv")) == []
     assert rows[0]["registers"] == "40" and json.loads(rows[0]["config"]) == {"tile": 1}
 
 

@@ -31,7 +31,7 @@ from . import options
     "import_files",
     multiple=True,
     metavar="FILE",
-    help="Add the records of a .jsonl file (may be repeated).",
+    help="Add the records of a .jsonl or .csv file (may be repeated).",
 )
 @options.json_option
 def command(
@@ -85,13 +85,14 @@ def _import(book: Any, names: tuple[str, ...]) -> None:
     known = {x.line() for s in r.SOURCES for x in book.read(s)}
     added = 0
     for name, text in texts:
-        new = [x for x in r.read_text(text, name) if x.line() not in known]
-        if not new and text.strip() and not any(True for _ in r.read_text(text, name)):
+        found = list(r.from_csv(text, name) if name.endswith(".csv") else r.read_text(text, name))
+        new = [x for x in found if x.line() not in known]
+        if text.strip() and not found:
             raise InvalidInput(
                 "--import",
                 name,
                 "holds no record",
-                "name a .jsonl file that gpu-tune wrote, or use replay for other formats",
+                "name a .jsonl or .csv file that gpu-tune wrote, or use replay for other formats",
             )
         for x in new:
             book.append(x)

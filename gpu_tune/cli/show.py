@@ -9,6 +9,7 @@ import click
 
 from ..emit import describe, duration
 from ..errors import NotTuned
+from ..trial import MODELLED
 from ..workload import Workload
 from . import options
 
@@ -117,8 +118,7 @@ def _kernel(
 
 
 def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int) -> None:
-    from collections import Counter
-
+    from ..model.evaluation import explain
     from ..records import Records
     from ..tuner import Tuner
     from ..where import where
@@ -134,26 +134,39 @@ def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int)
         "device": place.chip,
         "source": source,
         "records": len(records),
-        "of_this_workload": len(mine),
-        "statuses": dict(Counter(r.measurement.status for r in mine)),
-        "templates": [s.name for s in tuner.spaces],
-        "best": tuner.best.time if tuner.best else None,
+        "best": {"key": tuner.best.candidate.key, "seconds": tuner.best.time} if tuner.best else None,
+        **explain(tuner.search),
         "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
     }
     if as_json:
         options.echo_json(facts)
         return
-    click.echo(f"{workload.key} on {place.chip} ({source})")
-    click.echo(
-        f"records: {facts['records']} of this chip, {facts['of_this_workload']} of this workload "
-        + (", ".join(f"{n} {s}" for s, n in facts["statuses"].items()) or "")
-    )
-    if tuner.best is not None:
-        click.echo(f"best so far: {duration(tuner.best.time)}  {tuner.best.candidate.key}")
-    click.echo(f"templates: {', '.join(facts['templates'])}")
-    click.echo("next batch:")
-    for c in batch:
-        click.echo(f"  {c.template}  " + " ".join(f"{k}={v}" for k, v in c.config.items()))
+    _print_search(facts)
+
+
+def _print_search(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    mark = " (estimates)" if facts["source"] == MODELLED else ""
+    ended = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in facts["statuses"].items()) or "none yet"
+    click.echo(f"{facts['workload']} on {facts['device']}{mark}")
+    click.echo(f"trials: {ended}; learning from {facts['records']} records of this chip")
+    if facts["best"]:
+        click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
+    for status, reason in facts["reasons"].items():
+        click.echo(f"  {status}: {reason[:200]}")
+    for name, space in facts["spaces"].items():
+        table = Table(title=f"{name}: {space['trials']} trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for column in ("what the model goes by", "share of gain"):
+            table.add_column(column, justify="left" if column[0] == "w" else "right", style="bright_black")
+        for feature, gain in list((space.get("gain") or {}).items())[:6]:
+            table.add_row(feature, f"{gain:.0%}")
+        console.print(table if table.row_count else f"{name}: {space['trials']} trials, no model yet")
+    click.echo("next:")
+    for c in facts["next"]:
+        click.echo(f"  {c['template']}  " + " ".join(f"{k}={v}" for k, v in c["config"].items()))
 
 
 def _count(n: int) -> str:
