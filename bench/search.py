@@ -30,6 +30,7 @@ from gpu_tune.interchange import RecordedSpace, load
 from gpu_tune.model.transfer import Past
 from gpu_tune.search import Search
 from gpu_tune.search_arm import Settings
+from gpu_tune.search_stop import LEAST, PATIENCE, stopped
 
 MARKS = (25, 50, 100, 200, 400)
 LOGS, LOG_TRIALS = 4, 200
@@ -215,7 +216,7 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
     for searcher, by_space in curves.items():
         at = np.stack([c[:, [min(m, c.shape[1]) - 1 for m in marks]] for c in by_space.values()])
         boot = np.stack(
-            [np.median(a[picks], axis=1).mean(axis=0) if False else np.median(a[picks], axis=1) for a in at]
+            [np.median(a[picks], axis=1) for a in at]
         ).mean(axis=0)
         samples[searcher] = boot
         need = {g: np.stack([first(c, g) for c in by_space.values()]) for g in (0.95, 0.99)}
@@ -237,6 +238,7 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
                 for (s, c), a in zip(by_space.items(), at)
             },
         }
+        out[searcher]["plateau"] = {str(risk): plateau(by_space, risk) for risk, _ in PATIENCE}
     names = list(curves)
     out["differences"] = {
         f"{b} - {a}": {
@@ -248,6 +250,21 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
         for b in names[i + 1 :]
     }
     return out
+
+
+def plateau(by_space: dict[str, np.ndarray], risk: float) -> dict[str, float]:
+    """When the stopping rule ends the runs (mean over spaces of the median; the budget where it does not), and the share
+    of runs whose best at that moment is more than 1 % behind their best at the end."""
+    at, lost = [], []
+    for curves in by_space.values():
+        ends = []
+        for curve in curves:
+            times = np.divide(1.0, curve, out=np.full(len(curve), np.inf), where=curve > 0)
+            end = next((n for n in range(LEAST, len(times)) if stopped(times[:n], risk)), len(times))
+            ends.append(end)
+            lost.append(curve[end - 1] < 0.99 * curve[-1])
+        at.append(np.median(ends))
+    return {"trials": float(np.mean(at)), "lost": float(np.mean(lost))}
 
 
 def first(curves: np.ndarray, goal: float) -> np.ndarray:
@@ -267,6 +284,9 @@ def show(result: dict[str, Any], marks: Sequence[int]) -> str:
         lines.append(
             f"{name:28}{cells}{r['trials_to']['0.95']:>9.0f}{r['trials_to']['0.99']:>9.0f}{r['seconds']:>8.2f}"
         )
+    for name, r in result["searchers"].items():
+        stops = "  ".join(f"risk {k}: {v['trials']:.0f} trials, {v['lost']:.1%} lost" for k, v in r["plateau"].items())
+        lines.append(f"{name:28} plateau rule: {stops}")
     for pair, d in result["differences"].items():
         cells = "".join(f"{x:>+8.3f} [{a:+.3f},{b:+.3f}]" for x, a, b in zip(d["mean"], d["low"], d["high"]))
         lines.append(f"{pair:28}{cells}")

@@ -40,7 +40,7 @@ def stopped(times: Sequence[float], risk: float) -> bool:
     best, last = math.inf, 0
     for i, t in enumerate(times, 1):
         if t < best * (1 - GAIN):
-            best, last = t, i
+            best, last = float(t), i
     return math.isfinite(best) and len(times) - last >= max(LEAST, patience(risk) * last)
 
 

@@ -117,10 +117,17 @@ def expected_improvement(gap: Array, sd: Array) -> Array:
 
 def _matern(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The kernel between scaled rows, and exp(-r), which its gradient needs; in the rows' own precision."""
-    square = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * (a @ b.T)
-    r = np.sqrt(3 * np.maximum(square, 0))
+    r = a @ b.T
+    r *= -2
+    r += (a * a).sum(axis=1)[:, None]
+    r += (b * b).sum(axis=1)[None]
+    np.maximum(r, 0, out=r)
+    r *= 3
+    np.sqrt(r, out=r)
     decay = np.exp(-r)
-    return (1.0 + r) * decay, decay
+    r += 1
+    r *= decay
+    return r, decay
 
 
 def _normal_cdf(z: Array) -> Array:
