@@ -151,6 +151,8 @@ class Operand:
         if self.group == 1:
             return ""
         part = row if self.period == 1 else f"{row} / {self.period}"
+        if self.transposes:  # squares of 4 rows are written side by side, so that rows 4 apart must differ too
+            part = f"({part} ^ {row} / 8)"
         count = self.group // self.flip_step
         return f"{part} % {count}" + (f" * {self.flip_step}" if self.flip_step > 1 else "")
 

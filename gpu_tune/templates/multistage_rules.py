@@ -92,7 +92,10 @@ def rules(
 
     def staging(c: Config, w: Any, d: Device) -> bool:
         ops = operands({**_PROBE, **c}, w)
-        return all(op.copy for op in ops) or sum(op.staging_registers(max(32, threads(c))) for op in ops) <= STAGING_REGISTERS
+        return (
+            all(op.copy for op in ops)
+            or sum(op.staging_registers(max(32, threads(c))) for op in ops) <= STAGING_REGISTERS
+        )
 
     def fits(size: int, c: Config, d: Device) -> bool:
         return (
