@@ -15,7 +15,7 @@ from ..errors import InvalidInput
 from ..plan import LaunchPlan
 from ..templates.base import Estimate, Template, registry
 from ..trial import Candidate, Measurement, Resources
-from ..workload import View, Workload, to_dict
+from ..workload import View, Workload
 from .statistics import Comparison
 
 
@@ -163,8 +163,3 @@ def resolve(
             return template, candidate, view
         reasons.append(str(answer))
     raise InvalidInput("template", name, f"does not compute {workload.key} on {device.name}: {reasons[0]}")
-
-
-def workload_hash(workload: Workload) -> str:
-    """12 hex digits, equal exactly for equal workloads."""
-    return hashlib.sha256(json.dumps(to_dict(workload), sort_keys=True).encode()).hexdigest()[:12]

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -211,13 +210,3 @@ def _die_with_parent(fd: int) -> None:
             continue
         except OSError:
             os._exit(0)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll ``condition`` for at most ``seconds``; whether it came true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()

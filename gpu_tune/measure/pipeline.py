@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -257,8 +256,3 @@ def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
         dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
         notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
     )
-
-
-def plan_text(plan: LaunchPlan) -> str:
-    """Canonical JSON of ``plan``."""
-    return json.dumps(plan.to_json(), sort_keys=True, separators=(",", ":"))

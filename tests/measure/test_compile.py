@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from gpu_tune import cubin
-from gpu_tune.measure.child import wait_until
 from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key
 
 ARCH = "sm_80"

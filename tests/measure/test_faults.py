@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from gpu_tune.measure import open_measurer
-from gpu_tune.measure.child import Child, ChildLost, wait_until
+from gpu_tune.measure.child import Child, ChildLost
 from gpu_tune.measure.compile import CompileStore
 from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.templates.base import Template
@@ -120,7 +121,7 @@ sys.path.insert(0, {here!r})
 import toy
 from pathlib import Path
 from gpu_tune.measure import open_measurer
-from gpu_tune.measure.child import wait_until
+from waiting import wait_until
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
 root = Path(sys.argv[1])
