@@ -24,10 +24,11 @@ from .hopper import (
     right_rows,
 )
 
-TILES = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
+ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
+COLUMNS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
 KNOBS = (
-    Knob("block_m", TILES, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
-    Knob("block_n", TILES, "columns of the output tile, likewise"),
+    Knob("block_m", ROWS, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
+    Knob("block_n", COLUMNS, "columns of the output tile, likewise"),
     Knob("block_k", (32, 64, 128, 256), "elements of K in a slot of the ring"),
     Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
     Knob(
@@ -102,8 +103,8 @@ def constraints() -> tuple[Constraint, ...]:
         Constraint(
             "wgmma_left",
             shape,
-            lambda c, w, d: 1 <= blocks_of_64(c) <= 2,
-            "a consumer multiplies 64 or 128 rows of the left operand (block_m, or block_n when transposed)",
+            lambda c, w, d: 1 <= blocks_of_64(c) <= 4,
+            "a consumer multiplies 64, 128, 192 or 256 rows of the left operand (block_m; block_n when transposed)",
         ),
         Constraint(
             "wgmma_right",
