@@ -158,6 +158,8 @@ def tune(
         if stored is None:
             progress.phase = "search"
             loop.run()
+            if loop.ended == "interrupted" and tuner.best is None:
+                raise KeyboardInterrupt
             confirmation = loop.confirm()
             winner = _winner(tuner, measurer, confirmation, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again

@@ -220,6 +220,36 @@ def test_a_real_process_fails_without_a_traceback(home):
     assert done.returncode == 2 and done.stderr.startswith("Error: Matmul layout") and done.stderr.count("\n") == 1
 
 
+def test_ctrl_c_ends_a_range_and_keeps_what_was_found(home):
+    import signal
+
+    command = [sys.executable, "-m", "gpu_tune", "tune", "matmul", "--m", "16:48:16", "--n", "16", "--k", "8"]
+    command += ["--dtype", "float32", "--jobs", "1", "--trials", "500", "--device", "a100"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **streams)
+    for line in process.stderr:
+        if " ok" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted: 2 workloads were not tuned" in err and "Traceback" not in err
+    path = re.search(r"^kernel +(.*/kernel\.cu)$", out, re.MULTILINE)[1]
+    assert Path(path).is_file() and "(interrupted)" in out
+
+
+def test_ctrl_c_before_anything_was_timed_is_exit_code_130(home):
+    import signal
+
+    command = [sys.executable, "-m", "gpu_tune", "tune", *ARGS]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "preparing" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.splitlines()[-1] == "interrupted"
+
+
 def test_ranges_and_pairs_mean_what_they_say():
     found = options.expand("matmul", {"m": "1,16:48:16", "n": "8", "k": "4:6", "dtype": "fp16,bf16"})
     assert [w.m for w in found[::6]] == [1, 16, 32, 48] and len(found) == 24 and found[3].dtype == "bfloat16"

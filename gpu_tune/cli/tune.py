@@ -95,12 +95,16 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
         results.append(summary(kernel, seen[0] if seen else None))
         if not as_json:
             show(results[-1])
+        if not kernel.winner.complete and number < len(workloads):
+            failures.append("interrupted")
+            click.echo(f"interrupted: {len(workloads) - number} workloads were not tuned", err=True)
+            break
     if as_json:
         options.echo_json(results)
     elif len(results) > 1:
         overview(results)
     if failures:
-        raise SystemExit(1)
+        raise SystemExit(130 if failures[-1] == "interrupted" else 1)
 
 
 def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
