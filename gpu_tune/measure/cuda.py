@@ -34,14 +34,15 @@ def free_bytes() -> int:
 
 
 def upload(address: int, data: np.ndarray) -> None:
-    """Copy the bytes of a contiguous array to ``address`` and wait."""
+    """Copy the bytes of a contiguous array to ``address`` and wait: other streams may use them afterwards."""
     flat = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
     if flat.size:
         call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(flat.ctypes.data), ctypes.c_size_t(flat.size))
+        synchronize()  # from pageable memory the call may return before the bytes have arrived
 
 
 def download(address: int, nbytes: int) -> np.ndarray:
-    """``nbytes`` bytes from ``address`` as a uint8 array; waits for the default stream."""
+    """``nbytes`` bytes from ``address`` as a uint8 array. The stream that writes them must have been waited for."""
     out = np.empty(nbytes, np.uint8)
     if nbytes:
         call("cuMemcpyDtoH_v2", ctypes.c_void_p(out.ctypes.data), ctypes.c_uint64(address), ctypes.c_size_t(nbytes))
@@ -49,8 +50,9 @@ def download(address: int, nbytes: int) -> np.ndarray:
 
 
 def copy(target: int, source: int, nbytes: int) -> None:
-    """Copy within device memory."""
+    """Copy within device memory, and wait."""
     call("cuMemcpyDtoD_v2", ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(nbytes))
+    synchronize()
 
 
 def synchronize() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from .. import nvrtc
 from ..device import Device
 from ..errors import GpuTuneError, MeasureError
 from ..templates.base import Template
@@ -184,6 +185,12 @@ class GpuMeasurer(Pipeline):
                 facts = child.ask({"do": "environment"}, LIMITS[""])
                 if facts["chip"] != self.device.chip:
                     raise MeasureError(f"GPU {facts['ordinal']} is {facts['chip']}, not {self.device.chip}")
+                supported, built = int(facts["cuda"].split(".")[0]), nvrtc.version()[0]
+                if built > supported:
+                    raise MeasureError(
+                        f"its driver runs CUDA {facts['cuda']}, but NVRTC {built} compiles for newer ones; "
+                        f"install gpu_tune[cuda{supported}] or a newer driver"
+                    )
             except GpuTuneError as error:
                 self._free.put(child)
                 raise MeasureError(f"the GPU of {self.device.name} cannot be used: {error}") from error

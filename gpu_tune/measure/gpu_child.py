@@ -192,13 +192,18 @@ class Gpu:
             replies.update({name: _reply("invalid", why) for name, why in missing.items()})
             note("rounds")
             before = nvml.read(self.bus)
-            watches = []
-            for current, contestant in running:  # noqa: B007  (names the culprit in the handler below)
+            watches, names = [], []
+            for current, contestant in running:
                 if isinstance(contestant, Kernel):
                     contestant.prepare_to_time(self.stream)
-                watches.append(Stopwatch(contestant, policy, self.stream, self.flush, self.device.l2_bytes))
+                try:
+                    watches.append(Stopwatch(contestant, policy, self.stream, self.flush, self.device.l2_bytes))
+                    names.append(current)
+                except Exception as error:  # a library that cannot be captured; its errors have no common root
+                    if isinstance(contestant, Kernel) or (isinstance(error, DriverError) and error.sticky):
+                        raise
+                    replies[current] = _reply("launch_error", f"cannot be timed in a graph: {error}")
             current = ""
-            names = [name for name, _ in running]
             rng = np.random.default_rng(int(request["seed"]))
             twice = [*watches, *watches]  # the second series gives the noise floor
             samples = interleave(twice, rounds, lambda r: [int(i) for i in rng.permutation(len(twice))], policy.l2)

@@ -46,6 +46,7 @@ def open_measurer(
     ``address`` of a Dask scheduler. ``jobs``: compile workers (default: all CPUs). ``store``: folder that keeps
     compiled kernels and the journal of started trials (default: the user's folder).
     ``seen``: earlier measurements; a binary timed in them is not timed again. ``templates`` replaces the registry.
+    ``options`` go to the measurer: ``gpus`` and ``baselines`` (gpu), ``worker_kind`` and ``tolerance`` (cluster) ...
     InvalidInput for an unknown kind or device; MeasureError when ``gpu`` is demanded and there is none.
     """
     if kind not in KINDS:

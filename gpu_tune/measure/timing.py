@@ -57,14 +57,14 @@ class Stopwatch:
         for _ in range(2):
             contestant.launch(0, stream.handle)
         stream.synchronize()
-        rough = min(self._span(lambda s: contestant.launch(0, s)) for _ in range(3))
-        wanted = max(1, math.ceil(GRAPH_SECONDS / max(rough, 1e-7)))
-        rotating = contestant.sets * contestant.footprint >= 3 * l2_bytes
-        self.unroll = min(wanted, MAX_UNROLL if rotating else contestant.sets) if policy.mode == "graph" else 1
-        self.unroll_warm = min(wanted, MAX_UNROLL) if policy.mode == "graph" else 1
         self._graphs: list[Graph] = []
-        self._cold = self._prepare(self.unroll, contestant.sets)
-        self._warm = self._prepare(self.unroll_warm, 1)
+        rough = min(self._span(lambda s: contestant.launch(0, s)) for _ in range(3))
+        self._build(rough, l2_bytes)
+        if policy.mode == "graph":  # issuing one by one costs more than a short kernel: now the graph tells its length
+            exact = min(self.warm() for _ in range(2))
+            if exact < 0.7 * rough:
+                self.close()
+                self._build(exact, l2_bytes)
 
     def cold(self) -> float:
         """Seconds of one run that finds nothing in the L2."""
@@ -73,6 +73,7 @@ class Stopwatch:
 
     def warm(self) -> float:
         """Seconds of one run on the buffers of the run before."""
+        self._warm(self._stream.handle)  # keeps the device busy while the timed one is issued
         return self._span(self._warm) / self.unroll_warm
 
     def sample(self, l2: str) -> float:
@@ -81,8 +82,17 @@ class Stopwatch:
 
     def close(self) -> None:
         """Destroy its graphs."""
-        for graph in self._graphs:
-            graph.close()
+        while self._graphs:
+            self._graphs.pop().close()
+
+    def _build(self, seconds: float, l2_bytes: int) -> None:
+        contestant, graph = self._contestant, self._policy.mode == "graph"
+        wanted = max(1, math.ceil(GRAPH_SECONDS / max(seconds, 1e-7)))
+        rotating = contestant.sets * contestant.footprint >= 3 * l2_bytes
+        self.unroll = min(wanted, MAX_UNROLL if rotating else contestant.sets) if graph else 1
+        self.unroll_warm = min(wanted, MAX_UNROLL) if graph else 1
+        self._cold = self._prepare(self.unroll, contestant.sets)
+        self._warm = self._prepare(self.unroll_warm, 1)
 
     def _span(self, issue: Callable[[int], None]) -> float:
         self._start.record(self._stream.handle)
