@@ -140,11 +140,11 @@ def family(folder: Path, source: str = RIGHT) -> Template:
 
 
 def test_a_right_template_is_all_right_and_fully_covered(tmp_path: Path) -> None:
-    report = verify.sweep(family(tmp_path), variants=25, seed=3)
+    report = verify.sweep(family(tmp_path), variants=20, seed=3)
     assert report.ok, report.text()
-    assert (report.variants, report.runs, report.assembled) == (25, 75, 3)
+    assert (report.variants, report.runs, report.assembled) == (20, 60, 2)
     text = report.text()
-    assert "25 variants" in text and "all right" in text
+    assert "20 variants" in text and "all right" in text
     assert "template branches: 2 of 2 in row_sums.cu.j2" in text
     assert "pairs of knob values: 7 of about 7" in text
 
@@ -155,7 +155,7 @@ def test_a_right_template_is_all_right_and_fully_covered(tmp_path: Path) -> None
 def test_a_wrong_template_is_caught_once_per_class(tmp_path: Path, bug: str, word: str) -> None:
     source = RIGHT.replace(*BUGS[bug])
     assert source != RIGHT
-    report = verify.sweep(family(tmp_path, source), variants=12, seed=5)
+    report = verify.sweep(family(tmp_path, source), variants=8, seed=5)
     found = [c for c in report.classes.values() if word in c.label]
     assert found, report.text()
     assert len(report.classes) < 5 and not report.ok
@@ -194,12 +194,12 @@ def test_variants_depend_on_the_seed_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(registry()))
 def test_variants_are_valid_and_reach_many_cells(name: str) -> None:
     template, seen = registry()[name], set()
-    for variant in itertools.islice(variants(template, seed=0), 20):
+    for variant in itertools.islice(variants(template, seed=0), 12):
         assert template.supported(variant.workload, variant.device) is True
         assert template.violations(variant.config, variant.workload, variant.device) == []
         assert Variant.from_json(name, json.loads(json.dumps(variant.to_json()))) == variant
         seen.add((variant.workload.dtype, variant.workload.layout, variant.workload.epilogue))
-    assert len(seen) > 8 or len(supported_cells(template, variant.device)) < 12
+    assert len(seen) > 4 or len(supported_cells(template, variant.device)) < 12
 
 
 def test_random_configs_reach_every_value(tmp_path: Path) -> None:
@@ -288,13 +288,13 @@ def test_unknown_templates_and_cases_are_refused() -> None:
 
 
 def test_processes_find_the_same_as_one(tmp_path: Path) -> None:
-    alone, pooled = (verify.sweep("matmul_simt", variants=4, seed=2, workers=n, assemble_every=0) for n in (0, 2))
-    assert alone.ok == pooled.ok and alone.coverage.pairs == pooled.coverage.pairs and pooled.variants == 4
+    alone, pooled = (verify.sweep("matmul_simt", variants=2, seed=2, workers=n, assemble_every=0) for n in (0, 2))
+    assert alone.ok == pooled.ok and alone.coverage.pairs == pooled.coverage.pairs and pooled.variants == 2
 
 
 def test_the_module_is_a_command() -> None:
-    command = [sys.executable, "-m", "gpu_tune.verify", "matmul_simt", "--variants", "2", "--workers", "0"]
+    command = [sys.executable, "-m", "gpu_tune.verify", "matmul_simt", "--variants", "1", "--workers", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "2 variants" in done.stdout and "covered" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 variants" in done.stdout and "covered" in done.stdout, done.stderr
     bad = subprocess.run([*command[:3], "matmul_magic"], capture_output=True, text=True)
     assert bad.returncode == 2 and "matmul_magic" in bad.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -91,6 +92,7 @@ class Variant:
         return f"gpu-tune verify {self.template} --case '{json.dumps(self.to_json(), separators=(',', ':'))}'"
 
 
+@functools.lru_cache(maxsize=128)
 def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str, ...]]:
     """The cells that ``template`` supports on ``device``, and for each the permissions (``math``) it needs."""
     found: dict[Cell, tuple[str, ...]] = {}
@@ -100,7 +102,7 @@ def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str,
         singles = [(p,) for p in allowed if p != "winograd" or template.op == "conv2d"]
         for math in ((), *singles):
             try:
-                if template.supported(_friendly(template.op, cell, math), device) is True:
+                if any(template.supported(w, device) is True for w in _friendly(template.op, cell, math)):
                     found[cell] = math
                     break
             except InvalidInput:
@@ -272,7 +274,7 @@ def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv
     while True:
         n, h, w = int(rng.choice([1, 1, 2, 3])), int(rng.integers(1, 16)), int(rng.integers(1, 16))
         c, k = (groups * _size(rng, int(rng.choice([20, 80, 160])) // groups + 1) for _ in range(2))
-        if rng.random() < 0.06:
+        if rng.random() < 0.12:
             groups = k = c  # depthwise
         if n * h * w * (c // groups) * k * r * s <= WORK and not (c % groups or k % groups):
             break
@@ -302,12 +304,12 @@ def _types(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     return {"out_dtype": str(rng.choice(outs)), "alignment": alignment}
 
 
-def _friendly(op: str, cell: Cell, math: tuple[str, ...]) -> Workload:
-    """A workload of the cell that nothing but the cell itself makes hard."""
+def _friendly(op: str, cell: Cell, math: tuple[str, ...]) -> list[Workload]:
+    """Workloads of the cell that nothing but the cell makes hard, of every kind that has templates of its own."""
     out = next(o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue))
     common: dict[str, Any] = dict(
         dtype=cell.dtype, out_dtype=out, layout=cell.layout, epilogue=cell.epilogue, math=math
     )
     if op == "matmul":
-        return Matmul(128, 128, 128, **common)
-    return Conv2d(1, 64, 16, 16, 64, 3, 3, padding=1, **common)
+        return [Matmul(128, 128, 128, **common)]
+    return [Conv2d(1, 64, 16, 16, 64, 3, 3, padding=1, groups=g, **common) for g in (1, 64)]
