@@ -82,6 +82,7 @@ void register_arithmetic();
 void register_conversion();
 void register_warp();
 void register_memory();
+void register_order();
 void register_async();
 void register_tensor();
 void register_control();

@@ -252,7 +252,6 @@ struct Machine {                               // one run of a plan: buffers and
   Checks checks{true, true, true, true, true, true};
   Rng rng;
   bool late = true;
-  u64 instruction_limit = 2000000000ull;
   u32 resident_limit = 64;                     // clusters
 
   // the launch
@@ -307,7 +306,7 @@ inline void write_lanes(Warp& w, int slot, u32 mask, F f) {
 template <class T>
 inline T lane_value(Warp& w, int slot, u32 mask) { return reg<T>(w, slot)[__builtin_ctz(mask)]; }
 
-// ---- memory (memory.cpp) ------------------------------------------------------------------------------------------------
+// ---- memory (shadow.cpp, memory.cpp) ------------------------------------------------------------------------------------------------
 struct Accessor {                              // who touches memory
   Warp* warp;
   int lane;                                    // kAnyLane: no single lane
@@ -333,8 +332,8 @@ inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit 
   u64 at = address_of(w, a, lane);
   return u32(at >= kSharedWindow ? at - kSharedWindow : at);
 }
-void gpu_fence(Warp& w);
-void block_fence(Warp& w);
+// what a warp instruction reads or writes in the own CTA, within bounds
+void touch_lanes(Warp& w, const u32* addresses, u32 mask, u32 bytes, bool write, bool strong, const char* what);
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
 int decode_atomic_operation(class Decoder& d);
 
@@ -344,6 +343,13 @@ inline void release(Warp& w, Clock& to) {
   ++w.clock.local[w.agent];
 }
 inline void acquire(Warp& w, const Clock& from) { w.clock.join(from); }
+
+// ---- order (order.cpp) ------------------------------------------------------------------------------------------------------
+// Instr::flags of loads, stores and atomics
+constexpr int kAcquire = 1, kRelease = 2, kStrong = 4, kGpuScope = 8;
+u64 sync_key(Warp& w, Space s, u64 address);   // names a location; shared ones by cluster and CTA
+void sync_read(Warp& w, u64 key, int flags, bool shared);
+void sync_write(Warp& w, u64 key, int flags, bool read_modify_write, bool shared);
 
 // ---- asynchronous engine (async.cpp) --------------------------------------------------------------------------------------
 void land(Cluster& c, size_t which);           // one transfer completes

@@ -47,7 +47,7 @@ class _Bound:
 
 
 class Module:
-    """PTX ready to run. Make one with :meth:`load`; it may be used by one thread at a time."""
+    """PTX ready to run. Make one with :meth:`load`; runs share nothing, so threads and processes may run it at once."""
 
     def __init__(self, ptx: str) -> None:
         self.ptx = ptx

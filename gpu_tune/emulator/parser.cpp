@@ -83,7 +83,7 @@ Type type_from_name(const string& name) {
 void register_opcode(const char* name, DecodeFn fn) { opcode_table()[name] = fn; }
 DecodeFn find_opcode(const string& name) {
   static bool once = [] {
-    register_arithmetic(), register_conversion(), register_warp(), register_memory(), register_async();
+    register_arithmetic(), register_conversion(), register_warp(), register_memory(), register_order(), register_async();
     register_tensor(), register_control();
     return true;
   }();

@@ -8,6 +8,7 @@
 namespace emu {
 namespace {
 
+constexpr u64 kEndless = 100000000;
 constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
 
 // ---- special registers --------------------------------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ class Scheduler {
   const Kernel& kernel;
   vector<u64>& counts;
   u32 next = 0;
+  u64 check_at_ = 0, progress_at_check_ = ~0ull;
   vector<Warp*> ready_;
   static vector<std::unique_ptr<Cluster>>& pool() {
     static thread_local vector<std::unique_ptr<Cluster>> p;
@@ -160,6 +162,7 @@ class Scheduler {
   Outcome step(Cluster& c);
   void run(Warp& w, size_t k, int quantum);
   void whole_warp(Warp& w);
+  void check_endless(Warp& w);
   void merge(Warp& w);
   void wake(Cluster& c);
   void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
@@ -336,6 +339,14 @@ void Scheduler::finish_warp(Warp& w) {
   ++m.progress;
 }
 
+// An endless loop: very many instructions without a store, barrier or arrival anywhere.
+void Scheduler::check_endless(Warp& w) {
+  if (m.progress == progress_at_check_)
+    m.stop("limit", format("%llu warp instructions were executed without any effect (an endless loop?)", (unsigned long long)kEndless), &w);
+  progress_at_check_ = m.progress;
+  check_at_ = m.statistics.instructions + kEndless;
+}
+
 // Run split k of warp w for at most `quantum` instructions. The split with the lowest pc usually goes first, so that lanes
 // meet again after a branch.
 void Scheduler::run(Warp& w, size_t k, int quantum) {
@@ -504,9 +515,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         ++s.pc;
         break;
     }
-    if (statistics.instructions > m.instruction_limit)
-      m.stop("limit", format("%llu warp instructions were executed without an end (an endless loop?)",
-                             (unsigned long long)m.instruction_limit), &w);
+    if (statistics.instructions > check_at_) check_endless(w);
   }
 }
 
