@@ -253,8 +253,8 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
 
 
 def plateau(by_space: dict[str, np.ndarray], risk: float) -> dict[str, float]:
-    """When the stopping rule ends the runs (mean over spaces of the median; the budget where it does not), and the share
-    of runs whose best at that moment is more than 1 % behind their best at the end."""
+    """When the stopping rule ends the runs (mean over spaces of the median; the budget where it does not), and the
+    share of runs whose best at that moment is more than 1 % behind their best at the end."""
     at, lost = [], []
     for curves in by_space.values():
         ends = []

@@ -50,7 +50,9 @@ class Settings:
     """Share of the trees' slots that history picks alone; it fades to none over ``fade`` own trials."""
     fade: int = 64
     stall: int = 48
-    """Trials without a gain of ``gain`` after which half of the models' slots go to children."""
+    """Trials without a gain of ``gain`` after which the models forget what they knew, for as many trials (see
+    ``_view``).
+    """
     gain: float = 0.005
 
 
@@ -143,7 +145,9 @@ class Arm:
             chosen.extend(self._spread(n - len(chosen), rng))
         else:
             trees, smooth, children = self._shares(n)
-            if trees or smooth:
+            if np.isfinite(self._view()[1]).sum() < self.settings.initial:
+                chosen.extend(self._spread(trees + smooth, rng))
+            elif trees or smooth:
                 chosen.extend(self._by_model(trees, smooth, rng))
             chosen.extend(self._children(children, rng))
         for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
@@ -161,15 +165,22 @@ class Arm:
         x, names = self.space.describe(rows)
         return Ranker.fit(x, times, seed=self.seed, names=names)
 
+    def _view(self) -> tuple[Rows, NDArray[np.float64]]:
+        """What the models learn from: all trials; but while the search is stalled, in every other epoch of ``stall``
+        trials, those of the epoch alone, so that they look where what they knew says there is nothing."""
+        epoch, since = divmod(self.stalled(), self.settings.stall)
+        rows, times = self.trials()
+        if epoch % 2 == 0:
+            return rows, times
+        recent = set(list(self._times)[len(times) - since :])
+        mask = np.array([k in recent for k in sorted(self._rows)], dtype=np.bool_)
+        return rows[mask], times[mask]
+
     def _shares(self, n: int) -> tuple[int, int, int]:
         """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share
         holds over many small batches as it does in one large batch, and never rounds to nothing."""
         s = self.settings
-        if self.stalled() >= s.stall:  # the models have had their chance: half of their slots go to children
-            moved = 0.5 * (s.trees + s.smooth)
-            edges = np.cumsum([0.5 * s.trees, 0.5 * s.smooth, s.children + moved])
-        else:
-            edges = np.cumsum([s.trees, s.smooth, s.children])
+        edges = np.cumsum([s.trees, s.smooth, s.children])
         u = (np.arange(len(self.taken), len(self.taken) + n) * GOLDEN) % 1.0
         kinds = np.searchsorted(edges, u, side="right")
         return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
@@ -203,7 +214,7 @@ class Arm:
     def _by_model(self, trees: int, smooth: int, rng: np.random.Generator) -> list[Rows]:
         """The best of a pool: first what history alone would pick, then the smooth model's, then the trees'."""
         pool = self._pool(rng)
-        rows, times = self.trials()
+        rows, times = self._view()
         if not len(pool.rows):
             return []
         chosen: list[Rows] = []
@@ -237,7 +248,7 @@ class Arm:
     def _by_trees(self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator) -> list[Rows]:
         if n < 1:
             return []
-        rows, times = self.trials()
+        rows, times = self._view()
         own, names = self.space.describe(rows)
         self.model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
         if self.model is None:
