@@ -286,3 +286,10 @@ def test_a_workspace_left_dirty_is_reported() -> None:
 def test_a_missing_array_is_named() -> None:
     with pytest.raises(InvalidInput, match="'b'"):
         emulator.emulate(SIMT.replace("SECOND_BARRIER", ""), simt(8, 8, 8), {"a": np.ones((8, 8), np.float32)})
+
+
+def test_an_endless_loop_is_ended() -> None:
+    source = PRELUDE + "GLOBAL k(u32* out) { u32 x = threadIdx.x | 1; while (x) x = x * 3 + 2 * out[1]; out[0] = x; }"
+    step = KernelStep("k", (1, 1, 1), (32, 1, 1), (BufferArg("out"),))
+    report = emulator.emulate(source, LaunchPlan((step,)), {"out": np.zeros(2, np.uint32)})
+    assert [f.kind for f in report.findings] == ["limit"] and report.stopped
