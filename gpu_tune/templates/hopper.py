@@ -354,7 +354,6 @@ def geometry(
         consumer_rows=64 * mt,
         split_out=store == "tma" and c["consumers"] > 1,
         out_bytes_each=staged // c["consumers"],
-        b_offset=c["stages"] * a.bytes,
         out_offset=ring,
         barrier_offset=ring + staged,
         releases=releases,
@@ -370,8 +369,8 @@ def geometry(
         b_peers=sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
         k_tiles=k_tiles,
         first="unit.first" if split else "0",
-        last="unit.last" if split else str(k_tiles),
-        other_slices="other.last - other.first" if split else str(k_tiles),
+        last="unit.last" if split else "SLICES",
+        other_slices="other.last - other.first" if split else "SLICES",
         split_k=c["split_k"],
         promote=c["promote_k"] // c["block_k"] if promoted else 0,
         promote_k=c["promote_k"],
@@ -391,12 +390,12 @@ def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:
     if g["pingpong"]:
         lines.append("Each consumer has every other tile to itself, so one stores its tile while the other multiplies.")
     if g["cluster"] > 1:
-        shared = [f"tiles of {x} by {g[x.lower()].share}" for x in "AB" if g[x.lower()].share > 1]
-        lines.append(f"Blocks of a cluster share {' and '.join(shared)}: each reads a slice and multicasts it, which")
+        shared = [f"{g[x.lower()].share} blocks share a tile of {x}" for x in "AB" if g[x.lower()].share > 1]
+        lines.append(f"In a cluster, {' and '.join(shared)}: each reads a slice and multicasts it, which")
         lines.append("saves reads of L2, and with them power.")
     if not g["single_unit"]:
         residents = f"{g['clusters']} {'clusters' if g['cluster'] > 1 else 'blocks'}"
-        lines.append(f"{residents} stay resident and walk over {g['units']} tiles of work.")
+        lines.append(f"{residents} stay resident and walk over {g['units']} units of work.")
     if g["swap"]:
         lines.append("Computed transposed: the 64 rows of a wgmma run along n, so that a short m leaves none empty.")
     if c["split_k"] > 1:
