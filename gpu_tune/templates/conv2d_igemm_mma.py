@@ -254,7 +254,7 @@ def _constraints() -> tuple[Constraint, ...]:
         return -(-image.extent * (c["block_k"] * image.itemsize // image.copy) // count) <= 8
 
     return (
-        *rules(problem, operands, _atomics, state=24),
+        *rules(problem, operands, _atomics, state=12),
         Constraint(
             "iterator_legal",
             ("block_k", "iterator"),
