@@ -22,6 +22,13 @@ from ..workload import ITEMSIZE, Conv2d, Matmul, Workload
 from .arguments import epilogue_args
 from .base import Estimate, Numerics, Template
 
+ONLY_8_BIT: dict[str, tuple[Value, ...]] = {
+    "block_k": (256,),
+    "vector_width_a": (16,),
+    "vector_width_b": (16,),
+    "vector_width_out": (8, 16),
+}
+"""Values of the inner families that 16-bit and 32-bit operands, or float32 products, never reach."""
 KNOBS = (
     Knob("tile", (2, 4), "m of F(m x m, 3x3): output tile; larger multiplies less and rounds more"),
     Knob("channels", (1, 2, 4), "channels that a thread of the input transform takes"),
@@ -90,6 +97,10 @@ class Geometry:
 @functools.lru_cache(maxsize=512)
 def _inner(w: Conv2d, tile: int) -> Matmul:
     return Geometry(w, tile).inner()
+
+
+def _reachable(knob: Knob) -> Knob:
+    return replace(knob, values=tuple(v for v in knob.values if v not in ONLY_8_BIT.get(knob.name, ())))
 
 
 def supports(w: Workload, device: Device, inner: Template) -> bool | str:
@@ -220,7 +231,7 @@ def build(name: str, summary: str, inner: Template, fixed: Mapping[str, Value], 
         )
 
     own = {k.name for k in inner.knobs} - set(fixed) - set(chosen(None) if chosen else ())
-    knobs = (*KNOBS, *(k for k in inner.knobs if k.name in own))
+    knobs = (*KNOBS, *(_reachable(k) for k in inner.knobs if k.name in own))
     template = Template(
         name=name,
         op="conv2d",
