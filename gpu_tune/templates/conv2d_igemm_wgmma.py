@@ -15,7 +15,7 @@ from ..device import Device
 from ..plan import Im2Col, LaunchPlan, TensorMapArg
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Conv2d, Workload
-from . import hopper, hopper_launch, hopper_space
+from . import hopper, hopper_geometry, hopper_launch, hopper_space
 from .base import Estimate, Template
 from .matmul_wgmma import FLAGSHIP, numerics
 
@@ -65,7 +65,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
     g = hopper_launch.geometry(
         c, w, device, m=_pixels(w), n=w.k, ldc=w.k, k_tiles=_k_tiles(c, w), mn_major={"a": False, "b": False}
     )
-    about = hopper.about(c, g)
+    about = hopper_geometry.about(c, g)
     g.update(
         kernel="conv2d_igemm_wgmma",
         per_unit=True,

@@ -9,7 +9,7 @@ from ..device import Device
 from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..workload import ITEMSIZE, Matmul, Workload
-from . import hopper
+from . import hopper, hopper_geometry
 from .arguments import epilogue_args
 from .base import Estimate
 
@@ -44,7 +44,7 @@ def geometry(
     """``launch`` of a family: m x n outputs in rows of ``ldc``, ``k_tiles`` slices of K each."""
     to = target(c, w, m, n)
     split = c["split_k"] > 1
-    g = hopper.geometry(
+    g = hopper_geometry.geometry(
         c,
         device,
         m=m,

@@ -16,7 +16,7 @@ from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import hopper, hopper_launch, hopper_space
+from . import hopper, hopper_geometry, hopper_launch, hopper_space
 from .base import Estimate, Numerics, Template
 
 
@@ -56,7 +56,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         scale_columns=max(1, c["block_n"] // 128),
         wide_scales=w.m * blocks >= 2**31,
         title=_title(w),
-        about=hopper.about(c, g),
+        about=hopper_geometry.about(c, g),
     )
     if _scales_main(c, w):
         g["scale_parameters"] = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b"
