@@ -139,7 +139,7 @@ def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) 
         config = None if workload is None else _config(template, workload, device, rng, pairs, known=number % 10 == 9)
         if workload is None or config is None:
             misses += 1
-            if misses > 200 + 10 * number:
+            if misses > 40 + 10 * number:
                 raise InvalidInput(
                     "verify template",
                     template.name,
