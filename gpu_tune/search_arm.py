@@ -49,6 +49,8 @@ class Settings:
     trust: float = 0.5
     """Share of the trees' slots that history picks alone; it fades to none over ``fade`` own trials."""
     fade: int = 64
+    doubt: int = 16
+    """Own trials after which history that does not correlate with them is left aside."""
     stall: int = 48
     """Trials without a gain of ``gain`` after which the models forget what they knew, for as many trials (see
     ``_view``).
@@ -145,7 +147,8 @@ class Arm:
             chosen.extend(self._spread(n - len(chosen), rng))
         else:
             trees, smooth, children = self._shares(n)
-            if np.isfinite(self._view()[1]).sum() < self.settings.initial:
+            seen = self._view()[1]
+            if len(seen) < self.settings.initial or np.isfinite(seen).sum() < 2:
                 chosen.extend(self._spread(trees + smooth, rng))
             elif trees or smooth:
                 chosen.extend(self._by_model(trees, smooth, rng))
@@ -219,7 +222,8 @@ class Arm:
             return []
         chosen: list[Rows] = []
         direct = 0
-        if self.prior is not None:
+        believed = self._believed()
+        if believed:
             share = self.settings.trust * max(0.0, 1.0 - len(times) / self.settings.fade)
             direct = int(share * trees + rng.random())
             chosen += self._hinted(pool, direct)
@@ -227,7 +231,7 @@ class Arm:
         some = self._subset(y, rng)
         mine, c, trend = self.space.coordinates(rows[some]), pool.coordinates, np.zeros(len(pool.rows))
         told = y[some]
-        if self.prior is not None and pool.hint is not None:
+        if believed and self.prior is not None and pool.hint is not None:
             own, hint = self.prior.hint(self.space.describe(rows[some])[0]), pool.hint
             slope = _slope(own, told)
             told, trend = told - slope * own, slope * hint
@@ -244,6 +248,17 @@ class Arm:
             short = np.arange(len(mean))
         chosen += self._by_trees(pool, short, trees - direct, rng)
         return chosen
+
+    def _believed(self) -> bool:
+        """Whether history is still listened to: until ``doubt`` own trials, and then while it orders those rightly."""
+        if self.prior is None:
+            return False
+        rows, times = self.trials()
+        if len(times) < self.settings.doubt:
+            return True
+        hint, y = self.prior.hint(self.space.describe(rows)[0]), worth(times)
+        spread = float(hint.std() * y.std())
+        return spread > 0 and float(np.mean((hint - hint.mean()) * (y - y.mean()))) > 0.2 * spread
 
     def _by_trees(self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator) -> list[Rows]:
         if n < 1:
