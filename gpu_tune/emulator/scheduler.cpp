@@ -8,7 +8,7 @@
 namespace emu {
 namespace {
 
-constexpr u64 kEndless = 100000000;
+constexpr u64 kEndless = 40000000;
 constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
 
 // ---- special registers --------------------------------------------------------------------------------------------------------
