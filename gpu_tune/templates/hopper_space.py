@@ -82,7 +82,8 @@ def constraints() -> tuple[Constraint, ...]:
 
     def within(c: Any, w: Any, d: Any) -> bool:
         held = accumulators(c, promotes(w))
-        spare = 40 if c["producer_registers"] else 56
+        vectors = sum(op.name in ("scale", "bias") for op in w.ops) + (w.scales == "row_col")
+        spare = 40 if c["producer_registers"] else 56 + 24 * vectors
         return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
 
     def registers(c: Any, w: Any, d: Any) -> bool:
@@ -162,8 +163,8 @@ def constraints() -> tuple[Constraint, ...]:
             "accumulators",
             (*shape, "min_blocks", "producer_registers"),
             within,
-            "accumulators (twice when promoted) and 40 registers of addresses (56 without setmaxnreg) must fit a "
-            "consumer, or they spill; transposed, 96 at most",
+            "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
+            "without setmaxnreg, and 24 for each operand of the columns); transposed, 96 accumulators at most",
         ),
         Constraint(
             "promotion",
