@@ -122,7 +122,7 @@ class Loop:
         limit, seconds = self.progress.budget.limits
         in_flight = sum(map(len, self._flights))
         used = self.progress.resumed + self._asked
-        if self.progress.seconds >= seconds * (1 - RESERVED):
+        if self._late():
             self.ended = "seconds"
             for future in [f for flight in self._flights for f in flight]:
                 future.cancel()
@@ -142,6 +142,11 @@ class Loop:
         if not batch and not in_flight:
             self.ended = "exhausted"
         return batch
+
+    def _late(self) -> bool:
+        """Whether the time is used up. However short it was, something is to be found: the first time is waited for."""
+        used = self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED)
+        return used and (self.progress.best is not None or self.progress.trials >= 2 * MOST)
 
     def _submit(self, candidate: Candidate) -> Future[Measurement]:
         future = self.measurer.submit(candidate)
@@ -177,7 +182,7 @@ class Loop:
             _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             if self.on_trial is not None:
                 self.on_trial(self.progress)
-            if self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED):
+            if self._late():
                 for future in pending:
                     future.cancel()
         with self._noted:

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "measure"))
 
 import toy
-from tests_support import toy_template
+from tests_support import gt_replace, toy_template
 
 import gpu_tune as gt
 from gpu_tune import driver, tuner
@@ -117,15 +117,9 @@ def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templat
     assert tune(few, trials=1000).winner == kernel.winner
 
 
-def gt_replace(template, **changes):
-    from dataclasses import replace
-
-    return replace(template, **changes)
-
-
 def test_a_budget_of_seconds_ends_the_run(home, templates):
-    kernel = gt.tune(WORKLOAD, seconds=3, templates=templates, jobs=1)
-    assert kernel.winner.budget["ended"] in ("seconds", "exhausted") and kernel.winner.trials >= 1
+    kernel = gt.tune(WORKLOAD, seconds=0.01, templates=templates, jobs=1)
+    assert kernel.winner.budget["ended"] == "seconds" and kernel.winner.trials >= 1  # one time is always waited for
 
 
 def test_cancelled_trials_are_not_compiled(home, templates, tmp_path):

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,11 @@ def toy_template() -> Template:
     folder = tempfile.TemporaryDirectory()
     toy_template.folder = folder  # type: ignore[attr-defined]
     return toy.make(Path(folder.name))
+
+
+def gt_replace(template: Template, **changes: Any) -> Template:
+    """``template`` with other fields."""
+    return replace(template, **changes)
 
 
 def winner(workload: Workload, code: str, plan: LaunchPlan, **more: Any) -> Winner:
