@@ -18,7 +18,13 @@ from . import options
 @click.argument("file")
 @click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Trials of a run.")
 @click.option(
-    "--runs", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs, with seeds from --seed on."
+    "--seeds",
+    "--runs",
+    "runs",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Runs, with seeds from --seed on.",
 )
 @click.option("--template", help="Of a .jsonl file: this template only.")
 @click.option("--workload", "key", help="Of a .jsonl file: the workload with this key only.")

@@ -90,7 +90,8 @@ class GpuMeasurer(Pipeline):
             failed, reason, reply = self._ask(request)
             if reply is None and failed in builds:
                 out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
-            elif reply is None and baselines:
+            elif reply is None and baselines:  # one of them took the child down: ours are re-timed without them
+                out.update({n: Contender(n, status="run_error", reason=reason) for n in baselines})
                 baselines = ()
             elif reply is None:
                 raise MeasureError(f"the finalists could not be re-timed: {reason}")

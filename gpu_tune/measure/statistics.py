@@ -83,12 +83,12 @@ def hodges_lehmann(differences: np.ndarray, confidence: float = CONFIDENCE) -> t
     n = differences.size
     i, j = np.triu_indices(n)
     walsh = np.sort((differences[i] + differences[j]) / 2)
-    drop = _signed_rank_quantile(n, (1 - confidence) / 2)
+    drop = max(0, _signed_rank_quantile(n, (1 - confidence) / 2) - 1)  # the quantile-th average is still inside
     return float(np.median(walsh)), float(walsh[drop]), float(walsh[walsh.size - 1 - drop])
 
 
 def _signed_rank_quantile(n: int, tail: float) -> int:
-    """The largest d with P(signed-rank statistic < d) <= tail: so many Walsh averages fall off each end."""
+    """The largest d with P(signed-rank statistic < d) <= tail: the interval ends at the d-th Walsh averages."""
     if n > 40:
         mean, deviation = n * (n + 1) / 4, math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(mean + NormalDist().inv_cdf(tail) * deviation))

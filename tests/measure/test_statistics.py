@@ -58,6 +58,12 @@ def test_critical_values_are_those_of_the_signed_rank_tables():
     # Hollander, Wolfe and Chicken, table A.4: P(T+ <= 8) = 0.0244 for n = 10, P(T+ <= 52) = 0.0242 for n = 20
     assert statistics._signed_rank_quantile(10, 0.025) == 9 and statistics._signed_rank_quantile(20, 0.025) == 53
     assert statistics._signed_rank_quantile(5, 0.025) == 0, "five pairs never reach 95 %"
+    # the same tables: with six pairs the interval is the whole range of Walsh averages (96.9 %), with ten it goes from
+    # the ninth to the ninth but last (95.1 %)
+    assert statistics.hodges_lehmann(np.arange(1.0, 7.0))[1:] == (1.0, 6.0)
+    ten = 2.0 ** np.arange(10)
+    walsh = np.sort([(a + b) / 2 for i, a in enumerate(ten) for b in ten[i:]])
+    assert statistics.hodges_lehmann(ten)[1:] == (walsh[8], walsh[-9])
 
 
 def test_too_few_rounds_decide_nothing():
