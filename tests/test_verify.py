@@ -39,10 +39,10 @@ def test_random_variants_are_right(name: str) -> None:
     report = verify.sweep(name, variants=VARIANTS, seconds=SECONDS, seed=1, workers=0, assemble_every=25)
     print(report.text())
     assert report.ok, report.text()
-    assert report.variants >= 5 and report.runs >= 3 * report.variants
+    assert report.variants >= min(VARIANTS, verify.LEAST) and report.runs >= 3 * report.variants
     branches = all_branches(registry()[name])
     assert len(report.coverage.branches & branches) > len(branches) / 3
-    assert len(report.coverage.cells) > 4
+    assert len(report.coverage.cells) > 3
 
 
 # ---- a small template of our own, right and wrong -------------------------------------------------------------------

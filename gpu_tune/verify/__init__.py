@@ -29,6 +29,8 @@ from .cases import variants as draw_variants
 from .check import Failure, Outcome, Problem, check_variant, refusal, run_checks
 from .coverage import Coverage, reachable_pairs
 
+LEAST = 6
+"""Variants that a sweep checks however little time it has."""
 TIME_LIMIT = 300.0
 """Seconds after which one variant counts as hanging (only where variants run in processes of their own)."""
 
@@ -223,9 +225,9 @@ def _run(
 
     count = os.cpu_count() or 1 if workers is None else workers
     if count == 0:
-        for variant, assemble in jobs:
+        for number, (variant, assemble) in enumerate(jobs, 1):
             yield variant, check_variant(template, variant, assemble=assemble), assemble
-            if expired():
+            if number >= LEAST and expired():
                 return
         return
     from pebble import ProcessPool

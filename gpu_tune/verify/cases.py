@@ -129,17 +129,17 @@ def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) 
     cells = {d.name: supported_cells(template, d) for d in homes}
     seen_cells: Counter[Any] = Counter()
     pairs: set[Any] = set()
-    misses = 0
-    for number in itertools.count():
+    misses = given = 0
+    while True:
         device = homes[0] if len(homes) == 1 or rng.random() < 0.6 else homes[rng.integers(1, len(homes))]
         cell = _rarest(list(cells[device.name]), seen_cells, rng)
         if rng.random() < 0.4:
             device = replace(device, sm_count=int(rng.integers(1, 5)))
         workload = _draw(template, cell, cells[device.name][cell], device, rng)
-        config = None if workload is None else _config(template, workload, device, rng, pairs, known=number % 10 == 9)
+        config = None if workload is None else _config(template, workload, device, rng, pairs, known=given % 10 == 9)
         if workload is None or config is None:
             misses += 1
-            if misses > 40 + 10 * number:
+            if misses > 40 + 10 * given:
                 raise InvalidInput(
                     "verify template",
                     template.name,
@@ -147,6 +147,7 @@ def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) 
                     "check its constraints",
                 )
             continue
+        given += 1
         seen_cells.update(_parts(cell))
         pairs.update(knob_pairs(config))
         yield Variant(template.name, workload, device, config, int(rng.integers(2**31)))
