@@ -49,7 +49,8 @@ def recorded_group(path: str) -> Group:
     space = RecordedSpace(recorded)
     rows = space.rows(t.config for t in recorded.trials)
     x, names = space.describe(rows)
-    parts, titles = [x], list(names)
+    parts: list[Any] = [x]
+    titles = list(names)
     for i, size in enumerate(recorded.problem_size):
         parts.append(np.full((len(rows), 1), np.log2(max(size, 1)), dtype=np.float32))
         titles.append(f"log2 size {i}")
