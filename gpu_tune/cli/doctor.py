@@ -25,14 +25,12 @@ _PACKAGES = {
     "ml_dtypes": "",
     "cupy": "gpu_tune[cuda13] or [cuda12]: CuPy arrays",
     "torch": "PyTorch arrays and baseline",
-    "nvmath": "gpu_tune[baselines]: the cuBLASLt baseline",
     "cudnn": "gpu_tune[baselines]: the cuDNN baseline",
     "distributed": "gpu_tune[cluster]: tuning on many hosts",
     "matplotlib": "gpu_tune[report]: plots",
 }
 _DISTRIBUTIONS = {
     "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
-    "nvmath": ("nvmath-python",),
     "cudnn": ("nvidia-cudnn-frontend",),
 }
 
@@ -99,6 +97,16 @@ def _nvrtc() -> tuple[bool, bool, str]:
     archs = nvrtc.architectures()
     version = ".".join(map(str, nvrtc.version()))
     return True, True, f"{version} for sm_{archs[0]} to sm_{archs[-1]} ({nvrtc.library_path()})"
+
+
+def _cublas() -> tuple[bool, bool, str]:
+    from ..measure.baselines.blas import load
+    from ..measure.baselines.call import Unavailable
+
+    try:
+        return True, False, f"the baselines cublas and cublaslt ({load('cublasLt')._name})"
+    except Unavailable as missing:
+        return False, False, str(missing)
 
 
 def _compiler() -> tuple[bool, bool, str]:
@@ -171,6 +179,7 @@ _PROBES: list[tuple[str, Callable[[], tuple[bool, bool, str]]]] = [
     ("gpu", _gpu),
     ("driver", _driver),
     ("nvrtc", _nvrtc),
+    ("cublasLt", _cublas),
     ("c++", _compiler),
     ("templates", _templates),
     ("store", _store),
