@@ -140,7 +140,7 @@ def conv2d(
     first, second = arrays.see("x", x), arrays.see("w", w)
     if len(first.shape) != 4 or len(second.shape) != 4:
         raise InvalidInput("x.shape, w.shape", (first.shape, second.shape), "are not four-dimensional")
-    order = (0, 3, 1, 2) if layout == "nhwc" else (0, 1, 2, 3)
+    order = (0, 3, 1, 2) if str(layout).lower() == "nhwc" else (0, 1, 2, 3)
     n, c, h, wide = (first.shape[i] for i in order)
     k, _, r, s = (second.shape[i] for i in order)
     workload = Conv2d(
@@ -190,6 +190,11 @@ def _dispatch(
         kernel = load(workload if aligned else replace(workload, alignment=min(16, least)), store=store)
     arguments: dict[str, Any] = {**operands, **scalars}
     return kernel(out=out, **arguments)
+
+
+def forget() -> None:
+    """Look the winners up again at the next call: a tuning in this process has published one."""
+    _chosen.cache_clear()
 
 
 @functools.lru_cache(maxsize=4096)

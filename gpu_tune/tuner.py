@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import nvrtc
+from . import dispatch, nvrtc
 from .budget import Budget, OnTrial, Progress
 from .device import DEFAULT, Device, by_name
 from .emit import emit
@@ -136,7 +136,7 @@ def tune(
             place, source = where(device, kind)
         hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
         home, book = store or Store(), records or Records()
-        found = None if force else lookup(workload, place.chip, source, store=home)
+        found = None if force else lookup(workload, place.chip, source, store=home, user=store is None)
         current = found is not None and hashes.get(found[0].template) == found[0].template_hash
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
         if stored is not None and found is not None and not _outdated(stored):
@@ -147,7 +147,7 @@ def tune(
         progress = Progress(workload, place, source, budget)
         if on_trial is not None:
             on_trial(progress)
-        history = book.read(source, chip=place.chip)
+        history = book.read(source)  # of every chip: what is told apart is left to the models
         tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
         if not force:
             _resume(tuner, history, place, progress)
@@ -175,6 +175,7 @@ def tune(
     progress.phase = "done"
     try:
         path = home.publish(winner)
+        dispatch.forget()
     except StoreError as error:
         log.error("%s; the kernel was not kept", error)
         path = None

@@ -141,6 +141,9 @@ def test_our_kernel_serves_only_where_it_was_measured_to_be_faster(fake_cuda, ho
     assert (result is out) == ours and (asked == [workload]) != ours
     if ours:
         np.testing.assert_allclose(out.get(), reference(workload, given), rtol=1e-5, atol=1e-5)
+    Store().publish(replace(toy_winner_for(workload), source="measured", verdict={"ours": "faster"}))
+    dispatch.forget()  # as a tuning in this process does
+    assert gt.matmul(a, b, out=out) is out
     misaligned = OnGpu(given["a"], offset=4)
     assert gt.matmul(misaligned, b, out=out) == "vendor's"
     dispatch._chosen.cache_clear()

@@ -124,10 +124,11 @@ def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int)
     from ..where import where
 
     place, source = where(device)
-    records = Records().read(source, chip=place.chip)
-    mine = [r for r in records if r.workload.key == workload.key]
+    records = Records().read(source)
     tuner = Tuner(workload, device=place, seed=seed, history=records)
-    tuner.tell(r.measurement for r in mine if r.measurement.candidate.template in tuner.variants)
+    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
+    mine = [r for r in records if r.chip == place.chip and (r.template_hash, r.workload) in now]
+    tuner.tell({r.measurement.candidate: r.measurement for r in mine}.values())
     batch = tuner.ask()
     facts: dict[str, Any] = {
         "workload": workload.key,
@@ -152,7 +153,7 @@ def _print_search(facts: dict[str, Any]) -> None:
     mark = " (estimates)" if facts["source"] == MODELLED else ""
     ended = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in facts["statuses"].items()) or "none yet"
     click.echo(f"{facts['workload']} on {facts['device']}{mark}")
-    click.echo(f"trials: {ended}; learning from {facts['records']} records of this chip")
+    click.echo(f"trials: {ended}; learning from {facts['records']} records")
     if facts["best"]:
         click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
     for status, reason in facts["reasons"].items():
