@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import time
@@ -28,7 +29,11 @@ from .live import Live
 @click.option("--select", "pattern", default="", metavar="REGEX", help="Only shapes whose label or key matches.")
 @click.option("--dtype", help="Another dtype than the suite's.")
 @click.option(
-    "--seconds", type=float, default=120.0, show_default=True, help="Tuning time a shape, recorded time included."
+    "--seconds",
+    type=click.FloatRange(0, 1e9, min_open=True, max_open=True),
+    default=120.0,
+    show_default=True,
+    help="Tuning time a shape, recorded time included.",
 )
 @click.option("--no-tune", is_flag=True, help="Only shapes that are tuned already.")
 @click.option("--list", "list_only", is_flag=True, help="List the suites.")
@@ -53,6 +58,7 @@ def command(
 ) -> None:
     """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
     from .. import suites
+    from ..measure.gpu import BASELINES
     from ..where import where
 
     if list_only or suite is None:
@@ -68,11 +74,14 @@ def command(
         raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
     if report_file is not None:
         _check_report(report_file)
+    names = [n for n in against.split(",") if n]
+    unknown = [n for n in names if n not in BASELINES]
+    if unknown:
+        raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(BASELINES)}")
     place, source = where(device)
     if source != MEASURED:
         _plan(loaded, entries, place, options.open_store(store_folder), as_json)
         return
-    names = [n for n in against.split(",") if n]
     rows = [_measure(e, place, names, seconds, no_tune, seed, store_folder, as_json) for e in entries]
     _report(rows, loaded, place, report_file, as_json)
 
@@ -236,9 +245,11 @@ def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as
 
 
 def _check_report(name: str) -> None:
-    folder = Path(name).absolute().parent
-    if not folder.is_dir():
+    path = Path(name).absolute()
+    if not path.parent.is_dir():
         raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInput("--report", name, "cannot be written", "name another file")
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:

@@ -21,11 +21,13 @@ from . import options
     show_default=True,
     help="Compiled candidates used since then stay.",
 )
+@click.option("--quarantine", is_flag=True, help="Forget which configs took a GPU down: they may be tried again.")
 @options.store_option
 @options.json_option
-def command(keep_days: float, store_folder: str | None, as_json: bool) -> None:
+def command(keep_days: float, quarantine: bool, store_folder: str | None, as_json: bool) -> None:
     """Frees disk space; never removes a sound winner or a record."""
     store = options.open_store(store_folder)
+    folders.check_trusted(store.folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
     files = freed = 0
     compiled = folders.root() / "compiled"
@@ -33,7 +35,17 @@ def command(keep_days: float, store_folder: str | None, as_json: bool) -> None:
     for path in compiled.rglob("*") if compiled.is_dir() else ():
         files_, freed_ = _remove(path, keep_days * 86400)
         files, freed = files + files_, freed + freed_
-    facts = {"winner_directories": count, "winner_bytes": size, "compiled_files": files, "compiled_bytes": freed}
+    released = 0
+    for path in (folders.root() / "started").glob("*.jsonl") if quarantine else ():
+        path.unlink()
+        released += 1
+    facts = {
+        "quarantine_files": released,
+        "winner_directories": count,
+        "winner_bytes": size,
+        "compiled_files": files,
+        "compiled_bytes": freed,
+    }
     if as_json:
         options.echo_json(facts)
         return

@@ -58,7 +58,7 @@ def command(
         found = [x for x in found if x.measurement.candidate.template == template]
     if csv_file is not None:
         _write(csv_file, r.to_csv(found))
-    elif t4_file is not None or kt_file is not None:
+    if t4_file is not None or kt_file is not None:
         from .. import interchange
 
         recorded = r.as_recorded(found)
@@ -67,7 +67,7 @@ def command(
         if kt_file is not None:
             interchange.save_kernel_tuner(recorded, kt_file)
         click.echo(f"{len(recorded.trials)} trials written", err=True)
-    else:
+    if csv_file is None and t4_file is None and kt_file is None:
         _list(found, str(book.folder), as_json)
 
 

@@ -67,9 +67,10 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
     from ..where import variants, where
 
     place, source = where(settings["device"])
-    for workload in workloads:  # refuse all before the first is tuned
+    cluster = bool(settings["executor"])  # its workers say what device it is
+    for workload in workloads if not cluster else ():  # refuse all before the first is tuned
         variants(workload, place)
-    if source == MODELLED and not as_json:
+    if source == MODELLED and not cluster and not as_json:
         said = (
             f"No GPU: this is the modelled {place.name}. Kernels are really compiled and executed, times are estimates."
         )
