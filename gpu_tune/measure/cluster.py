@@ -198,6 +198,7 @@ class ClusterMeasurer(Pipeline):
             for w in sorted(ready)
         }
         times: dict[str, float] = {}
+        failed: dict[str, str] = {}
         for worker, task in tasks.items():
             try:
                 m = Measurement.from_json(task.result())
@@ -206,7 +207,10 @@ class ClusterMeasurer(Pipeline):
                 continue
             if m.ok:
                 times[worker] = m.time
-        if times:
+            else:
+                failed[worker] = f"the calibration kernel ended as {m.status} here: {m.reason}"
+        if times:  # else it is the candidate's fault, and nothing is known of the workers
+            self.excluded.update(failed)
             middle = statistics.median(times.values())
             for worker, seconds in times.items():
                 off = seconds / middle - 1

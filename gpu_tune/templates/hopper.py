@@ -148,11 +148,6 @@ def instruction(dtype: str) -> tuple[str, int]:
     return _TYPES[dtype]
 
 
-def span_elements(dtype: str) -> int:
-    """Elements of K in a span."""
-    return SPAN // ITEMSIZE[dtype]
-
-
 def left_rows(c: Mapping[str, Any]) -> int:
     """Rows of the left operand's tile: m, or n when transposed."""
     return int(c["block_n"] if c["swap_ab"] else c["block_m"])

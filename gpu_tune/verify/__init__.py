@@ -76,7 +76,8 @@ class SweepReport:
         head = f"{self.target}: {self.variants} variants, {self.runs} runs in {self.seconds:.1f} s"
         if self.assembled:
             head += f"; {self.assembled} assembled for their chip, {self.spilling} of them spill registers"
-        verdict = "all right" if not self.classes else f"{len(self.classes)} kinds of failure"
+        verdict = f"{len(self.classes)} kinds of failure" if self.classes else "all right"
+        verdict = verdict if self.variants else "nothing was checked"
         lines = [f"{head}: {verdict}", *map(str, self.classes.values()), *(f"covered {line}" for line in self.covered)]
         return "\n".join(lines)
 
