@@ -286,20 +286,20 @@ class Store:
 
 
 def lookup(
-    workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None
+    workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None, user: bool = True
 ) -> tuple[Winner, Store] | None:
-    """The winner and where it came from: ``store`` if given, else the user's store, then the shipped ``kernels/``."""
-    for place in stores(store):
+    """The winner and where it came from: ``store`` if given, then the user's (with ``user``), then the shipped ones."""
+    for place in stores(store, user):
         winner = place.get(workload, chip, source)
         if winner is not None:
             return winner, place
     return None
 
 
-def stores(explicit: Store | None = None) -> Sequence[Store]:
+def stores(explicit: Store | None = None, user: bool = True) -> Sequence[Store]:
     """Where to look, in order. The shipped folder is as trusted as the package's code beside it."""
-    own = explicit if explicit is not None else Store()
-    return own, Store(folders.shipped(), trusted=True)
+    own = [explicit] if explicit is not None else []
+    return *own, *([Store()] if user or not own else []), Store(folders.shipped(), trusted=True)
 
 
 def digest(data: bytes) -> str:

@@ -363,6 +363,14 @@ def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, t
     assert facts["winner_directories"] == 1 and facts["compiled_files"] > 0 and not left.exists()
     assert run("show", "kernel", *ARGS).stdout and "5 trials" in run("records").stdout
     assert "removed" in run("gc").stdout
+    journal = tmp_path / "copy" / "started"
+    journal.mkdir()
+    end = {"event": "ended", "hash": "abc", "status": "run_timeout", "lost": True}
+    begin = {"event": "started", "hash": "abc", "what": "the bad one"}
+    (journal / "x.jsonl").write_text(json.dumps(begin) + "\n" + json.dumps(end) + "\n")
+    assert "the bad one (hung)" in run("doctor").stdout
+    run("gc", "--quarantine")
+    assert "the bad one" not in run("doctor").stdout
 
 
 # --- bench, verify, doctor, help ---

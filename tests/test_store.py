@@ -162,6 +162,8 @@ def test_lookup_asks_the_explicit_store_then_the_users_then_the_shipped(tmp_path
     explicit.publish(winner(tile=3))
     found, place = store.lookup(MATMUL, CHIP, "modelled", store=explicit)
     assert found.config["tile"] == 3 and place is explicit
+    assert store.lookup(MATMUL, CHIP, "modelled", store=Store(tmp_path / "empty"))[0].config["tile"] == 2
+    assert store.lookup(MATMUL, CHIP, "modelled", store=Store(tmp_path / "empty"), user=False)[0].config["tile"] == 1
 
 
 def test_the_users_folder_follows_the_environment(monkeypatch, tmp_path):
