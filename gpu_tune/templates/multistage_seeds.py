@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..device import Device
+from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Workload
 from .base import Template
@@ -81,19 +82,18 @@ def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Te
     values = {name: value for name, value in {**tile, **_PLAIN, **known}.items() if name in template.knob}
     if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
         values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
-    for knob, retreats in ((None, ()), *_RETREATS):
-        for value in retreats or (None,):
-            if knob is not None and (knob not in values or not _concerns(knob, values, w, device, template)):
-                break
-            if knob is not None and value in template.knob[knob].values:
-                values[knob] = value
+    for knob, retreats in _RETREATS:
+        if knob in values and any(knob in rule.knobs for rule in _broken(values, w, device, template)):
+            legal = [values[knob], *(v for v in retreats if v in template.knob[knob].values)]
+            broken = [len(_broken({**values, knob: v}, w, device, template)) for v in legal]
+            values[knob] = legal[broken.index(min(broken))]
     config = Config({k.name: values[k.name] for k in template.knobs})
     return config if not template.violations(config, w, device) else None
 
 
-def _concerns(knob: str, values: Mapping[str, Any], w: Workload, device: Device, template: Template) -> bool:
-    """Whether a broken rule reads ``knob``."""
-    return any(knob in c.knobs and not c.holds(values, w, device) for c in template.constraints)
+def _broken(values: Mapping[str, Any], w: Workload, device: Device, template: Template) -> list[Constraint]:
+    """The rules that ``values`` break."""
+    return [rule for rule in template.constraints if not rule.holds(values, w, device)]
 
 
 def candidates(w: Workload, device: Device, template: Template, problem: Problem) -> Iterator[Config]:
