@@ -32,7 +32,7 @@ def emit(
     verdict: str,
     created: float,
 ) -> str:
-    """``code`` under its header. ``seconds`` is the median time of one run, called an estimate where modelled."""
+    """``code`` under its header. ``seconds`` is the median time of a run (0: not timed), an estimate where modelled."""
     rate = workload.flops / seconds / 1e12 if seconds > 0 else 0.0
     figure = f"{duration(seconds)} a run ({rate:.3g} TFLOP/s)"
     lines: list[tuple[str, str]] = [("workload", workload.key), ("", _fields(workload))]
@@ -44,7 +44,9 @@ def emit(
     ]
     lines += [("plan" if i == 0 else "", text) for i, text in enumerate(describe(plan))]
     lines += [("chip", f"{chip} ({arch})")]
-    if source == MODELLED:
+    if seconds <= 0:
+        lines.append(("time", "not timed"))
+    elif source == MODELLED:
         lines.append(("estimate", f"{figure}: an analytic model's, not a measurement; no GPU ran this"))
     else:
         lines.append(("time", f"{figure}, measured"))

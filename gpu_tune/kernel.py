@@ -100,16 +100,16 @@ class TunedKernel:
 
     @property
     def seconds(self) -> float:
-        """Median seconds of one run: an estimate unless ``measured``."""
+        """Median seconds of one run: an estimate unless ``measured``, 0 where it was not timed."""
         return self.winner.seconds
 
     @property
     def measured(self) -> bool:
         """Whether its time was measured on a GPU."""
-        return self.winner.source == MEASURED
+        return self.winner.source == MEASURED and self.winner.seconds > 0
 
     def __repr__(self) -> str:
-        kind = "measured" if self.measured else "modelled"
+        kind = self.winner.source if self.seconds > 0 else "not timed"
         return f"TunedKernel({self.workload.key}, {self.chip}, {self.template}, {kind}, match={self.match!r})"
 
     def __call__(

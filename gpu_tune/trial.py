@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -122,6 +123,16 @@ class Measurement:
         body["policy"] = Policy(**data["policy"])
         if data.get("resources") is not None:
             body["resources"] = Resources(**{**data["resources"], "notes": tuple(data["resources"].get("notes", ()))})
+            if any(type(v) is not int for n, v in vars(body["resources"]).items() if n != "notes"):
+                raise TypeError("resources are not integers")
         for name in ("samples", "warm_samples"):
             body[name] = tuple(float(s) for s in data.get(name, ()))
+            if not all(0 < s < math.inf for s in body[name]):
+                raise ValueError(f"{name} are not positive seconds")
+        for name in ("environment", "seconds", "error"):
+            if not isinstance(data.get(name, {}), Mapping):
+                raise TypeError(f"{name} is no object")
+        for name in ("reason", "cubin_hash"):
+            if not isinstance(data.get(name, ""), str):
+                raise TypeError(f"{name} is not text")
         return cls(**body)

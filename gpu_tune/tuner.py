@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -211,7 +212,8 @@ def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: P
     spans: dict[str, tuple[float, float]] = {}
     for r in last.values():
         progress.note(r.measurement, tuner.defaults)
-        start = float(r.run.partition("-")[0] or r.time) if r.run[:1].isdigit() else r.time
+        begun = re.match(r"\d{1,12}(\.\d+)?(?=-)", r.run)
+        start = min(float(begun[0]), r.time) if begun else r.time
         spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
     progress.resumed = len(last)
     progress.earlier_seconds = sum(end - start for start, end in spans.values())
