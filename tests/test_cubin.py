@@ -81,7 +81,7 @@ def test_declared_facts_are_read_back(arch: str) -> None:
     kernels = cubin.read(compiled(arch)).kernels
     assert (kernels["staged"].max_threads, kernels["local_array"].max_threads) == (128, 0)
     assert kernels["staged"].static_shared_bytes == 256
-    assert kernels["staged"].barriers == 4                       # barriers 0..3: __syncthreads and bar.sync 3
+    assert kernels["staged"].barriers == 4  # barriers 0..3: __syncthreads and bar.sync 3
     assert kernels["local_array"].stack_bytes == 160
     assert kernels["spills"].stack_bytes > 0 and kernels["spills"].registers <= 64
     assert [(p.offset, p.size) for p in kernels["local_array"].params] == [(0, 8), (8, 4), (16, 8)]
@@ -125,7 +125,7 @@ def test_damage_anywhere_is_refused_or_harmless() -> None:
             tail = len(data) - 1 - dice.randrange(max(1, min(len(data), 3000)))
             at = dice.choice((dice.randrange(max(1, len(data) - 8)), dice.randrange(64), tail))
             word = dice.choice((0, 0xFFFFFFFF, dice.getrandbits(32), len(data)))
-            data[max(at, 0):max(at, 0) + 4] = struct.pack("<I", word)
+            data[max(at, 0) : max(at, 0) + 4] = struct.pack("<I", word)
         try:
             cubin.read(bytes(data))
         except CorruptData:
