@@ -122,11 +122,11 @@ def example(op: str) -> list[Workload]:
     ]
 
 
-def run_template(template: Template, chip: Device) -> str:
-    """The default kernel of a template on the GPU, against the reference."""
+def run_template(template: Template, chip: Device) -> tuple[bool, str]:
+    """The default kernel of a template on the GPU, against the reference: whether it is right, and in words."""
     workload = next((w for w in example(template.op) if template.supported(w, chip) is True), None)
     if workload is None:
-        return "supports none of the examples here"
+        return True, "supports none of the examples here"
     config = template.default(workload, chip)
     plan = template.plan(config, workload, chip)
     program = launch.Program(nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data, plan)
@@ -135,10 +135,11 @@ def run_template(template: Template, chip: Device) -> str:
     if plan.workspace_bytes:
         arrays["workspace"] = np.zeros(plan.workspace_bytes, np.uint8)
     result = _run(program, arrays, scalars)["out"]
-    return str(compare(result, workload, arrays, scalars, numerics=template.numerics(config, workload)))
+    verdict = compare(result, workload, arrays, scalars, numerics=template.numerics(config, workload))
+    return verdict.ok, str(verdict)
 
 
-def large_product(chip: Device, size: int = 4096) -> str:
+def large_product(chip: Device, size: int = 4096) -> tuple[bool, str]:
     """One bfloat16 product by the newest matmul template: 64 rows checked, and its time (warm L2, no baseline)."""
     workload = Matmul(size, size, size, dtype="bfloat16", layout="nt")
     template = next(
@@ -168,10 +169,14 @@ def large_product(chip: Device, size: int = 4096) -> str:
     out = cuda.download(addresses["out"], arrays["out"].nbytes).view(NUMPY["bfloat16"]).reshape(size, size)
     rows = np.linspace(0, size - 1, 64).astype(int)
     expected = arrays["a"][rows].astype(np.float32) @ arrays["b"].astype(np.float32).T
-    worst = float(np.max(np.abs(out[rows].astype(np.float32) - expected)))
+    error = np.abs(out[rows].astype(np.float32) - expected)
+    worst = float(np.max(error))
+    # half a unit in the last place of bfloat16, and as much again for the order of the sums, cancelled ones included
+    right = bool(np.all(error <= 2.0**-7 * (np.abs(expected) + float(np.std(expected)))))
     seconds = float(np.median(times))
     rate = workload.flops / seconds / 1e12
-    return f"{template.name}: largest error {worst:.3g} in 64 rows; {seconds * 1e6:.1f} us, {rate:.0f} TFLOP/s"
+    told = f"largest error {worst:.3g} in 64 rows ({'right' if right else 'wrong'})"
+    return right, f"{template.name}: {told}; {seconds * 1e6:.1f} us, {rate:.0f} TFLOP/s"
 
 
 def check() -> int:
@@ -187,11 +192,15 @@ def check() -> int:
     for template in registry().values():
         if chip.cc >= template.min_cc and template.exact_cc in (0, chip.cc):
             try:
-                print(f"{template.name}: {run_template(template, chip)}")
+                right, told = run_template(template, chip)
+                print(f"{template.name}: {told}")
+                found += [] if right else [f"{template.name}: {told}"]
             except GpuTuneError as error:
                 found.append(str(error))
                 print(f"{template.name}: failed: {error}")
-    print(large_product(chip))
+    right, told = large_product(chip)
+    print(told)
+    found += [] if right else [told]
     return 1 if found else 0
 
 

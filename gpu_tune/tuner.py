@@ -198,8 +198,8 @@ def _kind(kind: str, source: str) -> str:
 def _enough(winner: Winner, budget: Budget) -> bool:
     """Whether a stored winner has had at least ``budget``."""
     trials, seconds = budget.limits
-    had = max(winner.spent, float(winner.budget.get("seconds") or 0.0))
     ended = winner.budget.get("ended")
+    had = max(winner.spent, float(winner.budget.get("seconds") or 0.0) if ended == "seconds" else 0.0)
     over = ended == "exhausted" or (ended == "plateau" and budget.open)
     return winner.complete and (over or winner.trials >= trials or had >= seconds)
 

@@ -132,6 +132,7 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
         "resumed": progress.resumed if progress else w.trials,
         "from_store": progress is None,
         "path": str(kernel.path / "kernel.cu") if kernel.path else None,
+        "unchecked": "" if w.verdict.get("checks") else str(w.environment.get("emulator", "nothing was executed")),
         "verdict": {k: v for k, v in w.verdict.items() if k != "contenders"},
         "seed": w.seed,
     }
@@ -142,6 +143,7 @@ def show(result: dict[str, Any]) -> None:
     from collections import Counter
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     modelled = result["source"] == MODELLED
@@ -199,6 +201,8 @@ def show(result: dict[str, Any]) -> None:
             f"{run}: {sum(c['ok'] for c in checks)} of {len(checks)} checks right"
             + (f" (on {where})" if where else ""),
         )
+    else:
+        table.add_row("checked", f"[bold]not executed[/bold]: {escape(result['unchecked'])}")
     console = Console(highlight=False)
     console.print(table)
     console.print(
