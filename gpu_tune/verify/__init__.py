@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as Expired  # the built-in one from Python 3.11 on
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,7 @@ def _outcome(future: Future[Any]) -> Outcome:
     try:
         found: Outcome = future.result()
         return found
-    except TimeoutError:
+    except Expired:
         return Outcome([Failure("hangs", f"no answer in {TIME_LIMIT:g} s")])
     except Exception as error:
         return Outcome([Failure(f"checker died: {type(error).__name__}", str(error))])
