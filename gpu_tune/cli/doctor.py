@@ -24,7 +24,7 @@ _PACKAGES = {
     "pebble": "",
     "ml_dtypes": "",
     "cupy": "gpu_tune[cuda13] or [cuda12]: CuPy arrays",
-    "torch": "PyTorch arrays and baseline",
+    "torch": "PyTorch arrays, and the library that the dispatchers use for them",
     "cudnn": "gpu_tune[baselines]: the cuDNN baseline",
     "distributed": "gpu_tune[cluster]: tuning on many hosts",
     "matplotlib": "gpu_tune[report]: plots",

@@ -156,15 +156,23 @@ def _print_search(facts: dict[str, Any]) -> None:
     click.echo(f"trials: {ended}; learning from {facts['records']} records")
     if facts["best"]:
         click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
+    curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None]
+    marks = {n for n in (1, 10, 25, 50, 100, 200, 500, 1000, 2000) if n < len(facts["curve"])} | {len(facts["curve"])}
+    if curve:
+        click.echo("best so far: " + ", ".join(f"{duration(t)} after {n}" for n, t in curve if n in marks))
     for status, reason in facts["reasons"].items():
         click.echo(f"  {status}: {reason[:200]}")
     for name, space in facts["spaces"].items():
         table = Table(title=f"{name}: {space['trials']} trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("what the model goes by", "share of gain"):
+        for column in ("what the model goes by", "share of gain", "mean |SHAP|"):
             table.add_column(column, justify="left" if column[0] == "w" else "right", style="bright_black")
         for feature, gain in list((space.get("gain") or {}).items())[:6]:
-            table.add_row(feature, f"{gain:.0%}")
+            table.add_row(feature, f"{gain:.0%}", f"{space['shap'].get(feature, 0.0):.3g}")
         console.print(table if table.row_count else f"{name}: {space['trials']} trials, no model yet")
+        if "pairwise_accuracy" in space:
+            console.print(
+                f"of two trials that it had not seen, it tells the faster in {space['pairwise_accuracy']:.0%}"
+            )
     click.echo("next:")
     for c in facts["next"]:
         click.echo(f"  {c['template']}  " + " ".join(f"{k}={v}" for k, v in c["config"].items()))
