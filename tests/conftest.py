@@ -23,7 +23,8 @@ def fake_libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not headers or not shutil.which("g++"):
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
     library = tmp_path_factory.mktemp("fake") / "libcuda.so"
-    include = ["-I", str(headers[0].parent), "-I", str(HERE / "fake_cuda")]
+    folders = (headers[0].parent, HERE / "fake_cuda", HERE / "fake_cuda" / "without_cublas")
+    include = [option for folder in folders for option in ("-I", str(folder))]
     command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", *include]
     sources = [str(HERE / "fake_cuda" / name) for name in ("cuda.cpp", "cublas.cpp")]
     subprocess.run([*command, *sources, "-o", str(library)], check=True)

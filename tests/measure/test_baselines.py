@@ -117,7 +117,10 @@ def test_the_elementwise_kernel_finishes_a_plain_product(w: Matmul):
 
 
 def test_numbers_and_sizes_are_those_of_the_headers(tmp_path: Path, fake_libcuda: Path):
-    headers = next(p.parent for f in sys.path for p in Path(f or ".").glob("nvidia/cu*/include/cublasLt.h"))
+    found = [p.parent for f in sys.path for p in Path(f or ".").glob("nvidia/cu*/include/cublasLt.h")]
+    if not found:
+        pytest.skip("no cublasLt.h on this machine (install gpu_tune[cuda13])")
+    headers = found[0]
     types = {"32F": "float32", "16F": "float16", "16BF": "bfloat16", "8I": "int8", "32I": "int32"}
     types |= {"8F_E4M3": "float8_e4m3", "8F_E5M2": "float8_e5m2"}
     compute = {"16F": "fp16", "32F": "fp32", "32F_FAST_TF32": "tf32", "32I": "int32"}
