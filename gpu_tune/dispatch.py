@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, nvrtc, vendor
+from . import arrays, driver, nvrtc, vendor
 from .device import Device
 from .emit import emit
 from .errors import CompilerMissing, InvalidInput, NotTuned
@@ -180,7 +180,7 @@ def _dispatch(
         arrays.check(name, arrays.see(name, value), specs[name], 1)
     if first.place == arrays.HOST:
         return _on_host(workload, operands, scalars, out)
-    kernel = _chosen(workload, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
+    kernel = _chosen(workload, first.device, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
     given = [arrays.see(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
     aligned = all(seen.pointer % workload.alignment == 0 for seen in given)
     if kernel is None or not aligned:
@@ -198,12 +198,12 @@ def forget() -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _chosen(workload: Workload, folder: Any, _environment: str | None) -> TunedKernel | None:
-    """Our kernel where a measured verdict says that it is faster than the vendor library, else None."""
-    place, source = where()
-    found = (
-        lookup(workload, place.chip, source, store=Store(folder) if folder else None) if source == MEASURED else None
-    )
+def _chosen(workload: Workload, ordinal: int, folder: Any, _environment: str | None) -> TunedKernel | None:
+    """Our kernel where a verdict measured on that GPU's chip says that it beats the vendor library, else None."""
+    if ordinal >= driver.device_count():
+        return None
+    place, source = driver.describe(ordinal), MEASURED
+    found = lookup(workload, place.chip, source, store=Store(folder) if folder else None)
     if found is None or found[0].verdict.get("ours") != "faster":
         return None
     return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))

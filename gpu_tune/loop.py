@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import TYPE_CHECKING
 
 from .budget import OnTrial, Progress
-from .errors import StoreError, WrongResult
+from .errors import MeasureError, StoreError, WrongResult
 from .measure.base import Confirmation, Measurer
 from .records import Record, Records
 from .trial import Candidate, Measurement
@@ -38,7 +38,8 @@ AHEAD = 2
 class Loop:
     """The search loop. ``tuner`` chooses; every measurement goes to ``records`` the moment it ends.
 
-    ``ended`` says why the search stopped: ``trials``, ``seconds``, ``exhausted``, ``plateau`` or ``interrupted``.
+    ``ended`` says why the search stopped: ``trials``, ``seconds``, ``exhausted``, ``plateau``, ``interrupted`` or
+    ``device lost``.
     """
 
     def __init__(
@@ -73,6 +74,12 @@ class Loop:
                 future.cancel()
             while self._flights:
                 self._tell(self._flights.popleft())
+        except MeasureError as error:
+            if self.progress.best is None:
+                raise
+            self.ended = "device lost"
+            log.error("%s; keeping the best of %d trials", error, self.progress.trials)
+            self._flights.clear()
 
     def confirm(self, first: Sequence[Candidate] = ()) -> Confirmation:
         """The fastest configs (``first``, or by the trials' times, and the best default) verified afresh and re-timed;

@@ -325,6 +325,9 @@ def _load(path: Path) -> Winner:
 def _read_file(name: str, handle: int) -> bytes:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
     with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_mode & 0o002 or info.st_uid not in (os.geteuid(), 0):
+            raise CorruptData(f"{name} belongs to others or can be written by them, so it is not trusted")
         data = file.read(LIMITS[name] + 1)
     if len(data) > LIMITS[name]:
         raise CorruptData(f"{name} is larger than {LIMITS[name]} bytes")

@@ -276,7 +276,7 @@ def _winner(
         seed=seed,
         trials=progress.trials,
         spent=progress.seconds,
-        complete=ended != "interrupted",
+        complete=ended not in ("interrupted", "device lost"),
         created=created,
         budget={"trials": limits.trials, "seconds": limits.seconds, "effort": limits.effort, "ended": ended},
     )

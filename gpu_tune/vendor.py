@@ -63,7 +63,10 @@ def _conv2d(workload: Conv2d, torch: Any, operands: Mapping[str, Any]) -> Any:
         padding: Any = (top, left)
     else:
         x, padding = functional.pad(x, (left, right, top, bottom)), 0
-    y = functional.conv2d(x, w, None, workload.stride, padding, workload.dilation, workload.groups)
+    # PyTorch's convolutions take TF32 for float32 data unless told otherwise; here it is a permission
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32="tf32" in workload.math):
+        y = functional.conv2d(x, w, None, workload.stride, padding, workload.dilation, workload.groups)
     return y.permute(0, 2, 3, 1) if channels_last else y
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..errors import InvalidInput, NotTuned
+from ..errors import InvalidInput, NotTuned, StoreError
 from ..store import Store
 from ..trial import MEASURED, MODELLED
 from . import options
@@ -42,7 +42,10 @@ def command(
         elif w.source == source and chip in (None, w.chip) and key in (None, w.workload.key):
             path = destination.publish(w)
             if cpp:
-                (path / "kernel.hpp").write_text(header(w.plan, w.workload, chip=w.chip, view=w.view))
+                try:
+                    (path / "kernel.hpp").write_text(header(w.plan, w.workload, chip=w.chip, view=w.view))
+                except OSError as error:
+                    raise StoreError(f"{path / 'kernel.hpp'} cannot be written: {error.strerror}") from error
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})
     if not written:
         hint = " (there are modelled ones: --modelled)" if source == MEASURED else ""

@@ -181,6 +181,7 @@ def show(result: dict[str, Any]) -> None:
         "exhausted": "space exhausted",
         "interrupted": "interrupted",
         "plateau": "no more progress",
+        "device lost": "the device was lost",
     }.get(result["ended"], "")
     if result["from_store"]:
         table.add_row("trials", f"{result['trials']}, kept from earlier: the store answered, nothing was compiled")

@@ -112,7 +112,9 @@ class Confirmation:
         if self.winner is None:
             return "no candidate was confirmed"
         if self.verdict is None:
-            return "no vendor library to compare with" + (" (modelled device)" if self.source == "modelled" else "")
+            failed = [f"{c.name} failed: {c.reason or c.status}" for c in self.contenders if c.candidate is None]
+            why = f" ({'; '.join(failed)})" if failed else " (modelled device)" if self.source == "modelled" else ""
+            return f"no vendor library to compare with{why}"
         return f"{self.verdict} than {self.vendor}" if self.verdict.decided else f"{self.verdict} to {self.vendor}"
 
 

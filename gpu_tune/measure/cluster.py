@@ -211,7 +211,8 @@ class ClusterMeasurer(Pipeline):
                 failed[worker] = f"the calibration kernel ended as {m.status} here: {m.reason}"
         if times:  # else it is the candidate's fault, and nothing is known of the workers
             self.excluded.update(failed)
-            middle = statistics.median(times.values())
+            # two workers: the faster, since a median would split their difference
+            middle = statistics.median(times.values()) if len(times) > 2 else min(times.values())
             for worker, seconds in times.items():
                 off = seconds / middle - 1
                 if abs(off) > self.tolerance:
