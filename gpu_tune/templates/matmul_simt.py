@@ -123,6 +123,13 @@ def _copies(c: Mapping[str, Any]) -> tuple[int, int]:
     )
 
 
+def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
+    """Rows (columns) of a thread that lie inside the matrix for at least one thread."""
+    if extent >= block:
+        return piece * pieces
+    return sum(min(piece, max(0, extent - p * lanes * piece)) for p in range(pieces))
+
+
 def _accumulators(c: Mapping[str, Any], w: Any) -> int:
     """Registers that hold sums: twice as many where the sums of 128 of K wait for their scales."""
     return int(c["thread_m"] * c["thread_n"] * (2 if w.scales == "block128" else 1))
@@ -399,6 +406,10 @@ def resources(config: Config, workload: Any, device: Device) -> Estimate:
     """Threads, shared memory, accumulators and workspace of ``config``."""
     f, c = _facts(config, workload), dict[str, Any](config)
     sums = _accumulators(c, workload) if f["tiles_k"] > 1 else c["thread_m"] * c["thread_n"]  # one tile: scaled at once
+    # where the tile reaches past the matrix, the compiler drops the sums that no thread has inside
+    live = _live(workload.m, c["block_m"], f["lanes_m"], f["piece_m"], c["interleave_m"])
+    live *= _live(workload.n, c["block_n"], f["lanes_n"], f["piece_n"], c["interleave_n"])
+    sums = sums * live // (c["thread_m"] * c["thread_n"])
     return Estimate(f["threads"], f["shared_bytes"], sums, _workspace(c, workload))
 
 
