@@ -234,7 +234,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction f, void** par
         return CUDA_SUCCESS;
     }
     log_line(text);
-    if (has(function.name, "finish")) return CUDA_SUCCESS;  // the elementwise kernel: the emulator runs it, not this
+    if (has(function.name, "finish")) { clock_ns += 2000; return CUDA_SUCCESS; }  // the elementwise kernel: the emulator runs it, not this
     Toy p{};
     unsigned long long* pointers[] = {&p.a, &p.b, &p.c};
     int* sizes[] = {&p.m, &p.n, &p.k, &p.lda, &p.ldb, &p.ldc};
