@@ -42,7 +42,7 @@ def header(plan: LaunchPlan, workload: Workload, *, chip: str = "", view: View |
     It defines, in ``namespace gpu_tune_<workload key>``: ``Buffers`` (device pointers and run-time scalars by the names
     of a call), ``workspace_bytes``, and ``Kernel`` with ``load``, ``run`` and ``unload``, which return a CUresult.
     """
-    names = [*workload.arrays(), *(["workspace"] if plan.workspace_bytes else [])]
+    names = [*workload.arrays(), "workspace"]
     kernels = list(dict.fromkeys(step.kernel for step in plan.kernels))
     origin: Callable[[str], str] = view.origin if view else str
     space = "gpu_tune_" + re.sub(r"\W", "_", workload.key)

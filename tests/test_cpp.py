@@ -121,3 +121,14 @@ def test_a_view_speaks_in_the_names_of_the_call(tmp_path):
     plan = LaunchPlan((KernelStep("k", (1, 1, 1), (32, 1, 1), (BufferArg("b"), im2col)),)).check()
     got = calls(tmp_path, plan, conv, "buffers.w = 77; buffers.x = 5;", view=view)
     assert got == [["im2col", 4, -1, -2, 64, 32], ["launch", "k", 1, 1, 1, 32, 1, 1, 0, 77]]
+
+
+def test_the_example_of_the_readme_compiles(tmp_path):
+    workload = Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt")
+    step = KernelStep("matmul", (132, 1, 1), (384, 1, 1), (BufferArg("a"), BufferArg("b"), BufferArg("out")), 200_000)
+    (tmp_path / "kernel.hpp").write_text(header(LaunchPlan((step,)), workload))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (tmp_path / "example.cpp").write_text(re.search(r"```cpp\n(.*?)```", readme, re.S)[1])
+    command = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-isystem", INCLUDES[0], "-c", "example.cpp"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
