@@ -21,7 +21,7 @@ demo: setup
 	  --epilogue bias+relu --seconds 16 --seed 0
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 H200 = device.by_name("nvidia-h200")
 VARIANTS = int(os.environ.get("GPU_TUNE_VERIFY_VARIANTS", "100"))
-SECONDS = float(os.environ.get("GPU_TUNE_VERIFY_SECONDS", "25"))
+SECONDS = float(os.environ.get("GPU_TUNE_VERIFY_SECONDS", "18"))
 """Per family. The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``."""
 
 
