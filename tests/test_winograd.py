@@ -5,7 +5,7 @@ import pytest
 
 from gpu_tune import winograd
 from gpu_tune.errors import InvalidInput
-from gpu_tune.reference import compare, example_inputs, reference
+from gpu_tune.reference import bounds, compare, example_inputs, products, reference
 from gpu_tune.templates.base import Numerics
 from gpu_tune.workload import Conv2d
 
@@ -53,3 +53,20 @@ def test_pretransformed_filters_are_for_plain_3x3_only(fields):
     sizes = dict(n=1, c=8, h=16, w=16, k=8, r=3, s=3, math=("winograd",), weights="pretransformed")
     with pytest.raises(InvalidInput, match="3x3"):
         Conv2d(**{**sizes, **fields})
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("c", "size", "padding"), [(5, 16, 1), (64, 16, 2), (64, 28, 1), (300, 9, 1)])
+def test_the_bound_from_plain_sums_covers_the_exact_one_at_borders_too_and_still_sees_a_lost_channel(
+    c, size, padding, tile
+):
+    sizes = dict(n=2, c=c, h=size, w=size, k=6, r=3, s=3, padding=padding)
+    work = Conv2d(**sizes, dtype="float16", out_dtype="float32", math=("winograd",))
+    arrays = example_inputs(work, 1)
+    numerics = Numerics(input_eps=8 * 2.0**-11, winograd=tile)
+    rough = bounds(work, arrays, numerics=numerics, products=products(work, arrays))
+    exact = bounds(work, arrays, numerics=numerics)
+    assert (rough.error >= exact.error).all()
+    wide = {n: a.astype(np.float64) for n, a in arrays.items()}
+    wide["x"][..., : c // 5] = 0
+    assert (np.abs(reference(work, wide) - rough.expected) > rough.error).any()
