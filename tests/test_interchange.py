@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from gpu_tune import interchange
 from gpu_tune.errors import CorruptData, InvalidConfig, InvalidInput
-from gpu_tune.interchange import Recorded, RecordedSpace, RecordedTrial, load, save_kernel_tuner, save_t4
+from gpu_tune.interchange import Recorded, RecordedSpace, RecordedTrial, files, load, save_kernel_tuner, save_t4
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.recorded import from_measurements
 from gpu_tune.trial import Candidate, Measurement
@@ -235,7 +234,7 @@ def test_damaged_compressed_and_oversized_files_are_refused(tmp_path: Path, monk
             load(tmp_path / name)
     with pytest.raises(InvalidInput, match="cannot be written"):
         save_t4(load(DATA / "synthetic-a.json.gz"), tmp_path / "no" / "folder.json")
-    monkeypatch.setattr(interchange, "MAX_BYTES", 1000)
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
     (tmp_path / "bomb").write_bytes(gzip.compress(b" " * 100_000))
     with pytest.raises(CorruptData, match="more than 1000 bytes"):
         load(tmp_path / "bomb")
