@@ -26,8 +26,8 @@ from .launch import Program
 from .plan import LaunchPlan
 from .reference import allocate
 from .space.knob import Config
-from .store import Winner
 from .trial import MEASURED
+from .winner import Winner
 from .workload import Workload
 
 KEPT = 256

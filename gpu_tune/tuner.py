@@ -7,6 +7,7 @@ winner in the store, and answers from the store when the winner there has had at
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import re
 import statistics
@@ -26,7 +27,7 @@ from .measure.base import Confirmation, Measurer
 from .records import Record, Records
 from .space.knob import Config
 from .space.space import Space, TemplateSpace
-from .store import Store, Winner, lookup, renew
+from .store import Store, Winner, lookup
 from .templates.base import Template
 from .trial import MEASURED, Candidate, Measurement, Policy
 from .where import Variant, variants, where
@@ -166,13 +167,9 @@ def tune(
         else:  # another driver: the search stands, the finalists are timed again
             confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
             winner = _winner(tuner, measurer, confirmation, progress, str(stored.budget.get("ended", "")), stored.seed)
-            same = {
-                "trials": stored.trials,
-                "spent": stored.spent,
-                "budget": stored.budget,
-                "complete": stored.complete,
-            }
-            winner = renew(winner, **same)
+            winner = dataclasses.replace(
+                winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
+            )
     progress.phase = "done"
     try:
         path = home.publish(winner)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 from gpu_tune import folders, store
+from gpu_tune import winner as winners
 from gpu_tune.errors import CorruptData, StoreError
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.space.knob import Config
@@ -144,7 +145,7 @@ def test_hostile_launch_facts_with_a_right_hash_are_refused(home):
     ):
         body = {**facts, name: value}
         body.pop("hash")
-        body["hash"] = store.digest(store._canonical(body))
+        body["hash"] = winners.digest(winners._canonical(body))
         with pytest.raises(CorruptData):
             Winner.from_files(json.dumps(body).encode(), winner().code.encode(), winner().cubin)
 
