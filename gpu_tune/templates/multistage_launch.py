@@ -190,8 +190,10 @@ def plan(
 def resources(
     config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand]
 ) -> Estimate:
-    """Threads, shared bytes, accumulator registers and workspace."""
-    shape = Shape(config, workload.dtype, promotes(workload, device))
+    """Threads, shared bytes, accumulator registers (a lower bound) and workspace."""
+    depth = -(-problem.k_tiles(config) // config["split_k"]) * config["block_k"]
+    moved = promotes(workload, device) and depth > 128  # else the second set is the first under another name
+    shape = Shape(config, workload.dtype, moved)
     return Estimate(shape.threads, shape.shared_bytes(*operands), shape.accumulators, workspace_bytes(config, problem))
 
 
