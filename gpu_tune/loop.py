@@ -16,7 +16,7 @@ from .budget import OnTrial, Progress
 from .errors import MeasureError, StoreError, WrongResult
 from .measure.base import Confirmation, Measurer
 from .records import Record, Records
-from .trial import Candidate, Measurement
+from .trial import Candidate, Measurement, Rule
 
 if TYPE_CHECKING:
     from .tuner import Tuner
@@ -63,7 +63,7 @@ class Loop:
                     batch = self._ask()
                     if not batch:
                         break
-                    self._flights.append([self._submit(c) for c in batch])
+                    self._flights.append([self._submit(c, rule) for c, rule in batch])
                 if self._flights:
                     self._collect(self._flights[0])
                     self._tell(self._flights.popleft())
@@ -125,7 +125,8 @@ class Loop:
         defaults = [m.candidate for m in timed if m.candidate in self.tuner.defaults]
         return chosen + [c for c in defaults[:1] if c not in chosen]
 
-    def _ask(self) -> list[Candidate]:
+    def _ask(self) -> list[tuple[Candidate, Rule | None]]:
+        """The next batch, each with the rule that judges its build: fixed now, when what was told is known."""
         limit, seconds = self.progress.budget.limits
         in_flight = sum(map(len, self._flights))
         used = self.progress.resumed + self._asked
@@ -144,19 +145,22 @@ class Loop:
         if plateau and not batch:
             self.ended = "plateau"
             return []
-        batch = batch or self.tuner.ask(room)
+        rules: list[Rule | None] = [None] * len(batch)
+        if not batch:
+            batch = self.tuner.ask(room)
+            rules = list(self.tuner.screen(batch))
         self._asked += len(batch)
         if not batch and not in_flight:
             self.ended = "exhausted"
-        return batch
+        return list(zip(batch, rules))
 
     def _late(self) -> bool:
         """Whether the time is used up. However short it was, something is to be found: the first time is waited for."""
         used = self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED)
         return used and (self.progress.best is not None or self.progress.trials >= 2 * MOST)
 
-    def _submit(self, candidate: Candidate) -> Future[Measurement]:
-        future = self.measurer.submit(candidate)
+    def _submit(self, candidate: Candidate, rule: Rule | None) -> Future[Measurement]:
+        future = self.measurer.submit(candidate, rule)
         with self._noted:
             self._open.add(future)
         future.add_done_callback(self._record)

@@ -17,10 +17,10 @@ from .errors import InvalidConfig, InvalidInput
 from .model.suggestions import suggest
 from .model.transfer import gather
 from .search_arm import Arm, Settings
-from .search_stop import screened, stopped
+from .search_stop import Screen, kinds, stopped
 from .space.knob import Config
 from .space.space import Space
-from .trial import Candidate, Measurement, Resources
+from .trial import Candidate, Measurement
 
 BATCH = 16
 FINAL_BEST, FINAL_WITHIN = 5, 0.03
@@ -108,7 +108,10 @@ class Search:
                 raise InvalidInput(
                     "measurement of", m.candidate.key, str(error), "tell of configs made of the space's knobs"
                 ) from error
-            arm.tell(row, m.time if m.ok else math.nan)
+            if m.status == "screened":
+                arm.leave(row, kinds(m.resources))
+            else:
+                arm.tell(row, m.time if m.ok else math.nan, kinds(m.resources))
             self.told.append(m)
 
     @property
@@ -134,12 +137,17 @@ class Search:
         most a share ``risk`` of runs (see ``search_stop``, where the calibration stands)."""
         return stopped([m.time if m.ok else math.inf for m in self.told], risk)
 
-    def screen(self, builds: Sequence[tuple[Candidate, Resources]]) -> list[str]:
-        """A second look after compiling and before running: for each build '' to measure it, or why it is not worth it.
+    def screen(self, batch: Sequence[Candidate]) -> list[Screen | None]:
+        """A second look after compiling and before running: for each candidate just asked for the rule that judges its
+        build (call it with the candidate and its ``Resources``: '' to measure it, or why it is not worth it), None
+        for one to measure whatever comes out. What was told until now decides, whichever build is ready first.
 
-        What trials so far say of spills and serialised tensor-core instructions decides: a class of builds is left out
-        once several of it were timed and none came near the best. At least half of the builds are measured."""
-        return screened(builds, self.told)
+        A kind of build (that spills, whose tensor-core instructions are serialised) is left out once several of it
+        were timed and none came near the best. Every other candidate has no rule: at least half of a batch is
+        measured, and a verdict on a kind that is wrong comes to light. Tell of one left out with status ``screened``:
+        the models take it for an ordinary one of its kind, not for a failure."""
+        rule = Screen.of(self.told)
+        return [rule if rule.left_out and i % 2 else None for i in range(len(batch))]
 
     def _queue(self, starts: Mapping[str, Sequence[Config]]) -> list[Candidate]:
         """Defaults, then seeds and given starts of the spaces in turn; distinct and valid."""

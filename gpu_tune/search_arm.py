@@ -77,6 +77,8 @@ class Arm:
         self.taken: set[bytes] = set()
         self._rows: dict[bytes, Rows] = {}
         self._times: dict[bytes, float] = {}
+        self._kinds: dict[bytes, frozenset[str]] = {}
+        self._left: dict[bytes, frozenset[str]] = {}
         self._listed: Pool | None = None
         self._keys: list[bytes] = []
         self.model: Ranker | None = None
@@ -89,7 +91,7 @@ class Arm:
     @property
     def told(self) -> int:
         """Trials that ended."""
-        return len(self._times)
+        return len(self._rows)
 
     @property
     def best(self) -> float:
@@ -104,19 +106,36 @@ class Arm:
         self.taken.add(key)
         return True
 
-    def tell(self, row: Rows, time: float) -> None:
-        """A trial's end; the better of two tellings of one config counts."""
+    def tell(self, row: Rows, time: float, kinds: frozenset[str] = frozenset()) -> None:
+        """A trial's end, and what was amiss with its build; the better of two tellings of one config counts."""
         key = row.tobytes()
         self.taken.add(key)
         self._rows[key] = row
         known = self._times.get(key, math.nan)
         self._times[key] = time if math.isnan(known) else known if math.isnan(time) else min(time, known)
+        self._left.pop(key, None)
+        if kinds:
+            self._kinds[key] = kinds
+
+    def leave(self, row: Rows, kinds: frozenset[str]) -> None:
+        """A build of these kinds was left out unmeasured: a trial whose time is not known."""
+        key = row.tobytes()
+        self.taken.add(key)
+        if key not in self._times:
+            self._rows[key], self._left[key] = row, kinds
+
+    def _supposed(self, kinds: frozenset[str]) -> float:
+        """The time taken for one left out: the median of the timed ones of its kinds, nan where there is none."""
+        alike = [t for k, t in self._times.items() if not math.isnan(t) and kinds & self._kinds.get(k, frozenset())]
+        return float(np.median(alike)) if alike else math.nan
 
     def trials(self) -> tuple[Rows, NDArray[np.float64]]:
-        """Rows and times told, in an order that does not depend on when each was told."""
-        keys = sorted(self._rows)
+        """Rows and times told, in an order that does not depend on when each was told. A build that was left out counts
+        with the median time of its kind, and not at all where nothing is known of that."""
+        supposed = {kinds: self._supposed(kinds) for kinds in set(self._left.values())}
+        keys = sorted(k for k in self._rows if k not in self._left or not math.isnan(supposed[self._left[k]]))
         rows = np.array([self._rows[k] for k in keys], dtype=np.uint16).reshape(-1, len(self.space.knobs))
-        return rows, np.array([self._times[k] for k in keys])
+        return rows, np.array([supposed[self._left[k]] if k in self._left else self._times[k] for k in keys])
 
     def stalled(self) -> int:
         """Trials told since the last gain."""
@@ -175,8 +194,8 @@ class Arm:
         rows, times = self.trials()
         if epoch % 2 == 0:
             return rows, times
-        recent = set(list(self._times)[len(times) - since :])
-        mask = np.array([k in recent for k in sorted(self._rows)], dtype=np.bool_)
+        recent = set(list(self._times)[len(self._times) - since :])
+        mask = np.array([row.tobytes() in recent for row in rows], dtype=np.bool_)
         return rows[mask], times[mask]
 
     def _shares(self, n: int) -> tuple[int, int, int]:

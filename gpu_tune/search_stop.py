@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,9 +23,9 @@ share of runs in which the best at that moment is more than 1 % slower than the 
 for patience 0.5, 1.5 and 3 in 24 cold runs on six recorded spaces; the last point is extrapolated. Provisional: on
 spaces that hide a few far better configs more runs lose. bench/search.py prints the measured share for any spaces."""
 SPILL_BYTES = 64
-"""Spilling more than this per thread is a class of its own."""
-CLASS_TRIALS, CLASS_FACTOR = 4, 1.25
-"""A class of builds is left out when this many of it were timed and the best of them was slower than the best by this
+"""Spilling more than this per thread is a kind of its own."""
+KIND_TRIALS, KIND_FACTOR = 4, 1.25
+"""A kind of build is left out when this many of it were timed and the best of them was slower than the best by this
 factor.
 """
 
@@ -47,31 +48,48 @@ def stopped(times: Sequence[float], risk: float) -> bool:
     return math.isfinite(best) and len(times) - last >= max(LEAST, patience(risk) * last)
 
 
-def screened(builds: Sequence[tuple[Candidate, Resources]], told: Sequence[Measurement]) -> list[str]:
-    """For each build '' or the reason not to measure it."""
-    timed = [m for m in told if m.ok and m.resources is not None]
-    if not timed:
-        return [""] * len(builds)
-    best = min(m.time for m in timed)
-    reasons: list[str] = []
-    for candidate, resources in builds:
-        reason = ""
-        for name, has in _CLASSES.items():
-            peers = [
-                m.time for m in timed if m.candidate.template == candidate.template and m.resources and has(m.resources)
-            ]
-            if has(resources) and len(peers) >= CLASS_TRIALS and min(peers) > CLASS_FACTOR * best:
-                reason = f"{name}: the best of {len(peers)} is {min(peers) / best:.2f} times slower than the best"
-        reasons.append(reason)
-    allowed = len(builds) // 2
-    for i, reason in enumerate(reasons):
-        if reason and allowed == 0:
-            reasons[i] = ""
-        allowed -= bool(reason) and allowed > 0
-    return reasons
+@dataclass(frozen=True)
+class Screen:
+    """A second look at a build, after compiling and before running: '' to measure it, or why it is left out.
+
+    A fixed answer to what was told when it was made, so that a run does not depend on which build is ready first.
+    ``left_out``: (template, kind of build, reason).
+    """
+
+    left_out: tuple[tuple[str, str, str], ...] = ()
+
+    def __call__(self, candidate: Candidate, resources: Resources) -> str:
+        own = kinds(resources)
+        return next((why for name, kind, why in self.left_out if name == candidate.template and kind in own), "")
+
+    @classmethod
+    def of(cls, told: Sequence[Measurement]) -> Screen:
+        """What trials say so far of the kinds of builds (spilling, serialised tensor-core instructions)."""
+        timed = [(m.candidate.template, kinds(m.resources), m.time) for m in told if m.ok and m.resources is not None]
+        best = min((t for _, _, t in timed), default=math.inf)
+        groups: dict[tuple[str, str], list[float]] = {}
+        for name, own, seconds in timed:
+            for kind in own:
+                groups.setdefault((name, kind), []).append(seconds)
+        return cls(
+            tuple(
+                (
+                    name,
+                    kind,
+                    f"{kind}: the best of {len(times)} such is {min(times) / best:.2f} times slower than the best",
+                )
+                for (name, kind), times in sorted(groups.items())
+                if len(times) >= KIND_TRIALS and min(times) > KIND_FACTOR * best
+            )
+        )
 
 
-_CLASSES = {
+def kinds(resources: Resources | None) -> frozenset[str]:
+    """What is amiss with a build, as far as its compiler told; trials of one kind are judged together."""
+    return frozenset() if resources is None else frozenset(kind for kind, has in _KINDS.items() if has(resources))
+
+
+_KINDS = {
     "spills registers": lambda r: r.spill_bytes > SPILL_BYTES,
     "tensor-core instructions serialised (ptxas C75xx)": lambda r: bool(r.notes),
 }

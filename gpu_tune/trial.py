@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,9 +22,11 @@ STATUSES = (
     "wrong",
     "unstable",
     "quarantined",
+    "screened",
 )
-"""How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. Only ``ok`` and
-``duplicate`` (of an ok trial) carry samples."""
+"""How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. ``screened``: compiled,
+but left out before it ran, because builds of its kind never came near the best; nothing is wrong with it. Only ``ok``
+and ``duplicate`` (of an ok trial) carry samples."""
 MEASURED, MODELLED, REPLAYED = "measured", "modelled", "replayed"
 
 
@@ -66,6 +68,10 @@ class Resources:
     threads: int = 0
     dynamic_shared_bytes: int = 0
     notes: tuple[str, ...] = ()
+
+
+Rule = Callable[[Candidate, Resources], str]
+"""What looks at a build before it runs: '' to run it, or why not."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .space.knob import Config
 from .space.space import Space, TemplateSpace
 from .store import Store, Winner, lookup
 from .templates.base import Template
-from .trial import MEASURED, Candidate, Measurement, Policy
+from .trial import MEASURED, Candidate, Measurement, Policy, Rule
 from .where import Variant, variants, where
 from .workload import Workload
 
@@ -82,6 +82,11 @@ class Tuner:
         batch = list(measurements)
         self.search.tell(batch)
         self.told.extend(batch)
+
+    def screen(self, batch: Sequence[Candidate]) -> Sequence[Rule | None]:
+        """For each candidate just asked for, the rule that judges its build before it runs (call it with the candidate
+        and its Resources: '' to measure it, else why not; then tell of it with status ``screened``), or None."""
+        return self.search.screen(batch)
 
     def final(self, n: int | None = None) -> list[Candidate]:
         """For the end of a run: untried neighbours of the best; empty when those are all tried."""

@@ -298,19 +298,48 @@ def test_the_plateau_rule_waits_longer_for_a_smaller_risk() -> None:
     assert search.plateau(0.2) == stopped([1.0] * len(search.told), 0.2)
 
 
+SPILLS, CLEAN = Resources(registers=255, spill_bytes=400), Resources(registers=100)
+
+
 def test_the_screen_leaves_out_builds_of_a_kind_that_never_came_near() -> None:
     search = Search([toy()])
-    configs = toy().sample(20, np.random.default_rng(0))
-    spills = Resources(registers=255, spill_bytes=400)
-    builds = [(Candidate("toy", c), spills if i % 2 else Resources(registers=100)) for i, c in enumerate(configs)]
-    assert search.screen(builds) == [""] * 20  # nothing is known yet
-    search.tell([result(c, 3.0 if r.spill_bytes else 1.0, resources=r) for c, r in builds[:10]])
-    reasons = search.screen(builds[10:])
-    assert [bool(r) for r in reasons] == [bool(r.spill_bytes) for _, r in builds[10:]]
-    assert "3.00 times slower" in next(filter(None, reasons))
-    assert search.screen([(c, spills) for c, _ in builds[10:]]).count("") == 5  # at least half are measured
-    search.tell([result(builds[10][0], 1.1, resources=spills)])
-    assert search.screen(builds[11:]) == [""] * 9  # one that spills came near: no verdict on the kind any more
+    configs = [Candidate("toy", c) for c in toy().sample(20, np.random.default_rng(0))]
+    assert search.screen(configs) == [None] * 20  # nothing is known yet
+    search.tell([result(c, 3.0, resources=SPILLS) for c in configs[:3]])
+    search.tell([result(c, 1.0, resources=CLEAN) for c in configs[3:6]])
+    assert search.screen(configs) == [None] * 20  # three are too few to condemn a kind
+    search.tell([result(configs[6], 3.0, resources=SPILLS)])
+    rules = search.screen(configs[10:])
+    assert [r is None for r in rules] == [True, False] * 5  # at least half of a batch is measured
+    rule = rules[1]
+    assert rule is not None and "the best of 4 such is 3.00 times slower" in rule(configs[11], SPILLS)
+    assert rule(configs[11], CLEAN) == "" == rule(Candidate("other", configs[11].config), SPILLS)
+    search.tell([result(configs[10], 1.1, resources=SPILLS)])
+    assert rule(configs[11], SPILLS)  # what was asked before does not change with what is told now
+    assert search.screen(configs[11:]) == [None] * 9  # one that spills came near: no verdict on the kind any more
+
+
+def test_what_is_left_out_counts_as_an_ordinary_one_of_its_kind_whenever_it_was_told() -> None:
+    space = toy()
+    configs = [Candidate("toy", c) for c in space.sample(8, np.random.default_rng(0))]
+    timed = [result(c, t, resources=SPILLS) for c, t in zip(configs, (2.0, 3.0, 7.0))] + [
+        result(configs[3], 1.0, resources=CLEAN)
+    ]
+    left = Measurement(configs[4], "screened", MEASURED, "spills", resources=SPILLS)
+    unknown = Measurement(configs[5], "screened", MEASURED, "noted", resources=Resources(notes=("C7510",)))
+    arms = []
+    for told in ([*timed, left, unknown], [unknown, left, *timed]):
+        search = Search([space])
+        search.tell(told)
+        arms.append(search.arms["toy"])
+        asked = [c for _ in range(20) for c in search.ask()]
+        assert configs[4] not in asked and configs[5] not in asked  # never asked for again
+    rows, times = arms[0].trials()
+    assert dict(zip(map(bytes, rows), times)) == {
+        bytes(space.rows([c.config])[0]): t for c, t in zip(configs, (2.0, 3.0, 7.0, 1.0, 3.0))
+    }
+    assert np.array_equal(rows, arms[1].trials()[0]) and np.array_equal(times, arms[1].trials()[1])
+    assert arms[0].best == 1.0 and search.best is not None and search.best.candidate == configs[3]
 
 
 def test_a_search_explains_itself() -> None:

@@ -107,6 +107,47 @@ def test_one_seed_gives_one_run_and_another_seed_another(home, templates, tmp_pa
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.fixture(scope="session")
+def spilling(tmp_path_factory):
+    """A template half of whose configs spill registers, which makes them much slower."""
+    folder = tmp_path_factory.mktemp("spilling")
+    made = toy.make(folder)
+    bounds = "__launch_bounds__({{ threads }}{% if squeeze %}, {{ 2048 // threads }}{% endif %})"
+    (folder / "toy.cu.j2").write_text(toy.SOURCE.replace("__launch_bounds__({{ threads }})", bounds))
+    changed = {"threads": (64, 128, 256, 512), "rows": (16, 24, 32, 48), "unroll": (1,), "fault": ("none",)}
+    knobs = [Knob(k.name, changed.get(k.name, k.values), k.meaning, k.ordinal) for k in made.knobs]
+    knobs.append(Knob("squeeze", (False, True), "registers for full occupancy", False))
+    default = toy.config(threads=128, rows=16, unroll=1, squeeze=False)
+    return {"toy": gt_replace(made, knobs=tuple(knobs), constraints=(), default=lambda w, d: default)}
+
+
+def ran(spilling, tmp_path, name, trials=(48,)):
+    book = Records(tmp_path / name)
+    for n in trials:
+        options = {"templates": spilling, "jobs": 2, "records": book, "store": Store(tmp_path / f"s{name}")}
+        kernel = gt.tune(WORKLOAD, trials=n, seed=3, **options)
+    return kernel, {r.measurement.candidate: r.measurement for r in book.read("modelled")}
+
+
+def test_builds_of_a_kind_that_never_came_near_are_screened_alike_in_every_run(home, spilling, tmp_path):
+    kernel, first = ran(spilling, tmp_path, "a")
+    left = [m for m in first.values() if m.status == "screened"]
+    assert len(left) >= 2 and all("spills registers: the best of" in m.reason for m in left)
+    assert all(m.resources.spill_bytes > 64 and m.samples == () for m in left)
+    assert sum(m.status in ("ok", "duplicate") for m in first.values()) >= 24  # at least half of each batch
+    assert kernel.winner.resources.spill_bytes <= 64 and kernel.winner.trials == 48
+    _, again = ran(spilling, tmp_path, "b")
+    told = [{c: (m.status, m.reason, m.samples) for c, m in run.items()} for run in (first, again)]
+    assert told[0] == told[1]
+
+
+def test_a_resumed_run_goes_on_with_what_was_screened(home, spilling, tmp_path):
+    kernel, book = ran(spilling, tmp_path, "a", trials=(32, 48))
+    left = [c for c, m in book.items() if m.status == "screened"]
+    assert left and len(book) == 48 == kernel.winner.trials  # none of them was asked for again
+    assert Candidate(kernel.template, kernel.config) not in left
+
+
 def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templates, monkeypatch):
     small = toy.make(Path(templates["toy"].folder))
     knobs = tuple(Knob(k.name, k.values if k.name == "unroll" else (toy.config()[k.name],), "") for k in small.knobs)

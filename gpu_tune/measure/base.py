@@ -14,7 +14,7 @@ from ..device import Device
 from ..errors import InvalidInput
 from ..plan import LaunchPlan
 from ..templates.base import Estimate, Template, registry
-from ..trial import Candidate, Measurement, Resources
+from ..trial import Candidate, Measurement, Resources, Rule
 from ..workload import View, Workload
 from .statistics import Comparison
 
@@ -125,8 +125,9 @@ class Measurer(Protocol):
     device: Device
     workload: Workload
 
-    def submit(self, candidate: Candidate) -> Future[Measurement]:
-        """A future of the candidate's trial. A bad candidate is a status, never an exception."""
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+        """A future of the candidate's trial. A bad candidate is a status, never an exception. ``screen`` looks at the
+        build before it runs; where it gives a reason, the trial ends as ``screened`` and takes no GPU time."""
         ...
 
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Confirmation:

@@ -21,7 +21,7 @@ from typing import Any
 from ..device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
-from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy
+from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
 from .base import Confirmation
 from .gpu import GpuMeasurer
@@ -84,7 +84,7 @@ class ClusterMeasurer(Pipeline):
         self.workers: list[str] = []
         self.excluded: dict[str, str] = {}
 
-    def submit(self, candidate: Candidate) -> Future[Measurement]:
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
@@ -96,6 +96,7 @@ class ClusterMeasurer(Pipeline):
             self._facts(),
             candidate.template,
             dict(candidate.config),
+            screen,
             key=f"gpu_tune-{id(result)}-{candidate.key}",
             resources=RESOURCE,
             workers=self._allowed(),
@@ -241,12 +242,14 @@ def describe_fully() -> Device:
     return device
 
 
-def measure(facts: Mapping[str, Any], template: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def measure(
+    facts: Mapping[str, Any], template: str, config: Mapping[str, Any], screen: Rule | None = None
+) -> dict[str, Any]:
     """On a worker: one trial, as JSON."""
     from ..space.knob import Config
 
     measurer = _measurer(facts)
-    found: Measurement = measurer.submit(Candidate(template, Config(config))).result()
+    found: Measurement = measurer.submit(Candidate(template, Config(config)), screen).result()
     return found.to_json()
 
 

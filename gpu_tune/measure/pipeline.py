@@ -18,7 +18,7 @@ from ..device import Device
 from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
 from ..plan import LaunchPlan
 from ..templates.base import Estimate, Template, render
-from ..trial import Candidate, Measurement, Policy, Resources
+from ..trial import Candidate, Measurement, Policy, Resources, Rule
 from ..workload import View, Workload
 from .base import Build, Confirmation, resolve
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
@@ -65,7 +65,7 @@ class Pipeline:
                 self._by_hash.setdefault(measurement.cubin_hash, measurement)
         self._closed = False
 
-    def submit(self, candidate: Candidate) -> Future[Measurement]:
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
@@ -86,7 +86,7 @@ class Pipeline:
             if not result.set_running_or_notify_cancel():
                 return
             try:
-                result.set_result(self._finish(candidate, prepared, compiled.result(), {"render": rendered}))
+                result.set_result(self._finish(candidate, prepared, compiled.result(), {"render": rendered}, screen))
             except BaseException as error:
                 known = isinstance(error, GpuTuneError)
                 result.set_exception(error if known else MeasureError(f"measuring failed: {error!r}"))
@@ -187,7 +187,12 @@ class Pipeline:
         )
 
     def _finish(
-        self, candidate: Candidate, prepared: Any, compiled: CompileResult, seconds: dict[str, float]
+        self,
+        candidate: Candidate,
+        prepared: Any,
+        compiled: CompileResult,
+        seconds: dict[str, float],
+        screen: Rule | None = None,
     ) -> Measurement:
         seconds["compile"] = 0.0 if compiled.cached else compiled.seconds
         with self._lock:
@@ -198,6 +203,9 @@ class Pipeline:
             build = self._built(candidate, prepared, compiled, seconds)
         except GpuTuneError as error:
             return self._ended(candidate, "compile_error", str(error), seconds)
+        reason = screen(candidate, build.resources) if screen is not None else ""
+        if reason:  # before twins are looked for: which of two is timed first may be chance
+            return self._ended(candidate, "screened", reason, seconds, build)
         twin = self._by_hash.get(build.hash)
         if twin is not None:
             return replace(

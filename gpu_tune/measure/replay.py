@@ -17,7 +17,7 @@ import numpy as np
 from ..device import Device
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template, render
-from ..trial import REPLAYED, Candidate, Measurement, Resources
+from ..trial import REPLAYED, Candidate, Measurement, Resources, Rule
 from ..workload import Workload
 from .base import Build, Confirmation, Contender, resolve
 from .confirm import conclude
@@ -46,8 +46,8 @@ class ReplayMeasurer:
             raise InvalidInput("replay", None, "has no recorded measurements", "name a file that holds trials")
         self._closed = False
 
-    def submit(self, candidate: Candidate) -> Future[Measurement]:
-        """A future that is already done."""
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+        """A future that is already done; nothing is built, so there is nothing to screen."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         future: Future[Measurement] = Future()

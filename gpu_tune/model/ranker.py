@@ -38,6 +38,20 @@ class Shape:
 _PLAIN = str.maketrans(dict.fromkeys(',:"[]{} ', "_"))
 """LightGBM refuses JSON's special characters in feature names, and turns blanks into underscores."""
 
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """``names`` with a number behind those that were there before: LightGBM refuses equal ones (a knob may be named
+    like a hardware feature)."""
+    out: list[str] = []
+    for name in names:
+        other, n = name, 1
+        while other in out:
+            n += 1
+            other = f"{name}_{n}"
+        out.append(other)
+    return out
+
+
 OWN = Shape()
 """For the trials of one run."""
 POOLED = Shape(trees=200, leaves=16, min_rows=5, power=2.0)
@@ -78,7 +92,7 @@ class Ranker:
         label = np.concatenate(labels)
         if not any(len(np.unique(part)) > 1 for part in labels):
             return None
-        titles: Any = [n.translate(_PLAIN) for n in names] if names else "auto"
+        titles: Any = _distinct([n.translate(_PLAIN) for n in names]) if names else "auto"
         parameters = {
             "objective": "rank_xendcg",
             "num_leaves": shape.leaves,

@@ -51,7 +51,11 @@ class Past:
     def of(cls, space: Space, measurements: Iterable[Measurement], group: str, unlike: float = 0.0) -> Past:
         """From measurements of configs in ``space``; configs that are not valid there (any more) are left out, and of
         equal configs the last counts."""
-        last = {m.candidate.config.key: m for m in measurements if m.candidate.template == space.name}
+        last = {
+            m.candidate.config.key: m
+            for m in measurements
+            if m.candidate.template == space.name and m.status != "screened"  # nothing is known of its time
+        }
         kept: list[Measurement] = []
         rows: list[Rows] = []
         for m in last.values():

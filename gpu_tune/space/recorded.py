@@ -115,9 +115,12 @@ def from_measurements(
     device: str,
     problem_size: Sequence[int] = (),
 ) -> Recorded:
-    """Trials of one template, workload and chip as a recorded space (the first of equal configs is kept)."""
+    """Trials of one template, workload and chip as a recorded space (the first of equal configs is kept; those left out
+    unmeasured are none)."""
     trials: dict[str, RecordedTrial] = {}
     for m in measurements:
+        if m.status == "screened":  # no result at all
+            continue
         trials.setdefault(
             m.candidate.config.key,
             RecordedTrial(

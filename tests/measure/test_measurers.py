@@ -13,7 +13,7 @@ from gpu_tune.errors import GpuTuneError, InvalidInput, MeasureError
 from gpu_tune.measure import Measurer, open_measurer
 from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.templates.base import Template
-from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement
+from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
 
 SOURCES = {"modelled": MODELLED, "gpu": MEASURED, "replay": REPLAYED}
@@ -75,6 +75,23 @@ def test_the_same_binary_is_timed_once_and_shares_its_samples(measurer: Measurer
     assert a.samples == b.samples
     if measurer.source != REPLAYED:
         assert {a.status, b.status} == {"ok", "duplicate"} and a.cubin_hash == b.cubin_hash
+
+
+def test_a_screened_build_is_left_out_before_it_runs_and_the_others_are_timed(measurer: Measurer, candidate: Make):
+    def few(c: Candidate, resources: Resources) -> str:
+        return f"{resources.threads} threads" if resources.threads > 32 else ""
+
+    left, kept = (measurer.submit(candidate(threads=t), few).result(60) for t in (64, 32))
+    assert kept.status == "ok"
+    if measurer.source == REPLAYED:  # nothing is built
+        assert left.status == "ok"
+        return
+    assert (left.status, left.reason, left.samples) == ("screened", "64 threads", ())
+    assert left.resources is not None and left.resources.threads == 64 and "time" not in left.seconds
+    assert Measurement.from_json(left.to_json()) == left
+    assert measurer.submit(candidate(threads=64)).result(60).status == "ok"  # it was never timed, so it is no duplicate
+    again = measurer.submit(candidate(threads=64), few).result(60)
+    assert again.status == "screened"  # whether a twin is known by now or not
 
 
 def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer: Measurer, candidate: Make):

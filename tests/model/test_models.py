@@ -55,6 +55,14 @@ def test_nothing_to_learn_is_none_and_bad_text_is_refused() -> None:
         Ranker.from_text("tree\nnonsense")
 
 
+def test_features_of_one_name_are_told_apart() -> None:
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    x[:, 0] = 1
+    model = Ranker.fit(x, np.arange(1.0, 21.0), names=["log2 threads", "log2 threads"])
+    assert model is not None and model.names == ["log2_threads", "log2_threads_2"]
+    assert list(model.gain()) == ["log2_threads_2"] and model.score(x)[0] > model.score(x)[-1]
+
+
 def test_grades_put_failures_last_and_the_best_first() -> None:
     assert grades(np.array([2.0, 1.0, np.nan, np.inf, 100.0])).tolist() == [15, 30, 0, 0, 0]
 
