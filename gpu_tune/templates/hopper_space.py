@@ -84,6 +84,8 @@ def constraints() -> tuple[Constraint, ...]:
         held = accumulators(c, promotes(w))
         vectors = sum(op.name in ("scale", "bias") for op in w.ops) + (w.scales == "row_col")
         spare = 40 if c["producer_registers"] else 56 + 24 * vectors
+        if w.scales == "block128" and c["swap_ab"]:
+            spare += right_rows(c) // 4  # a factor for every row
         return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
 
     def registers(c: Any, w: Any, d: Any) -> bool:
@@ -179,8 +181,8 @@ def constraints() -> tuple[Constraint, ...]:
             ("block_k", "block_n", "swap_ab"),
             lambda c, w, d: (
                 w.scales != "block128"
-                or (c["block_k"] == 128 and not c["swap_ab"] and (128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
+                or (c["block_k"] == 128 and (c["swap_ab"] or 128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
             ),
-            "scales per 128 of K need block_k = 128, no transposition, and a block_n that divides 128 or is a multiple",
+            "scales per 128 of K need block_k = 128 and, unless transposed, a block_n that divides 128 or is a multiple",
         ),
     )

@@ -37,8 +37,6 @@ def _supports(w: Workload, device: Device) -> bool | str:
         return f"the copy engine needs base addresses at multiples of 16 bytes, alignment={w.alignment}"
     if max(w.m, w.n, w.k) > 2**31 - 1024:
         return "coordinates of a tile past the last row, column or k must stay below 2^31"
-    if w.scales == "block128" and w.batch > 1:
-        return "scales per block are for batch=1"
     return True
 
 

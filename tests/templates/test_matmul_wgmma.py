@@ -59,7 +59,7 @@ def random_workload(r: random.Random) -> Matmul:
         m,
         n,
         k,
-        1 if scales == "block128" else r.choice((1, 1, 2, 3)),
+        r.choice((1, 1, 2, 3)),
         dtype,
         out_dtype,
         layout,
@@ -91,7 +91,6 @@ def test_the_source_uses_knobs_workload_device_and_launch_alone() -> None:
         (Matmul(64, 100, 64, dtype="float16", layout="nn"), "ldb=100 is 200 bytes"),
         (Matmul(64, 64, 64, dtype="float16", layout="nt", alignment=8), "alignment=8"),
         (Matmul(2**31 - 1, 64, 64, dtype="float16", layout="nt"), "below 2^31"),
-        (Matmul(64, 64, 64, 2, dtype="float8_e4m3", layout="nt", scales="block128"), "batch=1"),
     ],
 )
 def test_unsupported_workloads_get_the_reason(workload: Matmul, reason: str) -> None:
