@@ -2,7 +2,8 @@
 
 Rows are output pixels, columns output channels, K runs over the filter's places and, innermost, channels. The copy
 engine walks the pixels of a tile through padding, stride and image borders by itself (cuTensorMapEncodeIm2col), so the
-kernel is matmul_wgmma's but for the loads of the image.
+kernel is matmul_wgmma's but for the loads of the image. With groups, a tile's columns lie in one group and read its
+channels, in whole slices of K: a partial slice would read the next group's channels, whose infinities would show.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from ..device import Device
 from ..plan import Im2Col, LaunchPlan, TensorMapArg
+from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Conv2d, Workload
 from . import hopper, hopper_geometry, hopper_launch, hopper_space
@@ -28,8 +30,11 @@ def _supports(w: Workload, device: Device) -> bool | str:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
     if w.layout != "nhwc":
         return "the copy engine gathers pixels of contiguous channels: layout 'nhwc' only"
-    if w.groups != 1:
-        return f"groups={w.groups}: only ungrouped convolutions"
+    if w.groups > 1 and (w.c // w.groups * size % hopper.SPAN or w.k // w.groups % 8):
+        return (
+            f"groups={w.groups}: a group must have input channels in multiples of {hopper.SPAN} bytes and output "
+            f"channels in multiples of 8, these have {w.c // w.groups} ({w.c // w.groups * size} bytes) and {w.k // w.groups}"
+        )
     if w.weights != "plain":
         return "pretransformed filters are for Winograd templates"
     if w.c * size % 16:
@@ -53,7 +58,7 @@ def _pixels(w: Any) -> int:
 
 
 def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
-    return int(-(-w.c // c["block_k"]))
+    return int(-(-w.c // w.groups // c["block_k"]))
 
 
 def _k_tiles(c: Mapping[str, Any], w: Any) -> int:
@@ -70,8 +75,11 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         kernel="conv2d_igemm_wgmma",
         per_unit=True,
         channel_tiles=_channel_tiles(c, w),
+        group_channels=w.c // w.groups,
+        group_columns=w.k // w.groups,
         loads=[(4, g["a"].share > 1, True), (3, g["b"].share > 1, False)],
-        title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * filters[{w.k}, {w.r}, {w.s}, {w.c}], "
+        title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * "
+        f"filters[{w.k}, {w.r}, {w.s}, {w.c // w.groups}]{f' in {w.groups} groups' if w.groups > 1 else ''}, "
         f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}",
         about=["A matrix product: A has a row for each output pixel, gathered from x; B is the filters.", *about],
     )
@@ -98,11 +106,12 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
             g["a"].slice_rows,
         ),
     )
+    channels = w.c // w.groups
     filters = TensorMapArg(
         "w",
         hopper.MAP_DTYPE[w.dtype],
-        (w.c, w.r * w.s, w.k),
-        (w.c * size, w.r * w.s * w.c * size),
+        (channels, w.r * w.s, w.k),
+        (channels * size, w.r * w.s * channels * size),
         (g["b"].box_inner, 1, g["b"].slice_rows),
         swizzle=g["b"].span,
         l2_promotion=hopper_launch.L2_PROMOTION,
@@ -120,7 +129,19 @@ KNOBS = tuple(
     replace(k, values=(0, 56)) if k.name == "producer_registers" else k
     for k in hopper_space.KNOBS
 )
-CONSTRAINTS = (*hopper_space.constraints(), *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels))
+CONSTRAINTS = (
+    *hopper_space.constraints(),
+    *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels),
+    Constraint(
+        "groups",
+        ("block_n", "block_k", "cluster_n"),
+        lambda c, w, d: (
+            w.groups == 1
+            or (w.k // w.groups % (c["block_n"] * c["cluster_n"]) == 0 and w.c // w.groups % c["block_k"] == 0)
+        ),
+        "with groups, the columns of a cluster lie in one group and slices of K are whole",
+    ),
+)
 
 
 def _candidates(w: Conv2d, device: Device) -> list[Config]:
@@ -146,7 +167,7 @@ def _candidates(w: Conv2d, device: Device) -> list[Config]:
         config(**small, block_n=32),
         config(**{**small, "block_n": 32, "split_k": 8, "stages": 8}),
     ]
-    width = max(32, -(-w.k // 32) * 32)
+    width = max(32, -(-w.k // w.groups // 32) * 32)
 
     def tiles(c: Mapping[str, Any]) -> int:
         return int(-(-_pixels(w) // c["block_m"]) * -(-w.k // c["block_n"]) * c["split_k"])
@@ -163,7 +184,9 @@ def _seeds(w: Workload, device: Device) -> Sequence[Config]:
 
 def _default(w: Workload, device: Device) -> Config:
     assert isinstance(w, Conv2d)
-    small = dict(block_m=64, block_n=64, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1)
+    columns = w.k // w.groups
+    width = 64 if w.groups == 1 else next(n for n in (64, 32, 16, 8) if columns % n == 0)
+    small = dict(block_m=64, block_n=width, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1)
     plain = Config({**FLAGSHIP, **small, "epilogue": "direct", "producer_registers": 0})
     return next(iter(_seeds(w, device)), plain)
 

@@ -35,19 +35,21 @@ def random_workload(r: random.Random) -> Conv2d:
     out_dtype = r.choice(OUT_DTYPES[dtype])
     exact = out_dtype == "int32"
     operations = r.sample(("scale", "bias", "residual", "relu", "gelu", "silu", "clamp(-1,2)"), r.choice((0, 1, 2, 3)))
+    groups = r.choice((1, 1, 1, 2, 3))
     while True:
         try:
             return Conv2d(
                 n=r.choice((1, 1, 2, 3)),
-                c=16 // ITEMSIZE[dtype] * r.choice((1, 2, 3, 8, 9, 16)),
+                c=16 // ITEMSIZE[dtype] * (groups * 8 if groups > 1 else r.choice((1, 2, 3, 8, 9, 16))),
                 h=r.randint(1, 18),
                 w=r.randint(1, 18),
-                k=r.choice((8, 24, 33, 64, 72, 100)),
+                k=groups * 32 if groups > 1 else r.choice((8, 24, 33, 64, 72, 100)),
                 r=r.choice((1, 2, 3, 3, 5)),
                 s=r.choice((1, 2, 3, 3, 7)),
                 stride=r.choice((1, 1, 2, (2, 1), (1, 3))),
                 padding=r.choice((0, 1, 2, (1, 0), (0, 1, 2, 3))),
                 dilation=r.choice((1, 1, 2, (1, 2))),
+                groups=groups,
                 dtype=dtype,
                 out_dtype=out_dtype,
                 epilogue="" if exact else "+".join(operations),
@@ -62,7 +64,8 @@ def random_workload(r: random.Random) -> Conv2d:
     ("changes", "reason"),
     [
         (dict(layout="nchw"), "layout 'nhwc' only"),
-        (dict(groups=2), "groups=2"),
+        (dict(groups=2), "groups=2: a group must have input channels in multiples of 128 bytes"),
+        (dict(groups=2, c=128, k=24), "output channels in multiples of 8"),
         (dict(c=36), "c=36 is 72 bytes"),
         (dict(dtype="float32"), "permission math=('tf32',)"),
         (dict(stride=9, h=40, w=40), "stride ends at 8"),
@@ -116,6 +119,11 @@ FEATURES: dict[str, tuple[dict[str, Any], Conv2d]] = {
     "split K": (dict(split_k=3), SMALL),
     "transposed": (dict(swap_ab=True, block_m=32, epilogue="full"), SMALL),
     "two spans a slice": (dict(block_k=128, stages=2), SMALL),
+    "groups": (dict(block_n=32, cluster_m=2), Conv2d(1, 192, 7, 6, 96, 3, 3, padding=1, groups=3, dtype="float16")),
+    "groups of 128, transposed": (
+        dict(block_n=64, consumers=1, swap_ab=True, block_m=24, split_k=2),
+        Conv2d(1, 256, 5, 6, 128, 3, 2, padding=1, groups=2, dtype="float16"),
+    ),
     "one pixel": (dict(), Conv2d(1, 8, 1, 1, 8, 1, 1, dtype="bfloat16", epilogue="residual")),
     "seven by one": (dict(block_n=64), Conv2d(1, 16, 17, 9, 24, 7, 1, padding=(3, 3, 0, 0), dtype="bfloat16")),
 }
