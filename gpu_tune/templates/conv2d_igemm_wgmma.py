@@ -33,7 +33,7 @@ def _supports(w: Workload, device: Device) -> bool | str:
     if w.groups > 1 and (w.c // w.groups * size % hopper.SPAN or w.k // w.groups % 8):
         return (
             f"groups={w.groups}: a group must have input channels in multiples of {hopper.SPAN} bytes and output "
-            f"channels in multiples of 8, these have {w.c // w.groups} ({w.c // w.groups * size} bytes) and {w.k // w.groups}"
+            f"channels in multiples of 8, not {w.c // w.groups * size} bytes and {w.k // w.groups} channels"
         )
     if w.weights != "plain":
         return "pretransformed filters are for Winograd templates"

@@ -72,9 +72,18 @@ def geometry(
 
 
 def plan(
-    c: Mapping[str, Any], w: Workload, g: Mapping[str, Any], maps: tuple[Arg, ...], scales: tuple[Arg, ...] = ()
+    c: Mapping[str, Any],
+    w: Workload,
+    g: Mapping[str, Any],
+    maps: tuple[Arg, ...],
+    scales: tuple[Arg, ...] = (),
+    first: tuple[KernelStep, ...] = (),
+    workspace: int = 0,
 ) -> LaunchPlan:
-    """The steps: ``maps`` load A and B, ``scales`` are arguments of the main kernel beside its target's."""
+    """The steps: ``maps`` load A and B, ``scales`` are arguments of the main kernel beside its target's.
+
+    ``first`` are steps before it, ``workspace`` the bytes that they need with those of a split-K.
+    """
     split = c["split_k"] > 1
     buffer = "workspace" if split else "out"
     out: Arg = BufferArg(buffer)
@@ -92,12 +101,12 @@ def plan(
         )
     args = (*maps, out, *epilogue_args(g["tile_workload"])[1:], *scales)
     grid, block, cluster = (g["clusters"] * g["cluster"], 1, 1), (g["threads"], 1, 1), (g["cluster"], 1, 1)
-    steps = [KernelStep(g["kernel"], grid, block, args, g["shared"], cluster)]
+    steps = [*first, KernelStep(g["kernel"], grid, block, args, g["shared"], cluster)]
     if split:
         items = w.batch * g["m"] * (g["n_total"] // g["sum_vector"])
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
         steps.append(KernelStep("sum_parts", (-(-items // SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
-    return LaunchPlan(tuple(steps), workspace_bytes(c, w, g["m"], g["n_total"])).check()
+    return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, w, g["m"], g["n_total"]))).check()
 
 
 def resources(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Estimate:

@@ -183,6 +183,6 @@ def constraints() -> tuple[Constraint, ...]:
                 w.scales != "block128"
                 or (c["block_k"] == 128 and (c["swap_ab"] or 128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
             ),
-            "scales per 128 of K need block_k = 128 and, unless transposed, a block_n that divides 128 or is a multiple",
+            "scales per 128 of K need block_k = 128 and, unless transposed, a block_n of a part or whole 128s",
         ),
     )

@@ -2,13 +2,14 @@
 
 One warpgroup keeps a ring of shared-memory slots filled through the copy engine, one to three others multiply. Shapes
 are compiled in. Where the knobs come from: CUTLASS's sm90 kernels, DeepGEMM, "fast.cu"; what each is worth is measured,
-not assumed. Operands other than 16-bit ones must be K-major (``nt``): wgmma transposes 16-bit data alone. A transposed
-copy of such an operand first, or another template, serves the other layouts.
+not assumed. wgmma transposes 16-bit data alone: another operand that is not contiguous along k is copied, transposed,
+to the workspace first (:mod:`.hopper_transpose`), a step of the plan like the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..device import Device
@@ -16,8 +17,9 @@ from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import hopper, hopper_geometry, hopper_launch, hopper_space
+from . import hopper, hopper_geometry, hopper_launch, hopper_space, hopper_transpose
 from .base import Estimate, Numerics, Template
+from .hopper_transpose import Transposed
 
 
 def _supports(w: Workload, device: Device) -> bool | str:
@@ -25,13 +27,8 @@ def _supports(w: Workload, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     if w.dtype == "float32" and "tf32" not in w.math:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
-    if size != 2 and w.layout != "nt":
-        return (
-            f"wgmma takes {w.dtype} operands contiguous along k only (layout 'nt'), not {w.layout!r}: "
-            "transpose the other operand first"
-        )
     for name, ld in (("lda", w.lda), ("ldb", w.ldb)):
-        if ld * size % 16:
+        if ld * size % 16 and name[-1] not in hopper_transpose.transposed(w):
             return f"the copy engine needs rows at multiples of 16 bytes: {name}={ld} is {ld * size} bytes"
     if w.alignment < 16:
         return f"the copy engine needs base addresses at multiples of 16 bytes, alignment={w.alignment}"
@@ -46,7 +43,8 @@ def _k_tiles(c: Mapping[str, Any], w: Matmul) -> int:
 
 def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
     assert isinstance(w, Matmul)
-    mn_major = {"a": w.layout[0] == "t", "b": w.layout[1] == "n"}
+    copies = hopper_transpose.transposed(w)
+    mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
     tiles = _k_tiles(c, w)
     g = hopper_launch.geometry(c, w, device, m=w.m, n=w.n, ldc=w.ldc, k_tiles=tiles, mn_major=mn_major)
     blocks = -(-w.k // 128)
@@ -56,7 +54,14 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         scale_columns=max(1, c["block_n"] // 128),
         wide_scales=w.m * blocks >= 2**31,
         title=_title(w),
-        about=hopper_geometry.about(c, g),
+        about=[
+            *hopper_geometry.about(c, g),
+            *(
+                f"{t.name.upper()} is transposed into the workspace first: wgmma wants rows of k."
+                for t in copies.values()
+            ),
+        ],
+        transposed=list(copies.values()),
     )
     if _scales_main(c, w):
         g["scale_parameters"] = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b"
@@ -77,21 +82,27 @@ def _title(w: Matmul) -> str:
 
 def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
     assert isinstance(w, Matmul)
-    return hopper_launch.resources(c, w, w.m, w.n)
+    made = hopper_launch.resources(c, w, w.m, w.n)
+    shared = [made.shared_bytes, *(t.shared_bytes for t in hopper_transpose.transposed(w).values())]
+    workspace = hopper_transpose.end(w, made.workspace_bytes)
+    return replace(made, shared_bytes=max(shared), workspace_bytes=workspace)
 
 
-def _map(name: str, operand: hopper.Operand, w: Matmul) -> TensorMapArg:
+def _map(name: str, operand: hopper.Operand, w: Matmul, copy: Transposed | None) -> TensorMapArg:
     shape, ld = (w.a_shape, w.lda) if name == "a" else (w.b_shape, w.ldb)
+    if copy:
+        shape, ld = (copy.rows, copy.k), copy.out_ld
     size = operand.itemsize
     deep = w.batch > 1
     return TensorMapArg(
-        name,
+        "workspace" if copy else name,
         hopper.MAP_DTYPE[w.dtype],
         (shape[1], shape[0], w.batch) if deep else (shape[1], shape[0]),
         (ld * size, shape[0] * ld * size) if deep else (ld * size,),
         (operand.box_inner, operand.slice_rows, 1) if deep else (operand.box_inner, operand.slice_rows),
         swizzle=operand.span,
         l2_promotion=hopper_launch.L2_PROMOTION,
+        offset=copy.offset if copy else 0,
     )
 
 
@@ -99,11 +110,16 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
     assert isinstance(w, Matmul)
     g = _derive(c, w, device)
     scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
-    return hopper_launch.plan(c, w, g, (_map("a", g["a"], w), _map("b", g["b"], w)), scales)
+    start = hopper_launch.workspace_bytes(c, w, w.m, w.n)
+    copies = hopper_transpose.transposed(w, start)
+    maps = tuple(_map(name, g[name], w, copies.get(name)) for name in "ab")
+    first = tuple(t.step() for t in copies.values())
+    return hopper_launch.plan(c, w, g, maps, scales, first, hopper_transpose.end(w, start))
 
 
 def _mn_major(c: Any, w: Any, d: Any) -> bool:
-    return (w.layout[0] == "n" or c["block_m"] % 16 == 0) and (w.layout[1] == "t" or c["block_n"] % 16 == 0)
+    whole = (w.layout[0] == "n" or c["block_m"] % 16 == 0) and (w.layout[1] == "t" or c["block_n"] % 16 == 0)
+    return whole or ITEMSIZE[w.dtype] != 2
 
 
 CONSTRAINTS = (

@@ -33,7 +33,7 @@ def random_workload(r: random.Random) -> Matmul:
     """Any supported workload of up to a few tiles: every dtype, layout, output, scale, epilogue and row length."""
     dtype = r.choice(("bfloat16", "float16", "bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2", "int8"))
     row = 16 // ITEMSIZE[dtype]
-    layout = r.choice(("nn", "nt", "tn", "tt")) if ITEMSIZE[dtype] == 2 else "nt"
+    layout = r.choice(("nn", "nt", "tn", "tt") if ITEMSIZE[dtype] == 2 else ("nn", "nt", "nt", "tn", "tt"))
     m, n = (r.choice((r.randint(1, 40), r.randint(1, 300), r.choice((64, 128, 192, 256, 320)))) for _ in "mn")
     k = r.choice((r.randint(1, 64), r.randint(1, 400), 128, 256))
     lda, ldb = (
@@ -85,8 +85,6 @@ def test_the_source_uses_knobs_workload_device_and_launch_alone() -> None:
     ("workload", "reason"),
     [
         (Matmul(64, 64, 64, dtype="float32", layout="nt"), "permission math=('tf32',)"),
-        (Matmul(64, 64, 64, dtype="float32", layout="nn", math=("tf32",)), "contiguous along k only"),
-        (Matmul(64, 64, 64, dtype="int8", layout="tn"), "contiguous along k only"),
         (Matmul(64, 64, 100, dtype="float16", layout="nt"), "lda=100 is 200 bytes"),
         (Matmul(64, 100, 64, dtype="float16", layout="nn"), "ldb=100 is 200 bytes"),
         (Matmul(64, 64, 64, dtype="float16", layout="nt", alignment=8), "alignment=8"),
@@ -95,6 +93,13 @@ def test_the_source_uses_knobs_workload_device_and_launch_alone() -> None:
 )
 def test_unsupported_workloads_get_the_reason(workload: Matmul, reason: str) -> None:
     assert reason in str(TEMPLATE.supported(workload, H200))
+
+
+def test_operands_that_wgmma_does_not_transpose_may_have_rows_of_any_length() -> None:
+    workload = Matmul(63, 37, 64, dtype="int8", layout="tn", out_dtype="int32")
+    assert TEMPLATE.supported(workload, H200) is True
+    plan = TEMPLATE.plan(TEMPLATE.default(workload, H200), workload, H200)
+    assert [step.kernel for step in plan.kernels][:2] == ["transpose_a", "transpose_b"]
 
 
 def test_only_compute_capability_9_0_is_served() -> None:
@@ -281,6 +286,20 @@ def test_every_dtype_computes_the_product(dtype: str, more: dict[str, Any]) -> N
     workload = Matmul(150, 200, 400, dtype=dtype, layout="nt", **more)
     assert_computes(config(dtype, epilogue="direct"), workload, seed=1, kind="normal")
     assert_computes(config(dtype, epilogue="ring"), dataclasses.replace(workload, ldc=208), seed=2)
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("dtype", "layout", "more"),
+    [
+        ("int8", "nn", dict(out_dtype="int32")),
+        ("float8_e4m3", "tn", dict(scales="block128", batch=2)),
+        ("float32", "tt", dict(math=("tf32",), epilogue="row_bias")),
+    ],
+)
+def test_operands_that_wgmma_does_not_transpose_are_copied_first(dtype: str, layout: str, more: dict[str, Any]) -> None:
+    workload = Matmul(67, 131, 200, dtype=dtype, layout=layout, lda=224, ldb=217 if layout[1] == "n" else 224, **more)
+    assert_computes(config(dtype, split_k=2, producer_registers=56, stages=2), workload, seed=3)
 
 
 @needs_emulator
