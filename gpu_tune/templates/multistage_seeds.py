@@ -10,7 +10,7 @@ from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Workload
 from .base import Template
-from .multistage import Shape, native_fp8, promotes
+from .multistage import CHUNK, Shape, native_fp8, promotes
 from .multistage_rules import Problem
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
@@ -40,6 +40,8 @@ TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
     (256, 256, 32, 64, 64, 1, 2),
 )
 """The usual winners on large and middle shapes, then narrow tiles for few rows or columns, then what fits anything."""
+SCHEDULERS = 4
+"""Of an SM, each with its tensor core."""
 _PLAIN: dict[str, Any] = dict(
     shared_layout="xor",
     fragment_buffers=2,
@@ -120,29 +122,47 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
 
 
 def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
-    """A rough time in clocks of one SM, good enough to order starting points.
+    """A rough time in clocks, good enough to order starting points.
 
-    A k tile takes the longest of its arithmetic, its bytes from L2 and its bytes from shared memory, and no less than
-    the latency that its stages leave uncovered; blocks on one SM overlap latencies but share the rest.
+    A k tile keeps an SM busy for as long as the slowest of its tensor pipes, issue slots, shared memory and share of L2,
+    and a little of the others; a round of resident blocks lasts no less than one warp's chain of dependent steps and
+    than the latency that its stages leave uncovered. No kernel beats the memory that it must read and write once.
     """
     c, size = config, ITEMSIZE[w.dtype]
     shape = Shape(config, w.dtype, promotes(w, device))
     rows, columns = problem.tiles(c)
     work = rows * columns * problem.batch * c["split_k"]
     k_tiles = -(-problem.k_tiles(c) // c["split_k"])
-    kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
-    rate = device.flops_per_clock.get(kind, 0) or 512
-    busy = min(1.0, shape.threads / 128) * (0.62 if device.cc == 90 else 0.85)  # HGMMA alone reaches Hopper's full rate
+    warps = shape.threads // 32
     area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
-    reads = (c["block_m"] * shape.warps_n + c["block_n"] * shape.warps_m) * c["block_k"] * size
-    tile = max(2.0 * area * c["block_k"] / (rate * busy), edge / 40, reads / 110)
-    shared = edge * c["stages"]
-    fits = max(1, device.resident_blocks(shape.threads, shape.registers(False, device), shared))
+    fits = max(1, device.resident_blocks(shape.threads, shape.registers(False, device), edge * c["stages"]))
     each = -(-work // device.sm_count)
-    rounds = -(-each // fits)
-    latency = 700 / (c["stages"] - 1)
-    leave = 1500 + area * 4 / 32 + (2000 + area * 4 * (1 + c["split_k"]) / 24 if c["split_k"] > 1 else 0)
-    return max(each * k_tiles * tile, rounds * k_tiles * max(tile, latency)) + rounds * leave
+
+    # what a k tile takes of an SM
+    kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
+    rate = (device.flops_per_clock.get(kind, 0) or 512) * (0.62 if device.cc == 90 else 0.9)  # HGMMA alone is faster
+    reads = shape.k_steps * (shape.mmas_m + shape.mmas_n / 2)  # ldmatrix of a warp
+    steps = shape.k_steps * shape.mmas_m * shape.mmas_n  # instructions of the tensor cores
+    issue = warps * (1.2 * steps + reads + 3 * edge / (CHUNK * shape.threads) + 25) / SCHEDULERS
+    shared = (warps * reads * 32 * CHUNK + edge) / 128
+    l2 = edge / (40 if device.shared_bytes_per_sm > 2**17 else 18)  # bytes a clock that an SM gets: compute, consumer
+    interval = 2 * 16 * 8 * 32 / size * SCHEDULERS / rate  # clocks of an instruction on its tensor core
+    chain = 60 + shape.k_steps * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
+
+    def round_of(blocks: int) -> float:
+        idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
+        parts = (2.0 * area * c["block_k"] / rate * idle, issue, shared, l2)
+        tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
+        leave = 1500 + blocks * area * 4 / 32
+        if c["split_k"] > 1:
+            leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 24
+        return k_tiles * max(tile, chain, 700 / (c["stages"] - 1)) + leave
+
+    full, rest = divmod(each, fits)
+    clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
+    moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
+    floor = moved / device.bandwidth * device.clock_mhz * 1e6
+    return max(clocks, floor) + 0.1 * clocks
 
 
 def default(w: Workload, device: Device, template: Template, problem: Problem) -> Config:
