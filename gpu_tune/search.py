@@ -7,11 +7,13 @@ Trials flow to the space that earns them; a space whose best stays far behind is
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from .errors import InvalidConfig, InvalidInput
 from .model.suggestions import suggest
@@ -28,6 +30,17 @@ FINAL_BEST, FINAL_WITHIN = 5, 0.03
 STARTS = 0.75
 """Share of a batch that defaults, seeds and other given starts may take; the models and chance have the rest."""
 _CURIOSITY = 0.3
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _one_thread() -> Any:
+    """A context in which linear algebra takes one thread: matrices are small and compilers hold the other cores, so that
+    threads waiting for each other cost a hundred times more; and sums come out the same on any number of cores."""
+    return _blas().limit(limits=1, user_api="blas")
 
 
 class Search:
@@ -66,8 +79,9 @@ class Search:
         self.arms = {s.name: Arm(s, self.settings, seed) for s in spaces}
         self.told: list[Measurement] = []
         past = gather(history, spaces, source)
-        for name, arm in self.arms.items():
-            arm.learn(past.get(name, []))
+        with _one_thread():
+            for name, arm in self.arms.items():
+                arm.learn(past.get(name, []))
         self._winners = {name: [c for p in pasts[:2] for c in p.winners(2)] for name, pasts in past.items()}
         self._starts = self._queue(starts or {})
 
@@ -75,6 +89,10 @@ class Search:
         """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all
         is asked.
         """
+        with _one_thread():
+            return self._ask(n)
+
+    def _ask(self, n: int | None) -> list[Candidate]:
         want = self.batch if n is None else min(n, self.batch)
         chosen: list[Candidate] = []
         while self._starts and len(chosen) < math.ceil(STARTS * want):

@@ -270,14 +270,19 @@ class Component:
             size = self.sizes[position]
             rows = np.repeat(rows, size, axis=0)
             rows[:, position] = np.tile(np.arange(size, dtype=np.uint16), len(rows) // size)
-            rows = self._keep(rows, depth)
-            if len(rows) > limit:
-                scale *= len(rows) / limit
-                rows = rows[np.sort(rng.permutation(len(rows))[:limit])]
+            rows = self._keep(rows, depth, tabled=True)
+            if scale > 1.0 and len(rows) > limit:  # a draw already: spare predicates, which cost Python time
+                rows, scale = _thinned(rows, scale, limit, rng)
+            rows = self._keep(rows, depth, tabled=False)
+            if len(rows) > limit or (scale > 1.0 and len(rows) > limit // 2):
+                rows, scale = _thinned(rows, scale, limit // 2, rng)
         return rows, scale
 
-    def _keep(self, rows: Rows, depth: int) -> Rows:
+    def _keep(self, rows: Rows, depth: int, tabled: bool | None = None) -> Rows:
+        """The rows that pass the tests at ``depth``: the tabled ones, those that call predicates, or (None) all."""
         for rule, columns, table in self._tests[depth]:
+            if tabled is not None and tabled != (table is not None):
+                continue
             if table is None:
                 rows = rows[rule.check(rows, columns)]
             else:
@@ -356,3 +361,8 @@ class Component:
             order.append(best)
             left.remove(best)
         return order
+
+
+def _thinned(rows: Rows, scale: float, limit: int, rng: np.random.Generator) -> tuple[Rows, float]:
+    """``limit`` of the rows, uniformly drawn, and how many each then stands for."""
+    return rows[np.sort(rng.permutation(len(rows))[:limit])], scale * len(rows) / limit
