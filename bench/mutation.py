@@ -27,8 +27,9 @@ from gpu_tune import emulator
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, registry, render
-from gpu_tune.verify.cases import Variant, variants
+from gpu_tune.verify.cases import Variant
 from gpu_tune.verify.check import Outcome, Problem, run_module
+from gpu_tune.verify.draw import variants
 from gpu_tune.workload import Matmul, Workload
 
 SYNC = re.compile(

@@ -25,10 +25,11 @@ from ..plan import LaunchPlan
 from ..space.knob import Config
 from ..templates.base import Numerics, Template, registry
 from ..workload import from_dict
+from .branches import Branch
 from .cases import DEVICES, Variant
-from .cases import variants as draw_variants
 from .check import Failure, Outcome, Problem, check_variant, refusal, run_checks
-from .coverage import Coverage, reachable_pairs
+from .coverage import Coverage
+from .draw import Drawing, Drawn
 
 LEAST = 6
 """Variants that a sweep checks however little time it has."""
@@ -82,15 +83,15 @@ class SweepReport:
         lines = [f"{head}: {verdict}", *map(str, self.classes.values()), *(f"covered {line}" for line in self.covered)]
         return "\n".join(lines)
 
-    def add(self, variant: Variant, outcome: Outcome, assembled: bool = False) -> None:
-        """Count one variant's outcome."""
+    def add(self, variant: Variant, outcome: Outcome, assembled: bool = False, branches: Iterable[Branch] = ()) -> None:
+        """Count one variant's outcome; ``branches``: those of the template's source that it takes."""
         self.variants += 1
         self.runs += outcome.runs
         self.assembled += assembled
         self.spilling += outcome.spills > 0
         for stage, seconds in outcome.seconds.items():
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
-        self.coverage.add(variant, outcome.branches)
+        self.coverage.add(variant, branches)
         for label in dict.fromkeys(f.label for f in outcome.failures):
             first = next(f for f in outcome.failures if f.label == label)
             known = self.classes.setdefault(label, FailureClass(label, 0, first.message, variant.command, first.code))
@@ -117,19 +118,16 @@ def sweep(
     _require_emulator()
     template = _template(target)
     report, start = SweepReport(template.name), time.perf_counter()
-    jobs = _jobs(template, variants, seed, devices, assemble_every)
+    drawing = Drawing(template, seed, devices)
+    jobs = _jobs(drawing, variants, assemble_every)
     if template is not registry().get(template.name):
         workers = 0
-    drawn: list[Variant] = []
-    for variant, outcome, assembled in _run(template, jobs, workers, start, seconds):
-        drawn.append(variant)
-        report.add(variant, outcome, assembled)
+    for drawn, outcome, assembled in _run(template, jobs, workers, start, seconds):
+        report.add(drawn.variant, outcome, assembled, drawn.branches)
         report.seconds = time.perf_counter() - start
         if progress:
             progress(report)
-    homes = [by_name(d) for d in devices]
-    pairs = max(reachable_pairs(template, drawn[:8]), len(report.coverage.pairs)) if drawn else 0
-    report.covered = report.coverage.summary(template, homes, pairs) if drawn else []
+    report.covered = report.coverage.summary(drawing) if report.variants else []
     report.seconds = time.perf_counter() - start
     return report
 
@@ -206,11 +204,9 @@ def _template(target: str | Template) -> Template:
     return known[target]
 
 
-def _jobs(
-    template: Template, count: int, seed: int, devices: tuple[str, ...], every: int
-) -> Iterator[tuple[Variant, bool]]:
-    for number, variant in zip(range(count), draw_variants(template, seed, devices)):
-        yield variant, bool(every) and number % every == 0
+def _jobs(drawing: Drawing, count: int, every: int) -> Iterator[tuple[Drawn, bool]]:
+    for number, drawn in zip(range(count), drawing):
+        yield drawn, bool(every) and number % every == 0
 
 
 def _check(name: str, variant: Variant, assemble: bool) -> Outcome:
@@ -218,8 +214,8 @@ def _check(name: str, variant: Variant, assemble: bool) -> Outcome:
 
 
 def _run(
-    template: Template, jobs: Iterable[tuple[Variant, bool]], workers: int | None, start: float, seconds: float | None
-) -> Iterator[tuple[Variant, Outcome, bool]]:
+    template: Template, jobs: Iterable[tuple[Drawn, bool]], workers: int | None, start: float, seconds: float | None
+) -> Iterator[tuple[Drawn, Outcome, bool]]:
     """Outcomes, in the order in which they finish."""
 
     def expired() -> bool:
@@ -227,15 +223,15 @@ def _run(
 
     count = os.cpu_count() or 1 if workers is None else workers
     if count == 0:
-        for number, (variant, assemble) in enumerate(jobs, 1):
-            yield variant, check_variant(template, variant, assemble=assemble), assemble
+        for number, (drawn, assemble) in enumerate(jobs, 1):
+            yield drawn, check_variant(template, drawn.variant, assemble=assemble), assemble
             if number >= LEAST and expired():
                 return
         return
     from pebble import ProcessPool
 
     with ProcessPool(max_workers=count) as pool:
-        running: dict[Future[Any], tuple[Variant, bool]] = {}
+        running: dict[Future[Any], tuple[Drawn, bool]] = {}
         todo = iter(jobs)
         try:
             while True:
@@ -243,14 +239,17 @@ def _run(
                     job = next(todo, None)
                     if job is None:
                         break
-                    future: Future[Any] = pool.schedule(_check, args=[template.name, *job], timeout=TIME_LIMIT)
+                    drawn, assemble = job
+                    future: Future[Any] = pool.schedule(
+                        _check, args=[template.name, drawn.variant, assemble], timeout=TIME_LIMIT
+                    )
                     running[future] = job
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    variant, assemble = running.pop(future)
-                    yield variant, _outcome(future), assemble
+                    drawn, assemble = running.pop(future)
+                    yield drawn, _outcome(future), assemble
         finally:
             for future in running:
                 future.cancel()

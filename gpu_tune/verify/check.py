@@ -18,7 +18,6 @@ from ..reference import NUMPY, compare, example_inputs, example_scalars
 from ..templates.base import Numerics, Template, render
 from ..workload import ArraySpec, Workload
 from .cases import Variant
-from .coverage import Branch, taken_branches
 
 POISON = 0xFF
 """Every byte of the result before a run: NaN in each float type, -1 in integers."""
@@ -41,7 +40,6 @@ class Outcome:
     """What checking one variant found; ``seconds`` by stage; ``instructions``: warp instructions emulated."""
 
     failures: list[Failure] = field(default_factory=list)
-    branches: set[Branch] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
     runs: int = 0
     instructions: int = 0
@@ -59,7 +57,6 @@ def check_variant(template: Template, variant: Variant, *, assemble: bool = Fals
     try:
         template.check(variant.config, variant.workload, variant.device)
         source = render(template, variant.config, variant.workload, variant.device)
-        outcome.branches = taken_branches(template, variant.config, variant.workload, variant.device)
         outcome.seconds["render"] = time.perf_counter() - start
         problem = Problem.of(template, variant)
         run_checks(outcome, source, problem, variant.seed)

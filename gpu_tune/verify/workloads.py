@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..device import Device
 from ..errors import GpuTuneError
 from ..templates.base import Template
 from ..workload import ITEMSIZE, MATH, OUT_DTYPES, Conv2d, Matmul, Workload
-from .cases import Cell
+from .cases import Cell, supported_cells
 
 RESIDUE = 16
 """Tails are counted by the size modulo this; every copy, fragment and store of the templates divides it."""
@@ -87,26 +87,26 @@ def with_residue(workload: Workload, name: str, residue: int) -> Workload | None
     size = (size // RESIDUE * RESIDUE + residue) or RESIDUE
     try:
         if isinstance(workload, Matmul):
-            return replace(workload, lda=0, ldb=0, ldc=0, **{name: size})
+            return replace(workload, lda=0, ldb=0, ldc=0, **{name: size})  # type: ignore[arg-type]
         assert isinstance(workload, Conv2d)
         return replace(workload, **{name: size * workload.groups})  # type: ignore[arg-type]
     except GpuTuneError:
         return None
 
 
-def residue_exists(template: Template, devices: list[tuple[Device, list[Cell]]], name: str, residue: int) -> bool:
-    """Whether ``template`` supports any of many random workloads with that tail."""
-    from .cases import supported_cells
-
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        device, cells = devices[rng.integers(len(devices))]
-        cell = cells[rng.integers(len(cells))]
-        workload = draw_workload(template, cell, supported_cells(template, device)[cell], device, rng)
-        changed = None if workload is None else with_residue(workload, name, residue)
-        if changed is not None and template.supported(changed, device) is True:
-            return True
-    return False
+def existing(template: Template, devices: Iterable[Device], wanted: set[Residue]) -> set[Residue]:
+    """Those of ``wanted`` that some of many random workloads which ``template`` supports have (never all of pixels)."""
+    rng, found = np.random.default_rng(0), set[Residue]()
+    homes = [(d, supported_cells(template, d)) for d in devices]
+    for _ in range(200 if wanted else 0):
+        device, cells = homes[rng.integers(len(homes))]
+        cell = list(cells)[rng.integers(len(cells))]
+        workload = draw_workload(template, cell, cells[cell], device, rng)
+        for residue in sorted(wanted - found):
+            changed = None if workload is None else with_residue(workload, *residue)
+            if changed is not None and template.supported(changed, device) is True:
+                found.add(residue)
+    return found
 
 
 def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
