@@ -9,7 +9,6 @@ channels, in whole slices of K: a partial slice would read the next group's chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..device import Device
@@ -77,7 +76,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         channel_tiles=_channel_tiles(c, w),
         group_channels=w.c // w.groups,
         group_columns=w.k // w.groups,
-        loads=[(4, g["a"].share > 1, True), (3, g["b"].share > 1, False)],
+        loads=[(4, g["a"].share > 1, True, g["hint"]), (3, g["b"].share > 1, False, g["hint"])],
         title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * "
         f"filters[{w.k}, {w.r}, {w.s}, {w.c // w.groups}]{f' in {w.groups} groups' if w.groups > 1 else ''}, "
         f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}",
@@ -124,11 +123,6 @@ def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
     return hopper_launch.resources(c, w, _pixels(w), w.k)
 
 
-KNOBS = tuple(
-    # a producer of images does not get by with 40 registers
-    replace(k, values=(0, 56)) if k.name == "producer_registers" else k
-    for k in hopper_space.KNOBS
-)
 CONSTRAINTS = (
     *hopper_space.constraints(),
     *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels),
@@ -148,7 +142,7 @@ def _candidates(w: Conv2d, device: Device) -> list[Config]:
     """Tiles from large to small; a narrow side no wider than the output channels."""
 
     def config(**changes: Any) -> Config:
-        made: dict[str, Any] = {**FLAGSHIP, "cluster_m": 1, "producer_registers": 56, **changes}
+        made: dict[str, Any] = {**FLAGSHIP, "cluster_m": 1, **changes}
         made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
         return Config(made)
 
@@ -195,7 +189,7 @@ TEMPLATE = Template(
     name="conv2d_igemm_wgmma",
     op="conv2d",
     summary="implicit GEMM on Hopper tensor cores (wgmma), image gathered by the copy engine (TMA im2col), NHWC",
-    knobs=KNOBS,
+    knobs=hopper_space.KNOBS,
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derive,

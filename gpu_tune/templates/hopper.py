@@ -37,6 +37,13 @@ MAP_DTYPE = {
 OUT_MAP_DTYPE = {**MAP_DTYPE, "float32": "float32", "int32": "int32"}
 _SWIZZLE_CODE = {128: 1, 64: 2, 32: 3}
 MIN_REGISTERS, MAX_REGISTERS = 24, 240
+GPCS = 8
+"""Processor clusters of a GH100, the one chip of compute capability 9.0. A cluster of blocks lives in one of them.
+
+Which SMs of a GPC are disabled (always by twos) differs from board to board, and with it how many clusters of four run
+at once; the driver tells it for the board at hand (cuOccupancyMaxActiveClusters), but a launch plan is for every board
+of the chip. So the persistent grid "resident" supposes the worst, that every GPC has two SMs left over.
+"""
 INSTRUCTION_REGISTERS = 26
 """Registers that ptxas wants beside the accumulators of one wgmma (error C7602 names the sum)."""
 
@@ -234,7 +241,11 @@ def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
 def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
     """Clusters to launch for ``units`` units of a cluster's work each."""
     size = c["cluster_m"] * c["cluster_n"]
-    sms = device.sm_count // 16 * 16 if c["grid"] == "sixteens" and device.sm_count > 16 else device.sm_count
+    sms = device.sm_count
+    if c["grid"] == "sixteens" and sms > 16:
+        sms = sms // 16 * 16
+    if c["grid"] == "resident":
+        sms -= GPCS * max(0, size - 2)
     places = max(1, sms * c["min_blocks"] // size)
     if c["schedule"] == "pingpong":
         units = -(-units // 2)  # two units keep a block's two consumers busy

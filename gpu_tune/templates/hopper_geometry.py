@@ -67,6 +67,7 @@ def geometry(
     outputs = batch * c["split_k"]
     single = clusters(c, units, device) == units and not pingpong
     split = c["split_k"] > 1
+    hint = c["l2_keep"] != "both"
     return dict(
         ragged,
         c=c,
@@ -77,8 +78,11 @@ def geometry(
         ldc=ldc,
         per_unit=False,
         loads=[
-            (3 if batch > 1 else 2, multicast) for multicast in (False, True) if multicast in (a.share > 1, b.share > 1)
+            (3 if batch > 1 else 2, multicast, False, hint)
+            for multicast in (False, True)
+            if multicast in (a.share > 1, b.share > 1)
         ],
+        hint=hint,
         a=a,
         b=b,
         left=left.name,

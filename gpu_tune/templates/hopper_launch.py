@@ -142,12 +142,6 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
 
     return (
         Constraint(
-            "producer_addresses",
-            ("producer_registers",),
-            lambda c, w, d: c["producer_registers"] != 40 or (w.batch == 1 and w.op == "matmul"),
-            "the producer of a batch or an image has more coordinates and spills in 40 registers",
-        ),
-        Constraint(
             "swap_short_m",
             ("swap_ab",),
             lambda c, w, d: not c["swap_ab"] or rows(w) <= 256,

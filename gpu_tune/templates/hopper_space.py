@@ -54,9 +54,9 @@ KNOBS = (
     Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
     Knob(
         "grid",
-        ("all", "sixteens", "fewest", "units"),
-        "blocks: one for every place on the chip, the same in whole sixteens, the fewest with as many waves, "
-        "one for every unit",
+        ("all", "sixteens", "resident", "fewest", "units"),
+        "blocks: one for every place on the chip, the same in whole sixteens, as many clusters as surely run at once, "
+        "the fewest with as many waves, one for every unit",
         ordinal=False,
     ),
     Knob(
@@ -68,6 +68,12 @@ KNOBS = (
         "swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False
     ),
     Knob("min_blocks", (1, 2), "blocks that must fit on an SM at once"),
+    Knob(
+        "l2_keep",
+        ("both", "a", "b"),
+        "operand that L2 is to keep while the other passes through (both: no hint)",
+        ordinal=False,
+    ),
     Knob(
         "promote_k",
         (128, 256, 512),
@@ -139,6 +145,12 @@ def constraints() -> tuple[Constraint, ...]:
             ("cluster_m", "cluster_n"),
             lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
             "a cluster has at most 4 blocks",
+        ),
+        Constraint(
+            "grid_resident",
+            ("cluster_m", "cluster_n", "grid"),
+            lambda c, w, d: c["grid"] != "resident" or c["cluster_m"] * c["cluster_n"] > 2,
+            "blocks and clusters of two always fill the chip: resident differs from all for larger clusters alone",
         ),
         Constraint(
             "multicast_slices",

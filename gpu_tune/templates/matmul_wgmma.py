@@ -148,6 +148,7 @@ FLAGSHIP: dict[str, Any] = dict(
     split_k=1,
     swap_ab=False,
     min_blocks=1,
+    l2_keep="both",
     promote_k=128,
 )
 
@@ -158,7 +159,6 @@ def _candidates(w: Matmul, device: Device) -> list[Config]:
     def config(**changes: Any) -> Config:
         made: dict[str, Any] = {**FLAGSHIP, **changes}
         made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
-        made["producer_registers"] = 40 if w.batch == 1 else 56
         return Config(made)
 
     ping = dict(schedule="pingpong", cluster_m=1)

@@ -35,6 +35,7 @@ PLAIN: dict[str, Any] = dict(
     split_k=1,
     swap_ab=False,
     min_blocks=1,
+    l2_keep="both",
     promote_k=128,
 )
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
