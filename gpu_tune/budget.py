@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from .device import Device
 from .errors import InvalidInput
+from .target import Target
 from .trial import Candidate, Measurement
 from .workload import Workload
 
@@ -18,11 +19,13 @@ EFFORTS: Mapping[str, tuple[float, float]] = {"quick": (100, 30.0), "full": (200
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: ``trials`` at most, ``seconds`` of wall time at most; both count what is already recorded."""
+    """When to stop: ``trials`` at most, ``seconds`` of wall time at most; both count what is already recorded. Sooner
+    when ``target`` is reached (see :class:`~gpu_tune.target.Target`)."""
 
     trials: int | None = None
     seconds: float | None = None
     effort: str = "full"
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         if self.effort not in EFFORTS:
@@ -56,8 +59,9 @@ class Progress:
     """What is known while tuning, for a callback: updated in place before each call.
 
     ``trials`` counts those resumed from records (``resumed``) as well. ``default`` is the best of the templates'
-    default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``phase``:
-    ``prepare``, ``search``, ``confirm`` or ``done``. Times come from ``source``: modelled ones are estimates.
+    default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``goal``: the
+    seconds a run that a target asks for. ``phase``: ``prepare``, ``search``, ``confirm`` or ``done``. Times come from
+    ``source``: modelled ones are estimates.
     """
 
     workload: Workload
@@ -75,6 +79,7 @@ class Progress:
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
+    goal: float | None = None
 
     @property
     def seconds(self) -> float:

@@ -38,8 +38,8 @@ def _blas() -> ThreadpoolController:
 
 
 def _one_thread() -> Any:
-    """A context in which linear algebra takes one thread: matrices are small and compilers hold the other cores, so that
-    threads waiting for each other cost a hundred times more; and sums come out the same on any number of cores."""
+    """A context in which linear algebra takes one thread: matrices are small and compilers hold the other cores, so
+    that threads waiting for each other cost a hundred times more; and sums are the same on any number of cores."""
     return _blas().limit(limits=1, user_api="blas")
 
 

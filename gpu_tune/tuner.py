@@ -28,6 +28,7 @@ from .records import Record, Records
 from .space.knob import Config
 from .space.space import Space, TemplateSpace
 from .store import Store, Winner, lookup
+from .target import Target
 from .templates.base import Template
 from .trial import MEASURED, Candidate, Measurement, Policy, Rule
 from .where import Variant, variants, where
@@ -111,6 +112,7 @@ def tune(
     trials: int | None = None,
     seconds: float | None = None,
     effort: str = "full",
+    target: float | str | None = None,
     seed: int = 0,
     jobs: int | None = None,
     store: Store | None = None,
@@ -125,12 +127,13 @@ def tune(
     On this machine's GPU, or on the modelled ``device`` (``nvidia-h200`` unless named) where there is none: then times
     are estimates, and the kernel says so. ``trials`` and ``seconds`` bound the search, counting what is already
     recorded: the same call resumes, and returns at once when the stored winner has had that much; ``effort`` (``quick``
-    or ``full``) bounds it when neither is given. ``force`` starts afresh. Ctrl-C ends the search and keeps the best so
-    far. ``on_trial`` gets a :class:`~gpu_tune.budget.Progress` after every trial. ``executor``: the
-    ``dask://host:port`` to measure on. Raises InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when
-    no config computed the right thing.
+    or ``full``) bounds it when neither is given. ``target`` ends it sooner: 1.03 when ours is confirmed to beat the
+    fastest vendor library by 3 % (which is timed before the search), "350us" when a run takes that little. ``force``
+    starts afresh. Ctrl-C ends the search and keeps the best so far. ``on_trial`` gets a
+    :class:`~gpu_tune.budget.Progress` after every trial. ``executor``: the ``dask://host:port`` to measure on. Raises
+    InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
     """
-    budget = Budget(trials, seconds, effort)
+    budget = Budget(trials, seconds, effort, None if target is None else Target.parse(target))
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
     with contextlib.ExitStack() as open_:
@@ -141,6 +144,9 @@ def tune(
             place, source = measurer.device, measurer.source
         else:
             place, source = where(device, kind)
+        if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
+            rule = f"compares with a vendor library, and the modelled {place.name} has none"
+            raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
         hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
         home, book = store or Store(), records or Records()
         found = None if force else lookup(workload, place.chip, source, store=home, user=store is None)
@@ -163,11 +169,10 @@ def tune(
             measurer = open_.enter_context(open_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
         loop = Loop(tuner, measurer, book, progress, on_trial)
         if stored is None:
-            progress.phase = "search"
-            loop.run()
-            if loop.ended == "interrupted" and tuner.best is None:
-                raise KeyboardInterrupt
-            confirmation = loop.confirm()
+            if budget.target is not None:
+                vendors = measurer.vendors() if budget.target.ratio is not None else ()
+                progress.goal = budget.target.goal(vendors)
+            confirmation = loop.settle()
             winner = _winner(tuner, measurer, confirmation, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
             confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
@@ -198,7 +203,9 @@ def _kind(kind: str, source: str) -> str:
 
 
 def _enough(winner: Winner, budget: Budget) -> bool:
-    """Whether a stored winner has had at least ``budget``."""
+    """Whether a stored winner has had at least ``budget``, or holds its target."""
+    if budget.target is not None and winner.complete and budget.target.met_by(winner.seconds, winner.verdict):
+        return True
     trials, seconds = budget.limits
     ended = winner.budget.get("ended")
     had = max(winner.spent, float(winner.budget.get("seconds") or 0.0) if ended == "seconds" else 0.0)
@@ -280,7 +287,13 @@ def _winner(
         spent=progress.seconds,
         complete=ended not in ("interrupted", "device lost"),
         created=created,
-        budget={"trials": limits.trials, "seconds": limits.seconds, "effort": limits.effort, "ended": ended},
+        budget={
+            "trials": limits.trials,
+            "seconds": limits.seconds,
+            "effort": limits.effort,
+            "target": str(limits.target) if limits.target else None,
+            "ended": ended,
+        },
     )
 
 

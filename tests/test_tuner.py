@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import gpu_tune as gt
 from gpu_tune import driver, tuner
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
 from gpu_tune.measure import nvml, open_measurer
+from gpu_tune.measure.modelled import ModelledMeasurer
 from gpu_tune.records import Records
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.recorded import Recorded, RecordedSpace, RecordedTrial
@@ -178,6 +180,9 @@ def test_bad_input_is_refused_before_anything_is_compiled_or_written(home, templ
         (InvalidInput, lambda: tune(templates, seconds=-1.0)),
         (InvalidInput, lambda: tune(templates, effort="much")),
         (InvalidInput, lambda: tune(templates, seed=-1)),
+        *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("fast", "", 0, -1.03, True, "1.03m", 3e-4)),
+        *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("0us", float("nan"), "1e999s", "11")),
+        (InvalidInput, lambda: tune(templates, target=1.03)),  # a modelled device has no vendor library
         (InvalidInput, lambda: tune(templates, device="nvidia-h2000")),
         (MeasureError, lambda: tune(templates, kind="gpu")),
         (Unsupported, lambda: gt.tune(gt.Matmul(8, 8, 8, dtype="float32", layout="tt"), templates=templates)),
@@ -185,6 +190,36 @@ def test_bad_input_is_refused_before_anything_is_compiled_or_written(home, templ
         with pytest.raises(error):
             call()
     assert sorted(os.listdir(home)) == ["compiled", "emulator"]
+
+
+def test_a_target_time_ends_the_run_and_is_answered_from_the_store(home, templates, monkeypatch):
+    kernel = tune(templates, trials=60, target="1ms")
+    assert kernel.winner.budget["ended"] == "target" and kernel.winner.trials < 60 and kernel.seconds < 1e-3
+    assert kernel.winner.budget["target"] == "1000us"
+    monkeypatch.setattr(tuner, "open_measurer", None)
+    assert tune(templates, trials=60, target="0.001 s").winner == kernel.winner
+
+
+def test_a_target_out_of_reach_leaves_the_other_bounds(home, templates):
+    assert tune(templates, trials=12, target="1ns").winner.budget["ended"] == "trials"
+
+
+def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home, templates, monkeypatch):
+    fast = tune(templates, trials=60)
+    confirm, goals = ModelledMeasurer.confirm, []
+
+    def slower(self, candidates, **more):  # as when the trials were lucky
+        found = confirm(self, candidates, **more)
+        return replace(
+            found, contenders=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.contenders)
+        )
+
+    monkeypatch.setattr(ModelledMeasurer, "confirm", slower)
+    target = f"{1.2 * fast.seconds * 1e9}ns"  # the trials get there, the confirmations never do
+    kernel = tune(templates, trials=60, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
+    assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 60
+    tried = list(dict.fromkeys(g for g in goals if g is not None))
+    assert len(tried) >= 2 and tried == sorted(tried, reverse=True)
 
 
 def test_an_unusable_store_is_refused_before_anything_is_compiled(home, templates, tmp_path, monkeypatch):
@@ -330,6 +365,22 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
     assert gt.load(WORKLOAD).winner == kernel.winner
     with pytest.warns(UserWarning, match="not tuned"):
         assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
+
+
+def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    reached = tune(good, trials=40, target=0.1)
+    assert reached.winner.budget["ended"] == "target" and reached.winner.trials < 40
+    assert reached.verdict["ratio"] >= 0.1
+    missed = tune(good, trials=20, target="10x", force=True)
+    assert missed.winner.budget["ended"] == "trials" and missed.winner.trials == 20 and missed.verdict["ratio"] < 10
+    trials = len(Records().read("measured"))
+    for name in ("GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
+        monkeypatch.setenv(name, "/nowhere/lib.so")
+    with pytest.raises(MeasureError, match="compares with a vendor library, and none could be timed"):
+        tune(good, trials=20, target=1.03, force=True)
+    assert len(Records().read("measured")) == trials
 
 
 def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):

@@ -70,6 +70,8 @@ def facts(progress: Progress) -> tuple[str, str, str]:
         found = f"best {duration(progress.best.time)}{mark}, {rate(progress, progress.best.time)}"
         if progress.default is not None:
             found += f", {progress.default.time / progress.best.time:.2f}x the default"
+    if progress.goal is not None:
+        found += f", target {duration(progress.goal)}"
     return far, found, statuses(progress.statuses)
 
 

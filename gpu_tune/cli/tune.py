@@ -33,6 +33,11 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="The budget when neither is given: 100 trials or 30 s, 2000 trials or 120 s.",
             ),
+            click.option(
+                "--target",
+                metavar="RATIO|TIME",
+                help="Stop when this is reached: 1.03 (beats the vendor library by 3 %) or a time (350us).",
+            ),
             options.seed_option,
             options.device_option,
             click.option("--jobs", type=click.IntRange(1), help="Compilers at work at a time  [default: all CPUs]."),
@@ -181,6 +186,7 @@ def show(result: dict[str, Any]) -> None:
         "exhausted": "space exhausted",
         "interrupted": "interrupted",
         "plateau": "no more progress",
+        "target": "target reached",
         "device lost": "the device was lost",
     }.get(result["ended"], "")
     if result["from_store"]:

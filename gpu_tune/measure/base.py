@@ -134,6 +134,10 @@ class Measurer(Protocol):
         """Finalists (and vendor baselines, where there are any) verified afresh and re-timed interleaved."""
         ...
 
+    def vendors(self) -> Sequence[Contender]:
+        """The vendor baselines alone, timed now, failed ones included; empty where there are none."""
+        ...
+
     def build(self, candidate: Candidate) -> Build:
         """The candidate's source, cubin and plan. CompileError, InvalidConfig or TemplateError when there is none."""
         ...

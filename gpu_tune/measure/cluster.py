@@ -23,7 +23,7 @@ from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
 from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
-from .base import Confirmation
+from .base import Confirmation, Contender
 from .gpu import GpuMeasurer
 from .modelled import ModelledMeasurer
 from .pipeline import Pipeline
@@ -131,6 +131,15 @@ class ClusterMeasurer(Pipeline):
             pure=False,
         )
         found: Confirmation = task.result()
+        return found
+
+    def vendors(self) -> Sequence[Contender]:
+        """On one worker."""
+        workers = self.workers or [w for w, c in self._client.run(describe).items() if c == self.device.chip]
+        task = self._client.submit(
+            vendors, self._facts(), resources=RESOURCE, workers=workers or None, retries=RETRIES, pure=False
+        )
+        found: Sequence[Contender] = task.result()
         return found
 
     def close(self) -> None:
@@ -258,6 +267,12 @@ def confirm(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, An
     from ..space.knob import Config
 
     found: Confirmation = _measurer(facts).confirm([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
+    return found
+
+
+def vendors(facts: Mapping[str, Any]) -> Sequence[Contender]:
+    """On a worker: the vendor baselines."""
+    found: Sequence[Contender] = _measurer(facts).vendors()
     return found
 
 

@@ -108,6 +108,14 @@ class GpuMeasurer(Pipeline):
             name = found.winner.key
             contenders[name] = self._check_winner(contenders[name], builds[name])
 
+    def vendors(self) -> Sequence[Contender]:
+        """See :class:`~gpu_tune.measure.base.Measurer`."""
+        request = self._request("confirm", rounds=ROUNDS, baselines=self.baselines, entries=[])
+        _, reason, reply = self._ask(request)
+        if reply is None:
+            return tuple(Contender(n, status="run_error", reason=reason) for n in self.baselines)
+        return tuple(_contender(n, None, r) for n, r in reply["contenders"].items())
+
     def _check_winner(self, contender: Contender, build: Build) -> Contender:
         """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""
         _, reason, reply = self._ask({**self._request("winner"), **self._entry(build)})

@@ -20,7 +20,7 @@ from ..plan import LaunchPlan
 from ..templates.base import Estimate, Template, render
 from ..trial import Candidate, Measurement, Policy, Resources, Rule
 from ..workload import View, Workload
-from .base import Build, Confirmation, resolve
+from .base import Build, Confirmation, Contender, resolve
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
 
 
@@ -146,6 +146,10 @@ class Pipeline:
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Confirmation:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
         raise NotImplementedError
+
+    def vendors(self) -> Sequence[Contender]:
+        """See :class:`~gpu_tune.measure.base.Measurer`."""
+        return ()
 
     def _time(self, build: Build, template: Template) -> Measurement:
         """Verify and time one build (in a timer thread)."""

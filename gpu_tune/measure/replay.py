@@ -71,6 +71,10 @@ class ReplayMeasurer:
             again[name], taken[name] = tuple(map(float, drawn[1])), m.resources
         return conclude(REPLAYED, contenders, again, taken, {"replayed": True, "device": self.device.name})
 
+    def vendors(self) -> Sequence[Contender]:
+        """None: baselines are not recorded."""
+        return ()
+
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
         from .compile import CompilePool
