@@ -16,6 +16,8 @@ from ..workload import Workload
 Pair = tuple[tuple[str, Any], tuple[str, Any]]
 _STEPS = 5000
 _PROBES = 6
+_FIRST = 40
+"""Configs before single pairs are sought: each has many unseen ones until then."""
 PATIENCE = 12
 """Workloads for which a pair is sought before it counts as one that no valid config has."""
 
@@ -31,6 +33,7 @@ class Pairs:
     def __init__(self, template: Template) -> None:
         knobs = sorted(template.knobs, key=lambda k: k.name)
         self.seen: set[Pair] = set()
+        self.asked, self.grew = 0, True
         self.sought: dict[Pair, int] = {
             ((a.name, x), (b.name, y)): 0
             for a, b in itertools.combinations(knobs, 2)
@@ -39,12 +42,17 @@ class Pairs:
 
     def add(self, config: Config) -> None:
         """Count ``config``'s pairs as seen."""
+        before = len(self.seen)
         for pair in knob_pairs(config):
             self.seen.add(pair)
             self.sought.pop(pair, None)
+        self.grew = len(self.seen) > before
 
     def config(self, template: Template, workload: Workload, device: Device, rng: np.random.Generator) -> Config | None:
         """A valid config with unseen pairs where there is one, else any; None when there is none or luck ran out."""
+        self.asked += 1
+        if self.asked < _FIRST and self.grew:
+            return random_config(template, workload, device, rng, seen=self.seen)
         for _ in range(_PROBES):
             least = min(self.sought.values(), default=PATIENCE)
             if least >= PATIENCE:
