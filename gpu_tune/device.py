@@ -61,8 +61,14 @@ class Device:
 
     @property
     def chip(self) -> str:
-        """Name + SM count + memory: an H100 PCIe, an H100 SXM and a MIG slice are three chips."""
-        return f"{self.name}-{self.sm_count}sm-{round(self.memory_bytes / GIB)}gb"
+        """Name + SM count + memory: an H100 PCIe, an H100 SXM and a MIG slice are three chips.
+
+        Drivers show a little less than the product has, and not all the same: within 6 % it is the product's figure.
+        """
+        twin = KNOWN.get(self.name)
+        same = twin is not None and abs(self.memory_bytes / twin.memory_bytes - 1) < 0.06
+        memory = twin.memory_bytes if twin is not None and same else self.memory_bytes
+        return f"{self.name}-{self.sm_count}sm-{round(memory / GIB)}gb"
 
     def peak_flops(self, kind: str) -> float:
         """Dense FLOP/s at the boost clock for ``fp32``, ``tf32``, ``fp16`` (and bf16), ``int8``, ``fp8`` (0: none)."""
@@ -173,6 +179,7 @@ def from_driver(product: str, attributes: Mapping[str, Any]) -> Device:
     """The device a driver describes: ``attributes`` has this class's field names for every limit that it knows.
 
     A product in the table lends its peak rates; SM count and memory always come from the driver (MIG slices differ).
+    A clock or bandwidth that the driver does not tell is that of the compute capability's first chip in the table.
     """
     slug = slugify(product)
     cc = 10 * attributes["compute_capability"][0] + attributes["compute_capability"][1]
@@ -184,7 +191,10 @@ def from_driver(product: str, attributes: Mapping[str, Any]) -> Device:
     if twin is not None and twin.cc == cc:
         return replace(twin, product=product, **attributes)
     rates = _RATES[max((c for c in _RATES if c <= cc), default=75)]
+    like = next((d for d in KNOWN.values() if d.cc >= cc), KNOWN[DEFAULT])
+    share = min(1.0, attributes["sm_count"] / like.sm_count)
     guess: dict[str, Any] = dict(name=slug, product=product, flops_per_clock=dict(zip(_KINDS, rates)), known=False)
+    guess.update(clock_mhz=like.clock_mhz, bandwidth=like.bandwidth * share)
     return Device(**{**guess, **attributes})
 
 

@@ -6,7 +6,6 @@ are plain integers. Numbers of attributes and layouts of structures are those of
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
@@ -16,9 +15,28 @@ from typing import Any
 from .device import Device, from_driver
 from .errors import GpuTuneError, MeasureError
 
-STICKY = (700, 702, 714, 715, 716, 717, 718, 719, 710, 720, 999)
-"""Driver errors that leave the context unusable: illegal address, launch timeout, assert, hardware faults ..."""
+STICKY = (4, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
+"""Driver errors that leave the context unusable: illegal address, launch timeout, assert, memory and link faults ..."""
 OUT_OF_MEMORY = 2
+REMEDIES = {
+    2: "free GPU memory: another process may hold it",
+    3: "CUDA does not survive a fork: start the process anew (spawn)",
+    34: "libcuda.so.1 is the toolkit's stub: put the driver's own first in the library path",
+    36: "update the driver",
+    46: "another process holds the GPU (compute mode exclusive-process): end it, or use another GPU",
+    100: "check CUDA_VISIBLE_DEVICES and nvidia-smi",
+    101: "check CUDA_VISIBLE_DEVICES and nvidia-smi",
+    200: "the code was built by a newer CUDA than the driver knows: update the driver, or tune again here",
+    209: "the code was built for another GPU: tune or load the workload on this one",
+    214: "the GPU's memory is faulty (uncorrectable ECC error): see nvidia-smi -q",
+    222: "the code was built by a newer CUDA than the driver knows: update the driver, or tune again here",
+    300: "the code was built by a newer CUDA than the driver knows: update the driver, or tune again here",
+    719: "dmesg has the Xid that tells the cause",
+    802: "the fabric manager (nvidia-fabricmanager) must be running on this machine",
+    803: "the driver's library and its kernel module differ: restart the machine after a driver update",
+    804: "remove the CUDA compatibility libraries from the library path: this GPU does not support them",
+}
+"""What to do about a driver error, where its name alone does not say."""
 _ATTRIBUTES = {
     "sm_count": 16, "l2_bytes": 38, "threads_per_sm": 39, "shared_bytes_per_sm": 81, "registers_per_sm": 82,
     "shared_bytes_per_block": 97, "blocks_per_sm": 106, "shared_reserved_per_block": 111, "threads_per_block": 1,
@@ -36,7 +54,8 @@ class DriverError(GpuTuneError):
         self.call, self.code, self.name = call, code, name
 
     def __str__(self) -> str:
-        return f"{self.call} failed: {self.name or 'CUDA error'} ({self.code})"
+        remedy = REMEDIES.get(self.code)
+        return f"{self.call} failed: {self.name or 'CUDA error'} ({self.code})" + (f"; {remedy}" if remedy else "")
 
     @property
     def sticky(self) -> bool:
@@ -63,27 +82,57 @@ class _LaunchConfig(ctypes.Structure):
     )  # fmt: skip
 
 
+_FOLDERS = ("/usr/lib/wsl/lib/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1")
+"""Where WSL and container runtimes put libcuda, should the loader not know."""
+_reason = ""
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """libcuda, initialised; None when this machine has no driver or no usable GPU."""
-    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1", "libcuda.so"):
+    """libcuda, initialised; None when this machine has no driver or no usable GPU (:func:`missing` says which)."""
+    global _reason
+    _reason = "no CUDA driver (libcuda.so.1)"
+    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1", "libcuda.so", *_FOLDERS):
         if name:
-            with contextlib.suppress(OSError):
+            try:
                 lib = ctypes.CDLL(name)
-                return lib if lib.cuInit(0) == 0 else None
+            except OSError:
+                continue
+            code = lib.cuInit(0)
+            _reason = str(DriverError("cuInit", code, _name(lib, code))) if code else ""
+            return None if code else lib
     return None
 
 
+def missing() -> str:
+    """Why there is no driver or no usable GPU, in words; empty when there is one."""
+    return _reason if library() is None else ""
+
+
 def call(name: str, *arguments: Any) -> None:
-    """Call the driver function ``name``; DriverError when it fails, MeasureError when there is no driver."""
+    """Call the driver function ``name``; DriverError when it fails, MeasureError when there is no (new enough) driver.
+
+    Python integers travel as C ints; pointers, sizes and handles must be ctypes values.
+    """
     lib = library()
     if lib is None:
-        raise MeasureError("no CUDA driver (libcuda.so.1) or no GPU on this machine; run gpu-tune doctor")
-    code = getattr(lib, name)(*arguments)
+        raise MeasureError(f"no CUDA GPU can be used on this machine: {missing()}; run gpu-tune doctor")
+    try:
+        function = getattr(lib, name)
+    except AttributeError:
+        known = "{}.{}".format(*version())
+        raise MeasureError(
+            f"the CUDA driver has no {name} (it supports CUDA {known}); update it to one that supports 12.0 or newer"
+        ) from None
+    code = function(*arguments)
     if code:
-        text = ctypes.c_char_p()
-        lib.cuGetErrorName(code, ctypes.byref(text))
-        raise DriverError(name, code, (text.value or b"").decode())
+        raise DriverError(name, code, _name(lib, code))
+
+
+def _name(lib: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    lib.cuGetErrorName(code, ctypes.byref(text))
+    return (text.value or b"").decode()
 
 
 def version() -> tuple[int, int]:
@@ -117,12 +166,11 @@ def describe(ordinal: int = 0) -> Device:
     facts: dict[str, Any] = {field: attribute(number) for field, number in _ATTRIBUTES.items()}
     facts.update(compute_capability=(attribute(_CC_MAJOR), attribute(_CC_MINOR)), memory_bytes=memory.value)
     clock, memory_clock, bus = attribute(_CLOCK_KHZ), attribute(_MEMORY_KHZ), attribute(_BUS_BITS)
-    if clock:
+    if clock:  # some drivers keep these three to themselves (virtual machines, integrated GPUs)
         facts["clock_mhz"] = clock // 1000
     if memory_clock and bus:
         facts["bandwidth"] = 2 * memory_clock * 1e3 * bus / 8
-    device = from_driver(name.value.decode(), facts)
-    return device
+    return from_driver(name.value.decode(), facts)
 
 
 def bus_id(ordinal: int = 0) -> str:
@@ -133,15 +181,26 @@ def bus_id(ordinal: int = 0) -> str:
     return text.value.decode()
 
 
+@functools.cache
+def _primary(library_: int, ordinal: int) -> int:
+    handle, context = ctypes.c_int(), ctypes.c_void_p()
+    call("cuDeviceGet", ctypes.byref(handle), ordinal)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+    return int(context.value or 0)
+
+
+def primary_context(ordinal: int) -> ctypes.c_void_p:
+    """GPU ``ordinal``'s primary context, the one that the CUDA runtime (CuPy, PyTorch) uses; retained once and kept."""
+    return ctypes.c_void_p(_primary(id(library()), ordinal))
+
+
 def use_context(ordinal: int | None = None) -> None:
     """Make a context current in this thread unless one is: GPU ``ordinal``'s primary context (None: GPU 0's)."""
-    current, handle, context = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_void_p()
+    current = ctypes.c_void_p()
     call("cuCtxGetCurrent", ctypes.byref(current))
     if current and ordinal is None:
         return
-    call("cuDeviceGet", ctypes.byref(handle), ordinal or 0)
-    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
-    call("cuCtxSetCurrent", context)
+    call("cuCtxSetCurrent", primary_context(ordinal or 0))
 
 
 class Module:
@@ -153,11 +212,16 @@ class Module:
         call("cuModuleLoadData", ctypes.byref(self._handle), self._image)
 
     def kernel(self, name: str, shared_bytes: int = 0, wide_cluster: bool = False) -> int:
-        """Handle of ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8)."""
+        """Handle of ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8).
+
+        The allowance is the kernel's, not the launch's: ask once, with the most that any launch needs.
+        """
         function = ctypes.c_void_p()
         call("cuModuleGetFunction", ctypes.byref(function), self._handle, name.encode())
-        registers = ctypes.c_int()  # asking for them loads the kernel now: a lazy load would break a graph capture
+        registers = ctypes.c_int()  # what loads it now: a lazy load would break a graph capture, or be timed
         call("cuFuncGetAttribute", ctypes.byref(registers), _FUNC_REGISTERS, function)
+        if hasattr(library(), "cuFuncLoad"):  # since CUDA 12.4
+            call("cuFuncLoad", function)
         if shared_bytes:
             call("cuFuncSetAttribute", function, _FUNC_MAX_DYNAMIC_SHARED, ctypes.c_int(shared_bytes))
         if wide_cluster:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from . import driver
 from .driver import call
+from .errors import GpuTuneError
 
 _PER_THREAD_STREAM = 2
 _RELAXED = 2
@@ -19,18 +20,16 @@ _CAPTURING = 1
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
     """Make the primary context of GPU ``ordinal`` current inside the block (CuPy and PyTorch use the same one)."""
-    handle, context, current = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
-    call("cuDeviceGet", ctypes.byref(handle), ordinal)
-    lib = driver.library()
-    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(current)) == 0 and current.value == handle.value:
+    current, context = ctypes.c_void_p(), driver.primary_context(ordinal)
+    call("cuCtxGetCurrent", ctypes.byref(current))
+    if current.value == context.value:
         yield
         return
-    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
     call("cuCtxPushCurrent_v2", context)
     try:
         yield
     finally:
-        call("cuCtxPopCurrent_v2", ctypes.byref(context))
+        call("cuCtxPopCurrent_v2", ctypes.byref(current))
 
 
 def device_of(pointer: int) -> int:
@@ -44,11 +43,12 @@ class Workspaces:
     """Device memory of ``nbytes`` a stream, the first ``zeroed`` bytes zero at first. Freed with :meth:`free`.
 
     A stream runs one launch plan at a time, so its workspace is never shared; a stream that is being captured gets one
-    of its own for each call, for the graph may run beside anything.
+    of its own for each call, for the graph may run beside anything. Belongs to GPU ``ordinal``, whose context is
+    current at every call but ``free``.
     """
 
-    def __init__(self, nbytes: int, zeroed: int) -> None:
-        self.nbytes, self.zeroed = nbytes, zeroed
+    def __init__(self, nbytes: int, zeroed: int, ordinal: int = 0) -> None:
+        self.nbytes, self.zeroed, self.ordinal = nbytes, zeroed, ordinal
         self._by_stream: dict[tuple[int, int], int] = {}
         self._captured: list[int] = []
         self._lock = threading.Lock()
@@ -58,27 +58,24 @@ class Workspaces:
         if not self.nbytes:
             return 0
         if _capturing(stream):
-            with _relaxed():
+            with quietly():
                 address = self._make(0, wait=True)
             with self._lock:
                 self._captured.append(address)
             return address
-        key = (stream, threading.get_ident() if stream == _PER_THREAD_STREAM else 0)
+        key = _identity(stream)
         with self._lock:
             if key not in self._by_stream:
-                self._by_stream[key] = self._make(stream, wait=False)
+                with quietly():
+                    self._by_stream[key] = self._make(stream, wait=False)
             return self._by_stream[key]
 
-    @contextlib.contextmanager
-    def quietly(self, stream: int) -> Iterator[None]:
-        """Let calls that a capture of ``stream`` forbids (loading code) pass inside the block, uncaptured."""
-        with _relaxed() if _capturing(stream) else contextlib.nullcontext():
-            yield
-
     def free(self) -> None:
-        """Give the memory back. Only when no run is pending."""
+        """Give the memory back. The driver waits for what still uses it."""
+        if not self._by_stream and not self._captured:
+            return
         lib = driver.library()
-        with self._lock:
+        with self._lock, contextlib.suppress(GpuTuneError), on_device(self.ordinal), quietly():
             for address in (*self._by_stream.values(), *self._captured):
                 if lib is not None:
                     lib.cuMemFree_v2(ctypes.c_uint64(address))
@@ -92,11 +89,21 @@ class Workspaces:
             driver.memset(address.value, 0, self.zeroed, stream)
         elif self.zeroed:
             side = ctypes.c_void_p()
-            call("cuStreamCreate", ctypes.byref(side), _NON_BLOCKING)
+            call("cuStreamCreate", ctypes.byref(side), ctypes.c_uint(_NON_BLOCKING))
             driver.memset(address.value, 0, self.zeroed, int(side.value or 0))
             call("cuStreamSynchronize", side)
             call("cuStreamDestroy_v2", side)
         return address.value
+
+
+def _identity(stream: int) -> tuple[int, int]:
+    """What tells a stream from all others, past ones that had the same handle included (where the driver says)."""
+    lib = driver.library()
+    if hasattr(lib, "cuStreamGetId"):  # since CUDA 12.0
+        number = ctypes.c_ulonglong()
+        call("cuStreamGetId", ctypes.c_void_p(stream), ctypes.byref(number))
+        return number.value, -1
+    return stream, threading.get_ident() if stream == _PER_THREAD_STREAM else 0
 
 
 def _capturing(stream: int) -> bool:
@@ -109,8 +116,8 @@ def _capturing(stream: int) -> bool:
 
 
 @contextlib.contextmanager
-def _relaxed() -> Iterator[None]:
-    """This thread's captures tolerate allocation inside the block; what happens there is not captured."""
+def quietly() -> Iterator[None]:
+    """Captures, of this thread or of another, tolerate allocating and loading code inside the block, uncaptured."""
     mode = ctypes.c_int(_RELAXED)
     call("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))
     try:

@@ -21,7 +21,7 @@ from . import arrays, driver
 from .arrays import HOST, Seen
 from .device import Device, by_name
 from .errors import InvalidInput, MeasureError, WrongResult
-from .gpu_memory import Workspaces, device_of, on_device
+from .gpu_memory import Workspaces, device_of, on_device, quietly
 from .launch import Program
 from .plan import LaunchPlan
 from .reference import allocate
@@ -167,7 +167,7 @@ class TunedKernel:
     def prepare(self, stream: int = 0, device: int = 0) -> None:
         """Load the code and make the workspace for ``stream`` now, so that the first call has nothing left to do."""
         with on_device(device):
-            self._loaded(device, stream)[1].get(stream)
+            self._loaded(device)[1].get(stream)
 
     def emulate(
         self, *operands: Any, alpha: float | None = None, beta: float | None = None, out: Any = None, **named: Any
@@ -217,19 +217,19 @@ class TunedKernel:
         guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
         device = device_of(target.pointer) if guess else target.device
         with on_device(device):
-            program, workspaces = self._loaded(device, stream)
+            program, workspaces = self._loaded(device)
             pointers = {b: seen[name].pointer for b, name in self._names.items() if name in seen}
             pointers.setdefault("c", seen["out"].pointer)  # beta is 0: never read
             if self.plan.workspace_bytes:
                 pointers["workspace"] = workspaces.get(stream)
             program.run(pointers, stream, scalars)
 
-    def _loaded(self, device: int, stream: int = 0) -> tuple[Program, Workspaces]:
+    def _loaded(self, device: int) -> tuple[Program, Workspaces]:
         with self._lock:
             if device not in self._programs:
                 self._check_device(device)
-                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.zeroed_span)
-                with workspaces.quietly(stream):
+                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.zeroed_span, device)
+                with quietly():  # the caller may be capturing
                     self._programs[device] = (Program(self.cubin, self.plan), workspaces)
                 weakref.finalize(self, workspaces.free).atexit = False
             return self._programs[device]

@@ -21,6 +21,8 @@ from .plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg,
 
 KEPT = 64
 """Bindings that a program keeps."""
+PORTABLE_CLUSTER = 8
+"""Blocks of a cluster that every chip with clusters can run; more must be allowed kernel by kernel."""
 _CTYPES: dict[str, Any] = {
     "int32": ctypes.c_int32,
     "uint32": ctypes.c_uint32,
@@ -57,10 +59,11 @@ class Program:
         driver.use_context()
         self.plan = plan.check()
         self._module = driver.Module(cubin)
-        self._functions = {
-            step: self._module.kernel(step.kernel, step.shared_bytes, math.prod(step.cluster) > 8)
-            for step in plan.kernels
-        }
+        self._functions: dict[str, int] = {}
+        for name in {step.kernel for step in plan.kernels}:
+            steps = [step for step in plan.kernels if step.kernel == name]
+            wide = any(math.prod(step.cluster) > PORTABLE_CLUSTER for step in steps)
+            self._functions[name] = self._module.kernel(name, max(s.shared_bytes for s in steps), wide)
         self._bound: OrderedDict[tuple[Any, ...], Bound] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -69,10 +72,12 @@ class Program:
     ) -> Bound:
         """The plan bound to ``buffers`` (device addresses by buffer name) and run-time ``scalars``.
 
-        ``pdl``: launches may start while their predecessor drains (programmatic dependent launch). InvalidInput names
-        what is missing or what the hardware refuses (a misaligned base of a tensor map).
+        ``pdl``: the plan may start while what is before it in the stream drains (programmatic dependent launch); only
+        a plan of one kernel without workspace may, as kernels do not wait for the memory of their predecessors.
+        InvalidInput names what is missing or what the hardware refuses (a misaligned base of a tensor map).
         """
         numbers = dict(scalars or {})
+        pdl = pdl and len(self.plan.steps) == 1 and not self.plan.workspace_bytes
         key = (pdl, *sorted(buffers.items()), *sorted(numbers.items()))
         with self._lock:
             if key in self._bound:
@@ -111,7 +116,7 @@ class Program:
         self, step: KernelStep, buffers: Mapping[str, int], scalars: Mapping[str, float], pdl: bool
     ) -> Callable[[int], None]:
         arguments = [_argument(arg, buffers, scalars, step.kernel) for arg in step.args]
-        function = self._functions[step]
+        function = self._functions[step.kernel]
         return driver.Launch(function, step.grid, step.block, step.shared_bytes, step.cluster, arguments, pdl)
 
 

@@ -26,7 +26,7 @@ def fake_libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = (headers[0].parent, HERE / "fake_cuda", HERE / "fake_cuda" / "without_cublas")
     include = [option for folder in folders for option in ("-I", str(folder))]
     command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", *include]
-    sources = [str(HERE / "fake_cuda" / name) for name in ("cuda.cpp", "cublas.cpp")]
+    sources = sorted(map(str, (HERE / "fake_cuda").glob("*.cpp")))
     subprocess.run([*command, *sources, "-o", str(library)], check=True)
     return library
 

@@ -66,3 +66,24 @@ def test_occupancy_is_bounded_by_threads_registers_shared_memory_and_blocks():
 def test_default_exists_and_architectures_are_exact_where_wgmma_needs_it():
     assert by_name(DEFAULT).arch == "sm_90a" and by_name("b200").arch == "sm_100"
     assert {limits(d.compute_capability)["threads_per_sm"] for d in KNOWN.values()} <= {1024, 1536, 2048}
+
+
+@pytest.mark.parametrize(
+    "product, mib, chip",
+    [
+        ("NVIDIA H200", 143156, "nvidia-h200-132sm-141gb"),
+        ("NVIDIA H200", 143771, "nvidia-h200-132sm-141gb"),
+        ("NVIDIA H100 80GB HBM3", 81004, "nvidia-h100-132sm-80gb"),
+        ("NVIDIA H100 80GB HBM3", 81559, "nvidia-h100-132sm-80gb"),
+        ("NVIDIA H100 80GB HBM3", 40448, "nvidia-h100-132sm-40gb"),
+    ],
+)
+def test_what_drivers_say_of_the_memory_makes_no_other_chip_of_the_same_product(product, mib, chip):
+    device = from_driver(product, dict(compute_capability=(9, 0), sm_count=132, memory_bytes=mib * 2**20))
+    assert device.chip == chip and device.memory_bytes == mib * 2**20
+
+
+def test_a_driver_that_tells_no_clock_gets_one_of_the_table():
+    attributes = dict(compute_capability=(12, 1), sm_count=48, memory_bytes=119 * 2**30, l2_bytes=24 * 2**20)
+    device = from_driver("NVIDIA GB10", attributes)
+    assert device.clock_mhz > 0 and 0 < device.bandwidth < 1.8e12 and not device.known

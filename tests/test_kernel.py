@@ -217,6 +217,7 @@ def test_each_stream_has_a_workspace_of_its_own_zeroed_once(cleared, gpu_log):
     _, workspaces = kernel._programs[0]
     addresses = list(workspaces._by_stream.values())
     assert len(set(addresses)) == 2
+    cuda.synchronize()
     for address in addresses:
         np.testing.assert_array_equal(cuda.download(address, 128), [0] * 64 + [1] * 64)
 

@@ -52,7 +52,8 @@ class OnGpu:
         }
 
     def get(self) -> np.ndarray:
-        """A copy on the host."""
+        """A copy on the host, once all work is done."""
+        cuda.synchronize()
         raw = cuda.download(self.address, self.span)
         return np.ndarray(self.spec.shape, self.spec.dtype, raw.tobytes(), 0, self.spec.strides)
 

@@ -85,7 +85,7 @@ def _driver() -> tuple[bool, bool, str]:
     from .. import driver
 
     if driver.library() is None:
-        return False, False, "no CUDA driver (libcuda.so.1)"
+        return False, False, driver.missing()
     return True, False, "supports CUDA {}.{}".format(*driver.version())
 
 

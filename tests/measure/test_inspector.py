@@ -119,6 +119,7 @@ def writer(verifier: verify.Verifier, change: Any = None, only_second: bool = Fa
     def issue(buffers: Any, scalars: Any, on: int) -> None:
         data = verifier.data
         loaded = verifier._loaded
+        cuda.synchronize()  # a kernel comes after what is in the stream
         memory = cuda.download(buffers["out"], data.nbytes("out")).view(NUMPY["bfloat16"])
         body = np.lib.stride_tricks.as_strided(memory, W.arrays()["out"].shape, (2 * W.ldc, 2))
         with np.errstate(all="ignore"):
