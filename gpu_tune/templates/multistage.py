@@ -245,7 +245,7 @@ class Shape:
         """About what ptxas uses of a thread. ``staged``: data goes through registers; ``state``: what loaders keep."""
         fragments = self.fragments
         if self.dtype in FP8 and not native_fp8(self.dtype, device):
-            fragments += 5 * (self.mmas_m * 4 + self.mmas_n * 2)  # converted to float16, many at a time
+            fragments += 6 * (self.mmas_m * 4 + self.mmas_n * 2)  # converted to float16, many at a time
         return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + state + BASE_REGISTERS
 
 
@@ -273,8 +273,12 @@ def two_kernels(config: Mapping[str, Any]) -> bool:
 
 
 def register_limit(threads: int, min_blocks: int, device: Device) -> int:
-    """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread (allocated in steps of 8)."""
-    return min(device.registers_per_thread, device.registers_per_sm // max(1, threads * min_blocks) // 8 * 8)
+    """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread, in steps of 8.
+
+    Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
+    """
+    warps = -(-(-(-threads // 32)) * max(1, min_blocks) // 4)
+    return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
 
 
 def native_fp8(dtype: str, device: Device) -> bool:

@@ -87,8 +87,10 @@ def rules(
 
     def registers(c: Config, w: Any, d: Device) -> bool:
         s = shape(c, w, d)
-        staged = not all(op.copy for op in probe({}, w))
-        return s.registers(staged, d, state) <= register_limit(s.threads, c["min_blocks"], d)
+        tiles = probe({}, w)
+        turned = 12 if any(op.transposes for op in tiles) else 0  # what a thread's squares take while they are turned
+        needed = s.registers(not all(op.copy for op in tiles), d, state + turned)
+        return needed <= register_limit(s.threads, c["min_blocks"], d)
 
     def staging(c: Config, w: Any, d: Device) -> bool:
         ops = operands({**_PROBE, **c}, w)

@@ -161,7 +161,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     full, rest = divmod(each, fits)
     clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
-    floor = moved / device.bandwidth * device.clock_mhz * 1e6
+    floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
     return max(clocks, floor) + 0.1 * clocks
 
 
