@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -30,6 +31,9 @@ _BOOT = (
     "from gpu_tune.measure.child import serve; serve(*map(int, sys.argv[2:4]), sys.argv[4], sys.argv[5])"
 )
 START_SECONDS = 60.0
+KILL_SECONDS = 60.0
+"""How long a killed process may take to end: a driver that stops a running kernel takes seconds."""
+log = logging.getLogger("gpu_tune.measure")
 
 
 class ChildLost(MeasureError):
@@ -134,7 +138,12 @@ class Child:
         if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            try:
+                process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:  # stuck in the kernel: only the machine can end it
+                log.error(
+                    "process %d does not end: its GPU hangs; see dmesg for an Xid, and restart the machine", process.pid
+                )
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -191,8 +200,9 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
         except (EOFError, ConnectionError):
             return
         try:
-            if failure is not None:
-                raise failure
+            if failure is not None:  # and end: what is asked next gets a new process, and it may fare better
+                connection.send(("error", failure))
+                return
             connection.send(("ok", handler(request, lambda text: connection.send(("note", text)))))
         except GpuTuneError as error:
             connection.send(("error", error))

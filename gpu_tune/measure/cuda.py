@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..driver import call
+from ..driver import DriverError, call, library
 
 _CAPTURE_THREAD_LOCAL = 1
 _STREAM_NON_BLOCKING = 1
@@ -78,7 +79,7 @@ class Stream:
 
 
 class Event:
-    """A point in a stream's work, with a time."""
+    """A point in a stream's work, with a time; the driver's event goes with the object."""
 
     def __init__(self) -> None:
         self._handle = ctypes.c_void_p()
@@ -95,6 +96,10 @@ class Event:
         call("cuEventElapsedTime", ctypes.byref(milliseconds), start._handle, self._handle)
         return milliseconds.value * 1e-3
 
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the context may be lost, or the interpreter ending
+            library().cuEventDestroy_v2(self._handle)  # type: ignore[union-attr]
+
 
 class Graph:
     """What ``issue(stream)`` issues, captured; ``launch`` repeats it with next to no cost on the host."""
@@ -104,15 +109,23 @@ class Graph:
         call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream.handle), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
         try:
             issue(stream.handle)
+        except BaseException:  # its error is the one to see, not that of a capture it has spoilt
+            with contextlib.suppress(DriverError):
+                call("cuStreamEndCapture", ctypes.c_void_p(stream.handle), ctypes.byref(graph))
+                call("cuGraphDestroy", graph)
+            raise
+        call("cuStreamEndCapture", ctypes.c_void_p(stream.handle), ctypes.byref(graph))
+        try:
+            call("cuGraphInstantiateWithFlags", ctypes.byref(self._exec), graph, ctypes.c_ulonglong(0))
         finally:
-            call("cuStreamEndCapture", ctypes.c_void_p(stream.handle), ctypes.byref(graph))
-        call("cuGraphInstantiateWithFlags", ctypes.byref(self._exec), graph, ctypes.c_ulonglong(0))
-        call("cuGraphDestroy", graph)
+            call("cuGraphDestroy", graph)
 
     def launch(self, stream: Stream) -> None:
         """Issue it into ``stream``."""
         call("cuGraphLaunch", self._exec, ctypes.c_void_p(stream.handle))
 
     def close(self) -> None:
-        """Destroy it."""
-        call("cuGraphExecDestroy", self._exec)
+        """Destroy it, once."""
+        if self._exec:
+            executable, self._exec = self._exec, ctypes.c_void_p()
+            call("cuGraphExecDestroy", executable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ ENTRY = "gpu_tune.measure.gpu_child:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 30.0, "rounds": 300.0, "baselines": 300.0}
 """Seconds that a stage may take; every other stage has ``RUN_LIMIT``."""
 RUN_LIMIT = 20.0
+PAUSES = (0.0, 1.0, 4.0, 15.0)
+"""Seconds before each try to bring a GPU back that has worked before."""
 BASELINES = ("cublas", "cublaslt", "cudnn")
 
 
@@ -62,7 +65,7 @@ class GpuMeasurer(Pipeline):
         self.killers = self.journal.killers() if self.journal else {}
         self._best = 0.0
         self._facts: dict[str, Any] = {}
-        self._known: set[Child] = set()
+        self._known: dict[Child, int] = {}
 
     def close(self) -> None:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
@@ -187,25 +190,41 @@ class GpuMeasurer(Pipeline):
             self._free.put(child)
 
     def _child(self) -> Child:
-        """A child that is free; MeasureError when its GPU cannot be used at all."""
+        """A child that is free and whose GPU works; MeasureError when it cannot be used at all."""
         child = self._free.get()
-        if child not in self._known:
+        if self._known.get(child) == child.restarts and child.pid is not None:
+            return child
+        pauses = PAUSES if child in self._known else (0.0,)  # after a lost context the GPU may need a moment
+        for pause in pauses:
+            time.sleep(pause)
             try:
-                facts = child.ask({"do": "environment"}, LIMITS[""])
-                if facts["chip"] != self.device.chip:
-                    raise MeasureError(f"GPU {facts['ordinal']} is {facts['chip']}, not {self.device.chip}")
-                supported, built = int(facts["cuda"].split(".")[0]), nvrtc.version()[0]
-                if built > supported:
-                    raise MeasureError(
-                        f"its driver runs CUDA {facts['cuda']}, but NVRTC {built} compiles for newer ones; "
-                        f"install gpu_tune[cuda{supported}] or a newer driver"
-                    )
+                facts = self._facts_of(child)
+                break
             except GpuTuneError as error:
-                self._free.put(child)
-                raise MeasureError(f"the GPU of {self.device.name} cannot be used: {error}") from error
-            self._known.add(child)
-            self._facts = self._facts or facts
+                reason = error
+        else:
+            self._free.put(child)
+            raise MeasureError(f"the GPU of {self.device.name} cannot be used: {reason}") from reason
+        self._known[child] = child.restarts
+        self._facts = self._facts or facts
         return child
+
+    def _facts_of(self, child: Child) -> dict[str, Any]:
+        facts: dict[str, Any] = child.ask({"do": "environment"}, LIMITS[""])
+        if facts["chip"] != self.device.chip:
+            raise MeasureError(f"GPU {facts['ordinal']} is {facts['chip']}, not {self.device.chip}")
+        supported, built = int(facts["cuda"].split(".")[0]), nvrtc.version()[0]
+        if built > supported:
+            raise MeasureError(
+                f"its driver runs CUDA {facts['cuda']}, but NVRTC {built} compiles for newer ones; "
+                f"install gpu_tune[cuda{supported}] or a newer driver"
+            )
+        if self.device.cc not in nvrtc.architectures():
+            raise MeasureError(
+                f"NVRTC {'.'.join(map(str, nvrtc.version()))} does not know its architecture ({self.device.arch}); "
+                f"install a newer one with pip install -U 'gpu_tune[cuda{supported}]'"
+            )
+        return facts
 
     def _request(self, do: str, **more: Any) -> dict[str, Any]:
         policy = asdict(self.policy)

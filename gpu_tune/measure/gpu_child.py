@@ -7,6 +7,7 @@ with ``lost`` set, and its parent replaces it.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +26,22 @@ from ..trial import Policy
 from ..workload import Workload, from_dict
 from . import cuda, nvml
 from .device_data import DeviceData
-from .timing import Flush, Stopwatch, interleave, repeat, unstable
+from .timing import WARM_UP, Flush, Stopwatch, interleave, repeat, unstable, warm_up
 from .verify import SCALARS, Verifier
 
 Note = Callable[[str], None]
 
 
+SETTLE = 0.25
+"""Seconds of untimed work before the rounds that decide."""
+OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_ORDER")
+"""Variables that change, behind everybody's back, how libraries compute or how launches are issued."""
+
+
 def handler(setup: Mapping[str, Any]) -> Callable[[Any, Note], Any]:
     """In the child: the handler of requests for GPU ``setup["ordinal"]``."""
+    for name in OVERRIDES:  # before the driver and the libraries read them
+        os.environ.pop(name, None)
     gpu = Gpu(int(setup["ordinal"]))
     return gpu.answer
 
@@ -129,9 +138,10 @@ class Gpu:
             before = nvml.read(self.bus)
             kernel.prepare_to_time(self.stream)
             watch = Stopwatch(kernel, policy, self.stream, self.flush, self.device.l2_bytes)
+            warm_up([watch], WARM_UP)
             first, second = (watch.cold, watch.warm) if policy.l2 == "cold" else (watch.warm, watch.cold)
-            samples = repeat(first, policy.repeats, float(request.get("best") or 0.0))
-            warm = repeat(second, max(1, min(5, policy.repeats)))
+            samples = repeat(_noted(note, first), policy.repeats, float(request.get("best") or 0.0))
+            warm = repeat(_noted(note, second), max(1, min(5, policy.repeats)))
             self.stream.synchronize()
             watch.close()
             seconds["time"] = time.perf_counter() - start
@@ -205,6 +215,7 @@ class Gpu:
                     replies[current] = _reply("launch_error", f"cannot be timed in a graph: {error}")
             current = ""
             rng = np.random.default_rng(int(request["seed"]))
+            warm_up(watches, SETTLE)
             twice = [*watches, *watches]  # the second series gives the noise floor
             samples = interleave(twice, rounds, lambda r: [int(i) for i in rng.permutation(len(twice))], policy.l2)
             other = "warm" if policy.l2 == "cold" else "cold"
@@ -283,6 +294,16 @@ def request_of(build: Any, numerics: Numerics) -> dict[str, Any]:
 
 def _named_note(note: Note, name: str) -> Note:
     return lambda text: note(f"check {name}|{text}")
+
+
+def _noted(note: Note, sample: Callable[[], float]) -> Callable[[], float]:
+    """``sample``, each with the time limit for itself: many runs of a slow kernel are no hang."""
+
+    def noted() -> float:
+        note("time")
+        return sample()
+
+    return noted
 
 
 def _reply(status: str, reason: str = "", **more: Any) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 Cold: every launch inside a graph has a buffer set of its own (or as many sets as exceed three times the L2 rotate),
 and between replays, outside the timed region, three times the L2 is overwritten. Warm: one set, nothing overwritten.
+The device is kept busy (by the overwriting, or by a run that is not timed) for longer than the host takes to issue what
+is timed, or else the region would begin with the device waiting for the host.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +27,10 @@ MIN_REPEATS, MAX_UNROLL = 5, 512
 SLOW = 3.0
 """Timing ends early for a candidate that is this many times slower than the best."""
 UNSTABLE = 0.2
+MAX_FLUSHES = 4
+"""The L2 is overwritten at most so often to keep the device busy."""
+WARM_UP = 0.01
+"""Seconds of untimed work before a candidate's samples: clocks rise within milliseconds of work."""
 
 
 class Contestant(Protocol):
@@ -68,7 +75,8 @@ class Stopwatch:
 
     def cold(self) -> float:
         """Seconds of one run that finds nothing in the L2."""
-        self._flush(self._stream.handle)
+        for _ in range(self._flushes):
+            self._flush(self._stream.handle)
         return self._span(self._cold) / self.unroll
 
     def warm(self) -> float:
@@ -93,6 +101,19 @@ class Stopwatch:
         self.unroll_warm = min(wanted, MAX_UNROLL) if graph else 1
         self._cold = self._prepare(self.unroll, contestant.sets)
         self._warm = self._prepare(self.unroll_warm, 1)
+        flushing = self._span(self._flush)
+        self._flushes = max(1, min(MAX_FLUSHES, math.ceil(2 * self._issuing() / max(flushing, 1e-7))))
+
+    def _issuing(self) -> float:
+        """Seconds that the host takes to issue the cold runs. The first of a graph takes longer and does not count."""
+        seconds = []
+        for _ in range(2):
+            self._stream.synchronize()
+            start = time.perf_counter()
+            self._cold(self._stream.handle)
+            seconds.append(time.perf_counter() - start)
+        self._stream.synchronize()
+        return min(seconds)
 
     def _span(self, issue: Callable[[int], None]) -> float:
         self._start.record(self._stream.handle)
@@ -112,6 +133,16 @@ class Stopwatch:
         graph = Graph(self._stream, issue)
         self._graphs.append(graph)
         return lambda stream: graph.launch(self._stream)
+
+
+def warm_up(watches: Sequence[Stopwatch], seconds: float) -> None:
+    """Keep the device at work with ``watches`` for ``seconds`` (each at least once), so that its clocks settle."""
+    end = time.perf_counter() + seconds
+    while True:
+        for watch in watches:
+            watch.warm()
+        if time.perf_counter() >= end:
+            return
 
 
 def repeat(sample: Callable[[], float], repeats: int, best: float = 0.0) -> tuple[float, ...]:
