@@ -1,17 +1,21 @@
 """NVRTC without a driver: CUDA C++ source to PTX or cubin.
 
-The library is loaded with ctypes (no CuPy, no libcuda): from the ``nvidia-cuda-nvrtc`` wheel that the ``cuda12`` /
-``cuda13`` extras bring, else from ``CUDA_PATH`` / ``CUDA_HOME``, else by the system's loader; CuPy looks in the
-same places. ``GPU_TUNE_NVRTC`` names a library file and wins. Calls release the GIL, so threads compile in parallel.
+The library is loaded with ctypes (no CuPy): from the ``nvidia-cuda-nvrtc`` wheel that the ``cuda12`` / ``cuda13``
+extras bring, else from ``CUDA_PATH`` / ``CUDA_HOME``, the Python environment's own ``lib`` (conda), ``/usr/local/cuda``
+or the system's loader; CuPy looks in the same places. Where several are found and the machine has a driver, one whose
+major version the driver supports goes first: a driver loads no code of a newer major version than its own.
+``GPU_TUNE_NVRTC`` names a library file and wins. Calls release the GIL, so threads compile in parallel.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -135,16 +139,40 @@ def _candidates() -> Iterator[str]:
     if named:
         yield named
         return
+    found = list(dict.fromkeys(_installed()))
+    supported = _driver_major()
+    yield from sorted(found, key=lambda path: supported > 0 and _major(path) > supported)  # stable: else as found
+    by_loader = ctypes.util.find_library("nvrtc")
+    if by_loader:
+        yield by_loader
+
+
+def _installed() -> Iterator[str]:
     for folder in sys.path:
         for pattern in ("nvidia/cu*/lib/libnvrtc.so.*", "nvidia/cuda_nvrtc/lib/libnvrtc.so.*"):
             yield from _libraries(Path(folder or ".").glob(pattern))
     for variable in ("CUDA_PATH", "CUDA_HOME"):
         if os.environ.get(variable):
             yield from _libraries(Path(os.environ[variable]).glob("lib64/libnvrtc.so.*"))
-    found = ctypes.util.find_library("nvrtc")
-    if found:
-        yield found
+    yield from _libraries(Path(sys.prefix).glob("lib/libnvrtc.so.*"))
+    yield from _libraries(Path("/usr/local/cuda").glob("lib64/libnvrtc.so.*"))
 
 
 def _libraries(paths: Iterator[Path]) -> list[str]:
-    return sorted((str(p) for p in paths if ".alt." not in p.name), key=len)
+    return sorted((str(p) for p in paths if ".alt." not in p.name), key=lambda p: (-_major(p), len(p)))
+
+
+def _major(path: str) -> int:
+    found = re.search(r"\.so\.(\d+)", path)
+    return int(found[1]) if found else 0
+
+
+def _driver_major() -> int:
+    """Major version of the CUDA that the driver supports (asking starts nothing); 0 without a driver."""
+    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1"):
+        if name:
+            with contextlib.suppress(OSError, AttributeError):
+                number = ctypes.c_int()
+                if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(number)) == 0:
+                    return number.value // 1000
+    return 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from pathlib import Path
 
 import pytest
 
-from gpu_tune import driver, launch, nvrtc
-from gpu_tune.errors import InvalidInput
+from gpu_tune import driver, gpu_memory, launch, nvrtc
+from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.measure import cuda
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 
@@ -20,7 +21,8 @@ IM2COL = TensorMapArg("b", "float16", (64, 30, 20, 2), (128, 3840, 76800), (), s
 
 SOURCE = """
 struct __align__(64) Map { char bytes[128]; };
-extern "C" __global__ void %s probe(void* a, int m, float alpha, unsigned long long big, const __grid_constant__ Map map) {
+extern "C" __global__ void %s
+probe(void* a, int m, float alpha, unsigned long long big, const __grid_constant__ Map map) {
     %s
 }
 """
@@ -129,9 +131,90 @@ def test_without_a_driver_there_is_no_gpu_and_calls_say_so(monkeypatch: pytest.M
     monkeypatch.setenv("FAKE_CUDA_NONE", "1")
     driver.library.cache_clear()
     assert driver.device_count() == 0 and launch.detect() is None
-    with pytest.raises(Exception, match="no CUDA GPU can be used.*NO_DEVICE"):
+    with pytest.raises(Exception, match=r"no CUDA GPU can be used.*NO_DEVICE.*CUDA_VISIBLE_DEVICES"):
         driver.call("cuCtxSynchronize")
 
 
 def test_the_launch_structures_have_the_sizes_of_the_header():
     assert ctypes.sizeof(driver._LaunchConfig) == 56 and ctypes.sizeof(driver._Attribute) == 72
+
+
+def refused(cubin: bytes, **changes: object) -> str:
+    with pytest.raises(driver.DriverError) as found:
+        launch.Program(cubin, plan(**changes)).run({"a": 4096, "b": 8192}, scalars={"alpha": 1})  # type: ignore[arg-type]
+    return found.value.name
+
+
+def test_a_launch_must_agree_with_what_is_compiled_in(cubin: bytes, log: Path):
+    fixed = compiled(
+        "__cluster_dims__(4, 1, 1) __launch_bounds__(128)",
+        "__shared__ int s[12000]; s[m] = m; __syncthreads(); *(int*)a = s[0];",
+    )
+    assert refused(fixed) == "CUDA_ERROR_INVALID_CLUSTER_SIZE"
+    assert refused(fixed, cluster=(4, 1, 1), block=(256, 1, 1)) == "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"
+    assert refused(fixed, cluster=(4, 1, 1), shared_bytes=200_000) == "CUDA_ERROR_INVALID_VALUE"  # with 48000 static
+    launch.Program(fixed, plan(cluster=(4, 1, 1), shared_bytes=180_000)).run(
+        {"a": 4096, "b": 8192}, scalars={"alpha": 1}
+    )
+    assert "cluster 4 1 1" in log.read_text()
+
+
+def test_a_kernel_of_several_steps_is_allowed_the_most_that_any_needs(cubin: bytes, log: Path):
+    steps = [plan(shared_bytes=n, cluster=c).steps[0] for n, c in ((200_000, (1, 1, 1)), (0, (1, 1, 1)))]
+    steps.append(plan(grid=(16, 1, 1), cluster=(16, 1, 1), shared_bytes=60_000).steps[0])
+    launch.Program(cubin, LaunchPlan(tuple(steps))).run({"a": 4096, "b": 8192}, scalars={"alpha": 1})
+    assert [line.split()[10] for line in log.read_text().splitlines()] == ["200000", "0", "60000"]
+
+
+def test_programmatic_dependent_launch_is_for_single_kernels_that_share_nothing(cubin: bytes, log: Path):
+    step = plan().steps[0]
+    for made in (LaunchPlan((step, step)), LaunchPlan((step,), workspace_bytes=64)):
+        launch.Program(cubin, made).bind({"a": 4096, "b": 8192}, {"alpha": 1}, pdl=True)(0)
+    assert "pdl 0" in log.read_text() and "pdl 1" not in log.read_text()
+
+
+def test_a_cubin_of_another_architecture_says_what_to_do():
+    other = nvrtc.to_cubin('extern "C" __global__ void probe() {}', "sm_80").data
+    with pytest.raises(driver.DriverError, match=r"NO_BINARY_FOR_GPU.*tune or load the workload on this one"):
+        driver.use_context()
+        driver.Module(other)
+
+
+def test_what_a_capture_forbids_is_reported_as_itself_and_leaves_the_stream_usable():
+    driver.use_context()
+    stream = cuda.Stream()
+    with pytest.raises(driver.DriverError, match=r"cuMemAlloc_v2.*CAPTURE_UNSUPPORTED"):
+        cuda.Graph(stream, lambda s: cuda.allocate(64))
+    memory = cuda.allocate(64)
+    cuda.Graph(stream, lambda s: driver.memset(memory, 3, 64, s)).launch(stream)
+    stream.synchronize()
+    assert (cuda.download(memory, 64) == 3).all()
+    cuda.free(memory)
+
+
+def test_the_context_of_a_thread_that_has_none_is_the_gpus_own():
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            with pytest.raises(driver.DriverError, match="INVALID_CONTEXT"):
+                cuda.allocate(64)
+            with gpu_memory.on_device(0):
+                cuda.free(cuda.allocate(64))
+            found.append(gpu_memory.on_device)
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [gpu_memory.on_device]
+
+
+def test_a_driver_without_a_function_is_too_old_and_a_busy_gpu_says_why(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(MeasureError, match=r"no cuFromTheFuture \(it supports CUDA 13\.0\); update it"):
+        driver.call("cuFromTheFuture")
+    monkeypatch.setenv("FAKE_CUDA_BUSY", "1")
+    driver._primary.cache_clear()
+    with pytest.raises(driver.DriverError, match=r"DEVICE_UNAVAILABLE.*exclusive-process"):
+        driver.use_context(0)

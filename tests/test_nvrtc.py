@@ -34,3 +34,27 @@ def test_importing_the_package_loads_no_gpu_library():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_an_nvrtc_that_the_driver_supports_goes_before_a_newer_one(tmp_path, monkeypatch):
+    for name in ("cu13/lib/libnvrtc.so.13", "cuda_nvrtc/lib/libnvrtc.so.12", "cu13/lib/libnvrtc.alt.so.13"):
+        path = tmp_path / "nvidia" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    for variable in ("GPU_TUNE_NVRTC", "CUDA_PATH", "CUDA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    first = {}
+    for major in (0, 12, 13):
+        monkeypatch.setattr(nvrtc, "_driver_major", lambda m=major: m)
+        found = [p for p in nvrtc._candidates() if str(tmp_path) in p]
+        assert len(found) == 2
+        first[major] = found[0][-2:]
+    assert first == {0: "13", 12: "12", 13: "13"}
+
+
+def test_the_drivers_version_is_asked_without_a_gpu(fake_cuda, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDA_NONE", "1")
+    monkeypatch.setenv("FAKE_CUDA_VERSION", "12040")
+    assert nvrtc._driver_major() == 12
