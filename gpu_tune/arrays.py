@@ -139,7 +139,7 @@ def current_stream(library: str, device: int) -> int:
         return int(module.cuda.current_stream(device).cuda_stream)
     module = sys.modules.get("cupy")
     if module is not None:
-        return int(module.cuda.get_current_stream().ptr)
+        return int(module.cuda.get_current_stream(device).ptr)
     return 0
 
 

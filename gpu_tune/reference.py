@@ -127,7 +127,8 @@ def compare(
     """Compare ``out`` with the reference: each element must lie between cast(reference - e) and cast(reference + e).
 
     ``e`` bounds rounding: ``(k_eps sqrt(K) eps + input_eps) |A|.|B|`` through the epilogue (each operation adds its own
-    rounding); zero when ``exact`` (integer inputs and no transcendental). NaN must be NaN, infinities must agree.
+    rounding; K counts as 32 at least: tensor cores cut the products of one instruction to the largest before they add);
+    zero when ``exact`` (integer inputs and no transcendental). NaN must be NaN, infinities must agree.
     """
     with np.errstate(all="ignore"):
         limits = bounds(workload, arrays, scalars, numerics=numerics, exact=exact)
@@ -233,7 +234,8 @@ def _evaluate(
     per_sum = (
         0.0
         if exact_sum
-        else numerics.k_eps * math.sqrt(reduction_length(workload)) * EPS[numerics.compute] + numerics.input_eps
+        else numerics.k_eps * math.sqrt(max(reduction_length(workload), 32)) * EPS[numerics.compute]
+        + numerics.input_eps
     )
     error = magnitude * (per_sum + (4 * EPS["float32"] if workload.scales != "none" else 0.0))
     if workload.out_dtype == "int32":

@@ -22,7 +22,10 @@ def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple
         try:
             import cupy
 
-            return _cupy_products(cupy, workload, arrays)
+            try:
+                return _cupy_products(cupy, workload, arrays)
+            finally:  # CuPy keeps what it frees, and the candidates need it
+                cupy.get_default_memory_pool().free_all_blocks()
         except Exception as error:  # CuPy's own errors have no common root, and NumPy does as well
             log.info("the reference is computed by NumPy, not by CuPy (%s)", error)
     return products(workload, arrays)
@@ -37,7 +40,6 @@ def _cupy_products(cp: Any, workload: Workload, arrays: Mapping[str, np.ndarray]
     for x, y in ((a, b), (cp.abs(a), cp.abs(b))):
         product = _cupy_matmul(x, y, workload) if isinstance(workload, Matmul) else _cupy_conv2d(cp, x, y, workload)
         results.append(cp.asnumpy(product))
-    cp.get_default_memory_pool().free_all_blocks()
     if workload.scales == "none":
         return results[0], results[1]
     scale_a, scale_b = (np.asarray(arrays[n]).astype(np.float64) for n in ("scale_a", "scale_b"))
