@@ -18,10 +18,7 @@ from .report import PEAK, Row, roofline, summarise, text
 def page(rows: Sequence[Row], device: Device, title: str, facts: Mapping[str, Any]) -> str:
     """One HTML file that stands alone: speed-up bars, roofline, the table. Needs matplotlib (extra ``report``)."""
     summary = summarise(rows)
-    figures = [
-        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        for name, png in plots(rows, device).items()
-    ]
+    figures = [image(name, png) for name, png in plots(rows, device).items()]
     names = sorted({n for r in rows for n in r.baselines})
     head = "".join(f"<th>{html.escape(n)}</th>" for n in ("shape", "ours", *names, "ratio", "TFLOP/s", "roofline"))
     body = "".join(
@@ -42,28 +39,36 @@ def page(rows: Sequence[Row], device: Device, title: str, facts: Mapping[str, An
     )
     facts_ = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items())
     told = html.escape(text(summary)) if summary else "No baseline was timed: nothing is compared."
+    return document(
+        title,
+        f"<ul>{facts_}</ul><pre>{told}</pre>{''.join(figures)}"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+    )
+
+
+def image(name: str, png: bytes) -> str:
+    """An HTML image that carries its own bytes."""
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def document(title: str, body: str) -> str:
+    """A whole HTML page; ``title`` is text, ``body`` HTML."""
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
         "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .8rem;text-align:right;"
         "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
         "pre{white-space:pre-wrap}"
     )
+    name = html.escape(title)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style></head><body><h1>{html.escape(title)}</h1><ul>{facts_}</ul><pre>{told}</pre>{''.join(figures)}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{style}</style></head><body><h1>{name}</h1>{body}</body></html>\n"
     )
 
 
 def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
     """PNG images by title: speed-up per shape (with baselines) and the roofline. InvalidInput without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise InvalidInput("report", None, "needs matplotlib", "pip install 'gpu_tune[report]'") from error
+    plt = pyplot()
     made: dict[str, bytes] = {}
     told = [r for r in rows if r.ratio is not None]
     if told:
@@ -85,7 +90,7 @@ def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
         axes.invert_yaxis()
         axes.set_xlabel("time(best baseline) / time(ours): above 1 is faster")
         axes.set_title("Speed-up")
-        made["Speed-up"] = _png(figure)
+        made["Speed-up"] = png(figure)
         plt.close(figure)
     timed = [r for r in rows if r.ours]
     if timed:
@@ -126,7 +131,7 @@ def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
             f"Roofline of {device.product}" + (" (estimates, not measurements)" if "modelled" in kinds else "")
         )
         axes.legend(fontsize=8)
-        made["Roofline"] = _png(figure)
+        made["Roofline"] = png(figure)
         plt.close(figure)
     return made
 
@@ -135,7 +140,20 @@ def _colour(row: Row) -> str:
     return "#999999" if not row.decided else "#22aa77" if (row.ratio or 0.0) > 1 else "#cc5533"
 
 
-def _png(figure: Any) -> bytes:
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files. InvalidInput without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot
+    except ImportError as error:
+        raise InvalidInput("report", None, "needs matplotlib", "pip install 'gpu_tune[report]'") from error
+    return matplotlib.pyplot
+
+
+def png(figure: Any) -> bytes:
+    """A figure as a PNG image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

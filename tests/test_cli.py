@@ -278,8 +278,12 @@ def test_show_space_tells_knobs_and_what_each_constraint_removes(home):
     assert any(c["removes"] > 0 for c in space["constraints"])
 
 
-def test_show_search_proposes_and_show_kernel_prints_the_source(warm):
+def test_show_search_proposes_and_show_kernel_prints_the_source(warm, tmp_path):
     facts = json.loads(run("show", "search", *ARGS, "--json").stdout)
+    page = tmp_path / "page.html"
+    assert str(page) in run("show", "search", *ARGS, "--report", str(page)).stdout
+    assert "data:image/png;base64," in page.read_text() and "not measurements" in page.read_text()
+    assert "does not exist" in run("show", "search", *ARGS, "--report", str(tmp_path / "no" / "a.html"), code=2).stderr
     assert facts["trials"] == 5 and facts["next"] and facts["best"]["seconds"] > 0 and facts["spaces"]["matmul_simt"]
     assert "next:" in run("show", "search", *ARGS).stdout
     source = run("show", "kernel", *ARGS).stdout

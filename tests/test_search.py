@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpu_tune import report_search
 from gpu_tune.device import by_name
 from gpu_tune.errors import InvalidInput
 from gpu_tune.interchange import RecordedSpace, load
@@ -351,8 +352,18 @@ def test_a_search_explains_itself() -> None:
     assert told["curve"][-1] == min(t for t in told["curve"] if t is not None)
     own = told["spaces"][space.name]
     assert sum(own["gain"].values()) == pytest.approx(1.0) and own["pairwise_accuracy"] > 0.6
+    assert own["rank_correlation"] > 0.3 and own["top"]["1"] <= own["top"]["5"] <= 1.0
+    assert set(own["gain"]) <= set(space.describe(space.grid.sample(1, np.random.default_rng(0)))[1])
+    assert next(iter(own["gain"])) in own["shap"]
+    assert [p["seconds"] for p in told["points"]] == [m.time if m.ok else None for m in search.told]
+    assert sum(f["count"] for f in told["failures"]) == 64 - told["statuses"]["ok"]
     ranks: Sequence[int] = own["predicted"]
     assert sorted(ranks) == sorted(own["measured"]) == list(range(len(ranks)))
+    facts = {"workload": "w", "device": "d", "source": MEASURED, "records": 0, "best": None, **told}
+    drawn = report_search.plots(facts)
+    assert len(drawn) == 2 and all(png.startswith(b"\x89PNG") for png in drawn.values())
+    page = report_search.page(facts)
+    assert page.count("<img") == 2 and report_search.judgement(space.name, own) in page
     assert explain(Search([space]))["spaces"][space.name] == {"trials": 0, "best": None}
 
 

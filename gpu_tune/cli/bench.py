@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import time
@@ -73,7 +72,7 @@ def command(
     if not entries:
         raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
     if report_file is not None:
-        _check_report(report_file)
+        options.check_report(report_file)
     names = [n for n in against.split(",") if n]
     unknown = [n for n in names if n not in BASELINES]
     if unknown:
@@ -242,15 +241,3 @@ def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as
 
     Console(highlight=False).print(report.table(rows, place, suite.title))
     click.echo(report.text(summary) if summary else "No baseline was timed: nothing is compared.")
-
-
-def _check_report(name: str) -> None:
-    path = Path(name).absolute()
-    if not path.parent.is_dir():
-        raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InvalidInput("--report", name, "cannot be written", "name another file")
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidInput("--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'")

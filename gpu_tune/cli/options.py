@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -163,3 +165,16 @@ def echo_json(value: Any) -> None:
 def joined(texts: Sequence[str]) -> str:
     """Comma-separated."""
     return ", ".join(texts)
+
+
+def check_report(name: str) -> None:
+    """InvalidInput unless an HTML page can be written to ``name`` and matplotlib is there to draw its figures."""
+    path = Path(name).absolute()
+    if not path.parent.is_dir():
+        raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InvalidInput("--report", name, "cannot be written", "name another file")
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidInput("--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'")

@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from ..emit import describe, duration
+from ..emit import describe
 from ..errors import NotTuned
-from ..trial import MODELLED
 from ..workload import Workload
-from . import options
+from . import options, show_search
 
 
 @click.group(help="Show a space, a search, or a stored kernel.")
@@ -117,73 +116,18 @@ def _kernel(
         click.echo(winner.code, nl=False)
 
 
-def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int) -> None:
-    from ..model.evaluation import explain
-    from ..records import Records
-    from ..tuner import Tuner
-    from ..where import where
-
-    place, source = where(device)
-    records = Records().read(source)
-    tuner = Tuner(workload, device=place, seed=seed, history=records)
-    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
-    mine = [r for r in records if r.chip == place.chip and (r.template_hash, r.workload) in now]
-    tuner.tell({r.measurement.candidate: r.measurement for r in mine}.values())
-    batch = tuner.ask()
-    facts: dict[str, Any] = {
-        "workload": workload.key,
-        "device": place.chip,
-        "source": source,
-        "records": len(records),
-        "best": {"key": tuner.best.candidate.key, "seconds": tuner.best.time} if tuner.best else None,
-        **explain(tuner.search),
-        "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
-    }
-    if as_json:
-        options.echo_json(facts)
-        return
-    _print_search(facts)
-
-
-def _print_search(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    mark = " (estimates)" if facts["source"] == MODELLED else ""
-    ended = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in facts["statuses"].items()) or "none yet"
-    click.echo(f"{facts['workload']} on {facts['device']}{mark}")
-    click.echo(f"trials: {ended}; learning from {facts['records']} records")
-    if facts["best"]:
-        click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
-    curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None]
-    marks = {n for n in (1, 10, 25, 50, 100, 200, 500, 1000, 2000) if n < len(facts["curve"])} | {len(facts["curve"])}
-    if curve:
-        click.echo("best so far: " + ", ".join(f"{duration(t)} after {n}" for n, t in curve if n in marks))
-    for status, reason in facts["reasons"].items():
-        click.echo(f"  {status}: {reason[:200]}")
-    for name, space in facts["spaces"].items():
-        table = Table(title=f"{name}: {space['trials']} trials", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("what the model goes by", "share of gain", "mean |SHAP|"):
-            table.add_column(column, justify="left" if column[0] == "w" else "right", style="bright_black")
-        for feature, gain in list((space.get("gain") or {}).items())[:6]:
-            table.add_row(feature, f"{gain:.0%}", f"{space['shap'].get(feature, 0.0):.3g}")
-        console.print(table if table.row_count else f"{name}: {space['trials']} trials, no model yet")
-        if "pairwise_accuracy" in space:
-            console.print(
-                f"of two trials that it had not seen, it tells the faster in {space['pairwise_accuracy']:.0%}"
-            )
-    click.echo("next:")
-    for c in facts["next"]:
-        click.echo(f"  {c['template']}  " + " ".join(f"{k}={v}" for k, v in c["config"].items()))
-
-
 def _count(n: int) -> str:
     return f"{n:,}" if n < 10**7 else f"{n:.3g}"
 
 
 _for_each_op("space", "Knobs, constraints and how many points each removes, for every template.", _space)
-_for_each_op("search", "What the search would try next, and from how many records.", _search, options.seed_option)
+_for_each_op(
+    "search",
+    "What was tried, what failed and why, what the models learned, and what comes next.",
+    show_search.show,
+    options.seed_option,
+    click.option("--report", "report_file", metavar="FILE", help="Also write an HTML page (needs gpu_tune[report])."),
+)
 _for_each_op(
     "kernel",
     "The stored kernel: its source, or its launch plan.",
