@@ -16,7 +16,7 @@ from ..plan import Im2Col, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Conv2d, Workload
-from . import hopper, hopper_geometry, hopper_launch, hopper_space
+from . import hopper, hopper_geometry, hopper_launch, hopper_seeds, hopper_space
 from .base import Estimate, Template
 from .matmul_wgmma import FLAGSHIP, numerics
 
@@ -138,42 +138,10 @@ CONSTRAINTS = (
 )
 
 
-def _candidates(w: Conv2d, device: Device) -> list[Config]:
-    """Tiles from large to small; a narrow side no wider than the output channels."""
-
-    def config(**changes: Any) -> Config:
-        made: dict[str, Any] = {**FLAGSHIP, "cluster_m": 1, **changes}
-        made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
-        return Config(made)
-
-    small = dict(consumers=1, block_m=64, stages=6, grid="units", epilogue="direct")
-    candidates = [
-        config(block_n=256),
-        config(block_n=256, cluster_m=2),
-        config(block_m=256, block_n=128),
-        config(block_n=128, schedule="pingpong", stages=6),
-        config(block_n=128, stages=6),
-        config(block_m=256, block_n=64, stages=4),
-        config(block_n=64, stages=8),
-        config(block_n=64, stages=4, min_blocks=2),
-        config(**small, block_n=64),
-        config(**small, block_n=64, split_k=4),
-        config(**small, block_n=32),
-        config(**{**small, "block_n": 32, "split_k": 8, "stages": 8}),
-    ]
-    width = max(32, -(-w.k // w.groups // 32) * 32)
-
-    def tiles(c: Mapping[str, Any]) -> int:
-        return int(-(-_pixels(w) // c["block_m"]) * -(-w.k // c["block_n"]) * c["split_k"])
-
-    fitting = [(tiles(c), c) for c in candidates if int(str(c["block_n"])) <= width]
-    full = [c for t, c in fitting if t >= device.sm_count]
-    return full + [c for t, c in sorted(fitting, key=lambda pair: -pair[0]) if t < device.sm_count]
-
-
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Conv2d)
-    return [c for c in _candidates(w, device) if not TEMPLATE.violations(c, w, device)]
+    problem = hopper_seeds.Problem(_pixels(w), w.k, 1, lambda c: _k_tiles(c, w))
+    return hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP)
 
 
 def _default(w: Workload, device: Device) -> Config:

@@ -89,7 +89,9 @@ def constraints() -> tuple[Constraint, ...]:
     def within(c: Any, w: Any, d: Any) -> bool:
         held = accumulators(c, promotes(w))
         vectors = sum(op.name in ("scale", "bias") for op in w.ops) + (w.scales == "row_col")
-        spare = 40 if c["producer_registers"] else 56 + 24 * vectors
+        spare = 40 if c["producer_registers"] else 56
+        if not c["producer_registers"] or held > 128:
+            spare += 24 * vectors
         if w.scales == "block128" and c["swap_ab"]:
             spare += right_rows(c) // 4  # a factor for every row
         return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
@@ -178,7 +180,7 @@ def constraints() -> tuple[Constraint, ...]:
             (*shape, "min_blocks", "producer_registers"),
             within,
             "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
-            "without setmaxnreg, and 24 for each operand of the columns); transposed, 96 accumulators at most",
+            "without setmaxnreg; there and above 128, 24 for each operand of the columns); transposed, 96 at most",
         ),
         Constraint(
             "promotion",

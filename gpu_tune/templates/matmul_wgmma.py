@@ -17,7 +17,7 @@ from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import hopper, hopper_geometry, hopper_launch, hopper_space, hopper_transpose
+from . import hopper, hopper_geometry, hopper_launch, hopper_seeds, hopper_space, hopper_transpose
 from .base import Estimate, Numerics, Template
 from .hopper_transpose import Transposed
 
@@ -153,54 +153,10 @@ FLAGSHIP: dict[str, Any] = dict(
 )
 
 
-def _candidates(w: Matmul, device: Device) -> list[Config]:
-    """Known good shapes from large to small; sizes in 16-bit elements of K, rescaled to the dtype."""
-
-    def config(**changes: Any) -> Config:
-        made: dict[str, Any] = {**FLAGSHIP, **changes}
-        made["block_k"] = made["block_k"] * 2 // ITEMSIZE[w.dtype]
-        return Config(made)
-
-    ping = dict(schedule="pingpong", cluster_m=1)
-    large = [
-        config(),
-        config(block_m=256, block_n=128),
-        config(block_m=192, block_n=192, consumers=3, epilogue="narrow_ring", cluster_m=1),
-        config(block_m=128, block_n=192, stages=5),
-        config(block_m=128, block_n=128, stages=6, **ping),
-        config(block_m=64, block_n=256, stages=4, **ping),
-        config(block_m=128, block_n=160, stages=5, cluster_m=1),
-        config(block_m=128, block_n=128, stages=6, cluster_m=1),
-    ]
-    small = [
-        config(block_m=64, block_n=128, stages=8, **ping),
-        config(block_m=128, block_n=64, stages=4, min_blocks=2, cluster_m=1),
-        config(block_m=64, block_n=64, consumers=1, stages=6, cluster_m=1, min_blocks=2),
-        config(block_m=64, block_n=128, consumers=1, stages=8, cluster_m=1, grid="units"),
-        config(block_m=64, block_n=64, consumers=1, stages=8, cluster_m=1, split_k=4, epilogue="direct", grid="units"),
-        config(block_m=64, block_n=32, consumers=1, stages=8, cluster_m=1, epilogue="direct", grid="units"),
-    ]
-    narrow = -(-min(w.m, 64) // 16) * 16
-    transposed: dict[str, Any] = dict(
-        block_m=narrow, block_n=128, stages=8, cluster_m=1, swap_ab=True, epilogue="direct", grid="units"
-    )
-    skinny = [
-        config(**{**transposed, **more})
-        for more in ({}, {"split_k": 4}, {"block_n": 64, "consumers": 1, "split_k": 8})
-        if w.m <= 128
-    ]
-    narrow_n = (
-        [config(block_m=128, block_n=-(-min(w.n, 64) // 16) * 16, stages=8, cluster_m=1, epilogue="direct")]
-        if w.n <= 64
-        else []
-    )
-    tiles = -(-w.m // 128) * -(-w.n // 256) * w.batch
-    return [*skinny, *narrow_n, *((large + small) if tiles >= device.sm_count // 2 else (small + large))]
-
-
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Matmul)
-    return [c for c in _candidates(w, device) if not TEMPLATE.violations(c, w, device)]
+    problem = hopper_seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
+    return hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP)
 
 
 def _default(w: Workload, device: Device) -> Config:

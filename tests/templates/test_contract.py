@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -193,7 +194,8 @@ def agrees(template: Template, config: Config, workload: Workload, device: Devic
     """The plan and the estimate against the cubin: names, threads, shared memory, registers, parameters."""
     made, estimate = template.plan(config, workload, device), template.resources(config, workload, device)
     what = (workload.key, device.name, config)
-    shared, registers = 0, 0
+    granted = re.findall(r"setmaxnreg\.inc\S* (\d+)", render(template, config, workload, device))
+    shared, registers = 0, max(map(int, granted), default=0)  # the cubin names those at launch alone
     for step in made.kernels:
         kernel = facts.kernels[step.kernel]
         assert kernel.max_threads in (0, step.threads), what
