@@ -34,6 +34,12 @@ KNOBS = (
     Knob("thread_p", (1, 2, 4, 7), "output rows that a thread computes"),
     Knob("thread_q", (1, 2, 4, 7, 8), "output columns that a thread computes"),
     Knob("columns", ("adjacent", "spread"), "a thread's columns: side by side, or block-wide apart", ordinal=False),
+    Knob(
+        "lanes",
+        ("pixels", "channels"),
+        "what neighbouring threads vary: pixels share their filters, channels their input",
+        ordinal=False,
+    ),
     Knob("stage_x", ("shared", "global"), "input patches pass through shared memory, or not", ordinal=False),
     Knob("stage_w", ("shared", "global"), "filters pass through shared memory, or not", ordinal=False),
     Knob("shared_x", ("c_outer", "c_inner"), "patch in shared memory: planes, or channels innermost", ordinal=False),
@@ -532,14 +538,15 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
     """A config from the main choices: the widest legal copies, filter columns unrolled where they are few."""
     cg = _channels(w)[0]
     c: dict[str, Any] = dict(
-        columns="adjacent" if not _nhwc(w) else "spread",
+        columns="adjacent",
+        lanes="pixels",
         stage_x="shared",
         stage_w="shared",
         shared_x="c_outer",
         shared_w="k_inner",
         shared_type="stored" if w.dtype == "float32" else "wide",
         padding_x=0,
-        padding_w=0,
+        padding_w=4,
         stages=1,
         fragment_c=1,
         reuse_row=False,
@@ -552,8 +559,8 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
     c.update(chosen)
     while c["block_c"] > 1 and c["block_c"] >= 2 * cg:
         c["block_c"] //= 2
-    if c["thread_q"] == 1:
-        c["columns"] = "adjacent"
+    if c["stage_w"] == "global":
+        c["padding_w"] = 0
     if c["stage_x"] == c["stage_w"] == "global":
         c["shared_type"] = "stored"
     c["vector_width_x"] = _widest(_vector_x, "vector_width_x", c, w)
@@ -566,9 +573,7 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
             and _sums(c) * taps * c["fragment_c"] * c["unroll_c"] <= 1024
         ):
             c["unroll"] = unroll
-    if c["reuse_row"] and (
-        c["unroll"] == "none" or w.s == 1 or c["columns"] == "spread" or _row_length(c, w) * c["thread_p"] > 48
-    ):
+    if c["reuse_row"] and (c["unroll"] == "none" or w.s == 1 or _row_length(c, w) * c["thread_p"] > 48):
         c["reuse_row"] = False
     return Config(c)
 
@@ -582,7 +587,7 @@ def _choices(w: Any, device: Device) -> Iterator[dict[str, Any]]:
     for k in blocks_k:
         for tk in (8, 4, 2, 1):
             for tq in (4, 7, 2, 1):
-                if k % tk == 0 and q % tq == 0 and 64 <= k // tk * p * (q // tq) <= 512:
+                if k % tk == 0 and q % tq == 0 and 48 <= k // tk * p * (q // tq) <= 512:
                     yield dict(
                         block_k=k,
                         block_p=p,
@@ -591,7 +596,7 @@ def _choices(w: Any, device: Device) -> Iterator[dict[str, Any]]:
                         thread_k=tk,
                         thread_p=1,
                         thread_q=tq,
-                        reuse_row=not _nhwc(w),
+                        reuse_row=True,
                     )
     for k in blocks_k:
         yield dict(block_k=k, block_p=max(1, 8 // k), block_q=16, block_c=4, thread_k=1, thread_p=1, thread_q=1)
@@ -652,8 +657,8 @@ def seeds(workload: Any, device: Device) -> list[Config]:
     nhwc = _nhwc(w)
     common: list[dict[str, Any]] = [
         dict(block_k=32, block_p=4, block_q=16, block_c=8, thread_k=8, thread_p=2, thread_q=2),
-        dict(block_k=16, block_p=2, block_q=32, block_c=4, thread_k=4, thread_p=1, thread_q=4, reuse_row=not nhwc),
-        dict(block_k=32, block_p=7, block_q=7, block_c=8, thread_k=4, thread_p=1, thread_q=7, reuse_row=not nhwc),
+        dict(block_k=16, block_p=2, block_q=32, block_c=4, thread_k=4, thread_p=1, thread_q=4, reuse_row=True),
+        dict(block_k=32, block_p=7, block_q=7, block_c=8, thread_k=4, thread_p=1, thread_q=7, reuse_row=True),
         dict(block_k=64, block_p=2, block_q=8, block_c=16, thread_k=8, thread_p=1, thread_q=4, stage_w="global"),
     ]
     if device.cc >= 80 and (w.dtype == "float32" or nhwc):

@@ -478,7 +478,7 @@ def _complete(w: Any, device: Device, **chosen: Any) -> Config:
         c.setdefault(f"vector_width_{x}", _widest(w, x, c[block], c["block_k"]))
         c.setdefault(f"shared_{x}", "k_inner" if dp4a else "k_outer")
         if _k_contiguous(w, x) and not chosen.get(f"padding_{x}"):
-            c[f"padding_{x}"] = 4 if c["stages"] < 3 else 0
+            c[f"padding_{x}"] = 4
     c["vector_width_out"] = _widest_out(w, c["thread_n"] // c["interleave_n"])
     c["unroll"] = c["unroll"] or max(
         u for u in (1, 2, 4, 8, 16, 32, 64) if u * c["fragment_k"] <= min(16, c["block_k"])

@@ -25,6 +25,7 @@ SMALL: dict[str, Any] = dict(
     thread_p=1,
     thread_q=1,
     columns="adjacent",
+    lanes="pixels",
     stage_x="shared",
     stage_w="shared",
     shared_x="c_outer",
@@ -51,7 +52,7 @@ needs_emulator = pytest.mark.skipif(
 )
 
 
-def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind: str = "integer") -> None:
+def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind: str = "integer") -> emulator.Report:
     """Emulate and compare with the reference, element by element (exactly for integer inputs)."""
     config = config or TEMPLATE.default(workload, device)
     TEMPLATE.check(config, workload, device)
@@ -67,6 +68,7 @@ def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind
     assert report.ok, report.findings
     result = reference.compare(report.arrays["out"], workload, inputs, exact=kind == "integer")
     assert result.ok, str(result)
+    return report
 
 
 @needs_emulator
@@ -106,6 +108,7 @@ def test_every_shape_of_filter(layout: str, shape: dict[str, Any]) -> None:
         dict(shared_x="c_inner", shared_w="c_inner", fragment_c=2, padding_x=1, padding_w=2),
         dict(thread_q=4, thread_k=2, columns="spread", block_k=16, block_p=4),
         dict(thread_q=2, reuse_row=True, unroll="s", block_k=16, block_p=4),
+        dict(lanes="channels", thread_k=2, block_k=16, padding_w=4),
         dict(stages=2),
         dict(stages=3, block_c=4, padding_x=4),
         dict(split_c=4, raster="channels"),
@@ -114,6 +117,16 @@ def test_every_shape_of_filter(layout: str, shape: dict[str, Any]) -> None:
 def test_every_way_of_staging(layout: str, changes: dict[str, Any]) -> None:
     workload = Conv2d(2, 16, 9, 10, 16, 3, 3, padding=1, layout=layout, dtype="float32", epilogue="residual+bias")
     run(workload, Config(SMALL, **changes))
+
+
+@needs_emulator
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_default_stages_filters_without_bank_conflicts(layout: str) -> None:
+    workload = Conv2d(1, 16, 14, 14, 64, 3, 3, padding=1, layout=layout, dtype="float32")
+    conflicts = run(workload, TEMPLATE.default(workload, A100).replace(split_c=1)).bank_conflicts
+    assert conflicts.store_wavefronts > 0
+    assert conflicts.store_extra <= conflicts.store_wavefronts // 4
+    assert conflicts.load_extra <= conflicts.load_wavefronts // 3
 
 
 @needs_nvrtc
