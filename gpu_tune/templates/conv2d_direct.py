@@ -333,6 +333,14 @@ CONSTRAINTS = (
         "filters that are not staged have no shared layout",
     ),
     Constraint(
+        "padding_w_words",
+        ("block_c", "shared_w", "shared_type", "padding_w"),
+        lambda c, w, d: (
+            c["padding_w"] == 0 or c["shared_w"] == "k_inner" or c["block_c"] * w.r * w.s * _item(c, w) % 4 == 0
+        ),
+        "rows of filters are whole words where padding follows them (compilers widen loads into it)",
+    ),
+    Constraint(
         "staged",
         ("stage_x", "stage_w", "stages", "shared_type"),
         lambda c, w, d: "shared" in (c["stage_x"], c["stage_w"]) or (c["stages"] == 1 and c["shared_type"] == "stored"),

@@ -277,7 +277,7 @@ def register_limit(threads: int, min_blocks: int, device: Device) -> int:
 
     Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
     """
-    warps = -(-(-(-threads // 32)) * max(1, min_blocks) // 4)
+    warps = -(-((threads + 31) // 32) * max(1, min_blocks) // 4)
     return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
 
 

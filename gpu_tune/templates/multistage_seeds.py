@@ -124,9 +124,9 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
 def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
     """A rough time in clocks, good enough to order starting points.
 
-    A k tile keeps an SM busy for as long as the slowest of its tensor pipes, issue slots, shared memory and share of L2,
-    and a little of the others; a round of resident blocks lasts no less than one warp's chain of dependent steps and
-    than the latency that its stages leave uncovered. No kernel beats the memory that it must read and write once.
+    A k tile keeps an SM busy for as long as the slowest of its tensor pipes, issue slots, shared memory and share of
+    L2, and a little of the others; a round of resident blocks lasts no less than one warp's chain of dependent steps
+    and than the latency that its stages leave uncovered. No kernel beats the memory that it must read and write once.
     """
     c, size = config, ITEMSIZE[w.dtype]
     shape = Shape(config, w.dtype, promotes(w, device))
