@@ -51,6 +51,9 @@ def test_every_shape_is_tuned_compared_and_reported(suite, tmp_path):
     assert facts["summary"]["shapes"] == 2 and facts["summary"]["geomean"] > 0
     assert "Speed-up" in page.read_text() and "nvidia-h200" in page.read_text()
     again = run(suite, "--no-tune", "--select", "two", "--against", "cublas")
+    everything = run(suite, "--no-tune", "--select", "two")
+    assert "torch: PyTorch is not installed" in everything.stderr or "torch" in everything.stdout
+    assert "triton: Triton is not installed" in everything.stderr or "Triton" in everything.stderr
     assert "1 shapes: geometric mean" in again.stdout and "cublas" in again.stdout and "one" not in again.stdout
 
 

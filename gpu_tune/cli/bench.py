@@ -23,7 +23,7 @@ from .live import Live
     "--against",
     default="",
     metavar="NAMES",
-    help="Baselines, by comma: cublas, cublaslt, cudnn ...  [default: all there are]",
+    help="Baselines, by comma: cublas, cublaslt, cudnn, torch, triton.  [default: all that are installed]",
 )
 @click.option("--select", "pattern", default="", metavar="REGEX", help="Only shapes whose label or key matches.")
 @click.option("--dtype", help="Another dtype than the suite's.")
@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
     from .. import suites
-    from ..measure.gpu import BASELINES
+    from ..measure.baselines import NAMES
     from ..where import where
 
     if list_only or suite is None:
@@ -73,15 +73,18 @@ def command(
         raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
     if report_file is not None:
         options.check_report(report_file)
-    names = [n for n in against.split(",") if n]
-    unknown = [n for n in names if n not in BASELINES]
+    names = list(dict.fromkeys(n.strip() for n in against.split(",") if n.strip())) or list(NAMES)
+    unknown = [n for n in names if n not in NAMES]
     if unknown:
-        raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(BASELINES)}")
+        raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
     place, source = where(device)
     if source != MEASURED:
         _plan(loaded, entries, place, options.open_store(store_folder), as_json)
         return
-    rows = [_measure(e, place, names, seconds, no_tune, seed, store_folder, as_json) for e in entries]
+    absent: dict[str, str] = {}
+    rows = [_measure(e, place, names, seconds, no_tune, seed, store_folder, as_json, absent) for e in entries]
+    for name, reason in absent.items():
+        click.echo(f"{name}: {reason}", err=True)
     _report(rows, loaded, place, report_file, as_json)
 
 
@@ -167,7 +170,9 @@ def _measure(
     seed: int,
     store_folder: str | None,
     quiet: bool,
+    absent: dict[str, str],
 ) -> Row:
+    """One row; why a baseline was not timed goes to ``absent``, the first reason of each."""
     from ..measure import open_measurer
     from ..store import lookup
     from ..trial import Candidate
@@ -182,13 +187,15 @@ def _measure(
         if found is None:
             return Row(entry.label, workload, None, note="not tuned")
         ours = Candidate(found[0].template, found[0].config)
-        named: dict[str, Any] = {"baselines": against} if against else {}
-        with open_measurer(workload, kind="gpu", seed=seed, **named) as measurer:
+        with open_measurer(workload, kind="gpu", seed=seed, baselines=against) as measurer:
             confirmation = measurer.confirm([ours])
     except GpuTuneError as error:
         click.echo(f"{entry.label}: {error}", err=True)
         return Row(entry.label, workload, None, note=type(error).__name__)
     times = {c.name: statistics.median(c.samples) for c in confirmation.contenders if c.ok and c.candidate is None}
+    for c in confirmation.contenders:
+        if c.candidate is None and not c.ok:
+            absent.setdefault(c.name, f"{c.reason or c.status} ({entry.label})")
     mine = confirmation.contender(ours)
     versus = confirmation.verdict
     return Row(

@@ -166,6 +166,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* c, CUdevice d) {
     *c = reinterpret_cast<CUcontext>(size_t(d) + 1);
     return CUDA_SUCCESS;
 }
+CUresult cuCtxGetDevice(CUdevice* d) { FAKE_CALL; if (!current()) return CUDA_ERROR_INVALID_CONTEXT; *d = CUdevice(size_t(current()) - 1); return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext c) {
     FAKE_CALL;
     if (c && !known(c)) return CUDA_ERROR_INVALID_CONTEXT;

@@ -59,6 +59,32 @@ def test_the_fastest_algorithm_is_taken_and_one_that_fails_is_not(prepared: Any)
     assert "algorithm 1, fastest of 3 variants" in good[0].label
 
 
+F8 = {"dtype": "float8_e4m3", "layout": "nt", "out_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "w",
+    [
+        Matmul(132, 8, 300, **F8, scales="block128"),
+        Matmul(8, 132, 300, **F8, scales="block128", math=("fast_accumulate",)),
+        Matmul(12, 24, 64, **F8, scales="tensor"),
+        Matmul(12, 24, 64, **F8, scales="row_col"),
+        Matmul(12, 24, 64, dtype="int8", layout="nt"),
+    ],
+    ids=lambda w: w.key,
+)
+def test_scales_go_where_cublaslt_wants_them_and_integers_stay_exact(prepared: Any, w: Matmul):
+    good, missing = prepared(w, ("cublaslt",))
+    assert len(good) == 1 and not missing, missing
+    assert ("laid out" in good[0].label) == (w.scales == "block128")
+    assert ("fast accumulation" in good[0].label) == bool(w.math)
+
+
+def test_block_scales_that_cublaslt_cannot_take_are_refused(prepared: Any):
+    _, missing = prepared(Matmul(14, 12, 256, **F8, scales="block128"), ("cublaslt",))
+    assert "multiples of 4" in missing["cublaslt"]
+
+
 @pytest.mark.parametrize("epilogue", ["relu", "bias", "bias+relu"])
 def test_what_cublaslt_fuses_is_fused_and_right(prepared: Any, epilogue: str):
     good, missing = prepared(Matmul(9, 12, 8, dtype="float32", epilogue=epilogue), ("cublaslt",))
@@ -78,7 +104,10 @@ def test_a_baseline_whose_result_is_wrong_does_not_compete(prepared: Any):
 
 def test_what_a_library_cannot_do_is_said(prepared: Any):
     _, missing = prepared(Conv2d(1, 4, 5, 5, 4, 3, 3, dtype="float32"), ("cublas", "abacus"))
-    assert missing == {"cublas": "multiplies matrices", "abacus": "is unknown; use cublas, cublaslt, cudnn"}
+    assert missing == {
+        "cublas": "multiplies matrices",
+        "abacus": "is unknown; use cublas, cublaslt, cudnn, torch, triton",
+    }
     _, missing = prepared(Matmul(8, 8, 8, dtype="float32"), ("cudnn",))
     assert "convolutions" in missing["cudnn"]
 
@@ -135,15 +164,22 @@ def test_numbers_and_sizes_are_those_of_the_headers(tmp_path: Path, fake_libcuda
     }
     desc |= {"A_SCALE_POINTER": "scale_a", "B_SCALE_POINTER": "scale_b", "BIAS_DATA_TYPE": "bias_type"}
     desc |= {"A_SCALE_MODE": "mode_a", "B_SCALE_MODE": "mode_b"}
+    modes = {"SCALAR_32F": "tensor", "OUTER_VEC_32F": "row_col", "VEC128_32F": "vector128"}
+    modes |= {"BLK128x128_32F": "block128"}
     checks = {
         **{f"CUDA_R_{n}": blas.TYPES[t] for n, t in types.items()},
         **{f"CUBLAS_COMPUTE_{n}": blas.COMPUTE[t] for n, t in compute.items()},
         **{f"CUBLASLT_EPILOGUE_{n}": blas.EPILOGUES[t] for n, t in epilogues.items()},
         **{f"CUBLASLT_MATMUL_DESC_{n}": blas._DESC[t] for n, t in desc.items()},
-        "CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F": blas._OUTER_VECTOR,
+        **{f"CUBLASLT_MATMUL_MATRIX_SCALE_{n}": blas.SCALE_MODES[m] for n, m in modes.items()},
         "CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT": blas._LAYOUT_BATCH,
         "CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET": blas._LAYOUT_STRIDE,
         "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": blas._PREF_WORKSPACE,
+        "CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK": blas._PREF_REDUCTIONS,
+        **{f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{x}_BYTES": blas._PREF_ALIGNMENT_A + i for i, x in enumerate("ABCD")},
+        "CUBLASLT_REDUCTION_SCHEME_NONE + CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": blas._REDUCE_IN_COMPUTE_TYPE,
+        "CUBLASLT_REDUCTION_SCHEME_MASK": blas._REDUCE_ANYHOW,
+        "CUBLAS_DEFAULT_MATH + CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION": blas._STRICT_REDUCTION,
         "CUBLAS_GEMM_DEFAULT": -1,
         "CUBLAS_OP_T": 1,
         "sizeof(cublasLtMatmulHeuristicResult_t)": 96,

@@ -2,8 +2,10 @@
 
 ``cublas``: cublasGemmEx with its own choice. ``cublaslt``: the fastest of the 100 algorithms that its heuristic
 proposes, with 32 MiB of workspace. ``cudnn``: the fastest of all plans of the cuDNN frontend; ``cudnn-first``: the one
-that its heuristic puts first. What a library cannot fuse is done by one elementwise kernel of our own in the same
-graph, and the label says so. A baseline whose result is wrong does not compete, and says why.
+that its heuristic puts first. ``torch``: PyTorch as its users call it. ``triton``: an autotuned Triton matmul.
+What a library cannot fuse is done by one elementwise kernel of our own in the same graph where that is faster, and the
+label says so. A baseline whose result is wrong does not compete, and says why. No library is required: each is looked
+for when it is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from ...device import Device
-from ...errors import GpuTuneError
+from ...driver import DriverError
 from ...reference import EPS
 from ...templates.base import Numerics
 from ...workload import Matmul, Workload
@@ -22,6 +24,7 @@ from ..verify import Verifier
 from .call import Baseline, Unavailable
 
 log = logging.getLogger("gpu_tune.baselines")
+NAMES = ("cublas", "cublaslt", "cudnn", "torch", "triton")
 
 
 def prepare(
@@ -38,7 +41,7 @@ def prepare(
     for name in names:
         note("baselines")
         try:
-            for baseline in _make(name, data, stream, device):
+            for baseline in _make(name, data, stream, device, note):
                 error = _check(baseline, verifier)
                 if error:
                     missing[baseline.name] = f"its result is wrong: {error}"
@@ -47,34 +50,41 @@ def prepare(
                     good.append(baseline)
         except Unavailable as reason:
             missing[name] = str(reason)
-        except (
-            GpuTuneError,
-            OSError,
-            AttributeError,
-            ImportError,
-            RuntimeError,
-        ) as error:  # a library of another version
+        except Exception as error:  # of another version, or none that we know: it does not compete, and says why
+            if isinstance(error, DriverError) and error.sticky:
+                raise
             log.warning("baseline %s: %s", name, error)
             missing[name] = f"{type(error).__name__}: {error}"
     return good, missing
 
 
-def _make(name: str, data: DeviceData, stream: Stream, device: Device) -> Iterator[Baseline]:
+def _make(
+    name: str, data: DeviceData, stream: Stream, device: Device, note: Callable[[str], None]
+) -> Iterator[Baseline]:
     workload = data.workload
-    if name in ("cublas", "cublaslt"):
-        if not isinstance(workload, Matmul):
-            raise Unavailable("multiplies matrices")
-        from . import gemm
-
-        yield gemm.make(name, workload, data, stream, device)
-    elif name == "cudnn":
-        if isinstance(workload, Matmul):
+    if name not in NAMES:
+        raise Unavailable(f"is unknown; use {', '.join(NAMES)}")
+    if isinstance(workload, Matmul):
+        if name == "cudnn":
             raise Unavailable("is compared with for convolutions")
+        if name in ("cublas", "cublaslt"):
+            from . import gemm
+
+            yield gemm.make(name, workload, data, stream, device, note)
+        elif name == "triton":
+            from .triton_matmul import make as triton
+
+            yield triton(workload, data, stream, device, note)
+    elif name not in ("cudnn", "torch"):
+        raise Unavailable("multiplies matrices")
+    elif name == "cudnn":
         from . import cudnn
 
-        yield from cudnn.make(workload, data, stream)
-    else:
-        raise Unavailable("is unknown; use cublas, cublaslt, cudnn")
+        yield from cudnn.make(workload, data, stream, device, note)
+    if name == "torch":
+        from .pytorch import make as torch
+
+        yield torch(workload, data, stream, device, note)
 
 
 def _check(baseline: Baseline, verifier: Verifier) -> str:
@@ -90,4 +100,4 @@ def _tolerance(workload: Workload, roundings: int) -> Numerics:
     return Numerics(k_eps=8.0, input_eps=permitted + 4 * roundings * eps)
 
 
-__all__ = ["Baseline", "Unavailable", "prepare"]
+__all__ = ["NAMES", "Baseline", "Unavailable", "prepare"]

@@ -45,8 +45,11 @@ _DESC = {
     "mode_b": 32,
 }
 _LAYOUT_BATCH, _LAYOUT_STRIDE = 5, 6
-_PREF_WORKSPACE = 1
-_OUTER_VECTOR = 3
+_PREF_WORKSPACE, _PREF_REDUCTIONS, _PREF_ALIGNMENT_A = 1, 3, 5
+_REDUCE_IN_COMPUTE_TYPE, _REDUCE_ANYHOW = 2, 7
+SCALE_MODES = {"tensor": 0, "row_col": 3, "vector128": 4, "block128": 5}
+"""One; one a row of op(A) or column of op(B); one for 128 of K; one for 128x128 (the last three: cuBLAS 12.9)."""
+_STRICT_REDUCTION = 16
 
 
 class BlasError(RuntimeError):
@@ -114,11 +117,6 @@ class Gemm:
         size = ctypes.c_size_t(ctypes.sizeof(value))
         call("cublasLt", "cublasLtMatmulDescSetAttribute", self.desc, _DESC[name], ctypes.byref(value), size)
 
-    def outer_vector_scales(self) -> None:
-        """A scale for each row of A and column of B (cuBLAS 12.9 and newer, Hopper and newer)."""
-        for name in ("mode_a", "mode_b"):
-            self.set(name, ctypes.c_int32(_OUTER_VECTOR))
-
     def matrix(self, name: str, dtype: str, rows: int, columns: int, ld: int, batch: int, stride: int) -> None:
         """Describe matrix ``name`` (A, B, C or D)."""
         made = ctypes.c_void_p()
@@ -137,19 +135,18 @@ class Gemm:
                 size = ctypes.c_size_t(ctypes.sizeof(value))
                 call("cublasLt", "cublasLtMatrixLayoutSetAttribute", made, attribute, ctypes.byref(value), size)
 
-    def algorithms(self, count: int = ALGORITHMS) -> list[Algorithm]:
-        """What the heuristic proposes, its favourite first; empty when the library cannot do it."""
+    def algorithms(self, alignment: int, any_reduction: bool, count: int = ALGORITHMS) -> list[Algorithm]:
+        """What the heuristic proposes, its favourite first; empty when the library cannot do it.
+
+        Only algorithms for pointers aligned to ``alignment`` bytes; those that add split-K's parts in the output's
+        dtype only with ``any_reduction``.
+        """
         call("cublasLt", "cublasLtMatmulPreferenceCreate", ctypes.byref(self.preference))
-        limit = ctypes.c_size_t(WORKSPACE)
-        size = ctypes.c_size_t(ctypes.sizeof(limit))
-        call(
-            "cublasLt",
-            "cublasLtMatmulPreferenceSetAttribute",
-            self.preference,
-            _PREF_WORKSPACE,
-            ctypes.byref(limit),
-            size,
-        )
+        reductions = _REDUCE_ANYHOW if any_reduction else _REDUCE_IN_COMPUTE_TYPE
+        self._prefer(_PREF_WORKSPACE, ctypes.c_size_t(WORKSPACE))
+        self._prefer(_PREF_REDUCTIONS, ctypes.c_uint32(reductions))
+        for matrix in range(4):
+            self._prefer(_PREF_ALIGNMENT_A + matrix, ctypes.c_uint32(alignment))
         results, returned = (Algorithm * count)(), ctypes.c_int()
         try:
             call(
@@ -169,6 +166,11 @@ class Gemm:
         except BlasError:
             return []
         return [results[i] for i in range(returned.value) if results[i].state == 0]
+
+    def _prefer(self, attribute: int, value: Any) -> None:
+        size = ctypes.c_size_t(ctypes.sizeof(value))
+        name = "cublasLtMatmulPreferenceSetAttribute"
+        call("cublasLt", name, self.preference, attribute, ctypes.byref(value), size)
 
     def run(
         self, algorithm: Algorithm, alpha: Any, a: int, b: int, beta: Any, c: int, d: int, workspace: int, stream: int
@@ -199,7 +201,8 @@ class Gemm:
         """Destroy all of it."""
         for layout in self.layouts.values():
             load("cublasLt").cublasLtMatrixLayoutDestroy(layout)
-        load("cublasLt").cublasLtMatmulPreferenceDestroy(self.preference)
+        if self.preference:
+            load("cublasLt").cublasLtMatmulPreferenceDestroy(self.preference)
         load("cublasLt").cublasLtMatmulDescDestroy(self.desc)
         load("cublasLt").cublasLtDestroy(self.handle)
 
@@ -217,9 +220,11 @@ class Operand:
 class GemmEx:
     """cublasGemmEx and cublasGemmStridedBatchedEx with the library's own choice of algorithm."""
 
-    def __init__(self, workspace: int) -> None:
+    def __init__(self, workspace: int, any_reduction: bool) -> None:
         self.handle = ctypes.c_void_p()
         call("cublas", "cublasCreate_v2", ctypes.byref(self.handle))
+        if not any_reduction:  # parts of a sum are not to be added in half precision
+            call("cublas", "cublasSetMathMode", self.handle, _STRICT_REDUCTION)
         self.workspace = workspace
         self._stream = -1
 

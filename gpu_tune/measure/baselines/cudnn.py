@@ -1,95 +1,198 @@
-"""cuDNN as a contender for a convolution, through the cuDNN frontend's graphs (extra ``baselines``)."""
+"""cuDNN as a contender for a convolution, through the cuDNN frontend's graphs (extra ``baselines``).
+
+Every plan that its heuristics propose and the permissions allow is built and timed: what a plan does beyond strict
+arithmetic it declares in numeric notes, and those that are not permitted are deselected. Plans with the epilogue fused
+into the convolution compete with plans for the plain convolution and one elementwise kernel.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...workload import Conv2d
+from ...device import Device
+from ...workload import FP8, Conv2d
 from .. import cuda
-from ..cuda import Event, Stream
+from ..cuda import Stream
 from ..device_data import DeviceData
 from .call import Baseline, Run, Unavailable
+from .choose import Variant, fastest, why_none
+from .finish import Finisher, given, plain
 
+log = logging.getLogger("gpu_tune.baselines")
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16", "int8": "INT8", "int32": "INT32",
           "float8_e4m3": "FP8_E4M3", "float8_e5m2": "FP8_E5M2"}  # fmt: skip
 _POINTWISE = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_approx_tanh", "silu": "swish"}
+_WINOGRAD = ("WINOGRAD", "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13")
 
 
-def make(w: Conv2d, data: DeviceData, stream: Stream) -> Iterator[Baseline]:
+def make(
+    w: Conv2d, data: DeviceData, stream: Stream, device: Device, note: Callable[[str], None]
+) -> Iterator[Baseline]:
     """``cudnn`` (the fastest plan) and ``cudnn-first`` (the heuristic's first); Unavailable without the frontend."""
     try:
         import cudnn
     except ImportError as error:
         raise Unavailable(f"the cuDNN frontend is not installed ({error}); install gpu_tune[baselines]") from error
-    if w.scales != "none" or any(op.name == "clamp" for op in w.ops):
-        raise Unavailable(f"is not asked for scales or clamp ({w.key})")
-    handle = cudnn.create_handle()
-    cudnn.set_stream(handle=handle, stream=stream.handle)
-    graph, tensors = _graph(cudnn, handle, w)
-    graph.validate()
-    graph.build_operation_graph()
-    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-    graph.check_support()
-    graph.build_plans(cudnn.build_plan_policy.ALL)
-    count = int(graph.get_execution_plan_count())
-    size = max([int(graph.get_workspace_size())] + [_plan_workspace(graph, i) for i in range(count)])
-    workspace = cuda.allocate(size + 256)
+    cleanup: list[Callable[[], None]] = []
+    try:
+        handle = cudnn.create_handle()
+        cleanup.append(lambda: cudnn.destroy_handle(handle))
+        cudnn.set_stream(handle=handle, stream=stream.handle)
+        plans = _Plans(cudnn, handle, stream, cleanup, note)
+        variants, reasons = [], []
+        for build in (_fused, _split):
+            try:
+                variants += build(plans, w, device, cleanup)
+            except Unavailable as reason:
+                reasons.append(str(reason))
+            except Exception as error:  # the frontend refuses with exceptions of several kinds
+                reasons.append(f"{type(error).__name__}: {error}")
+        best, seconds = fastest(variants, data, {}, stream, note)
+        if best is None:
+            why = why_none(variants) or "".join(f": {r}" for r in reasons[:1])
+            raise Unavailable(f"has no plan for {w.key}{why}")
+    except BaseException:
+        for step in reversed(cleanup):
+            step()
+        raise
+    runs = sum(t < float("inf") for t in seconds)
+    first = next(v for v, t in zip(variants, seconds) if t < float("inf"))
+    yield Baseline("cudnn", f"{best.label}, fastest of {runs}", best.run, data, {}, best.roundings, cleanup)
+    yield Baseline("cudnn-first", f"{first.label}, first by its heuristic", first.run, data, {}, first.roundings)
 
-    def run(index: int) -> Run:
-        def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], on: int) -> None:
-            if on != stream.handle:
-                cudnn.set_stream(handle=handle, stream=on)
+
+def denied(w: Conv2d) -> tuple[str, ...]:
+    """Numeric notes of plans that ``w`` does not permit: TENSOR_CORE on float32 is TF32."""
+    notes = ["DOWN_CONVERT_INPUTS", "FFT"]
+    notes += ["TENSOR_CORE"] if w.dtype == "float32" and "tf32" not in w.math else []
+    notes += [] if "fp16_accumulate" in w.math else ["REDUCED_PRECISION_REDUCTION"]
+    notes += [] if "winograd" in w.math else _WINOGRAD
+    notes += ["NONDETERMINISTIC"] if w.deterministic else []
+    return tuple(notes)
+
+
+class _Plans:
+    """Builds every permitted plan of a graph."""
+
+    def __init__(
+        self, cudnn: Any, handle: Any, stream: Stream, cleanup: list[Callable[[], None]], note: Callable[[str], None]
+    ) -> None:
+        self.cudnn, self.handle, self.cleanup, self.note = cudnn, handle, cleanup, note
+        self._stream = stream.handle
+
+    def build(self, graph: Any, tensors: Mapping[str, Any], w: Conv2d) -> list[tuple[str, Run]]:
+        """(name, how to run it on buffers by name) of each plan that can be built, the heuristic's first one first."""
+        cudnn = self.cudnn
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.B, cudnn.heur_mode.FALLBACK])
+        # only now: older frontends mark the plans that exist
+        graph.deselect_numeric_notes([getattr(cudnn.numerical_note, n) for n in denied(w)])
+        built: dict[str, int] = {}
+        size = 0
+        for index in range(int(graph.get_execution_plan_count())):
+            self.note("baselines")
+            try:
+                graph.build_plan_at_index(index)
+                needed = int(graph.get_workspace_size_plan_at_index(index))
+            except Exception as error:  # deselected, or the backend cannot build it: the others remain
+                log.debug("cuDNN plan %d: %s", index, error)
+                continue
+            name = str(index)
+            with contextlib.suppress(Exception):  # older frontends have no names
+                name = str(graph.get_plan_name_at_index(index))
+            if name not in built:  # two heuristics may propose the same
+                built[name] = index
+                size = max(size, needed)
+        workspace = cuda.allocate(size + 256)
+        self.cleanup.append(lambda: cuda.free(workspace))
+        return [(name, self._run(graph, tensors, index, workspace)) for name, index in built.items()]
+
+    def _run(self, graph: Any, tensors: Mapping[str, Any], index: int, workspace: int) -> Run:
+        def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+            if stream != self._stream:
+                self.cudnn.set_stream(handle=self.handle, stream=stream)
+                self._stream = stream
             pack = {tensor: buffers[name] for name, tensor in tensors.items()}
-            graph.execute_plan_at_index(pack, workspace, index, handle=handle)
+            graph.execute_plan_at_index(pack, workspace, index, handle=self.handle)
 
         return issue
 
-    timed = []
-    for index in range(count):
-        try:
-            timed.append((_quick(run(index), data, stream), index))
-        except Exception:  # a plan that builds may still refuse to run; the frontend's errors have no common root
-            continue
-    if not timed:
-        raise Unavailable(f"has no plan for {w.key}")
-    fused = f" with fused {w.epilogue}" if w.epilogue else ""
-    best, first = min(timed)[1], min(i for _, i in timed)
-    cleanup = [lambda: cuda.free(workspace)]
-    yield Baseline("cudnn", f"cuDNN plan {best}{fused}, fastest of {len(timed)}", run(best), data, {}, 1, cleanup)
-    yield Baseline("cudnn-first", f"cuDNN plan {first}{fused}, first by its heuristic", run(first), data, {}, 1)
+
+def _fused(plans: _Plans, w: Conv2d, device: Device, cleanup: list[Callable[[], None]]) -> list[Variant]:
+    found = plans.build(*_graph(plans.cudnn, plans.handle, w, w.out_dtype, True), w)
+    words = f" with fused {w.epilogue}" if w.epilogue else ""
+    return [Variant(f"cuDNN plan {name}{words}", run, 1) for name, run in found]
 
 
-def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
+def _split(plans: _Plans, w: Conv2d, device: Device, cleanup: list[Callable[[], None]]) -> list[Variant]:
+    if plain(w):
+        return []
+    finisher = Finisher(w, device)
+    cleanup.append(finisher.close)
+    found = plans.build(*_graph(plans.cudnn, plans.handle, w, given(w), False), w)
+
+    def both(run: Run) -> Run:
+        def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+            run({**buffers, "out": finisher.target(buffers)}, scalars, stream)
+            finisher.run(buffers, scalars, stream)
+
+        return issue
+
+    return [Variant(f"cuDNN plan {name} and an elementwise kernel", both(run), 1) for name, run in found]
+
+
+def _graph(cudnn: Any, handle: Any, w: Conv2d, out_dtype: str, fuse: bool) -> tuple[Any, dict[str, Any]]:
+    """(the graph, its tensors by buffer name); with ``fuse``, scales and epilogue belong to it."""
     types = cudnn.data_type
-    accumulate = types.INT32 if w.dtype == "int8" else types.FLOAT
-    if w.dtype == "float32" and "tf32" in w.math:
-        accumulate = getattr(types, "FAST_FLOAT_FOR_FP32", types.FLOAT)
-    graph = cudnn.pygraph(io_data_type=getattr(types, _TYPES[w.dtype]), intermediate_data_type=types.FLOAT,
-                          compute_data_type=accumulate, handle=handle)  # fmt: skip
-    cg = w.c // w.groups
-    shapes = {"x": (w.n, w.c, w.h, w.w), "w": (w.k, cg, w.r, w.s), "out": (w.n, w.k, w.p, w.q)}
+    integer = w.dtype == "int8"
+    accumulate = types.INT32 if integer else types.FLOAT
+    if w.dtype in FP8 and "fast_accumulate" in w.math:
+        accumulate = getattr(types, "FAST_FLOAT_FOR_FP8", types.FLOAT)
+    graph = cudnn.pygraph(
+        io_data_type=getattr(types, _TYPES[w.dtype]),
+        intermediate_data_type=types.INT32 if integer else types.FLOAT,
+        compute_data_type=accumulate,
+        handle=handle,
+    )
+    shapes = {"x": (w.n, w.c, w.h, w.w), "w": (w.k, w.c // w.groups, w.r, w.s), "out": (w.n, w.k, w.p, w.q)}
     nhwc = w.layout == "nhwc"
+    wide: dict[str, Any] = {"compute_data_type": types.FLOAT}  # of everything after the convolution
 
     def tensor(name: str, shape: tuple[int, ...], dtype: str) -> Any:
-        return graph.tensor(
-            name=name, dim=list(shape), stride=_strides(shape, nhwc), data_type=getattr(types, _TYPES[dtype])
-        )
+        strides = _strides(shape, nhwc)
+        return graph.tensor(name=name, dim=list(shape), stride=strides, data_type=getattr(types, _TYPES[dtype]))
 
     tensors = {name: tensor(name, shapes[name], w.dtype) for name in ("x", "w")}
     top, bottom, left, right = w.padding
     y = graph.conv_fprop(image=tensors["x"], weight=tensors["w"], pre_padding=[top, left], post_padding=[bottom, right],
                          stride=list(w.stride), dilation=list(w.dilation))  # fmt: skip
-    for op in w.ops:
+    steps = w.ops if fuse else ()
+    if integer and not steps and not (fuse and w.scales != "none"):
+        y = graph.identity(input=y)  # integer engines come as a convolution and a pointwise step
+    if fuse and w.scales != "none":
+        per_channel = w.k if w.scales == "row_col" else 1
+        for name, width in (("scale_a", 1), ("scale_b", per_channel)):
+            tensors[name] = tensor(name, (1, width, 1, 1), "float32")
+            y = graph.mul(a=y, b=tensors[name], **wide)
+            y.set_data_type(types.FLOAT)
+    for op in steps:
         if op.name in ("bias", "scale"):
-            tensors[op.name] = tensor(op.name, (1, w.k, 1, 1), w.vector_dtype if op.name == "bias" else "float32")
-            y = graph.add(a=y, b=tensors["bias"]) if op.name == "bias" else graph.mul(a=y, b=tensors["scale"])
+            dtype = w.vector_dtype if op.name == "bias" else "float32"
+            tensors[op.name] = tensor(op.name, (1, w.k, 1, 1), dtype)
+            y = (graph.add if op.name == "bias" else graph.mul)(a=y, b=tensors[op.name], **wide)
         elif op.name == "residual":
             tensors["residual"] = tensor("residual", shapes["out"], w.out_dtype)
-            y = graph.add(a=y, b=tensors["residual"])
+            y = graph.add(a=y, b=tensors["residual"], **wide)
+        elif op.name == "clamp":
+            y = graph.relu(input=y, lower_clip=op.lo, upper_clip=op.hi, **wide)
         else:
-            y = getattr(graph, _POINTWISE[op.name])(input=y)
-    y.set_output(True).set_data_type(getattr(types, _TYPES[w.out_dtype]))
+            y = getattr(graph, _POINTWISE[op.name])(input=y, **wide)
+        y.set_data_type(types.FLOAT)
+    y.set_output(True).set_data_type(getattr(types, _TYPES[out_dtype]))
     y.set_dim(list(shapes["out"])).set_stride(_strides(shapes["out"], nhwc))
     tensors["out"] = y
     return graph, tensors
@@ -98,23 +201,3 @@ def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
 def _strides(shape: tuple[int, ...], nhwc: bool) -> list[int]:
     _, c, h, w = shape
     return [c * h * w, 1, c * w, c] if nhwc else [c * h * w, h * w, w, 1]
-
-
-def _plan_workspace(graph: Any, index: int) -> int:
-    try:
-        return int(graph.get_workspace_size_plan_at_index(index))
-    except Exception:  # older frontends lack it; the graph's own figure is the largest then
-        return 0
-
-
-def _quick(run: Run, data: DeviceData, stream: Stream) -> float:
-    start, end = Event(), Event()
-    run(data.timing[0], {}, stream.handle)
-    times = []
-    for series in range(3):
-        start.record(stream.handle)
-        for i in range(4):
-            run(data.timing[(4 * series + i) % data.sets], {}, stream.handle)
-        end.record(stream.handle)
-        times.append(end.seconds_since(start) / 4)
-    return min(times)

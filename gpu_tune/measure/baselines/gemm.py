@@ -1,71 +1,52 @@
 """cuBLAS and cuBLASLt as contenders for a matmul.
 
-A row-major C = A B is the column-major C' = B' A' on the same memory, so B goes first.
+A row-major C = A B is the column-major C' = B' A' on the same memory, so B goes first. Split-K's parts are added in
+the output's dtype only where ``fp16_accumulate`` is permitted; pointers are as aligned as the workload says.
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
+import functools
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...device import Device
-from ...launch import Program
-from ...reference import NUMPY
 from ...workload import FP8, Matmul
 from .. import cuda
-from ..cuda import Event, Stream
+from ..cuda import Stream
 from ..device_data import DeviceData
 from ..verify import SCALARS
-from . import blas, elementwise
+from . import blas
 from .call import Baseline, Run, Unavailable
+from .choose import Variant, fastest, why_none
+from .finish import Finisher, given, plain
 
-FINALISTS = 5
-
-
-@dataclass
-class Variant:
-    """One way to compute the workload: ``label`` tells how, ``run`` does it."""
-
-    label: str
-    run: Run
-    roundings: int = 0
+log = logging.getLogger("gpu_tune.baselines")
 
 
-def make(name: str, w: Matmul, data: DeviceData, stream: Stream, device: Device) -> Baseline:
+def make(
+    name: str, w: Matmul, data: DeviceData, stream: Stream, device: Device, note: Callable[[str], None]
+) -> Baseline:
     """The fastest variant of library ``name`` (``cublas`` or ``cublaslt``); Unavailable when it has none."""
     workspace = cuda.allocate(blas.WORKSPACE)
     cleanup: list[Callable[[], None]] = [lambda: cuda.free(workspace)]
     scalars = {n: SCALARS[n] for n in w.scalars()}
-    variants = _cublas(w, workspace, device, cleanup) if name == "cublas" else _lt(w, workspace, device, cleanup)
-    timed = [(_quick(v.run, data, scalars, stream), i, v) for i, v in enumerate(variants)]
-    finalists = [v for t, _, v in sorted(timed, key=lambda t: t[:2])[:FINALISTS] if t < float("inf")]
-    if not finalists:
-        for step in cleanup:
+    try:
+        of = _cublas if name == "cublas" else _lt
+        variants = of(w, data, workspace, device, cleanup)
+        best, _ = fastest(variants, data, scalars, stream, note)
+        if best is None:
+            raise Unavailable(f"offers nothing for {w.key}{why_none(variants)}")
+    except BaseException:
+        for step in reversed(cleanup):
             step()
-        raise Unavailable(f"offers nothing for {w.key}")
-    best = min(finalists, key=lambda v: min(_quick(v.run, data, scalars, stream) for _ in range(5)))
+        raise
     label = best.label + (f", fastest of {len(variants)} variants" if len(variants) > 1 else "")
     return Baseline(name, label, best.run, data, scalars, best.roundings, cleanup)
-
-
-def _quick(run: Run, data: DeviceData, scalars: Mapping[str, float], stream: Stream) -> float:
-    """Seconds of one run, the best of three series on rotating buffers; inf where the library refuses."""
-    start, end = Event(), Event()
-    try:
-        run(data.timing[0], scalars, stream.handle)
-        times = []
-        for series in range(3):
-            start.record(stream.handle)
-            for i in range(4):
-                run(data.timing[(4 * series + i) % data.sets], scalars, stream.handle)
-            end.record(stream.handle)
-            times.append(end.seconds_since(start) / 4)
-        return min(times)
-    except blas.BlasError:
-        return float("inf")
 
 
 def _operands(w: Matmul) -> dict[str, Any]:
@@ -87,154 +68,170 @@ def _compute(w: Matmul) -> str:
     return "fp16" if "fp16_accumulate" in w.math else "fp32"
 
 
-def _plain(w: Matmul) -> bool:
-    return not w.epilogue and w.scales == "none" and w.alpha == "1" and w.beta == "0"
-
-
-def _given(w: Matmul) -> str:
-    """dtype in which a library leaves the plain product when something is still to be done."""
-    if w.dtype == "int8":
-        return "int32"
-    return w.out_dtype if w.out_dtype in ("float32", "float16", "bfloat16") else "float32"
-
-
-def _finisher(
-    w: Matmul, device: Device, cleanup: list[Callable[[], None]]
-) -> tuple[Callable[[Mapping[str, int]], int], Run]:
-    """(where the plain product goes, the elementwise kernel that finishes it)."""
-    if w.scales == "block128":
-        raise Unavailable("has no plain product for block scales")
-    given = _given(w)
-    program = Program(elementwise.compile_cubin(w, given, device), elementwise.plan(w, given))
-    cleanup.append(program.unload)
-    if given == w.out_dtype:
-        return (lambda buffers: buffers["out"]), lambda buffers, scalars, stream: program.bind(
-            {**buffers, "workspace": buffers["out"]}, scalars
-        )(stream)
-    scratch = cuda.allocate(w.batch * w.m * w.ldc * NUMPY[given].itemsize)
-    cleanup.append(lambda: cuda.free(scratch))
-    return (lambda buffers: scratch), lambda buffers, scalars, stream: program.bind(
-        {**buffers, "workspace": scratch}, scalars
-    )(stream)
-
-
 def _numbers(compute: str) -> tuple[Any, Any]:
     kinds: dict[str, Any] = {"int32": ctypes.c_int32, "fp16": ctypes.c_uint16}
     kind = kinds.get(compute, ctypes.c_float)
     return kind(0x3C00 if compute == "fp16" else 1), kind(0)
 
 
-def _cublas(w: Matmul, workspace: int, device: Device, cleanup: list[Callable[[], None]]) -> list[Variant]:
+def _finisher(w: Matmul, device: Device, cleanup: list[Callable[[], None]]) -> Finisher:
+    made = Finisher(w, device)
+    cleanup.append(made.close)
+    return made
+
+
+def _cublas(
+    w: Matmul, data: DeviceData, workspace: int, device: Device, cleanup: list[Callable[[], None]]
+) -> list[Variant]:
     if w.dtype in FP8:
         raise Unavailable("cublasGemmEx does not take float8")
-    library = blas.GemmEx(workspace)
+    library = blas.GemmEx(workspace, _any_reduction(w))
     cleanup.append(library.close)
     o, compute = _operands(w), _compute(w)
     one, zero = _numbers(compute)
-    whole = _plain(w) and _given(w) == w.out_dtype
-    target, finish = ((lambda buffers: buffers["out"]), None) if whole else _finisher(w, device, cleanup)
-    given = w.out_dtype if whole else _given(w)
+    finisher = None if plain(w) and given(w) == w.out_dtype else _finisher(w, device, cleanup)
 
     def run(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
         first, second = (
             blas.Operand(buffers[n], w.dtype, ld, stride) for n, _, _, ld, stride in (o["first"], o["second"])
         )
-        result = blas.Operand(target(buffers), given, w.ldc, w.m * w.ldc)
+        target = buffers["out"] if finisher is None else finisher.target(buffers)
+        result = blas.Operand(target, given(w), w.ldc, w.m * w.ldc)
         library.run(blas.COMPUTE[compute], o["ops"], o["sizes"], one, first, second, zero, result, w.batch, stream)
-        if finish is not None:
-            finish(buffers, scalars, stream)
+        if finisher is not None:
+            finisher.run(buffers, scalars, stream)
 
-    return [Variant(f"cublasGemmEx ({compute})" + ("" if whole else " and an elementwise kernel"), run, int(not whole))]
+    words = "" if finisher is None else " and an elementwise kernel"
+    return [Variant(f"cublasGemmEx ({compute}){words}", run, int(finisher is not None))]
 
 
-def _lt(w: Matmul, workspace: int, device: Device, cleanup: list[Callable[[], None]]) -> list[Variant]:
+def _any_reduction(w: Matmul) -> bool:
+    """Whether parts of a sum may be added in the output's dtype."""
+    return "fp16_accumulate" in w.math or w.out_dtype in ("float32", "int32")
+
+
+def _lt(
+    w: Matmul, data: DeviceData, workspace: int, device: Device, cleanup: list[Callable[[], None]]
+) -> list[Variant]:
     variants: list[Variant] = []
-    fusable = w.epilogue in blas.EPILOGUES and w.scales != "block128" and w.dtype != "int8"
-    if fusable or (_plain(w) and w.out_dtype == "int32"):
-        variants += _lt_fused(w, workspace, cleanup)
-    if not _plain(w) and w.scales != "block128":
-        target, finish = _finisher(w, device, cleanup)
-        variants += _lt_split(w, workspace, cleanup, target, finish)
+    if _fusable(w):
+        try:
+            variants += _lt_fused(w, data, workspace, cleanup)
+        except blas.BlasError as error:  # a scale mode or an attribute that this version does not know
+            log.info("cublasLt %s: %s", w.key, error)
+    if not plain(w) and w.scales != "block128":
+        variants += _lt_split(w, data, workspace, cleanup, _finisher(w, device, cleanup))
     return variants
 
 
-def _lt_fused(w: Matmul, workspace: int, cleanup: list[Callable[[], None]]) -> list[Variant]:
+def _fusable(w: Matmul) -> bool:
+    """Whether cuBLASLt is asked to do all of ``w`` in one call."""
+    if w.epilogue not in blas.EPILOGUES or (w.dtype == "int8" and not (plain(w) and w.out_dtype == "int32")):
+        return False
+    if w.out_dtype in FP8 and w.beta != "0":
+        return False  # its C is bfloat16 then
+    half = _compute(w) == "fp16" and (w.alpha != "1" or w.beta != "0")
+    return not half  # with half-precision scalars; the elementwise kernel takes float32
+
+
+def _lt_fused(w: Matmul, data: DeviceData, workspace: int, cleanup: list[Callable[[], None]]) -> list[Variant]:
     compute = _compute(w)
-    per_row = w.scales == "row_col"
-
-    def describe() -> blas.Gemm:
-        gemm = _describe(w, compute, w.out_dtype, cleanup)
-        if w.ops:
-            gemm.set("epilogue", ctypes.c_int32(blas.EPILOGUES[w.epilogue]))
-        if any(op.name == "bias" for op in w.ops):
-            gemm.set("bias_type", ctypes.c_int32(blas.TYPES[w.vector_dtype]))
-        if per_row:
-            gemm.outer_vector_scales()
-        if "fast_accumulate" in w.math:
-            gemm.set("fast", ctypes.c_int8(1))
-        return gemm
-
-    if compute == "fp16" and (w.alpha != "1" or w.beta != "0"):
-        return []  # its scalars are half-precision; the elementwise kernel takes them
-    gemm = describe()
+    gemm = _describe(w, compute, w.out_dtype, cleanup)
+    if w.ops:
+        gemm.set("epilogue", ctypes.c_uint32(blas.EPILOGUES[w.epilogue]))
+    if any(op.name == "bias" for op in w.ops):
+        gemm.set("bias_type", ctypes.c_int32(blas.TYPES[w.vector_dtype]))
+    # B goes first there: what the library calls A is our B
+    modes = {"row_col": ("row_col", "row_col"), "block128": ("block128", "vector128")}.get(w.scales, ())
+    for name, mode in zip(("mode_a", "mode_b"), modes):
+        gemm.set(name, ctypes.c_int32(blas.SCALE_MODES[mode]))
+    scales = _block_scales(w, data, cleanup) if w.scales == "block128" else {}
+    names = {n: {"scale_a": "scale_b", "scale_b": "scale_a"}.get(n, n) for n in ("bias", "scale_a", "scale_b")}
+    names = {n: attribute for n, attribute in names.items() if n in w.arrays()}
+    current: dict[str, int] = {}
     one, zero = _numbers(compute)
 
+    def point(buffers: Mapping[str, int]) -> None:
+        for name, attribute in names.items():
+            if current.get(name) != buffers[name]:
+                gemm.set(attribute, ctypes.c_void_p(scales.get(buffers[name], buffers[name])))
+                current[name] = buffers[name]
+
     def numbers(scalars: Mapping[str, float]) -> tuple[Any, Any]:
-        if compute != "fp32" and compute != "tf32":
+        if compute not in ("fp32", "tf32"):
             return one, zero
         beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
         return ctypes.c_float(scalars.get("alpha", 1.0)), ctypes.c_float(beta)
 
-    names = [n for n in ("bias", "scale_a", "scale_b") if n in w.arrays()]
-    current: dict[str, int] = {}
-
     def run(algorithm: blas.Algorithm) -> Run:
         def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
-            for name in names:
-                if current.get(name) != buffers[name]:
-                    swapped = {"scale_a": "scale_b", "scale_b": "scale_a"}.get(name, name)  # B goes first
-                    gemm.set(swapped, ctypes.c_void_p(buffers[name]))
-                    current[name] = buffers[name]
+            point(buffers)
             alpha, beta = numbers(scalars)
             c = buffers.get("c", buffers["out"])
             gemm.run(algorithm, alpha, buffers["b"], buffers["a"], beta, c, buffers["out"], workspace, stream)
 
         return issue
 
-    found = gemm.algorithms()
-    fused = f" with fused {w.epilogue}" if w.epilogue else ""
-    return [Variant(f"cublasLtMatmul ({compute}){fused}, algorithm {i}", run(a)) for i, a in enumerate(found)]
+    point(data.verify)  # the heuristic reads the alignment of the bias from its address
+    found = gemm.algorithms(w.alignment, _any_reduction(w))
+    words = [f"fused {w.epilogue}"] if w.epilogue else []
+    words += ["scales laid out for it beforehand"] if scales else []
+    label = " with ".join([f"cublasLtMatmul ({_terms(w, compute)})", *words])
+    return [Variant(f"{label}, algorithm {i}", run(a)) for i, a in enumerate(found)]
 
 
 def _lt_split(
-    w: Matmul,
-    workspace: int,
-    cleanup: list[Callable[[], None]],
-    target: Callable[[Mapping[str, int]], int],
-    finish: Run,
+    w: Matmul, data: DeviceData, workspace: int, cleanup: list[Callable[[], None]], finisher: Finisher
 ) -> list[Variant]:
-    compute, given = _compute(w), _given(w)
-    gemm = _describe(w, compute, given, cleanup)
-    if "fast_accumulate" in w.math:
-        gemm.set("fast", ctypes.c_int8(1))
+    compute = _compute(w)
+    gemm = _describe(w, compute, given(w), cleanup)
     one, zero = _numbers(compute)
 
     def run(algorithm: blas.Algorithm) -> Run:
         def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
-            place = target(buffers)
+            place = finisher.target(buffers)
             gemm.run(algorithm, one, buffers["b"], buffers["a"], zero, place, place, workspace, stream)
-            finish(buffers, scalars, stream)
+            finisher.run(buffers, scalars, stream)
 
         return issue
 
-    label = f"cublasLtMatmul ({compute}) and an elementwise kernel, algorithm "
-    return [Variant(label + str(i), run(a), 1) for i, a in zip(itertools.count(), gemm.algorithms())]
+    label = f"cublasLtMatmul ({_terms(w, compute)}) and an elementwise kernel, algorithm "
+    found = gemm.algorithms(w.alignment, _any_reduction(w))
+    return [Variant(label + str(i), run(a), 1) for i, a in enumerate(found)]
+
+
+def _terms(w: Matmul, compute: str) -> str:
+    return compute + (", fast accumulation" if "fast_accumulate" in w.math else "")
+
+
+def _block_scales(w: Matmul, data: DeviceData, cleanup: list[Callable[[], None]]) -> dict[int, int]:
+    """Copies of the block scales in the library's layout, by the address of ours, for every set of buffers.
+
+    It wants the scales of a 128-vector of K with the rows contiguous, (ceil(k/128), m), and those of a 128x128 block
+    with a row stride that is a multiple of 4 (cuBLAS documentation, "Scaling factors layouts"). A quantiser would write
+    them like that, so the copy is not timed.
+    """
+    if w.m % 4 or w.n % 4:
+        raise Unavailable("takes block scales only where m and n are multiples of 4")
+    steps = -(-w.k // 128)
+    rows, columns = data.arrays["scale_a"], data.arrays["scale_b"]
+    padded = np.zeros((columns.shape[0], -(-steps // 4) * 4), np.float32)
+    padded[:, :steps] = columns
+    made: dict[int, int] = {}
+    for name, array in (("scale_a", rows.T), ("scale_b", padded)):
+        for buffers in (data.verify, *data.timing):
+            made[buffers[name]] = cuda.allocate(array.nbytes)
+            cleanup.append(functools.partial(cuda.free, made[buffers[name]]))
+            cuda.upload(made[buffers[name]], array)
+    return made
 
 
 def _describe(w: Matmul, compute: str, out_dtype: str, cleanup: list[Callable[[], None]]) -> blas.Gemm:
     scale = {"int32": blas.TYPES["int32"], "fp16": blas.TYPES["float16"]}.get(compute, blas.TYPES["float32"])
     gemm = blas.Gemm(blas.COMPUTE[compute], scale)
     cleanup.append(gemm.close)
+    if "fast_accumulate" in w.math:
+        gemm.set("fast", ctypes.c_int8(1))
     o = _operands(w)
     for name, op in zip(("transa", "transb"), o["ops"]):
         gemm.set(name, ctypes.c_int32(op))
