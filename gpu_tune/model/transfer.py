@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from ..device import KNOWN, Device
 from ..errors import InvalidConfig
+from ..space.features import distance
 from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space, TemplateSpace
 from ..trial import MEASURED, MODELLED, Measurement
-from .features import distance
 from .ranker import POOLED, Ranker
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidConfig, TemplateError
 from .constraint import Constraint
 from .encoding import Encoder
+from .features import hardware
 from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Knob
 
@@ -300,9 +301,7 @@ class TemplateSpace(GridSpace):
         return list(dict.fromkeys(c for c in self.template.seeds(self.workload, self.device) if c in self))
 
     def features(self, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
-        """Hardware features (n, f) of valid configs, and their names; see ``gpu_tune.model.features``."""
-        from ..model.features import hardware  # the model stands above spaces; asked for at call time only
-
+        """Hardware features (n, f) of valid configs, and their names; see ``gpu_tune.space.features``."""
         return hardware(self.template, configs, self.workload, self.device)
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:

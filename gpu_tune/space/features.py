@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Device
-from ..space.knob import Config
-from ..templates.base import Template
 from ..workload import ITEMSIZE, Matmul, Workload
+from .knob import Config
+
+if TYPE_CHECKING:
+    from ..templates.base import Template
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""

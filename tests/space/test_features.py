@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from gpu_tune.device import by_name
-from gpu_tune.model.features import NAMES, distance, gemm_shape, hardware
 from gpu_tune.model.suggestions import suggest
+from gpu_tune.space.features import NAMES, distance, gemm_shape, hardware
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
