@@ -238,9 +238,29 @@ def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
     return int(ring) + staging_bytes(c, out_bytes) + barrier_bytes(c)
 
 
+def sums_in_cluster(c: Mapping[str, Any]) -> bool:
+    """Whether the blocks of a cluster each multiply a part of K and sum the parts among themselves."""
+    return bool(c["split_k"] > 1 and c["reduction"] == "cluster")
+
+
+def parts(c: Mapping[str, Any]) -> int:
+    """Outputs of the main kernel for each result: the parts of a K that a second kernel sums, else 1."""
+    return 1 if sums_in_cluster(c) else int(c["split_k"])
+
+
+def cluster_size(c: Mapping[str, Any]) -> int:
+    """Blocks of a cluster."""
+    return int(c["cluster_m"] * c["cluster_n"] * (c["split_k"] if sums_in_cluster(c) else 1))
+
+
+def part_pad(c: Mapping[str, Any]) -> int:
+    """Elements beside a row of a part in shared memory."""
+    return 4 if c["swap_ab"] else 8
+
+
 def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
     """Clusters to launch for ``units`` units of a cluster's work each."""
-    size = c["cluster_m"] * c["cluster_n"]
+    size = cluster_size(c)
     sms = device.sm_count
     if c["grid"] == "sixteens" and sms > 16:
         sms = sms // 16 * 16

@@ -10,14 +10,18 @@ from ..workload import ITEMSIZE
 from .hopper import (
     blocks_of_64,
     box_bytes,
+    cluster_size,
     clusters,
     consumer_registers,
     instruction,
     operand,
     out_boxes,
+    part_pad,
+    parts,
     right_rows,
     shared_bytes,
     staging_bytes,
+    sums_in_cluster,
 )
 
 
@@ -45,9 +49,9 @@ def geometry(
     a, b = (operand(name, c, dtype, mn_major[name]) for name in ("a", "b"))
     swap, pingpong = bool(c["swap_ab"]), c["schedule"] == "pingpong"
     left, right = (b, a) if swap else (a, b)
-    cluster = c["cluster_m"] * c["cluster_n"]
+    cluster, peers, together = cluster_size(c), c["cluster_m"] * c["cluster_n"], sums_in_cluster(c)
     tiles = (-(-m // (c["block_m"] * c["cluster_m"])), -(-n // (c["block_n"] * c["cluster_n"])))
-    units = tiles[0] * tiles[1] * c["split_k"] * batch
+    units = tiles[0] * tiles[1] * parts(c) * batch
     out_bytes = ITEMSIZE[target.out_dtype]
     mt, narrow, width = blocks_of_64(c), right_rows(c), box_bytes(c, out_bytes)
     store = "direct" if c["epilogue"] == "direct" else "tma"
@@ -63,8 +67,12 @@ def geometry(
     reads_vector = bool(names & {"bias", "row_bias", "scale"}) or target.scales == "row_col"
     ring = c["stages"] * (a.bytes + b.bytes)
     staged = staging_bytes(c, out_bytes)
-    releases = (1 if pingpong else c["consumers"]) * cluster
-    outputs = batch * c["split_k"]
+    releases = (1 if pingpong else c["consumers"]) * peers
+    outputs = batch * parts(c)
+    if together:
+        vector = 4 if n % 4 == 0 and ldc % 4 == 0 else 1
+    else:
+        vector = 2 if not swap and n % 2 == 0 and ldc % 2 == 0 else 1
     single = clusters(c, units, device) == units and not pingpong
     split = c["split_k"] > 1
     hint = c["l2_keep"] != "both"
@@ -98,6 +106,10 @@ def geometry(
         transpose=(int(left.mn_major), int(right.mn_major)) if ITEMSIZE[dtype] == 2 else None,
         k_steps=c["block_k"] // instruction_k,
         cluster=cluster,
+        peers=peers,
+        partial=parts(c) > 1,
+        cluster_sum=together,
+        part_pad=part_pad(c),
         threads=128 * (c["consumers"] + 1),
         units=units,
         clusters=clusters(c, units, device),
@@ -117,7 +129,7 @@ def geometry(
         box_columns=width // out_bytes if width else 0,
         stmatrix=out_bytes == 2,
         out_bytes=out_bytes,
-        vector=2 if not swap and n % 2 == 0 and ldc % 2 == 0 else 1,
+        vector=vector,
         wide=outputs * m * ldc >= 2**31,
         reads_at=store == "direct" or reads_matrix,
         guarded=(reads_matrix or reads_vector) and any(ragged.values()),
@@ -131,7 +143,7 @@ def geometry(
         releases_comment="one for each consumer"
         + (
             " that reads the slot, in each block of the cluster"
-            if cluster > 1
+            if peers > 1
             else ": a slot belongs to one of them"
             if pingpong
             else ""
@@ -160,7 +172,7 @@ def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:
     ]
     if g["pingpong"]:
         lines.append("Each consumer has every other tile to itself, so one stores its tile while the other multiplies.")
-    if g["cluster"] > 1:
+    if g["peers"] > 1:
         shared = [f"{g[x.lower()].share} blocks share a tile of {x}" for x in "AB" if g[x.lower()].share > 1]
         lines.append(f"In a cluster, {' and '.join(shared)}: each reads a slice and multicasts it, which")
         lines.append("saves reads of L2, and with them power.")
@@ -169,6 +181,11 @@ def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:
         lines.append(f"{residents} stay resident and walk over {g['units']} units of work.")
     if g["swap"]:
         lines.append("Computed transposed: the 64 rows of a wgmma run along n, so that a short m leaves none empty.")
-    if c["split_k"] > 1:
+    if g["cluster_sum"]:
+        lines.append(
+            f"The {c['split_k']} blocks of a cluster each multiply a part of K; they leave their sums in shared"
+        )
+        lines.append("memory, and each adds up a share of the tile, the parts in order, so results repeat.")
+    elif c["split_k"] > 1:
         lines.append(f"K is split into {c['split_k']} parts; sum_parts adds them in order, so results repeat.")
     return lines

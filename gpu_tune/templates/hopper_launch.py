@@ -19,7 +19,7 @@ L2_PROMOTION = 256
 
 def target(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Workload:
     """Whose epilogue the main kernel applies: the workload's own, or with split-K bare sums in rows of 16 bytes."""
-    if c["split_k"] == 1:
+    if hopper.parts(c) == 1:
         return w
     wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
     return Matmul(m, -(-n // 4) * 4, 1, w.batch * c["split_k"], layout="nt", **wide)
@@ -27,7 +27,7 @@ def target(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Workload:
 
 def workspace_bytes(c: Mapping[str, Any], w: Workload, m: int, n: int) -> int:
     """Bytes of the parts of a split-K."""
-    return 4 * w.batch * c["split_k"] * m * (-(-n // 4) * 4) if c["split_k"] > 1 else 0
+    return 4 * w.batch * c["split_k"] * m * (-(-n // 4) * 4) if hopper.parts(c) > 1 else 0
 
 
 def geometry(
@@ -43,7 +43,7 @@ def geometry(
 ) -> dict[str, Any]:
     """``launch`` of a family: m x n outputs in rows of ``ldc``, ``k_tiles`` slices of K each."""
     to = target(c, w, m, n)
-    split = c["split_k"] > 1
+    split = hopper.parts(c) > 1
     g = hopper_geometry.geometry(
         c,
         device,
@@ -84,7 +84,7 @@ def plan(
 
     ``first`` are steps before it, ``workspace`` the bytes that they need with those of a split-K.
     """
-    split = c["split_k"] > 1
+    split = hopper.parts(c) > 1
     buffer = "workspace" if split else "out"
     out: Arg = BufferArg(buffer)
     if g["store"] == "tma":
@@ -125,7 +125,7 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
     shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
 
     def out_bytes(c: Any, w: Any) -> int:
-        return 4 if c["split_k"] > 1 else ITEMSIZE[w.out_dtype]
+        return 4 if hopper.parts(c) > 1 else ITEMSIZE[w.out_dtype]
 
     def fits(c: Any, w: Any, d: Any) -> bool:
         needed = hopper.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes(c, w))
@@ -138,7 +138,7 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
         if (c["swap_ab"] and c["epilogue"] == "narrow_ring") or not hopper.blocks_of_64(c):
             return False
         size = out_bytes(c, w)
-        return hopper.box_bytes(c, size) > 0 and (c["split_k"] > 1 or ldc(w) * size % 16 == 0)
+        return hopper.box_bytes(c, size) > 0 and (hopper.parts(c) > 1 or ldc(w) * size % 16 == 0)
 
     return (
         Constraint(
@@ -154,15 +154,25 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
             "every part of K has at least one slice",
         ),
         Constraint(
+            "part_in_ring",
+            ("block_m", "block_n", "block_k", "stages", "swap_ab", "split_k", "reduction"),
+            lambda c, w, d: (
+                not hopper.sums_in_cluster(c)
+                or 4 * c["block_m"] * (c["block_n"] + hopper.part_pad(c))
+                <= c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * ITEMSIZE[w.dtype]
+            ),
+            "the sums of a part take the place of the ring, and must fit there",
+        ),
+        Constraint(
             "tma_store",
-            (*shape, "epilogue", "split_k"),
+            (*shape, "epilogue", "split_k", "reduction"),
             storable,
             "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
             "direct epilogue; transposed, there is no narrow ring",
         ),
         Constraint(
             "shared_memory",
-            (*shape, "block_k", "stages", "epilogue", "split_k", "min_blocks"),
+            (*shape, "block_k", "stages", "epilogue", "split_k", "reduction", "min_blocks"),
             fits,
             "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
         ),

@@ -62,7 +62,13 @@ KNOBS = (
     Knob(
         "split_k",
         (1, 2, 3, 4, 6, 8, 12, 16),
-        "parts of K that different blocks sum; a second kernel adds them in order",
+        "parts of K that different blocks sum",
+    ),
+    Knob(
+        "reduction",
+        ("kernel", "cluster"),
+        "who adds the parts of K, in order: a second kernel, or the blocks of a cluster, each a share of the tile",
+        ordinal=False,
     ),
     Knob(
         "swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False
@@ -147,6 +153,19 @@ def constraints() -> tuple[Constraint, ...]:
             ("cluster_m", "cluster_n"),
             lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
             "a cluster has at most 4 blocks",
+        ),
+        Constraint(
+            "cluster_sum",
+            ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
+            lambda c, w, d: (
+                c["reduction"] == "kernel"
+                or (
+                    c["split_k"] in (2, 4, 8)
+                    and (c["cluster_m"], c["cluster_n"]) == (1, 1)
+                    and (c["schedule"], c["grid"], c["epilogue"]) == ("cooperative", "units", "direct")
+                )
+            ),
+            "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
         ),
         Constraint(
             "grid_resident",

@@ -70,7 +70,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
 
 def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
     """Whether the main kernel's target has no scales of its own and yet multiplies with block scales."""
-    return bool(w.scales == "block128" and c["split_k"] > 1)
+    return bool(w.scales == "block128" and hopper.parts(c) > 1)
 
 
 def _title(w: Matmul) -> str:
@@ -146,6 +146,7 @@ FLAGSHIP: dict[str, Any] = dict(
     raster_group=8,
     grid="all",
     split_k=1,
+    reduction="kernel",
     swap_ab=False,
     min_blocks=1,
     l2_keep="both",

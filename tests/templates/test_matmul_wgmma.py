@@ -121,6 +121,8 @@ def test_only_compute_capability_9_0_is_served() -> None:
         (dict(swap_ab=True), "swap_short_m"),
         (dict(block_n=24, epilogue="ring"), "tma_store"),
         (dict(promote_k=256), "promotion"),
+        (dict(split_k=3, reduction="cluster", grid="units"), "cluster_sum"),
+        (dict(split_k=2, reduction="cluster", grid="units", stages=2, block_n=256), "part_in_ring"),
     ],
 )
 def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
@@ -248,6 +250,14 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
     "square cluster, pingpong": (dict(cluster_m=2, cluster_n=2, block_n=64, block_m=64, schedule="pingpong"), BF16),
     "two spans a slice": (dict(block_k=128, stages=2), BF16),
     "split K": (dict(split_k=2), dataclasses.replace(BF16, k=328, lda=0, ldb=0, epilogue="bias+relu", beta="any")),
+    "K split over a cluster": (
+        dict(split_k=4, reduction="cluster", grid="units"),
+        dataclasses.replace(BF16, k=328, lda=0, ldb=0, epilogue="bias+relu", beta="any"),
+    ),
+    "K split over a cluster, transposed": (
+        dict(split_k=2, reduction="cluster", grid="units", swap_ab=True, block_m=24, stages=4),
+        dataclasses.replace(BF16, m=37, n=130, k=328, batch=2, lda=0, ldb=0, ldc=0, epilogue="row_bias"),
+    ),
     "transposed": (dict(swap_ab=True, block_m=24, epilogue="full"), dataclasses.replace(BF16, m=37)),
     "transposed, float32": (
         dict(swap_ab=True, block_m=40 + 8, epilogue="ring"),

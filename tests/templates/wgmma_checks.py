@@ -33,6 +33,7 @@ PLAIN: dict[str, Any] = dict(
     raster_group=2,
     grid="all",
     split_k=1,
+    reduction="kernel",
     swap_ab=False,
     min_blocks=1,
     l2_keep="both",
