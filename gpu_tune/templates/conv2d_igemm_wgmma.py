@@ -8,6 +8,7 @@ channels, in whole slices of K: a partial slice would read the next group's chan
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,10 +139,11 @@ CONSTRAINTS = (
 )
 
 
+@functools.lru_cache(maxsize=256)
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Conv2d)
     problem = hopper_seeds.Problem(_pixels(w), w.k, 1, lambda c: _k_tiles(c, w))
-    return hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP)
+    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP))
 
 
 def _default(w: Workload, device: Device) -> Config:

@@ -24,6 +24,8 @@ LATENCY = 900
 """Clocks from asking for a slice to having it, in a busy chip."""
 SECOND_KERNEL = 3500
 """Clocks that a kernel behind the first one costs before it does anything."""
+SUM_IN_CLUSTER = 900
+"""Clocks that the blocks of a cluster wait for one another and for each other's shared memory."""
 PROVEN = 0.97
 """For the tile that public kernels reach cuBLAS with: a better estimate alone does not take the first place from it."""
 COUNT = 14
@@ -40,6 +42,7 @@ _PINGPONG = (
     *((128, n) for n in (192, 160, 128, 96, 64)),
 )
 _TRANSPOSED = ((64, 1), (128, 2), (192, 3), (256, 2), (128, 1))
+_SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab", "reduction", "min_blocks")
 _CLUSTERS = ((1, 1), (2, 1), (1, 2), (2, 2))
 _SPLITS = (2, 3, 4, 6, 8, 12, 16)
 
@@ -56,21 +59,12 @@ class Problem:
 
 def seeds(w: Workload, device: Device, template: Template, problem: Problem, base: Mapping[str, Any]) -> list[Config]:
     """Up to COUNT configs, the most promising first; a tile shape appears once with its best cluster and split."""
-    best: dict[tuple[Any, ...], tuple[float, dict[str, Any]]] = {}
-    for c in _candidates(w, device, problem, base):
-        shape = (
-            c["block_m"],
-            c["block_n"],
-            c["consumers"],
-            c["schedule"],
-            c["swap_ab"],
-            c["split_k"] > 1,
-            c["min_blocks"],
-        )
-        price = cost(c, w, device, problem)
-        if (shape not in best or price < best[shape][0]) and not template.violations(Config(c), w, device):
-            best[shape] = price, c
-    return [Config(c) for _, c in sorted(best.values(), key=lambda pair: pair[0])[:COUNT]]
+    found: dict[tuple[Any, ...], Config] = {}
+    for c in sorted(_candidates(w, device, problem, base), key=lambda c: cost(c, w, device, problem)):
+        shape = (*(c[name] for name in _SHAPE), c["split_k"] > 1)
+        if len(found) < COUNT and shape not in found and not template.violations(Config(c), w, device):
+            found[shape] = Config(c)
+    return list(found.values())
 
 
 def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,6 +82,11 @@ def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str
                 made = _fitted({**c, "split_k": split}, w, device, problem)
                 if made is not None:
                     yield made
+            for split in (2, 4, 8) if (cluster_m, cluster_n) == (1, 1) else ():
+                if split in splits and c["schedule"] == "cooperative":
+                    made = _fitted({**c, "split_k": split, "reduction": "cluster"}, w, device, problem)
+                    if made is not None:
+                        yield made
 
 
 def _tiles(problem: Problem) -> Iterator[dict[str, Any]]:
@@ -121,8 +120,9 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     out_bytes = _out_bytes(c, w)
     if not hopper.blocks_of_64(c):
         return None
-    row = (-(-problem.n // 4) * 4 if c["split_k"] > 1 else getattr(w, "ldc", problem.n)) * out_bytes
-    c["epilogue"] = "direct" if c["swap_ab"] or row % 16 else "ring"
+    row = (-(-problem.n // 4) * 4 if hopper.parts(c) > 1 else getattr(w, "ldc", problem.n)) * out_bytes
+    together = hopper.sums_in_cluster(c)
+    c["epilogue"] = "direct" if c["swap_ab"] or row % 16 or together else "ring"
     if c["epilogue"] == "ring" and not hopper.box_bytes(c, out_bytes):
         c["epilogue"] = "direct"
     stages = _stages(c, w, device)
@@ -133,16 +133,17 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     if not stages:
         return None
     units, places = _units(c, problem), _places(c, device)
-    size = c["cluster_m"] * c["cluster_n"]
+    size = hopper.cluster_size(c)
     c["stages"] = stages
-    c["grid"] = "units" if units <= places and c["schedule"] != "pingpong" else "resident" if size > 2 else "fewest"
+    alone = together or (units <= places and c["schedule"] != "pingpong")
+    c["grid"] = "units" if alone else "resident" if size > 2 else "fewest"
     height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
     c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + -(-places // g) * width)
     return c
 
 
 def _out_bytes(c: Mapping[str, Any], w: Workload) -> int:
-    return 4 if c["split_k"] > 1 else ITEMSIZE[w.out_dtype]
+    return 4 if hopper.parts(c) > 1 else ITEMSIZE[w.out_dtype]
 
 
 def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
@@ -150,27 +151,30 @@ def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
     room = min(
         device.shared_bytes_per_block, device.shared_bytes_per_sm // c["min_blocks"] - device.shared_reserved_per_block
     )
-    for stages in range(12, 1, -1):
-        if hopper.shared_bytes({**c, "stages": stages}, ITEMSIZE[w.dtype], _out_bytes(c, w)) <= room:
-            return stages
-    return 0
+    one, two = (hopper.shared_bytes({**c, "stages": s}, ITEMSIZE[w.dtype], _out_bytes(c, w)) for s in (1, 2))
+    stages = 1 + (room - one) // (two - one)
+    return min(12, stages) if stages > 1 else 0
 
 
 def _units(c: Mapping[str, Any], problem: Problem) -> int:
     """Units of work for a cluster."""
     rows, columns = -(-problem.m // (c["block_m"] * c["cluster_m"])), -(-problem.n // (c["block_n"] * c["cluster_n"]))
-    return int(rows * columns * problem.batch * c["split_k"])
+    return int(rows * columns * problem.batch * hopper.parts(c))
 
 
 def _places(c: Mapping[str, Any], device: Device) -> int:
-    """Clusters that surely run at once."""
+    """Clusters that run at once; of larger ones, those that surely or usually do."""
+    blocks = device.sm_count * c["min_blocks"]
+    size = hopper.cluster_size(c)
+    if hopper.sums_in_cluster(c):
+        return max(1, int(blocks * {2: 1.0, 4: 0.92, 8: 0.85}[size]) // size)
     return hopper.clusters({**c, "grid": "resident", "schedule": "cooperative"}, 1 << 30, device)
 
 
 def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
     """A rough time in clocks, good enough to order starting points."""
     size, out_bytes = ITEMSIZE[w.dtype], _out_bytes(c, w)
-    cluster = c["cluster_m"] * c["cluster_n"]
+    cluster, together = hopper.cluster_size(c), hopper.sums_in_cluster(c)
     units, places = _units(c, problem), _places(c, device)
     slices = -(-problem.k_tiles(c) // c["split_k"])
     mt, narrow, pingpong = hopper.blocks_of_64(c), hopper.right_rows(c), c["schedule"] == "pingpong"
@@ -191,7 +195,8 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
 
     # one tile: what the epilogue costs while its tensor cores wait
     sums = mt * narrow / 2  # of a thread
-    leave = 300 + sums * (7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes) + 4.0 * sums * len(w.ops)
+    store = 4.0 if together else 7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes
+    leave = 300 + sums * (store + 4.0 * len(w.ops))
     rounds = -(-units // places)
     if pingpong or blocks > 1:  # two tiles at a time, one in its epilogue while the other multiplies
         pair = max(2 * slices * pace, slices * pace + leave)
@@ -204,7 +209,9 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     k = problem.k_tiles(c) * c["block_k"]
     moved = problem.batch * (size * k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     total = max(total, moved * clocks_a_byte) + 0.1 * min(total, moved * clocks_a_byte)
-    if c["split_k"] > 1:
+    if together:  # the parts go through shared memory twice, once of another block
+        total += SUM_IN_CLUSTER + 8 * c["block_m"] * c["block_n"] / FILL_BYTES
+    elif c["split_k"] > 1:
         partial = 4 * problem.batch * problem.m * problem.n * c["split_k"]
         total += SECOND_KERNEL + 2 * partial / (L2_BYTES * device.sm_count)
     known = (c["block_m"], c["block_n"]) in ((128, 256), (256, 128)) and c["consumers"] == 2 and cluster == 2

@@ -8,6 +8,7 @@ to the workspace first (:mod:`.hopper_transpose`), a step of the plan like the o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -154,10 +155,11 @@ FLAGSHIP: dict[str, Any] = dict(
 )
 
 
+@functools.lru_cache(maxsize=256)
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Matmul)
     problem = hopper_seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
-    return hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP)
+    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP))
 
 
 def _default(w: Workload, device: Device) -> Config:
