@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,16 @@ def test_records_become_groups_and_modelled_ones_never_teach_beside_measured_one
     batch = search.ask()
     assert all(c.config in target for c in batch)
     assert search.arms["matmul_simt"].prior is not None
+
+
+def test_slices_of_a_known_chip_are_learned_from_and_unknown_chips_are_not() -> None:
+    target, near = template_space(512), template_space(1024)
+    mig = [replace(r, chip="nvidia-h200-16sm-18gb") for r in records(near, MEASURED)]
+    strange = [replace(r, chip="nvidia-rtx9090-300sm-64gb") for r in records(near, MEASURED)]
+    (group,) = gather([*mig, *strange], [target])["matmul_simt"]
+    assert group.group.endswith("on nvidia-h200-16sm-18gb")
+    column = list(group.names).index("SMs")
+    assert set(group.features[:, column]) == {16.0} and len(group.times) == 12
 
 
 def test_a_template_space_is_searched_with_hardware_features() -> None:

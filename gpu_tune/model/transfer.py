@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device import KNOWN, Device
+from ..device import GIB, KNOWN, Device
 from ..errors import InvalidConfig
 from ..space.features import distance
 from ..space.grid import Rows
@@ -109,7 +110,8 @@ class Past:
 
 def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[Past]]:
     """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip.
-    Records of a space's own workload and chip are left out (they are told, not transferred). ``source``: the one to
+    Records of a space's own workload and chip are left out (they are told, not transferred), and those of chips whose
+    limits are not known here (see ``_device``). ``source``: the one to
     learn from; by default everything but modelled trials, or those where there is nothing else."""
     items = list(history)
     sources = {_source(i) for i in items}
@@ -193,10 +195,24 @@ def _source(item: Any) -> str:
 
 
 def _device(chip: str, space: Any) -> Device | None:
+    """The chip that records name, as far as it is known here: the space's own, one of the device table, or a slice or
+    another make of one in the table (same name, other SM count or memory; L2 and bandwidth go with the memory). Records
+    of any other chip are not learned from: their features need its limits, which records do not hold."""
     own = getattr(space, "device", None)
     if own is not None and own.chip == chip:
         return own
     found = next((d for d in KNOWN.values() if d.chip == chip), None)
+    parts = re.fullmatch(r"(.+)-(\d+)sm-(\d+)gb", chip)
+    twin = KNOWN.get(parts[1]) if parts else None
+    if found is None and twin is not None and parts is not None and int(parts[2]) and int(parts[3]):
+        share = min(1.0, int(parts[3]) * GIB / twin.memory_bytes)
+        found = replace(
+            twin,
+            sm_count=int(parts[2]),
+            memory_bytes=int(parts[3]) * GIB,
+            l2_bytes=int(twin.l2_bytes * share),
+            bandwidth=twin.bandwidth * share,
+        )
     if found is None:
         log.debug("records of %s are not learned from: its limits are not in the device table", chip)
     return found
