@@ -205,7 +205,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void*
              config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX, config->blockDimY, config->blockDimZ,
              config->sharedMemBytes, cluster[0], cluster[1], cluster[2], pdl, config->hStream != nullptr);
     std::string text = line;
-    if (has(f->name, "probe")) {  // (pointer, int32, float, uint64, tensor map)
+    if (has(f->name, "probe") && f->params.size() == 5 && f->params[4].size == sizeof(CUtensorMap)) {  // (pointer, int32, float, uint64, tensor map)
         const char* p = arguments.data();
         snprintf(line, sizeof line, " args %llu %d %g %llu map", read<unsigned long long>(p), read<int>(p + f->params[1].offset),
                  double(read<float>(p + f->params[2].offset)), read<unsigned long long>(p + f->params[3].offset));

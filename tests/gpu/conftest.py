@@ -1,29 +1,76 @@
-"""These tests need a CUDA GPU; without one each says so and is skipped."""
+"""These tests need a CUDA GPU; without one each says so and is skipped.
+
+They go from simple to complex (``test_1`` ... ``test_4``), and no failure hides another: what may hang or lose its
+context runs in a process of its own. At the end the facts of the machine and the figures that were found are printed.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "measure"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import toy
 
-from gpu_tune import driver
+from gpu_tune import driver, nvrtc
 from gpu_tune.device import Device
+from gpu_tune.measure import nvml
+from gpu_tune.measure.child import Child, ChildLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
+
+TOLD: list[str] = []
+STEP_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
 def gpu() -> Device:
     if driver.device_count() == 0:
-        pytest.skip("needs a CUDA GPU: the driver shows none")
+        pytest.skip(f"needs a CUDA GPU: {driver.missing() or 'the driver shows none'}")
     return driver.describe()
+
+
+@pytest.fixture(scope="session")
+def told() -> Callable[[str], None]:
+    """Something to be read at the end of the run."""
+    return TOLD.append
+
+
+@pytest.fixture(scope="session")
+def _stepping() -> Iterator[Child]:
+    child = Child("steps:handler")
+    yield child
+    child.kill()
+
+
+@pytest.fixture
+def alone(_stepping: Child) -> Callable[..., Any]:
+    """``alone(step, ...)``: the function ``step`` of steps.py, run in another process, which ends when it fails."""
+
+    def ask(step: str, **arguments: Any) -> Any:
+        try:
+            return _stepping.ask({"do": step, **arguments}, STEP_SECONDS)
+        except ChildLost as error:
+            pytest.fail(f"{step}: {error}")
+        except BaseException:
+            _stepping.kill()  # its context may be lost
+            raise
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def measuring() -> Iterator[Child]:
+    """The process that verifies and times when a GPU is tuned for."""
+    child = Child("gpu_tune.measure.gpu_child:handler", {"ordinal": 0})
+    yield child
+    child.kill()
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +84,17 @@ def candidate() -> Callable[..., Candidate]:
         return Candidate("toy", toy.config(**changes))
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if driver.device_count() == 0:
+        return
+    gpu = driver.describe()
+    terminalreporter.section("GPU")
+    version = "{}.{}".format(*driver.version())
+    terminalreporter.line(f"{gpu.product} as {gpu.chip}, {gpu.arch}; {gpu}")
+    terminalreporter.line(
+        f"driver {nvml.driver_version()} (CUDA {version}), NVRTC {nvrtc.version()} {nvrtc.library_path()}"
+    )
+    for line in TOLD:
+        terminalreporter.line(line)

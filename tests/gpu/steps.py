@@ -1,0 +1,137 @@
+"""What the GPU tests do in a process of their own, so that one that hangs or loses its context costs itself alone.
+
+``handler`` serves a :class:`gpu_tune.measure.child.Child`: a request names one of the functions here and its arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import probes
+
+from gpu_tune import driver, nvrtc
+from gpu_tune.launch import Program
+from gpu_tune.measure import cuda, nvml
+
+GUARD = 4096
+
+
+def handler(request: dict[str, Any], note: Callable[[str], None]) -> Any:
+    """The reply to one request; ``do`` names a function of this module."""
+    note(request["do"])
+    driver.use_context(0)
+    return globals()[request.pop("do")](**request)
+
+
+def memory_round_trip() -> list[bool]:
+    """Bytes come back as they went: upload, set, copy on the device; sizes around those that drivers treat apart."""
+    found = []
+    for size in (1, 4097, 65536, 65537, 3 << 20):
+        data = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+        one, two = cuda.allocate(size), cuda.allocate(size)
+        cuda.upload(one, data)
+        cuda.copy(two, one, size)
+        stream = cuda.Stream()
+        driver.memset(one, 0xA5, size, stream.handle)
+        stream.synchronize()
+        found += [bool((cuda.download(two, size) == data).all()), bool((cuda.download(one, size) == 0xA5).all())]
+        for address in (one, two):
+            cuda.free(address)
+    return found
+
+
+def bandwidth() -> dict[str, float]:
+    """Bytes per second of a large memset, timed by events, and what clocks do meanwhile."""
+    size, device = 1 << 28, driver.describe()
+    memory, stream = cuda.allocate(size), cuda.Stream()
+    start, end = cuda.Event(), cuda.Event()
+    seconds = []
+    for i in range(12):
+        start.record(stream.handle)
+        driver.memset(memory, i, size, stream.handle)
+        end.record(stream.handle)
+        seconds.append(end.seconds_since(start))
+    cuda.free(memory)
+    return {"measured": size / min(seconds), "expected": device.bandwidth, **nvml.read(driver.bus_id())}
+
+
+def probe(name: str, graph: bool = False) -> tuple[np.ndarray, bool]:
+    """What probe ``name`` leaves in its output; and whether the memory around it is untouched."""
+    device = driver.describe()
+    made = probes.PROBES[name][1](device)
+    program = Program(nvrtc.to_cubin(made.source, device.arch).data, made.plan)
+    addresses, out = {}, made.buffers["out"]
+    for buffer, array in made.buffers.items():
+        base = cuda.allocate(array.nbytes + 2 * GUARD)
+        cuda.upload(base, np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8))
+        cuda.upload(base + GUARD, array)
+        addresses[buffer] = base + GUARD
+    stream = cuda.Stream()
+    bound = program.bind(addresses)
+    if graph:
+        made_graph = cuda.Graph(stream, bound)
+        made_graph.launch(stream)
+    else:
+        bound(stream.handle)
+    stream.synchronize()
+    raw = cuda.download(addresses["out"] - GUARD, out.nbytes + 2 * GUARD)
+    around = np.concatenate([raw[:GUARD], raw[-GUARD:]])
+    return raw[GUARD:-GUARD].view(out.dtype).reshape(out.shape), bool((around == 0xFF).all())
+
+
+def refused(shared_bytes: int) -> tuple[int, str, bool]:
+    """(code, words, whether the context is still usable) of a launch with too much dynamic shared memory."""
+    device = driver.describe()
+    made = probes.PROBES["a_store"][1](device)
+    module = driver.Module(nvrtc.to_cubin(made.source, device.arch).data)
+    try:
+        module.kernel("probe", shared_bytes)
+    except driver.DriverError as error:
+        cuda.free(cuda.allocate(64))
+        return error.code, str(error), error.sticky
+    return 0, "accepted", False
+
+
+def long_graph(launches: int) -> tuple[float, float]:
+    """Seconds of one empty launch inside a graph of many, and of the host's issuing of that graph."""
+    device = driver.describe()
+    source, step = probes.simple("if (out == nullptr) out[0] = 1;", 1, 32)
+    program = Program(nvrtc.to_cubin(source, device.arch).data, probes.plan(step))
+    memory, stream = cuda.allocate(256), cuda.Stream()
+    bound = program.bind({"out": memory})
+    graph = cuda.Graph(stream, lambda s: [bound(s) for _ in range(launches)])
+    start, end = cuda.Event(), cuda.Event()
+    seconds, host = [], []
+    import time
+
+    for _ in range(8):
+        graph.launch(stream)
+        start.record(stream.handle)
+        began = time.perf_counter()
+        graph.launch(stream)
+        host.append(time.perf_counter() - began)
+        end.record(stream.handle)
+        seconds.append(end.seconds_since(start) / launches)
+    return min(seconds), min(host)
+
+
+def beside_cupy() -> bool:
+    """CuPy and our launches see the same memory, in one context, whoever was first."""
+    import cupy
+
+    device = driver.describe()
+    made = probes.PROBES["a_store"][1](device)
+    program = Program(nvrtc.to_cubin(made.source, device.arch).data, made.plan)
+    out = cupy.zeros(made.expected.size, cupy.int32)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    stream.wait_event(cupy.cuda.get_current_stream().record())
+    program.run({"out": out.data.ptr}, stream.ptr)
+    stream.synchronize()
+    return bool((cupy.asnumpy(out + 1) == made.expected + 1).all())

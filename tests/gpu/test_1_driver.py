@@ -1,0 +1,95 @@
+"""First steps on a GPU, simple ones first; each fails by itself and with the driver's own words.
+
+The probes of ``probes.py`` have one right answer, which the emulator gives as well (``tests/test_probes.py``): one that
+fails here tells what the driver or the hardware does differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import probes
+import pytest
+
+import gpu_tune
+from gpu_tune import driver, nvrtc
+from gpu_tune.device import Device, limits
+from gpu_tune.measure import nvml
+
+pytestmark = pytest.mark.gpu
+Ask = Callable[..., Any]
+
+
+def test_the_driver_has_every_function_that_is_called(gpu: Device):
+    package = Path(gpu_tune.__file__).parent
+    text = "".join(
+        (package / name).read_text() for name in ("driver.py", "launch.py", "gpu_memory.py", "measure/cuda.py")
+    )
+    names = set(re.findall(r"\bcu[A-Z]\w+(?=[\"(])", text)) - {"cuFuncLoad", "cuStreamGetId"}  # newer, and optional
+    assert len(names) > 30
+    missing = [n for n in sorted(names) if not hasattr(driver.library(), n)]
+    assert not missing and driver.version() >= (12, 0), (missing, driver.version())
+
+
+def test_nvrtc_and_driver_fit_each_other(gpu: Device):
+    assert nvrtc.version()[0] <= driver.version()[0], (nvrtc.version(), driver.version(), nvrtc.library_path())
+    assert gpu.cc in nvrtc.architectures(), (gpu.arch, nvrtc.architectures())
+
+
+def test_the_limits_that_spaces_are_built_on_are_the_gpus(gpu: Device):
+    table = limits(gpu.compute_capability)
+    assert {n: getattr(gpu, n) for n in table} == table, "the table of device.py differs from what the driver says"
+    assert gpu.clock_mhz > 300 and gpu.bandwidth > 1e10 and gpu.l2_bytes >= 1 << 19 and gpu.sm_count > 0
+
+
+def test_nvml_knows_the_gpu_by_its_bus_id(gpu: Device):
+    if not nvml.driver_version():
+        pytest.skip("NVML is not on this machine: clocks and temperatures are not recorded")
+    found = nvml.read(driver.bus_id())
+    assert nvml.driver_version() and found.get("sm_clock_mhz", 0) > 0, found
+
+
+def test_memory_comes_back_as_it_went(gpu: Device, alone: Ask):
+    assert all(alone("memory_round_trip"))
+
+
+def test_events_time_a_memset_at_a_plausible_rate(gpu: Device, alone: Ask, told: Callable[[str], None]):
+    found = alone("bandwidth")
+    told(f"memset {found['measured'] / 1e9:.0f} GB/s (driver's figure {found['expected'] / 1e9:.0f}); {found}")
+    assert 0.2 < found["measured"] / found["expected"] < 1.5
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["launched", "in-a-graph"])
+@pytest.mark.parametrize("name", probes.PROBES)
+def test_probe(gpu: Device, alone: Ask, name: str, graph: bool):
+    least, make = probes.PROBES[name]
+    if gpu.cc < least or (least == 90 and gpu.cc >= 100 and name == "registers_change_hands"):
+        pytest.skip(f"needs compute capability {least}")
+    got, untouched = alone("probe", name=name, graph=graph)
+    expected = make(gpu).expected
+    wrong = np.argwhere(got != expected)
+    words = [f"{tuple(map(int, i))}: {got[tuple(i)]}, not {expected[tuple(i)]}" for i in wrong[:12]]
+    assert not words, f"{len(wrong)} of {expected.size} wrong: {'; '.join(words)}"
+    assert untouched, "wrote outside the output"
+
+
+def test_what_the_gpu_cannot_do_is_refused_in_words_and_costs_nothing(gpu: Device, alone: Ask):
+    code, words, sticky = alone("refused", shared_bytes=gpu.shared_bytes_per_block + 1024)
+    assert code and "cuFuncSetAttribute" in words and not sticky, words
+
+
+def test_a_launch_in_a_long_graph_costs_next_to_nothing(gpu: Device, alone: Ask, told: Callable[[str], None]):
+    seconds, host = alone("long_graph", launches=512)
+    told(
+        f"empty launch in a graph of 512: {seconds * 1e6:.2f} us; issuing the graph takes the host {host * 1e6:.0f} us"
+    )
+    assert 0 < seconds < 10e-6 and host < 5e-3
+
+
+def test_cupy_shares_the_context(gpu: Device, alone: Ask):
+    pytest.importorskip("cupy", reason="needs CuPy (gpu_tune[cuda13] or [cuda12])")
+    assert alone("beside_cupy")

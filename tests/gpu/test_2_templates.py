@@ -1,0 +1,92 @@
+"""Every template's kernels on the GPU: random variants of those that the emulator checks, verified as in tuning.
+
+Each is rendered, compiled, checked and timed by the measuring process itself. All are tried before a test fails, and
+the message has one line for each that is not right, with the command that runs the same variant on the emulator.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpu_tune import nvrtc
+from gpu_tune.device import KNOWN, Device
+from gpu_tune.errors import GpuTuneError, InvalidInput
+from gpu_tune.measure.child import Child, ChildLost
+from gpu_tune.measure.gpu_child import request_of
+from gpu_tune.templates.base import Template, registry, render
+from gpu_tune.trial import Policy
+from gpu_tune.verify.cases import Variant
+from gpu_tune.verify.draw import variants
+from gpu_tune.workload import to_dict
+
+pytestmark = pytest.mark.gpu
+COUNT = int(os.environ.get("GPU_TUNE_GPU_VARIANTS", "24"))
+HANGS = 3
+"""So many that hang, and a template is given up."""
+STAGE_SECONDS = 8.0
+
+
+def build(template: Template, variant: Variant, gpu: Device) -> dict[str, Any]:
+    """The request that the measuring process gets for ``variant``, built for ``gpu``."""
+    plan = template.plan(variant.config, variant.workload, variant.device).check()
+    source = render(template, variant.config, variant.workload, variant.device)
+    made = SimpleNamespace(view=None, workload=variant.workload, plan=plan, cubin=nvrtc.to_cubin(source, gpu.arch).data)
+    entry = request_of(made, template.numerics(variant.config, variant.workload))
+    policy = asdict(Policy(repeats=3))
+    return {"workload": to_dict(variant.workload), "seed": variant.seed, "policy": policy, "name": "it", **entry}
+
+
+def outcome(child: Child, request: dict[str, Any]) -> tuple[str, str]:
+    """(status, reason) of one variant: checked, timed, and checked as a winner is."""
+    try:
+        reply = child.ask({"do": "trial", **request}, STAGE_SECONDS if child.pid else 60.0)
+        if reply["lost"]:
+            child.kill()
+        if reply["status"] not in ("ok", "unstable"):
+            return reply["status"], reply["reason"]
+        checks = child.ask({"do": "winner", **request}, STAGE_SECONDS)
+        if checks["lost"]:
+            child.kill()
+        bad = [f"{name}: {reason}" for name, (ok, reason) in checks["checks"].items() if not ok]
+        return ("wrong", "; ".join(bad)) if bad else ("ok", "")
+    except ChildLost as error:
+        return "hangs" if error.timed_out else "run_error", str(error)
+    except GpuTuneError as error:
+        return "error", str(error)
+
+
+@pytest.mark.parametrize("name", registry())
+def test_variants_are_right(gpu: Device, measuring: Child, told: Callable[[str], None], name: str):
+    template = registry()[name]
+    like = next((d.name for d in KNOWN.values() if d.name == gpu.name), None) or next(
+        (d.name for d in KNOWN.values() if d.arch == gpu.arch), ""
+    )
+    try:
+        drawn = [replace(v, device=replace(gpu, sm_count=min(gpu.sm_count, v.device.sm_count)))
+                 for v in itertools.islice(variants(template, 1, (like,) if like else ()), COUNT)]  # fmt: skip
+    except InvalidInput as error:
+        pytest.skip(f"not for this chip: {error}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = [pool.submit(build, template, v, gpu) for v in drawn]
+    bad, hangs, tried = [], 0, 0
+    for variant, made in zip(drawn, built):
+        try:
+            status, reason = outcome(measuring, made.result())
+        except GpuTuneError as error:
+            status, reason = "not built", str(error)
+        tried += 1
+        if status != "ok":
+            bad.append(f"{status}: {reason[:300]}\n    {variant.workload.key}\n    {variant.command}")
+        hangs += status == "hangs"
+        if hangs >= HANGS:
+            break
+    told(f"{name}: {tried - len(bad)} of {tried} variants right" + (", given up after hangs" if hangs >= HANGS else ""))
+    assert not bad, f"{len(bad)} of {tried} variants of {name}:\n" + "\n".join(bad)
