@@ -112,10 +112,12 @@ def plan(
 def resources(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Estimate:
     """What a config takes."""
     out_bytes = ITEMSIZE[target(c, w, m, n).out_dtype]
+    blocks = hopper.blocks_of_64(c)
+    inside = min(blocks, -(-(n if c["swap_ab"] else m) // 64))  # sums outside the output take no registers
     return Estimate(
         128 * (c["consumers"] + 1),
         hopper.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes),
-        hopper.accumulators(c, hopper.promotes(w)),
+        hopper.accumulators(c, hopper.promotes(w)) // max(1, blocks) * inside,
         workspace_bytes(c, w, m, n),
     )
 
