@@ -97,6 +97,17 @@ void mad_wide(Warp& w, const Instr& i, u32 m) {
   const W* c = reg<W>(w, i.c);
   write_lanes<W>(w, i.dst, m, [=](int l) { return W(W(T(a[l])) * W(T(b[l])) + c[l]); });
 }
+// 24-bit operands: bits 31..0 (lo) or 47..16 (hi) of the product, plus c
+template <class T>
+void mul24(Warp& w, const Instr& i, u32 m) {
+  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
+  const T* c = i.c >= 0 ? reg<T>(w, i.c) : nullptr;
+  write_lanes<T>(w, i.dst, m, [=](int l) {
+    s64 x = T(u32(a[l]) << 8) >> 8, y = T(u32(b[l]) << 8) >> 8, part = i.op ? x * y >> 16 : x * y;
+    s64 sum = s64(T(part)) + (c ? s64(c[l]) : 0);
+    return T(i.flags ? std::clamp<s64>(sum, INT32_MIN, INT32_MAX) : sum);
+  });
+}
 template <class T>
 void mad16(Warp& w, const Instr& i, u32 m) {
   const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b), *c = reg<u32>(w, i.c);
@@ -575,6 +586,14 @@ void decode_mad(Decoder& d, Instr& i) {
     default: break;
   }
 }
+void decode_mul24(Decoder& d, Instr& i) {
+  bool add = d.name() == "mad24";
+  i.op = d.choose({"lo", "hi"}, -1);
+  i.type = d.type_in({Type::U32, Type::S32});
+  if (add && i.op && i.type == Type::S32) i.flags = d.take("sat");
+  operands(d, i, 4, add ? 3 : 2);
+  i.run = i.type == Type::U32 ? mul24<u32> : mul24<s32>;
+}
 void decode_div(Decoder& d, Instr& i) {
   Type t = d.type();
   if (is_float(t)) return decode_float(d, i, t, kDiv, 2, binary<float, Div>, binary<double, Div>);
@@ -798,7 +817,8 @@ void register_arithmetic() {
   register_opcode("add", decode_add_like<Add, Add, kAdd>);
   register_opcode("sub", decode_add_like<Sub, Sub, kSub>);
   register_opcode("mul", decode_mul);
-  register_opcode("mul24", [](Decoder& d, Instr&) { d.refuse("instruction is not supported"); });
+  register_opcode("mul24", decode_mul24);
+  register_opcode("mad24", decode_mul24);
   register_opcode("fma", decode_fma);
   register_opcode("mad", decode_mad);
   register_opcode("div", decode_div);

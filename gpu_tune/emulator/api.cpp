@@ -169,12 +169,16 @@ int emu_launch(void* run, const char* kernel, const u32* grid, const u32* block,
   r->machine.launch(it->second, grid, block, cluster, shared, params, size_t(size));
   return r->machine.stopped;
 }
-// which: 0 CUDA lines executed, 1 all CUDA lines of the kernels launched, 2 PTX lines executed. Returns their number.
+// which: 0 CUDA lines executed, 1 all CUDA lines of the kernels launched, 2 PTX lines executed, 3 PTX lines of waits that had
+// something to wait for. Returns their number.
 int emu_lines(void* run, int which, int* out, int capacity) {
   auto* r = static_cast<Run*>(run);
   std::set<int> lines;
+  for (auto& k : r->machine.waited)
+    for (size_t pc = 0; which == 3 && pc < k.second.size(); ++pc)
+      if (k.second[pc]) lines.insert(k.first->code[pc].line);
   for (auto& k : r->machine.executed)
-    for (size_t pc = 0; pc < k.second.size(); ++pc) {
+    for (size_t pc = 0; which != 3 && pc < k.second.size(); ++pc) {
       const Instr& i = k.first->code[pc];
       if (which != 1 && !k.second[pc]) continue;
       if (which == 2) lines.insert(i.line);

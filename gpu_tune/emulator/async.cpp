@@ -35,6 +35,12 @@ u32 swizzled(u32 address, int span) {       // XOR of the 16-byte chunk with the
 // ---- mbarrier ---------------------------------------------------------------------------------------------------------------
 s32 byte_of(u32 address) { return s32(address & 0xFFFFFF) - s32(kSharedStart); }
 
+// Whether `mine` holds all of `other`, so that joining it tells nothing.
+bool knows(const Clock& mine, const Clock& other) {
+  for (size_t k = 0; k < other.local.size(); ++k)
+    if (other.local[k] > (k < mine.local.size() ? mine.local[k] : 0)) return false;
+  return !other.foreign || other.foreign == mine.foreign;
+}
 Mbarrier& find_mbarrier(Warp& w, Cta& cta, u32 address) {
   auto it = cta.mbarriers.find(address);
   if (it == cta.mbarriers.end())
@@ -106,7 +112,7 @@ void mbarrier_arrive(Warp& w, const Instr& i, u32 m) {
       return;
     }
     u32 n = i.op == 1 ? 1 : operand;
-    if (i.dst >= 0) reg<u64>(w, i.dst)[l] = b.phase;
+    if (i.dst >= 0) reg<u64>(w, i.dst)[l] = b.phase | u64(b.pending) << 32;      // the state before the arrival
     if (n == 0 || n > b.pending)
       w.machine->stop("mbarrier", format("the mbarrier at byte %d gets more arrivals than its count of %u in one phase",
                                          byte_of(a), b.expected), &w);
@@ -135,20 +141,32 @@ bool mbarrier_wait(Warp& w, const Instr& i, u32 m) {
       if (parity > 1) w.machine->stop("mbarrier", format("mbarrier wait with parity %u", parity), &w);
       complete = (b.phase & 1) != parity;
     } else {
-      u64 token = reg<u64>(w, i.a)[l];
+      u64 token = reg<u64>(w, i.a)[l] & 0xFFFFFFFF;
       if (token != b.phase && token + 1 != b.phase)
         w.machine->stop("mbarrier", "mbarrier wait with a state that is older than the last phase", &w);
       complete = token != b.phase;
     }
     if (!complete) return;
     done |= 1u << l;
-    if (!(i.flags & 2)) acquire(w, b.done);
+    if (i.flags & 2) return;
+    if (!knows(w.clock, b.done)) w.machine->note_wait(w);
+    acquire(w, b.done);
   });
   set_pred(w, i.dst, m, done);
+  if (done != m) w.machine->note_wait(w);
   return done == m;
 }
 
+void pending_count(Warp& w, const Instr& i, u32 m) {
+  const u64* state = reg<u64>(w, i.a);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(state[l] >> 32); });
+}
 void decode_mbarrier(Decoder& d, Instr& i) {
+  if (d.take("pending_count")) {
+    d.type_in({Type::B64});
+    i.dst = d.destination(4), i.a = d.source(8), i.run = pending_count;
+    return;
+  }
   d.kernel().note_access(Space::Shared, 8);
   auto semantics = [&](const char* strong) {
     if (d.take("relaxed")) i.flags |= 2;
@@ -414,12 +432,19 @@ void async_store(Warp& w, const Instr& i, u32 m) {
 }
 
 // ---- stores from shared memory ------------------------------------------------------------------------------------------------------
+template <class Piece>
+void for_destination(const BulkStore& s, const Piece& f) {
+  static const int no_offsets[3] = {0, 0, 0};
+  if (s.map) for_pieces(*s.map, s.source, s.coordinates, no_offsets, f);
+  else for (u32 k = 0; k < s.bytes; k += 16) f(s.source + k, s.destination + k, 16);
+}
 void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
   touch(*w.cta, s.source, s.bytes, false, {&w, lane, w.agent, &w.clock, true, "bulk store read"});
   s.lane = lane, s.group = w.store_group[lane], s.instr = &i;
   s.hash = hash_bytes(w.cta->shared.data() + s.source, s.bytes);
   s.reduction = i.flags ? i.op : -1;
   s.type = i.type;
+  for_destination(s, [&](u32, u64 global, u32 bytes) { if (global) mark_pending(w, global, bytes); });
   w.stores.push_back(std::move(s));
 }
 Type element_type(const TensorMap& m) { return Type(m.type); }
@@ -427,7 +452,7 @@ void tensor_store(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     BulkStore s{};
     s.map = &tensor_map(w, address_of(w, i.mem, l));
-    if (s.map->im2col) w.machine->stop("tensor_map", "stores through an im2col tensor map are not supported", &w);
+    if (s.map->im2col != bool(i.imm)) w.machine->stop("tensor_map", "tile and im2col mode of copy and tensor map differ", &w);
     if (s.map->rank != i.mode) w.machine->stop("tensor_map", format("a %dd copy with a tensor map of rank %d", i.mode, s.map->rank), &w);
     for (int k = 0; k < i.mode; ++k) s.coordinates[k] = reg<s32>(w, i.regs[size_t(k)])[l];
     s.source = shared_address_of(w, i.mem2, l);
@@ -464,7 +489,7 @@ void write_destination(Warp& w, BulkStore& s) {
     if (!global) return;
     u8* p = global_pointer(w, global, bytes, true, "bulk store");
     if (!p) return;
-    touch_global(w, global, bytes, true, s.lane, s.reduction >= 0, w.clock);
+    touch_global(w, global, bytes, true, s.lane, s.reduction >= 0, w.clock, true);
     if (s.reduction < 0) {
       memcpy(p, s.data.data() + (at - s.source), bytes);
       return;
@@ -479,8 +504,7 @@ void write_destination(Warp& w, BulkStore& s) {
       memcpy(p + k, &r, size);
     }
   };
-  if (s.map) for_tile(*s.map, s.source, s.coordinates, put);
-  else for (u32 k = 0; k < s.bytes; k += 16) put(s.source + k, s.destination + k, 16);
+  for_destination(s, put);
   ++w.machine->progress;
 }
 
@@ -559,11 +583,10 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
   Operand whole;
   if (tensor) {
     int rank = rank_of(d);
-    bool im2col = d.take("im2col");
+    bool im2col = d.take(store ? "im2col_no_offs" : "im2col");
     if (!im2col) d.take("tile");
     if (store) {
-      if (im2col) d.refuse("im2col stores are not supported");
-      i.mode = rank;
+      i.mode = rank, i.imm = im2col;
       i.mem = d.address_with_parts(whole);
       i.regs = coordinates(d, whole, rank);
       i.mem2 = d.address(), i.run = tensor_store;
@@ -636,7 +659,7 @@ void finish_copies(Warp& w, u32 mask, u32 keep) {
   size_t kept = 0;
   for (auto& c : w.copies) {
     bool due = mask >> c.lane & 1 && (all || w.copy_group[c.lane] - c.group > keep);
-    if (due) finish_copy(w, *w.cta, c, {&w, c.lane, w.agent, &w.clock, false, "cp.async write"});
+    if (due) w.machine->note_wait(w), finish_copy(w, *w.cta, c, {&w, c.lane, w.agent, &w.clock, false, "cp.async write"});
     else w.copies[kept++] = c;
   }
   w.copies.resize(kept);
@@ -648,6 +671,7 @@ void finish_stores(Warp& w, u32 mask, u32 keep, bool read_only) {
     BulkStore& s = w.stores[k];
     bool due = mask >> s.lane & 1 && w.store_group[s.lane] - s.group > keep, gone = false;
     if (due) {
+      if (!s.read || !read_only) w.machine->note_wait(w);
       if (!s.read) read_source(w, s);
       if (!read_only) write_destination(w, s), gone = true;
     }
@@ -691,7 +715,7 @@ void land(Cluster& c, size_t which) {
       }
       const u8* p = global_pointer(w, global, bytes, false, "tensor load");
       if (!p) return;
-      touch_global(w, global, bytes, false, kAnyLane, false, t.clock);
+      touch_global(w, global, bytes, false, kAnyLane, false, t.clock, true);
       memcpy(shared + at, p, bytes);
     };
     if (t.kind == Transfer::Value) {

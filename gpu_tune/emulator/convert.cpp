@@ -1,4 +1,6 @@
 // cvt between all types, and cvta between address windows.
+#include <algorithm>
+
 #include "decoder.hpp"
 #include "machine.hpp"
 
@@ -206,10 +208,31 @@ void to_tf32(Warp& w, const Instr& i, u32 m) {
   });
 }
 
+// cvt.pack.sat.{u16,s16}.s32 d, a, b and cvt.pack.sat.{u8,s8,u4,s4,u2,s2}.s32.b32 d, a, b, c: b below a, c above both
+void pack_integers(Warp& w, const Instr& i, u32 m) {
+  const int bits = i.op;
+  const s64 low = i.flags ? -(1ll << (bits - 1)) : 0, high = (i.flags ? 1ll << (bits - 1) : 1ll << bits) - 1;
+  const s32 *a = reg<s32>(w, i.a), *b = reg<s32>(w, i.b);
+  const u32* c = i.c >= 0 ? reg<u32>(w, i.c) : nullptr;
+  auto field = [=](s32 v) { return u32(std::clamp<s64>(v, low, high)) & ((1u << bits) - 1); };
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return field(b[l]) | field(a[l]) << bits | (c ? c[l] << 2 * bits : 0); });
+}
+void decode_pack(Decoder& d, Instr& i) {
+  d.require("sat");
+  Type to = d.type_in({Type::U16, Type::S16, Type::U8, Type::S8, Type::U4, Type::S4, Type::U2, Type::S2});
+  d.type_in({Type::S32});
+  i.op = to == Type::U16 || to == Type::S16 ? 16 : to == Type::U8 || to == Type::S8 ? 8 : to == Type::U4 || to == Type::S4 ? 4 : 2;
+  i.flags = to == Type::S16 || to == Type::S8 || to == Type::S4 || to == Type::S2;
+  if (i.op < 16) d.type_in({Type::B32});
+  i.dst = d.destination(4), i.a = d.source(4), i.b = d.source(4);
+  if (i.op < 16) i.c = d.source(4);
+  i.run = pack_integers;
+}
+
 bool is_packed_fp8(Type t) { return t == Type::E4M3x2 || t == Type::E5M2x2; }
 
 void decode_cvt(Decoder& d, Instr& i) {
-  if (d.take("pack")) d.refuse("cvt.pack is not supported");
+  if (d.take("pack")) return decode_pack(d, i);
   i.type = d.type(), i.type2 = d.type();
   Type to = i.type, from = i.type2;
   int rounding = d.choose({"rn", "rz", "rm", "rp", "rna", "rni", "rzi", "rmi", "rpi"}, 9);

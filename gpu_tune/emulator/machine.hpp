@@ -40,6 +40,21 @@ struct Cell {                                  // shadow of kernel.shared_granul
   u16 read_agent[2] = {0, 0};
   u8 read_lane[2] = {0, 0};
   u16 write_pc = 0xFFFF;
+  u32 more_readers = 0;                        // the others whose reads no later read is ordered after: a list in `Readers`
+};
+// Lists of readers, shared by all cells with the same history and never changed; 0 is the empty one.
+class Readers {
+ public:
+  struct Reader { u32 clock; u16 agent; u32 next; };
+  const Reader& operator[](u32 list) const { return nodes_[list]; }
+  u32 with(u32 list, u16 agent, u32 clock);    // `list` with this as the agent's latest read
+  void clear();
+
+ private:
+  struct Known { u32 list = ~0u, clock = 0, result = 0; u16 agent = 0; };
+  u32 push(u32 next, u16 agent, u32 clock);
+  vector<Reader> nodes_ = vector<Reader>(1);
+  vector<Known> known_ = vector<Known>(1 << 12);   // results of `with`
 };
 
 struct Mbarrier {
@@ -155,7 +170,8 @@ struct Warp {
   vector<Split> splits;
   vector<char> local;
   Clock clock;
-  Counters proxy_fence;                        // local clock at the last fence.proxy.async
+  Counters proxy_fence;                        // local clock at the last fence.proxy.async for shared memory
+  Clock global_proxy_fence;                    // clock at the last one for global memory
   Clock fence;                                 // clock at the last fence of gpu scope
   bool fenced = false;
   Clock to_acquire;                            // read by relaxed operations, joined at the next fence of gpu scope
@@ -206,11 +222,12 @@ struct Cluster {
   bool changed = false;                        // something a blocked warp may wait for has happened
   u32 unfinished = 0;
   vector<char> register_files;
+  Readers readers;                             // of the cells of its CTAs
 };
 
 // ---- buffers ----------------------------------------------------------------------------------------------------------
 struct GlobalCell {
-  enum : u8 { Atomic = 1, AtomicRead = 2 };
+  enum : u8 { Atomic = 1, AtomicRead = 2, Generic = 4, Pending = 8 };   // Pending: a bulk store is in flight
   u32 write_clock = 0, write_warp = 0, read_clock = 0, read_warp = 0;   // warps: grid id + 1, 0 for none
   u16 write_pc = 0xFFFF;
   u8 write_lane = 0, read_lane = 0, flags = 0, pad[3] = {0, 0, 0};
@@ -265,10 +282,12 @@ struct Machine {                               // one run of a plan: buffers and
   u64 progress = 0;                            // counts everything a polling loop may wait for
   std::unordered_map<u64, std::shared_ptr<const Counters>> sync_variables;
   u32 highest_shared = 0;
+  Counters global_proxy_fences;                // by warp of the grid: own counter at its last fence.proxy.async for global memory
 
   // results
   Statistics statistics;
   std::map<const Kernel*, vector<u64>> executed;         // per instruction
+  std::map<const Kernel*, vector<u8>> waited;            // per instruction: a wait that had something to wait for
   std::map<string, u32> shared_touched;                  // by kernel: dynamic bytes
   vector<Finding> findings;
   std::map<string, size_t> finding_index;
@@ -278,6 +297,11 @@ struct Machine {                               // one run of a plan: buffers and
   u32 first_mbarrier_agent() const { return warps_per_cluster + (warps_per_cluster + 3) / 4; }
   void launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n);
   void report(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
+  void note_wait(const Warp& w) {
+    auto& of = waited[w.kernel];
+    if (of.empty()) of.resize(w.kernel->code.size());
+    of[size_t(w.pc)] = 1;
+  }
   [[noreturn]] void stop(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
   string place(const Instr& i) const;          // `kernel.cu:33` or empty
 };
@@ -323,7 +347,8 @@ Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addre
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);
 // device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
-void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock);
+void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
+void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
 inline u64 address_of(Warp& w, const Address& a, int lane) {
   u64 base = a.slot < 0 ? 0 : a.wide ? reg<u64>(w, a.slot)[lane] : reg<u32>(w, a.slot)[lane];
   return base + u64(a.offset);

@@ -333,7 +333,7 @@ void atomic(Warp& w, const Instr& i, u32 m) {
   int size = type_size(i.type);
   bool wide = size == 8;
   bool changed = false;
-  size_t n = i.regs.size();
+  size_t n = size_t(i.mode);             // regs: the operands, then what receives the old values
   for_lanes(m, [&](int l) {
     synchronise(w, i, l, true, true);
     u64 a = address_of(w, i.mem, l);
@@ -347,15 +347,14 @@ void atomic(Warp& w, const Instr& i, u32 m) {
       memcpy(p + q * size_t(size), &result, size_t(size));
       u64 mask = size == 8 ? ~0ull : (1ull << size * 8) - 1;
       changed |= (old ^ result) & mask;
-      int d = n == 1 ? i.dst : i.dst >= 0 ? i.dst + int(q) * 128 : -1;
-      if (d >= 0) {
-        if (wide) reg<u64>(w, d)[l] = old;
-        else reg<u32>(w, d)[l] = u32(old);
-      }
+      int d = i.regs.size() > n ? i.regs[n + q] : -1;
+      if (d < 0) continue;
+      if (wide) reg<u64>(w, d)[l] = old;
+      else reg<u32>(w, d)[l] = u32(old);
     }
   });
   if (changed) ++w.machine->progress;
-  if (i.dst >= 0) polled(w);
+  if (i.regs.size() > n) polled(w);
 }
 void decode_atomic(Decoder& d, Instr& i) {
   bool returns = d.name() == "atom";
@@ -371,17 +370,17 @@ void decode_atomic(Decoder& d, Instr& i) {
   bool floating = is_float(i.type) || i.type == Type::F16x2 || i.type == Type::BF16x2;
   if (size < 2 || (floating && i.op != kAdd && i.op != kMin && i.op != kMax && i.op != kExch) || (size == 2 && !floating && i.op != kCas))
     d.refuse("this operation and type are not supported");
-  if (returns) {
-    if (count > 1) d.refuse("vector atomics that return values are not supported");
-    i.dst = d.destination(width);
-  }
+  if (count > 1 && (size > 4 || size * count > 16 || !floating)) d.refuse("this vector of this type is not supported");
+  vector<int> old;
+  if (returns) old = d.destinations(width, count);
   i.mem = d.address();
-  i.regs = d.sources(width, count);
+  i.mode = count, i.regs = d.sources(width, count);
   if (i.op == kCas) {         // atom.cas d, [a], compare, value
     i.c = i.regs[0];
     i.regs[0] = d.source(width);
   }
   if (hint) d.source(8);
+  i.regs.insert(i.regs.end(), old.begin(), old.end());
   d.kernel().note_access(i.space, size * count);
   i.run = atomic;
   if (returns) i.flow = Flow::Yield;

@@ -156,7 +156,7 @@ class _Run:
                 if stop:
                     break
             facts = json.loads(self.library.emu_results(handle))
-            lines = [self._lines(handle, which) for which in range(3)]
+            lines = [self._lines(handle, which) for which in range(4)]
         finally:
             self.library.emu_end(handle)
         findings = [Finding(**{**f, "block": tuple(f["block"])}) for f in facts["findings"]] + self.findings
@@ -183,6 +183,7 @@ class _Run:
             covered_lines=lines[0],
             all_lines=lines[1],
             covered_ptx_lines=lines[2],
+            useful_waits=lines[3],
             steps=facts["steps"],
             seconds=time.perf_counter() - start,
             stopped=facts["stopped"],

@@ -103,9 +103,15 @@ namespace {
 void nothing(Warp&, const Instr&, u32) {}
 void fence_gpu(Warp& w, const Instr&, u32) { gpu_fence(w); }
 void fence_block(Warp& w, const Instr&, u32) { block_fence(w); }
-void fence_proxy_async(Warp& w, const Instr&, u32) {
-  w.proxy_fence = w.clock.local;
+constexpr int kShared = 1, kGlobal = 2;
+void fence_proxy_async(Warp& w, const Instr& i, u32) {
+  if (i.flags & kGlobal) {
+    w.global_proxy_fence = w.clock;
+    w.machine->global_proxy_fences[w.grid_id] = w.clock.local[w.agent];
+  }
+  if (i.flags & kShared) w.proxy_fence = w.clock.local;
   ++w.clock.local[w.agent];
+  if (!(i.flags & kShared)) return;
   for (auto& cta : w.cta->cluster->ctas)
     for (auto& b : cta.mbarriers) if (b.second.init_agent == int(w.agent)) b.second.visible = true;
 }
@@ -122,13 +128,15 @@ void decode_fence(Decoder& d, Instr& i) {
   if (d.take("proxy")) {
     if (d.take("async")) {
       bool global = d.take("global"), shared = d.take("shared::cta") || d.take("shared::cluster");
-      i.run = global && !shared ? nothing : fence_proxy_async;
+      i.flags = (global ? kGlobal : 0) | (shared ? kShared : 0);
+      if (!i.flags) i.flags = kGlobal | kShared;
+      i.run = fence_proxy_async;
       return;
     }
     if (d.take("async::generic")) {
       d.choose({"acquire", "release"}, -1), d.take("sync_restrict::shared::cluster"), d.take("sync_restrict::shared::cta");
       d.require("cluster");
-      i.run = fence_proxy_async;
+      i.flags = kGlobal | kShared, i.run = fence_proxy_async;
       return;
     }
     if (d.take("alias")) return;

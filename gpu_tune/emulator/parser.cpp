@@ -17,6 +17,7 @@ const TypeName kTypes[] = {
     {"b16", Type::B16, 2}, {"u32", Type::U32, 4}, {"s32", Type::S32, 4}, {"b32", Type::B32, 4}, {"u64", Type::U64, 8},
     {"s64", Type::S64, 8}, {"b64", Type::B64, 8}, {"f16", Type::F16, 2}, {"bf16", Type::BF16, 2}, {"f32", Type::F32, 4},
     {"f64", Type::F64, 8}, {"pred", Type::Pred, 1}, {"f16x2", Type::F16x2, 4}, {"bf16x2", Type::BF16x2, 4},
+    {"b1", Type::B1, 0}, {"s4", Type::S4, 0}, {"u4", Type::U4, 0}, {"s2", Type::S2, 0}, {"u2", Type::U2, 0},
     {"tf32", Type::TF32, 4}, {"e4m3", Type::E4M3, 1}, {"e5m2", Type::E5M2, 1}, {"e4m3x2", Type::E4M3x2, 2},
     {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}};
 

@@ -195,7 +195,10 @@ void Scheduler::admit() {
   Cluster& c = *owner;
   vector<Cta> ctas = std::move(c.ctas);
   vector<char> files = std::move(c.register_files);
+  Readers readers = std::move(c.readers);
+  readers.clear();
   c = Cluster();
+  c.readers = std::move(readers);
   c.machine = &m;
   c.serial = next++;
   c.agent_events.assign(m.agents, 0);
@@ -638,6 +641,7 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
   global_granularity = k.global_granularity;
   for (auto& map : tensor_maps) global_granularity = std::min(global_granularity, map.element);
   sync_variables.clear();
+  global_proxy_fences.assign(size_t(cluster_count) * warps_per_cluster, 0);
   for (auto& buffer : buffers) buffer.shadow.clear();
   active.clear();
   try {

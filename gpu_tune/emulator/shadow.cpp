@@ -20,6 +20,25 @@ Cta& shared_target(Warp& w, u32& address) {
   return target;
 }
 
+u32 Readers::push(u32 next, u16 agent, u32 clock) {
+  nodes_.push_back({clock, agent, next});
+  return u32(nodes_.size() - 1);
+}
+u32 Readers::with(u32 list, u16 agent, u32 clock) {
+  Known& k = known_[(list * 0x9E3779B1u ^ clock * 0x85EBCA6Bu ^ agent * 0xC2B2AE35u) >> 20];
+  if (k.list == list && k.clock == clock && k.agent == agent) return k.result;
+  u32 result = 0;
+  for (u32 at = list; at; at = nodes_[at].next)
+    if (nodes_[at].agent != agent) result = push(result, nodes_[at].agent, nodes_[at].clock);
+  result = push(result, agent, clock);
+  k = {list, clock, result, agent};
+  return result;
+}
+void Readers::clear() {
+  nodes_.resize(1);
+  std::fill(known_.begin(), known_.end(), Known());
+}
+
 namespace {
 string agent_name(const Machine& m, u32 agent, int lane) {
   string who;
@@ -41,6 +60,7 @@ string at_instruction(const Machine& m, u16 pc) {
   return " at " + (place.empty() ? "" : place + ", ") + format("PTX line %d", i.line);
 }
 
+// `reader`: 0 or 1, one of the cell's latest two; else 2 + its agent
 __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by, int problem, int reader = 0) {
   Machine& m = *by.warp->machine;
   s32 at = s32(byte) - s32(kSharedStart);
@@ -55,8 +75,8 @@ __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by
     case 1:
       if (!m.checks.races) return;
       m.report("race", format("%s of shared memory byte %d while %s may still read it", by.what, at,
-                              agent_name(m, s.read_agent[reader], s.read_lane[reader]).c_str()), by.warp);
-      s.read_clock[reader] = 0;
+                              reader < 2 ? agent_name(m, s.read_agent[reader], s.read_lane[reader]).c_str()
+                                         : agent_name(m, u32(reader - 2), kAnyLane).c_str()), by.warp);
       return;
     case 2:
       s.flags &= u8(~Cell::Uninitialised);
@@ -93,7 +113,18 @@ bool proxy_fenced(Cta& cta, const Cell& s, const Accessor& by) {
   return writer.proxy_fence[s.write_agent] >= s.write_clock || by.warp->proxy_fence[s.write_agent] >= s.write_clock;
 }
 
-inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
+// A third reader comes: the first is kept, unless this read is ordered after it.
+__attribute__((noinline)) void keep_reader(Cta& cta, Cell& s, const Accessor& by) {
+  if (s.read_clock[1] > by.clock->local[s.read_agent[1]])
+    s.more_readers = cta.cluster->readers.with(s.more_readers, s.read_agent[1], s.read_clock[1]);
+}
+__attribute__((noinline)) void check_more_readers(Cta& cta, Cell& s, u32 byte, const Accessor& by, u32 now) {
+  const Readers& readers = cta.cluster->readers;
+  for (u32 at = s.more_readers; at; at = readers[at].next)
+    if (unordered(readers[at].agent, readers[at].clock, kAnyLane, by, now)) report_cell(s, byte, by, 1, 2 + readers[at].agent);
+}
+
+__attribute__((always_inline)) inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
   constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
   if (!write) {
     if (s.read_clock[0] == now && s.read_agent[0] == by.agent && !(s.flags & special) && !by.async &&
@@ -117,14 +148,18 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
     bool both = by.strong && s.flags & Cell::AtomicRead;
     for (int q = 0; q < 2; ++q)
       if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q], by, now)) report_cell(s, byte, by, 1, q);
+    if (s.more_readers && !both) check_more_readers(cta, s, byte, by, now);
+    s.more_readers = 0;
     s.write_agent = u16(by.agent), s.write_lane = u8(by.lane), s.write_clock = now;
     s.write_pc = u16(std::min(by.warp->pc, 0xFFFF));
     s.read_clock[0] = s.read_clock[1] = 0;
     s.flags = by.strong ? Cell::Atomic : 0;
     if (!by.async) s.flags |= Cell::Generic;
   } else {
-    if (s.read_clock[0] && s.read_agent[0] != by.agent)
+    if (s.read_clock[0] && s.read_agent[0] != by.agent) {
+      if (s.read_clock[1] && s.read_agent[1] != by.agent) keep_reader(cta, s, by);
       s.read_clock[1] = s.read_clock[0], s.read_agent[1] = s.read_agent[0], s.read_lane[1] = s.read_lane[0];
+    }
     bool many = s.read_clock[0] == now && s.read_agent[0] == by.agent && s.read_lane[0] != by.lane;
     s.read_agent[0] = u16(by.agent), s.read_clock[0] = now, s.read_lane[0] = many ? kManyLanes : u8(by.lane);
     s.flags = u8((s.flags & ~Cell::AtomicRead) | (by.strong ? Cell::AtomicRead : 0));
@@ -132,10 +167,10 @@ inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& 
 }
 
 inline bool same(const Cell& a, const Cell& b) {
-  static_assert(sizeof(Cell) == 24, "compared as three words");
+  static_assert(sizeof(Cell) == 28, "compared as words");
   u64 x[3], y[3];
   memcpy(x, &a, 24), memcpy(y, &b, 24);
-  return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+  return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && a.more_readers == b.more_readers;
 }
 // Touches by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
 class Toucher {
@@ -265,7 +300,48 @@ string grid_warp_name(const Machine& m, u32 warp_plus_one) {
 }
 }  // namespace
 
-void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock) {
+namespace {
+// As in shared memory: the writer fenced after the write, or the accessor after it learnt of it.
+bool proxy_fenced(Warp& w, const GlobalCell& s) {
+  Machine& m = *w.machine;
+  u32 writer = s.write_warp - 1;
+  if (m.global_proxy_fences[writer] >= s.write_clock) return true;
+  const Clock& known = w.global_proxy_fence;
+  if (writer / m.warps_per_cluster == w.cta->cluster->serial)
+    return !known.local.empty() && known.local[writer % m.warps_per_cluster] >= s.write_clock;
+  return known.foreign && writer < known.foreign->size() && (*known.foreign)[writer] >= s.write_clock;
+}
+__attribute__((noinline)) void check_async(Warp& w, GlobalCell& s, const Buffer& b, u64 byte, bool write, bool strong, bool async) {
+  Machine& m = *w.machine;
+  const char* what = write ? "a store to" : "a load of";
+  if (s.flags & GlobalCell::Pending && !strong && !(async && write)) {
+    s.flags &= u8(~GlobalCell::Pending);
+    m.report("asynchronous", format("%s byte %llu of buffer `%s`, which a bulk store in flight writes (its completion was not "
+                                    "waited for)", what, (unsigned long long)byte, b.name.c_str()), &w);
+  }
+  if (async && s.flags & GlobalCell::Generic && s.write_warp && m.checks.proxies && !proxy_fenced(w, s)) {
+    s.flags &= u8(~GlobalCell::Generic);
+    m.report("proxy", format("%s byte %llu of buffer `%s` by a bulk copy, after an ordinary store%s, without fence.proxy.async "
+                             "between", what, (unsigned long long)byte, b.name.c_str(), at_instruction(m, s.write_pc).c_str()), &w);
+  }
+}
+GlobalCell& first_cell(Machine& m, Buffer& b, u64 byte) {
+  u64 g = u64(m.global_granularity), low = b.base & 15;
+  if (b.shadow.empty()) b.shadow.resize(size_t((b.size + low) / g + 1));
+  return b.shadow[size_t((byte + low) / g)];
+}
+}  // namespace
+
+void mark_pending(Warp& w, u64 address, u32 bytes) {
+  Machine& m = *w.machine;
+  size_t k = size_t(address >> kWindowBits) - 1;
+  if (!m.checks.global_races || k >= kMaxBuffers || !m.buffers[k].writable) return;
+  Buffer& b = m.buffers[k];
+  u64 at = address - b.base;
+  GlobalCell *cell = &first_cell(m, b, at), *last = &first_cell(m, b, at + bytes - 1);
+  for (; cell <= last; ++cell) cell->flags |= GlobalCell::Pending;
+}
+void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
   if (k >= kMaxBuffers || !m.buffers[k].writable) return;
@@ -280,10 +356,11 @@ void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool st
   }
   if (!m.checks.global_races) return;
   u64 g = u64(m.global_granularity), low = b.base & 15;
-  if (b.shadow.empty()) b.shadow.resize(size_t((b.size + low) / g + 1));
+  first_cell(m, b, at);
   u32 me = w.grid_id + 1, now = clock.local[w.agent];
   for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
     GlobalCell& s = b.shadow[size_t(c)];
+    if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, c * g - low, write, strong, async);
     bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
                      unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock);
     bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
@@ -301,11 +378,11 @@ void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool st
     if (write) {
       s.write_warp = me, s.write_clock = now, s.write_lane = u8(lane), s.write_pc = u16(std::min(w.pc, 0xFFFF));
       s.read_warp = 0;
-      s.flags = strong ? GlobalCell::Atomic : 0;
+      s.flags = u8((strong ? GlobalCell::Atomic : 0) | (async ? 0 : GlobalCell::Generic));
     } else {
       bool many = s.read_warp == me && s.read_clock == now && s.read_lane != lane;
       s.read_warp = me, s.read_clock = now, s.read_lane = many ? kManyLanes : u8(lane);
-      s.flags = u8((s.flags & GlobalCell::Atomic) | (strong ? GlobalCell::AtomicRead : 0));
+      s.flags = u8((s.flags & ~GlobalCell::AtomicRead) | (strong ? GlobalCell::AtomicRead : 0));
     }
   }
 }

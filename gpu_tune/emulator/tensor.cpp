@@ -185,10 +185,102 @@ void mma_sync(Warp& w, const Instr& i, u32) {
     }
   }
 }
+// Integers of 4 bits and single bits. The lanes 4r .. 4r+3 hold row r of A (column r of B), 32 bits each a register.
+// Instr as above, and type == Type::B1: flags kPopcAnd or .xor.
+constexpr int kPopcAnd = 4;
+s32 dot_nibbles(u32 x, u32 y, bool signed_x, bool signed_y) {
+  s32 sum = 0;
+  for (int q = 0; q < 32; q += 4) {
+    s32 a = s32(x >> q & 15), b = s32(y >> q & 15);
+    sum += (signed_x && a > 7 ? a - 16 : a) * (signed_y && b > 7 ? b - 16 : b);
+  }
+  return sum;
+}
+void mma_bits(Warp& w, const Instr& i, u32) {
+  const bool bits = i.type == Type::B1, eight = i.flags & kEightRows;
+  const int halves = eight ? 1 : 2, blocks = i.op / (bits ? 128 : 32), cells = 2 * halves, na = i.mode;
+  const int *d = i.regs.data(), *a = d + cells, *b = a + na, *c = b + blocks;
+  s64 sums[4][32];
+  for (int l = 0; l < 32; ++l)
+    for (int q = 0; q < cells; ++q) {
+      s64 sum = reg<s32>(w, c[q])[l];
+      for (int k = 0; k < blocks; ++k)
+        for (int t = 0; t < 4; ++t) {
+          u32 x = reg<u32>(w, a[k * halves + (q >> 1)])[(l & ~3) + t], y = reg<u32>(w, b[k])[(2 * (l & 3) + (q & 1)) * 4 + t];
+          if (bits) sum += __builtin_popcount(i.flags & kPopcAnd ? x & y : x ^ y);
+          else sum += dot_nibbles(x, y, i.type == Type::S4, Type(i.imm) == Type::S4);
+        }
+      sums[q][l] = i.flags & kMmaSaturates ? std::clamp<s64>(sum, INT32_MIN, INT32_MAX) : sum;
+    }
+  for (int q = 0; q < cells; ++q)
+    for (int l = 0; l < 32; ++l) reg<u32>(w, d[q])[l] = u32(u64(sums[q][l]));
+}
+// f64: lane l holds A(l/4 + 8*(r%2), l%4 + 4*(r/2)) in register r, B(l%4 + 4*r, l/4), and sums as for the other types.
+void mma_double(Warp& w, const Instr& i, u32) {
+  const bool eight = i.flags & kEightRows;
+  const int halves = eight ? 1 : 2, blocks = i.op / 4, cells = 2 * halves;
+  const int *d = i.regs.data(), *a = d + cells, *b = a + i.mode, *c = b + blocks;
+  double sums[4][32];
+  for (int l = 0; l < 32; ++l)
+    for (int q = 0; q < cells; ++q) {
+      double sum = reg<double>(w, c[q])[l];
+      for (int k = 0; k < i.op; ++k)
+        sum = std::fma(reg<double>(w, a[k / 4 * halves + (q >> 1)])[(l & ~3) + k % 4],
+                       reg<double>(w, b[k / 4])[(2 * (l & 3) + (q & 1)) * 4 + k % 4], sum);
+      sums[q][l] = sum;
+    }
+  for (int q = 0; q < cells; ++q) memcpy(reg<double>(w, d[q]), sums[q], sizeof sums[q]);
+}
 bool is_int8(Type t) { return t == Type::S8 || t == Type::U8; }
 bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
+// Registers of D, A, B, C in order; `width` bytes each.
+void mma_operands(Decoder& d, Instr& i, int width, int nd, int na, int nb) {
+  i.mode = na;
+  i.regs = d.destinations(width, nd);
+  for (int count : {na, nb, nd}) {
+    auto s = d.sources(width, count);
+    i.regs.insert(i.regs.end(), s.begin(), s.end());
+  }
+  i.flow = Flow::Aligned;
+}
+// The shapes that only f64, 4-bit integers and single bits have; false for any other.
+bool decode_special_mma(Decoder& d, Instr& i) {
+  struct Form { const char* shape; int k; bool eight; };
+  static const Form bits[] = {{"m8n8k128", 128, true}, {"m16n8k128", 128, false}, {"m16n8k256", 256, false}};
+  static const Form nibbles[] = {{"m8n8k32", 32, true}, {"m16n8k32", 32, false}, {"m16n8k64", 64, false}};
+  static const Form doubles[] = {{"m8n8k4", 4, true}, {"m16n8k4", 4, false}, {"m16n8k8", 8, false}, {"m16n8k16", 16, false}};
+  auto has = [&](const char* a, const char* b) { return d.position(a) >= 0 || d.position(b) >= 0; };
+  bool is_bits = has("b1", "b1"), is_double = has("f64", "f64");
+  if (!is_bits && !is_double && !has("s4", "u4")) return false;
+  const Form* form = nullptr;
+  auto find = [&](auto& forms) { for (auto& f : forms) if (!form && d.take(f.shape)) form = &f; };
+  if (is_bits) find(bits);
+  else if (is_double) find(doubles);
+  else find(nibbles);
+  if (!form) d.refuse("this combination of shape and types is not supported");
+  d.require("row"), d.require("col");
+  i.op = form->k, i.flags = form->eight ? kEightRows : 0;
+  if (is_double) d.take("rn");
+  Type td = d.type();
+  i.type = d.type(), i.imm = s64(d.type());
+  Type tc = d.type(), wanted = is_double ? Type::F64 : Type::S32;
+  auto fits = [&](Type t) { return is_bits ? t == Type::B1 : is_double ? t == Type::F64 : t == Type::S4 || t == Type::U4; };
+  if (td != wanted || tc != wanted || !fits(i.type) || !fits(Type(i.imm))) d.refuse("this combination of shape and types is not supported");
+  i.type2 = td;
+  if (is_bits) {
+    if (d.choose({"xor", "and"}, -1)) i.flags |= kPopcAnd;
+    d.require("popc");
+  } else if (!is_double && d.take("satfinite")) {
+    i.flags |= kMmaSaturates;
+  }
+  int halves = form->eight ? 1 : 2, blocks = i.op / (is_bits ? 128 : is_double ? 4 : 32);
+  mma_operands(d, i, is_double ? 8 : 4, 2 * halves, halves * blocks, blocks);
+  i.run = is_double ? mma_double : mma_bits;
+  return true;
+}
 void decode_mma(Decoder& d, Instr& i) {
   d.require("sync"), d.require("aligned");
+  if (decode_special_mma(d, i)) return;
   int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k16"}, -1);
   d.require("row"), d.require("col");
   d.take("kind::f8f6f4");
@@ -211,14 +303,9 @@ void decode_mma(Decoder& d, Instr& i) {
   }
   if (!ok || tc != td || (eight_rows && !is_int8(ta))) d.refuse("this combination of shape and types is not supported");
   i.type = ta, i.type2 = td, i.imm = s64(tb);
-  i.mode = (eight_rows ? 8 : 16) * i.op * element_bits(ta) / 1024;
-  int nd = td == Type::F16 || eight_rows ? 2 : 4, nb = 8 * i.op * element_bits(tb) / 1024;
-  i.regs = d.destinations(4, nd);
-  for (int count : {i.mode, nb, nd}) {
-    auto s = d.sources(4, count);
-    i.regs.insert(i.regs.end(), s.begin(), s.end());
-  }
-  i.flow = Flow::Aligned, i.run = mma_sync;
+  mma_operands(d, i, 4, td == Type::F16 || eight_rows ? 2 : 4, (eight_rows ? 8 : 16) * i.op * element_bits(ta) / 1024,
+               8 * i.op * element_bits(tb) / 1024);
+  i.run = mma_sync;
 }
 
 // ---- wgmma -----------------------------------------------------------------------------------------------------------------------------
@@ -468,6 +555,7 @@ bool wgmma_wait(Warp& w, const Instr& i, u32) {
       w.owned_count -= int(o.chain->registers.size());
     }
   }
+  if (kept < w.wgmma.size()) m.note_wait(w);
   w.wgmma.resize(kept);
   if (kept == 0 && w.owned_count) {       // only A fragments are left
     std::fill(w.owned.begin(), w.owned.end(), u8(0));

@@ -136,3 +136,15 @@ class Operand:
         """Everything but the start address."""
         code = {0: 0, 128: 1, 64: 2, 32: 3}[self.swizzle]
         return np.uint64((self.lbo >> 4) << 16 | (self.sbo >> 4) << 32 | code << 62)
+
+
+def pack_bits(matrix: np.ndarray, bits: int) -> np.ndarray:
+    """(registers, 32) of an M x K operand of 4-bit integers or single bits; pass the transpose for B."""
+    rows, k = matrix.shape
+    per, halves = 32 // bits, rows // 8
+    out = np.zeros((halves * k // (4 * per), 32), np.uint32)
+    for r, lane in np.ndindex(out.shape):
+        row, column = lane // 4 + 8 * (r % halves), lane % 4 * per + 4 * per * (r // halves)
+        fields = matrix[row, column : column + per].astype(np.int64) & (2**bits - 1)
+        out[r, lane] = sum(int(v) << bits * n for n, v in enumerate(fields))
+    return out

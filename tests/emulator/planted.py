@@ -701,3 +701,85 @@ GLOBAL k(const u32* a, u32* b, int n) {
     words(32, 32),
     args=pointers(5),
 )
+
+plant(
+    "a write that one of several earlier readers may still precede",
+    r"""
+GLOBAL k(const u32* a, u32* b) {  // warps 0 to 3 read, warps 0, 1 and 2 tell warp 3, which writes
+  __shared__ u32 s[32]; const int t = threadIdx.x, lane = t % 32, warp = t / 32;
+  if (warp == 4) s[lane] = a[lane];
+  __syncthreads();
+  u32 x = warp < 4 ? s[lane] : 0;
+#ifndef BUG
+  if (warp == 0) asm volatile("bar.arrive 2, 64;" ::: "memory");
+  if (warp == 4) asm volatile("bar.sync 2, 64;" ::: "memory");
+#endif
+  for (int other = 1; other < 4; ++other) {
+    if (warp == other) asm volatile("bar.arrive %0, 64;" :: "r"(2 + other) : "memory");
+    if (warp == 4) asm volatile("bar.sync %0, 64;" :: "r"(2 + other) : "memory");
+  }
+  if (warp == 4) s[lane] = x + 1;  // HERE
+  b[t] = x;
+}
+""",
+    r"race.*may still read",
+    words(160, 160),
+    launch={"block": 160},
+)
+
+plant(
+    "bulk load of what ordinary stores wrote, without fence.proxy.async",
+    r"""
+GLOBAL k(u32* a, u32* b) {
+  __shared__ __align__(128) u32 s[64]; __shared__ __align__(8) u64 bar;
+  const u32 t = threadIdx.x, to = shared_address(s), m = shared_address(&bar);
+  if (t == 0) { mbar_init(m, 1); fence_barrier_init(); }
+  a[t] = t + 5;
+#ifndef BUG
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+  __syncthreads();
+  if (t == 0) {
+    mbar_expect(m, 256);
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], 256, [%2];"
+                 :: "r"(to), "l"(a), "r"(m) : "memory");  // HERE
+  }
+  mbar_wait(m, 0);
+  b[t] = s[t];
+}
+""",
+    r"proxy.*bulk copy",
+    words(64, 64),
+    launch={"block": 64},
+    hopper=True,
+    named=False,
+)
+
+plant(
+    "bulk store read back before it was waited for",
+    r"""
+GLOBAL k(u32* a, u32* b) {
+  __shared__ __align__(128) u32 s[64];
+  const u32 t = threadIdx.x, from = shared_address(s);
+  s[t] = t + 5;
+  asm volatile("fence.proxy.async;" ::: "memory");
+  __syncthreads();
+  if (t == 0) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" :: "l"(a), "r"(from) : "memory");
+    bulk_commit();
+#ifdef BUG
+    bulk_wait_read();
+#else
+    bulk_wait();
+#endif
+  }
+  __syncthreads();
+  b[t] = a[t];  // HERE
+  if (t == 0) bulk_wait();
+}
+""",
+    r"asynchronous.*bulk store in flight",
+    words(64, 64),
+    launch={"block": 64},
+    hopper=True,
+)

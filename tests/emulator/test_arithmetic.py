@@ -234,3 +234,40 @@ def float_cases() -> list[Case]:
 @pytest.mark.parametrize("case", [*integer_cases(), *float_cases()], ids=str)
 def test_instruction(case: Case) -> None:
     check(case)
+
+
+def _signed24(v: int) -> int:
+    v &= 0xFFFFFF
+    return v - 2**24 if v >= 2**23 else v
+
+
+def _mul24(high: bool, sign: bool, saturate: bool = False) -> Callable[..., int]:
+    def f(a: int, b: int, c: int = 0) -> int:
+        x, y = (_signed24(v) if sign else v & 0xFFFFFF for v in (a, b))
+        part = x * y >> 16 if high else x * y
+        part, c = (signed(v & 0xFFFFFFFF, 32) if sign else v & 0xFFFFFFFF for v in (part, c))
+        total = part + c
+        return (max(-(2**31), min(2**31 - 1, total)) if saturate else total) & 0xFFFFFFFF
+
+    return f
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(
+            Case(
+                f"{name}24.{part}.{t} %d, %a, %b{', %c' if name == 'mad' else ''}",
+                widths,
+                _mul24(part == "hi", t == "s32"),
+            )
+            for name, widths in (("mul", "32 32 32"), ("mad", "32 32 32 32"))
+            for part in ("lo", "hi")
+            for t in ("u32", "s32")
+        ),
+        Case("mad24.hi.sat.s32 %d, %a, %b, %c", "32 32 32 32", _mul24(True, True, True)),
+    ],
+    ids=str,
+)
+def test_24_bit_products(case: Case) -> None:
+    check(case)

@@ -252,6 +252,38 @@ GLOBAL k(u32* out, const __grid_constant__ TensorMap from, int bytes, int c, int
             ), (first, i)
 
 
+def test_im2col_store_is_the_load_turned_round() -> None:
+    """Pixels of the bounding box in walking order; those outside the image are dropped."""
+    n, h, w, c, pad = 2, 3, 5, 16, 1
+    source = (
+        HOPPER
+        + r"""
+GLOBAL k(const u32* in, const __grid_constant__ TensorMap to, int bytes, int c, int x, int y, int n) {
+  SMEM; const int t = threadIdx.x; const u32 base = shared_address(smem);
+  for (int i = t; i < bytes / 4; i += 32) ((u32*)smem)[i] = in[i];
+  fence_proxy_async(); __syncthreads();
+  if (t == 0) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.im2col_no_offs.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
+                 :: "l"(&to), "r"(base), "r"(c), "r"(x), "r"(y), "r"(n) : "memory");
+    bulk_commit(); bulk_wait();
+  }
+}
+"""
+    )
+    pixels, channels = 20, 8
+    image = np.zeros((n, h, w, c), np.uint16)
+    values = np.arange(1, pixels * channels + 1, dtype=np.uint16).reshape(pixels, channels)
+    mapped = tensor_map("b", image, (channels, pixels), im2col=Im2Col((-pad, -pad), (pad, pad), channels, pixels))
+    args = [BufferArg("a"), mapped, values.nbytes, 8, -pad, 0, 0]
+    report = run_args(source, "k", {"a": values.view(np.uint32).reshape(-1), "b": image}, args, shared=4096)
+    assert report.ok, messages(report)
+    wanted, walk = np.zeros_like(image), [(y, x) for y in range(0, h + pad) for x in range(-pad, w + pad)]
+    for value, (y, x) in zip(values, walk):
+        if 0 <= y < h and 0 <= x < w:
+            wanted[0, y, x, 8:] = value
+    assert np.array_equal(report.arrays["b"], wanted)
+
+
 MULTICAST = (
     HOPPER
     + r"""
@@ -422,6 +454,17 @@ GLOBAL test_wait_returns(u32* out) {
     asm volatile("mbarrier.inval.shared::cta.b64 [%0];" :: "r"(b) : "memory");
   }
 }
+GLOBAL counts_of_states(u32* out) {                   // what was pending before each of three arrivals
+  __shared__ __align__(8) u64 bar; const u32 b = shared_address(&bar);
+  if (threadIdx.x) return;
+  mbar_init(b, 3);
+  for (int i = 0; i < 4; ++i) {
+    u64 state; u32 count;
+    asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];" : "=l"(state) : "r"(b) : "memory");
+    asm volatile("mbarrier.pending_count.b64 %0, %1;" : "=r"(count) : "l"(state));
+    out[i] = count;
+  }
+}
 GLOBAL arrive_counts(u32* out) {
   __shared__ __align__(8) u64 bar; const u32 b = shared_address(&bar);
   if (threadIdx.x == 0) mbar_init(b, 6);
@@ -458,6 +501,10 @@ def test_full_and_empty_barriers_hand_values_over(seed: int) -> None:
 
 def test_test_wait_by_parity_and_by_state() -> None:
     assert list(result(run(BARRIERS, "test_wait_returns", [np.zeros(2, np.uint32)]), 0)) == [0, 1]
+
+
+def test_the_pending_count_of_a_state() -> None:
+    assert list(result(run(BARRIERS, "counts_of_states", [np.zeros(4, np.uint32)]), 0)) == [3, 2, 1, 3]
 
 
 def test_arrivals_may_count_more_than_one() -> None:

@@ -103,6 +103,19 @@ GLOBAL vector_add(const float4* in, float4* cell) {
   float4 v = in[threadIdx.x];
   asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
     :: "l"(__cvta_generic_to_global(cell)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory"); }
+GLOBAL vector_fetch(const float2* in, float2* cell, float2* old) {
+  float2 v = in[threadIdx.x], r;
+  asm volatile("atom.global.add.v2.f32 {%0, %1}, [%2], {%3, %4};"
+    : "=f"(r.x), "=f"(r.y) : "l"(__cvta_generic_to_global(cell)), "f"(v.x), "f"(v.y) : "memory");
+  old[threadIdx.x] = r; }
+GLOBAL vector_halves(const uint2* in, uint2* cell) {
+  uint2 v = in[threadIdx.x];
+  asm volatile("red.global.add.noftz.v2.f16x2 [%0], {%1, %2};"
+    :: "l"(__cvta_generic_to_global(cell)), "r"(v.x), "r"(v.y) : "memory"); }
+GLOBAL vector_largest(const uint2* in, uint2* cell) {
+  uint2 v = in[threadIdx.x];
+  asm volatile("red.global.max.noftz.v2.bf16x2 [%0], {%1, %2};"
+    :: "l"(__cvta_generic_to_global(cell)), "r"(v.x), "r"(v.y) : "memory"); }
 GLOBAL scopes(u32* cell) {
   asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;\nred.release.gpu.global.add.u32 [%0], 1;\n"
                "red.relaxed.cta.global.add.u32 [%0], 1;\nred.relaxed.sys.global.add.u32 [%0], 1;"
@@ -131,14 +144,10 @@ def inputs(operation: Operation) -> tuple[np.ndarray, np.ndarray]:
 def test_operation(operation: Operation, space: str) -> None:
     values, start = inputs(operation)
     expected = operation.fold(start[0], values)
-    report = run(
-        SOURCE, f"atom_{space}_{operation.key}", [values, start.copy(), np.zeros_like(values)], block=THREADS
-    )
+    report = run(SOURCE, f"atom_{space}_{operation.key}", [values, start.copy(), np.zeros_like(values)], block=THREADS)
     assert result(report, 1)[0] == expected
     assert start[0] in result(report, 2)  # whoever came first saw the start
-    assert (
-        result(run(SOURCE, f"red_{space}_{operation.key}", [values, start.copy()], block=THREADS), 1)[0] == expected
-    )
+    assert result(run(SOURCE, f"red_{space}_{operation.key}", [values, start.copy()], block=THREADS), 1)[0] == expected
 
 
 def test_exchange_hands_every_value_on() -> None:
@@ -169,6 +178,28 @@ def test_packed_halves(kernel: str, kind: str) -> None:
 def test_vector_reduction() -> None:
     values = np.random.default_rng(1).integers(-9, 10, (32, 4)).astype(np.float32)
     assert np.array_equal(result(run(SOURCE, "vector_add", [values, np.zeros(4, np.float32)]), 1), values.sum(0))
+
+
+def test_vector_atomics_return_what_was_there() -> None:
+    values = np.random.default_rng(1).integers(1, 10, (32, 2)).astype(np.float32)
+    report = run(SOURCE, "vector_fetch", [values, np.zeros(2, np.float32), np.zeros((32, 2), np.float32)])
+    assert np.array_equal(result(report, 1), values.sum(0))
+    old = result(report, 2)
+    for column in range(2):  # each saw the sum of those before it
+        order = np.argsort(old[:, column])
+        before = np.concatenate([[0], np.cumsum(values[order, column])[:-1]])
+        assert np.array_equal(old[order, column], before)
+
+
+def test_vectors_of_packed_halves() -> None:
+    import ml_dtypes
+
+    values = np.random.default_rng(2).integers(-3, 4, (32, 4)).astype(np.float16)
+    out = result(run(SOURCE, "vector_halves", [values.view(np.uint32), np.zeros(2, np.uint32)]), 1).view(np.float16)
+    assert np.array_equal(out, values.sum(0))
+    wide = values.astype(ml_dtypes.bfloat16)
+    out = result(run(SOURCE, "vector_largest", [wide.view(np.uint32), np.full(2, 0xC000C000, np.uint32)]), 1)
+    assert np.array_equal(out.view(ml_dtypes.bfloat16).astype(np.float32), wide.astype(np.float32).max(0))
 
 
 def test_scopes_and_orders() -> None:

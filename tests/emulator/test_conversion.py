@@ -171,9 +171,7 @@ def cases() -> list[Case]:
             ),
         ]
     for mode in ROUND:
-        found.append(
-            Case(f"cvt.{mode}.f32.f32 %d, %a", "32 32", lambda a, mode=mode: _whole(a, mode), "float32 nonan")
-        )
+        found.append(Case(f"cvt.{mode}.f32.f32 %d, %a", "32 32", lambda a, mode=mode: _whole(a, mode), "float32 nonan"))
     found += [
         Case(
             "cvt.sat.f32.f32 %d, %a",
@@ -302,3 +300,33 @@ def test_float8_nan_is_kept() -> None:
     for name, kind in (("e4m3", E4M3), ("e5m2", E5M2)):
         got = result(run(FP8.replace("{kind}", name), "narrow", [values, np.zeros(64, np.uint8)], block=32), 1)
         assert np.isnan(got.view(kind).astype(np.float32)).all()
+
+
+def _packed_integers(bits: int, sign: bool) -> Any:
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if sign else (0, 2**bits - 1)
+
+    def pack(a: int, b: int, c: int = 0) -> int:
+        upper, lower = (max(low, min(high, signed(v, 32))) & (2**bits - 1) for v in (a, b))
+        return (lower | upper << bits | c << 2 * bits) & 0xFFFFFFFF
+
+    return pack
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(
+            f"cvt.pack.sat.{'s' if sign else 'u'}{bits}.s32{'.b32' if bits < 16 else ''} %d, %a, %b"
+            + (", %c" if bits < 16 else ""),
+            "32 32 32 32" if bits < 16 else "32 32 32",
+            _packed_integers(bits, sign),
+            inputs,
+        )
+        for bits in (2, 4, 8, 16)
+        for sign in (False, True)
+        for inputs in ("bits", "shift")
+    ],
+    ids=lambda c: f"{c}-{c.inputs}",
+)
+def test_integers_are_packed_with_saturation(case: Case) -> None:
+    check(case)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fragments import DTYPES, integers, pack_a, pack_b, pack_c, unpack_c
+from fragments import DTYPES, integers, pack_a, pack_b, pack_bits, pack_c, unpack_c
 from snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
@@ -35,9 +35,7 @@ class Shape:
         constraint, register = ("d", "double") if item == 8 else ("r", "u32")
         dc, dtype = ("d", "double") if out == 8 else ("f", "float") if self.d == "f32" else ("r", "u32")
         outs = ", ".join(f'"+{dc}"(d[{i}])' for i in range(nc))
-        ins = ", ".join(
-            [f'"{constraint}"(A[{i}])' for i in range(na)] + [f'"{constraint}"(B[{i}])' for i in range(nb)]
-        )
+        ins = ", ".join([f'"{constraint}"(A[{i}])' for i in range(na)] + [f'"{constraint}"(B[{i}])' for i in range(nb)])
         group = [
             ", ".join(f"%{i}" for i in range(lo, hi)) for lo, hi in ((0, nc), (nc, nc + na), (nc + na, nc + na + nb))
         ]
@@ -65,6 +63,7 @@ SHAPES = [
         for sat in ("", ".satfinite")
     ),
     *(Shape(16, 32, "f32", a, b) for a in ("e4m3", "e5m2") for b in ("e4m3", "e5m2")),
+    *(Shape(m, k, "f64", "f64", "f64") for m, k in ((8, 4), (16, 4), (16, 8), (16, 16))),
 ]
 SOURCE = PRELUDE + "".join(s.kernel() for s in SHAPES)
 
@@ -131,6 +130,57 @@ def test_infinities_and_nan_propagate() -> None:
     a[7, 2] = np.nan
     out = launch(shape, a, b, c)
     assert out[3, 1] == np.inf and np.isnan(out[7]).all() and np.isfinite(out[0]).all()
+
+
+SMALL_TYPES = [
+    *(
+        (m, k, f"s32.{a}.{b}.s32", sat)
+        for m, k in ((8, 32), (16, 32), (16, 64))
+        for a in ("s4", "u4")
+        for b in ("s4", "u4")
+        for sat in ("", ".satfinite")
+    ),
+    *((m, k, "s32.b1.b1.s32", op) for m, k in ((8, 128), (16, 128), (16, 256)) for op in (".xor.popc", ".and.popc")),
+]
+
+
+@pytest.mark.parametrize(("m", "k", "types", "more"), SMALL_TYPES, ids=lambda v: str(v).strip("."))
+def test_nibbles_and_bits(m: int, k: int, types: str, more: str) -> None:
+    bits, rng = 1 if "b1" in types else 4, np.random.default_rng(k)
+    na, nb, nc = m * k * bits // 1024, 8 * k * bits // 1024, m // 4
+    ranges = [(-8, 8) if t[0] == "s" else (0, 2**bits) for t in types.split(".")[1:3]]
+    a, b = (rng.integers(*r, shape) for r, shape in zip(ranges, ((m, k), (k, 8))))
+    c = rng.integers(-1000, 1000, (m, 8)).astype(np.int32)
+    c[0, 0], a[0], b[:, 0] = 2**31 - 5, 1, 1  # the first sum leaves the range
+    extra, tail = (more, "") if more == ".satfinite" else ("", more)
+    groups = [", ".join(f"%{i}" for i in range(lo, lo + n)) for lo, n in ((0, nc), (nc, na), (nc + na, nb))]
+    lists = [
+        ", ".join(f"{how}({name}[{i}])" for i in range(n))
+        for how, name, n in (('"+r"', "d", nc), ('"r"', "A", na), ('"r"', "B", nb))
+    ]
+    source = (
+        PRELUDE
+        + f"""
+GLOBAL k(const u32* a, const u32* b, int* c) {{
+  int l = threadIdx.x; u32 A[{na}], B[{nb}]; int d[{nc}];
+  for (int i = 0; i < {na}; ++i) A[i] = a[i * 32 + l];
+  for (int i = 0; i < {nb}; ++i) B[i] = b[i * 32 + l];
+  for (int i = 0; i < {nc}; ++i) d[i] = c[i * 32 + l];
+  asm volatile("mma.sync.aligned.m{m}n8k{k}.row.col{extra}.{types}{tail} {{{groups[0]}}}, {{{groups[1]}}}, {{{groups[2]}}}, {{{groups[0]}}};"
+    : {lists[0]} : {lists[1]}, {lists[2]});
+  for (int i = 0; i < {nc}; ++i) c[i * 32 + l] = d[i];
+}}
+"""
+    )
+    out = unpack_c(result(run(source, "k", [pack_bits(a, bits), pack_bits(b.T, bits), pack_c(c)]), 2), m, np.int32)
+    if bits == 4:
+        sums = a.astype(np.int64) @ b
+    else:
+        combine = np.bitwise_and if "and" in more else np.bitwise_xor
+        sums = np.array([[combine(a[i], b[:, j]).sum() for j in range(8)] for i in range(m)])
+    sums = sums + c
+    wanted = np.clip(sums, -(2**31), 2**31 - 1) if "sat" in more else (sums + 2**31) % 2**32 - 2**31
+    assert np.array_equal(out, wanted)
 
 
 def test_a_diverged_warp_is_reported() -> None:

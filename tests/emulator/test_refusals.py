@@ -43,8 +43,14 @@ ret;
         ("mbarrier.arrive.odd.shared::cta.b64 _, [%r1];", "odd"),
         ("bar.sync.extra 0;", "extra"),
         ("add.cc.u32 %r1, %r2, %r3;", "cc"),
-        ("mul24.lo.u32 %r1, %r2, %r3;", "mul24"),
-        ("cvt.pack.sat.s8.s32.b32 %r1, %r2, %r3, %r4;", "pack"),
+        ("mul24.wide.u32 %r1, %r2, %r3;", "mul24"),
+        ("cvt.pack.s8.s32.b32 %r1, %r2, %r3, %r4;", "pack"),
+        (
+            "mma.sync.aligned.m16n8k32.row.col.s32.s4.s8.s32 {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%r7}, {%r1,%r2,%r3,%r4};",
+            "types",
+        ),
+        ("mma.sync.aligned.m8n8k4.row.col.f16.f16.f16.f16 {%r1,%r2}, {%r3,%r4}, {%r5,%r6}, {%r1,%r2};", "m8n8k4"),
+        ("atom.global.add.v4.u32 {%r1,%r2,%r3,%r4}, [%rd1], {%r5,%r6,%r7,%r8};", "vector"),
         ("tex.2d.v4.f32.s32 {%f1, %f2, %f3, %f4}, [%rd1, {%r1, %r2}];", "tex"),
         (
             "mma.sync.aligned.m7n8k16.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, "
@@ -92,9 +98,7 @@ def test_a_missing_array_is_refused() -> None:
         run_args(FRAME.replace("@BODY@", ""), "k", {"a": np.zeros(1, np.uint32)}, [BufferArg("b")])
 
 
-SMALL = (
-    PRELUDE + "GLOBAL __launch_bounds__(64) k(u32* a) { SMEM; ((u32*)smem)[threadIdx.x] = 1; a[threadIdx.x] = 1; }"
-)
+SMALL = PRELUDE + "GLOBAL __launch_bounds__(64) k(u32* a) { SMEM; ((u32*)smem)[threadIdx.x] = 1; a[threadIdx.x] = 1; }"
 
 
 @needs_nvrtc
