@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import toy
 
+from gpu_tune import driver
+from gpu_tune.device import by_name
+from gpu_tune.measure import baselines, cuda
+from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.verify import Verifier
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
@@ -40,3 +45,22 @@ def candidate() -> Callable[..., Candidate]:
         return Candidate("toy", toy.config(**changes))
 
     return make
+
+
+@pytest.fixture
+def prepared(fake_cuda: Path) -> Iterator[Any]:
+    """Asks for one baseline of a workload on the virtual GPU; see :func:`gpu_tune.measure.baselines.prepare`."""
+    driver.use_context()
+    owned: list[Any] = []
+
+    def prepare(workload: Any, name: str) -> Any:
+        stream = cuda.Stream()
+        data = DeviceData(workload, 0, 4096)
+        owned.append(data)
+        return baselines.prepare(
+            (name,), data, Verifier(data, stream), stream, by_name("nvidia-h200"), lambda text: None
+        )
+
+    yield prepare
+    for data in owned:
+        data.close()

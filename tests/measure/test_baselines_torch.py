@@ -9,15 +9,9 @@ from typing import Any
 import fake_torch
 import pytest
 
-from gpu_tune import driver
-from gpu_tune.device import by_name
-from gpu_tune.measure import baselines, cuda
-from gpu_tune.measure.device_data import DeviceData
-from gpu_tune.measure.verify import Verifier
 from gpu_tune.workload import Conv2d, Matmul
 
-H200 = by_name("nvidia-h200")
-Prepare = Callable[[Any], tuple[list[Any], dict[str, str]]]
+Prepare = Callable[[Any, str], tuple[list[Any], dict[str, str]]]
 
 
 @pytest.fixture(params=["stand-in", "torch"])
@@ -26,22 +20,6 @@ def torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
     made = fake_torch.module() if request.param == "stand-in" else fake_torch.on_host(pytest.importorskip("torch"))
     monkeypatch.setitem(sys.modules, "torch", made)
     return made
-
-
-@pytest.fixture
-def prepared(fake_cuda: Any) -> Any:
-    driver.use_context()
-    owned: list[Any] = []
-
-    def prepare(workload: Any, name: str = "torch") -> Any:
-        stream = cuda.Stream()
-        data = DeviceData(workload, 0, 4096)
-        owned.append(data)
-        return baselines.prepare((name,), data, Verifier(data, stream), stream, H200, lambda text: None)
-
-    yield prepare
-    for data in owned:
-        data.close()
 
 
 F8: dict[str, Any] = {"dtype": "float8_e4m3", "layout": "nt", "out_dtype": "bfloat16"}
@@ -68,7 +46,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("w", [*MATMULS, *CONVOLUTIONS], ids=lambda w: w.key)
 def test_pytorch_computes_the_workload_on_our_memory(torch: Any, prepared: Prepare, w: Any):
-    good, missing = prepared(w)
+    good, missing = prepared(w, "torch")
     assert [b.name for b in good] == ["torch"] and not missing, missing
     assert "PyTorch" in good[0].label and "elementwise" not in good[0].label
 
@@ -76,11 +54,11 @@ def test_pytorch_computes_the_workload_on_our_memory(torch: Any, prepared: Prepa
 def test_the_fused_calls_are_tried(prepared: Prepare, monkeypatch: pytest.MonkeyPatch):
     made = fake_torch.module()
     monkeypatch.setitem(sys.modules, "torch", made)
-    good, missing = prepared(Matmul(24, 40, 32, dtype="float16", epilogue="bias+gelu_tanh", layout="nt"))
+    good, missing = prepared(Matmul(24, 40, 32, dtype="float16", epilogue="bias+gelu_tanh", layout="nt"), "torch")
     assert len(good) == 1 and "_addmm_activation (bias+gelu_tanh)" in good[0].label, missing
-    good, missing = prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"))
+    good, missing = prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"), "torch")
     assert len(good) == 1 and "cudnn_convolution_relu" in good[0].label, missing
-    good, missing = prepared(Matmul(32, 48, 64, **F8, scales="row_col", epilogue="bias"))
+    good, missing = prepared(Matmul(32, 48, 64, **F8, scales="row_col", epilogue="bias"), "torch")
     assert len(good) == 1 and "_scaled_mm with fused bias" in good[0].label, missing
 
 
@@ -88,8 +66,8 @@ def test_permissions_bind_pytorch_and_its_switches_are_put_back(prepared: Prepar
     for math, tf32, narrow in (((), False, False), (("tf32",), True, False)):
         made = fake_torch.module()
         monkeypatch.setitem(sys.modules, "torch", made)
-        prepared(Matmul(24, 40, 32, dtype="float32", math=math))
-        prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, dtype="float32", math=math))
+        prepared(Matmul(24, 40, 32, dtype="float32", math=math), "torch")
+        prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, dtype="float32", math=math), "torch")
         assert {name for name, _ in made.calls} == {"matmul", "conv2d"}
         for _, flags in made.calls:
             assert flags["precision"] == ("high" if tf32 else "highest") and flags["allow_tf32"] == tf32
@@ -98,7 +76,7 @@ def test_permissions_bind_pytorch_and_its_switches_are_put_back(prepared: Prepar
         assert made.backends.cuda.matmul.allow_fp16_reduced_precision_reduction, "as it was before"
     made = fake_torch.module()
     monkeypatch.setitem(sys.modules, "torch", made)
-    prepared(Matmul(24, 40, 32, dtype="float16", math=("fp16_accumulate",)))
+    prepared(Matmul(24, 40, 32, dtype="float16", math=("fp16_accumulate",)), "torch")
     assert all(flags["allow_fp16_accumulation"] for _, flags in made.calls) and made.calls
 
 
@@ -107,18 +85,18 @@ def test_a_wrong_result_does_not_compete(prepared: Prepare, monkeypatch: pytest.
     exact = made.matmul
     made.matmul = lambda a, b, *, out: exact(a, b, out=out).copy_(fake_torch.Tensor(out.array * 2))
     monkeypatch.setitem(sys.modules, "torch", made)
-    good, missing = prepared(Matmul(24, 40, 32, dtype="float32"))
+    good, missing = prepared(Matmul(24, 40, 32, dtype="float32"), "torch")
     assert not good and "its result is wrong" in missing["torch"]
 
 
 def test_what_is_missing_is_said(prepared: Prepare, monkeypatch: pytest.MonkeyPatch):
     w = Matmul(24, 40, 32, dtype="float32")
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "PyTorch is not installed" in prepared(w)[1]["torch"]
+    assert "PyTorch is not installed" in prepared(w, "torch")[1]["torch"]
     made = fake_torch.module()
     made.cuda.is_available = lambda: False
     monkeypatch.setitem(sys.modules, "torch", made)
-    assert "sees no GPU" in prepared(w)[1]["torch"]
+    assert "sees no GPU" in prepared(w, "torch")[1]["torch"]
     made.cuda.is_available = lambda: True
-    assert "block scales" in prepared(Matmul(32, 48, 256, **F8, scales="block128"))[1]["torch"]
-    assert "in no way" in prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, dtype="int8"))[1]["torch"]
+    assert "block scales" in prepared(Matmul(32, 48, 256, **F8, scales="block128"), "torch")[1]["torch"]
+    assert "in no way" in prepared(Conv2d(1, 8, 9, 7, 16, 3, 3, dtype="int8"), "torch")[1]["torch"]

@@ -43,5 +43,5 @@ class Baseline:
 
     def close(self) -> None:
         """Free what it holds."""
-        for step in self.cleanup:
+        for step in reversed(self.cleanup):
             step()

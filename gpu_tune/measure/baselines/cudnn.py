@@ -34,8 +34,9 @@ def make(
     """``cudnn`` (the fastest plan) and ``cudnn-first`` (the heuristic's first); Unavailable without the frontend."""
     try:
         import cudnn
-    except ImportError as error:
-        raise Unavailable(f"the cuDNN frontend is not installed ({error}); install gpu_tune[baselines]") from error
+    except (ImportError, OSError) as error:  # the frontend loads cuDNN itself when it is imported, or later
+        remedy = "pip install 'gpu_tune[baselines]' nvidia-cudnn-cu13 (or -cu12)"
+        raise Unavailable(f"the cuDNN frontend or cuDNN is not installed ({error}); {remedy}") from error
     cleanup: list[Callable[[], None]] = []
     try:
         handle = cudnn.create_handle()
@@ -60,8 +61,18 @@ def make(
         raise
     runs = sum(t < float("inf") for t in seconds)
     first = next(v for v, t in zip(variants, seconds) if t < float("inf"))
-    yield Baseline("cudnn", f"{best.label}, fastest of {runs}", best.run, data, {}, best.roundings, cleanup)
-    yield Baseline("cudnn-first", f"{first.label}, first by its heuristic", first.run, data, {}, first.roundings)
+    users = 2
+
+    def close() -> None:  # the two share graphs and memory: whichever is closed last frees them
+        nonlocal users
+        users -= 1
+        if not users:
+            for step in reversed(cleanup):
+                step()
+
+    labels = {"cudnn": (best, f"fastest of {runs}"), "cudnn-first": (first, "first by its heuristic")}
+    for name, (v, words) in labels.items():
+        yield Baseline(name, f"{v.label}, {words}", v.run, data, {}, v.roundings, [close])
 
 
 def denied(w: Conv2d) -> tuple[str, ...]:
