@@ -78,7 +78,8 @@ class Report:
     ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``instructions``:
     warp instructions by opcode. ``shared_bytes_touched``: by kernel, the highest byte of dynamic shared memory touched.
     ``active_lanes``: mean share of lanes that took part. ``covered_lines`` of ``all_lines``: CUDA lines executed;
-    ``covered_ptx_lines`` likewise. ``useful_waits``: PTX lines of waits that had something to wait for. ``steps``: warp instructions executed. ``stopped``: a finding ended the run early.
+    ``covered_ptx_lines`` likewise. ``useful_waits``: PTX lines of waits that had something to wait for. ``steps``: warp
+    instructions executed. ``stopped``: a finding ended the run early.
     """
 
     arrays: dict[str, np.ndarray]

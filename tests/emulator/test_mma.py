@@ -166,7 +166,8 @@ GLOBAL k(const u32* a, const u32* b, int* c) {{
   for (int i = 0; i < {na}; ++i) A[i] = a[i * 32 + l];
   for (int i = 0; i < {nb}; ++i) B[i] = b[i * 32 + l];
   for (int i = 0; i < {nc}; ++i) d[i] = c[i * 32 + l];
-  asm volatile("mma.sync.aligned.m{m}n8k{k}.row.col{extra}.{types}{tail} {{{groups[0]}}}, {{{groups[1]}}}, {{{groups[2]}}}, {{{groups[0]}}};"
+  asm volatile("mma.sync.aligned.m{m}n8k{k}.row.col{extra}.{types}{tail} "
+    "{{{groups[0]}}}, {{{groups[1]}}}, {{{groups[2]}}}, {{{groups[0]}}};"
     : {lists[0]} : {lists[1]}, {lists[2]});
   for (int i = 0; i < {nc}; ++i) c[i * 32 + l] = d[i];
 }}
