@@ -34,7 +34,15 @@ Note = Callable[[str], None]
 
 SETTLE = 0.25
 """Seconds of untimed work before the rounds that decide."""
-OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_ORDER")
+OVERRIDES = (
+    *(
+        "NVIDIA_TF32_OVERRIDE",
+        "CUBLAS_EMULATE_SINGLE_PRECISION",
+        "CUBLAS_EMULATION_STRATEGY",
+        "CUBLAS_WORKSPACE_CONFIG",
+    ),
+    *("CUDA_LAUNCH_BLOCKING", "CUPY_TF32"),
+)
 """Variables that change, behind everybody's back, how libraries compute or how launches are issued."""
 
 
