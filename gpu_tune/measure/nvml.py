@@ -31,11 +31,11 @@ def driver_version() -> str:
 
 def read(bus_id: str) -> dict[str, Any]:
     """``sm_clock_mhz``, ``memory_clock_mhz``, ``power_w``, ``temperature_c``, ``throttle`` (names) of the GPU with PCI
-    ``bus_id``, as far as it tells."""
+    ``bus_id``, as far as it tells (a MIG slice tells little)."""
     lib, handle = _library(), ctypes.c_void_p()
-    if lib is None or lib.nvmlDeviceGetHandleByPciBusId_v2(bus_id.encode(), ctypes.byref(handle)):
-        return {}
     found: dict[str, Any] = {}
+    if lib is None or lib.nvmlDeviceGetHandleByPciBusId_v2(bus_id.encode(), ctypes.byref(handle)):
+        return found
     number, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
     for name, kind in (("sm_clock_mhz", _SM_CLOCK), ("memory_clock_mhz", _MEMORY_CLOCK)):
         if lib.nvmlDeviceGetClockInfo(handle, kind, ctypes.byref(number)) == 0:
@@ -44,6 +44,9 @@ def read(bus_id: str) -> dict[str, Any]:
         found["power_w"] = number.value / 1000
     if lib.nvmlDeviceGetTemperature(handle, _GPU_TEMPERATURE, ctypes.byref(number)) == 0:
         found["temperature_c"] = number.value
-    if lib.nvmlDeviceGetCurrentClocksThrottleReasons(handle, ctypes.byref(reasons)) == 0:
+    # newer libraries name it anew, and may drop the old name
+    names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    ask = next((getattr(lib, n) for n in names if hasattr(lib, n)), None)
+    if ask is not None and ask(handle, ctypes.byref(reasons)) == 0:
         found["throttle"] = [name for bit, name in _REASONS.items() if reasons.value & bit]
     return found

@@ -133,13 +133,18 @@ def _atomics(w: Any) -> bool:
 
 
 def numerics(config: Mapping[str, Any], w: Workload) -> Numerics:
-    """TF32 keeps 11 bits of a factor; 3xTF32 about 22, and its correction turns inf into nan; float16 sums keep 11."""
+    """TF32 keeps 11 bits of a factor; 3xTF32 about 22, and its correction turns inf into nan; float16 sums keep 11.
+
+    float8 instructions (8.9 and 12.x) cut products to about 13 fraction bits before they add them.
+    """
     if config["arithmetic"] == "tf32":
         return Numerics(input_eps=2.0**-10)
     if config["arithmetic"] == "tf32x3":
         return Numerics(input_eps=2.0**-20, propagates_nonfinite=False)
     if config["arithmetic"] == "fp16_accumulate":
         return Numerics(compute="float16", exact_integers=False, propagates_nonfinite=False)
+    if w.dtype in FP8:
+        return Numerics(input_eps=2.0**-7 if "fast_accumulate" in w.math else 2.0**-10)
     return Numerics()
 
 
