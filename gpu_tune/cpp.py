@@ -6,9 +6,11 @@ argument order) as code, so that ``kernel.cubin`` and the header are enough.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
+from .launch import PORTABLE_CLUSTER
 from .plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from .workload import View, Workload
 
@@ -74,11 +76,16 @@ def header(plan: LaunchPlan, workload: Workload, *, chip: str = "", view: View |
     shared = {k: max(s.shared_bytes for s in plan.kernels if s.kernel == k) for k in kernels}
     for name in kernels:
         lines.append(f'        if (status == CUDA_SUCCESS) status = cuModuleGetFunction(&{name}_, module_, "{name}");')
-        if shared[name] > 48 * 1024:
+        if shared[name]:  # more than 48 KiB, static shared memory included, must be asked for
             lines += [
                 "        if (status == CUDA_SUCCESS)",
                 f"            status = cuFuncSetAttribute({name}_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, "
                 f"{shared[name]});",
+            ]
+        if any(math.prod(s.cluster) > PORTABLE_CLUSTER for s in plan.kernels if s.kernel == name):
+            lines += [
+                "        if (status == CUDA_SUCCESS)",
+                f"            status = cuFuncSetAttribute({name}_, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);",
             ]
     lines += [
         "        return status;",
