@@ -12,7 +12,7 @@ import logging
 import re
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import dispatch, nvrtc
@@ -142,8 +142,10 @@ def tune(
             options: dict[str, Any] = {"kind": "cluster", "address": executor, "templates": templates}
             measurer = open_.enter_context(open_measurer(workload, device=device, jobs=jobs, seed=seed, **options))
             place, source = measurer.device, measurer.source
+            drivers: Collection[str] = measurer.drivers()  # type: ignore[union-attr]  # the workers', not ours
         else:
             place, source = where(device, kind)
+            drivers = {nvml.driver_version()}
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
             rule = f"compares with a vendor library, and the modelled {place.name} has none"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
@@ -152,7 +154,7 @@ def tune(
         found = None if force else lookup(workload, place.chip, source, store=home, user=store is None)
         current = found is not None and hashes.get(found[0].template) == found[0].template_hash
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
-        if stored is not None and found is not None and not _outdated(stored):
+        if stored is not None and found is not None and not _outdated(stored, drivers):
             return TunedKernel(stored, path=found[1].path(workload, place.chip, source))
         home.prepare()
         book.prepare()
@@ -192,10 +194,10 @@ def tune(
     return TunedKernel(winner, path=path)
 
 
-def _outdated(winner: Winner) -> bool:
-    """Whether a measured winner was timed under another driver than today's."""
+def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
+    """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
     then = winner.environment.get("driver", "")
-    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then != nvml.driver_version()
+    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
 
 
 def _kind(kind: str, source: str) -> str:

@@ -398,6 +398,31 @@ def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cu
     assert tune(good, trials=10).winner == again.winner
 
 
+def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
+    first = tune(good, trials=10)
+    monkeypatch.setattr(nvml, "driver_version", lambda: "999.9")
+    there, asked = {"580.1"}, []
+
+    def opened(workload, *, kind, address, **options):
+        asked.append((kind, address))
+        measurer = open_measurer(workload, kind="gpu", **options)
+        measurer.drivers = lambda: there
+        return measurer
+
+    monkeypatch.setattr(tuner, "open_measurer", opened)
+    phases = []
+    again = tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
+    assert again.winner == first.winner and not phases, "nothing is re-timed"
+    assert asked == [("cluster", "dask://somewhere:1")]
+    there = {"581.2"}
+    tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
+    assert phases and "search" not in phases
+
+
 def test_a_cluster_is_tuned_on_and_names_the_device(fake_cuda, home, monkeypatch):
     distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
     with distributed.LocalCluster(

@@ -23,6 +23,7 @@ from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
 from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
+from . import nvml
 from .base import Confirmation, Contender
 from .gpu import GpuMeasurer
 from .modelled import ModelledMeasurer
@@ -132,6 +133,10 @@ class ClusterMeasurer(Pipeline):
         )
         found: Confirmation = task.result()
         return found
+
+    def drivers(self) -> set[str]:
+        """Versions of the display drivers of the workers; empty strings where NVML is missing."""
+        return set(self._client.run(nvml.driver_version).values())
 
     def vendors(self) -> Sequence[Contender]:
         """On one worker."""
