@@ -85,7 +85,8 @@ def header(plan: LaunchPlan, workload: Workload, *, chip: str = "", view: View |
         if any(math.prod(s.cluster) > PORTABLE_CLUSTER for s in plan.kernels if s.kernel == name):
             lines += [
                 "        if (status == CUDA_SUCCESS)",
-                f"            status = cuFuncSetAttribute({name}_, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);",
+                "            status = cuFuncSetAttribute("
+                f"{name}_, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);",
             ]
     lines += [
         "        return status;",

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
+from gpu_tune.errors import MeasureError
 from gpu_tune.measure import open_measurer
 from gpu_tune.measure.child import Child, ChildLost
 from gpu_tune.measure.compile import CompileStore
@@ -113,6 +114,41 @@ def test_a_gpu_that_cannot_be_used_is_an_error_of_the_machine_and_no_trial(
         monkeypatch.setenv("FAKE_CUDA_NONE", "1")  # lost between the survey and the child's start
         with pytest.raises(Exception, match="cannot be used"):
             m.submit(candidate()).result(60)
+
+
+def test_an_nvrtc_that_the_driver_does_not_know_is_said_before_anything_is_measured(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FAKE_CUDA_VERSION", "12080")
+    with (
+        opened() as m,
+        pytest.raises(MeasureError, match=r"runs CUDA 12\.8, but NVRTC 13 .*install gpu_tune\[cuda12\]"),
+    ):
+        m.submit(candidate()).result(60)
+
+
+def test_a_gpu_that_needs_a_moment_after_a_lost_context_costs_no_innocent_candidate(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gpu_tune.measure.gpu.PAUSES", (0.0, 0.1, 0.1))
+    with opened() as m:
+        assert m.submit(candidate(rows=1)).result(60).status == "ok"
+        m.children[0].kill()
+        monkeypatch.setenv("FAKE_CUDA_BUSY", "1")
+        started, ask = m.children[0].restarts, m.children[0].ask
+
+        def free_at_the_second_try(request: Any, timeout: Any) -> Any:
+            if m.children[0].restarts > started:
+                monkeypatch.delenv("FAKE_CUDA_BUSY", raising=False)
+            return ask(request, timeout)
+
+        monkeypatch.setattr(m.children[0], "ask", free_at_the_second_try)
+        assert m.submit(candidate(rows=2)).result(60).status == "ok"
+        m.children[0].kill()
+        monkeypatch.setenv("FAKE_CUDA_BUSY", "1")
+        monkeypatch.setattr(m.children[0], "ask", ask)
+        with pytest.raises(MeasureError, match=r"cannot be used: .*DEVICE_UNAVAILABLE.*exclusive-process"):
+            m.submit(candidate(rows=4)).result(60)
 
 
 PARENT = """
