@@ -202,6 +202,8 @@ def test_the_flagship_is_wgmma_multicast_copies_and_bulk_stores(tmp_path: Path) 
     ):
         assert name in text, name
     assert not re.search(r"\b(LDL|STL|HMMA)\b", text)
+    # no fence of the whole GPU, no loop over the threads of a warp around a copy, one copy of each tile
+    assert "MEMBAR.ALL.GPU" not in text and "BRA.U.ANY" not in text and text.count("UTMALDG") == 2
 
 
 @needs_nvrtc
@@ -278,6 +280,24 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
 def test_every_feature_computes_the_product(name: str) -> None:
     changes, workload = FEATURES[name]
     assert_computes(config(**changes), workload, sms=2 if "cluster" not in name else 4, seed=len(name))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        (dict(epilogue="ring"), {}),
+        (dict(epilogue="ring"), dict(out_dtype="float32")),
+        (dict(epilogue="narrow_ring"), dict(out_dtype="float32")),
+        (dict(epilogue="ring", swap_ab=True, block_m=64), dict(m=64)),
+        (dict(split_k=2, reduction="cluster", grid="units", stages=4), {}),
+    ],
+)
+def test_what_is_staged_meets_no_bank_conflicts(changes: dict[str, Any], more: dict[str, Any]) -> None:
+    result = assert_computes(
+        config(**changes), Matmul(**{**dict(m=128, n=128, k=128), **dict(dtype="bfloat16", layout="nt"), **more})
+    )
+    assert result.bank_conflicts.store_wavefronts > 0 and result.bank_conflicts.share == 0
 
 
 @needs_emulator

@@ -76,7 +76,7 @@ def assert_computes(
     seed: int = 0,
     kind: str = "integer",
     source: str = "",
-) -> None:
+) -> emulator.Report:
     """The emulator runs ``c`` without a finding and its result agrees with the reference."""
     small = chip(sms)
     template.check(c, workload, small)
@@ -102,6 +102,7 @@ def assert_computes(
         exact=kind == "integer",
     )
     assert found.ok, f"{c} for {workload.key}, seed {seed}, {kind}: {found}"
+    return result
 
 
 def sass(template: Template, c: Config, workload: Workload, folder: Path) -> str:
