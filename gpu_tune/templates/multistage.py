@@ -272,15 +272,6 @@ def two_kernels(config: Mapping[str, Any]) -> bool:
     return config["split_k"] > 1 and config["reduction"] == "workspace"
 
 
-def register_limit(threads: int, min_blocks: int, device: Device) -> int:
-    """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread, in steps of 8.
-
-    Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
-    """
-    warps = -(-((threads + 31) // 32) * max(1, min_blocks) // 4)
-    return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
-
-
 def native_fp8(dtype: str, device: Device) -> bool:
     """Whether mma.sync on 8-bit floats is its own instruction; on 9.0 and 10.x it becomes two float16 ones."""
     return dtype in FP8 and (device.cc == 89 or device.cc >= 120)

@@ -12,13 +12,13 @@ from typing import Any
 from ..device import Device
 from ..space.constraint import Constraint
 from ..workload import ITEMSIZE
+from .limits import register_limit
 from .multistage import (
     STAGING_REGISTERS,
     TRANSCENDENTAL,
     Operand,
     Shape,
     promotes,
-    register_limit,
     ring_bytes,
     slab_bytes,
     slice_bytes,

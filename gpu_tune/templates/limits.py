@@ -1,0 +1,19 @@
+"""Limits of CUDA that families of every kind keep."""
+
+from __future__ import annotations
+
+from ..device import Device
+
+STATIC_LIMIT = 49152
+"""Bytes of shared memory that a kernel may declare statically; more is declared extern."""
+INDEX_LIMIT = 2**31 - 2**20
+"""int indices reach up to here, with room for the last block's overhang."""
+
+
+def register_limit(threads: int, min_blocks: int, device: Device) -> int:
+    """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread, in steps of 8.
+
+    Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
+    """
+    warps = -(-((threads + 31) // 32) * max(1, min_blocks) // 4)
+    return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
