@@ -8,6 +8,7 @@ configs, never to predict a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -169,6 +170,19 @@ def _places(c: Mapping[str, Any], device: Device) -> int:
     if hopper.sums_in_cluster(c):
         return max(1, int(blocks * {2: 1.0, 4: 0.92, 8: 0.85}[size]) // size)
     return hopper.clusters({**c, "grid": "resident", "schedule": "cooperative"}, 1 << 30, device)
+
+
+def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
+    """The estimate and what it is made of, for a ranker to weigh: rounds of clusters, and how full they are."""
+    units, places = _units(c, problem), _places(c, device)
+    rounds = -(-units // places)
+    return {
+        "log2 clocks": math.log2(cost(c, w, device, problem)),
+        "log2 rounds": math.log2(rounds),
+        "full rounds": units / (rounds * places),
+        "tile overlap": float(c["schedule"] == "pingpong" or c["min_blocks"] > 1),
+        "multicast": float(c["cluster_m"] * c["cluster_n"]),
+    }
 
 
 def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:

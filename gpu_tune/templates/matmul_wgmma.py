@@ -158,8 +158,16 @@ FLAGSHIP: dict[str, Any] = dict(
 @functools.lru_cache(maxsize=256)
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Matmul)
-    problem = hopper_seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
-    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, problem, FLAGSHIP))
+    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
+
+
+def _problem(w: Matmul) -> hopper_seeds.Problem:
+    return hopper_seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
+
+
+def _features(c: Mapping[str, Any], w: Workload, device: Device) -> Mapping[str, float]:
+    assert isinstance(w, Matmul)
+    return hopper_seeds.features(c, w, device, _problem(w))
 
 
 def _default(w: Workload, device: Device) -> Config:
@@ -196,6 +204,7 @@ TEMPLATE = Template(
     default=_default,
     seeds=_seeds,
     numerics=numerics,
+    features=_features,
     min_cc=90,
     exact_cc=90,
 )
