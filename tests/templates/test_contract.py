@@ -305,20 +305,22 @@ def test_a_newcomer_adds_two_files_and_nothing_else(tmp_path: Path) -> None:
     shutil.copytree(Path(gpu_tune.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "kernels"))
     folder = package / "templates"
     for suffix in (".py", ".cu.j2"):
-        text = (folder / f"matmul_simt{suffix}").read_text()
-        (folder / f"newcomer{suffix}").write_text(text.replace("matmul_simt", "newcomer"))
+        text = (folder / f"conv2d_depthwise{suffix}").read_text()
+        (folder / f"newcomer{suffix}").write_text(text.replace("conv2d_depthwise", "newcomer"))
     script = """
 import numpy as np
-from gpu_tune import Matmul
+from gpu_tune import Conv2d
 from gpu_tune.device import by_name
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates import base
-template, device, workload = base.registry()["newcomer"], by_name("nvidia-h200"), Matmul(64, 64, 64, dtype="float32")
+template, device = base.registry()["newcomer"], by_name("nvidia-h200")
+workload = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, dtype="float32")
 assert template in base.supporting(workload, device)[0]
 config = TemplateSpace(template, workload, device).sample(1, np.random.default_rng(0))[0]
 assert " newcomer(" in base.render(template, config, workload, device)
 from gpu_tune.cli import main
-main(["show", "space", "matmul", *"--m 64 --n 64 --k 64 --dtype float32 --device nvidia-h200".split()])
+shape = "--n 1 --c 64 --h 14 --w 14 --k 64 --r 3 --s 3 --padding 1 --groups 64 --dtype float32"
+main(["show", "space", "conv2d", *shape.split(), "--device", "nvidia-h200"])
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
