@@ -4,9 +4,9 @@ Rules. Truth is JSON lines, one segment file a writer (host-pid-uuid), one ``os.
 never meet and ``cat`` merges two machines. Readers merge all segments, drop a torn last line and skip a corrupt one,
 saying so in the log. Measured, modelled and replayed trials live in folders of their own and never mix.
 
-Three identities. *choice*: template hash + workload + chip, what a winner answers for. *measurement*: choice + driver
-+ NVRTC + clock setting + policy, what makes two times comparable. *artifact*: architecture + NVRTC + options, what
-makes a cubin reusable.
+Three identities. *choice*: template hash + workload + chip, what a winner answers for (``Record.choice``).
+*measurement*: choice + driver + NVRTC + policy, what makes two times comparable: a run resumes only from such trials,
+the others teach the models. *artifact*: source + options + NVRTC, what makes a cubin reusable (``compile_key``).
 """
 
 from __future__ import annotations
@@ -110,28 +110,6 @@ def choice_id(template_hash: str, workload: Workload, chip: str) -> str:
     return _digest("choice", template_hash, workload.key, chip)
 
 
-def measurement_id(choice: str, measurement: Measurement) -> str:
-    """Identity of a time's circumstances: times with equal ids may be compared (16 hex digits).
-
-    ``clock_setting`` in the environment names locked clocks; the clocks of the moment are kept but identify nothing.
-    """
-    env, policy = measurement.environment, measurement.policy
-    return _digest(
-        "measurement",
-        choice,
-        measurement.source,
-        *(env.get(n, "") for n in ("driver", "nvrtc", "clock_setting")),
-        policy.mode,
-        policy.l2,
-        policy.pdl,
-    )
-
-
-def artifact_id(arch: str, nvrtc: Sequence[int], options: Sequence[str]) -> str:
-    """Identity of what made a cubin from a source (16 hex digits)."""
-    return _digest("artifact", arch, *nvrtc, *options)
-
-
 def _digest(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
@@ -154,8 +132,7 @@ class Records:
         try:
             written = os.write(descriptor, data)
             if written != len(data):
-                with contextlib.suppress(OSError):
-                    os.write(descriptor, b"\n")  # ends the torn line, so that the next record stands alone
+                self.close()  # what comes next, when there is space again, goes to a segment without a torn line
                 raise OSError(28, "no space left")
         except OSError as error:
             raise StoreError(

@@ -17,7 +17,7 @@ import pytest
 from gpu_tune import records as R
 from gpu_tune.errors import CorruptData, InvalidInput, StoreError
 from gpu_tune.space.knob import Config
-from gpu_tune.trial import Candidate, Measurement, Policy, Resources
+from gpu_tune.trial import Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
 
 MATMUL = Matmul(64, 48, 32)
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_clear_error_and_damages_nothing(log):
         signal.signal(signal.SIGXFSZ, old)
     log.append(record(2))
     tiles = [r.measurement.candidate.config["tile"] for r in log.read()]
-    assert tiles[0] == 0 and set(tiles) <= {0, 2}
+    assert tiles == [0, 2], "what was written once there was space again is not glued to the torn line"
 
 
 def test_an_unwritable_or_foreign_folder_is_refused(tmp_path):
@@ -174,7 +174,7 @@ def test_an_unwritable_or_foreign_folder_is_refused(tmp_path):
 
 
 def test_identities_change_with_what_they_name_and_with_nothing_else():
-    base, m = record().choice, measurement()
+    base = record().choice
     assert base == R.Record(MATMUL, "nvidia-h200-132sm-141gb", "abc", measurement(tile=9), 5.0, "other").choice
     assert (
         len(
@@ -187,11 +187,6 @@ def test_identities_change_with_what_they_name_and_with_nothing_else():
         )
         == 4
     )
-    same = R.measurement_id(base, m)
-    assert same == R.measurement_id(base, measurement(tile=5))
-    assert same != R.measurement_id(base, measurement(environment={"driver": "581"}))
-    assert same != R.measurement_id(base, measurement(policy=Policy(l2="warm")))
-    assert R.artifact_id("sm_90a", (13, 0), ("-a",)) != R.artifact_id("sm_90a", (12, 9), ("-a",))
 
 
 def test_csv_has_one_row_a_record_and_no_time_for_a_failure(log):

@@ -1,0 +1,72 @@
+"""The fault figures at a small size: nothing lost, and writers that do lose something are found out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "bench" / "faults.py"
+
+
+@pytest.fixture(scope="module")
+def faults() -> Any:
+    specification = importlib.util.spec_from_file_location("bench_faults", PATH)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["bench_faults"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_kills_full_disks_and_strangers_lose_and_damage_nothing(faults: Any, tmp_path: Path, capsys: Any):
+    out = tmp_path / "figures.json"
+    parts = "publish,append,sixteen,full,notours,hostile"
+    assert faults.main(["--kills", "12", "--only", parts, "--json", str(out)]) == 0
+    told = json.loads(out.read_text())
+    assert told["faultless"] and told["publish"]["kills"] == told["append"]["kills"] == 12
+    assert told["publish"]["interrupted"] > 0, "no kill hit a publication in progress"
+    assert told["publish"]["reads"] >= 12 and told["append"]["appended"] > 12 and told["sixteen"]["appended"] > 0
+    assert told["hostile"]["lines_refused"] > 60 and told["hostile"]["winners_refused"] > 0
+    assert "nothing lost, nothing corrupt" in capsys.readouterr().out
+    if os.geteuid() == 0:
+        assert told["notours"]["right"] == told["notours"]["asked"] == 6
+
+
+def publish_in_place(folder: Path, first: int, pipe: int) -> None:
+    """A bad writer: replaces a winner's files one by one."""
+    faults = sys.modules["bench_faults"]
+    path, number = faults.Store(folder).path(faults.WORKLOAD, faults.CHIP, faults.SOURCE), first
+    while True:
+        w = faults.winner(number)
+        for name, data in (("kernel.cu", w.code.encode()), ("kernel.cubin", w.cubin)):
+            (path / name).write_bytes(data)
+        os.write(pipe, b"+")
+        number += 1
+
+
+def append_late(folder: Path, first: int, pipe: int) -> None:
+    """A bad writer: acknowledges records that it still holds back."""
+    faults = sys.modules["bench_faults"]
+    log, held, number = faults.Records(folder), [], first
+    log.append(faults.record(number))
+    while True:
+        number += 1
+        held.append(faults.record(number))
+        os.write(pipe, b"+")
+        if len(held) == 50:
+            for r in held:
+                log.append(r)
+            held.clear()
+
+
+def test_writers_that_damage_or_lose_are_found_out(faults: Any, tmp_path: Path):
+    torn = faults.kill_publishers(3, tmp_path / "a", 0, publish_in_place)
+    assert torn["lost"] > 0 and not faults.faultless({"publish": torn})
+    late = faults.kill_appenders(4, tmp_path / "b", 0, append_late)
+    assert late["lost"] > 0 and not faults.faultless({"append": late})
