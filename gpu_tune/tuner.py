@@ -165,7 +165,7 @@ def tune(
         history = book.read(source)  # of every chip: what is told apart is left to the models
         tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
         if not force:
-            _resume(tuner, history, place, progress)
+            _resume(tuner, [r for r in history if _comparable(r.measurement, drivers, bool(executor))], place, progress)
         if measurer is None:
             options = {"kind": _kind(kind, source), "seen": tuner.told, "templates": templates}
             measurer = open_.enter_context(open_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
@@ -213,6 +213,15 @@ def _enough(winner: Winner, budget: Budget) -> bool:
     had = max(winner.spent, float(winner.budget.get("seconds") or 0.0) if ended == "seconds" else 0.0)
     over = ended == "exhausted" or (ended == "plateau" and budget.open)
     return winner.complete and (over or winner.trials >= trials or had >= seconds)
+
+
+def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
+    """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
+    same NVRTC. Those of other circumstances still teach the models.
+    """
+    driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
+    same = elsewhere or not compiler or compiler == ".".join(map(str, nvrtc.version()))
+    return same and (m.source != MEASURED or not driver or driver in drivers)
 
 
 def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: Progress) -> None:

@@ -18,7 +18,7 @@ import toy
 from tests_support import gt_replace, toy_template
 
 import gpu_tune as gt
-from gpu_tune import driver, tuner
+from gpu_tune import driver, nvrtc, tuner
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
 from gpu_tune.measure import nvml, open_measurer
 from gpu_tune.measure.modelled import ModelledMeasurer
@@ -396,6 +396,24 @@ def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cu
     assert "search" not in phases and len(Records().read("measured")) == 10
     assert again.winner.environment["driver"] == "581.2" and again.winner.trials == first.winner.trials
     assert tune(good, trials=10).winner == again.winner
+
+
+def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    environment = {"driver": "580.1", "nvrtc": ".".join(map(str, nvrtc.version()))}
+    monkeypatch.setattr(nvml, "driver_version", lambda: environment["driver"])
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
+    tune(good, trials=6)
+    assert tune(good, trials=8).winner.trials == 8 and len(Records().read("measured")) == 8
+    environment["driver"] = "581.2"
+    assert tune(good, trials=9).winner.trials == 9 and len(Records().read("measured")) == 8 + 9
+    environment["nvrtc"] = "12.0"
+    tune(good, trials=10)
+    environment["nvrtc"] = ".".join(map(str, nvrtc.version()))
+    before = len(Records().read("measured"))
+    tune(good, trials=11)
+    assert len(Records().read("measured")) - before == 2, "nine of the eleven are comparable"
 
 
 def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
