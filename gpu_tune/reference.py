@@ -42,7 +42,7 @@ _FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
 def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
     """An array of ``spec``'s shape, dtype and strides, all ``fill``; its memory ends with its last element."""
     dtype = NUMPY[spec.dtype]
-    flat = np.full(spec.span, fill).astype(dtype)
+    flat = np.full(spec.span, fill, dtype)
     return np.ndarray(spec.shape, dtype, flat, 0, tuple(s * dtype.itemsize for s in spec.element_strides))
 
 

@@ -220,9 +220,15 @@ class GpuMeasurer(Pipeline):
                 f"install gpu_tune[cuda{supported}] or a newer driver"
             )
         if self.device.cc not in nvrtc.architectures():
+            old = self.device.cc < min(nvrtc.architectures())
             raise MeasureError(
-                f"NVRTC {'.'.join(map(str, nvrtc.version()))} does not know its architecture ({self.device.arch}); "
-                f"install a newer one with pip install -U 'gpu_tune[cuda{supported}]'"
+                f"NVRTC {'.'.join(map(str, nvrtc.version()))} does not compile for its architecture "
+                f"({self.device.arch}); install "
+                + (
+                    "gpu_tune[cuda12], which still does"
+                    if old
+                    else f"a newer one: pip install -U gpu_tune[cuda{supported}]"
+                )
             )
         return facts
 

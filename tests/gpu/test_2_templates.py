@@ -28,7 +28,7 @@ from gpu_tune.verify.draw import variants
 from gpu_tune.workload import to_dict
 
 pytestmark = pytest.mark.gpu
-COUNT = int(os.environ.get("GPU_TUNE_GPU_VARIANTS", "24"))
+COUNT = int(os.environ.get("GPU_TUNE_GPU_VARIANTS", "16"))
 HANGS = 3
 """So many that hang, and a template is given up."""
 STAGE_SECONDS = 8.0

@@ -118,3 +118,18 @@ def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_
         c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
     assert c.winner is not None and c.verdict is not None and c.vendor in ("cublas", "cublaslt")
     assert all(len(x.samples) == c.rounds for x in c.contenders if x.ok)
+
+
+def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path, told: Callable[[str], None]):
+    w = Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt")
+    device = gpu
+    defaults = {t.name: t.default(w, device) for t in registry().values() if t.supported(w, device) is True}
+    candidates = [Candidate(name, config) for name, config in defaults.items() if config is not None]
+    with open_measurer(w, kind="gpu", store=tmp_path) as m:
+        found = m.confirm(candidates)
+    for x in found.contenders:
+        rate = w.flops / float(np.median(x.samples)) / 1e12 if x.ok else 0.0
+        name = x.candidate.template if x.candidate else x.name
+        told(f"{w.key} {name}: {x.status} {rate:.0f} TFLOP/s {x.label} {x.reason}")
+    told(f"noise floor {found.noise_floor:.2%}; {found.environment.get('clocks')}")
+    assert found.winner is not None and found.vendor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,23 @@ WORKLOAD = gt.Matmul(512, 384, 256, dtype="float16", layout="nt", epilogue="bias
 
 
 @pytest.fixture(scope="module")
-def kernel(gpu, tmp_path_factory):
-    return gt.tune(WORKLOAD, trials=24, store=gt.Store(tmp_path_factory.mktemp("store")))
+def tuned(gpu, tmp_path_factory):
+    """The tuned kernel, or the error that tuning ended with."""
+    store = gt.Store(tmp_path_factory.mktemp("store"))
+    try:
+        return gt.tune(WORKLOAD, trials=24, store=store), store
+    except Exception as error:
+        return error, store
+
+
+@pytest.fixture(scope="module")
+def kernel(tuned):
+    """A kernel for the workload: the untuned default where tuning fails, which is a test of its own."""
+    if isinstance(tuned[0], Exception):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return gt.load(WORKLOAD, store=tuned[1])
+    return tuned[0]
 
 
 @pytest.fixture
@@ -24,9 +41,15 @@ def arrays(gpu):
     return host, {n: cupy.asarray(a) for n, a in host.items()}
 
 
-def test_a_measured_kernel_gives_the_right_result(kernel, arrays):
+def test_tuning_ends_with_a_measured_kernel_and_a_verdict(tuned, told):
+    if isinstance(tuned[0], Exception):
+        raise tuned[0]
+    told(f"{WORKLOAD.key}: {tuned[0].verdict.get('text')}")
+    assert tuned[0].measured and tuned[0].verdict["contenders"]
+
+
+def test_a_kernel_gives_the_right_result(kernel, arrays):
     host, given = arrays
-    assert kernel.measured and kernel.verdict["contenders"]
     out = kernel(given["a"], given["b"], bias=given["bias"])
     assert isinstance(out, cupy.ndarray)
     assert compare(cupy.asnumpy(out), WORKLOAD, host).ok
@@ -62,8 +85,8 @@ def test_the_callers_own_graph_even_when_the_first_call_is_captured(kernel, arra
 
 
 def test_offsets_beyond_two_to_the_31(gpu, tmp_path):
-    if cupy.cuda.Device().mem_info[0] < 12 * 2**30:
-        pytest.skip("needs 12 GiB of free GPU memory")
+    if cupy.cuda.Device().mem_info[0] < 24 * 2**30:
+        pytest.skip("needs 24 GiB of free GPU memory")
     workload = gt.Matmul(70000, 16, 32, dtype="float16", lda=40000)  # A spans 2.8e9 elements
     kernel = gt.tune(workload, trials=8, store=gt.Store(tmp_path))
     a = cupy.empty((70000, 40000), np.float16)[:, :32]
