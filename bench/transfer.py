@@ -7,7 +7,8 @@ Tuner or T4 (groups are kernel x problem size x device; one file each). Groups o
 For every family: *shapes* leaves a fold of its workloads out on each chip and trains on that chip's others; *chips*
 leaves a chip out and trains on the others. Printed is best time / best time among the model's first 1, 3 and 5, as
 geometric mean over the left-out groups with the 5 % quantile in brackets, beside the same for a random order and, for
-the ranker, its pairwise accuracy. Modelled records are refused beside measured ones.
+the ranker, its pairwise accuracy. Modelled records are left aside where there are measured ones, and are called
+modelled in the table: their times come from a formula, and how well a formula is learned says nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -75,15 +76,13 @@ def recorded_group(path: str) -> Group:
 
 def record_groups(folder: str) -> list[Group]:
     """This project's records, with the features that the search uses."""
-    from gpu_tune.device import KNOWN
-    from gpu_tune.model.transfer import Past
+    from gpu_tune.model.transfer import Past, device_of
     from gpu_tune.records import Records
     from gpu_tune.space.space import TemplateSpace
     from gpu_tune.templates.base import registry
 
     book = Records(Path(folder))
     source = next((s for s in (MEASURED, MODELLED) if any(True for _ in book.read(s))), None)
-    chips = {d.chip: d for d in KNOWN.values()}
     by: dict[tuple[str, Any, str], list[Any]] = {}
     for record in book.read(source) if source else ():
         by.setdefault((record.measurement.candidate.template, record.workload, record.chip), []).append(
@@ -91,10 +90,20 @@ def record_groups(folder: str) -> list[Group]:
         )
     groups = []
     for (name, workload, chip), measurements in by.items():
-        if name in registry() and chip in chips:
-            space = TemplateSpace(registry()[name], workload, chips[chip])
+        device = device_of(chip)
+        if name in registry() and device is not None:
+            space = TemplateSpace(registry()[name], workload, device)
             past = Past.of(space, measurements, workload.key)
-            groups.append(Group(f"{name} [{source}]", workload.key, chip, past.features, past.times, past.names))
+            groups.append(
+                Group(
+                    f"{source} {name}" if source == MODELLED else name,
+                    workload.key,
+                    chip,
+                    past.features,
+                    past.times,
+                    past.names,
+                )
+            )
     return groups
 
 

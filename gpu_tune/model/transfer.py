@@ -111,7 +111,7 @@ class Past:
 def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[Past]]:
     """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip.
     Records of a space's own workload and chip are left out (they are told, not transferred), and those of chips whose
-    limits are not known here (see ``_device``). ``source``: the one to
+    limits are not known here (see ``device_of``). ``source``: the one to
     learn from; by default everything but modelled trials, or those where there is nothing else."""
     items = list(history)
     sources = {_source(i) for i in items}
@@ -130,7 +130,7 @@ def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None =
     near: dict[str, list[tuple[float, Any, Device, list[Any]]]] = {}
     for (name, workload, chip), group in records.items():
         space = by_name.get(name)
-        device = _device(chip, space)
+        device = device_of(chip, space)
         if (
             not isinstance(space, TemplateSpace)
             or device is None
@@ -194,7 +194,7 @@ def _source(item: Any) -> str:
     return str(item.source)
 
 
-def _device(chip: str, space: Any) -> Device | None:
+def device_of(chip: str, space: Any = None) -> Device | None:
     """The chip that records name, as far as it is known here: the space's own, one of the device table, or a slice or
     another make of one in the table (same name, other SM count or memory; L2 and bandwidth go with the memory). Records
     of any other chip are not learned from: their features need its limits, which records do not hold."""

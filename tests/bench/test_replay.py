@@ -11,6 +11,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from gpu_tune.device import by_name
+from gpu_tune.records import Record, Records
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates.base import registry
+from gpu_tune.trial import MODELLED, Candidate, Measurement
+from gpu_tune.workload import Matmul
+
 ROOT = Path(__file__).parents[2]
 SPACES = [str(ROOT / "tests" / "data" / f"synthetic-{c}.json.gz") for c in "abc"]
 
@@ -78,3 +85,34 @@ def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFix
     assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]
     assert top["5"]["mean"] > chips["result"]["random"]["5"]["mean"] + 0.1
     assert "chips" in capsys.readouterr().out
+
+
+def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device, template = by_name("nvidia-h200"), registry()["matmul_mma"]
+    book = Records(tmp_path / "records")
+    book.prepare()
+    rng = np.random.default_rng(0)
+    for m, n, k in ((512, 512, 512), (1024, 512, 2048), (2048, 2048, 512), (4096, 1024, 1024), (256, 4096, 4096)):
+        workload = Matmul(m, n, k, dtype="float16", layout="nt")
+        space = TemplateSpace(template, workload, device)
+        configs = space.sample(40, rng)
+        x, names = space.features(configs)
+        bound, depth = (x[:, names.index(name)] for name in ("log2 bound seconds", "log2 bytes in flight"))
+        times = 2.0**bound * (1 + 0.05 * np.abs(depth - 15)) * rng.lognormal(0, 0.02, 40)  # what an expert would expect
+        for config, seconds in zip(configs, times):
+            candidate = Candidate(template.name, config)
+            ended = Measurement(candidate, "ok", MODELLED, samples=(float(seconds),))
+            book.append(Record(workload, device.chip, template.hash(), ended))
+    book.close()
+    out = tmp_path / "out.json"
+    assert script("transfer").main([str(book.folder), "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    (shapes,) = json.loads(out.read_text())
+    assert shapes["left out"] == "shapes" and shapes["result"]["groups"] == 5 == shapes["result"]["left_out"]
+    assert shapes["family"] == "modelled matmul_mma" and "modelled matmul_mma" in printed
+    top, chance = shapes["result"]["top"], shapes["result"]["random"]
+    assert [k in printed for k in ("top 1", "top 3", "top 5")] == [True] * 3
+    assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]
+    assert top["1"]["mean"] > chance["1"]["mean"] + 0.1 and shapes["result"]["pairwise_accuracy"] > 0.6
