@@ -18,19 +18,17 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gpu_tune import emulator
 from gpu_tune.errors import GpuTuneError
-from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, registry, render
 from gpu_tune.verify.cases import Variant
 from gpu_tune.verify.check import Outcome, Problem, run_module
-from gpu_tune.verify.draw import variants
-from gpu_tune.workload import Matmul, Workload
+from gpu_tune.verify.draw import filling, variants
 
 SYNC = re.compile(
     r"^\s*(?:@!?%\w+\s+)?("
@@ -120,75 +118,102 @@ def fate(template: Template, variant: Variant, ptx: str, seeds: int) -> str:
     return "survived"
 
 
-SHARED = re.compile(
-    r"^\s*(?:@!?%\w+\s+)?(?:ld\S*\.shared|st\S*\.shared|ldmatrix|stmatrix|cp\.|mbarrier\.|wgmma\.mma|atom\S*\.shared|red\S*\.shared)"
-)
-
-
-def explain(mutant: Mutant, lines: list[str]) -> tuple[bool, str]:
+def explain(mutant: Mutant, code: Code) -> tuple[bool, str]:
     """(equivalent, reason) of a survivor; the reason is empty where none is known."""
-    if "bar.warp.sync" in mutant.before:
-        return False, "not modelled: lanes of a warp rejoin by themselves here; memory order between them is checked"
-    drains = mutant.before.startswith(("bar.sync", "barrier.sync", "cp.async.wait_group"))
-    if drains and not any(SHARED.match(lines[n]) for n in reachable(lines, mutant.line)):
-        return True, "nothing that can follow touches shared memory"
-    if mutant.before == "cp.async.wait_group 0;":
-        return True, "only empty groups are in flight after the last tile: the loop has waited for every tile"
+    text = mutant.before
+    if "bar.warp.sync" in text:
+        return False, (
+            "not modelled: it makes lanes meet before an .aligned instruction, at which the emulator waits for them "
+            "anyway, as compiled code does; the order in memory that it gives is checked"
+        )
+    waits = WAIT_GROUP.search(text) or "_wait" in text
+    if waits and mutant.line not in code.useful:
+        if "mbarrier" in text:
+            return True, "its phase was complete, and all that it tells known by other ways, whenever it was executed"
+        return True, "nothing that it waits for was in flight whenever it was executed"
+    if "commit_group" in text and "wgmma" not in text and code.idle_commit(mutant.line):
+        return True, "the group is empty, and every wait is for all groups"
+    if text.startswith(("bar.sync", "barrier.sync")) and code.redundant_barrier(mutant.line):
+        return True, "no conflicting accesses of shared memory between the barriers before and after it"
     return False, ""
 
 
-def reachable(lines: list[str], number: int) -> set[int]:
-    """Indices of the lines that may execute after the 1-based line ``number``."""
-    labels = {m[1]: n for n, text in enumerate(lines) if (m := re.match(r"(\$?\w+):", text))}
-    seen, todo = set[int](), [number]
-    while todo:
-        at = todo.pop()
-        while at < len(lines) and at not in seen and not lines[at].startswith("}"):
-            seen.add(at)
-            text = lines[at].strip()
-            if match := re.match(r"(@!?%\w+\s+)?bra(?:\.uni)?\s+(\$?\w+);", text):
-                todo.append(labels[match[2]])
-                if not match[1]:
-                    break
-            if re.match(r"(ret|exit|trap);", text):
-                break
-            at += 1
-    return seen
+class Code:
+    """The executed part of a PTX text: what may happen between one instruction and others.
+
+    ``covered``: lines executed in runs of the unchanged kernel, ``useful``: waits that waited for something there. The
+    control flow of our kernels does not depend on data, so that what was not executed cannot be.
+    """
+
+    READ = re.compile(
+        r"(?:ld\S*\.shared|ldmatrix|stmatrix|st\S*\.shared|atom\S*\.shared|red\S*\.shared|wgmma\.mma|cp\.)"
+    )
+    WRITE = re.compile(
+        r"(?:stmatrix|st\S*\.shared|atom\S*\.shared|red\S*\.shared|cp\.async\.c|cp\.async\.bulk(?!\.(?:commit|prefetch)))"
+    )
+    ANYTHING = re.compile(
+        r"(?:mbarrier|barrier\.cluster|bar\.arrive|barrier\.arrive|call|ld\.volatile|(?:ld|st|atom|red)\.(?:u|b|s|f|v)\d)"
+    )
+    BARRIER = re.compile(r"(?:bar|barrier)\.sync\S*\s+0;")
+
+    def __init__(self, lines: list[str], covered: frozenset[int], useful: frozenset[int]) -> None:
+        self.lines, self.covered, self.useful = lines, covered, useful
+        self.text = {n: re.sub(r"^@!?%\w+\s+", "", lines[n - 1].strip()) for n in sorted(covered)}
+        labels = {m[1]: n for n, text in enumerate(lines, 1) if (m := re.match(r"(\$?\w+):", text))}
+        order = sorted(covered)
+        follows = dict(itertools.pairwise(order))
+        self.next: dict[int, set[int]] = {n: set() for n in order}
+        for n in order:
+            raw = lines[n - 1].strip()
+            branch = re.match(r"(@!?%\w+\s+)?bra(?:\.uni)?\s+(\$?\w+);", raw)
+            if branch and (target := next((q for q in order if q > labels[branch[2]]), None)):
+                self.next[n].add(target)
+            ends = re.match(r"(ret|exit|trap);", raw) or (branch and not branch[1])
+            if not ends and n in follows:
+                self.next[n].add(follows[n])
+        self.before: dict[int, set[int]] = {n: {q for q in order if n in self.next[q]} for n in order}
+
+    def _interval(self, line: int, edges: dict[int, set[int]], stop: re.Pattern[str]) -> set[int]:
+        """Lines on the ways from ``line`` until ``stop`` matches (those lines included)."""
+        seen, todo = set[int](), list(edges[line])
+        while todo:
+            n = todo.pop()
+            if n in seen:
+                continue
+            seen.add(n)
+            if not stop.match(self.text[n]):
+                todo += edges[n]
+        return seen
+
+    def _texts(self, lines: set[int]) -> list[str]:
+        return [self.text[n] for n in lines if not (WAIT_GROUP.search(self.text[n]) and n not in self.useful)]
+
+    def redundant_barrier(self, line: int) -> bool:
+        """Whether nothing before this barrier (back to the last one) conflicts with what follows (up to the next)."""
+        if not self.BARRIER.match(self.text[line]):
+            return False
+        sides = [self._texts(self._interval(line, edges, self.BARRIER)) for edges in (self.before, self.next)]
+        if any(self.ANYTHING.match(text) for side in sides for text in side):
+            return False
+        writes, touches = ([any(p.match(t) for t in side) for side in sides] for p in (self.WRITE, self.READ))
+        landing = [any(WAIT_GROUP.search(t) for t in side) for side in sides]
+        writes = [w or land for w, land in zip(writes, landing)]
+        return not (writes[0] and touches[1]) and not (touches[0] and writes[1]) and not all(writes)
+
+    def idle_commit(self, line: int) -> bool:
+        """Whether no cp.async can precede this commit since the last one, and no wait leaves groups in flight."""
+        commit = re.compile(r"cp\.async\.commit_group")
+        empty = not any(
+            t.startswith(("cp.async.ca", "cp.async.cg")) for t in self._texts(self._interval(line, self.before, commit))
+        )
+        waits = [int(m[1]) for t in self.text.values() if t.startswith("cp.async.wait") and (m := WAIT_GROUP.search(t))]
+        return empty and not any(waits)
 
 
 def chosen(template: Template, count: int, seed: int) -> list[Variant]:
-    """Variants in which every instruction matters: the pipeline goes round twice, blocks compute several tiles, tails.
-
-    Random variants with the workload replaced by one that suits the config, on a slice of the chip with 2 SMs.
-    """
-    found: list[Variant] = []
-    for variant in itertools.islice(variants(template, seed), 400):
-        device = replace(variant.device, sm_count=2)
-        try:
-            workload = _busy(variant.workload, variant.config)
-            fits = template.supported(workload, device) is True
-        except GpuTuneError:
-            continue
-        if fits and workload.flops < 6e7 and not template.violations(variant.config, workload, device):
-            found.append(replace(variant, workload=workload, device=device))
-        if len(found) == count:
-            break
-    return found
-
-
-def _busy(workload: Workload, config: Config) -> Workload:
-    """``workload`` with sizes that go round the config's pipeline twice and leave tails."""
-    knob = {n: int(v) for n, v in config.items() if isinstance(v, int)}
-    depth = (2 * knob.get("stages", 1) + 1) * knob.get("block_k", 16) * knob.get("split_k", 1)
-    if isinstance(workload, Matmul):
-        tiles_n = (5 if knob.get("block_n", 32) <= 64 else 3) if workload.batch == 1 else 2
-        m, n = knob.get("block_m", 32) * 2 - 8, knob.get("block_n", 32) * tiles_n - 16
-        return replace(workload, m=m, n=n, k=depth + 16, lda=0, ldb=0, ldc=0)
-    side = 14
-    c = max(16, -(-depth // (workload.r * workload.s * 16)) * 16)
-    return replace(
-        workload, n=2, h=side, w=side, c=c * workload.groups, k=max(32, knob.get("block_n", 32)) * workload.groups
-    )
+    """Random variants with workloads that fill their pipelines, on a slice of the chip with 2 SMs."""
+    found = (filling(template, v) for v in itertools.islice(variants(template, seed), 400))
+    return list(itertools.islice((v for v in found if v is not None), count))
 
 
 def main() -> None:
@@ -210,13 +235,18 @@ def main() -> None:
             source = render(template, variant.config, variant.workload, variant.device)
             ptx = emulator.compile_ptx(source, variant.device.arch)
             lines = ptx.split("\n")
-            outcome, covered = Outcome(), set[int]()
-            run_module(outcome, emulator.Module(ptx), Problem.of(template, variant), variant.seed, covered=covered)
+            outcome, reports = Outcome(), list[emulator.Report]()
+            for number in range(options.seeds):
+                seed = variant.seed + 3 * number
+                run_module(outcome, emulator.Module(ptx), Problem.of(template, variant), seed, watch=reports.append)
             if outcome.failures:
                 print(f"{name}: the unchanged kernel fails ({outcome.failures[0].message}); {variant.command}")
                 continue
+            covered = frozenset[int]().union(*(r.covered_ptx_lines for r in reports))
+            useful = frozenset[int]().union(*(r.useful_waits for r in reports))
+            code = Code(lines, covered, useful)
             groups: dict[str, list[Mutant]] = {}
-            for mutant in mutants(lines, frozenset(covered)):
+            for mutant in mutants(lines, covered):
                 groups.setdefault(mutant.kind, []).append(mutant)
             for kind, every in sorted(groups.items()):
                 picks = rng.permutation(len(every))[: options.each]
@@ -224,7 +254,7 @@ def main() -> None:
                     text = "\n".join([*lines[: mutant.line - 1], mutant.text, *lines[mutant.line :]])
                     end = fate(template, variant, text, options.seeds)
                     if end == "survived":
-                        equivalent, reason = explain(mutant, lines)
+                        equivalent, reason = explain(mutant, code)
                         end = "equivalent" if equivalent else "survived"
                         survivors.append(
                             {

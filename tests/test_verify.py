@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpu_tune import device, emulator, nvrtc, verify
@@ -20,10 +21,10 @@ from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
 from gpu_tune.space.constraint import Constraint
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.templates.base import Estimate, Template, registry, render
-from gpu_tune.verify.branches import all_branches, taken_branches
+from gpu_tune.verify.branches import all_branches, reachable_branches, taken_branches
 from gpu_tune.verify.cases import Variant, supported_cells
-from gpu_tune.verify.configs import random_config
-from gpu_tune.verify.draw import variants
+from gpu_tune.verify.configs import knob_pairs, random_config
+from gpu_tune.verify.draw import Drawing, variants
 from gpu_tune.workload import Matmul, to_dict
 
 pytestmark = [
@@ -172,6 +173,28 @@ def test_a_wrong_declaration_is_caught(tmp_path: Path) -> None:
     assert {"shared bytes", "accumulators"} <= set(report.classes), report.text()
 
 
+@pytest.mark.parametrize("spare", [0, 64])
+def test_dynamic_shared_memory_that_nothing_touches_is_caught(tmp_path: Path, spare: int) -> None:
+    source = RIGHT.replace("__shared__ float s[{{ tile }}]", "extern __shared__ float s[]")
+
+    def asking(config: Config, workload: object, device: object) -> LaunchPlan:
+        (step,) = plan(config, workload, device).kernels
+        return LaunchPlan((replace(step, shared_bytes=128 * int(config["rows"]) + spare),))
+
+    def any_size(workload: object, device: object) -> bool | str:
+        assert isinstance(workload, Matmul)
+        return supports(replace(workload, m=8, n=8, k=8), device)
+
+    template = replace(
+        family(tmp_path, source),
+        plan=asking,
+        supports=any_size,
+        resources=lambda c, w, d: Estimate(32 * int(c["rows"]), 128 * int(c["rows"]) + spare, 1),
+    )
+    report = verify.sweep(template, variants=2, seed=0, assemble_every=1)
+    assert set(report.classes) == ({"shared bytes touched"} if spare else set()), report.text()
+
+
 def test_the_command_shows_exactly_that_variant_again() -> None:
     name = sorted(registry())[0]
     variant = next(variants(registry()[name], seed=4))
@@ -205,8 +228,6 @@ def test_variants_are_valid_and_reach_many_cells(name: str) -> None:
 
 
 def test_random_configs_reach_every_value(tmp_path: Path) -> None:
-    import numpy as np
-
     template, rng = family(tmp_path), np.random.default_rng(0)
     found = {random_config(template, Matmul(8, 8, 8, dtype="float32"), H200, rng) for _ in range(100)}
     assert len(found) == 7 and None not in found
@@ -216,6 +237,37 @@ def test_a_space_without_valid_configs_is_named(tmp_path: Path) -> None:
     never = Constraint("never", ("rows",), lambda c, w, d: False, "never")
     with pytest.raises(InvalidInput, match=r"row_sums.*no valid config"):
         verify.sweep(replace(family(tmp_path), constraints=(never,)), variants=1)
+
+
+def test_branches_of_other_operations_are_not_asked_for(tmp_path: Path) -> None:
+    source = (
+        RIGHT
+        + """
+{% import "parts/raster.cuh.j2" as raster %}
+{% macro unused() %}{% if rows %}{% endif %}{% endmacro %}
+{% if workload.op == "conv2d" %}{% for i in range(3) %}{% endfor %}
+{% elif workload.op == "matmul" %}{% else %}{% endif %}
+"""
+    )
+    template = family(tmp_path, source)
+    own = {b for b in reachable_branches(template) if b[0] == "row_sums.cu.j2"}
+    assert {kind for _, _, kind in own} == {"if", "elif", "else"} and len(own) == 3
+    assert len(all_branches(template)) > len(reachable_branches(template)) + 4
+
+
+def test_sweeps_are_directed_at_what_is_not_covered() -> None:
+    template = registry()["matmul_simt"]
+    drawing = Drawing(template, seed=0, devices=("nvidia-a100",))
+    drawn = list(itertools.islice(drawing, 60))
+    cells = {(d.variant.workload.dtype, d.variant.workload.layout, d.variant.workload.epilogue) for d in drawn}
+    assert len(cells) > 52  # nine of ten are new
+    assert len(drawing.unseen_residues) < 12
+    blind = set[object]()
+    for number in range(60):
+        v = drawn[number].variant
+        config = random_config(template, v.workload, v.device, np.random.default_rng(number))
+        blind.update(knob_pairs(config) if config else ())
+    assert len(drawing.pairs.seen) > len(blind)
 
 
 def test_branches_are_those_that_rendering_takes(tmp_path: Path) -> None:

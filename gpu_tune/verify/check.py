@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..reference import NUMPY, compare, example_inputs, example_scalars
 from ..templates.base import Numerics, Template, render
 from ..workload import ArraySpec, Workload
 from .cases import Variant
+from .draw import filling
 
 POISON = 0xFF
 """Every byte of the result before a run: NaN in each float type, -1 in integers."""
@@ -62,6 +63,7 @@ def check_variant(template: Template, variant: Variant, *, assemble: bool = Fals
         run_checks(outcome, source, problem, variant.seed)
         if assemble:
             _static(outcome, template, variant, source, problem.plan)
+            _touched(outcome, template, variant)
     except GpuTuneError as error:
         outcome.failures.append(refusal(error))
     return outcome
@@ -97,12 +99,12 @@ def run_module(
     problem: Problem,
     seed: int,
     source: str = "",
-    covered: set[int] | None = None,
+    watch: Callable[[emulator.Report], None] | None = None,
 ) -> None:
     """Run a kernel three times: integers (exact), then normal inputs with two seeds, early and late landing.
 
     Every finding, wrong element, write between rows and bit that differs between the seeds is a failure of
-    ``outcome``. ``source`` puts CUDA lines into the classes of findings; ``covered`` collects executed PTX lines.
+    ``outcome``. ``source`` puts CUDA lines into the classes of findings; ``watch`` sees every report.
     """
     start, plan, workload, numerics = time.perf_counter(), problem.plan, problem.workload, problem.numerics
     outs = []
@@ -119,8 +121,8 @@ def run_module(
         report = module.run(
             plan, flat, scalars=scalars, device=problem.device, seed=run_seed, late=late, alignment=workload.alignment
         )
-        if covered is not None:
-            covered |= report.covered_ptx_lines
+        if watch:
+            watch(report)
         outcome.runs += 1
         outcome.instructions += sum(report.instructions.values())
         outcome.seconds["emulator"] = outcome.seconds.get("emulator", 0.0) + report.seconds
@@ -185,6 +187,26 @@ def refusal(error: GpuTuneError) -> Failure:
 
 
 _GRANTED = re.compile(r"setmaxnreg\.inc\.sync\.aligned\.u32 (\d+)")
+
+
+def _touched(outcome: Outcome, template: Template, variant: Variant) -> None:
+    """The dynamic shared memory that a plan asks for is used to its last byte, once the pipeline is full."""
+    full = filling(template, variant)
+    if full is None:
+        return
+    problem = Problem.of(template, full)
+    module = emulator.Module.load(render(template, full.config, full.workload, full.device), full.device.arch)
+    specs, scalars = full.workload.arrays(), example_scalars(full.workload, "integer")
+    arrays = dict(example_inputs(full.workload, seed=full.seed, kind="integer"))
+    arrays["out"] = np.zeros(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, np.uint8)
+    report = module.run(problem.plan, arrays, scalars=scalars, device=full.device, seed=full.seed)
+    for step in problem.plan.kernels:
+        touched = report.shared_bytes_touched.get(step.kernel, 0)
+        if touched != step.shared_bytes and not report.stopped:
+            asked = f"{step.kernel} asks for {step.shared_bytes} bytes of dynamic shared memory"
+            outcome.failures.append(
+                Failure("shared bytes touched", f"{asked} and touches {touched} of them ({full.workload.key})")
+            )
 
 
 def _static(outcome: Outcome, template: Template, variant: Variant, source: str, plan: LaunchPlan) -> None:

@@ -11,17 +11,18 @@ import jinja2
 import numpy as np
 
 from ..device import Device, by_name
-from ..errors import InvalidInput
+from ..errors import GpuTuneError, InvalidInput
 from ..space.knob import Config
 from ..templates.base import Template
 from ..workload import Workload
 from .branches import Branch, reachable_branches, taken_branches
 from .cases import DEVICES, Cell, Variant, supported_cells
 from .configs import Pairs
-from .workloads import RESIDUE, Residue, draw_workload, residues, sizes
+from .workloads import RESIDUE, Residue, busy, draw_workload, residues, sizes
 
 _FIRST = 100
 """Variants before branches are sought: most are met by chance until then."""
+_BUSY_FLOPS = 6e7
 _VAIN = 50
 """Searches in a row without a new branch after which branches are sought no longer."""
 
@@ -144,6 +145,22 @@ class Drawing:
             if named:
                 return named[rng.integers(len(named))]
         return self.pairs.config(template, workload, device, rng)
+
+
+def filling(template: Template, variant: Variant) -> Variant | None:
+    """``variant`` with a workload in which every instruction matters; None where the template does not take it.
+
+    The pipeline goes round twice and blocks compute several tiles, on a slice of the chip with 2 SMs.
+    """
+    device = replace(variant.device, sm_count=2)
+    try:
+        workload = busy(variant.workload, variant.config)
+        fits = template.supported(workload, device) is True
+    except GpuTuneError:
+        return None
+    if not fits or workload.flops > _BUSY_FLOPS or template.violations(variant.config, workload, device):
+        return None
+    return replace(variant, workload=workload, device=device)
 
 
 def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) -> Iterator[Variant]:

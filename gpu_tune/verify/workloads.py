@@ -10,6 +10,7 @@ import numpy as np
 
 from ..device import Device
 from ..errors import GpuTuneError
+from ..space.knob import Config
 from ..templates.base import Template
 from ..workload import ITEMSIZE, MATH, OUT_DTYPES, Conv2d, Matmul, Workload
 from .cases import Cell, supported_cells
@@ -107,6 +108,22 @@ def existing(template: Template, devices: Iterable[Device], wanted: set[Residue]
             if changed is not None and template.supported(changed, device) is True:
                 found.add(residue)
     return found
+
+
+def busy(workload: Workload, config: Config) -> Workload:
+    """``workload`` with sizes that go round the config's pipeline twice and leave tails, in several tiles."""
+    knob = {n: int(v) for n, v in config.items() if isinstance(v, int)}
+    depth = (2 * knob.get("stages", 1) + 1) * knob.get("block_k", 16) * knob.get("split_k", 1)
+    if isinstance(workload, Matmul):
+        tiles_n = (5 if knob.get("block_n", 32) <= 64 else 3) if workload.batch == 1 else 2
+        m, n = knob.get("block_m", 32) * 2 - 8, knob.get("block_n", 32) * tiles_n - 16
+        return replace(workload, m=m, n=n, k=depth + 16, lda=0, ldb=0, ldc=0)
+    assert isinstance(workload, Conv2d)
+    side = 14
+    taps = 1 if "winograd" in workload.math else workload.r * workload.s  # Winograd sums over channels alone
+    c = max(16, -(-depth // (taps * 16)) * 16)
+    k = max(32, knob.get("block_n", 32))
+    return replace(workload, n=2, h=side, w=side, c=c * workload.groups, k=k * workload.groups)
 
 
 def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
