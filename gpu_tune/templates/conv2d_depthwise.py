@@ -19,8 +19,9 @@ from ..space.knob import Config, Knob
 from ..workload import ITEMSIZE
 from .arguments import epilogue_args
 from .base import Estimate, Template
+from .limits import INDEX_LIMIT, STATIC_LIMIT
+from .simt import ceil, grid_rule, loadable, min_blocks_rules, registers_rule, shared_rule, whole_vectors
 
-INDEX_LIMIT = 2**31 - 2**20  # int indices up to here, with room for the last block's overhang
 CODE_LIMIT = 2048  # multiply-adds and loads that are unrolled
 
 KNOBS = (
@@ -36,10 +37,6 @@ KNOBS = (
         "min_blocks", (0, 1, 2, 3, 4, 6, 8), "blocks per SM that the compiler must leave registers for (0: no demand)"
     ),
 )
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def _nhwc(w: Any) -> bool:
@@ -58,9 +55,9 @@ def _threads(c: Mapping[str, Any]) -> int:
 def _tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
     """Blocks along channels, rows and columns."""
     return (
-        _ceil(w.k, c["threads_c"] * _channels(c, w)),
-        _ceil(w.p, c["threads_p"] * c["thread_p"]),
-        _ceil(w.q, c["threads_q"] * c["thread_q"]),
+        ceil(w.k, c["threads_c"] * _channels(c, w)),
+        ceil(w.p, c["threads_p"] * c["thread_p"]),
+        ceil(w.q, c["threads_q"] * c["thread_q"]),
     )
 
 
@@ -79,17 +76,13 @@ def _registers(c: Mapping[str, Any], w: Any) -> int:
     return int(_sums(c, w) + _channels(c, w) * (kept + _window(c, w)[1]) + 40)
 
 
-def _register_limit(c: Mapping[str, Any], device: Device) -> int:
-    return min(255, device.registers_per_sm // (_ceil(_threads(c), 32) * 32 * max(1, c["min_blocks"])) // 8 * 8)
-
-
 def _code(c: Mapping[str, Any], w: Any) -> int:
     return int(_sums(c, w) * w.r * w.s + math.prod(_window(c, w)) * _channels(c, w))
 
 
 def _shared_bytes(c: Mapping[str, Any], w: Any) -> int:
     """Bytes of the block's filters, rounded up to 16 (compilers widen loads up to there)."""
-    return _ceil(w.r * w.s * c["threads_c"] * _channels(c, w), 4) * 16 if c["filters"] == "shared" else 0
+    return whole_vectors(4 * w.r * w.s * c["threads_c"] * _channels(c, w)) if c["filters"] == "shared" else 0
 
 
 def _vector_fits(c: Mapping[str, Any], w: Any, device: Any) -> bool:
@@ -99,16 +92,18 @@ def _vector_fits(c: Mapping[str, Any], w: Any, device: Any) -> bool:
     if min(16, v * ITEMSIZE[w.out_dtype]) > w.alignment:
         return False
     if _nhwc(w):
-        return bool(w.k % v == 0 and v * ITEMSIZE[w.dtype] <= min(16, w.alignment))
+        return bool(w.k % v == 0 and loadable(v, w))
     return bool(c["thread_q"] % v == 0 and w.q % v == 0)
 
 
-_TILE = ("threads_c", "threads_p", "threads_q", "thread_p", "thread_q", "vector_width")
+_THREADS = ("threads_c", "threads_p", "threads_q")
+_TILE = (*_THREADS, "thread_p", "thread_q", "vector_width")
+_SHARED = ("threads_c", "vector_width", "filters")
 
 CONSTRAINTS = (
     Constraint(
         "threads",
-        ("threads_c", "threads_p", "threads_q"),
+        _THREADS,
         lambda c, w, d: 32 <= _threads(c) <= d.threads_per_block,
         "a block has 32 threads up to the device's limit",
     ),
@@ -142,39 +137,27 @@ CONSTRAINTS = (
         lambda c, w, d: _code(c, w) <= CODE_LIMIT,
         f"at most {CODE_LIMIT} multiply-adds and loads are unrolled",
     ),
-    Constraint(
-        "registers",
-        (*_TILE, "filters", "min_blocks"),
-        lambda c, w, d: _registers(c, w) <= _register_limit(c, d),
+    registers_rule(
+        (*_TILE, "filters"),
+        _registers,
+        _threads,
         "sums, filter and input row fit into the registers that a thread may have",
     ),
-    Constraint(
+    shared_rule(
         "shared_memory",
-        ("threads_c", "vector_width", "filters"),
-        lambda c, w, d: _shared_bytes(c, w) <= min(49152, d.shared_bytes_per_block),
+        _SHARED,
+        _shared_bytes,
         "the block's filters fit into statically declared shared memory",
+        STATIC_LIMIT,
     ),
-    Constraint(
-        "min_blocks",
-        ("threads_c", "threads_p", "threads_q", "vector_width", "filters", "min_blocks"),
-        lambda c, w, d: (
-            c["min_blocks"] * _ceil(_threads(c), 32) * 32 <= d.threads_per_sm
-            and c["min_blocks"] * (_shared_bytes(c, w) + d.shared_reserved_per_block) <= d.shared_bytes_per_sm
-        ),
-        "the demanded blocks fit on one SM",
-    ),
+    *min_blocks_rules(_THREADS, _threads, _SHARED, _shared_bytes),
     Constraint(
         "raster",
         ("raster", *_TILE),
         lambda c, w, d: c["raster"] == "pixels" or (_tiles(c, w)[0] > 1 and math.prod(_tiles(c, w)[1:]) > 1),
         "channels come first only where both vary",
     ),
-    Constraint(
-        "grid",
-        _TILE,
-        lambda c, w, d: math.prod(_tiles(c, w)) * w.n <= INDEX_LIMIT,
-        "the grid has fewer than 2^31 blocks",
-    ),
+    grid_rule(_TILE, lambda c, w: math.prod(_tiles(c, w)) * w.n),
 )
 
 
