@@ -357,3 +357,14 @@ def test_planted_bugs_do_not_pass(bug: str, repair: str) -> None:
     assert bug in source
     with pytest.raises(AssertionError):
         assert_computes(c, BF16, sms=2, source=source.replace(bug, repair))
+
+
+@needs_emulator
+def test_a_block_that_leaves_before_the_others_of_its_cluster_are_done_with_it_is_found() -> None:
+    c = config(epilogue="ring", cluster_m=2)
+    source = render(TEMPLATE, c, BF16, chip(2))
+    drain = "for (unsigned i = 0; i < STAGES; ++i) {\n                mbarrier_wait"
+    assert drain in source
+    with pytest.raises(AssertionError, match="exited_cta"):
+        for seed in range(20):
+            assert_computes(c, BF16, sms=2, seed=seed, source=source.replace(drain, drain.replace("STAGES", "0")))
