@@ -116,3 +116,13 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
     assert [k in printed for k in ("top 1", "top 3", "top 5")] == [True] * 3
     assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]
     assert top["1"]["mean"] > chance["1"]["mean"] + 0.1 and shapes["result"]["pairwise_accuracy"] > 0.6
+
+
+def test_the_searchs_own_time_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert script("search_time").main([SPACES[0], "--templates", "", "--trials", "40", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())
+    assert [r["space"] for r in rows] == ["synthetic-a", "made-up, constrained"] and rows[1]["valid"] > 10**8
+    assert all(0 < r["median"] <= r["worst"] and r["asks"] >= 4 for r in rows)
+    assert "CPU seconds" in capsys.readouterr().out
+    assert script("search_time").main(["--templates", "matmul_none"]) == 2
