@@ -5,9 +5,14 @@
     python bench/conformance.py emulate cpu.npz --cc 90    the emulator's half (needs no GPU)
     python bench/conformance.py compare cpu.npz gpu.npz
 
-Compute capability 9.0 runs every case, others those that they have. ``check`` also loads the cubin of every template's
-default kernel with this machine's driver, runs it (tensor maps by value, clusters, dynamic shared memory) and compares
-the result with the reference, and computes one large product with its time.
+Compute capability 9.0 runs every case, others those that they have. ``check`` also tries what else only hardware tells:
+
+* that NVRTC's cubins of every template's default load with this machine's driver and compute what the reference says
+  (tensor maps by value, clusters, dynamic shared memory, argument order);
+* the newest matmul template at 4096 and 8192 cubed (``--sizes``): its default and its seeds, verified and re-timed in
+  interleaved CUDA graphs against the fastest algorithm of cuBLASLt, as the product confirms a winner;
+* with ``--archive tests/emulator/fixtures/hardware-cc90.npz`` the dump of the GPU is kept: a fixture from then on,
+  with which ``tests/emulator/test_conformance.py`` compares the emulator.
 
 The emulator's semantics are written from NVIDIA's documents; **no dump of a GPU has confirmed them yet**.
 """
@@ -15,8 +20,13 @@ The emulator's semantics are written from NVIDIA's documents; **no dump of a GPU
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conformance_cases import Case, all_cases
@@ -25,9 +35,10 @@ from gpu_tune import device as devices
 from gpu_tune import emulator, launch, nvrtc
 from gpu_tune.device import Device
 from gpu_tune.errors import GpuTuneError
-from gpu_tune.measure import cuda
+from gpu_tune.measure import cuda, open_measurer
 from gpu_tune.reference import NUMPY, compare, example_inputs, example_scalars
 from gpu_tune.templates.base import Template, registry, render
+from gpu_tune.trial import Candidate
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
 Dump = dict[str, np.ndarray]
@@ -41,6 +52,9 @@ CHIPS = {
 }
 
 
+SIZES = (4096, 8192)
+FLAGSHIPS = 8
+"""Configs of the newest matmul template that compete at most."""
 WRITTEN = ("out", "workspace")
 """The buffers that a case's kernel writes."""
 
@@ -139,75 +153,67 @@ def run_template(template: Template, chip: Device) -> tuple[bool, str]:
     return verdict.ok, str(verdict)
 
 
-def large_product(chip: Device, size: int = 4096) -> tuple[bool, str]:
-    """One bfloat16 product by the newest matmul template: 64 rows checked, and its time (warm L2, no baseline)."""
-    workload = Matmul(size, size, size, dtype="bfloat16", layout="nt")
-    template = next(
-        t
-        for t in sorted(
-            (t for t in registry().values() if t.op == "matmul" and t.supported(workload, chip) is True),
-            key=lambda t: -t.min_cc,
-        )
-    )
-    config = template.default(workload, chip)
-    plan = template.plan(config, workload, chip)
-    program = launch.Program(nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data, plan)
-    arrays = {**example_inputs(workload), "out": np.zeros((size, size), NUMPY["bfloat16"])}
-    if plan.workspace_bytes:
-        arrays["workspace"] = np.zeros(plan.workspace_bytes, np.uint8)
-    addresses = {n: cuda.allocate(a.nbytes) for n, a in arrays.items()}
-    for name, array in arrays.items():
-        cuda.upload(addresses[name], array)
-    stream, times = cuda.Stream(), []
-    for _ in range(20):
-        start, end = cuda.Event(), cuda.Event()
-        start.record(stream.handle)
-        program.run(addresses, stream.handle)
-        end.record(stream.handle)
-        stream.synchronize()
-        times.append(end.seconds_since(start))
-    out = cuda.download(addresses["out"], arrays["out"].nbytes).view(NUMPY["bfloat16"]).reshape(size, size)
-    rows = np.linspace(0, size - 1, 64).astype(int)
-    expected = arrays["a"][rows].astype(np.float32) @ arrays["b"].astype(np.float32).T
-    error = np.abs(out[rows].astype(np.float32) - expected)
-    worst = float(np.max(error))
-    # half a unit in the last place of bfloat16, and as much again for the order of the sums, cancelled ones included
-    right = bool(np.all(error <= 2.0**-7 * (np.abs(expected) + float(np.std(expected)))))
-    seconds = float(np.median(times))
-    rate = workload.flops / seconds / 1e12
-    told = f"largest error {worst:.3g} in 64 rows ({'right' if right else 'wrong'})"
-    return right, f"{template.name}: {told}; {seconds * 1e6:.1f} us, {rate:.0f} TFLOP/s"
+def against_vendor(chip: Device, workload: Matmul, rounds: int = 11) -> tuple[bool, str]:
+    """A product by the newest matmul template: is it right, and how fast beside cuBLASLt.
+
+    The default and the seeds compete; each is verified before it is timed. Right: none of them was wrong or failed.
+    """
+    able = [t for t in registry().values() if t.op == "matmul" and t.supported(workload, chip) is True]
+    template = max(able, key=lambda t: t.min_cc)
+    configs = dict.fromkeys([template.default(workload, chip), *template.seeds(workload, chip)])
+    candidates = [Candidate(template.name, c) for c in configs if not template.violations(c, workload, chip)]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_tune-conformance-"))
+        opened: Any = open_measurer(workload, kind="gpu", store=folder, baselines=("cublaslt",))
+        found = stack.enter_context(opened).confirm(candidates[:FLAGSHIPS], rounds=rounds)
+    bad = [f"{c.name}: {c.status} {c.reason}" for c in found.contenders if c.candidate is not None and not c.ok]
+    lines = [f"{template.name}: {found}"]
+    for contender in found.contenders:
+        if contender.samples:
+            seconds = float(np.median(contender.samples))
+            rate = f"{seconds * 1e6:.1f} us, {workload.flops / seconds / 1e12:.0f} TFLOP/s"
+            lines.append(f"  {contender.label or contender.name}: {rate}")
+    return found.winner is not None and not bad, "\n".join([*lines, *(f"  {b}" for b in bad)])
 
 
-def check() -> int:
-    """Everything on this machine's GPU; 0 when all agrees."""
+def check(sizes: Sequence[int] = SIZES, archive: Path | None = None) -> int:
+    """Everything on this machine's GPU; 0 when all agrees. ``archive``: where the GPU's dump goes."""
     chip = launch.detect()
     if chip is None:
         print("no GPU: 'emulate' is the half that runs here, and nothing is confirmed by it", file=sys.stderr)
         return 2
     cases = [c for c in all_cases() if c.runs_on(chip.cc)]
-    found = differences(cases, emulated(cases, chip), on_gpu(cases, chip))
+    dump = on_gpu(cases, chip)
+    if archive is not None:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(archive, **dump)  # type: ignore[arg-type]
+    found = differences(cases, emulated(cases, chip), dump)
     print(f"{chip.product}: {len(cases)} cases, {len({f.rsplit('/', 1)[0] for f in found})} differ from the emulator")
     print("".join(f"  {line}\n" for line in found), end="")
-    for template in registry().values():
-        if chip.cc >= template.min_cc and template.exact_cc in (0, chip.cc):
-            try:
-                right, told = run_template(template, chip)
-                print(f"{template.name}: {told}")
-                found += [] if right else [f"{template.name}: {told}"]
-            except GpuTuneError as error:
-                found.append(str(error))
-                print(f"{template.name}: failed: {error}")
-    right, told = large_product(chip)
-    print(told)
-    found += [] if right else [told]
+    checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
+        (t.name, functools.partial(run_template, t, chip))
+        for t in registry().values()
+        if chip.cc >= t.min_cc and t.exact_cc in (0, chip.cc)
+    ]
+    for size in sizes:
+        large = Matmul(size, size, size, dtype="bfloat16", layout="nt")
+        checks.append((large.key, functools.partial(against_vendor, chip, large)))
+    for name, run in checks:
+        try:
+            right, told = run()
+        except GpuTuneError as error:
+            right, told = False, f"failed: {error}"
+        print(f"{name}: {told}", flush=True)
+        found += [] if right else [f"{name}: {told}"]
     return 1 if found else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("check")
+    everything = verbs.add_parser("check")
+    everything.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="large products, against cuBLASLt")
+    everything.add_argument("--archive", type=Path, help="keep the GPU's dump here")
     verbs.add_parser("dump").add_argument("file", type=Path)
     emulate = verbs.add_parser("emulate")
     emulate.add_argument("file", type=Path)
@@ -217,7 +223,7 @@ def main() -> int:
     both.add_argument("second", type=Path)
     options = parser.parse_args()
     if options.verb == "check":
-        return check()
+        return check(options.sizes, options.archive)
     if options.verb == "compare":
         with np.load(options.first) as a, np.load(options.second) as b:
             found = differences(all_cases(), dict(a), dict(b))

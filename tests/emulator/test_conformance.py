@@ -44,9 +44,7 @@ def test_every_kind_of_case_runs_clean_and_writes(conformance: Any, capsys: pyte
     assert capsys.readouterr().err == ""
     for case in cases:
         before = {n: np.ascontiguousarray(a).reshape(-1).view(np.uint8) for n, a in case.arrays.items()}
-        assert any(
-            not np.array_equal(dump[f"{case.name}/{n}"], before[n]) for n in ("out", "workspace") if n in before
-        )
+        assert any(not np.array_equal(dump[f"{case.name}/{n}"], before[n]) for n in ("out", "workspace") if n in before)
 
 
 def test_every_kind_of_case_is_assembled(conformance: Any) -> None:
@@ -72,6 +70,41 @@ def test_a_differing_bit_is_found_and_named(conformance: Any) -> None:
     assert "ex2/out: differs by" in conformance.differences(cases, dump, far)[0]
     del changed[key]
     assert conformance.differences(cases, dump, changed)[0].endswith("only in the first dump")
+
+
+@pytest.mark.parametrize("cc", [75, 80, 86, 89, 90, 120])
+def test_the_emulator_agrees_with_the_dump_of_a_gpu(conformance: Any, cc: int) -> None:
+    archive = Path(__file__).parent / "fixtures" / f"hardware-cc{cc}.npz"
+    if not archive.exists():
+        pytest.skip(f"no dump of a GPU of compute capability {cc / 10} has been taken: not yet confirmed on hardware")
+    chip = device.by_name(conformance.CHIPS[cc])
+    with np.load(archive) as held:
+        dump = dict(held)
+    cases = [c for c in conformance.all_cases() if any(f"{c.name}/{n}" in dump for n in conformance.WRITTEN)]
+    assert cases and conformance.differences(cases, conformance.emulated(cases, chip), dump) == []
+
+
+def test_the_command_on_a_virtual_gpu(
+    conformance: Any, fake_cuda: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The path to the archive, the templates and the vendor library; a virtual GPU runs no special instructions."""
+    from tests_support import toy_template
+
+    from gpu_tune import launch
+    from gpu_tune.workload import Matmul
+
+    toys = {"toy": toy_template()}
+    monkeypatch.setattr("gpu_tune.measure.base.registry", lambda: toys)
+    monkeypatch.setattr(conformance, "registry", lambda: toys)
+    monkeypatch.setattr(conformance, "all_cases", lambda: [])
+    archive = tmp_path / "fixtures" / "dump.npz"
+    code = conformance.check(sizes=(), archive=archive)
+    told = capsys.readouterr().out
+    assert archive.exists() and "0 cases, 0 differ" in told and "toy: " in told
+    assert code == 0, told
+    chip = launch.detect()
+    right, told = conformance.against_vendor(chip, Matmul(32, 24, 16, dtype="float32"), rounds=5)
+    assert right and "cublasLtMatmul" in told and told.count("TFLOP/s") >= 2, told
 
 
 def test_the_command_without_a_gpu(tmp_path: Path) -> None:
