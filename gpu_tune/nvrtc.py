@@ -17,7 +17,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,12 +139,16 @@ def _candidates() -> Iterator[str]:
     if named:
         yield named
         return
-    found = list(dict.fromkeys(_installed()))
-    supported = _driver_major()
-    yield from sorted(found, key=lambda path: supported > 0 and _major(path) > supported)  # stable: else as found
+    yield from suited(_installed())
     by_loader = ctypes.util.find_library("nvrtc")
     if by_loader:
         yield by_loader
+
+
+def suited(paths: Iterable[str]) -> list[str]:
+    """CUDA libraries (``lib*.so.13``) as they come, but those of a newer major version than the driver's last."""
+    supported = _driver_major()
+    return sorted(dict.fromkeys(paths), key=lambda path: supported > 0 and _major(path) > supported)
 
 
 def _installed() -> Iterator[str]:

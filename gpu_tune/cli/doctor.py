@@ -90,13 +90,20 @@ def _driver() -> tuple[bool, bool, str]:
 
 
 def _nvrtc() -> tuple[bool, bool, str]:
-    from .. import nvrtc
+    from .. import driver, nvrtc
 
     if not nvrtc.available():
         return False, True, "no NVRTC; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12], or [compiler])"
     archs = nvrtc.architectures()
     version = ".".join(map(str, nvrtc.version()))
-    return True, True, f"{version} for sm_{archs[0]} to sm_{archs[-1]} ({nvrtc.library_path()})"
+    found = f"{version} for sm_{archs[0]} to sm_{archs[-1]} ({nvrtc.library_path()})"
+    if driver.device_count():
+        supported, device = driver.version()[0], driver.describe()
+        if nvrtc.version()[0] > supported:
+            return False, True, f"{found}: the driver runs CUDA {supported} only; install gpu_tune[cuda{supported}]"
+        if device.cc not in archs:
+            return False, True, f"{found}: does not compile for this GPU ({device.arch}); install another version"
+    return True, True, found
 
 
 def _cublas() -> tuple[bool, bool, str]:

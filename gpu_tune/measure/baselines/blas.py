@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import nvrtc
 from .call import Unavailable
 
 TYPES = {
@@ -85,15 +86,19 @@ def _candidates(stem: str) -> Iterator[str]:
     if named:
         yield named
         return
-    for folder in sys.path:
-        for pattern in (f"nvidia/cu*/lib/lib{stem}.so.*", f"nvidia/cublas/lib/lib{stem}.so.*"):
-            yield from sorted(map(str, Path(folder or ".").glob(pattern)))
-    for variable in ("CUDA_PATH", "CUDA_HOME"):
-        if os.environ.get(variable):
-            yield from sorted(map(str, Path(os.environ[variable]).glob(f"lib64/lib{stem}.so*")))
+    yield from nvrtc.suited(_installed(stem))
     found = ctypes.util.find_library(stem)
     if found:
         yield found
+
+
+def _installed(stem: str) -> Iterator[str]:
+    for folder in sys.path:
+        for pattern in (f"nvidia/cu*/lib/lib{stem}.so.*", f"nvidia/cublas/lib/lib{stem}.so.*"):
+            yield from sorted(map(str, Path(folder or ".").glob(pattern)), reverse=True)
+    folders = [Path(os.environ[v]) / "lib64" for v in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(v)]
+    for place in (*folders, Path(sys.prefix) / "lib", Path("/usr/local/cuda/lib64")):
+        yield from sorted(map(str, place.glob(f"lib{stem}.so*")))
 
 
 def call(stem: str, name: str, *arguments: Any) -> None:
