@@ -461,7 +461,80 @@ def scalar(rng: np.random.Generator) -> Iterator[Case]:
         yield _case(f"cp.async {valid} of {size} bytes", source, "k", arrays, shared=512)
 
 
+def small_types(rng: np.random.Generator) -> Iterator[Case]:
+    """mma.sync of 4-bit integers, single bits and doubles: any bits are good operands (doubles: small integers)."""
+    pairs = list(itertools.product(("s4", "u4"), repeat=2))
+    forms = [(m, k, 4, f"s32.{a}.{b}.s32") for m, k in ((8, 32), (16, 32), (16, 64)) for a, b in pairs]
+    forms += [
+        (m, k, 1, f"s32.b1.b1.s32.{op}.popc") for m, k in ((8, 128), (16, 128), (16, 256)) for op in ("xor", "and")
+    ]
+    forms += [(m, k, 64, "f64.f64.f64.f64") for m, k in ((8, 4), (16, 4), (16, 8), (16, 16))]
+    for m, k, bits, types in forms:
+        word, c_type, c = (64, "double", "d") if bits == 64 else (32, "u32", "r")
+        na, nb, nc = m * k * bits // 32 // word, 8 * k * bits // 32 // word, m // 4
+        ends = (0, nc, nc + na, nc + na + nb)
+        d, a, b = (", ".join(f"%{i}" for i in range(*pair)) for pair in itertools.pairwise(ends))
+        ins = [f'"{c}"({name}[{i} * 32 + l])' for name, n in (("a", na), ("b", nb)) for i in range(n)]
+        source = f"""GLOBAL k(const {c_type}* a, const {c_type}* b, {c_type}* out) {{
+          const int l = threadIdx.x; {c_type} d[{nc}]; for (int i = 0; i < {nc}; ++i) d[i] = out[i * 32 + l];
+          asm volatile("mma.sync.aligned.m{m}n8k{k}.row.col.{types} {{{d}}}, {{{a}}}, {{{b}}}, {{{d}}};"
+            : {", ".join(f'"+{c}"(d[{i}])' for i in range(nc))} : {", ".join(ins)});
+          for (int i = 0; i < {nc}; ++i) out[i * 32 + l] = d[i]; }}"""
+        arrays = {n: _words(rng, count * 32) for n, count in (("a", na), ("b", nb), ("out", nc))}
+        if bits == 64:
+            arrays = {n: rng.integers(-9, 10, w.size).astype(np.float64) for n, w in arrays.items()}
+        cc = 90 if bits == 64 and m == 16 else 80
+        yield _case(f"mma m{m}n8k{k} {types.replace('.', ' ')}", source, "k", arrays, min_cc=cc)
+
+
+def rarer(rng: np.random.Generator) -> Iterator[Case]:
+    """24-bit products, packing with saturation, vector atomics, the state of an mbarrier, im2col stores."""
+    texts = [f"mul24.{part}.{t} %0, %1, %2;" for part in ("lo", "hi") for t in ("u32", "s32")]
+    texts += ["mad24.lo.s32 %0, %1, %2, %3;", "mad24.hi.sat.s32 %0, %1, %2, %3;"]
+    texts += [f"cvt.pack.sat.{t}.s32.b32 %0, %1, %2, %3;" for t in ("u8", "s8", "u4", "s4", "u2", "s2")]
+    texts += ["cvt.pack.sat.u16.s32 %0, %1, %2;", "cvt.pack.sat.s16.s32 %0, %1, %2;"]
+    for text in texts:
+        source = f"""GLOBAL k(const u32* a, u32* out) {{
+          const int l = threadIdx.x; const u32 x = a[l], y = a[32 + l], z = a[64 + l]; u32 r;
+          asm volatile("{text}" : "=r"(r) : "r"(x), "r"(y), "r"(z)); out[l] = r; }}"""
+        words = _words(rng, 96)
+        words[::3] >>= np.uint32(20)  # some that do not saturate
+        yield _case(text.split()[0], source, "k", {"a": words, "out": _out(32)}, min_cc=75)
+    source = """GLOBAL k(const float2* a, u32* out) {
+      const int l = threadIdx.x; float2 v = a[l], r; const u64 to = (u64)__cvta_generic_to_global(out);
+      asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" :: "l"(to), "f"(v.x), "f"(v.y) : "memory");
+      asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %1, %2};" :: "l"(to + 16), "f"(v.x), "f"(v.y) : "memory");
+      asm volatile("red.global.add.noftz.v2.f16x2 [%0], {%1, %1};" :: "l"(to + 32), "r"(0x40003C00u) : "memory");
+      asm volatile("atom.global.max.noftz.v2.bf16x2 {%0, %1}, [%2], {%3, %3};"
+                   : "=f"(r.x), "=f"(r.y) : "l"(to + 40), "r"(0x3F804000u + l) : "memory"); }"""
+    source = source.replace('"=f"(r.x), "=f"(r.y)', '"=r"(*(u32*)&r.x), "=r"(*(u32*)&r.y)')
+    values = rng.integers(-5, 6, 64).astype(np.float32)
+    yield _case("vector atomics", source, "k", {"a": values, "out": _out(12)}, min_cc=90)
+    source = """GLOBAL k(u32* out) {
+      const u32 bar = shared_address(smem); u64 state; u32 count;
+      if (threadIdx.x) return;
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 3;" :: "r"(bar) : "memory");
+      for (int i = 0; i < 5; ++i) {
+        asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%2];\\nmbarrier.pending_count.b64 %1, %0;"
+                     : "=l"(state), "=r"(count) : "r"(bar) : "memory");
+        out[i] = count; } }"""
+    yield _case("mbarrier pending count", source, "k", {"out": _out(5)}, shared=64)
+    image, pixels, channels = np.zeros((2, 3, 5, 16), np.uint16), 20, 8
+    source = """GLOBAL k(const __grid_constant__ TensorMap to, const u32* a, int bytes) {
+      const int l = threadIdx.x; for (int i = l; i < bytes / 4; i += 32) ((u32*)smem)[i] = a[i];
+      asm volatile("fence.proxy.async;" ::: "memory"); __syncthreads();
+      if (l == 0) { asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.im2col_no_offs.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
+        :: "l"(&to), "r"(shared_address(smem)), "r"(8), "r"(-1), "r"(0), "r"(0) : "memory"); stored(); } }"""
+    out = _map("out", image, (channels, pixels), im2col=Im2Col((-1, -1), (1, 1), channels, pixels))
+    arrays = {"a": _words(rng, pixels * channels // 2), "out": image}
+    step = KernelStep(
+        "k", (1, 1, 1), (32, 1, 1), (out, BufferArg("a"), _argument(pixels * channels * 2)), 8192, (1, 1, 1)
+    )
+    yield Case("im2col store", HEAD + HOPPER + source, LaunchPlan((step,)), arrays, hopper=True)
+
+
 def all_cases(seed: int = 5) -> list[Case]:
     """Every case, always the same for a seed."""
     rng = np.random.default_rng(seed)
-    return [case for make in (scalar, matrices, mma, wgmma, tma) for case in make(rng)]
+    return [case for make in (scalar, matrices, mma, wgmma, tma, small_types, rarer) for case in make(rng)]
