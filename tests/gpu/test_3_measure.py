@@ -95,6 +95,37 @@ CASES += [
 ]
 
 
+E4M3: Any = {"dtype": "float8_e4m3", "layout": "nt", "out_dtype": "bfloat16"}
+EIGHT_BITS = [
+    Matmul(128, 256, 512, **E4M3, scales=scales, math=math)
+    for scales in ("tensor", "row_col", "block128")
+    for math in ((), ("fast_accumulate",))
+]
+
+
+@pytest.mark.parametrize("w", EIGHT_BITS, ids=lambda w: w.key)
+def test_libraries_do_float8_right_where_they_do_it(gpu: Device, w: Matmul, told: Callable[[str], None]):
+    if gpu.cc < 89:
+        pytest.skip("needs compute capability 8.9")
+    good, missing = prepared(gpu, w)
+    told(f"{w.key}: {good or missing}")
+    assert not any("wrong" in reason for reason in missing.values()), missing
+    assert good or w.scales != "tensor", missing
+
+
+def prepared(gpu: Device, w: Matmul) -> tuple[list[str], dict[str, str]]:
+    """Labels of the vendor's ways that are right, and why the others do not compete."""
+    driver.use_context()
+    stream = cuda.Stream()
+    data = DeviceData(w, 0, gpu.l2_bytes)
+    good, missing = baselines.prepare(("cublaslt",), data, Verifier(data, stream), stream, gpu, lambda text: None)
+    labels = [b.label for b in good]
+    for baseline in good:
+        baseline.close()
+    data.close()
+    return labels, missing
+
+
 @pytest.mark.parametrize("w", CASES, ids=lambda w: w.key)
 def test_libraries_are_called_right(gpu: Device, w: Matmul):
     driver.use_context()
