@@ -5,10 +5,11 @@
 
 Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed
 batches of 16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every
-other device whose space of the same kernel is among the arguments); ``kt:NAME``, a Kernel Tuner strategy with default
-options where that package is installed (a fresh Searchspace each run). Counted are distinct configs, failures
-included; a run that ends early keeps its last value. ``--pipelined``: a batch is chosen before the previous one's
-results are known. Ratios are optimum time / best time found; intervals are 95 % bootstrap over seeds.
+other device whose space of the same kernel is among the arguments); ``cold-late`` (``cold``, but a batch is chosen
+before the previous one's results are known, as ``--pipelined`` does for all); ``kt:NAME``, a Kernel Tuner strategy with
+default options where that package is installed (a fresh Searchspace each run). Counted are distinct configs, failures
+included; a run that ends early keeps its last value. Ratios are optimum time / best time found; intervals are 95 %
+bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from gpu_tune.search import Search
 from gpu_tune.search_arm import Settings
 from gpu_tune.search_stop import LEAST, PATIENCE, stopped
 
+SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
 MARKS = (25, 50, 100, 200, 400)
 LOGS, LOG_TRIALS = 4, 200
 TREES = Settings(spread=1, trees=0.6, smooth=0.0, children=0.3, early=16)
@@ -69,6 +71,7 @@ def ours(
     space: RecordedSpace, searcher: str, seed: int, budget: int, args: argparse.Namespace, history: Sequence[Past]
 ) -> tuple[list[float], float]:
     """Times in the order tried (inf: failed) and the seconds of ask and tell."""
+    late = int(args.pipelined or searcher == "cold-late")
     base = {"trees": TREES, "ga": GENETIC}.get(searcher, Settings(**json.loads(args.settings)))
     search = Search([space], seed=seed, batch=args.batch, settings=base, history=history if searcher == "warm" else ())
     flight: list[Any] = []
@@ -85,7 +88,7 @@ def ours(
         if not batch and not any(flight):
             break
         began = time.perf_counter()
-        while len(flight) > int(args.pipelined):
+        while len(flight) > late:
             search.tell(flight.pop(0))
         spent += time.perf_counter() - began
     return order, spent
@@ -215,9 +218,7 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
     picks = rng.integers(0, seeds, (draws, seeds))
     for searcher, by_space in curves.items():
         at = np.stack([c[:, [min(m, c.shape[1]) - 1 for m in marks]] for c in by_space.values()])
-        boot = np.stack(
-            [np.median(a[picks], axis=1) for a in at]
-        ).mean(axis=0)
+        boot = np.stack([np.median(a[picks], axis=1) for a in at]).mean(axis=0)
         samples[searcher] = boot
         need = {g: np.stack([first(c, g) for c in by_space.values()]) for g in (0.95, 0.99)}
         out[searcher] = {
@@ -329,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--processes", type=int, default=1)
     p.add_argument("--pipelined", action="store_true")
     p.add_argument("--settings", default="{}", help="JSON of search settings for cold and warm")
+    p.add_argument("--minutes", type=float, default=1e9, help="stop after these; seeds that all have finished count")
     p.add_argument("--json")
     p.add_argument("--plot")
     args = p.parse_args(argv)
@@ -336,16 +338,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = {path: Path(path).name.split(".")[0] for path in args.spaces}
         for path in args.spaces:
             space_of(path)
+        began = time.perf_counter()
         searchers = args.searchers.split(",")
+        unknown = [s for s in searchers if s not in SEARCHERS and not s.startswith("kt:")]
+        if unknown:
+            raise InvalidInput("searcher", unknown[0], "is unknown", f"use {', '.join(SEARCHERS)} or kt:NAME")
         context = multiprocessing.get_context("fork")
         pool = context.Pool(args.processes) if args.processes > 1 else None
         mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
         past = logs(args.spaces, args, mapper) if "warm" in searchers else {}
         jobs = [
             (path, s, seed, args, [past[k, seed % LOGS] for k in kin(path, args.spaces)] if s == "warm" else [])
+            for seed in range(args.first_seed, args.first_seed + args.seeds)
             for path in args.spaces
             for s in searchers
-            for seed in range(args.first_seed, args.first_seed + args.seeds)
         ]
         marks = [m for m in MARKS if m <= args.trials]
         curves: dict[str, dict[str, Any]] = {s: {names[path]: {} for path in args.spaces} for s in searchers}
@@ -353,12 +359,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, searcher, seed, curve, seconds in mapper(run, jobs):
             curves[searcher][names[path]][seed] = curve
             spent[searcher].append(seconds)
+            if time.perf_counter() - began > 60 * args.minutes:
+                break
+        whole = set.intersection(*(set(c) for by in curves.values() for c in by.values()))
+        if not whole:
+            raise InvalidInput("--minutes", args.minutes, "is too short for one seed", "give more")
+        curves = {s: {n: {k: c[k] for k in whole} for n, c in by.items()} for s, by in curves.items()}
         done = {s: {n: np.array([c[k] for k in sorted(c)]) for n, c in by.items()} for s, by in curves.items()}
         table = summary(done, marks)
         result = {
             "marks": marks,
             "trials": args.trials,
-            "seeds": [args.first_seed, args.seeds],
+            "seeds": sorted(whole),
             "batch": args.batch,
             "pipelined": args.pipelined,
             "settings": json.loads(args.settings),

@@ -1,4 +1,4 @@
-"""What the search itself costs: CPU seconds of ``ask`` for a batch of 16, one core, while 200 trials are told (``--trials``).
+"""What the search itself costs: CPU seconds of ``ask`` for a batch of 16, one core, while ``--trials`` are told.
 
     python bench/search_time.py [SPACE.json.gz ...] [--templates matmul_mma,matmul_wgmma] [--json out.json]
 

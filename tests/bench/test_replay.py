@@ -56,6 +56,9 @@ def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
     args.pipelined = False
     other, _ = search.ours(space, "ga", 0, 60, args, [])
     assert len(order) == len(other) == 60 and order != other
+    late, _ = search.ours(space, "cold-late", 0, 40, args, [])
+    args.pipelined = True
+    assert late == search.ours(space, "cold", 0, 40, args, [])[0]
 
 
 def test_kernel_tuner_strategies_count_distinct_configs() -> None:
@@ -73,7 +76,10 @@ def test_kernel_tuner_strategies_count_distinct_configs() -> None:
 def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("search").main(["missing.json"]) == 2
     assert script("transfer").main(["missing.json"]) == 2
-    assert capsys.readouterr().out.count("\n") == 2
+    assert script("search").main([SPACES[0], "--searchers", "colld"]) == 2
+    assert script("search").main([SPACES[0], "--searchers", "random", "--minutes", "0", "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.startswith("error: ") for line in printed[:3]] == [True] * 3 and "random" in printed[4] + printed[5]
 
 
 def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
