@@ -99,7 +99,7 @@ def constraints() -> tuple[Constraint, ...]:
         if not c["producer_registers"] or held > 128:
             spare += 24 * vectors
         if w.scales == "block128" and c["swap_ab"]:
-            spare += right_rows(c) // 4  # a factor for every row
+            spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
         return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
 
     def registers(c: Any, w: Any, d: Any) -> bool:
