@@ -53,9 +53,9 @@ def _stepping() -> Iterator[Child]:
 def alone(_stepping: Child) -> Callable[..., Any]:
     """``alone(step, ...)``: the function ``step`` of steps.py, run in another process, which ends when it fails."""
 
-    def ask(step: str, **arguments: Any) -> Any:
+    def ask(step: str, limit: float = STEP_SECONDS, **arguments: Any) -> Any:
         try:
-            return _stepping.ask({"do": step, **arguments}, STEP_SECONDS)
+            return _stepping.ask({"do": step, **arguments}, limit)
         except ChildLost as error:
             pytest.fail(f"{step}: {error}")
         except BaseException:

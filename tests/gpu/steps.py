@@ -18,7 +18,10 @@ import probes
 
 from gpu_tune import driver, nvrtc
 from gpu_tune.launch import Program
-from gpu_tune.measure import cuda, nvml
+from gpu_tune.measure import baselines, cuda, nvml
+from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.verify import Verifier
+from gpu_tune.workload import from_dict
 
 GUARD = 4096
 
@@ -120,6 +123,18 @@ def long_graph(launches: int) -> tuple[float, float]:
         end.record(stream.handle)
         seconds.append(end.seconds_since(start) / launches)
     return min(seconds), min(host)
+
+
+def libraries(workload: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels, by name, of the vendor's ways to compute ``workload`` that are right; and why others do not compete."""
+    device, stream = driver.describe(), cuda.Stream()
+    data = DeviceData(from_dict(workload), 0, device.l2_bytes)
+    good, missing = baselines.prepare(names, data, Verifier(data, stream), stream, device, lambda text: None)
+    labels = {b.name: b.label for b in good}
+    for baseline in good:
+        baseline.close()
+    data.close()
+    return labels, missing
 
 
 def beside_cupy() -> bool:

@@ -10,14 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune import driver
 from gpu_tune.device import Device
-from gpu_tune.measure import baselines, cuda, open_measurer, statistics
-from gpu_tune.measure.device_data import DeviceData
-from gpu_tune.measure.verify import Verifier
+from gpu_tune.measure import open_measurer, statistics
 from gpu_tune.templates.base import Template, registry
 from gpu_tune.trial import MEASURED, Candidate
-from gpu_tune.workload import Matmul
+from gpu_tune.workload import Matmul, to_dict
 
 pytestmark = pytest.mark.gpu
 Make = Callable[..., Candidate]
@@ -104,42 +101,21 @@ EIGHT_BITS = [
 
 
 @pytest.mark.parametrize("w", EIGHT_BITS, ids=lambda w: w.key)
-def test_libraries_do_float8_right_where_they_do_it(gpu: Device, w: Matmul, told: Callable[[str], None]):
+def test_libraries_do_float8_right_where_they_do_it(
+    gpu: Device, w: Matmul, alone: Callable[..., Any], told: Callable[[str], None]
+):
     if gpu.cc < 89:
         pytest.skip("needs compute capability 8.9")
-    good, missing = prepared(gpu, w)
+    good, missing = alone("libraries", 120.0, workload=to_dict(w), names=("cublaslt",))
     told(f"{w.key}: {good or missing}")
     assert not any("wrong" in reason for reason in missing.values()), missing
     assert good or w.scales != "tensor", missing
 
 
-def prepared(gpu: Device, w: Matmul) -> tuple[list[str], dict[str, str]]:
-    """Labels of the vendor's ways that are right, and why the others do not compete."""
-    driver.use_context()
-    stream = cuda.Stream()
-    data = DeviceData(w, 0, gpu.l2_bytes)
-    good, missing = baselines.prepare(("cublaslt",), data, Verifier(data, stream), stream, gpu, lambda text: None)
-    labels = [b.label for b in good]
-    for baseline in good:
-        baseline.close()
-    data.close()
-    return labels, missing
-
-
 @pytest.mark.parametrize("w", CASES, ids=lambda w: w.key)
-def test_libraries_are_called_right(gpu: Device, w: Matmul):
-    driver.use_context()
-    stream = cuda.Stream()
-    data = DeviceData(w, 0, gpu.l2_bytes)
-    names = ("cublas", "cublaslt")
-    good, missing = baselines.prepare(names, data, Verifier(data, stream), stream, gpu, lambda text: None)
-    try:
-        assert "cublaslt" in {b.name for b in good}, missing
-        assert not any("wrong" in reason for reason in missing.values()), missing
-    finally:
-        for baseline in good:
-            baseline.close()
-        data.close()
+def test_libraries_are_called_right(gpu: Device, w: Matmul, alone: Callable[..., Any]):
+    good, missing = alone("libraries", 120.0, workload=to_dict(w), names=("cublas", "cublaslt"))
+    assert "cublaslt" in good and not any("wrong" in reason for reason in missing.values()), missing
 
 
 def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_path: Path):
