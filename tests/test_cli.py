@@ -199,6 +199,9 @@ def test_tune_of_a_range_shows_every_workload(home):
             ],
             "Conv2d padding: (1, 2, 3) is not",
         ),
+        ([*ARGS, "--target", "fast"], "target: 'fast' is neither a ratio to the vendor library nor a time"),
+        ([*ARGS, "--target", "0.00035"], "or a time with its unit, as in 350us"),
+        ([*ARGS, "--target", "1.03"], "compares with a vendor library, and the modelled nvidia-h200 has none"),
     ],
 )
 def test_bad_input_is_one_clear_error_and_exit_code_2(home, args, said):
