@@ -56,8 +56,9 @@ PHASES = {"checks": 0.10, "tuning": 0.42, "spaces": 0.33, "templates": 0.07, "ag
 """Share of the time that each phase is given as long as it has something left to do."""
 WHEELS = (
     "gpu_tune (built here: python -m build --wheel)",
-    "numpy", "ml_dtypes", "jinja2", "lightgbm", "scipy", "rich", "click", "pebble", "markupsafe", "pygments",
-    "markdown-it-py", "mdurl", "pytest", "hypothesis", "pluggy", "iniconfig", "packaging", "sortedcontainers",
+    "numpy", "ml_dtypes", "jinja2", "markupsafe", "lightgbm", "scipy", "narwhals", "rich", "click", "pebble",
+    "pygments", "markdown-it-py", "mdurl", "pytest", "hypothesis", "pluggy", "iniconfig", "packaging",
+    "sortedcontainers",
     "nvidia-cuda-nvrtc (of the driver's CUDA major)", "nvidia-cublas", "cupy-cuda13x or -cuda12x", "cuda-pathfinder",
     "nvidia-cudnn-frontend and nvidia-cudnn-cu13 or -cu12 (for cuDNN)", "torch and triton (for their baselines)",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from gpu_tune.device import Device
 from gpu_tune.measure import open_measurer, statistics
 from gpu_tune.templates.base import Template, registry
 from gpu_tune.trial import MEASURED, Candidate
-from gpu_tune.workload import Matmul, to_dict
+from gpu_tune.workload import Conv2d, Matmul, to_dict
 
 pytestmark = pytest.mark.gpu
 Make = Callable[..., Candidate]
@@ -116,6 +116,26 @@ def test_libraries_do_float8_right_where_they_do_it(
 def test_libraries_are_called_right(gpu: Device, w: Matmul, alone: Callable[..., Any]):
     good, missing = alone("libraries", 120.0, workload=to_dict(w), names=("cublas", "cublaslt"))
     assert "cublaslt" in good and not any("wrong" in reason for reason in missing.values()), missing
+
+
+MORE: list[Any] = [
+    *(w for w in CASES if w.batch == 1 or w.dtype == "float16"),
+    *(Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=d, layout=x) for d in DTYPES for x in ("nhwc", "nchw")),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=(0, 1, 0, 1), stride=2, groups=2, dtype="bfloat16"),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="int8"),
+]
+
+
+@pytest.mark.parametrize("name", ["cudnn", "torch", "triton"])
+@pytest.mark.parametrize("w", MORE, ids=lambda w: w.key)
+def test_what_else_is_installed_is_called_right(
+    gpu: Device, w: Any, name: str, alone: Callable[..., Any], told: Callable[[str], None]
+):
+    module = pytest.importorskip(name, reason=f"needs {name}", exc_type=Exception)
+    good, missing = alone("libraries", 300.0, workload=to_dict(w), names=(name,))
+    told(f"{w.key} {module.__name__}: {good or missing}")
+    assert not any("wrong" in reason or "Error" in reason for reason in missing.values()), missing
 
 
 def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_path: Path):
