@@ -368,3 +368,49 @@ def test_a_block_that_leaves_before_the_others_of_its_cluster_are_done_with_it_i
     with pytest.raises(AssertionError, match="exited_cta"):
         for seed in range(20):
             assert_computes(c, BF16, sms=2, seed=seed, source=source.replace(drain, drain.replace("STAGES", "0")))
+
+
+# ---- where a search starts -------------------------------------------------------------------------------------------
+
+
+def square(size: int, k: int = 0) -> Matmul:
+    return Matmul(size, size, k or size, dtype="bfloat16", layout="nt")
+
+
+@pytest.mark.parametrize(
+    ("workload", "expected"),
+    [
+        (square(8192), dict(block_m=128, block_n=256, consumers=2, schedule="cooperative", split_k=1)),
+        (square(4096), dict(block_m=128, block_n=256, consumers=2, schedule="cooperative", split_k=1)),
+        (
+            square(3072),
+            dict(block_m=192, block_n=192),
+        ),  # 256 tiles in 2 rounds, where 128x256 takes 3 and idles a quarter
+        (square(8192, 256), dict(schedule="pingpong")),  # a tile is so short that its store must hide
+        (Matmul(16, 4096, 4096, dtype="bfloat16", layout="nt"), dict(swap_ab=True)),
+    ],
+)
+def test_the_default_is_what_the_shape_asks_for(workload: Matmul, expected: dict[str, Any]) -> None:
+    default = TEMPLATE.default(workload, H200)
+    assert {name: default[name] for name in expected} == expected
+
+
+def test_few_tiles_are_split_until_they_fill_the_chip() -> None:
+    workload = Matmul(128, 4096, 4096, dtype="bfloat16", layout="nt")
+    (main, *_) = TEMPLATE.plan(TEMPLATE.default(workload, H200), workload, H200).kernels
+    assert main.blocks > 0.9 * H200.sm_count
+
+
+def test_seeds_differ_in_shape_and_are_ordered_by_their_estimate() -> None:
+    seeds = TEMPLATE.seeds(square(4096), H200)
+    shapes = {(c["block_m"], c["block_n"], c["consumers"], c["schedule"], c["min_blocks"]) for c in seeds}
+    clocks = [TEMPLATE.features(c, square(4096), H200)["log2 clocks"] for c in seeds]
+    assert len(shapes) == len(seeds) > 8 and clocks == sorted(clocks)
+
+
+def test_a_persistent_grid_of_clusters_of_four_may_leave_room_for_boards_with_uneven_processor_clusters() -> None:
+    blocks = {
+        grid: TEMPLATE.plan(config(cluster_m=2, cluster_n=2, grid=grid), BIG, H200).kernels[0].blocks
+        for grid in ("all", "resident")
+    }
+    assert blocks == {"all": 132, "resident": 116}
