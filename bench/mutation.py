@@ -5,8 +5,11 @@
 For each template a few random variants are compiled to PTX and emulated; then one executed synchronisation instruction
 at a time is dropped or changed (a wait one group too lax, a parity flipped, a count or byte number off, an order of
 memory weakened) and the kernel is run again with several interleavings. A mutant is noticed when it is refused,
-reported, or gives a wrong result. Survivors are listed with their line, and with the reason where one is known: those
-marked ``equivalent`` cannot be told from the original by any legal execution and do not count.
+reported, or gives a wrong result. Survivors are listed with their line and the reason: those marked ``equivalent``
+cannot be told from the original by any legal execution of that workload and do not count.
+
+``bench/results/mutation.json`` is what ``mutation.py --variants 4 --each 4 --json bench/results/mutation.json`` wrote:
+mutants by kind and fate, and every survivor with its variant, which ``gpu-tune verify NAME --case`` takes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import argparse
 import itertools
 import json
 import re
+import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -135,6 +140,20 @@ def explain(mutant: Mutant, code: Code) -> tuple[bool, str]:
         return True, "the group is empty, and every wait is for all groups"
     if text.startswith(("bar.sync", "barrier.sync")) and code.redundant_barrier(mutant.line):
         return True, "no conflicting accesses of shared memory between the barriers before and after it"
+    if code.hands_on_nothing(mutant.line):
+        return True, "it hands on a bulk wait before it, which had nothing to wait for"
+    if "mbarrier" in text and waits and code.next_wait_follows(mutant.line):
+        return True, "a wait right after it, with no access of memory between, tells all that it does"
+    if text.startswith("bar.sync \t0;"):
+        return False, (
+            "what is accessed before it and what is written after it lie at different addresses in this workload (the "
+            "last tile of K in another stage than what follows overwrites)"
+        )
+    if mutant.kind == "arrivals expected - 1":
+        return False, (
+            "the arrivals are of the warps of one warpgroup, whose wgmma complete together, so that each tells as much "
+            "as all; the spare ones make up a phase only after as many turns as the count: more than this run has"
+        )
     return False, ""
 
 
@@ -199,6 +218,27 @@ class Code:
         landing = [any(WAIT_GROUP.search(t) for t in side) for side in sides]
         writes = [w or land for w, land in zip(writes, landing)]
         return not (writes[0] and touches[1]) and not (touches[0] and writes[1]) and not all(writes)
+
+    def next_wait_follows(self, line: int) -> bool:
+        """Whether another wait for an mbarrier comes before anything that touches memory or leads elsewhere."""
+        for n in sorted(q for q in self.text if q > line):
+            text = self.text[n]
+            if "try_wait" in text:
+                return True
+            if (
+                self.READ.match(text)
+                or self.WRITE.match(text)
+                or re.match(r"(mbarrier|bar|ld|st|atom|red|ret|exit)\b", text)
+            ):
+                return False
+        return False
+
+    def hands_on_nothing(self, line: int) -> bool:
+        """Whether a barrier comes right after a wait for bulk stores that never had any to wait for."""
+        before = [n for n in range(line - 15, line) if self.text.get(n, "").startswith("cp.async.bulk.wait_group")]
+        return (
+            self.text[line].startswith(("bar.sync", "barrier.sync")) and bool(before) and before[-1] not in self.useful
+        )
 
     def idle_commit(self, line: int) -> bool:
         """Whether no cp.async can precede this commit since the last one, and no wait leaves groups in flight."""
@@ -285,7 +325,17 @@ def main() -> None:
         f"{total['equivalent']} equivalent; mark: 95 %"
     )
     if options.json:
-        options.json.write_text(json.dumps({"total": total, "kinds": by_kind, "survivors": survivors}, indent=1))
+        options.json.write_text(
+            json.dumps(
+                {
+                    "command": shlex.join(["python", *sys.argv]),
+                    "total": total,
+                    "kinds": by_kind,
+                    "survivors": survivors,
+                },
+                indent=1,
+            )
+        )
 
 
 def _cuda_line(lines: list[str], number: int) -> str:

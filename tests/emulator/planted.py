@@ -725,6 +725,7 @@ GLOBAL k(const u32* a, u32* b) {  // warps 0 to 3 read, warps 0, 1 and 2 tell wa
     r"race.*may still read",
     words(160, 160),
     launch={"block": 160},
+    seeds=3,  # where the reader comes late, its read is the finding
 )
 
 plant(
