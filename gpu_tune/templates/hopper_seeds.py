@@ -123,11 +123,12 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
         return None
     row = (-(-problem.n // 4) * 4 if hopper.parts(c) > 1 else getattr(w, "ldc", problem.n)) * out_bytes
     together = hopper.sums_in_cluster(c)
-    c["epilogue"] = "direct" if c["swap_ab"] or row % 16 or together else "ring"
+    few = c["swap_ab"] and c["block_m"] < 32  # rows: not worth staging
+    c["epilogue"] = "direct" if few or row % 16 or together else "ring"
     if c["epilogue"] == "ring" and not hopper.box_bytes(c, out_bytes):
         c["epilogue"] = "direct"
     stages = _stages(c, w, device)
-    if c["epilogue"] == "ring" and stages < 4:
+    if c["epilogue"] == "ring" and stages < 4 and not c["swap_ab"]:
         narrow = {**c, "epilogue": "narrow_ring"}
         if hopper.box_bytes(narrow, out_bytes) and _stages(narrow, w, device) > stages:
             c, stages = narrow, _stages(narrow, w, device)
