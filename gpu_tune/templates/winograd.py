@@ -70,7 +70,12 @@ class Geometry:
         """The alpha^2 products between the transforms."""
         w = self.workload
         common: dict[str, Any] = dict(
-            batch=self.alpha**2, dtype=w.dtype, out_dtype="float32", deterministic=w.deterministic
+            batch=self.alpha**2,
+            dtype=w.dtype,
+            out_dtype="float32",
+            deterministic=w.deterministic,
+            # the parts of the workspace are aligned; filters transformed ahead are the caller's
+            alignment=16 if w.weights == "plain" else min(16, w.alignment),
         )
         permissions = tuple(p for p in w.math if p in ("tf32", "tf32x3", "fp16_accumulate"))
         if w.layout == "nhwc":

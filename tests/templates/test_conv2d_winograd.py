@@ -8,6 +8,7 @@ import pytest
 from gpu_tune import emulator, nvrtc, ptxas
 from gpu_tune.device import KNOWN, by_name
 from gpu_tune.reference import allocate, compare, example_inputs
+from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates import registry, render
 from gpu_tune.workload import Conv2d
@@ -71,6 +72,19 @@ def test_pretransformed_filters_skip_a_step(layout):
     config = template.default(ahead, H200)
     assert len(template.plan(config, ahead, H200).steps) + 1 == len(template.plan(config, plain, H200).steps)
     assert run("conv2d_winograd", ahead, config).ok
+
+
+def test_filters_transformed_ahead_are_copied_as_their_alignment_allows():
+    template = registry()["conv2d_winograd"]
+    loose = Conv2d(
+        1, 144, 14, 4, 16, 3, 3, 1, 2, layout="nchw", dtype="float16", math=("winograd",), weights="pretransformed",
+        alignment=4,
+    )  # fmt: skip
+    config = template.default(loose, H200)
+    assert config["copy_bytes"] == 4
+    wide = Config({**config, "copy_bytes": 16})
+    assert any("copy_bytes" in v for v in template.violations(wide, loose, H200))
+    assert not template.violations(wide, dataclasses.replace(loose, alignment=16), H200)
 
 
 @needs_nvrtc
