@@ -79,6 +79,8 @@ FIRST = tuple(
 CONFIGS, CHUNK = 2000, 100
 BOX = 40.0
 """Seconds that tuning one workload may take."""
+PROGRAM = 200.0
+"""Seconds that a program among the checks may take."""
 GPU_TESTS = ("test_1_driver.py", "test_2_templates.py", "test_3_measure.py", "test_4_tuned_kernel.py")
 
 
@@ -155,8 +157,8 @@ class Campaign:
                 yield Task("templates", f"{name} {w.key} {i}", work, 30.0)
         box = self._box().get("seconds", 0.0)
         for w in self._workloads():
-            yield Task("tuning", w.key, functools.partial(self._tune, w), 10.0 + 1.8 * box)
-            yield Task("again", w.key, functools.partial(self._again, w), 15.0)
+            yield Task("tuning", w.key, functools.partial(self._tune, w), 10.0 + 3 * box)
+            yield Task("again", w.key, functools.partial(self._again, w), 60.0)
 
     def run(self, seconds: float) -> None:
         """Run tasks until ``seconds`` are over. A task that would not fit any more is left to the next slice."""
@@ -228,15 +230,16 @@ class Campaign:
         if self.kind == "gpu" and self.templates is None:
             python = [sys.executable, "-u"]
             command = [*python, str(HERE / "conformance.py"), "check"]
-            yield Task("checks", "conformance.py", functools.partial(_program, command, 240.0), 90.0)
+            yield Task("checks", "conformance.py", functools.partial(_program, command, PROGRAM), PROGRAM)
             for name in GPU_TESTS:
                 path = HERE.parent / "tests" / "gpu" / name
                 command = [*python, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(path)]
-                yield Task("checks", f"tests/gpu/{name}", functools.partial(_program, command, 240.0), 60.0)
-        elif self.kind == "modelled":
+                yield Task("checks", f"tests/gpu/{name}", functools.partial(_program, command, PROGRAM), PROGRAM)
+        elif self.kind == "modelled" and self.scale >= 1:
+            self.out.mkdir(parents=True, exist_ok=True)
             with_chip = [sys.executable, str(HERE / "conformance.py"), "emulate", str(self.out / "emulator.npz")]
             command = [*with_chip, "--cc", str(self.device.cc)]
-            yield Task("checks", "conformance.py", functools.partial(_program, command, 240.0), 90.0)
+            yield Task("checks", "conformance.py", functools.partial(_program, command, PROGRAM), PROGRAM)
         if self.kind == "gpu":
             for part, needs in (("floor", 60.0), ("versus", 90.0), ("tunings", 120.0)):
                 yield Task("checks", f"noise {part}", functools.partial(self._noise, part), needs)

@@ -3,10 +3,12 @@
     python bench/throughput.py matmul 4096 4096 4096 --dtype bfloat16 --layout nt --seconds 60
     python bench/throughput.py matmul 1024 1024 1024 --dtype float32 --trials 200 --jobs 2 --json throughput.json
 
-Prints candidates per second, the seconds of search, rendering, compiling (over all workers), verifying and timing,
-the share of the wall time in which the device was idle, and how long it took until the best so far was within 5 % of
-the final one. Records and compiled kernels go to a temporary folder, so that nothing is known beforehand. Without a
-GPU the device is modelled: its idle share means nothing then, and the rest is real.
+Prints candidates per second; what the loop did with its time, which adds up to the whole (searching, rendering and
+handing over, waiting for measurements, the rest); beside it, what went on meanwhile: compiling (share of all workers),
+verifying and timing, and the device idle; how many binaries were timed, and that none was timed twice; and how long it
+took until the best so far was within 5 % of the final one. Records and compiled kernels go to a temporary folder, so
+that nothing is known beforehand. Without a GPU the device is modelled, and that is said: times of kernels are estimates
+then, there is no idle share, and the seconds of search and compiling are real.
 """
 
 from __future__ import annotations
@@ -73,13 +75,17 @@ def run(
             if now.best is not None and (not curve or now.best.time < curve[-1][1]):
                 curve.append((time.perf_counter() - start, now.best.time))
 
-        loop = Loop(tuner, measurer, Records(Path(folder) / "records"), progress, note)
+        loop: Any = Loop(tuner, measurer, Records(Path(folder) / "records"), progress, note)
+        loop._collect = clock.wrap("wait", loop._collect)
+        measurer.submit = clock.wrap("submit", measurer.submit)
         loop.run()
         searched = time.perf_counter() - start
         confirmed = clock.wrap("confirm", loop.confirm)()
         wall = time.perf_counter() - start
         busy: dict[str, float] = dict(getattr(measurer, "busy", {}))
         workers = getattr(getattr(measurer, "pool", None), "jobs", 1)
+    hashes = [m.cubin_hash for m in tuner.told if m.ok and m.cubin_hash]
+    parts = {name: clock.seconds.get(name, 0.0) / searched for name in ("search", "submit", "wait")}
     device_busy = busy.get("verify", 0.0) + busy.get("time", 0.0)
     final = curve[-1][1] if curve else 0.0
     return {
@@ -94,7 +100,9 @@ def run(
         "search_phase_seconds": searched,
         "candidates_per_second": progress.trials / searched,
         "seconds": {"search": clock.seconds.get("search", 0.0), "confirm": clock.seconds["confirm"], **busy},
-        "share_of_search": clock.seconds.get("search", 0.0) / searched,
+        "loop": {**parts, "rest": 1 - sum(parts.values())},
+        "timed": len(hashes),
+        "timed_twice": len(hashes) - len(set(hashes)),
         "share_of_compile": busy.get("compile", 0.0) / searched / workers,
         "share_of_measure": device_busy / searched,
         "device_idle_share": 1 - device_busy / searched if progress.source == MEASURED else None,
@@ -135,8 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rate = f"{found['candidates_per_second']:.2f} a second"
     counts = ", ".join(f"{n} {s}" for s, n in found["statuses"].items())
     print(f"{found['trials']} trials in {found['search_phase_seconds']:.1f} s: {rate}; {counts}")
-    names = (("search", "search"), ("compile", "compiling (of all workers)"), ("measure", "measuring"))
-    print("share of " + ", of ".join(f"{name} {found[f'share_of_{key}']:.1%}" for key, name in names))
+    words = {"search": "searching", "submit": "rendering and handing over", "wait": "waiting for measurements"}
+    words["rest"] = "opening and the rest"
+    print("the loop: " + ", ".join(f"{words.get(k, k)} {share:.1%}" for k, share in found["loop"].items()))
+    names = (("compile", "compiling (of all workers)"), ("measure", "verifying and timing"))
+    print("meanwhile: " + ", ".join(f"{name} {found[f'share_of_{key}']:.1%}" for key, name in names))
+    print(f"{found['timed']} binaries timed, {found['timed_twice']} of them twice")
     if found["device_idle_share"] is not None:
         print(f"device idle {found['device_idle_share']:.1%} of the search phase")
     to_95 = found["seconds_to_95_percent"]

@@ -87,6 +87,7 @@ def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
         )
         axes.axvline(1.0, color="#222", linewidth=1)
         axes.set_yticks(range(len(told)), [r.label for r in told], fontsize=8)
+        axes.margins(y=0.01)
         axes.invert_yaxis()
         axes.set_xlabel("time(best baseline) / time(ours): above 1 is faster")
         axes.set_title("Speed-up")
