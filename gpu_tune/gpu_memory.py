@@ -19,13 +19,13 @@ _CAPTURING = 1
 
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
-    """Make the primary context of GPU ``ordinal`` current inside the block (CuPy and PyTorch use the same one)."""
-    current, context = ctypes.c_void_p(), driver.primary_context(ordinal)
-    call("cuCtxGetCurrent", ctypes.byref(current))
-    if current.value == context.value:
+    """A context of GPU ``ordinal`` is current inside the block: the caller's, else the primary one (CuPy's, too)."""
+    current, device, handle, lib = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int(), driver.library()
+    call("cuDeviceGet", ctypes.byref(handle), ordinal)
+    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(device)) == 0 and device.value == handle.value:
         yield
         return
-    call("cuCtxPushCurrent_v2", context)
+    call("cuCtxPushCurrent_v2", driver.primary_context(ordinal))
     try:
         yield
     finally:
