@@ -238,10 +238,19 @@ def _choices(w: Any) -> list[dict[str, Any]]:
 
 
 def default(workload: Any, device: Device) -> Config:
-    """The first preferred tile that keeps every rule, a smaller one where it leaves most SMs idle."""
+    """The first preferred tile that keeps every rule, keeps all SMs busy and leaves registers for 16 warps an SM.
+
+    Memory is the limit, and only many loads in flight reach it: a smaller tile with more warps beats one that reuses
+    more, as long as L1 serves what tiles read twice: up to six loads an output.
+    """
+
+    def light(c: Mapping[str, Any]) -> bool:
+        loads: float = math.prod(_window(c, workload)) / (c["thread_p"] * c["thread_q"])
+        return loads <= 6 and _registers(c, workload) <= device.registers_per_sm // (16 * 32)
+
     valid = [c for c in map(Config, _choices(workload)) if not TEMPLATE.violations(c, workload, device)]
     busy = [c for c in valid if math.prod(_tiles(c, workload)) * workload.n >= device.sm_count]
-    return (busy or valid)[0]
+    return next((c for c in busy if light(c)), (busy or valid)[0])
 
 
 def seeds(workload: Any, device: Device) -> list[Config]:

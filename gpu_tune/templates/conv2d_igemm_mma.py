@@ -306,10 +306,14 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
 
     def place(row: str, column: str) -> str:
         if nhwc:
-            return f"{long}{row} * {w.k} + ({group}{column})"
+            return f"{long}{row} * {w.k} + " + (f"({group}{column})" if group else column)
         if w.n == 1:
-            return f"{long}({group}{row}) * {area} + {column}"
-        return f"{long}({column} / {area}) * {w.k * area} + ({group}{row}) * {area} + {column} % {area}"
+            return f"{long}" + (f"({group}{row})" if group else row) + f" * {area} + {column}"
+        return (
+            f"{long}({column} / {area}) * {w.k * area} + "
+            + (f"({group}{row})" if group else row)
+            + f" * {area} + {column} % {area}"
+        )
 
     def coordinates(row: str, column: str) -> str:
         return f"{row}, {group}{column}" if nhwc else f"{column}, {group}{row}"

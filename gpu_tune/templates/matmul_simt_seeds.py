@@ -84,7 +84,33 @@ def default(workload: Any, device: Device, template: Template) -> Config:
     blocks = ceil(w.m, tile["block_m"]) * ceil(w.n, tile["block_n"]) * w.batch
     wanted = min(device.sm_count * 2 // blocks, w.k // 256)
     split = max((v for v in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if v <= wanted), default=1)
-    return complete(w, device, template, **tile, split_k=split)
+    streamed = _streamed(w, device, template, split) if min(w.m, w.n) <= 16 else None
+    return streamed or complete(w, device, template, **tile, split_k=split)
+
+
+def _streamed(w: Any, device: Device, template: Template, split: int) -> Config | None:
+    """Few rows or columns: memory is the limit, so deep tiles fly ahead by cp.async, each in its own order."""
+    small_m = w.m <= w.n
+    c = complete(
+        w,
+        device,
+        template,
+        block_m=16 if small_m else 64,
+        block_n=64 if small_m else 16,
+        block_k=64,
+        thread_m=2 if small_m else 4,
+        thread_n=4 if small_m else 2,
+        warp_n=32 if small_m else 16,
+        stages=3,
+        fragment_k=4,
+        shared_type="stored",
+        split_k=split,
+        # neighbouring threads read neighbouring rows of k: those of one thread lie apart
+        interleave_m=4 if not small_m and tile_of.along_k(w, "a") else 1,
+        interleave_n=4 if small_m and tile_of.along_k(w, "b") else 1,
+        **{f"shared_{x}": "k_inner" if tile_of.along_k(w, x) else "k_outer" for x in "ab"},
+    )
+    return None if w.k < 512 or template.violations(c, w, device) else c
 
 
 def seeds(workload: Any, device: Device, template: Template) -> list[Config]:
@@ -122,5 +148,6 @@ def seeds(workload: Any, device: Device, template: Template) -> list[Config]:
                 **piped,
             )
         )
-    made = [complete(w, device, template, **choice) for choice in common]
+    streamed = _streamed(w, device, template, 4)
+    made = [complete(w, device, template, **choice) for choice in common] + ([streamed] if streamed else [])
     return [c for c in made if not template.violations(c, w, device)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpu_tune import emulator, nvrtc
-from gpu_tune.device import by_name
+from gpu_tune.device import Device, by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.matmul_mma import TEMPLATE
@@ -46,6 +46,18 @@ def test_defaults_compile_without_spills(name: str, chip: object) -> None:
         pytest.skip(f"{workload.dtype} needs a newer chip")
     _, report = sweep.cubin(TEMPLATE, TEMPLATE.default(workload, chip), workload, chip)  # type: ignore[arg-type]
     assert report.spill_bytes == report.stack_bytes == 0 and not report.notes, report
+
+
+@pytest.mark.parametrize("chip", sweep.CHIPS, ids=lambda d: d.name)
+def test_defaults_suit_the_shape(chip: Device) -> None:
+    """Wide tiles for a large product, low ones for few rows, K split where tiles alone leave SMs idle."""
+    large = TEMPLATE.default(Matmul(4096, 4096, 4096, dtype="float16", layout="nt"), chip)
+    assert large["block_m"] * large["block_n"] >= 128 * 128 and large["stages"] >= 3 and large["split_k"] == 1
+    decode = TEMPLATE.default(Matmul(8, 4096, 4096, dtype="float16", layout="nt"), chip)
+    assert decode["block_m"] == 16
+    assert -(-4096 // decode["block_n"]) * decode["split_k"] >= 0.4 * chip.sm_count
+    deep = TEMPLATE.default(Matmul(256, 256, 16384, dtype="float16", layout="nt"), chip)
+    assert deep["split_k"] > 1
 
 
 def test_seeds_are_many_and_compile_without_spills() -> None:
