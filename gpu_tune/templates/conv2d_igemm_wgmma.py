@@ -126,7 +126,7 @@ def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
 
 CONSTRAINTS = (
     *hopper_space.constraints(),
-    *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels),
+    *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels, lambda w: w.k),
     Constraint(
         "groups",
         ("block_n", "block_k", "cluster_n"),

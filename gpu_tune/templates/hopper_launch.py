@@ -15,6 +15,8 @@ from .base import Estimate
 
 SUM_THREADS = 256
 L2_PROMOTION = 256
+SPLIT_ROUNDS = 4
+"""Rounds of blocks over the chip from which on there is nothing left that a split K could fill."""
 
 
 def target(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Workload:
@@ -122,8 +124,8 @@ def resources(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Estimate:
     )
 
 
-def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
-    """Rules that need the operation: ``ldc(w)``, ``k_tiles(c, w)`` and ``rows(w)`` (m) say what it is."""
+def constraints(ldc: Any, k_tiles: Any, rows: Any, columns: Any) -> tuple[Constraint, ...]:
+    """Rules that need the operation: ``ldc(w)``, ``k_tiles(c, w)``, ``rows(w)`` and ``columns(w)`` say what it is."""
     shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
 
     def out_bytes(c: Any, w: Any) -> int:
@@ -133,6 +135,10 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
         needed = hopper.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes(c, w))
         twice = c["min_blocks"] * (needed + d.shared_reserved_per_block)
         return bool(needed <= d.shared_bytes_per_block and twice <= d.shared_bytes_per_sm)
+
+    def few(c: Any, w: Any, d: Any) -> bool:
+        blocks = -(-rows(w) // c["block_m"]) * -(-columns(w) // c["block_n"]) * w.batch * c["split_k"]
+        return bool(c["split_k"] == 1 or blocks <= SPLIT_ROUNDS * d.sm_count * c["min_blocks"])
 
     def storable(c: Any, w: Any, d: Any) -> bool:
         if c["epilogue"] == "direct":
@@ -154,6 +160,12 @@ def constraints(ldc: Any, k_tiles: Any, rows: Any) -> tuple[Constraint, ...]:
             ("block_k", "split_k"),
             lambda c, w, d: c["split_k"] <= k_tiles(c, w),
             "every part of K has at least one slice",
+        ),
+        Constraint(
+            "split_few_tiles",
+            ("block_m", "block_n", "split_k", "min_blocks"),
+            few,
+            f"K is split where tiles are few: all parts in {SPLIT_ROUNDS} rounds of blocks at most",
         ),
         Constraint(
             "part_in_ring",

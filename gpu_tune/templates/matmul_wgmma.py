@@ -125,7 +125,7 @@ def _mn_major(c: Any, w: Any, d: Any) -> bool:
 
 CONSTRAINTS = (
     *hopper_space.constraints(),
-    *hopper_launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m),
+    *hopper_launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m, lambda w: w.n),
     Constraint(
         "mn_major_span",
         ("block_m", "block_n"),
