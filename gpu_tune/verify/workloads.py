@@ -127,7 +127,7 @@ def busy(workload: Workload, config: Config) -> Workload:
 
 
 def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
-    """Now and then: more permissions than needed, sums in any order, filters transformed ahead, very many batches."""
+    """Now and then: more permissions than needed, sums in any order, filters transformed ahead."""
     more: dict[str, Any] = {}
     if rng.random() < 0.3:
         allowed = [p for p, dtypes in MATH.items() if workload.dtype in dtypes and p not in workload.math]
@@ -139,9 +139,6 @@ def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
         more["deterministic"] = False
     if isinstance(workload, Conv2d) and "winograd" in (*workload.math, *more.get("math", ())) and rng.random() < 0.3:
         more["weights"] = "pretransformed"
-    if isinstance(workload, Matmul) and rng.random() < 0.004:
-        more.update(batch=65536, m=int(rng.integers(1, 4)), n=int(rng.integers(1, 4)), k=int(rng.integers(1, 9)))
-        more.update(lda=0, ldb=0, ldc=0)
     return replace(workload, **more) if more else workload
 
 
