@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import driver
+from . import cubin, driver
 from .device import Device
-from .errors import InvalidInput
-from .plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from .errors import CorruptData, InvalidInput
+from .plan import CTYPES, Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 
 KEPT = 64
 """Bindings that a program keeps."""
@@ -53,12 +53,16 @@ def detect() -> Device | None:
 
 
 class Program:
-    """A cubin and its launch plan, loaded into the current context (GPU 0's primary context when none is current)."""
+    """A cubin (``image``) and its launch plan, loaded into the current context (GPU 0's primary one when none is).
 
-    def __init__(self, cubin: bytes, plan: LaunchPlan) -> None:
+    CorruptData when the two do not belong together; DriverError when the GPU does not take them.
+    """
+
+    def __init__(self, image: bytes, plan: LaunchPlan) -> None:
         driver.use_context()
         self.plan = plan.check()
-        self._module = driver.Module(cubin)
+        _belong_together(image, plan)
+        self._module = driver.Module(image)
         self._functions: dict[str, int] = {}
         for name in {step.kernel for step in plan.kernels}:
             steps = [step for step in plan.kernels if step.kernel == name]
@@ -118,6 +122,25 @@ class Program:
         arguments = [_argument(arg, buffers, scalars, step.kernel) for arg in step.args]
         function = self._functions[step.kernel]
         return driver.Launch(function, step.grid, step.block, step.shared_bytes, step.cluster, arguments, pdl)
+
+
+def _belong_together(image: bytes, plan: LaunchPlan) -> None:
+    """Raise CorruptData unless the kernels in the cubin take what the plan passes: the driver would read whatever lies
+    beyond the arguments."""
+    try:
+        kernels = cubin.read(image).kernels
+    except CorruptData:  # the driver will say what is wrong with it
+        return
+    for step in plan.kernels:
+        if step.kernel in kernels:
+            taken = [param.size for param in kernels[step.kernel].params]
+            passed = [CTYPES[a.ctype] if isinstance(a, ScalarArg) else 8 if isinstance(a, BufferArg) else 128
+                      for a in step.args]  # fmt: skip
+            if taken != passed:
+                raise CorruptData(
+                    f"launch plan: kernel {step.kernel} takes arguments of {taken} bytes, the plan passes {passed}; "
+                    "plan and cubin do not belong together: tune again"
+                )
 
 
 class Bound:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpu_tune import driver, gpu_memory, launch, nvrtc
-from gpu_tune.errors import InvalidInput, MeasureError
+from gpu_tune.errors import CorruptData, InvalidInput, MeasureError
 from gpu_tune.measure import cuda
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 
@@ -218,3 +218,11 @@ def test_a_driver_without_a_function_is_too_old_and_a_busy_gpu_says_why(monkeypa
     driver._primary.cache_clear()
     with pytest.raises(driver.DriverError, match=r"DEVICE_UNAVAILABLE.*exclusive-process"):
         driver.use_context(0)
+
+
+def test_a_plan_that_passes_other_arguments_than_the_kernel_takes_is_refused(cubin: bytes):
+    step = plan().steps[0]
+    assert isinstance(step, KernelStep)
+    for args in (step.args[:-1], (*step.args, BufferArg("out")), (ScalarArg("m", "int32", 1), *step.args[1:])):
+        with pytest.raises(CorruptData, match=r"kernel probe takes arguments of \[8, 4, 4, 8, 128\] bytes.*tune again"):
+            launch.Program(cubin, plan(args=args))
