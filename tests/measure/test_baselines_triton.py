@@ -128,6 +128,18 @@ def test_tensor_cores_and_epilogues_in_tritons_own_ptx(triton: str, w: Matmul, c
     right(w, Config(64, 64, 32, 4, 3), chip)
 
 
+def test_float8_sums_are_promoted_unless_fast_accumulation_is_permitted(triton: str):
+    if triton != "triton":
+        pytest.skip("needs Triton")
+    ptx = []
+    for math in ((), ("fast_accumulate",)):
+        w = Matmul(64, 64, 256, dtype="float8_e4m3", layout="nt", out_dtype="bfloat16", math=math)
+        ptx.append(triton_matmul.build(w, Config(64, 64, 64, 4, 3), by_name("nvidia-h200"), True).ptx)
+        right(w, Config(64, 64, 64, 4, 3), "nvidia-h200")
+    strict, fast = (text.count("add.f32") + text.count("add.rn.f32") for text in ptx)
+    assert strict > fast
+
+
 def test_epilogues_that_are_not_fused_are_finished_and_configs_fit_the_output(triton: str):
     fusable = triton_matmul._fusable
     assert fusable(Matmul(8, 8, 8, epilogue="bias+relu")) and not fusable(Matmul(8, 8, 8, epilogue="relu+bias"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from .call import Run
 log = logging.getLogger("gpu_tune.baselines")
 FINALISTS = 5
 LAUNCHES, SERIES = 8, 3
+LONG, SLOW = 100e-6, 3.0
+"""A run of that many seconds is timed well without a graph; one that much slower than the best is timed no further."""
 
 
 @dataclass
@@ -29,20 +32,31 @@ class Variant:
     failed: str = ""
 
 
-def quick(variant: Variant, data: DeviceData, scalars: Mapping[str, float], stream: Stream) -> float:
+def quick(
+    variant: Variant, data: DeviceData, scalars: Mapping[str, float], stream: Stream, best: float = float("inf")
+) -> float:
     """Seconds of one run, the best of three short graphs on rotating buffers; inf where the library refuses.
 
-    A graph, because issuing from Python takes longer than a small kernel runs.
+    A graph, because issuing from Python takes longer than a small kernel runs; a long one is issued once a graph, and
+    one that is far from ``best`` is not timed again.
     """
     start, end = Event(), Event()
+    launches = LAUNCHES
 
     def issue(on: int) -> None:
-        for i in range(LAUNCHES):
+        for i in range(launches):
             variant.run(data.timing[i % data.sets], scalars, on)
 
     try:
         variant.run(data.timing[0], scalars, stream.handle)
-        stream.synchronize()
+        start.record(stream.handle)
+        variant.run(data.timing[0], scalars, stream.handle)
+        end.record(stream.handle)
+        once = end.seconds_since(start)
+        if once > LONG:
+            if once > SLOW * best:
+                return once
+            launches = max(1, min(LAUNCHES, math.ceil(4 * LONG / once)))
         graph = Graph(stream, issue)
         try:
             graph.launch(stream)
@@ -51,7 +65,7 @@ def quick(variant: Variant, data: DeviceData, scalars: Mapping[str, float], stre
                 start.record(stream.handle)
                 graph.launch(stream)
                 end.record(stream.handle)
-                times.append(end.seconds_since(start) / LAUNCHES)
+                times.append(end.seconds_since(start) / launches)
             return min(times)
         finally:
             graph.close()
@@ -71,10 +85,10 @@ def fastest(
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Variant | None, list[float]]:
     """(the fastest variant, None when all fail; the seconds of each in a first trial). Five finalists are re-timed."""
-    timed = []
+    timed: list[float] = []
     for variant in variants:
         note("baselines")
-        timed.append(quick(variant, data, scalars, stream))
+        timed.append(quick(variant, data, scalars, stream, min(timed, default=float("inf"))))
     order = sorted((t, i) for i, t in enumerate(timed) if t < float("inf"))
     finalists = [variants[i] for _, i in order[:FINALISTS]]
     best = min(finalists, key=lambda v: min(quick(v, data, scalars, stream) for _ in range(5)), default=None)

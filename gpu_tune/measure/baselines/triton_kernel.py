@@ -33,6 +33,7 @@ def matmul(
     BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     WIDE: tl.constexpr,
+    PROMOTE: tl.constexpr,
 ):
     """out = activation(A B + bias) for one tile a program; the batch is the grid's second dimension."""
     program, batch = tl.program_id(0), tl.program_id(1)
@@ -58,7 +59,10 @@ def matmul(
         else:
             left = K - k * TILE_K
             x, y = tl.load(a, mask=inner[None, :] < left, other=0.0), tl.load(b, mask=inner[:, None] < left, other=0.0)
-        total = tl.dot(x, y, total, input_precision=PRECISION, out_dtype=ACC)
+        if PROMOTE:  # each K tile's sum is rounded as the tensor cores do, and added in float32
+            total += tl.dot(x, y, out_dtype=ACC)
+        else:
+            total = tl.dot(x, y, total, input_precision=PRECISION, out_dtype=ACC)
         a += TILE_K * stride_ak
         b += TILE_K * stride_bk
     if BIAS:

@@ -16,7 +16,7 @@ from typing import Any
 from ...device import Device
 from ...launch import Program
 from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
-from ...workload import ITEMSIZE, Matmul
+from ...workload import FP8, ITEMSIZE, Matmul
 from ..cuda import Stream
 from ..device_data import DeviceData
 from ..verify import SCALARS
@@ -65,6 +65,8 @@ class Built:
 def make(w: Matmul, data: DeviceData, stream: Stream, device: Device, note: Callable[[str], None]) -> Baseline:
     """The fastest config of Triton; Unavailable when it is not installed or compiles none."""
     triton = _triton()
+    if w.batch > 65535:
+        raise Unavailable(f"takes no more than 65535 batches in a grid, not {w.batch}")
     fused = _fusable(w)
     cleanup: list[Callable[[], None]] = []
     try:
@@ -123,6 +125,7 @@ def build(w: Matmul, config: Config, device: Device, fused: bool) -> Built:
         "TILE_M": config.m, "TILE_N": config.n, "TILE_K": tile_k, "GROUP": config.group,
         "ACC": triton.language.int32 if integer else triton.language.float32,
         "PRECISION": _precision(w), "BIAS": bias, "ACTIVATION": activation, "WIDE": reach >= 2**31,
+        "PROMOTE": w.dtype in FP8 and "fast_accumulate" not in w.math,
     }  # fmt: skip
     pointers = {"a_ptr": w.dtype, "b_ptr": w.dtype, "out_ptr": out_dtype, "bias_ptr": w.vector_dtype}
     signature = {n: _POINTERS[d] for n, d in pointers.items()} | dict.fromkeys(constants, "constexpr")
