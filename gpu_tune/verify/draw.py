@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from .workloads import RESIDUE, Residue, busy, draw_workload, residues, sizes
 _FIRST = 100
 """Variants before branches are sought: most are met by chance until then."""
 _BUSY_FLOPS = 6e7
-_LABORIOUS = 1 << 33
-"""Multiplications, padding included."""
 _VAIN = 50
 """Searches in a row without a new branch after which branches are sought no longer."""
 
@@ -101,7 +98,7 @@ class Drawing:
             permitted = self.cells[device.name][cell]
             workload = draw_workload(template, cell, permitted, device, rng, self.unseen_residues)
             config = None if workload is None else self._config(workload, device)
-            if workload is None or config is None or _laborious(workload, config):
+            if workload is None or config is None:
                 self._misses += 1
                 if self._misses > 40 + 10 * self._given:
                     raise InvalidInput(
@@ -148,12 +145,6 @@ class Drawing:
             if named:
                 return named[rng.integers(len(named))]
         return self.pairs.config(template, workload, device, rng)
-
-
-def _laborious(workload: Workload, config: Config) -> bool:
-    """Whether it is a great many products, each of them padded to large tiles: minutes on the emulator."""
-    volume = math.prod(int(config.get(n, 16)) for n in ("block_m", "block_n", "block_k"))
-    return getattr(workload, "batch", 1) * volume > _LABORIOUS
 
 
 def filling(template: Template, variant: Variant) -> Variant | None:
