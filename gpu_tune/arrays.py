@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidInput
+from .gpu_memory import order
 from .reference import NUMPY
 from .workload import ArraySpec
 
@@ -93,7 +94,7 @@ def see(name: str, value: Any, stream: int = 0) -> Seen:
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(name, value, stream)
     if hasattr(value, "__cuda_array_interface__"):
-        return _from_interface(name, value)
+        return _from_interface(name, value, stream)
     raise InvalidInput(
         name,
         type(value).__name__,
@@ -231,11 +232,14 @@ def _from_dlpack(name: str, value: Any, stream: int) -> Seen:
     )
 
 
-def _from_interface(name: str, value: Any) -> Seen:
+def _from_interface(name: str, value: Any, stream: int) -> Seen:
     facts = value.__cuda_array_interface__
     text, shape = facts["typestr"], tuple(facts["shape"])
     if facts.get("mask") is not None:
         raise InvalidInput(name, type(value).__name__, "has a mask", "pass a plain array")
+    theirs = facts.get("stream")  # where its data is still being made; 1 is the legacy default stream
+    if theirs is not None and int(theirs) != (stream or 1):
+        order(int(theirs), stream)
     size = int(text[2:])
     dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
     strides = facts.get("strides")

@@ -15,6 +15,7 @@ _PER_THREAD_STREAM = 2
 _RELAXED = 2
 _NON_BLOCKING = 1
 _CAPTURING = 1
+_NO_TIMING = 2
 
 
 @contextlib.contextmanager
@@ -37,6 +38,17 @@ def device_of(pointer: int) -> int:
     ordinal, device_ordinal = ctypes.c_int(), 9
     call("cuPointerGetAttribute", ctypes.byref(ordinal), device_ordinal, ctypes.c_uint64(pointer))
     return ordinal.value
+
+
+def order(before: int, after: int) -> None:
+    """What is queued in stream ``after`` from now on waits for what is in stream ``before`` (both CUstreams)."""
+    event = ctypes.c_void_p()
+    call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
+    try:
+        call("cuEventRecord", event, ctypes.c_void_p(before))
+        call("cuStreamWaitEvent", ctypes.c_void_p(after), event, ctypes.c_uint(0))
+    finally:
+        call("cuEventDestroy_v2", event)
 
 
 class Workspaces:

@@ -258,6 +258,18 @@ def test_threads_may_call_one_kernel_at_a_time(cleared, gpu_log):
         np.testing.assert_allclose(out.get(), reference(SMALL, given), rtol=1e-5, atol=1e-5)
 
 
+def test_an_array_that_another_stream_still_makes_is_waited_for(toy_winner, gpu_log):
+    _, a, b, out = on_gpu()
+    theirs, ours = cuda.Stream(), cuda.Stream()
+    cuda.synchronize()
+    driver.memset(a.address, 0, a.span, theirs.handle)  # queued, and not waited for
+    facts = {**a.__cuda_array_interface__, "stream": theirs.handle}
+    late = type("Late", (), {"__cuda_array_interface__": facts})()
+    TunedKernel(toy_winner())(late, b, out=out, stream=ours.handle)
+    ours.synchronize()
+    assert not out.get().any(), "A was zero by the time it was read"
+
+
 # --- the emitted source ---------------------------------------------------------------------------------------------
 
 

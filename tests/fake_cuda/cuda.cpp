@@ -298,7 +298,7 @@ CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) { FAKE_CAL
 CUresult cuEventCreate(CUevent* e, unsigned flags) {
     FAKE_CALL;
     FAKE_TRY(usable());
-    if (flags != CU_EVENT_DEFAULT) return CUDA_ERROR_INVALID_VALUE;
+    if (flags != CU_EVENT_DEFAULT && flags != CU_EVENT_DISABLE_TIMING) return CUDA_ERROR_INVALID_VALUE;
     Event* made = new Event;
     events.insert(made);
     *e = reinterpret_cast<CUevent>(made);
@@ -309,9 +309,7 @@ CUresult cuEventDestroy_v2(CUevent e) {
     FAKE_TRY(usable());
     Event* event = reinterpret_cast<Event*>(e);
     if (!events.count(event)) return CUDA_ERROR_INVALID_HANDLE;
-    if (event->recorded && !event->done) drain(*event->stream);
-    events.erase(event);
-    delete event;
+    events.erase(event);  // the memory stays: what is queued may still set it
     return CUDA_SUCCESS;
 }
 CUresult cuEventRecord(CUevent e, CUstream s) {
@@ -324,6 +322,13 @@ CUresult cuEventRecord(CUevent e, CUstream s) {
     event->done = false;
     event->stream = stream;
     return CUDA_SUCCESS;
+}
+CUresult cuStreamWaitEvent(CUstream s, CUevent e, unsigned flags) {
+    FAKE_CALL;
+    Event* event = reinterpret_cast<Event*>(e);
+    if (!events.count(event) || flags) return CUDA_ERROR_INVALID_VALUE;
+    Stream* other = event->recorded && !event->done ? event->stream : nullptr;
+    return issue(s, [=] { if (other && (other == &default_stream || streams.count(other))) drain(*other); });
 }
 CUresult cuEventSynchronize(CUevent e) {
     FAKE_CALL;
