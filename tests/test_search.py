@@ -19,7 +19,7 @@ from gpu_tune.device import by_name
 from gpu_tune.errors import InvalidInput
 from gpu_tune.interchange import RecordedSpace, load
 from gpu_tune.model.evaluation import explain
-from gpu_tune.model.transfer import Past, gather
+from gpu_tune.model.transfer import ROWS, Past, gather
 from gpu_tune.records import Record
 from gpu_tune.search import Search
 from gpu_tune.search_arm import Settings
@@ -248,6 +248,18 @@ def test_slices_of_a_known_chip_are_learned_from_and_unknown_chips_are_not() -> 
     assert group.group.endswith("on nvidia-h200-16sm-18gb")
     column = list(group.names).index("SMs")
     assert set(group.features[:, column]) == {16.0} and len(group.times) == 12
+
+
+def test_much_history_is_thinned_to_what_can_be_described_in_time() -> None:
+    target = template_space(512)
+    shapes = [template_space(512 * i) for i in range(2, 8)]
+    history = [r for s in shapes for r in records(s, MEASURED, 300)]
+    groups = gather(history, [target])["matmul_simt"]
+    assert len(groups) == 6 and sum(len(g.times) for g in groups) <= ROWS < len(history)
+    for group, space in zip(groups, shapes):
+        mine = [r.measurement.time for r in history if r.workload == space.workload]
+        assert min(mine) in group.times and len(group.times) >= 150  # the best ones, and some of the others
+        assert len(set(group.times)) > 2
 
 
 def test_a_template_space_is_searched_with_hardware_features() -> None:

@@ -205,7 +205,7 @@ def test_a_target_out_of_reach_leaves_the_other_bounds(home, templates):
 
 
 def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home, templates, monkeypatch):
-    fast = tune(templates, trials=60)
+    fast = tune(templates, trials=40)
     confirm, goals = ModelledMeasurer.confirm, []
 
     def slower(self, candidates, **more):  # as when the trials were lucky
@@ -216,8 +216,8 @@ def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home
 
     monkeypatch.setattr(ModelledMeasurer, "confirm", slower)
     target = f"{1.2 * fast.seconds * 1e9}ns"  # the trials get there, the confirmations never do
-    kernel = tune(templates, trials=60, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
-    assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 60
+    kernel = tune(templates, trials=40, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
+    assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 40
     tried = list(dict.fromkeys(g for g in goals if g is not None))
     assert len(tried) >= 2 and tried == sorted(tried, reverse=True)
 
@@ -373,8 +373,8 @@ def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, 
     reached = tune(good, trials=40, target=0.1)
     assert reached.winner.budget["ended"] == "target" and reached.winner.trials < 40
     assert reached.verdict["ratio"] >= 0.1
-    missed = tune(good, trials=20, target="10x", force=True)
-    assert missed.winner.budget["ended"] == "trials" and missed.winner.trials == 20 and missed.verdict["ratio"] < 10
+    missed = tune(good, trials=6, target="10x", force=True)
+    assert missed.winner.budget["ended"] == "trials" and missed.winner.trials == 6 and missed.verdict["ratio"] < 10
     trials = len(Records().read("measured"))
     for name in ("GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
         monkeypatch.setenv(name, "/nowhere/lib.so")

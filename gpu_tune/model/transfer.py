@@ -30,6 +30,8 @@ from .ranker import POOLED, Ranker
 log = logging.getLogger(__name__)
 GROUPS, BEST_ROWS, OTHER_ROWS = 16, 150, 150
 """How much history one model learns from: the nearest groups, and of each its best trials and a draw of the others."""
+ROWS = 1_600
+"""Trials that one template's history gives at most, all groups together: describing each costs half a millisecond."""
 OTHER_CHIP = 2.0
 """How unlike another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
 
@@ -141,12 +143,15 @@ def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None =
         near.setdefault(name, []).append((unlike, workload, device, group))
     for name, groups in near.items():
         template = by_name[name].template  # type: ignore[attr-defined]
-        for unlike, workload, device, group in sorted(groups, key=lambda g: (g[0], g[1].key, g[2].chip))[:GROUPS]:
+        nearest = sorted(groups, key=lambda g: (g[0], g[1].key, g[2].chip))[:GROUPS]
+        best = min(BEST_ROWS, ROWS // (2 * len(nearest)))
+        others = min(OTHER_ROWS, ROWS // (2 * len(nearest)))
+        for unlike, workload, device, group in nearest:
             order = sorted(
                 (r.measurement for r in group), key=lambda m: (m.time if m.ok else math.inf, m.candidate.key)
             )
-            step = max(1, (len(order) - BEST_ROWS) // OTHER_ROWS)
-            some = order[:BEST_ROWS] + order[BEST_ROWS::step][:OTHER_ROWS]
+            step = max(1, (len(order) - best) // others)
+            some = order[:best] + order[best::step][:others]
             past = Past.of(TemplateSpace(template, workload, device), some, f"{workload.key} on {device.chip}", unlike)
             found.setdefault(name, []).append(past)
     return {
