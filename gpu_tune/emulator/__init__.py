@@ -3,13 +3,15 @@
 It needs no GPU and no driver: NVRTC (a wheel) and a C++17 compiler on first use. Results land as late as is legal,
 interleavings come from a seed (same seed, same run), only as many blocks are resident as the device could hold (they
 start in the order of their index, as on the device), and every access is checked: bounds and alignment, uninitialised
-reads, races in shared and global memory, divergence at barriers, mbarrier accounting, proxy fences, wgmma register
-ownership, deadlocks, tensor-map legality. Opcodes and modifiers that it does not know are refused by name when the PTX
-is loaded.
+reads, races in shared and global memory (against every reader), divergence at barriers, mbarrier accounting, proxy
+fences for shared and global memory, bulk stores in flight, wgmma register ownership, deadlocks, tensor-map legality.
+Opcodes and modifiers that it does not know are refused by name when the PTX is loaded.
 
 What it cannot certify: the precision in which tensor cores accumulate fp8 (and the order and rounding of sums in
-general: compare with a tolerance), what ptxas makes of the PTX, register limits, and speed. Its instruction semantics
-are written from NVIDIA's PTX documentation and are not yet confirmed on hardware.
+general: compare with a tolerance), what ptxas makes of the PTX, register limits, and speed. Lanes that parted meet
+again by themselves before an instruction for the whole warp, as in compiled code: a ``__syncwarp`` that is there for
+that alone is not missed. Its instruction semantics are written from NVIDIA's PTX documentation and are not yet
+confirmed on hardware.
 """
 
 from __future__ import annotations
