@@ -6,7 +6,10 @@ context runs in a process of its own. At the end the facts of the machine and th
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,16 @@ from gpu_tune.trial import Candidate
 
 TOLD: list[str] = []
 STEP_SECONDS = 30.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """One test at a time has the GPU, however many workers run tests: what one does would be in another's times."""
+    if item.get_closest_marker("gpu") is None or driver.device_count() == 0:
+        return (yield)
+    with (Path(tempfile.gettempdir()) / f"gpu_tune_tests_{os.getuid()}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return (yield)
 
 
 @pytest.fixture(scope="session")
