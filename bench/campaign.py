@@ -411,13 +411,13 @@ class Campaign:
 
     def _versus(self, w: Any) -> dict[str, Any]:
         """The stored winner against every baseline that is installed, interleaved."""
-        from gpu_tune.measure.baselines import NAMES
+        from gpu_tune.measure.baselines import names_for
         from gpu_tune.store import Store, lookup
         from gpu_tune.trial import MEASURED, Candidate
 
         found = lookup(w, self.device.chip, MEASURED, store=Store(self.out / "store" / "kernels"))
         assert found is not None
-        with self._measurer(w, baselines=NAMES) as m:
+        with self._measurer(w, baselines=names_for(w)) as m:
             c = m.confirm([Candidate(found[0].template, found[0].config)])
         times = {x.name if x.candidate is None else "ours": statistics.median(x.samples) for x in c.contenders if x.ok}
         against: dict[str, Any] = {"text": str(c), "noise_floor": c.noise_floor, "vendor": c.vendor}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def command(
 ) -> None:
     """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
     from .. import suites
-    from ..measure.baselines import NAMES
+    from ..measure.baselines import NAMES, names_for
     from ..where import where
 
     if list_only or suite is None:
@@ -73,7 +74,7 @@ def command(
         raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
     if report_file is not None:
         options.check_report(report_file)
-    names = list(dict.fromkeys(n.strip() for n in against.split(",") if n.strip())) or list(NAMES)
+    names = list(dict.fromkeys(n.strip() for n in against.split(",") if n.strip()))
     unknown = [n for n in names if n not in NAMES]
     if unknown:
         raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
@@ -82,7 +83,10 @@ def command(
         _plan(loaded, entries, place, options.open_store(store_folder), as_json)
         return
     absent: dict[str, str] = {}
-    rows = [_measure(e, place, names, seconds, no_tune, seed, store_folder, as_json, absent) for e in entries]
+    rows = [
+        _measure(e, place, names or names_for(e.workload), seconds, no_tune, seed, store_folder, as_json, absent)
+        for e in entries
+    ]
     for name, reason in absent.items():
         click.echo(f"{name}: {reason}", err=True)
     _report(rows, loaded, place, report_file, as_json)
@@ -164,7 +168,7 @@ def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool)
 def _measure(
     entry: Any,
     place: Any,
-    against: list[str],
+    against: Sequence[str],
     seconds: float,
     no_tune: bool,
     seed: int,

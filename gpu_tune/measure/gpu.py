@@ -16,6 +16,7 @@ from ..templates.base import Template
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, to_dict
 from .base import Build, Check, Confirmation, Contender, resolve
+from .baselines import names_for
 from .child import Child, ChildLost
 from .confirm import conclude
 from .gpu_child import request_of
@@ -30,6 +31,7 @@ RUN_LIMIT = 20.0
 PAUSES = (0.0, 1.0, 4.0, 15.0)
 """Seconds before each try to bring a GPU back that has worked before."""
 BASELINES = ("cublas", "cublaslt", "cudnn")
+"""Those that every tuning compares with where they fit; ``gpu-tune bench`` asks for PyTorch and Triton as well."""
 
 
 class GpuMeasurer(Pipeline):
@@ -49,14 +51,16 @@ class GpuMeasurer(Pipeline):
         gpus: Sequence[int] = (0,),
         policy: Policy | None = None,
         store: Path | None = None,
-        baselines: Sequence[str] = BASELINES,
+        baselines: Sequence[str] | None = None,
         seed: int = 0,
         entry: str = ENTRY,
         run_limit: float = RUN_LIMIT,
         **options: Any,
     ) -> None:
         super().__init__(workload, device, policy=policy, store=store, timers=len(gpus), **options)
-        self.baselines, self.seed, self.run_limit = tuple(baselines), seed, run_limit
+        fitting = tuple(n for n in names_for(workload) if n in BASELINES)
+        self.baselines = fitting if baselines is None else tuple(baselines)
+        self.seed, self.run_limit = seed, run_limit
         self.children = [Child(entry, {"ordinal": ordinal}) for ordinal in gpus]
         self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
         for child in self.children:
@@ -93,7 +97,10 @@ class GpuMeasurer(Pipeline):
             failed, reason, reply = self._ask(request)
             if reply is None and failed in builds:
                 out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
-            elif reply is None and baselines:  # one of them took the child down: ours are re-timed without them
+            elif reply is None and failed in baselines:  # it took the child down, or hung: the others go on
+                out[failed] = Contender(failed, status="run_error", reason=reason)
+                baselines = tuple(n for n in baselines if n != failed)
+            elif reply is None and baselines:  # one of them did, nobody knows which: ours are re-timed without them
                 out.update({n: Contender(n, status="run_error", reason=reason) for n in baselines})
                 baselines = ()
             elif reply is None:
@@ -113,11 +120,16 @@ class GpuMeasurer(Pipeline):
 
     def vendors(self) -> Sequence[Contender]:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
-        request = self._request("confirm", rounds=ROUNDS, baselines=self.baselines, entries=[])
-        _, reason, reply = self._ask(request)
-        if reply is None:
-            return tuple(Contender(n, status="run_error", reason=reason) for n in self.baselines)
-        return tuple(_contender(n, None, r) for n, r in reply["contenders"].items())
+        names, lost = self.baselines, list[Contender]()
+        while True:
+            failed, reason, reply = self._ask(self._request("confirm", rounds=ROUNDS, baselines=names, entries=[]))
+            if reply is not None:
+                return (*lost, *(_contender(n, None, r) for n, r in reply["contenders"].items()))
+            gone = {failed} & set(names) or set(names)
+            lost += [Contender(n, status="run_error", reason=reason) for n in sorted(gone)]
+            names = tuple(n for n in names if n not in gone)
+            if not names:
+                return tuple(lost)
 
     def _check_winner(self, contender: Contender, build: Build) -> Contender:
         """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""

@@ -202,3 +202,18 @@ def test_earlier_measurements_of_the_same_binary_spare_timing_it(
     with open_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
         again = second.submit(candidate()).result(60)
     assert again.status == "duplicate" and again.samples == m.samples
+
+
+def test_a_library_that_takes_the_process_down_costs_itself_and_no_other(
+    fake_cuda: Path, workload: Matmul, templates: dict[str, Template], compiled: Path, candidate: Make, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("cublas", "torch", "cublaslt", "triton")
+    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, baselines=names) as m:
+        found = {c.name: c for c in m.confirm([candidate()], rounds=7).contenders}
+        assert found["cublas"].ok and found["cublaslt"].ok and found[candidate().key].ok
+        assert found["torch"].status == "run_error" and "SIGSEGV" in found["torch"].reason
+        alone = {c.name: c for c in m.vendors()}
+        assert alone["cublas"].ok and alone["torch"].status == "run_error" and not alone["triton"].ok

@@ -10,6 +10,7 @@ for when it is asked for.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,6 +26,12 @@ from .call import Baseline, Unavailable
 
 log = logging.getLogger("gpu_tune.baselines")
 NAMES = ("cublas", "cublaslt", "cudnn", "torch", "triton")
+_MATMUL, _CONV2D = ("cublas", "cublaslt", "torch", "triton"), ("cudnn", "torch")
+
+
+def names_for(workload: Workload) -> tuple[str, ...]:
+    """The baselines that are meant for workloads of that kind, installed or not."""
+    return _MATMUL if isinstance(workload, Matmul) else _CONV2D
 
 
 def prepare(
@@ -39,9 +46,10 @@ def prepare(
     good: list[Baseline] = []
     missing: dict[str, str] = {}
     for name in names:
-        note("baselines")
+        said = functools.partial(_say, note, name)  # should this library take the process down, its name is known
+        said("baselines")
         try:
-            for baseline in _make(name, data, stream, device, note):
+            for baseline in _make(name, data, stream, device, said):
                 error = _check(baseline, verifier)
                 if error:
                     missing[baseline.name] = f"its result is wrong: {error}"
@@ -56,6 +64,10 @@ def prepare(
             log.warning("baseline %s: %s", name, error)
             missing[name] = f"{type(error).__name__}: {error}"
     return good, missing
+
+
+def _say(note: Callable[[str], None], name: str, text: str) -> None:
+    note(f"check {name}|{text}")
 
 
 def _make(
@@ -105,4 +117,4 @@ def _tolerance(workload: Workload, roundings: int) -> Numerics:
     return Numerics(k_eps=8.0, input_eps=permitted + 4 * roundings * eps)
 
 
-__all__ = ["NAMES", "Baseline", "Unavailable", "prepare"]
+__all__ = ["NAMES", "Baseline", "Unavailable", "names_for", "prepare"]
