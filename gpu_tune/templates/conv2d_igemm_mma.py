@@ -24,7 +24,7 @@ from .multistage import KNOBS, Operand, Shape, copy_width, promotes
 from .multistage_image import ImageLoader
 from .multistage_loader import Loader
 from .multistage_rules import WARPS, Problem, rules, threads
-from .multistage_seeds import complete, default, seeds
+from .multistage_seeds import complete, default, features, seeds
 
 ITERATOR = Knob(
     "iterator",
@@ -214,6 +214,10 @@ def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     return seeds(w, device, TEMPLATE, problem(w))
 
 
+def _features(config: Config, w: Workload, device: Device) -> Mapping[str, float]:
+    return features(config, w, device, problem(w))
+
+
 TEMPLATE = Template(
     name="conv2d_igemm_mma",
     op="conv2d",
@@ -226,6 +230,7 @@ TEMPLATE = Template(
     plan=_plan,
     default=_default,
     seeds=_seeds,
+    features=_features,
     numerics=_numerics,
     min_cc=80,
 )

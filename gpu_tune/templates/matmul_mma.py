@@ -18,7 +18,7 @@ from .base import Estimate, Numerics, Template
 from .multistage import KNOBS, Operand, Shape, copy_width, promotes
 from .multistage_loader import Loader
 from .multistage_rules import Problem, rules
-from .multistage_seeds import complete, default, seeds
+from .multistage_seeds import complete, default, features, seeds
 
 
 def problem(w: Any) -> Problem:
@@ -156,6 +156,10 @@ def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     return seeds(w, device, TEMPLATE, problem(w))
 
 
+def _features(config: Config, w: Workload, device: Device) -> Mapping[str, float]:
+    return features(config, w, device, problem(w))
+
+
 TEMPLATE = Template(
     name="matmul_mma",
     op="matmul",
@@ -168,6 +172,7 @@ TEMPLATE = Template(
     plan=_plan,
     default=_default,
     seeds=_seeds,
+    features=_features,
     numerics=numerics,
     min_cc=80,
 )

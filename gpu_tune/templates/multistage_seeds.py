@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -135,7 +136,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     k_tiles = -(-problem.k_tiles(c) // c["split_k"])
     warps = shape.threads // 32
     area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
-    fits = max(1, device.resident_blocks(shape.threads, shape.registers(False, device), edge * c["stages"]))
+    fits = _resident(c, w, device, shape)
     each = -(-work // device.sm_count)
 
     # what a k tile takes of an SM
@@ -163,6 +164,30 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
     return max(clocks, floor) + 0.1 * clocks
+
+
+def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
+    """The rough time and what it is made of, for a ranker to weigh: rounds of blocks, how full they are, and how many
+    tensor instructions a warp does for each of its reads.
+    """
+    shape = Shape(config, w.dtype, promotes(w, device))
+    rows, columns = problem.tiles(config)
+    places = device.sm_count * _resident(config, w, device, shape)
+    work = rows * columns * problem.batch * config["split_k"]
+    rounds = -(-work // places)
+    return {
+        "log2 clocks": math.log2(cost(config, w, device, problem)),
+        "log2 rounds": math.log2(rounds),
+        "full rounds": work / (rounds * places),
+        "multiplications a read": shape.mmas_m * shape.mmas_n / (shape.mmas_m + shape.mmas_n / 2),
+    }
+
+
+def _resident(config: Mapping[str, Any], w: Workload, device: Device, shape: Shape) -> int:
+    """Blocks that an SM holds at once, about."""
+    stage = (config["block_m"] + config["block_n"]) * config["block_k"] * ITEMSIZE[w.dtype]
+    fits = device.resident_blocks(shape.threads, shape.registers(False, device), stage * config["stages"])
+    return max(1, config["min_blocks"], fits)
 
 
 def default(w: Workload, device: Device, template: Template, problem: Problem) -> Config:
