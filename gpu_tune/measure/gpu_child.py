@@ -26,7 +26,7 @@ from ..trial import Policy
 from ..workload import Workload, from_dict
 from . import cuda, nvml
 from .device_data import DeviceData
-from .timing import WARM_UP, Flush, Stopwatch, interleave, repeat, unstable, warm_up
+from .timing import WARM_UP, Flush, Stopwatch, hopeless, interleave, repeat, rough, unstable, warm_up
 from .verify import SCALARS, Verifier
 
 Note = Callable[[str], None]
@@ -145,10 +145,15 @@ class Gpu:
             start = time.perf_counter()
             before = nvml.read(self.bus)
             kernel.prepare_to_time(self.stream)
+            best, once = float(request.get("best") or 0.0), rough(kernel, self.stream)
+            if hopeless(once, best):
+                seconds["time"] = time.perf_counter() - start
+                return _reply("ok", samples=(once,), warm=(once,), error=verdict.error, seconds=seconds)
+            note("time")
             watch = Stopwatch(kernel, policy, self.stream, self.flush, self.device.l2_bytes)
             warm_up([watch], WARM_UP)
             first, second = (watch.cold, watch.warm) if policy.l2 == "cold" else (watch.warm, watch.cold)
-            samples = repeat(_noted(note, first), policy.repeats, float(request.get("best") or 0.0))
+            samples = repeat(_noted(note, first), policy.repeats, best)
             warm = repeat(_noted(note, second), max(1, min(5, policy.repeats)))
             self.stream.synchronize()
             watch.close()

@@ -27,6 +27,8 @@ MIN_REPEATS, MAX_UNROLL = 5, 512
 SLOW = 3.0
 """Timing ends early for a candidate that is this many times slower than the best."""
 UNSTABLE = 0.2
+HOPELESS = 0.05
+"""Seconds from which on one run is enough to see that a candidate is ``SLOW`` times slower than the best."""
 MAX_FLUSHES = 4
 """The L2 is overwritten at most so often to keep the device busy."""
 WARM_UP = 0.01
@@ -133,6 +135,21 @@ class Stopwatch:
         graph = Graph(self._stream, issue)
         self._graphs.append(graph)
         return lambda stream: graph.launch(self._stream)
+
+
+def rough(contestant: Contestant, stream: Stream) -> float:
+    """Seconds of one run issued by itself, after one that is not timed: microseconds too many."""
+    start, end = Event(), Event()
+    contestant.launch(0, stream.handle)
+    start.record(stream.handle)
+    contestant.launch(0, stream.handle)
+    end.record(stream.handle)
+    return end.seconds_since(start)
+
+
+def hopeless(seconds: float, best: float) -> bool:
+    """Whether a run of so many seconds needs no closer look beside the ``best`` one known (0: none)."""
+    return best > 0 and seconds > max(SLOW * best, HOPELESS)
 
 
 def warm_up(watches: Sequence[Stopwatch], seconds: float) -> None:

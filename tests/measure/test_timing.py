@@ -12,7 +12,7 @@ import pytest
 from gpu_tune import driver
 from gpu_tune.measure import cuda, verify
 from gpu_tune.measure.device_data import GUARD, DeviceData, elements, layout
-from gpu_tune.measure.timing import SLOW, Flush, Stopwatch, interleave, repeat, unstable
+from gpu_tune.measure.timing import SLOW, Flush, Stopwatch, hopeless, interleave, repeat, rough, unstable
 from gpu_tune.plan import LaunchPlan
 from gpu_tune.reference import bounds, example_inputs, reference
 from gpu_tune.templates.base import Numerics
@@ -93,6 +93,14 @@ def test_interleaving_times_everyone_once_a_round_in_the_order_given(stream: cud
 
     samples = interleave(watches, 4, order, "cold")
     assert [len(s) for s in samples] == [4, 4, 4] and asked == [0, 1, 2, 3]
+
+
+def test_one_run_tells_a_hopeless_candidate_which_is_not_looked_at_closer(stream: cuda.Stream):
+    task = Task(4, 100)
+    assert rough(task, stream) == pytest.approx((1500 + 4096 * 2.5e-4) * 1e-9, rel=1e-3) and len(task.order) == 2
+    assert hopeless(0.4, 0.1) and not hopeless(0.2, 0.1), "three times slower"
+    assert not hopeless(0.04, 0.001), "short runs are looked at closer"
+    assert not hopeless(5.0, 0.0), "nothing to compare with"
 
 
 W = Matmul(9, 10, 8, dtype="float32", ldc=12)
