@@ -94,10 +94,10 @@ def constraints() -> tuple[Constraint, ...]:
 
     def within(c: Any, w: Any, d: Any) -> bool:
         held = accumulators(c, promotes(w))
-        vectors = sum(op.name in ("scale", "bias") for op in w.ops) + (w.scales == "row_col")
-        spare = 40 if c["producer_registers"] else 56
-        if not c["producer_registers"] or held > 128:
-            spare += 24 * vectors
+        operands = sum(op.name in ("scale", "bias", "residual") for op in w.ops)
+        operands += (w.scales == "row_col") + (w.beta != "0" if w.op == "matmul" else 0)
+        tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
+        spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
         if w.scales == "block128" and c["swap_ab"]:
             spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
         return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
@@ -199,7 +199,8 @@ def constraints() -> tuple[Constraint, ...]:
             (*shape, "min_blocks", "producer_registers"),
             within,
             "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
-            "without setmaxnreg; there and above 128, 24 for each operand of the columns); transposed, 96 at most",
+            "without setmaxnreg; there, and with several blocks of 64 rows, 24 more for each operand of the epilogue, "
+            "or 40 above 128 accumulators); transposed, 96 at most",
         ),
         Constraint(
             "promotion",
