@@ -151,8 +151,8 @@ def explain(mutant: Mutant, code: Code) -> tuple[bool, str]:
         )
     if mutant.kind == "arrivals expected + 1":
         return False, (
-            "the phase that it delays is never waited for, else nobody could go on: the first turn is free, and this run "
-            "has no second"
+            "the phase that it delays is never waited for, else nobody could go on: the first turn is free, and this "
+            "run has no second"
         )
     if mutant.kind == "arrivals expected - 1":
         return False, (
@@ -173,7 +173,7 @@ class Code:
         r"(?:ld\S*\.shared|ldmatrix|stmatrix|st\S*\.shared|atom\S*\.shared|red\S*\.shared|wgmma\.mma|cp\.)"
     )
     WRITE = re.compile(
-        r"(?:stmatrix|st\S*\.shared|atom\S*\.shared|red\S*\.shared|cp\.async\.c|cp\.async\.bulk(?!\.(?:commit|prefetch)))"
+        r"(?:stmatrix|st\S*\.shared|atom\S*\.shared|red\S*\.shared|cp\.async\.c[ag]|cp\.async\.bulk(?!\.(?:commit|prefetch)))"
     )
     ANYTHING = re.compile(
         r"(?:mbarrier|barrier\.cluster|bar\.arrive|barrier\.arrive|call|ld\.volatile|(?:ld|st|atom|red)\.(?:u|b|s|f|v)\d)"

@@ -168,9 +168,7 @@ def check(case: Case) -> None:
 
 def _both_nan(x: int, y: int, case: Case) -> bool:
     """NaN payloads are not compared (hardware gives a canonical one, and nothing of ours reads it)."""
-    kind: Any = {"float32": np.float32, "float64": np.float64, "f16": np.float16, "bf16": BF16}[
-        case.inputs.split()[0]
-    ]
+    kind: Any = {"float32": np.float32, "float64": np.float64, "f16": np.float16, "bf16": BF16}[case.inputs.split()[0]]
     size = np.dtype(kind).itemsize
     raw: Any = {2: np.uint16, 4: np.uint32, 8: np.uint64}[size]
     parts = range(2) if "x2" in case.text else range(1)

@@ -87,9 +87,7 @@ def test_results_are_a_function_of_the_seed() -> None:
 
     def tickets(seed: int) -> list[int]:
         return list(
-            result(
-                run(text, "order", [np.zeros(1, np.uint32), np.zeros(8, np.uint32)], grid=8, block=64, seed=seed), 1
-            )
+            result(run(text, "order", [np.zeros(1, np.uint32), np.zeros(8, np.uint32)], grid=8, block=64, seed=seed), 1)
         )
 
     assert all(tickets(s) == tickets(s) for s in range(4))

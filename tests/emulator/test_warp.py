@@ -162,9 +162,7 @@ def test_sleep_and_clock() -> None:
 def matrices(words: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
     """The 8x8 16-bit matrices at the row addresses of lanes 8i..8i+7."""
     raw = words.view(np.uint16)
-    return np.array(
-        [[raw[where[8 * i + r] // 2 : where[8 * i + r] // 2 + 8] for r in range(8)] for i in range(count)]
-    )
+    return np.array([[raw[where[8 * i + r] // 2 : where[8 * i + r] // 2 + 8] for r in range(8)] for i in range(count)])
 
 
 def fragment(matrix: np.ndarray) -> np.ndarray:
