@@ -36,6 +36,8 @@ class Probe:
 Make = Callable[[Device], Probe]
 PROBES: dict[str, tuple[int, Make]] = {}
 """(least compute capability, maker) by name, simple ones first."""
+HOPPER_ONLY = ("registers_change_hands", "warpgroup_product")
+"""Beginnings of the names of those that newer chips do not have."""
 
 
 def probe(least: int) -> Callable[[Make], Make]:
@@ -371,3 +373,54 @@ def registers_change_hands(device: Device) -> Probe:
     }"""
     source, step = simple(body, 1, 256)
     return Probe(source, plan(step), np.repeat(np.array([1, 2], np.int32), 128))
+
+
+def _warpgroup(span: int) -> Probe:
+    """wgmma.m64n16k16 over rows of ``span`` bytes of bfloat16, both operands K-major and swizzled by ordinary stores."""
+    k = span // 2
+    layout = {128: 1, 64: 2, 32: 3}[span]
+    registers = ", ".join(f"%{i}" for i in range(8))
+    outputs = ", ".join(f'"+f"(d[{i}])' for i in range(8))
+    body = f"""
+    extern __shared__ __align__(1024) char memory[];
+    for (int e = threadIdx.x; e < 80 * {k}; e += 128) {{  // 64 rows of A, then 16 of B, which begins at 8192
+        const bool second = e >= 64 * {k};
+        const int byte = 2 * (second ? e - 64 * {k} : e);
+        *(unsigned short*)(memory + 8192 * second + (byte ^ ((byte >> 7 & {span // 16 - 1}) << 4))) = second ? b[e - 64 * {k}] : a[e];
+    }}
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
+    const unsigned long long base = (unsigned)__cvta_generic_to_shared(memory) >> 4 & 0x3fff;
+    const unsigned long long rest = {layout}ull << 62 | {8 * span // 16}ull << 32 | 1ull << 16;
+    float d[8] = {{}};
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    #pragma unroll
+    for (int step = 0; step < {k // 16}; ++step)
+        asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {{{registers}}}, %8, %9, 1, 1, 1, 0, 0;"
+            : {outputs} : "l"(rest | (base + 2 * step)), "l"(rest | (base + 512 + 2 * step)));
+    asm volatile("wgmma.commit_group.sync.aligned;\\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+    for (int i = 0; i < 8; ++i) {{
+        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 % 2 * 8, column = threadIdx.x % 4 * 2 + i % 2 + i / 4 * 8;
+        out[row * 16 + column] = (int)d[i];
+    }}"""
+    rng = np.random.default_rng(span)
+    a, b = rng.integers(-8, 9, (64, k)), rng.integers(-8, 9, (16, k))
+    words = [(x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for x in (a, b)]  # bfloat16, exactly
+    source, step = simple(body, 1, 128, BufferArg("a"), BufferArg("b"), BufferArg("out"), shared=8192 + 2048,
+                          parameters="const unsigned short* a, const unsigned short* b, int* out")  # fmt: skip
+    return Probe(source, plan(step), (a @ b.T).astype(np.int32), {"a": words[0], "b": words[1]})
+
+
+@probe(90)
+def warpgroup_product_with_swizzle_128(device: Device) -> Probe:
+    return _warpgroup(128)
+
+
+@probe(90)
+def warpgroup_product_with_swizzle_64(device: Device) -> Probe:
+    return _warpgroup(64)
+
+
+@probe(90)
+def warpgroup_product_with_swizzle_32(device: Device) -> Probe:
+    return _warpgroup(32)
