@@ -72,7 +72,8 @@ def _sums(c: Mapping[str, Any], w: Any) -> int:
 
 
 def _registers(c: Mapping[str, Any], w: Any) -> int:
-    kept = w.r * w.s if c["filters"] == "registers" else w.s
+    rows = {"registers": w.r, "shared": 1, "memory": min(w.r, c["thread_p"])}[c["filters"]]  # as long as one is used
+    kept = rows * w.s
     return int(_sums(c, w) + _channels(c, w) * (kept + _window(c, w)[1]) + 40)
 
 

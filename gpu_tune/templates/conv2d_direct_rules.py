@@ -229,8 +229,8 @@ CONSTRAINTS = (
     Constraint(
         "code_size",
         ("thread_k", "thread_p", "thread_q", "fragment_c", "unroll", "unroll_c"),
-        lambda c, w, d: tile.unrolled(c, w) <= 2048,
-        "at most 2048 multiply-adds are unrolled",
+        lambda c, w, d: tile.unrolled(c, w) <= 2048 and tile.unrolled_reads(c, w) <= 512,
+        "at most 2048 multiply-adds and 512 values read are unrolled",
     ),
     shared_rule("shared_x_fits", _X, tile.x_bytes, "the patches fit into shared memory"),
     shared_rule("shared_w_fits", _W, tile.w_bytes, "the filters fit into shared memory"),

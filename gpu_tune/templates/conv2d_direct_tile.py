@@ -110,10 +110,19 @@ def outputs(w: Any) -> int:
     return int(w.n * w.k * w.p * w.q)
 
 
+def _steps(c: Mapping[str, Any], w: Any) -> int:
+    taps = {"none": 1, "s": w.s, "rs": w.r * w.s}[c["unroll"]]
+    return int(taps * c["fragment_c"] * c["unroll_c"])
+
+
 def unrolled(c: Mapping[str, Any], w: Any) -> int:
     """Multiply-adds that are unrolled."""
-    taps = {"none": 1, "s": w.s, "rs": w.r * w.s}[c["unroll"]]
-    return int(sums(c) * c["fragment_c"] * c["unroll_c"] * taps)
+    return sums(c) * _steps(c, w)
+
+
+def unrolled_reads(c: Mapping[str, Any], w: Any) -> int:
+    """Values that are read in the unrolled code; what the compiler hoists of them takes registers."""
+    return int(c["thread_k"] + c["thread_p"] * c["thread_q"]) * _steps(c, w)
 
 
 def grid(c: Mapping[str, Any], w: Any) -> int:

@@ -78,7 +78,8 @@ def registers(c: Mapping[str, Any], w: Any) -> int:
     fragments = c["fragment_k"] * (c["thread_m"] + c["thread_n"])
     item = ITEMSIZE[w.dtype]
     words = [max(1, c[f"vector_width_{x}"] * item // 4) if c["stages"] <= 2 else 0 for x in "ab"]
-    return accumulators(c, w) + fragments + sum(n * (2 + size) for n, size in zip(copies(c), words)) + 36
+    moved = sum(n * (2 + size) + (8 if n > 8 else 0) for n, size in zip(copies(c), words))
+    return accumulators(c, w) + fragments + moved + 36
 
 
 def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
