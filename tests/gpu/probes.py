@@ -399,6 +399,7 @@ def _warpgroup(span: int) -> Probe:
         asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {{{registers}}}, %8, %9, 1, 1, 1, 0, 0;"
             : {outputs} : "l"(rest | (base + 2 * step)), "l"(rest | (base + 512 + 2 * step)));
     asm volatile("wgmma.commit_group.sync.aligned;\\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+    #pragma unroll
     for (int i = 0; i < 8; ++i) {{
         const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 % 2 * 8, column = threadIdx.x % 4 * 2 + i % 2 + i / 4 * 8;
         out[row * 16 + column] = (int)d[i];
@@ -424,3 +425,38 @@ def warpgroup_product_with_swizzle_64(device: Device) -> Probe:
 @probe(90)
 def warpgroup_product_with_swizzle_32(device: Device) -> Probe:
     return _warpgroup(32)
+
+
+@probe(90)
+def warpgroup_product_with_the_other_major(device: Device) -> Probe:
+    """wgmma.m64n64k16 with B(16, 64) as it lies in a row-major matrix: N contiguous, K in groups of 8 rows."""
+    registers = ", ".join(f"%{i}" for i in range(32))
+    outputs = ", ".join(f'"+f"(d[{i}])' for i in range(32))
+    body = f"""
+    extern __shared__ __align__(1024) char memory[];
+    for (int e = threadIdx.x; e < 1024; e += 128) {{
+        const int x = 2 * e;  // rows of 32 bytes of A, of 128 bytes of B, which begins at 2048
+        *(unsigned short*)(memory + (x ^ ((x >> 7 & 1) << 4))) = a[e];
+        *(unsigned short*)(memory + 2048 + (x ^ ((x >> 7 & 7) << 4))) = b[e];
+    }}
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
+    const unsigned long long base = (unsigned)__cvta_generic_to_shared(memory) >> 4 & 0x3fff;
+    const unsigned long long first = 3ull << 62 | 16ull << 32 | 1ull << 16 | base;
+    const unsigned long long second = 1ull << 62 | 64ull << 32 | 64ull << 16 | (base + 128);
+    float d[32] = {{}};
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {{{registers}}}, %32, %33, 1, 1, 1, 0, 1;"
+        : {outputs} : "l"(first), "l"(second));
+    asm volatile("wgmma.commit_group.sync.aligned;\\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+    #pragma unroll
+    for (int i = 0; i < 32; ++i) {{
+        const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 % 2 * 8, column = threadIdx.x % 4 * 2 + i % 2 + i / 4 * 8;
+        out[row * 64 + column] = (int)d[i];
+    }}"""
+    rng = np.random.default_rng(9)
+    a, b = rng.integers(-8, 9, (64, 16)), rng.integers(-8, 9, (16, 64))
+    words = [(x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) for x in (a, b)]
+    source, step = simple(body, 1, 128, BufferArg("a"), BufferArg("b"), BufferArg("out"), shared=4096,
+                          parameters="const unsigned short* a, const unsigned short* b, int* out")  # fmt: skip
+    return Probe(source, plan(step), (a @ b).astype(np.int32), {"a": words[0], "b": words[1]})
