@@ -79,13 +79,13 @@ def run(
         loop._collect = clock.wrap("wait", loop._collect)
         measurer.submit = clock.wrap("submit", measurer.submit)
         loop.run()
-        searched = time.perf_counter() - start
+        searched, spent = time.perf_counter() - start, dict(clock.seconds)
         confirmed = clock.wrap("confirm", loop.confirm)()
         wall = time.perf_counter() - start
         busy: dict[str, float] = dict(getattr(measurer, "busy", {}))
         workers = getattr(getattr(measurer, "pool", None), "jobs", 1)
     hashes = [m.cubin_hash for m in tuner.told if m.ok and m.cubin_hash]
-    parts = {name: clock.seconds.get(name, 0.0) / searched for name in ("search", "submit", "wait")}
+    parts = {name: spent.get(name, 0.0) / searched for name in ("search", "submit", "wait")}
     device_busy = busy.get("verify", 0.0) + busy.get("time", 0.0)
     final = curve[-1][1] if curve else 0.0
     return {
@@ -99,7 +99,7 @@ def run(
         "wall_seconds": wall,
         "search_phase_seconds": searched,
         "candidates_per_second": progress.trials / searched,
-        "seconds": {"search": clock.seconds.get("search", 0.0), "confirm": clock.seconds["confirm"], **busy},
+        "seconds": {"search": spent.get("search", 0.0), "confirm": clock.seconds["confirm"], **busy},
         "loop": {**parts, "rest": 1 - sum(parts.values())},
         "timed": len(hashes),
         "timed_twice": len(hashes) - len(set(hashes)),
