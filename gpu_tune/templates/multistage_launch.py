@@ -194,7 +194,10 @@ def resources(
     depth = -(-problem.k_tiles(config) // config["split_k"]) * config["block_k"]
     moved = promotes(workload, device) and depth > 128  # else the second set is the first under another name
     shape = Shape(config, workload.dtype, moved)
-    return Estimate(shape.threads, shape.shared_bytes(*operands), shape.accumulators, workspace_bytes(config, problem))
+    # the compiler drops the sums of rows (eights) and columns (eights) that lie outside the matrix in every warp
+    halves = min(2 * shape.mmas_m, -(-problem.m // 8))
+    sums = shape.accumulators * halves * min(shape.mmas_n, -(-problem.n // 8)) // (2 * shape.mmas_m * shape.mmas_n)
+    return Estimate(shape.threads, shape.shared_bytes(*operands), sums, workspace_bytes(config, problem))
 
 
 def _z(tiles: int, batch: int, work: int) -> str:
