@@ -6,10 +6,10 @@
 Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed
 batches of 16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every
 other device whose space of the same kernel is among the arguments); ``cold-late`` (``cold``, but a batch is chosen
-before the previous one's results are known, as ``--pipelined`` does for all); ``kt:NAME``, a Kernel Tuner strategy with
-default options where that package is installed (a fresh Searchspace each run). Counted are distinct configs, failures
-included; a run that ends early keeps its last value. Ratios are optimum time / best time found; intervals are 95 %
-bootstrap over seeds.
+before the previous one's results are known, with smaller first batches, as ``--pipelined`` does for all);
+``kt:NAME``, a Kernel Tuner strategy with default options where that package is installed (a fresh Searchspace each
+run). Counted are distinct configs, failures included; a run that ends early keeps its last value. Ratios are optimum
+time / best time found; intervals are 95 % bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.interchange import RecordedSpace, load
 from gpu_tune.model.transfer import Past
 from gpu_tune.search import Search
-from gpu_tune.search_arm import Settings
+from gpu_tune.search_arm import PIPELINED, Settings
 from gpu_tune.search_stop import LEAST, PATIENCE, stopped
 
 SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
@@ -72,7 +73,8 @@ def ours(
 ) -> tuple[list[float], float]:
     """Times in the order tried (inf: failed) and the seconds of ask and tell."""
     late = int(args.pipelined or searcher == "cold-late")
-    base = {"trees": TREES, "ga": GENETIC}.get(searcher, Settings(**json.loads(args.settings)))
+    own = replace(PIPELINED if late else Settings(), **json.loads(args.settings))
+    base = {"trees": TREES, "ga": GENETIC}.get(searcher, own)
     search = Search([space], seed=seed, batch=args.batch, settings=base, history=history if searcher == "warm" else ())
     flight: list[Any] = []
     order: list[float] = []

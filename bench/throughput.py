@@ -67,7 +67,7 @@ def run(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_tune-throughput-"))
         options: dict[str, Any] = dict(kind=kind, device=device, jobs=jobs, store=Path(folder), seed=seed)
         measurer: Any = stack.enter_context(open_measurer(workload, **options))
-        tuner: Any = Tuner(workload, device=measurer.device, seed=seed)
+        tuner: Any = Tuner(workload, device=measurer.device, seed=seed, pipelined=True)
         tuner.ask, tuner.tell = clock.wrap("search", tuner.ask), clock.wrap("search", tuner.tell)
         progress = Progress(workload, measurer.device, measurer.source, budget)
 

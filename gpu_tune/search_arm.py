@@ -58,6 +58,10 @@ class Settings:
     gain: float = 0.005
 
 
+PIPELINED = Settings(early=4)
+"""For a caller that asks for a batch before the previous one is told: then only half as many are under way at first."""
+
+
 @dataclass(frozen=True)
 class Pool:
     """Free rows, their coordinates, and (where the space is scored whole, or history needs them) features."""
@@ -248,25 +252,34 @@ class Arm:
             chosen += self._hinted(pool, direct)
         y = worth(times)
         some = self._subset(y, rng)
-        mine, c, trend = self.space.coordinates(rows[some]), pool.coordinates, np.zeros(len(pool.rows))
-        told = y[some]
+        pending = self._pending()
+        mine, flying, c = self.space.coordinates(rows[some]), self.space.coordinates(pending), pool.coordinates
+        told, trend = y[some], np.zeros(len(pool.rows))
         if believed and self.prior is not None and pool.hint is not None:
-            own, hint = self.prior.hint(self.space.describe(rows[some])[0]), pool.hint
+            own, expected = (self.prior.hint(self.space.describe(r)[0]) for r in (rows[some], pending))
             slope = _slope(own, told)
-            told, trend = told - slope * own, slope * hint
-            mine, c = (np.concatenate([a, b[:, None]], axis=1) for a, b in ((mine, own), (c, hint)))
+            told, trend = told - slope * own, slope * pool.hint
+            mine, flying, c = (
+                np.concatenate([a, b[:, None]], axis=1) for a, b in ((mine, own), (flying, expected), (c, pool.hint))
+            )
         model = Smooth(mine, told)
         mean = model.predict(c) + trend
         keep = self.settings.smooth_pool
         short = np.argsort(-mean, kind="stable")[:keep]
         short = np.union1d(short, rng.permutation(len(mean))[: keep // 2])
-        for i in model.pick(c[short], smooth, float(y.max()), trend[short]):
+        for i in model.pick(c[short], smooth, float(y.max()), trend[short], flying):
             if self.take(pool.rows[short[i]]):
                 chosen.append(pool.rows[short[i]])
         if pool.features is not None:
             short = np.arange(len(mean))
         chosen += self._by_trees(pool, short, trees - direct, rng)
         return chosen
+
+    def _pending(self) -> Rows:
+        """Rows that were asked for and whose end is not told yet."""
+        keys = sorted(self.taken - self._rows.keys())
+        rows = [np.frombuffer(key, dtype=np.uint16) for key in keys]
+        return np.array(rows, dtype=np.uint16).reshape(-1, len(self.space.knobs))
 
     def _believed(self) -> bool:
         """Whether history is still listened to: until ``doubt`` own trials, and then while it orders those rightly."""

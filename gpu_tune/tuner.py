@@ -42,7 +42,8 @@ class Tuner:
 
     For a workload (then the spaces are those of every template that supports it or a view of it), or for any
     ``spaces``, recorded ones included. Default configs and the templates' seeds come first. ``history`` are records of
-    any workload: the ranker learns from them.
+    any workload: the ranker learns from them. ``pipelined``: you ask for a batch before you
+    tell of the one before it.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Tuner:
         batch: int | None = None,
         history: Iterable[Record] = (),
         templates: Mapping[str, Template] | None = None,
+        pipelined: bool = False,
     ) -> None:
         from .search import Search  # LightGBM loads here, not with ``import gpu_tune``
+        from .search_arm import PIPELINED, Settings
 
         self.variants: dict[str, Variant] = {}
         if spaces is None:
@@ -71,7 +74,8 @@ class Tuner:
         starts = [(s.name, s.default()) for s in self.spaces]
         self.defaults = frozenset(Candidate(name, config) for name, config in starts if config is not None)
         options: dict[str, Any] = {} if batch is None else {"batch": batch}
-        self.search = Search(self.spaces, seed=seed, history=history, **options)
+        settings = PIPELINED if pipelined else Settings()
+        self.search = Search(self.spaces, seed=seed, history=history, settings=settings, **options)
         self.told: list[Measurement] = []
 
     def ask(self, n: int | None = None) -> list[Candidate]:
@@ -163,7 +167,7 @@ def tune(
         if on_trial is not None:
             on_trial(progress)
         history = book.read(source)  # of every chip: what is told apart is left to the models
-        tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates)
+        tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates, pipelined=True)
         if not force:
             _resume(tuner, [r for r in history if _comparable(r.measurement, drivers, bool(executor))], place, progress)
         if measurer is None:

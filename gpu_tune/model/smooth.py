@@ -53,20 +53,36 @@ class Smooth:
         v = k @ self.whiten.T
         return self.mean + k @ self.alpha, self.variance * (_matern(scaled, scaled)[0] - v @ v.T)
 
-    def pick(self, x: NDArray[np.floating], n: int, best: float, trend: Array | None = None) -> list[int]:
+    def pick(
+        self,
+        x: NDArray[np.floating],
+        n: int,
+        best: float,
+        trend: Array | None = None,
+        pending: NDArray[np.floating] | None = None,
+    ) -> list[int]:
         """Indices of ``n`` rows of ``x`` to try together: the largest expected improvement on ``best``, one after the
-        other. ``trend`` (m,) is added to the mean: what was taken off ``y`` before fitting."""
-        mean, cov = self.posterior(x)
-        mean = mean if trend is None else mean + trend
+        other. ``trend`` (m,) is added to the mean: what was taken off ``y`` before fitting. ``pending`` (p, d): rows
+        that are being tried already, which will tell of their neighbourhoods."""
+        m = len(x)
+        mean, cov = self.posterior(x if pending is None or not len(pending) else np.concatenate([x, pending]))
+        mean = mean[:m] if trend is None else mean[:m] + trend
+        for i in range(m, len(cov)):
+            cov = self._known(cov, i)
+        cov = cov[:m, :m]
         picked: list[int] = []
-        for _ in range(min(n, len(mean))):
+        for _ in range(min(n, m)):
             sd = np.sqrt(np.maximum(np.diag(cov), 1e-12 * self.variance))
             gain = expected_improvement(mean - best, sd)
             gain[picked] = -1.0
             i = int(np.argmax(gain))
             picked.append(i)
-            cov = cov - np.outer(cov[:, i], cov[i]) / (cov[i, i] + self.noise * self.variance)
+            cov = self._known(cov, i)
         return picked
+
+    def _known(self, cov: Array, i: int) -> Array:
+        """The covariance once row ``i`` is known, whatever its value."""
+        return cov - np.outer(cov[:, i], cov[i]) / (cov[i, i] + self.noise * self.variance)
 
     def _climb(self, theta: Array) -> Array:
         """Rprop (signs of the gradient, own step per coordinate): robust on a rough likelihood and cheap."""

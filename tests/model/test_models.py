@@ -88,6 +88,16 @@ def test_a_batch_of_picks_is_spread() -> None:
     assert len(set(picks)) == 6 and sum(p < 50 for p in picks) <= 2  # copies of one point teach nothing more
 
 
+def test_a_pick_keeps_away_from_what_is_being_tried() -> None:
+    x = np.array([0.0, 0.2, 0.8, 1.0])[:, None]
+    model = Smooth(x, np.sin(9 * x[:, 0]))
+    rows = np.linspace(0, 1, 41)[:, None]
+    first = model.pick(rows, 1, 1.0)[0]
+    second = model.pick(rows, 1, 1.0, pending=rows[[first]])[0]
+    assert second != first and model.pick(rows, 2, 1.0) == [first, second]
+    assert model.pick(rows, 1, 1.0, pending=rows[:0]) == [first]
+
+
 def test_the_gradient_of_the_likelihood_is_the_slope() -> None:
     model = Smooth(X, TIME)
     theta = np.array([-0.5, 0.1, 0.3, 0.0, -3.0])
