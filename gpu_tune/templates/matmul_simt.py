@@ -110,9 +110,10 @@ def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
 def resources(config: Config, workload: Any, device: Device) -> Estimate:
     """Threads, shared memory, accumulators and workspace of ``config``."""
     f, c = _facts(config, workload), dict[str, Any](config)
-    sums = (
-        tile.accumulators(c, workload) if f["tiles_k"] > 1 else c["thread_m"] * c["thread_n"]
-    )  # one tile: scaled at once
+    if f["tiles_k"] > c["split_k"]:
+        sums = tile.accumulators(c, workload)
+    else:  # one tile of K for each: scaled at once, and the compiler may finish one row of sums after the other
+        sums = c["thread_m"] * c["thread_n"] if c["block_k"] > 8 else c["thread_n"]
     # where the tile reaches past the matrix, the compiler drops the sums that no thread has inside
     live = _live(workload.m, c["block_m"], f["lanes_m"], f["piece_m"], c["interleave_m"])
     live *= _live(workload.n, c["block_n"], f["lanes_n"], f["piece_n"], c["interleave_n"])
