@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..workload import Conv2d
-from .multistage import CHUNK, Operand
+from .multistage import Operand
+from .multistage_loader import Vectors
 
 
 @dataclass(frozen=True)
-class ImageLoader:
+class ImageLoader(Vectors):
     """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
 
     Copied: a thread copies vectors of one place in k for ``count`` pixels. Through registers: neighbouring threads take
@@ -32,21 +33,6 @@ class ImageLoader:
     def channels(self) -> int:
         """Channels of a group."""
         return self.workload.c // self.workload.groups
-
-    @property
-    def vector(self) -> int:
-        """Bytes that move at once."""
-        return self.operand.copy or CHUNK
-
-    @property
-    def elements(self) -> int:
-        """Elements of a vector."""
-        return self.vector // self.operand.itemsize
-
-    @property
-    def vectors_per_chunk(self) -> int:
-        """Vectors of a 16-byte chunk."""
-        return CHUNK // self.vector
 
     @property
     def vectors(self) -> int:

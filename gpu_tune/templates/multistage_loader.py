@@ -7,8 +7,29 @@ from dataclasses import dataclass
 from .multistage import CHUNK, Operand
 
 
+class Vectors:
+    """The pieces in which an ``operand`` moves, of matrices and of images."""
+
+    operand: Operand
+
+    @property
+    def vector(self) -> int:
+        """Bytes that move at once."""
+        return self.operand.copy or CHUNK
+
+    @property
+    def elements(self) -> int:
+        """Elements of a vector."""
+        return self.vector // self.operand.itemsize
+
+    @property
+    def vectors_per_chunk(self) -> int:
+        """Vectors of a 16-byte chunk."""
+        return CHUNK // self.vector
+
+
 @dataclass(frozen=True)
-class Loader:
+class Loader(Vectors):
     """How a matrix operand's tile is copied: every thread moves ``count`` vectors.
 
     ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
@@ -26,21 +47,6 @@ class Loader:
     def gathers(self) -> bool:
         """Whether it reads single elements."""
         return not self.operand.copy and not (self.operand.transposes and self.words)
-
-    @property
-    def vector(self) -> int:
-        """Bytes that move at once."""
-        return self.operand.copy or CHUNK
-
-    @property
-    def elements(self) -> int:
-        """Elements of a vector."""
-        return self.vector // self.operand.itemsize
-
-    @property
-    def vectors_per_chunk(self) -> int:
-        """Vectors of a 16-byte chunk."""
-        return CHUNK // self.vector
 
     @property
     def vectors(self) -> int:

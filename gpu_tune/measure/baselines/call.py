@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..device_data import DeviceData
@@ -43,5 +44,20 @@ class Baseline:
 
     def close(self) -> None:
         """Free what it holds."""
-        for step in reversed(self.cleanup):
-            step()
+        undo(self.cleanup)
+
+
+def undo(cleanup: Sequence[Callable[[], None]]) -> None:
+    """Free what was taken, the last thing first."""
+    for step in reversed(cleanup):
+        step()
+
+
+@contextlib.contextmanager
+def undone_on_failure(cleanup: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """What is in ``cleanup`` by then is freed when the body raises."""
+    try:
+        yield
+    except BaseException:
+        undo(cleanup)
+        raise

@@ -17,7 +17,7 @@ from ...workload import FP8, Conv2d
 from .. import cuda
 from ..cuda import Stream
 from ..device_data import DeviceData
-from .call import Baseline, Run, Unavailable
+from .call import Baseline, Run, Unavailable, undo, undone_on_failure
 from .choose import Variant, fastest, why_none
 from .finish import Finisher, given, plain
 
@@ -38,7 +38,7 @@ def make(
         remedy = "pip install 'gpu_tune[baselines]' nvidia-cudnn-cu13 (or -cu12)"
         raise Unavailable(f"the cuDNN frontend or cuDNN is not installed ({error}); {remedy}") from error
     cleanup: list[Callable[[], None]] = []
-    try:
+    with undone_on_failure(cleanup):
         handle = cudnn.create_handle()
         cleanup.append(lambda: cudnn.destroy_handle(handle))
         cudnn.set_stream(handle=handle, stream=stream.handle)
@@ -55,10 +55,6 @@ def make(
         if best is None:
             why = why_none(variants) or "".join(f": {r}" for r in reasons[:1])
             raise Unavailable(f"has no plan for {w.key}{why}")
-    except BaseException:
-        for step in reversed(cleanup):
-            step()
-        raise
     runs = sum(t < float("inf") for t in seconds)
     first = next(v for v, t in zip(variants, seconds) if t < float("inf"))
     users = 2
@@ -67,8 +63,7 @@ def make(
         nonlocal users
         users -= 1
         if not users:
-            for step in reversed(cleanup):
-                step()
+            undo(cleanup)
 
     labels = {"cudnn": (best, f"fastest of {runs}"), "cudnn-first": (first, "first by its heuristic")}
     for name, (v, words) in labels.items():

@@ -21,7 +21,7 @@ from ..cuda import Stream
 from ..device_data import DeviceData
 from ..verify import SCALARS
 from . import blas
-from .call import Baseline, Run, Unavailable
+from .call import Baseline, Run, Unavailable, undone_on_failure
 from .choose import Variant, fastest, why_none
 from .finish import Finisher, given, plain
 
@@ -35,16 +35,12 @@ def make(
     workspace = cuda.allocate(blas.WORKSPACE)
     cleanup: list[Callable[[], None]] = [lambda: cuda.free(workspace)]
     scalars = {n: SCALARS[n] for n in w.scalars()}
-    try:
+    with undone_on_failure(cleanup):
         of = _cublas if name == "cublas" else _lt
         variants = of(w, data, workspace, device, cleanup)
         best, _ = fastest(variants, data, scalars, stream, note)
         if best is None:
             raise Unavailable(f"offers nothing for {w.key}{why_none(variants)}")
-    except BaseException:
-        for step in reversed(cleanup):
-            step()
-        raise
     label = best.label + (f", fastest of {len(variants)} variants" if len(variants) > 1 else "")
     return Baseline(name, label, best.run, data, scalars, best.roundings, cleanup)
 

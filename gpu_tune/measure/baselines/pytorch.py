@@ -21,7 +21,7 @@ from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
 from ..cuda import Stream
 from ..device_data import DeviceData
 from ..verify import SCALARS
-from .call import Baseline, Run, Unavailable
+from .call import Baseline, Run, Unavailable, undone_on_failure
 from .choose import Variant, fastest, why_none
 from .finish import Finisher, given, plain
 
@@ -38,7 +38,7 @@ def make(w: Workload, data: DeviceData, stream: Stream, device: Device, note: Ca
     session = Session(w, data)
     cleanup: list[Callable[[], None]] = [session.close]
     scalars = {n: SCALARS[n] for n in w.scalars()}
-    try:
+    with undone_on_failure(cleanup):
         if isinstance(w, Matmul):
             ways = _matmuls(session, w, device, cleanup)
         else:
@@ -53,10 +53,6 @@ def make(w: Workload, data: DeviceData, stream: Stream, device: Device, note: Ca
         best, _ = fastest(variants, data, scalars, stream, note)
         if best is None:
             raise Unavailable(f"offers nothing for {w.key}{why_none(variants)}")
-    except BaseException:
-        for step in reversed(cleanup):
-            step()
-        raise
     label = f"PyTorch {session.torch.__version__} {best.label}"
     return Baseline("torch", label, best.run, data, scalars, best.roundings, cleanup)
 

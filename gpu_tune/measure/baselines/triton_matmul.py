@@ -20,7 +20,7 @@ from ...workload import FP8, ITEMSIZE, Matmul
 from ..cuda import Stream
 from ..device_data import DeviceData
 from ..verify import SCALARS
-from .call import Baseline, Run, Unavailable
+from .call import Baseline, Run, Unavailable, undone_on_failure
 from .choose import Variant, fastest, why_none
 from .finish import Finisher, given, plain
 
@@ -69,7 +69,7 @@ def make(w: Matmul, data: DeviceData, stream: Stream, device: Device, note: Call
         raise Unavailable(f"takes no more than 65535 batches in a grid, not {w.batch}")
     fused = _fusable(w)
     cleanup: list[Callable[[], None]] = []
-    try:
+    with undone_on_failure(cleanup):
         finisher = None if fused else Finisher(w, device)
         if finisher is not None:
             cleanup.append(finisher.close)
@@ -92,10 +92,6 @@ def make(w: Matmul, data: DeviceData, stream: Stream, device: Device, note: Call
         if best is None:
             why = why_none(variants) or (f": {reason}" if reason else "")
             raise Unavailable(f"compiles or runs none of its configs for {w.key}{why}")
-    except BaseException:
-        for step in reversed(cleanup):
-            step()
-        raise
     label = f"Triton {triton.__version__} {best.label}, fastest of {len(variants)} configs"
     return Baseline("triton", label, best.run, data, scalars, best.roundings, cleanup)
 
