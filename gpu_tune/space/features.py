@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,50 +87,93 @@ def hardware(
     return np.array(rows, dtype=np.float32).reshape(len(configs), len(names)), names
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What the features need to know of a config, whoever renders it. ``threads`` and ``accumulators`` are per block
+    and per thread, ``shared_bytes`` per block, ``tile_*`` in elements of the matrix product, ``kind`` names the peak
+    rate that the multiplications run at (see ``Device.peak_flops``).
+    """
+
+    threads: int
+    blocks: int
+    shared_bytes: int
+    accumulators: int
+    tile_m: float
+    tile_n: float
+    tile_k: float = 1.0
+    stages: float = 1.0
+    split_k: float = 1.0
+    workspace_bytes: int = 0
+    kernels: int = 1
+    cluster: int = 1
+    kind: str = ""
+
+
 def config_features(template: Template, config: Config, workload: Workload, device: Device) -> list[float]:
     """One config's features in the order of NAMES, then the template's own by name."""
     estimate = template.resources(config, workload, device)
     plan = template.plan(config, workload, device)
     main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
-    m, n, k, batch = gemm_shape(workload)
-    item, out_item = ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype]
-    registers = min(device.registers_per_thread, estimate.accumulators + OVERHEAD_REGISTERS)
-    resident = device.resident_blocks(estimate.threads, registers, estimate.shared_bytes)
-    waves = main.blocks / (device.sm_count * max(resident, 1))
+    m, n, _, batch = gemm_shape(workload)
     split = _knob(config, ("split_k",)) or 1.0
     outputs = m * n * batch * split / main.blocks
     tile_m = _knob(config, _TILES["m"]) or min(float(m), math.sqrt(outputs))
-    tile_n = _knob(config, _TILES["n"]) or max(1.0, min(float(n), outputs / tile_m))
-    tile_k = _knob(config, _TILES["k"]) or 1.0
-    stages = _knob(config, ("stages",)) or 1.0
+    launch = Launch(
+        threads=estimate.threads,
+        blocks=main.blocks,
+        shared_bytes=estimate.shared_bytes,
+        accumulators=estimate.accumulators,
+        tile_m=tile_m,
+        tile_n=_knob(config, _TILES["n"]) or max(1.0, min(float(n), outputs / tile_m)),
+        tile_k=_knob(config, _TILES["k"]) or 1.0,
+        stages=_knob(config, ("stages",)) or 1.0,
+        split_k=split,
+        workspace_bytes=estimate.workspace_bytes,
+        kernels=len(plan.steps),
+        cluster=math.prod(main.cluster),
+    )
+    own: Mapping[str, float] = template.features(config, workload, device)
+    return [*launch_features(launch, workload, device), *(float(own[name]) for name in sorted(own))]
+
+
+def launch_features(launch: Launch, workload: Workload, device: Device) -> list[float]:
+    """Features in the order of NAMES from plain numbers: for configs of this project's templates and for those of any
+    other tiled matrix product."""
+    m, n, k, batch = gemm_shape(workload)
+    item, out_item = ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype]
+    tile_m, tile_n, tile_k, split = launch.tile_m, launch.tile_n, launch.tile_k, launch.split_k
+    registers = min(device.registers_per_thread, launch.accumulators + OVERHEAD_REGISTERS)
+    resident = device.resident_blocks(launch.threads, registers, launch.shared_bytes)
+    waves = launch.blocks / (device.sm_count * max(resident, 1))
+    outputs = m * n * batch * split / launch.blocks
     tiles = math.ceil(m / tile_m) * math.ceil(n / tile_n) * batch
     padded = tiles * tile_m * tile_n / (m * n * batch)
     through_l2 = tiles * (tile_m + tile_n) * k * item + m * n * batch * out_item * (2 * split - 1)
-    through_shared = tiles * tile_m * tile_n * k * item / max(1.0, math.sqrt(max(estimate.accumulators, 1)))
-    peak = device.peak_flops(_KIND[workload.dtype]) or device.peak_flops("fp32")
+    through_shared = tiles * tile_m * tile_n * k * item / max(1.0, math.sqrt(max(launch.accumulators, 1)))
+    peak = device.peak_flops(launch.kind or _KIND[workload.dtype]) or device.peak_flops("fp32")
     compute = workload.flops * padded / peak / (waves / math.ceil(waves)) if waves else 0.0
     memory = through_l2 / (4.0 * device.bandwidth)
-    values = [
-        _log(estimate.threads),
-        _log(estimate.shared_bytes),
-        float(estimate.accumulators),
+    return [
+        _log(launch.threads),
+        _log(launch.shared_bytes),
+        float(launch.accumulators),
         float(resident),
-        resident * estimate.threads / device.threads_per_sm,
-        _log(main.blocks),
+        resident * launch.threads / device.threads_per_sm,
+        _log(launch.blocks),
         _log(waves),
         waves / math.ceil(waves),
-        _log(estimate.workspace_bytes),
-        float(len(plan.steps)),
-        float(math.prod(main.cluster)),
+        _log(launch.workspace_bytes),
+        float(launch.kernels),
+        float(launch.cluster),
         _log(outputs),
-        _log(outputs / estimate.threads),
+        _log(outputs / launch.threads),
         tile_m * tile_n / (tile_m + tile_n),
         _log(tile_m / tile_n),
         padded,
         _log(through_l2),
         through_l2 / workload.bytes,
         _log(k / (tile_k * split)),
-        _log(stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
+        _log(launch.stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
         _log(through_shared),
         compute / max(compute + memory, 1e-30),
         _log(max(compute, memory)),
@@ -147,8 +191,6 @@ def config_features(template: Template, config: Config, workload: Workload, devi
         float(device.shared_bytes_per_sm),
         float(device.l2_bytes),
     ]
-    own: Mapping[str, float] = template.features(config, workload, device)
-    return [*values, *(float(own[name]) for name in sorted(own))]
 
 
 def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
