@@ -45,12 +45,12 @@ def ran(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         return {"counts": {"ok": 2}} if "tuning" not in name else {"failed": "nothing tuned"}
 
-    def tasks(self: Any) -> Any:
+    def tasks(setup: Any) -> Any:
         for name in ("checks a", "templates bad", "spaces m w 1 0", "spaces m w 2 stop", "again x", "tuning x"):
             phase, _, rest = name.partition(" ")
             yield campaign.Task(phase, rest, lambda name=name: work(name), 0.5)
 
-    monkeypatch.setattr(campaign.Campaign, "tasks", tasks)
+    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
     return names
 
 
@@ -81,16 +81,16 @@ def test_a_slice_that_is_interrupted_goes_on_where_it_was(campaign: Any, ran: li
 
 
 def test_the_phase_furthest_behind_goes_next_and_a_task_that_does_not_fit_waits(campaign: Any, tmp_path: Path):
-    made = campaign.Campaign(tmp_path, "modelled", None, 1.0, 0)
+    made = campaign.Schedule(campaign.Setup(tmp_path, "modelled", None, 1.0, 0))
     task = {p: campaign.Task(p, p, dict, 5.0) for p in campaign.PHASES}
     waiting = {p: [task[p]] for p in campaign.PHASES}
-    assert made._next(waiting, 10.0) is task["checks"]
+    assert made.next(waiting, 10.0) is task["checks"]
     made.state["spent"].update(checks=10.0, tuning=41.0, spaces=30.0, templates=10.0, again=10.0)
-    assert made._next(waiting, 10.0) is task["spaces"], "30 of 33 is further behind than 41 of 42"
+    assert made.next(waiting, 10.0) is task["spaces"], "30 of 33 is further behind than 41 of 42"
     waiting["spaces"] = [campaign.Task("spaces", "long", dict, 60.0)]
-    assert made._next(waiting, 10.0) is task["tuning"] and made._next(waiting, 4.0) is None
+    assert made.next(waiting, 10.0) is task["tuning"] and made.next(waiting, 4.0) is None
     start_of_nothing = len(made.state["done"])
-    made.run(0.0)
+    made.run(list(task.values()), 0.0)
     assert len(made.state["done"]) == start_of_nothing
 
 
@@ -133,7 +133,7 @@ def test_a_hostile_archive_is_refused(campaign: Any, tmp_path: Path):
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member, io.BytesIO())
         with pytest.raises(SystemExit, match="no plain file"):
-            campaign.restore([path], tmp_path / "out")
+            campaign.campaign_archive.restore([path], tmp_path / "out")
         assert not (tmp_path / "evil").exists()
 
 
@@ -144,18 +144,17 @@ def test_another_chip_is_not_mixed_in(campaign: Any, ran: list[str], tmp_path: P
 
 
 def test_the_real_plan_has_every_phase_and_stable_distinct_names(campaign: Any, tmp_path: Path):
-    plan = campaign.Campaign(tmp_path, "modelled", None, 1.0, 0)
-    names = [(t.phase, t.name) for t in plan.tasks()]
+    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.campaign_tasks
+    names = [(t.phase, t.name) for t in work.tasks(setup)]
     assert {p for p, _ in names} == set(campaign.PHASES) and len(set(names)) == len(names)
-    assert names == [(t.phase, t.name) for t in plan.tasks()]
+    assert names == [(t.phase, t.name) for t in work.tasks(setup)]
     spaces = [n for p, n in names if p == "spaces"]
-    assert len(spaces) * campaign.CHUNK >= campaign.CONFIGS * 4 * 2, (
-        "2,000 configs for at least 4 shapes of 2 templates"
-    )
+    assert len(spaces) * work.CHUNK >= work.CONFIGS * 4 * 2, "2,000 configs for at least 4 shapes of 2 templates"
     tuned = [n for p, n in names if p == "tuning"]
-    assert tuned[0] == campaign.FIRST[0] and set(campaign.FIRST) <= set(tuned[:12]) and len(tuned) > 100
+    first = work.workloads.FIRST
+    assert tuned[0] == first[0] and set(first) <= set(tuned[:12]) and len(tuned) > 100
     assert any(n.startswith("conv2d") for n in tuned[:5])
-    for template in plan.registry:
+    for template in setup.templates:
         assert any(p == "templates" and n.startswith(f"{template} ") for p, n in names), template
 
 
@@ -169,7 +168,7 @@ def test_knobs_that_paid_are_told_in_percent(campaign: Any):
     """tile=2 halves every time, stage changes nothing; failures have no time and count as such."""
     found = [timed(i, (1e-3 + 1e-9 * i) / (1 + i // 40), tile=1 + i // 40, stage=i // 4 % 2) for i in range(80)]
     found += [timed(99, 0.0, "run_error", tile=1, stage=1)]
-    lines = campaign.campaign_tables.knobs(found)
+    lines = campaign.campaign_pages.campaign_tables.knobs(found)
     assert "### t: 2 workloads; 80 ok, 1 run_error" in lines
     cells = {tuple(x.split(" | ")[:2]): x.split(" | ") for x in lines if x.startswith("| ")}
     best, median = cells["| tile", "2"][2:4]
@@ -192,14 +191,14 @@ def test_results_come_from_measurements_alone(campaign: Any, tmp_path: Path, mon
     to = tmp_path / "RESULTS.md"
     with pytest.raises(SystemExit, match="a rehearsal measures nothing"):
         campaign.main(["results", "--out", str(tmp_path), "--kind", "modelled", "--to", str(to)])
-    made = campaign.Campaign(tmp_path, "modelled", None, 1.0, 0)
-    made.rehearsal = False
+    made = campaign.Schedule(campaign.Setup(tmp_path, "modelled", None, 1.0, 0))
+    made.setup.rehearsal = False
     with pytest.raises(SystemExit, match="no workload was tuned yet"):
-        campaign.results_page(made)
+        campaign.campaign_pages.results_page(made)
     a, b = Matmul(512, 512, 512, dtype="bfloat16", layout="nt"), Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt")
     for w, ours, vendor in ((a, 2e-6, 3e-6), (b, 2e-4, 1.9e-4)):
         made.state["done"][f"tuning: {w.key}"] = {"seconds": 1.0, "result": tuned(w, ours, vendor)}
-    page = campaign.results_page(made)
+    page = campaign.campaign_pages.results_page(made)
     mean = math.sqrt(1.5 * 0.95)
     assert f"2 shapes: geometric mean {mean:.3f}" in page and "decidedly slower on 1" in page
     assert "rehearsal: no time" not in page and "torch was not timed: PyTorch is not installed" in page

@@ -1,0 +1,101 @@
+"""What a campaign leaves behind: the tables, RESULTS.md, the facts of the machine, the archives of a slice."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import campaign_archive
+import campaign_tables
+from campaign_schedule import Schedule
+from campaign_setup import Setup
+
+from gpu_tune import driver, nvrtc
+from gpu_tune.measure import emulated, nvml
+from gpu_tune.trial import MEASURED, MODELLED
+
+PACKAGES = (
+    "gpu_tune", "numpy", "lightgbm", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cublas", "nvidia-cudnn-frontend",
+    "torch", "triton",
+)  # fmt: skip
+"""Whose versions are noted."""
+
+
+def environment(setup: Setup) -> dict[str, Any]:
+    """The machine, the software, and what is missing."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    facts: dict[str, Any] = {
+        "chip": setup.device.chip,
+        "kind": setup.kind,
+        "rehearsal": setup.rehearsal,
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "nvrtc": ".".join(map(str, nvrtc.version())),
+        "driver": nvml.driver_version(),
+        "emulator": emulated.unavailable() or "ok",
+    }
+    if setup.kind == "gpu":
+        facts["cuda"] = ".".join(map(str, driver.version()))
+        facts["clocks"] = nvml.read(driver.bus_id())
+    return facts
+
+
+def tables(schedule: Schedule) -> str:
+    """What was found so far, as Markdown."""
+    results, setup, told = schedule.results, schedule.setup, campaign_tables
+    warn = "" if not setup.rehearsal else " (a rehearsal: no time here was measured on a GPU)"
+    spent = ", ".join(f"{p} {s:.0f} s ({len(results[p])} tasks)" for p, s in schedule.state["spent"].items())
+    book = setup.records.read(MEASURED if setup.kind == "gpu" else MODELLED)
+    random = [r for r in book if r.run == "campaign" and r.chip == setup.device.chip]
+    wanted = {n.split(" ")[1] for n in results["spaces"]}
+    parts = {
+        "Workloads": told.workloads(results, setup.device),
+        "Checks": told.checks(results),
+        "Which knobs paid": told.knobs(r for r in random if r.workload.key in wanted),
+        "Random configs of every template": told.counts(results, "templates"),
+        "Random spaces": told.counts(results, "spaces"),
+    }
+    lines = [f"# Campaign on {setup.device.chip}{warn}", "", f"{schedule.state['slices']} slices: {spent}"]
+    for title, body in parts.items():
+        lines += ["", f"## {title}", "", *(body or ["nothing yet"])]
+    return "\n".join(lines) + "\n"
+
+
+def results_page(schedule: Schedule) -> str:
+    """RESULTS.md, from measurements on a real GPU alone; SystemExit when there are none."""
+    setup = schedule.setup
+    tuned = [r for r in schedule.results["tuning"].values() if "failed" not in r]
+    if setup.rehearsal or not tuned:
+        why = "a rehearsal measures nothing" if setup.rehearsal else "no workload was tuned yet"
+        raise SystemExit(f"{setup.out}: {why}; there are no results to write down")
+    path = setup.out / "environment.json"
+    facts = json.loads(path.read_text()) if path.exists() else environment(setup)
+    body = tables(schedule).split("\n", 1)[1]
+    box = "\n".join(f"- {k}: {json.dumps(v) if isinstance(v, dict) else v}" for k, v in facts.items())
+    head = f"# Results on {setup.device.product}\n\nMeasured with bench/campaign.py; written by it from its results.\n"
+    return f"{head}\n{box}\n{body}"
+
+
+def archive(schedule: Schedule, target: Path, megabytes: float, files: int) -> list[str]:
+    """Write the slice's archives; names of what had to stay out for their size."""
+    out = schedule.setup.out
+    (out / "environment.json").write_text(json.dumps(environment(schedule.setup), indent=1))
+    (out / "tables.md").write_text(tables(schedule))
+    first = [out / "state.json", out / "environment.json", out / "tables.md"]
+    if not schedule.setup.rehearsal and schedule.results["tuning"]:
+        with contextlib.suppress(SystemExit):
+            (out / "RESULTS.md").write_text(results_page(schedule))
+            first.append(out / "RESULTS.md")
+    records, kernels = ([p for p in (out / "store" / n).rglob("*") if p.is_file()] for n in ("records", "kernels"))
+    more = sorted(kernels, key=lambda p: p.stat().st_size) + sorted(records, key=lambda p: p.stat().st_size)
+    return campaign_archive.pack(out, first, more, target, megabytes, files)

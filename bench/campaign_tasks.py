@@ -1,0 +1,197 @@
+"""The pieces of a campaign and what each does: checks, random spaces, tunings, comparisons with the libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import campaign_workloads as workloads
+import numpy as np
+from campaign_schedule import Task
+from campaign_setup import Setup
+
+from gpu_tune.measure import emulated, open_measurer
+from gpu_tune.measure.baselines import names_for
+from gpu_tune.records import Record
+from gpu_tune.space.space import TemplateSpace
+from gpu_tune.store import lookup
+from gpu_tune.trial import MEASURED, Candidate
+from gpu_tune.tuner import tune
+from gpu_tune.workload import Workload, to_dict
+
+HERE = Path(__file__).parent
+CONFIGS, CHUNK = 2000, 100
+"""Random configs of a template and workload in all, and in one task."""
+PROGRAM = 200.0
+"""Seconds that a program among the checks may take."""
+GPU_TESTS = ("test_1_driver.py", "test_2_templates.py", "test_3_measure.py", "test_4_tuned_kernel.py")
+
+
+def tasks(setup: Setup) -> Iterator[Task]:
+    """Every task, each phase in the order of priority; names are stable."""
+    yield from _checks(setup)
+    yield from _spaces(setup)
+    for name in setup.templates:
+        for i, w in enumerate(workloads.small(setup, name, 3)):
+            work = functools.partial(sample, setup, name, w, setup.count(40), 1 + i)
+            yield Task("templates", f"{name} {w.key} {i}", work, 30.0)
+    box = setup.box.get("seconds", 0.0)
+    for w in workloads.tuned(setup):
+        yield Task("tuning", w.key, functools.partial(tuning, setup, w), 10.0 + 3 * box)
+        yield Task("again", w.key, functools.partial(again, setup, w), 60.0)
+
+
+def _checks(setup: Setup) -> Iterator[Task]:
+    python = [sys.executable, "-u"]
+    conformance = [*python, str(HERE / "conformance.py")]
+    if setup.kind == "gpu" and not setup.toy:
+        yield Task("checks", "conformance.py", functools.partial(program, [*conformance, "check"]), PROGRAM)
+        for name in GPU_TESTS:
+            path = HERE.parent / "tests" / "gpu" / name
+            command = [*python, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(path)]
+            yield Task("checks", f"tests/gpu/{name}", functools.partial(program, command), PROGRAM)
+    elif setup.kind == "modelled" and setup.scale >= 1:
+        command = [*conformance, "emulate", str(setup.out / "emulator.npz"), "--cc", str(setup.device.cc)]
+        yield Task("checks", "conformance.py", functools.partial(program, command), PROGRAM)
+    if setup.kind == "gpu":
+        parts = (("floor", 60.0), ("versus", 90.0), ("tunings", 120.0))
+        for part, needs in parts if setup.scale >= 0.01 else parts[:1]:
+            yield Task("checks", f"noise {part}", functools.partial(noise, setup, part), needs)
+    if not setup.toy:
+        for name in setup.templates:
+            for i, w in enumerate(workloads.small(setup, name)):
+                yield Task("checks", f"{name} {w.key} {i}", functools.partial(conform, setup, name, w), 30.0)
+
+
+def _spaces(setup: Setup) -> Iterator[Task]:
+    total = setup.count(CONFIGS)
+    for first in range(0, total, CHUNK):  # breadth before depth: every shape has some before any has all
+        for i, w in enumerate(workloads.spaces(setup)):
+            for name, template in setup.templates.items():
+                if name != "matmul_simt" and template.op == "matmul" and template.supported(w, setup.device) is True:
+                    size = min(CHUNK, total - first)
+                    work = functools.partial(sample, setup, name, w, size, 100 + i, first, total)
+                    yield Task("spaces", f"{name} {w.key} {i} {first}", work, 40.0)
+
+
+def program(command: Sequence[str], limit: float = PROGRAM) -> dict[str, Any]:
+    """Run a program in its own process group, at most ``limit`` seconds; its exit status and last lines."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile("w+", errors="replace") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code: int | str = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = f"killed after {limit:g} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        told.seek(0)
+        lines = told.read().splitlines()
+    return {"exit": code, "seconds": round(time.monotonic() - start, 1), "tail": [line[:200] for line in lines[-40:]]}
+
+
+def noise(setup: Setup, part: str) -> dict[str, Any]:
+    """One part of noise.py: its marks."""
+    import noise as marks  # with the kernels of the tests, which nothing else needs
+
+    options: dict[str, Any] = {"trials": 2, "seconds": 0.3} if setup.scale < 1 else {"trials": 20, "seconds": 30.0}
+    with tempfile.TemporaryDirectory(prefix="gpu_tune-noise-") as folder:
+        return {"marks": marks.run(Path(folder), [part], **options, only_toy=setup.toy)}
+
+
+def conform(setup: Setup, name: str, w: Workload) -> dict[str, Any]:
+    """The default and random configs of a template on device and emulator: how each ends, and where they differ."""
+    if emulated.unavailable():
+        return {"failed": emulated.unavailable()}
+    template = setup.templates[name]
+    space = TemplateSpace(template, w, setup.device)
+    configs = [c for c in (space.default(), *space.sample(setup.count(6), np.random.default_rng(setup.seed))) if c]
+    ends_as: Counter[str] = Counter()
+    differ = []
+    with open_measurer(w, **setup.common) as m:
+        for end in [f.result() for f in [m.submit(Candidate(name, c)) for c in configs]]:
+            check = emulated.check(end.candidate, template, w, setup.device, setup.seed)
+            place, right = "gpu" if setup.kind == "gpu" else "model", "ok" if check.ok else "not ok"
+            timed = "ok" if end.status == "duplicate" else end.status
+            ends_as[f"{place} {timed}, emulator {right}"] += 1
+            if (timed == "ok") != check.ok:
+                facts = {"config": dict(end.candidate.config), "gpu": end.reason or end.status}
+                differ.append({**facts, "emulator": check.detail})
+    return {"counts": dict(ends_as), "differ": differ[:5]}
+
+
+def sample(setup: Setup, name: str, w: Workload, n: int, seed: int, first: int = 0, of: int = 0) -> dict[str, Any]:
+    """``n`` random configs from place ``first`` of a sample of ``of``; every trial goes on record."""
+    template = setup.templates[name]
+    space = TemplateSpace(template, w, setup.device)
+    configs = space.sample(max(of, n), np.random.default_rng([setup.seed, seed]))[first : first + n]
+    book = setup.records
+    book.prepare()
+    ends_as: Counter[str] = Counter()
+    best = None
+    try:
+        with open_measurer(w, **setup.common) as m:
+            known = book.read(m.source, chip=setup.device.chip, key=w.key)
+            mine = [r for r in known if r.run == "campaign" and r.template_hash == template.hash()]
+            done = {r.measurement.candidate for r in mine}  # what a tuning chose to try is no random sample
+            todo = [Candidate(name, c) for c in configs if Candidate(name, c) not in done]
+            for end in [f.result() for f in [m.submit(c) for c in todo]]:
+                ends_as[end.status] += 1
+                best = min(best or end.time, end.time) if end.ok else best
+                book.append(Record(w, setup.device.chip, template.hash(), end, time.time(), "campaign"))
+    finally:
+        book.close()
+    return {"counts": dict(ends_as), "best_seconds": best}
+
+
+def tuning(setup: Setup, w: Workload) -> dict[str, Any]:
+    """Tune one workload; the winner and, on a GPU, how it compares."""
+    winner = tune(w, store=setup.store, records=setup.records, **setup.box, **setup.common).winner
+    found = {
+        "workload": to_dict(w),
+        "template": winner.template,
+        "config": dict(winner.config),
+        "source": winner.source,
+        "seconds": winner.seconds,
+        "trials": winner.trials,
+        "default_speedup": (winner.verdict.get("default") or {}).get("speedup"),
+        "text": winner.verdict.get("text", ""),
+    }
+    return {**found, **again(setup, w)}
+
+
+def again(setup: Setup, w: Workload) -> dict[str, Any]:
+    """The stored winner against every baseline that is installed, interleaved; on a modelled chip nothing."""
+    if setup.kind != "gpu":
+        return {"versus": None}
+    found = lookup(w, setup.device.chip, MEASURED, store=setup.store)
+    assert found is not None
+    with open_measurer(w, baselines=names_for(w), **setup.common) as m:
+        c = m.confirm([Candidate(found[0].template, found[0].config)])
+    times = {x.name if x.candidate is None else "ours": statistics.median(x.samples) for x in c.contenders if x.ok}
+    versus: dict[str, Any] = {"text": str(c), "noise_floor": c.noise_floor, "vendor": c.vendor}
+    if c.verdict is not None:
+        v = c.verdict
+        versus.update(ratio=v.ratio, low=v.low, high=v.high, decided=v.decided)
+    libraries = [x for x in c.contenders if x.candidate is None]
+    versus.update(
+        ours=times.pop("ours", None),
+        baselines=times,
+        labels={x.name: x.label for x in libraries if x.ok},
+        absent={x.name: x.reason or x.status for x in libraries if not x.ok},
+        clocks=c.environment.get("clocks"),
+    )
+    return {"versus": versus}
