@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
 from typing import Any
 
-from . import epilogue
-from .dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
-from .errors import InvalidInput
+from .. import epilogue
+from ..dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
+from ..errors import InvalidInput
 
 MAX_DIM = 2**31 - 1
 
@@ -120,23 +118,3 @@ def sides(value: Any) -> tuple[int, int, int, int]:
             "Conv2d padding", value, "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
         )
     return sides
-
-
-def readable_key(w: Any, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
-    parts = [start]
-    for f in fields(w):
-        value = getattr(w, f.name)
-        default = defaults.get(f.name, f.default)
-        default = OUT_DTYPES[w.dtype][0] if f.name == "out_dtype" else default
-        if f.name not in skip and value != default:
-            text = "+".join(value) if isinstance(value, tuple) else str(value)
-            parts.append(f"{f.name}={text}")
-    return re.sub(r"[^A-Za-z0-9.+=_\-]", "_", "-".join(parts))
-
-
-def join(values: tuple[int, ...]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

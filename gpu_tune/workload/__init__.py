@@ -1,0 +1,56 @@
+"""Workloads: what to compute. Frozen, validated, hashable, with a readable ``key``. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ..dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
+from ..errors import InvalidInput
+from .arrays import ArraySpec, View
+from .conv2d import Conv2d
+from .matmul import Matmul
+
+__all__ = [
+    "DTYPES",
+    "FP8",
+    "ITEMSIZE",
+    "MATH",
+    "OUT_DTYPES",
+    "SCALES",
+    "ArraySpec",
+    "Conv2d",
+    "Matmul",
+    "View",
+    "Workload",
+    "from_dict",
+    "to_dict",
+]
+
+Workload = Matmul | Conv2d
+
+
+def from_dict(data: Mapping[str, Any]) -> Workload:
+    """The workload that ``to_dict`` wrote; InvalidInput on anything else."""
+    classes: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
+    cls = classes.get(data.get("op", "")) if isinstance(data, Mapping) else None
+    if cls is None:
+        raise InvalidInput(
+            "workload op", data.get("op") if isinstance(data, Mapping) else data, f"is not one of {tuple(classes)}"
+        )
+    known = {f.name for f in fields(cls)}
+    for name in data:
+        if name != "op" and name not in known:
+            raise InvalidInput(f"{cls.__name__} field", name, "is unknown", f"use {', '.join(sorted(known))}")
+    body = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "op"}
+    try:
+        return cls(**body)
+    except TypeError as error:
+        raise InvalidInput(cls.__name__, dict(data), f"cannot be built: {error}") from None
+
+
+def to_dict(workload: Workload) -> dict[str, Any]:
+    """A plain dict (JSON-ready) of every field, with ``op``."""
+    body = {f.name: getattr(workload, f.name) for f in fields(workload)}
+    return {"op": workload.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in body.items()}}

@@ -1,0 +1,149 @@
+"""The matrix product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .. import epilogue as epilogue_grammar
+from ..dtypes import SCALES
+from ..errors import InvalidInput
+from .arrays import ArraySpec, View
+from .checks import check_common, choice, leading_dimension, positive, resolve_dtypes, vector_dtype
+from .keys import readable_key
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """``out = epilogue(alpha * scales * A @ B + beta * C)``, cast to ``out_dtype``; arrays are row-major.
+
+    ``layout`` names A then B: ``nn`` A(m,k) B(k,n); ``nt`` A(m,k) B(n,k); ``tn`` A(k,m) B(k,n); ``tt`` A(k,m) B(n,k).
+    C and out are (m,n). With ``batch`` > 1 every array but the epilogue's vectors has a leading batch dimension, and a
+    batch is ``rows * ld`` elements. ``lda/ldb/ldc`` are elements between rows (default: contiguous); ``ldc`` serves
+    C, out and residual. ``alignment`` is what every base pointer keeps, in bytes. Accumulation is float32 or int32.
+    Scales are float32: ``tensor`` (1,) and (1,); ``row_col`` (m,) and (n,); ``block128`` (m, ceil(k/128)) and
+    (ceil(n/128), ceil(k/128)). ``math`` lists what is permitted beyond strict arithmetic. InvalidInput on bad values.
+    """
+
+    m: int
+    n: int
+    k: int
+    batch: int = 1
+    dtype: str = "float16"
+    out_dtype: str = ""
+    layout: str = "nn"
+    lda: int = 0
+    ldb: int = 0
+    ldc: int = 0
+    alignment: int = 16
+    alpha: str = "1"
+    beta: str = "0"
+    epilogue: str = ""
+    scales: str = "none"
+    math: tuple[str, ...] = ()
+    deterministic: bool = True
+
+    op: ClassVar[str] = "matmul"
+    inputs: ClassVar[tuple[str, str]] = ("a", "b")
+
+    def __post_init__(self) -> None:
+        for name in ("m", "n", "k", "batch"):
+            positive(self, name)
+        resolve_dtypes(self)
+        choice(self, "layout", ("nn", "nt", "tn", "tt"))
+        choice(self, "alpha", ("1", "any"))
+        choice(self, "beta", ("0", "1", "any"))
+        choice(self, "scales", SCALES)
+        check_common(self)
+        for name, columns in (("lda", self.a_shape[-1]), ("ldb", self.b_shape[-1]), ("ldc", self.n)):
+            leading_dimension(self, name, columns)
+        if self.out_dtype == "int32" and (
+            self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
+        ):
+            raise InvalidInput(
+                "Matmul out_dtype",
+                "int32",
+                "is the exact integer result: no epilogue, scales, alpha or general beta",
+                "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+            )
+
+    @property
+    def a_shape(self) -> tuple[int, int]:
+        """Shape of one A: (m, k), or (k, m) when A is transposed."""
+        return (self.m, self.k) if self.layout[0] == "n" else (self.k, self.m)
+
+    @property
+    def b_shape(self) -> tuple[int, int]:
+        """Shape of one B: (k, n), or (n, k) when B is transposed."""
+        return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
+
+    @property
+    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
+        """The epilogue's operations, in order."""
+        return epilogue_grammar.parse(self.epilogue)
+
+    @property
+    def flops(self) -> int:
+        """2 m n k batch; the epilogue is not counted."""
+        return 2 * self.m * self.n * self.k * self.batch
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must cross memory once: every operand read, out written."""
+        return sum(s.nbytes for s in self.arrays().values())
+
+    @property
+    def key(self) -> str:
+        """A readable name, equal exactly for equal workloads, fit for a file name."""
+        dims = f"{self.m}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
+        return readable_key(
+            self,
+            f"matmul-{dims}-{self.dtype}-{self.layout}",
+            skip={"m", "n", "k", "batch", "dtype", "layout"},
+            defaults={"lda": self.a_shape[-1], "ldb": self.b_shape[-1], "ldc": self.n},
+        )
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
+        lead = (self.batch,) if self.batch > 1 else ()
+
+        def matrix(shape: tuple[int, int], ld: int, dtype: str) -> ArraySpec:
+            strides = ((shape[0] * ld,) if lead else ()) + (ld, 1)
+            return ArraySpec(lead + shape, dtype, strides)
+
+        out = matrix((self.m, self.n), self.ldc, self.out_dtype)
+        specs = {"a": matrix(self.a_shape, self.lda, self.dtype), "b": matrix(self.b_shape, self.ldb, self.dtype)}
+        if self.beta != "0":
+            specs["c"] = out
+        vectors = {
+            "scale": (self.n, "float32"),
+            "bias": (self.n, self.vector_dtype),
+            "row_bias": (self.m, self.vector_dtype),
+        }
+        for op in self.ops:
+            if op.name in vectors:
+                specs[op.name] = ArraySpec((vectors[op.name][0],), vectors[op.name][1])
+            elif op.name == "residual":
+                specs["residual"] = out
+        blocks = -(-self.k // 128)
+        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+            "tensor": ((1,), (1,)),
+            "row_col": ((self.m,), (self.n,)),
+            "block128": ((self.m, blocks), (-(-self.n // 128), blocks)),
+        }
+        if self.scales != "none":
+            specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
+        return {**specs, "out": out}
+
+    @property
+    def vector_dtype(self) -> str:
+        """dtype of bias and row_bias: out_dtype where that is a wide float, else float32."""
+        return vector_dtype(self.out_dtype)
+
+    def scalars(self) -> tuple[str, ...]:
+        """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
+        return tuple(n for n in ("alpha", "beta") if getattr(self, n) == "any")
+
+    def views(self) -> tuple[View, ...]:
+        """Other workloads that compute the same on the same memory (none for a matmul)."""
+        return ()
