@@ -1,0 +1,31 @@
+"""NumPy's dtypes of ours, and the cast to them as kernels do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+NUMPY: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "int32": np.dtype(np.int32),
+    "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+"""NumPy dtype of each dtype name."""
+_FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
+
+
+def cast(values: np.ndarray, out_dtype: str) -> np.ndarray:
+    """float64 to ``out_dtype`` as the kernels do it: round to nearest even; int8, int32 and float8 saturate."""
+    if out_dtype in ("int8", "int32"):
+        info = np.iinfo(out_dtype)
+        return np.clip(np.rint(np.nan_to_num(values, nan=0.0)), info.min, info.max).astype(NUMPY[out_dtype])
+    if out_dtype in _FP8_MAX:
+        values = np.clip(values, -_FP8_MAX[out_dtype], _FP8_MAX[out_dtype])
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(NUMPY[out_dtype])
