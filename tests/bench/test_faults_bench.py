@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from gpu_tune.records import Records
+from gpu_tune.store import Store
+
 PATH = Path(__file__).parents[2] / "bench" / "faults.py"
 
 
@@ -40,10 +43,10 @@ def test_kills_full_disks_and_strangers_lose_and_damage_nothing(faults: Any, tmp
 
 def publish_in_place(folder: Path, first: int, pipe: int) -> None:
     """A bad writer: replaces a winner's files one by one."""
-    faults = sys.modules["bench_faults"]
-    path, number = faults.Store(folder).path(faults.WORKLOAD, faults.CHIP, faults.SOURCE), first
+    samples = sys.modules["faults_samples"]
+    path, number = Store(folder).path(samples.WORKLOAD, samples.CHIP, samples.SOURCE), first
     while True:
-        w = faults.winner(number)
+        w = samples.winner(number)
         for name, data in (("kernel.cu", w.code.encode()), ("kernel.cubin", w.cubin)):
             (path / name).write_bytes(data)
         os.write(pipe, b"+")
@@ -52,12 +55,12 @@ def publish_in_place(folder: Path, first: int, pipe: int) -> None:
 
 def append_late(folder: Path, first: int, pipe: int) -> None:
     """A bad writer: acknowledges records that it still holds back."""
-    faults = sys.modules["bench_faults"]
-    log, held, number = faults.Records(folder), [], first
-    log.append(faults.record(number))
+    samples = sys.modules["faults_samples"]
+    log, held, number = Records(folder), [], first
+    log.append(samples.record(number))
     while True:
         number += 1
-        held.append(faults.record(number))
+        held.append(samples.record(number))
         os.write(pipe, b"+")
         if len(held) == 50:
             for r in held:
