@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,13 +26,19 @@ from .pipeline import Pipeline
 from .statistics import ROUNDS
 
 ENTRY = "gpu_tune.measure.gpu_child:handler"
-LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 30.0, "rounds": 300.0, "baselines": 300.0}
-"""Seconds that a stage may take; every other stage has ``RUN_LIMIT``."""
-RUN_LIMIT = 20.0
+LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
+"""Seconds that a stage may take; every other stage runs the kernel a few times and has :func:`run_seconds`."""
+HANGS, LOSSES = 3, 8
+"""A template is given up for a workload when so many of its configs hung, or took the child down, and a quarter did."""
 PAUSES = (0.0, 1.0, 4.0, 15.0)
 """Seconds before each try to bring a GPU back that has worked before."""
 BASELINES = ("cublas", "cublaslt", "cudnn")
 """Those that every tuning compares with where they fit; ``gpu-tune bench`` asks for PyTorch and Triton as well."""
+
+
+def run_seconds(workload: Workload) -> float:
+    """Seconds after which a kernel hangs: ten runs at 1 TFLOP/s, and 6 for all else; 20 at most."""
+    return min(20.0, 6.0 + workload.flops / 1e11)
 
 
 class GpuMeasurer(Pipeline):
@@ -54,13 +61,13 @@ class GpuMeasurer(Pipeline):
         baselines: Sequence[str] | None = None,
         seed: int = 0,
         entry: str = ENTRY,
-        run_limit: float = RUN_LIMIT,
+        run_limit: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(workload, device, policy=policy, store=store, timers=len(gpus), **options)
         fitting = tuple(n for n in names_for(workload) if n in BASELINES)
         self.baselines = fitting if baselines is None else tuple(baselines)
-        self.seed, self.run_limit = seed, run_limit
+        self.seed, self.run_limit = seed, run_seconds(workload) if run_limit is None else run_limit
         self.children = [Child(entry, {"ordinal": ordinal}) for ordinal in gpus]
         self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
         for child in self.children:
@@ -68,6 +75,7 @@ class GpuMeasurer(Pipeline):
         self.journal = Journal(store / "started") if store is not None else None
         self.killers = self.journal.killers() if self.journal else {}
         self._best = 0.0
+        self._ran, self._hung, self._lost = Counter[str](), Counter[str](), Counter[str]()
         self._facts: dict[str, Any] = {}
         self._known: dict[Child, int] = {}
 
@@ -143,6 +151,9 @@ class GpuMeasurer(Pipeline):
         killer = self.killers.get(build.hash)
         if killer is not None:
             return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
+        reason = self._given_up(build.candidate.template)
+        if reason:
+            return self._ended(build.candidate, "quarantined", reason, build.seconds, build)
         request = {**self._request("trial", best=self._best), **self._entry(build)}
         child = self._child()
         lost = False
@@ -164,6 +175,10 @@ class GpuMeasurer(Pipeline):
             self._free.put(child)
         if self.journal:
             self.journal.ended(build.hash, reply["status"], lost)
+        with self._lock:
+            self._ran[build.candidate.template] += 1
+            self._lost[build.candidate.template] += lost
+            self._hung[build.candidate.template] += reply["status"] == "run_timeout"
         if reply["status"] == "ok":
             median = sorted(reply["samples"])[len(reply["samples"]) // 2]
             self._best = min(self._best or median, median)
@@ -181,6 +196,13 @@ class GpuMeasurer(Pipeline):
             {**build.seconds, **reply.get("seconds", {})},
             reply.get("error", {}),
         )
+
+    def _given_up(self, template: str) -> str:
+        """Why no more of ``template`` is run: each kernel that hangs costs seconds, and a family may be broken here."""
+        ran, hung, lost = self._ran[template], self._hung[template], self._lost[template]
+        if (hung < HANGS and lost < LOSSES) or 4 * lost < ran:
+            return ""
+        return f"{lost} of {ran} configs of {template} hung or took their process down: no more of it are run here"
 
     def _ask(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
         child, stage = self._child(), ""

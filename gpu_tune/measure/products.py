@@ -1,19 +1,24 @@
-"""The reference's products, in float64: by NumPy, or by CuPy on the GPU for large workloads."""
+"""The reference of large workloads, in float64: products by CuPy on the GPU, bounds on all CPUs."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from ..reference import products
+from ..reference import NUMPY, Bounds, bounds, products
+from ..templates.base import Numerics
 from ..workload import Conv2d, Matmul, Workload
 
 log = logging.getLogger("gpu_tune.verify")
 _ON_DEVICE = 2e9
 """From this many FLOP on, the reference's products are computed by CuPy where it is installed."""
+_PIECE = 1 << 16
+"""Elements of a result whose bounds are computed at once: what is made on the way stays in a CPU's cache."""
 
 
 def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +34,35 @@ def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple
         except Exception as error:  # CuPy's own errors have no common root, and NumPy does as well
             log.info("the reference is computed by NumPy, not by CuPy (%s)", error)
     return products(workload, arrays)
+
+
+def wide_bounds(
+    workload: Workload,
+    arrays: Mapping[str, np.ndarray],
+    scalars: Mapping[str, float],
+    numerics: Numerics,
+    exact: bool,
+    known: tuple[np.ndarray, np.ndarray],
+) -> Bounds:
+    """``reference.bounds`` with ``known`` products, same numbers: some rows of the result at a time on each CPU."""
+    shape = known[0].shape
+    rows = max(1, _PIECE * shape[0] // max(1, known[0].size))
+    if rows >= shape[0] or numerics.winograd:  # whose bound depends on the largest element of all
+        return bounds(workload, arrays, scalars, numerics=numerics, exact=exact, products=known)
+    like_rows = {"c", "residual"} | ({"row_bias"} if len(shape) == 2 else set())  # of every matrix of a batch otherwise
+    lo, hi = (np.empty(shape, NUMPY[workload.out_dtype]) for _ in range(2))
+    expected, error = (np.empty(shape) for _ in range(2))
+
+    def fill(first: int) -> None:
+        here = slice(first, first + rows)
+        some = {n: a[here] if n in like_rows else a for n, a in arrays.items()}
+        part = (known[0][here], known[1][here])
+        made = bounds(workload, some, scalars, numerics=numerics, exact=exact, products=part)
+        lo[here], hi[here], expected[here], error[here] = made.lo, made.hi, made.expected, made.error
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(fill, range(0, shape[0], rows)))
+    return Bounds(lo, hi, expected, error)
 
 
 def _cupy_products(cp: Any, workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,13 +17,13 @@ import numpy as np
 from ..device import Device
 from ..driver import memset
 from ..plan import LaunchPlan
-from ..reference import Bounds, bounds, example_inputs
+from ..reference import Bounds, example_inputs
 from ..templates.base import Numerics
 from ..workload import ArraySpec, Workload
 from . import cuda
 from .device_data import GUARD, DeviceData, elements
 from .inspector import Inspector
-from .products import wide_products
+from .products import wide_bounds, wide_products
 
 POISONS = (0xFF, 0x55)
 """0xFF is a NaN in every float dtype; 0x55 a large number, so that an unwritten element differs between two runs."""
@@ -142,15 +142,9 @@ class Verifier:
         key = (numerics, tuple(sorted(scalars.items()))) if known is not None else None
         if key is None or key not in self._bounds:
             note("reference")
-            limits = bounds(
-                self.data.workload,
-                arrays,
-                scalars,
-                numerics=numerics,
-                exact=exact,
-                products=known or wide_products(self.data.workload, arrays),
-            )
-            made = self._ready(limits)
+            workload = self.data.workload
+            sums = known or wide_products(workload, arrays)
+            made = self._ready(wide_bounds(workload, arrays, scalars, numerics, exact, sums))
             if key is not None:
                 self._bounds[key] = made
         else:

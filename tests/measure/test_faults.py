@@ -80,6 +80,25 @@ def test_each_fault_costs_its_own_config_and_killers_are_known_to_the_next_run(
         assert m.children[0].restarts <= 0 and m.submit(candidate(rows=4)).result(60).status == "ok"
 
 
+def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
+    opened: Callable[..., GpuMeasurer], candidate: Make
+):
+    hangs = [candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)]
+    with opened() as m:
+        assert m.submit(candidate(rows=1)).result(60).status == "ok"
+        ends = [m.submit(c).result(60) for c in (*hangs, candidate(rows=2))]
+    assert [e.status for e in ends] == ["run_timeout"] * 3 + ["quarantined"] * 2
+    assert "3 of 4 configs of toy hung" in ends[-1].reason
+
+
+def test_a_few_bad_configs_among_many_good_ones_stop_nothing(opened: Callable[..., GpuMeasurer]):
+    with opened() as m:
+        m._ran["toy"], m._hung["toy"], m._lost["toy"] = 400, 5, 40
+        assert not m._given_up("toy") and not m._given_up("another")
+        m._lost["toy"] = 100
+        assert m._given_up("toy") and not m._given_up("another")
+
+
 def test_a_child_killed_from_outside_costs_what_it_ran_then(opened: Callable[..., GpuMeasurer], candidate: Make):
     with opened() as m:
         assert m.submit(candidate()).result(60).status == "ok"
