@@ -95,7 +95,7 @@ class TunedKernel:
 
     @property
     def verdict(self) -> Mapping[str, Any]:
-        """How it compares with the vendor library and the default config (see ``tuner.verdict_of``)."""
+        """How it compares with the vendor library and the default config (see ``verdict.verdict_of``)."""
         return self.winner.verdict
 
     @property

@@ -10,27 +10,25 @@ import contextlib
 import dataclasses
 import logging
 import re
-import statistics
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import dispatch, nvrtc
 from .budget import Budget, OnTrial, Progress
 from .device import DEFAULT, Device, by_name
-from .emit import emit
 from .errors import InvalidInput, StoreError
 from .kernel import TunedKernel
 from .loop import Loop
 from .measure import nvml, open_measurer
-from .measure.base import Confirmation, Measurer
+from .measure.base import Measurer
 from .records import Record, Records
 from .space.knob import Config
 from .space.space import Space, TemplateSpace
 from .store import Store, Winner, lookup
 from .target import Target
 from .templates.base import Template
-from .trial import MEASURED, Candidate, Measurement, Policy, Rule
+from .trial import MEASURED, Candidate, Measurement, Rule
+from .verdict import winner_of
 from .where import Variant, variants, where
 from .workload import Workload
 
@@ -179,10 +177,11 @@ def tune(
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()
                 progress.goal = budget.target.goal(vendors)
             confirmation = loop.settle()
-            winner = _winner(tuner, measurer, confirmation, progress, loop.ended, seed)
+            winner = winner_of(tuner, measurer, confirmation, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
             confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
-            winner = _winner(tuner, measurer, confirmation, progress, str(stored.budget.get("ended", "")), stored.seed)
+            ended = str(stored.budget.get("ended", ""))
+            winner = winner_of(tuner, measurer, confirmation, progress, ended, stored.seed)
             winner = dataclasses.replace(
                 winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
             )
@@ -242,116 +241,3 @@ def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: P
     progress.resumed = len(last)
     progress.earlier_seconds = sum(end - start for start, end in spans.values())
     tuner.tell(r.measurement for r in last.values())
-
-
-def _winner(
-    tuner: Tuner, measurer: Measurer, confirmation: Confirmation, progress: Progress, ended: str, seed: int
-) -> Winner:
-    chosen = confirmation.winner
-    assert chosen is not None
-    build, contender = measurer.build(chosen), confirmation.contender(chosen)
-    variant, device = tuner.variants[chosen.template], progress.device
-    seconds, created = statistics.median(contender.samples), time.time()
-    options, verdict = nvrtc.all_options(build.arch), verdict_of(confirmation, tuner.defaults)
-    code = emit(
-        build.source,
-        workload=progress.workload,
-        computed=build.workload,
-        template=chosen.template,
-        template_hash=variant.template.hash(),
-        config=chosen.config,
-        plan=build.plan,
-        chip=device.chip,
-        arch=build.arch,
-        options=options,
-        source=progress.source,
-        seconds=seconds,
-        verdict=verdict["text"],
-        created=created,
-    )
-    limits = progress.budget
-    told = next((m for m in tuner.told if m.candidate == chosen and m.ok), None)
-    return Winner(
-        workload=progress.workload,
-        chip=device.chip,
-        device=device.name,
-        arch=build.arch,
-        template=chosen.template,
-        template_hash=variant.template.hash(),
-        config=chosen.config,
-        plan=build.plan,
-        code=code,
-        cubin=build.cubin,
-        source=progress.source,
-        seconds=seconds,
-        samples=contender.samples,
-        view=build.view,
-        verdict=verdict,
-        resources=build.resources,
-        policy=told.policy if told else Policy(),
-        nvrtc=build.nvrtc,
-        options=options,
-        environment=dict(confirmation.environment or (told.environment if told else {})),
-        finalists=tuple(
-            {"template": c.candidate.template, "config": dict(c.candidate.config)}
-            for c in confirmation.contenders
-            if c.candidate is not None and c.ok
-        ),
-        seed=seed,
-        trials=progress.trials,
-        spent=progress.seconds,
-        complete=ended not in ("interrupted", "device lost"),
-        created=created,
-        budget={
-            "trials": limits.trials,
-            "seconds": limits.seconds,
-            "effort": limits.effort,
-            "target": str(limits.target) if limits.target else None,
-            "ended": ended,
-        },
-    )
-
-
-def verdict_of(confirmation: Confirmation, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
-    """What a confirmation says, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
-    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
-    versus = confirmation.verdict
-    ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
-    verdict: dict[str, Any] = {
-        "text": str(confirmation),
-        "ours": ours,
-        "vendor": confirmation.vendor,
-        "rule": confirmation.rule,
-        "noise_floor": confirmation.noise_floor,
-        "rounds": confirmation.rounds,
-        "tied": len(confirmation.tied),
-        "contenders": [
-            {
-                "name": c.name,
-                "label": c.label,
-                "seconds": statistics.median(c.samples) if c.samples else None,
-                "status": c.status,
-                "reason": c.reason,
-            }
-            for c in confirmation.contenders
-        ],
-        "checks": [
-            {"name": k.name, "by": k.by, "ok": k.ok, "detail": k.detail, "workload": k.workload}
-            for c in confirmation.contenders
-            if c.candidate == confirmation.winner
-            for k in c.checks
-        ],
-    }
-    if versus is not None:
-        verdict.update(ratio=versus.ratio, low=versus.low, high=versus.high, confidence=versus.confidence)
-    timed = [c for c in confirmation.contenders if c.candidate in defaults and c.ok]
-    if timed:
-        default = min(timed, key=lambda c: statistics.median(c.samples))
-        against = confirmation.comparisons.get(default.name)
-        verdict["default"] = {
-            "name": default.name,
-            "seconds": statistics.median(default.samples),
-            "speedup": against.ratio if against else 1.0,
-            "text": str(against) if against else "is the winner",
-        }
-    return verdict
