@@ -223,6 +223,7 @@ void copy_async(Warp& w, const Instr& i, u32 m) {
     touch(cta, destination, u32(bytes), true, {&w, l, w.agent, &w.clock, false, "cp.async write"});
     set_flags(cta, destination, u32(bytes), Cell::Pending, 0);
     if (valid && !global_pointer(w, source, u32(valid), false, "cp.async read")) valid = 0;
+    if (valid) touch_global(w, source, u32(valid), false, l, false, w.clock), mark_readers(w, source, u32(valid), 1);
     memset(cta.shared.data() + destination, 0xFF, size_t(bytes));
     w.copies.push_back({l, w.copy_group[l], destination, source, bytes, valid, &i});
   });
@@ -233,6 +234,7 @@ void finish_copy(Warp& w, Cta& cta, const CopyAsync& c, const Accessor& by) {
   u8* p = cta.shared.data() + c.destination;
   memset(p, 0, size_t(c.bytes));
   if (c.valid) {
+    mark_readers(w, c.source, u32(c.valid), -1);
     memcpy(p, global_pointer(w, c.source, u32(c.valid), false, "cp.async read"), size_t(c.valid));
     touch_global(w, c.source, u32(c.valid), false, c.lane, false, *by.clock);
   }
@@ -334,6 +336,12 @@ void for_pieces(const TensorMap& m, u32 shared, const int* c, const int* offsets
 }
 
 // ---- loads into shared memory ----------------------------------------------------------------------------------------------------
+void mark_source(Warp& w, const Transfer& t, int change) {
+  if (t.kind == Transfer::Linear) mark_readers(w, t.source, t.bytes, change);
+  if (!t.map || !w.machine->buffers[size_t(t.map->buffer)].writable) return;
+  for_pieces(*t.map, t.destination, t.coordinates, t.offsets,
+             [&](u32, u64 global, u32 bytes) { if (global) mark_readers(w, global, bytes, change); });
+}
 void begin(Warp& w, Transfer& t, int lane, const char* what) {
   Cta& cta = *t.cta;
   touch(cta, t.destination, t.bytes, true, {&w, lane, w.agent, &w.clock, true, what});
@@ -341,6 +349,7 @@ void begin(Warp& w, Transfer& t, int lane, const char* what) {
   memset(cta.shared.data() + t.destination, 0xFF, t.bytes);
   t.clock = w.clock;
   t.warp = &w, t.pc = w.pc;
+  mark_source(w, t, 1);
   cta.cluster->in_flight.push_back(t);
 }
 // Send t to its destination, or to the same place in every CTA of the mask.
@@ -396,6 +405,7 @@ void bulk_load(Warp& w, const Instr& i, u32 m) {     // global or own shared -> 
       t.source_cta = &shared_target(w, source);
       t.source = source;
       touch(*t.source_cta, source, t.bytes, false, {&w, l, w.agent, &w.clock, true, "cp.async.bulk read"});
+      t.hash = hash_bytes(t.source_cta->shared.data() + source, t.bytes);
     } else {
       t.kind = Transfer::Linear, t.source = address_of(w, i.mem2, l);
       check_bulk(w, destination, t.source, t.bytes);
@@ -707,6 +717,7 @@ void land(Cluster& c, size_t which) {
     set_flags(*t.cta, t.destination, t.bytes, 0, Cell::Pending);
     touch(*t.cta, t.destination, t.bytes, true,
           {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0});
+    mark_source(w, t, -1);
     auto put = [&](u32 at, u64 global, u32 bytes) {
       if (!global) {
         if (t.map->nan_fill) memset(shared + at, 0xFF, bytes);
@@ -728,7 +739,11 @@ void land(Cluster& c, size_t which) {
       }
     } else if (t.map) for_pieces(*t.map, t.destination, t.coordinates, t.offsets, put);
     else if (t.kind == Transfer::Linear) for (u32 k = 0; k < t.bytes; k += 16) put(t.destination + k, t.source + k, 16);
-    else memcpy(shared + t.destination, t.source_cta->shared.data() + t.source, t.bytes);
+    else {
+      const u8* source = t.source_cta->shared.data() + t.source;
+      if (hash_bytes(source, t.bytes) != t.hash) m.report("asynchronous", "the source of a bulk copy was overwritten before the copy had read it", &w);
+      memcpy(shared + t.destination, source, t.bytes);
+    }
   }
   b.arriving.join(clock);
   if (t.kind == Transfer::Arrive) {

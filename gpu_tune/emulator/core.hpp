@@ -79,6 +79,7 @@ struct Instr {
   int op = 0, mode = 0, flags = 0; // meaning is local to the handler
   s64 imm = 0;
   vector<int> regs;                // vector operands; for BranchIndex the targets
+  vector<int> written;             // those of them that it writes
   int line = 0;                    // line in the PTX text
   int place = 0;                   // index into Module::places
   int opcode = 0;                  // index into Module::opcodes

@@ -61,6 +61,7 @@ class Decoder {
   vector<string> split_pair();                 // `%p|%q` or `%r|%p` destination
   Operand parse(const string& text);
 
+  const vector<int>& written() const { return written_; }   // slots that destinations() gave
   void finish() const;                         // refuses what was not consumed
   Kernel& kernel();
 
@@ -69,6 +70,7 @@ class Decoder {
   string opcode_;
   vector<string> mods_, args_;
   vector<bool> used_;
+  vector<int> written_;
   size_t next_ = 0, next_type_ = 1;
   int line_;
 };

@@ -125,6 +125,7 @@ struct Transfer {                              // towards shared memory, complet
   Clock clock;
   vector<CopyAsync> copies;                    // Arrive: the cp.async operations it waits for
   vector<u8> value;                            // Value (st.async, red.async)
+  u64 hash = 0;                                // FromShared: of the source at issue
   int reduction = -1;
   Type type = Type::None;
   Warp* warp;
@@ -184,12 +185,13 @@ struct Warp {
   vector<WgmmaOp> wgmma;
   u32 wgmma_group = 0;
   bool wgmma_fenced = false;
-  vector<u8> owned;                            // per 64 register bytes: 1 accumulator, 2 A fragment in flight
+  vector<u8> owned;                            // per 64 register bytes: accumulator or A fragment in flight (tensor.cpp)
   int owned_count = 0;
-  bool cluster_arrived = false;
-  u32 cluster_target = 0;
+  u32 cluster_arrived = 0;                     // lanes that arrived at the cluster barrier and have not waited yet
+  u32 cluster_waiting = 0;                     // those of them whose barrier is not complete
   int max_registers = 0;                       // setmaxnreg
   bool set_registers = false;
+  u32 storing = 0;                             // the lanes of the plain store that is being executed
   u32 polls = 0;                               // polling reads without progress anywhere
   u64 polled_at = 0;
   bool finished() const { return splits.empty(); }
@@ -213,7 +215,6 @@ struct Cluster {
   Machine* machine = nullptr;
   u32 serial = 0;
   vector<Cta> ctas;
-  u32 arrived = 0, generation = 0;             // barrier.cluster
   Clock barrier_clock, barrier_done;
   vector<Transfer> in_flight;
   Counters agent_events;                       // mbarrier and tensor-core agents: their latest event
@@ -230,7 +231,8 @@ struct GlobalCell {
   enum : u8 { Atomic = 1, AtomicRead = 2, Generic = 4, Pending = 8 };   // Pending: a bulk store is in flight
   u32 write_clock = 0, write_warp = 0, read_clock = 0, read_warp = 0;   // warps: grid id + 1, 0 for none
   u16 write_pc = 0xFFFF;
-  u8 write_lane = 0, read_lane = 0, flags = 0, pad[3] = {0, 0, 0};
+  u8 write_lane = 0, read_lane = 0, flags = 0, pad = 0;
+  u16 readers = 0;                             // asynchronous copies in flight that read it
 };
 
 struct Buffer {
@@ -341,6 +343,7 @@ struct Accessor {                              // who touches memory
   bool strong = false;                         // atomic or volatile: does not race with its like
 };
 void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+bool stores_the_same(Warp& w, int other, int lane);   // of the store being executed: two lanes write one value to one place
 void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
@@ -349,6 +352,7 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store)
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
 void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
+void mark_readers(Warp& w, u64 address, u32 bytes, int change);   // and that one more (or less) copy in flight reads
 inline u64 address_of(Warp& w, const Address& a, int lane) {
   u64 base = a.slot < 0 ? 0 : a.wide ? reg<u64>(w, a.slot)[lane] : reg<u32>(w, a.slot)[lane];
   return base + u64(a.offset);

@@ -188,6 +188,7 @@ template <class T, class S, Space kSpace>
 void store(Warp& w, const Instr& i, u32 m) {
   const size_t n = i.regs.size();
   const u32 bytes = u32(sizeof(T) * n);
+  w.storing = m;
   if (kSpace == Space::Shared) {
     u32 addresses[32];
     for (int l = 0; l < 32; ++l) addresses[l] = u32(address_of(w, i.mem, l));
@@ -202,6 +203,7 @@ void store(Warp& w, const Instr& i, u32 m) {
         }
       });
       ++w.machine->progress;
+      w.storing = 0;
       return;
     }
   }
@@ -214,6 +216,7 @@ void store(Warp& w, const Instr& i, u32 m) {
       memcpy(p + q * sizeof(T), &t, sizeof t);
     }
   });
+  w.storing = 0;
   if (kSpace != Space::Local) ++w.machine->progress;
 }
 
@@ -457,6 +460,16 @@ template <class T> u64 combine_number(int op, T a, T b) {
   return bits;
 }
 }  // namespace
+
+bool stores_the_same(Warp& w, int other, int lane) {
+  if (other >= lane || !(w.storing >> other & 1)) return false;      // lanes write in order
+  const Instr& i = w.kernel->code[size_t(w.pc)];
+  const u64 mask = type_size(i.type) == 8 ? ~0ull : (1ull << 8 * type_size(i.type)) - 1;
+  auto value = [&](int slot, int l) { return type_size(i.type) == 8 ? reg<u64>(w, slot)[l] : reg<u32>(w, slot)[l]; };
+  bool same = address_of(w, i.mem, other) == address_of(w, i.mem, lane);
+  for (int slot : i.regs) same = same && !((value(slot, other) ^ value(slot, lane)) & mask);
+  return same;
+}
 
 int decode_atomic_operation(Decoder& d) {
   return d.choose({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"}, -1);

@@ -400,6 +400,7 @@ void Parser::statement(const string& text) {
     fixups_.push_back(f);
   }
   d.finish();
+  i.written = d.written();
   if (i.flow == Flow::Plain && !i.run) fail("unsupported instruction " + opcode);
   kernel->code.push_back(std::move(i));
 }
@@ -897,6 +898,7 @@ vector<int> Decoder::destinations(int width, int count) {
   else add(o);
   if (count >= 0 && int(slots.size()) != count)
     refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
+  written_.insert(written_.end(), slots.begin(), slots.end());
   return slots;
 }
 vector<int> Decoder::sources(int width, int count) {

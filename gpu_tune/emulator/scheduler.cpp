@@ -8,6 +8,7 @@
 namespace emu {
 namespace {
 
+constexpr const char* kOtherLanes = "the other lanes of its warp";
 constexpr u64 kEndless = 40000000;
 constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
 
@@ -163,13 +164,16 @@ class Scheduler {
   Outcome step(Cluster& c);
   Warp* choose(const Cluster& c);
   void run(Warp& w, size_t k, int quantum);
-  void whole_warp(Warp& w);
+  bool whole_warp(Warp& w, Split& s, u32 mask);
+  bool members(Warp& w, size_t k, u32& mask);
+  void part(Warp& w, size_t k, u32 stay, int pc);
   void check_endless(Warp& w);
   void merge(Warp& w);
   void wake(Cluster& c);
   void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
   void complete_barrier(Cta& cta, NamedBarrier& b);
   void finish_warp(Warp& w);
+  void release_barriers(Warp& w);
   void complete_cluster_barrier(Cluster& c);
   int barrier_need(const Cta& cta) const;
   [[noreturn]] void deadlock();
@@ -257,11 +261,68 @@ void Scheduler::admit() {
   m.active.push_back(std::move(owner));
 }
 
-// .aligned instructions are for the whole warp: lanes that have exited break that rule as diverged ones do
-void Scheduler::whole_warp(Warp& w) {
+// Whether the warp may execute an .aligned instruction now. It is one instruction for all 32 lanes: lanes elsewhere are waited
+// for (compiled code lets lanes that parted meet again before it), but lanes that have exited or are predicated off never come.
+bool Scheduler::whole_warp(Warp& w, Split& s, u32 mask) {
   if (w.live != w.initial)
     m.stop("divergence", format("some lanes of the warp have exited (0x%08x is left) at an instruction that the whole warp has "
                                 "to execute", w.live), &w);
+  if (s.mask != w.live) {
+    s.state = Split::Converge, s.waits_for = kOtherLanes;
+    return false;
+  }
+  if (mask != s.mask)
+    m.stop("divergence", format("some lanes are predicated off (0x%08x take part) at an instruction that the whole warp has to "
+                                "execute", mask), &w);
+  return true;
+}
+
+// The same for .sync instructions, which name their members. Lanes that name the same ones execute it together, once all of
+// them that have not exited are here (for bar.warp.sync: or wait at another one). Lanes at one place may name different members.
+// `mask` becomes the lanes that go on; the others wait.
+bool Scheduler::members(Warp& w, size_t k, u32& mask) {
+  auto naming = [&](const Split& s, u32 of, u32 member) {
+    const u32* named = reg<u32>(w, kernel.code[size_t(s.pc)].member);
+    u32 group = 0;
+    for_lanes(of, [&](int l) { group |= u32(named[l] == member) << l; });
+    return group;
+  };
+  const int pc = w.splits[k].pc;
+  const Instr& i = kernel.code[size_t(pc)];
+  if (mask != w.splits[k].mask) part(w, k, mask, pc + 1);
+  for (u32 left = mask; left;) {
+    const u32 member = reg<u32>(w, i.member)[__builtin_ctz(left)], group = naming(w.splits[k], left, member);
+    left &= ~group;
+    if (group & ~member)
+      m.stop("divergence", format("lane %d executes an instruction whose member mask (0x%08x) does not name it",
+                                  __builtin_ctz(group & ~member), member), &w);
+    u32 missing = member & w.live & ~group;
+    if (missing && i.flow == Flow::WarpSync) {
+      auto waits = [&](const Split& o) {
+        return o.pc != pc && o.state == Split::Converge && kernel.code[size_t(o.pc)].flow == Flow::WarpSync ? naming(o, o.mask, member) : 0;
+      };
+      for (auto& o : w.splits) missing &= ~waits(o);
+      for (size_t q = 0; !missing && q < w.splits.size(); ++q)
+        if (u32 there = waits(w.splits[q])) {
+          part(w, q, there, w.splits[q].pc);
+          ++w.splits[q].pc, w.splits[q].state = Split::Ready;
+        }
+    }
+    if (missing) continue;
+    mask = group;
+    part(w, k, group, pc);
+    return true;
+  }
+  w.splits[k].state = Split::Converge, w.splits[k].waits_for = kOtherLanes;
+  return false;
+}
+
+// The lanes of split k that are not in `stay` become a split of their own, at `pc`.
+void Scheduler::part(Warp& w, size_t k, u32 stay, int pc) {
+  Split other{w.splits[k].mask & ~stay, pc, Split::Ready, nullptr};
+  if (!other.mask) return;
+  w.splits[k].mask = stay;
+  w.splits.push_back(other);
 }
 
 void Scheduler::merge(Warp& w) {
@@ -281,7 +342,12 @@ void Scheduler::wake(Cluster& c) {
       for (auto& s : w.splits) if (s.state == Split::Blocked && s.waits_for) s.state = Split::Ready;
 }
 
-int Scheduler::barrier_need(const Cta& cta) const { return int(cta.unfinished) * 32; }
+// Threads that a barrier without a count is for: all that have not exited.
+int Scheduler::barrier_need(const Cta& cta) const {
+  int n = 0;
+  for (auto& w : cta.warps) n += __builtin_popcount(w.live);
+  return n;
+}
 
 void Scheduler::complete_barrier(Cta& cta, NamedBarrier& b) {
   for (auto& x : b.waiting) {
@@ -301,12 +367,12 @@ void Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, b
   bool counted = i.b >= 0;
   int n = counted ? int(lane_value<u32>(w, i.b, mask)) : barrier_need(cta);
   if (id > 15) m.stop("barrier", format("barrier number %u; 0 to 15 exist", id), &w);
-  if (n % 32 || n <= 0) m.stop("barrier", format("barrier %u with a thread count of %d, which is no multiple of 32", id, n), &w);
+  if (counted && (n % 32 || n <= 0)) m.stop("barrier", format("barrier %u with a thread count of %d, which is no multiple of 32", id, n), &w);
   NamedBarrier& b = cta.barriers[id];
   if (!b.arrived) b.needed = counted ? n : -1;
   else if (b.needed != (counted ? n : -1))
     m.stop("barrier", format("barrier %u is used with thread counts %d and %d at once", id, b.needed, counted ? n : -1), &w);
-  b.arrived += i.aligned ? 32 : __builtin_popcount(mask);
+  b.arrived += counted && mask == w.initial ? 32 : __builtin_popcount(mask);     // counts are of whole warps
   if (i.op >= 2) {
     u32 p = (pred(w, i.c) ^ (i.flags ? ~0u : 0)) & mask;
     b.count += __builtin_popcount(p), b.any |= p != 0, b.all &= p == mask;
@@ -324,23 +390,31 @@ void Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, b
 }
 
 void Scheduler::complete_cluster_barrier(Cluster& c) {
-  if (c.arrived == 0 || c.arrived < c.unfinished) return;
-  c.arrived = 0;
-  ++c.generation;
+  bool any = false;
+  for (auto& cta : c.ctas)
+    for (auto& w : cta.warps) {
+      if (w.live & ~w.cluster_waiting) return;
+      any |= w.live != 0;
+    }
+  if (!any) return;
+  for (auto& cta : c.ctas)
+    for (auto& w : cta.warps) w.cluster_waiting = 0;
   c.barrier_done = c.barrier_clock;
   c.changed = true;
   ++m.progress;
 }
 
-void Scheduler::finish_warp(Warp& w) {
-  check_in_flight(w);
+// Lanes have exited: barriers that waited for nobody else are complete.
+void Scheduler::release_barriers(Warp& w) {
   Cta& cta = *w.cta;
-  if (w.cluster_arrived && w.cluster_target > cta.cluster->generation) --cta.cluster->arrived;
-  --cta.unfinished, --cta.cluster->unfinished;
   for (auto& b : cta.barriers)
     if (b.arrived && b.needed < 0 && b.arrived == barrier_need(cta)) complete_barrier(cta, b);
   complete_cluster_barrier(*cta.cluster);
-  cta.cluster->changed = true;
+}
+void Scheduler::finish_warp(Warp& w) {
+  check_in_flight(w);
+  --w.cta->unfinished, --w.cta->cluster->unfinished;
+  w.cta->cluster->changed = true;
   ++m.progress;
 }
 
@@ -374,18 +448,19 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
       ++counts[size_t(w.pc)], ++statistics.instructions;
       statistics.lanes += u64(__builtin_popcount(mask));
     };
-    auto converge = [&] {       // an .aligned instruction waits for the rest of the warp
-      if (s.mask == w.live) return true;
-      s.state = Split::Converge, s.waits_for = "the other lanes of its warp";
-      return false;
-    };
     auto block = [&](const char* on) { s.state = Split::Blocked, s.waits_for = on; };
+    auto skip = [&] {           // predicated off for all lanes here
+      if (!mask) count(), ++s.pc;
+      return !mask;
+    };
     switch (i.flow) {
       case Flow::Plain:
       case Flow::Yield:
         count();
-        if (w.owned_count) check_owned(w, i);
-        if (mask) i.run(w, i, mask);
+        if (mask) {
+          if (w.owned_count) check_owned(w, i);
+          i.run(w, i, mask);
+        }
         ++s.pc;
         if (c.changed) wake(c);
         if (i.flow == Flow::Yield && m.rng.below(2)) return;
@@ -419,14 +494,16 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         break;
       }
       case Flow::Return:
+        if (skip()) break;
         count();
         w.live &= ~mask;
         s.mask &= ~mask;
-        if (s.mask) { ++s.pc; break; }
-        w.splits.erase(w.splits.begin() + long(k));
+        ++s.pc;
+        if (!s.mask) w.splits.erase(w.splits.begin() + long(k));
         for (auto& o : w.splits) if (o.state == Split::Converge) o.state = Split::Ready;
         merge(w);
         if (w.finished()) finish_warp(w);
+        release_barriers(w);
         if (c.changed) wake(c);
         return;
       case Flow::Trap:
@@ -435,34 +512,26 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         ++s.pc;
         break;
       case Flow::Aligned:
-      case Flow::WarpSync: {
-        if (i.flow == Flow::Aligned && i.member < 0) whole_warp(w);
-        u32 need = i.member >= 0 ? reg<u32>(w, i.member)[__builtin_ctz(s.mask)] & w.live : w.live;
-        if (i.flow == Flow::WarpSync && !mask) { count(); ++s.pc; break; }
-        if ((s.mask & need) != need) {
-          s.state = Split::Converge, s.waits_for = "the other lanes of its warp";
-          return;
-        }
+        if (skip()) break;
+        if (i.member < 0 ? !whole_warp(w, s, mask) : !members(w, k, mask)) return;
         count();
-        if (mask != s.mask) {
-          if (!mask) { ++s.pc; break; }
-          m.stop("divergence", "some lanes are predicated off at an instruction that the whole warp has to execute", &w);
-        }
-        if (i.flow == Flow::WarpSync) ++w.clock.local[w.agent];
-        else {
-          if (w.owned_count) check_owned(w, i);
-          i.run(w, i, mask);
-        }
-        ++s.pc;
+        if (w.owned_count) check_owned(w, i);
+        i.run(w, i, mask);
+        ++w.splits[k].pc;
         if (c.changed) wake(c);
         break;
-      }
+      case Flow::WarpSync:
+        if (skip()) break;
+        if (!members(w, k, mask)) return;
+        count();
+        ++w.clock.local[w.agent];
+        ++w.splits[k].pc;
+        break;
       case Flow::Sync:
-        whole_warp(w);
-        if (!converge()) return;
-        if (!mask) { count(); ++s.pc; break; }
+        if (skip()) break;
+        if (!whole_warp(w, s, mask)) return;
         if (!i.sync(w, i, mask)) {
-          block(kernel.code[size_t(s.pc)].sync == set_max_registers ? "registers for setmaxnreg" : "wgmma groups of its warpgroup");
+          block(i.sync == set_max_registers ? "registers for setmaxnreg" : "wgmma groups of its warpgroup");
           return;
         }
         count();
@@ -470,11 +539,9 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         if (c.changed) wake(c);
         break;
       case Flow::Barrier: {
-        if (!mask) { count(); ++s.pc; break; }
-        if (i.aligned) whole_warp(w);
-        if (i.aligned && !converge()) return;
-        if (i.aligned && mask != s.mask)
-          m.stop("divergence", "some lanes are predicated off at a barrier that the whole warp has to execute", &w);
+        if (skip()) break;
+        if (i.aligned && !whole_warp(w, s, mask)) return;
+        if (mask != s.mask) { part(w, k, mask, s.pc + 1); break; }    // lanes whose predicate is false go on
         count();
         bool blocked = false;
         arrive_at_barrier(w, i, s, mask, &blocked);
@@ -496,26 +563,25 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         break;
       }
       case Flow::ClusterArrive:
-        if (!converge()) return;
-        if (!mask) { count(); ++s.pc; break; }
-        if (w.cluster_arrived) m.stop("barrier", "barrier.cluster.arrive twice without a wait between", &w);
+        if (skip()) break;
+        if (i.aligned && !whole_warp(w, s, mask)) return;
+        if (w.cluster_arrived & mask) m.stop("barrier", "barrier.cluster.arrive twice without a wait between", &w);
         count();
-        w.cluster_arrived = true;
-        w.cluster_target = c.generation + 1;
+        w.cluster_arrived |= mask, w.cluster_waiting |= mask;
         if (i.flags) ++w.clock.local[w.agent];
         else release(w, c.barrier_clock);
-        ++c.arrived;
         complete_cluster_barrier(c);
         ++s.pc;
         if (c.changed) wake(c);
         break;
       case Flow::ClusterWait:
-        if (!converge()) return;
-        if (!mask) { count(); ++s.pc; break; }
-        if (!w.cluster_arrived) m.stop("barrier", "barrier.cluster.wait without an arrive before it", &w);
-        if (c.generation < w.cluster_target) { block("the cluster barrier"); return; }
+        if (skip()) break;
+        if (i.aligned && !whole_warp(w, s, mask)) return;
+        if (mask != s.mask) { part(w, k, mask, s.pc + 1); break; }
+        if (mask & ~w.cluster_arrived) m.stop("barrier", "barrier.cluster.wait without an arrive before it", &w);
+        if (w.cluster_waiting & mask) { block("the cluster barrier"); return; }
         count();
-        w.cluster_arrived = false;
+        w.cluster_arrived &= ~mask;
         acquire(w, c.barrier_done);
         ++s.pc;
         break;
@@ -565,28 +631,27 @@ Scheduler::Outcome Scheduler::step(Cluster& c) {
 }
 
 void Scheduler::deadlock() {
-  struct Place { u32 count = 0; Warp* warp; string text; };
+  struct Place { u32 count = 0; Warp* warp; string text; bool parted; };
   std::map<std::pair<int, string>, Place> places;
-  bool diverged = false;
   for (auto& c : m.active)
     for (auto& cta : c->ctas)
       for (auto& w : cta.warps)
         for (auto& s : w.splits) {
           const char* on = s.waits_for ? s.waits_for : "a barrier";
           if (s.state == Split::Ready) on = "a value that nobody changes";
-          diverged |= s.state == Split::Converge;
           Place& p = places[{s.pc, on}];
-          if (p.count++ == 0) w.pc = s.pc, p.warp = &w;
-          p.text = on;
+          p.parted = s.state == Split::Converge;
+          if (p.count++ == 0) p.warp = &w, p.text = on + (p.parted ? format(" (0x%08x are here)", s.mask) : "");
         }
   string message = "nobody can go on:";
-  Warp* first = nullptr;
+  Warp* first = nullptr;         // whose place the finding names: one where lanes wait for others, when there is one
+  bool diverged = false;
   int shown = 0;
   for (auto& entry : places) {
     Place& p = entry.second;
     const Instr& i = kernel.code[size_t(entry.first.first)];
-    if (!first) first = p.warp, first->pc = entry.first.first;
-    if (shown++ == 4) { message += " ..."; break; }
+    if (!first || (p.parted && !diverged)) first = p.warp, first->pc = entry.first.first, diverged = p.parted;
+    if (++shown > 4) { message += shown == 5 ? " ..." : ""; continue; }
     string place = m.place(i);
     message += format("%s %u warp%s (first: block (%u,%u,%u) warp %d) wait%s for %s at %s%sPTX line %d", shown > 1 ? ";" : "", p.count,
                       p.count > 1 ? "s" : "", p.warp->cta->index[0], p.warp->cta->index[1], p.warp->cta->index[2], p.warp->id,

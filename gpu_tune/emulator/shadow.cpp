@@ -103,7 +103,7 @@ __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by
 
 inline bool unordered(u32 agent, u32 clock, int lane, const Accessor& by, u32 now) {
   if (agent != by.agent) return clock > by.clock->local[agent];
-  return clock == now && lane != by.lane && by.lane < 32 && lane != kAnyLane;
+  return clock == now && lane != by.lane && by.lane < 32 && lane != kAnyLane && !stores_the_same(*by.warp, lane, by.lane);
 }
 
 // generic-proxy writes are visible to the async proxy once writer or accessor executed a proxy fence after them
@@ -287,7 +287,7 @@ bool unordered_global(Warp& w, u32 warp_plus_one, u32 clock, int other_lane, int
     return !mine.foreign || other >= mine.foreign->size() || clock > (*mine.foreign)[other];
   u32 agent = other % m.warps_per_cluster;
   if (agent != w.agent) return clock > mine.local[agent];
-  return clock == mine.local[agent] && other_lane != lane && lane < 32 && other_lane != kAnyLane;
+  return clock == mine.local[agent] && other_lane != lane && lane < 32 && other_lane != kAnyLane && !stores_the_same(w, other_lane, lane);
 }
 string grid_warp_name(const Machine& m, u32 warp_plus_one) {
   u32 other = warp_plus_one - 1, cluster = other / m.warps_per_cluster, agent = other % m.warps_per_cluster;
@@ -332,14 +332,24 @@ GlobalCell& first_cell(Machine& m, Buffer& b, u64 byte) {
 }
 }  // namespace
 
-void mark_pending(Warp& w, u64 address, u32 bytes) {
+namespace {
+template <class F>
+void for_cells(Warp& w, u64 address, u32 bytes, F f) {        // of writable global memory
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
   if (!m.checks.global_races || k >= kMaxBuffers || !m.buffers[k].writable) return;
   Buffer& b = m.buffers[k];
   u64 at = address - b.base;
   GlobalCell *cell = &first_cell(m, b, at), *last = &first_cell(m, b, at + bytes - 1);
-  for (; cell <= last; ++cell) cell->flags |= GlobalCell::Pending;
+  for (; cell <= last; ++cell) f(*cell);
+}
+}  // namespace
+
+void mark_pending(Warp& w, u64 address, u32 bytes) {
+  for_cells(w, address, bytes, [](GlobalCell& s) { s.flags |= GlobalCell::Pending; });
+}
+void mark_readers(Warp& w, u64 address, u32 bytes, int change) {
+  for_cells(w, address, bytes, [=](GlobalCell& s) { s.readers = u16(std::max(0, s.readers + change)); });
 }
 void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
   Machine& m = *w.machine;
@@ -361,6 +371,11 @@ void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool st
   for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
     GlobalCell& s = b.shadow[size_t(c)];
     if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, c * g - low, write, strong, async);
+    if (write && s.readers) {
+      s.readers = 0;
+      m.report("asynchronous", format("a store to byte %llu of buffer `%s`, which an asynchronous copy in flight still reads "
+                                      "(its completion was not waited for)", (unsigned long long)(c * g - low), b.name.c_str()), &w);
+    }
     bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
                      unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock);
     bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&

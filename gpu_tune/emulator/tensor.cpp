@@ -392,6 +392,15 @@ void scatter(Warp& w, const Instr& i, WgmmaChain& chain) {
   });
 }
 
+constexpr u8 kAccumulator = 1, kFragment = 2;    // Warp::owned
+void own_fragment(Warp& w, const WgmmaOp& o, bool owned) {
+  for (size_t r = o.a_registers.empty() ? 4 : 0; r < 4; ++r) {
+    u8& owner = w.owned[size_t(o.instr->regs[size_t(accumulator_registers(*o.instr)) + r] / 64)];
+    if (owner != (owned ? 0 : kFragment)) continue;
+    owner = owned ? kFragment : 0;
+    w.owned_count += owned ? 1 : -1;
+  }
+}
 void wgmma_issue(Warp& w, const Instr& i, u32) {
   Machine& m = *w.machine;
   auto [N, K, bytes] = shape_of(i);
@@ -421,11 +430,12 @@ void wgmma_issue(Warp& w, const Instr& i, u32) {
     chain->sums.resize(size_t(16 * N));
     gather(w, i, *chain);
     for (int slot : registers) {
-      if (w.owned[size_t(slot / 64)]) m.report("wgmma", "an accumulator register is already used by another wgmma in flight", &w);
-      w.owned[size_t(slot / 64)] = 1;
+      u8& owner = w.owned[size_t(slot / 64)];
+      if (owner) m.report("wgmma", "an accumulator register is already used by another wgmma in flight", &w);
+      else ++w.owned_count;
+      owner = kAccumulator;
       write_lanes<u32>(w, slot, ~0u, [](int) { return ~0u; });
     }
-    w.owned_count += nd;
   }
   ++chain->left;
   u32 scale = i.c >= 0 ? pred(w, i.c) ^ (i.dst2 == 1 ? ~0u : 0) : ~0u;
@@ -438,8 +448,9 @@ void wgmma_issue(Warp& w, const Instr& i, u32) {
     for (int r = 0; r < 4; ++r) {
       int slot = i.regs[size_t(nd + r)];
       memcpy(&op.a_registers[size_t(32 * r)], reg<u32>(w, slot), 128);
-      if (!w.owned[size_t(slot / 64)]) w.owned[size_t(slot / 64)] = 2, ++w.owned_count;
+      if (w.owned[size_t(slot / 64)] & kAccumulator) m.report("wgmma", "a fragment of A is the accumulator of a wgmma in flight", &w);
     }
+    own_fragment(w, op, true);
   }
   if (w.id % 4 == 0) {
     if (!a_registers) op.hash_a = hash_operand(*w.cta, Descriptor(da), 64, K, i.flags & kTransA, bytes);
@@ -549,18 +560,19 @@ bool wgmma_wait(Warp& w, const Instr& i, u32) {
       ++kept;
       continue;
     }
+    own_fragment(w, o, false);
     if (--o.chain->left == 0) {
       scatter(w, *o.instr, *o.chain);
-      for (int slot : o.chain->registers) w.owned[size_t(slot / 64)] = 0;
-      w.owned_count -= int(o.chain->registers.size());
+      for (int slot : o.chain->registers) {
+        u8& owner = w.owned[size_t(slot / 64)];
+        w.owned_count -= owner != 0;
+        owner = 0;
+      }
     }
   }
   if (kept < w.wgmma.size()) m.note_wait(w);
   w.wgmma.resize(kept);
-  if (kept == 0 && w.owned_count) {       // only A fragments are left
-    std::fill(w.owned.begin(), w.owned.end(), u8(0));
-    w.owned_count = 0;
-  }
+  for (auto& o : w.wgmma) own_fragment(w, o, true);     // those that a finished one shared
   w.wgmma_fenced = false;
   return true;
 }
@@ -629,15 +641,19 @@ void decode_wgmma(Decoder& d, Instr& i) {
 
 }  // namespace
 
-// Registers of a wgmma in flight belong to it: accumulators may not be touched, A fragments not be written.
+// Registers of a wgmma in flight belong to it until a wgmma.wait_group for its group: accumulators may not be touched, fragments
+// of A not be written. (PTX forbids reading these too; no harm can come of it, and the assembler allows it.)
 void check_owned(Warp& w, const Instr& i) {
   if (i.run == wgmma_issue) return;
-  auto used = [&](int slot) { return slot >= 0 && w.owned[size_t(slot / 64)] == 1; };
-  bool bad = used(i.dst) || used(i.a) || used(i.b) || used(i.c) || used(i.e) || used(i.mem.slot);
-  for (int slot : i.regs) bad = bad || used(slot);
-  bool fragment = i.dst >= 0 && w.owned[size_t(i.dst / 64)] == 2;
-  if (bad) w.machine->report("wgmma", "a register is used while a wgmma in flight owns it as accumulator", &w);
-  if (fragment) w.machine->report("wgmma", "a register is written while a wgmma in flight reads it as fragment of A", &w);
+  auto owner = [&](int slot) { return slot >= 0 ? w.owned[size_t(slot / 64)] : u8(0); };
+  u8 written = owner(i.dst), used = owner(i.a) | owner(i.b) | owner(i.c) | owner(i.e) | owner(i.mem.slot);
+  for (int slot : i.regs) used |= owner(slot);
+  for (int slot : i.written) written |= owner(slot);
+  if ((used | written) & kAccumulator)
+    w.machine->report("wgmma", "a register is used while a wgmma in flight owns it as accumulator (no wgmma.wait_group has "
+                               "waited for it)", &w);
+  if (written & kFragment)
+    w.machine->report("wgmma", "a register is written while a wgmma in flight reads it as fragment of A", &w);
 }
 
 void register_tensor() {

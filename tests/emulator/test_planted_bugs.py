@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import planted_sources  # noqa: F401  (they add to PLANTED)
+import planted_warps  # noqa: F401
 import pytest
 from planted import PLANTED, Planted
 from snippets import line_of, messages, needs_emulator, needs_nvrtc, run_args
