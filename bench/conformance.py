@@ -22,20 +22,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from conformance_cases import Case, all_cases
+from conformance_gpu import Runner
 
 from gpu_tune import device as devices
 from gpu_tune import emulator, launch, nvrtc
 from gpu_tune.device import Device
 from gpu_tune.errors import GpuTuneError
-from gpu_tune.measure import cuda, open_measurer
+from gpu_tune.measure import open_measurer
 from gpu_tune.reference import NUMPY, compare, example_inputs, example_scalars
 from gpu_tune.templates.base import Template, registry, render
 from gpu_tune.trial import Candidate
@@ -74,31 +77,19 @@ def emulated(cases: list[Case], chip: Device) -> Dump:
     return found
 
 
-def on_gpu(cases: list[Case], chip: Device) -> Dump:
+def on_gpu(cases: list[Case], chip: Device, runner: Runner) -> Dump:
     """The same on GPU 0. A case that fails to run is left out and said."""
     found: Dump = {}
-    for case in cases:
-        try:
-            program = launch.Program(nvrtc.to_cubin(case.source, chip.arch).data, case.plan)
-            arrays = _run(program, {n: a.copy() for n, a in case.arrays.items()}, {})
-        except GpuTuneError as error:
-            print(f"GPU, {case.name}: {error}", file=sys.stderr)
-            continue
-        found.update({f"{case.name}/{n}": _bytes(arrays[n]) for n in WRITTEN if n in arrays})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = [pool.submit(nvrtc.to_cubin, case.source, chip.arch) for case in cases]
+        for case, made in zip(cases, built):
+            try:
+                arrays = runner.run(made.result().data, case.plan, case.arrays, {})
+            except GpuTuneError as error:
+                print(f"GPU, {case.name}: {error}", file=sys.stderr, flush=True)
+                continue
+            found.update({f"{case.name}/{n}": _bytes(arrays[n]) for n in WRITTEN if n in arrays})
     return found
-
-
-def _run(program: launch.Program, arrays: Dump, scalars: dict[str, float]) -> Dump:
-    addresses = {n: cuda.allocate(max(a.nbytes, 16)) for n, a in arrays.items()}
-    try:
-        for name, array in arrays.items():
-            cuda.upload(addresses[name], np.ascontiguousarray(array))
-        program.run(addresses, 0, scalars)
-        cuda.synchronize()
-        return {n: cuda.download(addresses[n], a.nbytes).view(a.dtype).reshape(a.shape) for n, a in arrays.items()}
-    finally:
-        for address in addresses.values():
-            cuda.free(address)
 
 
 def differences(cases: list[Case], a: Dump, b: Dump) -> list[str]:
@@ -136,19 +127,19 @@ def example(op: str) -> list[Workload]:
     ]
 
 
-def run_template(template: Template, chip: Device) -> tuple[bool, str]:
+def run_template(template: Template, chip: Device, runner: Runner) -> tuple[bool, str]:
     """The default kernel of a template on the GPU, against the reference: whether it is right, and in words."""
     workload = next((w for w in example(template.op) if template.supported(w, chip) is True), None)
     if workload is None:
         return True, "supports none of the examples here"
     config = template.default(workload, chip)
     plan = template.plan(config, workload, chip)
-    program = launch.Program(nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data, plan)
+    cubin = nvrtc.to_cubin(render(template, config, workload, chip), chip.arch).data
     arrays, scalars, out = example_inputs(workload), example_scalars(workload), workload.arrays()["out"]
     arrays["out"] = np.zeros(out.shape, NUMPY[out.dtype])
     if plan.workspace_bytes:
         arrays["workspace"] = np.zeros(plan.workspace_bytes, np.uint8)
-    result = _run(program, arrays, scalars)["out"]
+    result = runner.run(cubin, plan, arrays, scalars)["out"]
     verdict = compare(result, workload, arrays, scalars, numerics=template.numerics(config, workload))
     return verdict.ok, str(verdict)
 
@@ -183,29 +174,32 @@ def check(sizes: Sequence[int] = SIZES, archive: Path | None = None) -> int:
         print("no GPU: 'emulate' is the half that runs here, and nothing is confirmed by it", file=sys.stderr)
         return 2
     cases = [c for c in all_cases() if c.runs_on(chip.cc)]
-    dump = on_gpu(cases, chip)
-    if archive is not None:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(archive, **dump)  # type: ignore[arg-type]
-    found = differences(cases, emulated(cases, chip), dump)
-    print(f"{chip.product}: {len(cases)} cases, {len({f.rsplit('/', 1)[0] for f in found})} differ from the emulator")
-    print("".join(f"  {line}\n" for line in found), end="")
-    checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
-        (t.name, functools.partial(run_template, t, chip))
-        for t in registry().values()
-        if chip.cc >= t.min_cc and t.exact_cc in (0, chip.cc)
-    ]
-    for size in sizes:
-        large = Matmul(size, size, size, dtype="bfloat16", layout="nt")
-        checks.append((large.key, functools.partial(against_vendor, chip, large)))
-    for name, run in checks:
-        try:
-            right, told = run()
-        except GpuTuneError as error:
-            right, told = False, f"failed: {error}"
-        print(f"{name}: {told}", flush=True)
-        found += [] if right else [f"{name}: {told}"]
-    return 1 if found else 0
+    found = []
+    with Runner() as runner:
+        dump = on_gpu(cases, chip, runner)
+        if archive is not None:
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(archive, **dump)  # type: ignore[arg-type]
+        print(f"{chip.product}: {len(cases)} cases, {len({k.rsplit('/', 1)[0] for k in dump})} of them ran", flush=True)
+        checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
+            (t.name, functools.partial(run_template, t, chip, runner))
+            for t in registry().values()
+            if chip.cc >= t.min_cc and t.exact_cc in (0, chip.cc)
+        ]
+        for size in sizes:
+            large = Matmul(size, size, size, dtype="bfloat16", layout="nt")
+            checks.append((large.key, functools.partial(against_vendor, chip, large)))
+        for name, run in checks:
+            try:
+                right, told = run()
+            except GpuTuneError as error:
+                right, told = False, f"failed: {error}"
+            print(f"{name}: {told}", flush=True)
+            found += [] if right else [f"{name}: {told}"]
+    differ = differences(cases, emulated(cases, chip), dump)  # last, as it needs no GPU: the archive allows it anywhere
+    print("".join(f"  {line}\n" for line in differ), end="")
+    print(f"{len(cases)} cases, {len({d.rsplit('/', 1)[0] for d in differ})} differ from the emulator")
+    return 1 if found or differ else 0
 
 
 def main() -> int:
@@ -234,7 +228,11 @@ def main() -> int:
         print("no GPU", file=sys.stderr)
         return 2
     cases = [c for c in all_cases() if c.runs_on(chip.cc)]
-    dump = on_gpu(cases, chip) if options.verb == "dump" else emulated(cases, chip)
+    if options.verb == "dump":
+        with Runner() as runner:
+            dump = on_gpu(cases, chip, runner)
+    else:
+        dump = emulated(cases, chip)
     np.savez_compressed(options.file, **dump)  # type: ignore[arg-type]
     print(f"{len(cases)} cases, {len(dump)} arrays written to {options.file}")
     return 0

@@ -1,0 +1,57 @@
+"""Kernels that hang or lose the context cost themselves alone, and not a machine's time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune.errors import MeasureError
+from gpu_tune.measure.child import ChildLost
+from gpu_tune.plan import KernelStep, LaunchPlan
+
+PLAN = LaunchPlan((KernelStep("k", (1, 1, 1), (1, 1, 1), ()),))
+
+
+def behave(request: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+    """In the process: what the name of the cubin says."""
+    what = request.get("cubin", b"").decode()
+    if what == "hang":
+        time.sleep(600)
+    if what == "crash":
+        os._exit(3)
+    if what == "lost":
+        raise MeasureError("illegal address")
+    return {"pid": np.array(os.getpid())}
+
+
+@pytest.fixture
+def conformance_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("conformance_gpu")
+
+
+def test_what_fails_costs_itself_and_many_that_hang_end_it(conformance_gpu: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(conformance_gpu, "HANGS", 2)
+    with conformance_gpu.Runner("test_conformance_gpu:behave", 0.5) as runner:
+
+        def run(what: str) -> int:
+            return int(runner.run(what.encode(), PLAN, {}, {})["pid"])
+
+        first = run("ok")
+        assert run("ok") == first
+        for what, error in (("crash", ChildLost), ("lost", MeasureError), ("hang", ChildLost)):
+            with pytest.raises(error):
+                run(what)
+            assert run("ok") != first, "a process of its own after a loss"
+        with pytest.raises(ChildLost, match="killed after"):
+            run("hang")
+        with pytest.raises(MeasureError, match="not run: 2 kernels before it hung"):
+            run("ok")
