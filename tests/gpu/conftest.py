@@ -1,7 +1,9 @@
 """These tests need a CUDA GPU; without one each says so and is skipped.
 
 They go from simple to complex (``test_1`` ... ``test_4``), and no failure hides another: what may hang or lose its
-context runs in a process of its own. At the end the facts of the machine and the figures that were found are printed.
+context runs in a process of its own, with a time limit, and after a few steps of one kind that hung no more of it are
+tried. What failed and what was found is printed at once, for a run may be ended before its summary; the facts of the
+machine come at the end.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import fcntl
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,29 @@ from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 
 TOLD: list[str] = []
-STEP_SECONDS = 30.0
+STEP_SECONDS, READY_SECONDS = 12.0, 60.0
+"""For a step, and for its process to start and make a context."""
+HANGS = 4
+_hung: Counter[str] = Counter()
+_config: pytest.Config | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _config
+    _config = config
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """What fails says so now: the summary may never come."""
+    if report.failed and "tests/gpu/" in report.nodeid:
+        _say(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.1f} s)\n{report.longreprtext}")
+
+
+def _say(text: str) -> None:
+    reporter = _config.pluginmanager.get_plugin("terminalreporter") if _config is not None else None
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(text, flush=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,8 +76,13 @@ def gpu() -> Device:
 
 @pytest.fixture(scope="session")
 def told() -> Callable[[str], None]:
-    """Something to be read at the end of the run."""
-    return TOLD.append
+    """Something to be read now, and at the end of the run."""
+
+    def tell(text: str) -> None:
+        TOLD.append(text)
+        _say(text)
+
+    return tell
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +97,15 @@ def alone(_stepping: Child) -> Callable[..., Any]:
     """``alone(step, ...)``: the function ``step`` of steps.py, run in another process, which ends when it fails."""
 
     def ask(step: str, limit: float = STEP_SECONDS, **arguments: Any) -> Any:
+        if _hung[step] >= HANGS:
+            pytest.fail(f"{step}: not tried, {HANGS} before it hung", pytrace=False)
         try:
+            if _stepping.pid is None:
+                _stepping.ask({"do": "ready"}, READY_SECONDS)
             return _stepping.ask({"do": step, **arguments}, limit)
         except ChildLost as error:
-            pytest.fail(f"{step}: {error}")
+            _hung[step] += error.timed_out
+            pytest.fail(f"{step}: {error}", pytrace=False)
         except BaseException:
             _stepping.kill()  # its context may be lost
             raise

@@ -118,26 +118,6 @@ def test_libraries_are_called_right(gpu: Device, w: Matmul, alone: Callable[...,
     assert "cublaslt" in good and not any("wrong" in reason for reason in missing.values()), missing
 
 
-MORE: list[Any] = [
-    *(w for w in CASES if w.batch == 1 or w.dtype == "float16"),
-    *(Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=d, layout=x) for d in DTYPES for x in ("nhwc", "nchw")),
-    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"),
-    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=(0, 1, 0, 1), stride=2, groups=2, dtype="bfloat16"),
-    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="int8"),
-]
-
-
-@pytest.mark.parametrize("name", ["cudnn", "torch", "triton"])
-@pytest.mark.parametrize("w", MORE, ids=lambda w: w.key)
-def test_what_else_is_installed_is_called_right(
-    gpu: Device, w: Any, name: str, alone: Callable[..., Any], told: Callable[[str], None]
-):
-    module = pytest.importorskip(name, reason=f"needs {name}", exc_type=Exception)
-    good, missing = alone("libraries", 300.0, workload=to_dict(w), names=(name,))
-    told(f"{w.key} {module.__name__}: {good or missing}")
-    assert not any("wrong" in reason or "Error" in reason for reason in missing.values()), missing
-
-
 def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_path: Path):
     w = Matmul(1024, 1024, 1024, dtype="float32")
     template = registry()["matmul_simt"]
@@ -160,3 +140,26 @@ def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path
         told(f"{w.key} {name}: {x.status} {rate:.0f} TFLOP/s {x.label} {x.reason}")
     told(f"noise floor {found.noise_floor:.2%}; {found.environment.get('clocks')}")
     assert found.winner is not None and found.vendor
+
+
+MORE: list[Any] = [
+    *(w for w in CASES if w.batch == 1 or w.dtype == "float16"),
+    *(Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=d, layout=x) for d in DTYPES for x in ("nhwc", "nchw")),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=(0, 1, 0, 1), stride=2, groups=2, dtype="bfloat16"),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="int8"),
+]
+
+
+OTHERS = [(name, w) for name in ("cudnn", "torch") for w in MORE]
+OTHERS += [("triton", w) for w in MORE[::3]]  # compiles 16 configs each time
+
+
+@pytest.mark.parametrize("name, w", OTHERS, ids=lambda x: getattr(x, "key", x))
+def test_what_else_is_installed_is_called_right(
+    gpu: Device, name: str, w: Any, alone: Callable[..., Any], told: Callable[[str], None]
+):
+    module = pytest.importorskip(name, reason=f"needs {name}", exc_type=Exception)
+    good, missing = alone("libraries", 300.0, workload=to_dict(w), names=(name,))
+    told(f"{w.key} {module.__name__}: {good or missing}")
+    assert not any("wrong" in reason or "Error" in reason for reason in missing.values()), missing
