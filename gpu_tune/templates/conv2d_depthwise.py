@@ -20,7 +20,17 @@ from ..workload import ITEMSIZE
 from .arguments import epilogue_args
 from .base import Estimate, Template
 from .limits import INDEX_LIMIT, STATIC_LIMIT
-from .simt import ceil, grid_rule, loadable, min_blocks_rules, registers_rule, shared_rule, whole_vectors
+from .simt import (
+    ceil,
+    fitting_rule,
+    grid_rule,
+    loads,
+    min_blocks_rules,
+    raster_rule,
+    registers_rule,
+    shared_rule,
+    whole_vectors,
+)
 
 CODE_LIMIT = 2048  # multiply-adds and loads that are unrolled
 
@@ -93,7 +103,7 @@ def _vector_fits(c: Mapping[str, Any], w: Any, device: Any) -> bool:
     if min(16, v * ITEMSIZE[w.out_dtype]) > w.alignment:
         return False
     if _nhwc(w):
-        return bool(w.k % v == 0 and loadable(v, w))
+        return bool(loads(v, w, w.k))
     return bool(c["thread_q"] % v == 0 and w.q % v == 0)
 
 
@@ -120,17 +130,9 @@ CONSTRAINTS = (
         lambda c, w, d: c["threads_c"] == 1 or c["threads_c"] * _channels(c, w) < 2 * w.k,
         "at most half of the block's channels are idle",
     ),
-    Constraint(
-        "fitting_p",
-        ("threads_p", "thread_p"),
-        lambda c, w, d: c["threads_p"] * c["thread_p"] < 2 * w.p or c["threads_p"] * c["thread_p"] <= 1,
-        "at most half of the block's rows are idle",
-    ),
-    Constraint(
-        "fitting_q",
-        ("threads_q", "thread_q"),
-        lambda c, w, d: c["threads_q"] * c["thread_q"] < 2 * w.q or c["threads_q"] * c["thread_q"] <= 32,
-        "at most half of the block's columns are idle",
+    fitting_rule("p", ("threads_p", "thread_p"), lambda c, w: c["threads_p"] * c["thread_p"], lambda w: w.p, 1, "rows"),
+    fitting_rule(
+        "q", ("threads_q", "thread_q"), lambda c, w: c["threads_q"] * c["thread_q"], lambda w: w.q, 32, "columns"
     ),
     Constraint(
         "code_size",
@@ -152,12 +154,7 @@ CONSTRAINTS = (
         STATIC_LIMIT,
     ),
     *min_blocks_rules(_THREADS, _threads, _SHARED, _shared_bytes),
-    Constraint(
-        "raster",
-        ("raster", *_TILE),
-        lambda c, w, d: c["raster"] == "pixels" or (_tiles(c, w)[0] > 1 and math.prod(_tiles(c, w)[1:]) > 1),
-        "channels come first only where both vary",
-    ),
+    raster_rule(_TILE, _tiles),
     grid_rule(_TILE, lambda c, w: math.prod(_tiles(c, w)) * w.n),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,50 +11,41 @@ from . import conv2d_direct_tile as tile
 from .simt import (
     SHARED_TYPE,
     copies_async,
+    divides_rule,
+    fitting_rule,
+    fragment_rule,
     grid_rule,
-    loadable,
+    loads,
     min_blocks_rules,
+    raster_rule,
     registers_rule,
     shared_item,
     shared_rule,
     slices_fit,
-    storable,
+    split_rule,
+    stores,
 )
 
 
 def vector_x(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
-    """Whether one load takes ``vector_width_x`` elements of the image."""
-    v = c["vector_width_x"]
-    if v == 1:
-        return True
-    if c["stage_x"] == "global" or not loadable(v, w):
-        return False
-    if tile.nhwc(w):
-        return tile.channels(w)[0] % v == 0 and c["block_c"] % v == 0
-    return bool(w.w % v == 0 and c["block_q"] * w.stride[1] % v == 0)
+    """Whether one load takes ``vector_width_x`` elements of the image: of channels (nhwc) or of a row."""
+    runs = (tile.channels(w)[0], c["block_c"]) if tile.nhwc(w) else (w.w, c["block_q"] * w.stride[1])
+    return loads(c["vector_width_x"], w, *runs) and (c["vector_width_x"] == 1 or c["stage_x"] == "shared")
 
 
 def vector_w(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
-    """The same of filters and ``vector_width_w``."""
-    v, channels = c["vector_width_w"], tile.channels(w)[0]
-    if v == 1:
-        return True
-    if c["stage_w"] == "global" or not loadable(v, w):
-        return False
-    run = 1 if tile.nhwc(w) else w.r * w.s
-    return bool(channels * run % v == 0 and c["block_c"] * run % v == 0)
+    """The same of filters and ``vector_width_w``: of channels (krsc) or of all that a channel has."""
+    taps = 1 if tile.nhwc(w) else w.r * w.s
+    fits = loads(c["vector_width_w"], w, tile.channels(w)[0] * taps, c["block_c"] * taps)
+    return fits and (c["vector_width_w"] == 1 or c["stage_w"] == "shared")
 
 
 def vector_out(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
     """Whether one store takes ``vector_width_out`` results."""
     v = c["vector_width_out"]
-    if v == 1:
-        return True
-    if not storable(v, w):
-        return False
     if tile.nhwc(w):
-        return bool(c["thread_k"] % v == 0 and tile.channels(w)[1] % v == 0)
-    return bool(c["thread_q"] % v == 0 and w.q % v == 0 and c["columns"] == "adjacent" and c["block_q"] % v == 0)
+        return stores(v, w, c["thread_k"], tile.channels(w)[1])
+    return stores(v, w, c["thread_q"], w.q, c["block_q"]) and (v == 1 or c["columns"] == "adjacent")
 
 
 def _cp_async_x(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -83,24 +73,9 @@ _SHARED = tuple(dict.fromkeys(_X + _W))
 _THREADS = ("block_k", "block_p", "block_q", "thread_k", "thread_p", "thread_q")
 
 CONSTRAINTS = (
-    Constraint(
-        "thread_k",
-        ("block_k", "thread_k"),
-        lambda c, w, d: c["block_k"] % c["thread_k"] == 0,
-        "a thread's channels divide the block's",
-    ),
-    Constraint(
-        "thread_p",
-        ("block_p", "thread_p"),
-        lambda c, w, d: c["block_p"] % c["thread_p"] == 0,
-        "a thread's rows divide the block's",
-    ),
-    Constraint(
-        "thread_q",
-        ("block_q", "thread_q"),
-        lambda c, w, d: c["block_q"] % c["thread_q"] == 0,
-        "a thread's columns divide the block's",
-    ),
+    divides_rule("block_k", "thread_k", "a thread's channels divide the block's"),
+    divides_rule("block_p", "thread_p", "a thread's rows divide the block's"),
+    divides_rule("block_q", "thread_q", "a thread's columns divide the block's"),
     Constraint(
         "threads",
         _THREADS,
@@ -113,42 +88,17 @@ CONSTRAINTS = (
         lambda c, w, d: tile.sums(c) <= 128,
         "a thread keeps at most 128 sums",
     ),
-    Constraint(
-        "fitting_k",
-        ("block_k",),
-        lambda c, w, d: c["block_k"] == 1 or c["block_k"] < 2 * tile.channels(w)[1] or c["block_k"] <= 8,
-        "at most half of the block's channels are idle",
-    ),
-    Constraint(
-        "fitting_p",
-        ("block_p",),
-        lambda c, w, d: c["block_p"] <= 2 or c["block_p"] < 2 * w.p,
-        "at most half of the block's rows are idle",
-    ),
-    Constraint(
-        "fitting_q",
-        ("block_q",),
-        lambda c, w, d: c["block_q"] <= 8 or c["block_q"] < 2 * w.q,
-        "at most half of the block's columns are idle",
-    ),
-    Constraint(
-        "fitting_c",
-        ("block_c",),
-        lambda c, w, d: c["block_c"] <= 4 or c["block_c"] < 2 * tile.channels(w)[0],
-        "at most half of the staged channels are padding",
-    ),
+    fitting_rule("k", ("block_k",), lambda c, w: c["block_k"], lambda w: tile.channels(w)[1], 8, "channels"),
+    fitting_rule("p", ("block_p",), lambda c, w: c["block_p"], lambda w: w.p, 2, "rows"),
+    fitting_rule("q", ("block_q",), lambda c, w: c["block_q"], lambda w: w.q, 8, "columns"),
+    fitting_rule("c", ("block_c",), lambda c, w: c["block_c"], lambda w: tile.channels(w)[0], 4, "staged channels"),
     Constraint(
         "columns",
         ("columns", "thread_q"),
         lambda c, w, d: c["columns"] == "adjacent" or c["thread_q"] > 1,
         "only several columns can be spread",
     ),
-    Constraint(
-        "fragment",
-        ("block_c", "fragment_c", "unroll_c"),
-        lambda c, w, d: c["fragment_c"] * c["unroll_c"] <= c["block_c"],
-        "unrolled fragments fit into block_c",
-    ),
+    fragment_rule("block_c", "fragment_c", "unroll_c"),
     Constraint(
         "global_x",
         ("stage_x", "shared_x", "padding_x"),
@@ -244,17 +194,7 @@ CONSTRAINTS = (
         "sums and fragments fit into the registers that a thread may have",
     ),
     *min_blocks_rules(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
-    Constraint(
-        "raster",
-        ("raster", "block_k", "block_p", "block_q"),
-        lambda c, w, d: c["raster"] == "pixels" or (tile.tiles(c, w)[0] > 1 and math.prod(tile.tiles(c, w)[1:]) > 1),
-        "channels come first only where both vary",
-    ),
-    Constraint(
-        "split_c",
-        ("block_c", "split_c"),
-        split_fits,
-        "every slice has channels, and the workspace fits into an eighth of memory",
-    ),
+    raster_rule(("block_k", "block_p", "block_q"), tile.tiles),
+    split_rule("block_c", "split_c", split_fits, "channels"),
     grid_rule(("block_k", "block_p", "block_q"), tile.grid),
 )

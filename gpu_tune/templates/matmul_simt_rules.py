@@ -13,13 +13,16 @@ from . import matmul_simt_tile as tile
 from .simt import (
     SHARED_TYPE,
     copies_async,
+    divides_rule,
+    fragment_rule,
     grid_rule,
-    loadable,
+    loads,
     min_blocks_rules,
     registers_rule,
     shared_rule,
     slices_fit,
-    storable,
+    split_rule,
+    stores,
 )
 
 
@@ -35,13 +38,10 @@ def vector_rule(which: str) -> Constraint:
     block = "block_m" if which == "a" else "block_n"
 
     def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
-        v = c[f"vector_width_{which}"]
         k_contiguous = tile.along_k(w, which)
         extent = w.k if k_contiguous else (w.m if which == "a" else w.n)
         ld = w.lda if which == "a" else w.ldb
-        return v == 1 or (
-            loadable(v, w) and ld % v == 0 and extent % v == 0 and c["block_k" if k_contiguous else block] % v == 0
-        )
+        return loads(c[f"vector_width_{which}"], w, ld, extent, c["block_k" if k_contiguous else block])
 
     return Constraint(
         f"vector_{which}",
@@ -76,10 +76,9 @@ def _shared(c: Mapping[str, Any], w: Any) -> int:
     return sum(tile.shared_bytes(c, w))
 
 
-def stores(vector: int, piece: int, w: Any) -> bool:
-    """Whether one store takes ``vector`` of the ``piece`` results that a thread has side by side."""
-    divides = w.n % vector == 0 and w.ldc % vector == 0
-    return piece % vector == 0 and (vector == 1 or (storable(vector, w) and divides))
+def vector_out(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
+    """Whether one store takes ``vector_width_out`` of the results that a thread has side by side."""
+    return stores(c["vector_width_out"], w, c["thread_n"] // c["interleave_n"], w.n, w.ldc)
 
 
 _THREADS = ("block_m", "block_n", "thread_m", "thread_n")
@@ -103,32 +102,17 @@ CONSTRAINTS = (
         _warp_tile_fits,
         "the warp tile is made of 32 thread tiles and divides the block tile",
     ),
-    Constraint(
-        "interleave_m",
-        ("thread_m", "interleave_m"),
-        lambda c, w, d: c["thread_m"] % c["interleave_m"] == 0,
-        "the pieces divide the thread's rows",
-    ),
-    Constraint(
-        "interleave_n",
-        ("thread_n", "interleave_n"),
-        lambda c, w, d: c["thread_n"] % c["interleave_n"] == 0,
-        "the pieces divide the thread's columns",
-    ),
+    divides_rule("thread_m", "interleave_m", "the pieces divide the thread's rows"),
+    divides_rule("thread_n", "interleave_n", "the pieces divide the thread's columns"),
     vector_rule("a"),
     vector_rule("b"),
     Constraint(
         "vector_out",
         ("vector_width_out", "thread_n", "interleave_n"),
-        lambda c, w, d: stores(c["vector_width_out"], c["thread_n"] // c["interleave_n"], w),
+        vector_out,
         "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns",
     ),
-    Constraint(
-        "fragment",
-        ("block_k", "fragment_k", "unroll"),
-        lambda c, w, d: c["fragment_k"] * c["unroll"] <= c["block_k"],
-        "unrolled fragments fit into block_k",
-    ),
+    fragment_rule("block_k", "fragment_k", "unroll"),
     SHARED_TYPE,
     _cp_async_rule("a"),
     _cp_async_rule("b"),
@@ -164,11 +148,6 @@ CONSTRAINTS = (
         lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1),
         "a group has no more rows than there are tiles, and more than one column",
     ),
-    Constraint(
-        "split_k",
-        ("block_k", "split_k"),
-        split_fits,
-        "every slice of K has a tile, and the workspace fits into an eighth of memory",
-    ),
+    split_rule("block_k", "split_k", split_fits, "a tile of K"),
     grid_rule(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),
 )

@@ -9,7 +9,7 @@ from ..space.knob import Config
 from ..workload import ITEMSIZE
 from . import matmul_simt_tile as tile_of
 from .base import Template
-from .matmul_simt_rules import split_fits, stores, vector_rule
+from .matmul_simt_rules import split_fits, vector_out, vector_rule
 from .simt import ceil, widest
 
 
@@ -40,7 +40,7 @@ def complete(w: Any, device: Device, template: Template, **chosen: Any) -> Confi
         c.setdefault(f"shared_{x}", "k_inner" if dp4a else "k_outer")
         if tile_of.along_k(w, x) and not chosen.get(f"padding_{x}"):
             c[f"padding_{x}"] = 4
-    c["vector_width_out"] = widest(lambda v: stores(v, c["thread_n"] // c["interleave_n"], w), (1, 2, 4, 8))
+    c["vector_width_out"] = widest(lambda v: vector_out({**c, "vector_width_out": v}, w), (1, 2, 4, 8))
     c["unroll"] = c["unroll"] or max(
         u for u in (1, 2, 4, 8, 16, 32, 64) if u * c["fragment_k"] <= min(16, c["block_k"])
     )

@@ -6,6 +6,7 @@ memory is counted in bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,14 +37,19 @@ def whole_vectors(size: int) -> int:
     return ceil(size, 16) * 16
 
 
-def loadable(vector: int, w: Any) -> bool:
-    """Whether one access takes ``vector`` elements of the inputs: at most 16 bytes and the alignment."""
-    return bool(vector * ITEMSIZE[w.dtype] <= min(16, w.alignment))
+def loads(vector: int, w: Any, *runs: int) -> bool:
+    """Whether one access takes ``vector`` elements of the inputs: one always; more where they are at most 16 bytes and
+    the alignment, and divide every one of the ``runs`` that they must not straddle."""
+    return _accessible(vector, ITEMSIZE[w.dtype], w.alignment, runs)
 
 
-def storable(vector: int, w: Any) -> bool:
+def stores(vector: int, w: Any, *runs: int) -> bool:
     """The same of results."""
-    return bool(vector * ITEMSIZE[w.out_dtype] <= min(16, w.alignment))
+    return _accessible(vector, ITEMSIZE[w.out_dtype], w.alignment, runs)
+
+
+def _accessible(vector: int, item: int, alignment: int, runs: tuple[int, ...]) -> bool:
+    return vector == 1 or (vector * item <= min(16, alignment) and not any(run % vector for run in runs))
 
 
 def widest(fits: Callable[[int], bool], widths: tuple[int, ...] = WIDTHS) -> int:
@@ -68,6 +74,53 @@ def slices_fit(slices: int, steps: int, outputs: int, device: Device) -> bool:
 def adding_step(name: str, grid: tuple[int, int, int], w: Any) -> KernelStep:
     """The second launch of a sum in slices: it adds them in order and runs the epilogue."""
     return KernelStep(name, grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(w)))
+
+
+def divides_rule(whole: str, part: str, message: str, name: str = "") -> Constraint:
+    """``part`` divides ``whole``."""
+    return Constraint(name or part, (whole, part), lambda c, w, d: c[whole] % c[part] == 0, message)
+
+
+def fitting_rule(
+    name: str,
+    knobs: tuple[str, ...],
+    size: Callable[[Config, Any], int],
+    extent: Callable[[Any], int],
+    small: int,
+    what: str,
+) -> Constraint:
+    """At most half of what a block takes is outside; blocks of up to ``small`` may be larger than that."""
+
+    def holds(c: Config, w: Any, device: Device) -> bool:
+        return size(c, w) <= small or size(c, w) < 2 * extent(w)
+
+    return Constraint(f"fitting_{name}", knobs, holds, f"at most half of the block's {what} are idle")
+
+
+def fragment_rule(block: str, fragment: str, unroll: str) -> Constraint:
+    """The unrolled steps are part of a block."""
+    return Constraint(
+        "fragment",
+        (block, fragment, unroll),
+        lambda c, w, d: c[fragment] * c[unroll] <= c[block],
+        f"unrolled fragments fit into {block}",
+    )
+
+
+def split_rule(block: str, slices: str, fits: Callable[[Config, Any, Device], bool], what: str) -> Constraint:
+    """A sum in slices has work for each (``what``) and memory for all."""
+    return Constraint(
+        slices, (block, slices), fits, f"every slice has {what}, and the workspace fits into an eighth of memory"
+    )
+
+
+def raster_rule(knobs: tuple[str, ...], tiles: Callable[[Config, Any], tuple[int, ...]]) -> Constraint:
+    """``tiles`` counts the blocks along channels, then those along rows and columns."""
+
+    def holds(c: Config, w: Any, device: Device) -> bool:
+        return c["raster"] == "pixels" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1)
+
+    return Constraint("raster", ("raster", *knobs), holds, "channels come first only where both vary")
 
 
 SHARED_TYPE = Constraint(
