@@ -23,6 +23,7 @@ from ..workload import ArraySpec, Workload
 from . import cuda
 from .device_data import GUARD, DeviceData, elements
 from .inspector import Inspector
+from .pattern import where
 from .products import wide_bounds, wide_products
 
 POISONS = (0xFF, 0x55)
@@ -238,7 +239,8 @@ def judge(out: np.ndarray, lo: np.ndarray, hi: np.ndarray, limits: Bounds) -> Ve
         index = tuple(int(i) for i in np.argwhere(~good)[0])
         reason = (
             f"{int((~good).sum())} of {good.size} elements wrong, first at {index}: got {float(got[index]):g}, "
-            f"expected {float(expected[index]):g} within {float(lo[index]):g} .. {float(hi[index]):g}"
+            f"expected {float(expected[index]):g} within {float(lo[index]):g} .. {float(hi[index]):g}; "
+            + where(~good, np.isnan(got) if got.dtype.kind == "f" else got == -1)
         )
         return Verdict("wrong", reason, error)
 

@@ -86,7 +86,7 @@ def test_variants_are_right(gpu: Device, measuring: Child, told: Callable[[str],
             status, reason = "not built", str(error)
         tried += 1
         if status != "ok":
-            bad.append(f"{status}: {reason[:300]}\n    {variant.workload.key}\n    {variant.command}")
+            bad.append(f"{status}: {reason[:500]}\n    {variant.workload.key}\n    {variant.command}")
         hangs += status == "hangs"
         if hangs >= HANGS:
             break
