@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""
+LINE = 256
+"""Bytes beyond which alignment is taken to make no difference."""
 NAMES = (
     "log2 threads",
     "log2 shared bytes",
@@ -61,6 +63,11 @@ NAMES = (
     "log2 flops per byte of device",
     "shared bytes per SM",
     "L2 bytes",
+    "padded k",
+    "A transposed",
+    "B transposed",
+    "log2 A alignment",
+    "log2 B alignment",
 )
 _TILES = {
     "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
@@ -190,6 +197,8 @@ def launch_features(launch: Launch, workload: Workload, device: Device) -> list[
         _log(peak / device.bandwidth),
         float(device.shared_bytes_per_sm),
         float(device.l2_bytes),
+        math.ceil(k / (tile_k * split)) * tile_k * split / k,
+        *operands(workload),
     ]
 
 
@@ -199,6 +208,22 @@ def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
         return workload.m, workload.n, workload.k, workload.batch
     g = workload.groups
     return workload.n * workload.p * workload.q, workload.k // g, workload.c // g * workload.r * workload.s, g
+
+
+def operands(workload: Workload) -> tuple[float, float, float, float]:
+    """Of the matrix product's A and B: whether memory runs down their columns (1, a transposed matrix) or along their
+    rows (0); then log2 of the bytes that each line of their memory is aligned to, at most ``LINE``. Which loads are
+    possible, and whether they fill sectors, goes by these."""
+    item = ITEMSIZE[workload.dtype]
+    if isinstance(workload, Matmul):
+        a, b = (float(c == "t") for c in workload.layout)
+        strides = workload.lda, workload.ldb
+    elif workload.layout == "nhwc":  # pixels x channels; filters lie as filters x channels
+        a, b, strides = 0.0, 1.0, (workload.c, workload.c // workload.groups)
+    else:  # channels x pixels
+        a, b, strides = 1.0, 1.0, (workload.w, workload.c // workload.groups * workload.r * workload.s)
+    first, second = (_log(math.gcd(stride * item, LINE)) for stride in strides)
+    return a, b, first, second
 
 
 def distance(a: Workload, b: Workload) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from gpu_tune.device import by_name
 from gpu_tune.model.suggestions import suggest
-from gpu_tune.space.features import NAMES, distance, gemm_shape, hardware
+from gpu_tune.space.features import NAMES, Launch, distance, gemm_shape, hardware, launch_features, operands
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
@@ -114,3 +114,41 @@ def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: p
     assert suggest(space) == []
     monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", None)  # not installed
     assert suggest(space) == []
+
+
+def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() -> None:
+    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    for config in space.sample(20, np.random.default_rng(3)):
+        estimate, plan = (f(config, SQUARE, H200) for f in (space.template.resources, space.template.plan))
+        main = max(plan.kernels, key=lambda step: step.blocks * step.threads)
+        launch = Launch(
+            threads=estimate.threads,
+            blocks=main.blocks,
+            shared_bytes=estimate.shared_bytes,
+            accumulators=estimate.accumulators,
+            tile_m=float(config["block_m"]),
+            tile_n=float(config["block_n"]),
+            tile_k=float(config["block_k"]),
+            stages=float(config.get("stages", 1)),
+            split_k=float(config.get("split_k", 1)),
+            workspace_bytes=estimate.workspace_bytes,
+            kernels=len(plan.steps),
+        )
+        assert np.float32(launch_features(launch, SQUARE, H200)).tolist() == (
+            hardware(space.template, [config], SQUARE, H200)[0][0, : len(NAMES)].tolist()
+        )
+
+
+def test_layout_alignment_and_the_padding_of_k_are_features() -> None:
+    simt, odd = registry()["matmul_simt"], Matmul(4096, 4096, 1001, dtype="float32", layout="tn", lda=4104)
+    space = TemplateSpace(simt, odd, H200)
+    names = "A transposed", "B transposed", "log2 A alignment", "log2 B alignment"
+    assert [feature(space, n) for n in names] == [1.0, 0.0, 5.0, 8.0]
+    default = space.default()
+    assert default is not None
+    block, split = default["block_k"], default.get("split_k", 1)
+    padded = int(np.ceil(1001 / (block * split))) * block * split
+    assert feature(space, "padded k") == pytest.approx(padded / 1001) and padded > 1001
+    nhwc = Conv2d(1, 24, 56, 56, 128, 3, 3, padding=1)
+    nchw = Conv2d(1, 24, 56, 54, 128, 3, 3, padding=1, dtype="float32", layout="nchw")
+    assert operands(nhwc) == (0.0, 1.0, 4.0, 4.0) and operands(nchw) == (1.0, 1.0, 3.0, 5.0)
