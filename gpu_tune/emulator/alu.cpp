@@ -24,6 +24,24 @@ void ternary(Warp& w, const Instr& i, u32 m) {
   const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b), *c = reg<T>(w, i.c);
   write_lanes<T>(w, i.dst, m, [=](int l) { return Op::f(a[l], b[l], c[l]); });
 }
+// add, sub, mad with .cc (the carry goes to the thread's condition code) and addc, subc, madc (it is added)
+constexpr int kCarryIn = 1, kCarryOut = 2;
+template <class T>
+void extended(Warp& w, const Instr& i, u32 m) {
+  using Wide = unsigned __int128;
+  using Product = std::conditional_t<(T(-1) < T(0)), __int128, Wide>;
+  using U = std::make_unsigned_t<T>;
+  constexpr int bits = sizeof(T) * 8;
+  for_lanes(m, [&](int l) {
+    T a = reg<T>(w, i.a)[l], b = reg<T>(w, i.b)[l];
+    bool multiplies = i.c >= 0;
+    U x = multiplies ? U(Product(a) * Product(b) >> (i.op ? bits : 0)) : U(a), y = multiplies ? U(reg<T>(w, i.c)[l]) : U(b);
+    u32 in = i.flags & kCarryIn ? w.carry >> l & 1 : 0;
+    Wide r = i.mode ? Wide(x) - y - in : Wide(x) + y + in;
+    reg<U>(w, i.dst)[l] = U(r);
+    if (i.flags & kCarryOut) w.carry = (w.carry & ~(1u << l)) | u32(r >> bits & 1) << l;
+  });
+}
 // 16-bit operands live in the low half of a 32-bit slot
 template <class T, class Op>
 void binary16(Warp& w, const Instr& i, u32 m) {
@@ -525,8 +543,18 @@ void decode_float(Decoder& d, Instr& i, Type t, int op, int count, Handler f32, 
   operands(d, i, register_width(t), count);
 }
 
+void decode_extended(Decoder& d, Instr& i) {
+  const string& n = d.name();
+  i.flags = (n.back() == 'c' ? kCarryIn : 0) | (d.take("cc") ? kCarryOut : 0);
+  i.mode = n[0] == 's';
+  if (n[0] == 'm') i.op = d.choose({"lo", "hi"}, -1);
+  i.type = d.type_in({Type::U32, Type::S32, Type::U64, Type::S64});
+  operands(d, i, register_width(i.type), n[0] == 'm' ? 3 : 2);
+  i.run = i.type == Type::U32 ? extended<u32> : i.type == Type::S32 ? extended<s32> : i.type == Type::U64 ? extended<u64> : extended<s64>;
+}
 template <class IntOp, class FloatOpT, int kOp>
 void decode_add_like(Decoder& d, Instr& i) {
+  if (d.position("cc") >= 0) return decode_extended(d, i);
   Type t = d.type();
   if (is_float(t) || is_half(t)) return decode_float(d, i, t, kOp, 2, binary<float, FloatOpT>, binary<double, FloatOpT>);
   i.type = t;
@@ -564,6 +592,7 @@ void decode_fma(Decoder& d, Instr& i) {
   decode_float(d, i, t, kFma, 3, ternary<float, Fma>, ternary<double, Fma>);
 }
 void decode_mad(Decoder& d, Instr& i) {
+  if (d.position("cc") >= 0) return decode_extended(d, i);
   Type t = d.type();
   if (is_float(t)) return decode_float(d, i, t, kFma, 3, ternary<float, Fma>, ternary<double, Fma>);
   int part = d.choose({"lo", "hi", "wide"}, -1);
@@ -816,6 +845,9 @@ void decode_testp(Decoder& d, Instr& i) {
 void register_arithmetic() {
   register_opcode("add", decode_add_like<Add, Add, kAdd>);
   register_opcode("sub", decode_add_like<Sub, Sub, kSub>);
+  register_opcode("addc", decode_extended);
+  register_opcode("subc", decode_extended);
+  register_opcode("madc", decode_extended);
   register_opcode("mul", decode_mul);
   register_opcode("mul24", decode_mul24);
   register_opcode("mad24", decode_mul24);

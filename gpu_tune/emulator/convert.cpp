@@ -282,12 +282,13 @@ void decode_cvt(Decoder& d, Instr& i) {
   }
 }
 
-// cvta: the shared and local windows of the generic space; global and param addresses are generic already
+// cvta: the windows of the generic space; global addresses and 64-bit ones of parameters are generic already
 void convert_address(Warp& w, const Instr& i, u32 m) {
   u64 window = i.space == Space::Shared ? kSharedWindow : i.space == Space::Local ? kLocalWindow : 0;
+  u64 base = i.space == Space::Param ? kParamWindow : 0;
   const u64* a = reg<u64>(w, i.a);
   bool to = i.op;
-  write_lanes<u64>(w, i.dst, m, [=](int l) { return to ? a[l] - window : a[l] + window; });
+  write_lanes<u64>(w, i.dst, m, [=](int l) { return to ? a[l] - window : (a[l] + window) | base; });
 }
 void decode_cvta(Decoder& d, Instr& i) {
   i.op = d.take("to");

@@ -170,6 +170,7 @@ struct Warp {
   int pc = 0;
   vector<Split> splits;
   vector<char> local;
+  u32 carry = 0;                               // CC.CF by lane
   Clock clock;
   Counters proxy_fence;                        // local clock at the last fence.proxy.async for shared memory
   Clock global_proxy_fence;                    // clock at the last one for global memory
@@ -343,7 +344,9 @@ struct Accessor {                              // who touches memory
   bool strong = false;                         // atomic or volatile: does not race with its like
 };
 void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
-bool stores_the_same(Warp& w, int other, int lane);   // of the store being executed: two lanes write one value to one place
+// of the plain store being executed: whether two lanes write one value to one place; whether a lane writes what is there
+bool stores_the_same(Warp& w, int other, int lane);
+bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes);
 void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses

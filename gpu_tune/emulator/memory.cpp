@@ -12,6 +12,7 @@ constexpr int kNonCoherent = 16, kPoll = 32;
 
 Space resolve(Space s, u64& a) {
   if (s == Space::Shared && a >= kSharedWindow) a -= kSharedWindow;   // 64-bit shared addresses may be generic values
+  if (s == Space::Param) a |= kParamWindow;
   if (s != Space::Generic) return s;
   u64 window = a >> kWindowBits << kWindowBits;
   if (window == kSharedWindow) { a -= kSharedWindow; return Space::Shared; }
@@ -469,6 +470,16 @@ bool stores_the_same(Warp& w, int other, int lane) {
   bool same = address_of(w, i.mem, other) == address_of(w, i.mem, lane);
   for (int slot : i.regs) same = same && !((value(slot, other) ^ value(slot, lane)) & mask);
   return same;
+}
+
+bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes) {
+  if (!(w.storing >> lane & 1)) return false;
+  const Instr& i = w.kernel->code[size_t(w.pc)];
+  const size_t size = size_t(type_size(i.type));
+  u8 value[64];
+  for (size_t q = 0; q < i.regs.size(); ++q) memcpy(value + q * size, reinterpret_cast<u8*>(reg<u32>(w, i.regs[q])) + size_t(lane) * (size == 8 ? 8 : 4), size);
+  u32 start = shared_address_of(w, i.mem, lane) & 0xFFFFFF, end = start + u32(size * i.regs.size());
+  return address >= start && address + bytes <= end && !memcmp(value + (address - start), there, bytes);
 }
 
 int decode_atomic_operation(Decoder& d) {

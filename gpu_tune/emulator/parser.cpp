@@ -283,9 +283,10 @@ int Parser::symbol_slot(const string& name, int width) {
     }
     return constant(shared_offset_[name], width);
   }
-  for (auto& p : kernel->params) if (p.name == name) return constant(kParamWindow + u64(p.offset), 8);
+  for (auto& p : kernel->params)        // 32 bits: an address within the .param space
+    if (p.name == name) return constant((width == 8 ? kParamWindow : 0) + u64(p.offset), width);
   auto global = module_.globals.find(name);
-  if (global != module_.globals.end())
+  if (global != module_.globals.end() && width == 8)
     return constant(u64(kFirstGlobalVariable + global->second.index + 1) << kWindowBits, 8);
   auto local = local_offset_.find(name);
   if (local != local_offset_.end()) return constant(local->second, width);

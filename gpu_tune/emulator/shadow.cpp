@@ -103,7 +103,16 @@ __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by
 
 inline bool unordered(u32 agent, u32 clock, int lane, const Accessor& by, u32 now) {
   if (agent != by.agent) return clock > by.clock->local[agent];
-  return clock == now && lane != by.lane && by.lane < 32 && lane != kAnyLane && !stores_the_same(*by.warp, lane, by.lane);
+  return clock == now && lane != by.lane && by.lane < 32 && lane != kAnyLane;
+}
+
+// A store that writes what another lane of it, or another warp at the same instruction, has just written: in which order they
+// come makes no difference. (Compilers let every owner of a replicated value store it.)
+__attribute__((noinline)) bool repeats(Cta& cta, const Cell& s, u32 byte, const Accessor& by) {
+  Warp& w = *by.warp;
+  if (!w.storing || by.lane >= 32 || s.write_pc != w.pc) return false;
+  if (s.write_agent == by.agent) return stores_the_same(w, s.write_lane, by.lane);
+  return stores_again(w, by.lane, byte, cta.shared.data() + byte, u32(w.kernel->shared_granularity));
 }
 
 // generic-proxy writes are visible to the async proxy once writer or accessor executed a proxy fence after them
@@ -139,7 +148,8 @@ __attribute__((always_inline)) inline void touch_cell(Cta& cta, Cell& s, u32 byt
     if (s.flags & Cell::Uninitialised && !write) report_cell(s, byte, by, 2);
   }
   bool both_atomic = by.strong && s.flags & Cell::Atomic;
-  if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane, by, now))
+  if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane, by, now) &&
+      !(write && repeats(cta, s, byte, by)))
     report_cell(s, byte, by, 0);
   if (by.async && s.flags & Cell::Generic && s.write_clock && s.write_agent < by.warp->machine->warps_per_cluster &&
       !proxy_fenced(cta, s, by))

@@ -271,3 +271,40 @@ def _mul24(high: bool, sign: bool, saturate: bool = False) -> Callable[..., int]
 )
 def test_24_bit_products(case: Case) -> None:
     check(case)
+
+
+def carry_cases(width: int, sign: bool) -> list[Case]:
+    """Sums and products of more words than one: each step takes the carry of the one before."""
+    t, w, mod = f"{'s' if sign else 'u'}{width}", str(width), 2**width
+
+    def high(a: int, b: int) -> int:
+        return (signed(a, width) * signed(b, width) if sign else a * b) >> width
+
+    def steps(a: int, b: int, c: int) -> int:
+        first = a + b
+        second = first % mod + c + first // mod
+        return a + second // mod
+
+    chains: list[tuple[str, Callable[..., int]]] = [
+        (f"add.cc.{t} %d, %a, %b; addc.{t} %d, %c, 0", lambda a, b, c: c + (a + b) // mod),
+        (f"sub.cc.{t} %d, %a, %b; subc.{t} %d, %c, 0", lambda a, b, c: c - (a < b)),
+        (
+            f"sub.cc.{t} %d, %a, %b; subc.cc.{t} %d, %d, %c; addc.{t} %d, 0, 0",
+            lambda a, b, c: (a - b) % mod - c - (a < b) < 0,
+        ),
+        (f"add.cc.{t} %d, %a, %b; addc.cc.{t} %d, %d, %c; addc.{t} %d, %a, 0", steps),
+        (
+            f"mad.lo.cc.{t} %d, %a, %b, %c; madc.hi.{t} %d, %a, %b, 0",
+            lambda a, b, c: high(a, b) + (a * b % mod + c) // mod,
+        ),
+        (
+            f"mad.hi.cc.{t} %d, %a, %b, %c; madc.lo.{t} %d, %a, %c, 1",
+            lambda a, b, c: a * c + 1 + (high(a, b) % mod + c) // mod,
+        ),
+    ]
+    return [Case(text, " ".join([w] * 4), lambda *x, f=f: int(f(*x)) % mod) for text, f in chains]
+
+
+@pytest.mark.parametrize("case", [c for w in (32, 64) for sign in (False, True) for c in carry_cases(w, sign)], ids=str)
+def test_carries(case: Case) -> None:
+    check(case)

@@ -32,9 +32,9 @@ GLOBAL equal_values(u32* out, int n) {  // which lane's store comes last cannot 
   out[t] = s[t % 4];
   if (t < 32) out[128] = n;
 }
-GLOBAL other_values(u32* out, int n) {
+GLOBAL other_values(u32* out, int n, u32 of) {
   __shared__ u32 s; const u32 t = threadIdx.x;
-  s = n + t / 31;
+  s = n + t / of;
   __syncthreads();
   out[t] = s;
 }
@@ -152,8 +152,10 @@ def test_predicated_off_aligned_instructions_may_follow_an_exit() -> None:
     assert list(lanes(body)) == [0 if t == 3 else t for t in T]
 
 
-def test_lanes_that_store_the_same_value_to_one_place_do_not_race() -> None:
+def test_stores_of_the_same_value_to_one_place_do_not_race() -> None:
+    """Lanes of one warp, or warps at one instruction, in any order; what they store is told by none."""
     got = result(run(SOURCE, "equal_values", [np.zeros(129, np.uint32)], [5], block=128), 0)
     assert list(got[:128]) == [5 + t % 4 for t in range(128)] and got[128] == 5
-    report = run(SOURCE, "other_values", [np.zeros(32, np.uint32)], [5])
-    assert [f.kind for f in report.findings] == ["race"], messages(report)
+    for block, of, races in ((32, 32, False), (32, 31, True), (128, 128, False), (128, 127, True), (128, 64, True)):
+        report = run(SOURCE, "other_values", [np.zeros(block, np.uint32)], [5, of], block=block)
+        assert {f.kind for f in report.findings} == ({"race"} if races else set()), (block, of, messages(report))

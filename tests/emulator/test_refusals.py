@@ -42,7 +42,7 @@ ret;
         ("cp.async.ca.shared.global.wat [%r1], [%rd1], 16;", "wat"),
         ("mbarrier.arrive.odd.shared::cta.b64 _, [%r1];", "odd"),
         ("bar.sync.extra 0;", "extra"),
-        ("add.cc.u32 %r1, %r2, %r3;", "cc"),
+        ("add.cc.u16 %r1, %r2, %r3;", "type"),
         ("mul24.wide.u32 %r1, %r2, %r3;", "mul24"),
         ("cvt.pack.s8.s32.b32 %r1, %r2, %r3, %r4;", "pack"),
         (
