@@ -25,9 +25,9 @@ from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
 from . import nvml
 from .base import Confirmation, Contender
+from .builder import Builder
 from .gpu import GpuMeasurer
 from .modelled import ModelledMeasurer
-from .pipeline import Pipeline
 from .statistics import ROUNDS
 
 TOLERANCE = 0.05
@@ -38,15 +38,13 @@ _lock = threading.Lock()
 _open: dict[str, Any] = {}
 
 
-class ClusterMeasurer(Pipeline):
+class ClusterMeasurer(Builder):
     """See :class:`~gpu_tune.measure.base.Measurer`. ``address``: ``dask://host:port`` or ``tcp://host:port``.
 
     ``kind``: ``gpu``, or ``modelled`` to rehearse without GPUs; ``auto`` asks the workers. ``templates`` must be
     importable by the workers: they are named by their folder, not sent. ``calibration``: the candidate that proves the
     workers alike (default: the first one submitted).
     """
-
-    in_order = False
 
     def __init__(
         self,

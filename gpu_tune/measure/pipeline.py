@@ -1,69 +1,36 @@
-"""What the measurers that really compile have in common: check, render, compile ahead, time, recognise duplicates."""
+"""The measurers that time their builds in this process: compile ahead, time, recognise duplicates."""
 
 from __future__ import annotations
 
-import threading
-import time
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from .. import cubin as cubins
-from .. import nvrtc, ptxas
 from ..device import Device
-from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
-from ..plan import LaunchPlan
-from ..templates.base import Estimate, Template, render
-from ..trial import Candidate, Measurement, Policy, Resources, Rule
-from ..workload import View, Workload
-from .base import Build, Confirmation, Contender, resolve
-from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
+from ..errors import GpuTuneError, InvalidConfig, InvalidInput, MeasureError
+from ..templates.base import Template
+from ..trial import Candidate, Measurement, Rule
+from ..workload import Workload
+from .base import Build
+from .builder import Builder, Prepared
+from .compile import CompileResult
 
 
-class Pipeline:
-    """Base of the measurers that compile: subclasses give ``source``, ``_time`` and ``confirm``.
+class Pipeline(Builder):
+    """Candidates compile side by side and are timed ``timers`` at once (one a GPU); subclasses say how.
 
-    ``timers``: how many builds may be timed at once (one a GPU). With ``in_order`` builds are timed in the order of
-    submission, which makes everything but the seconds spent a pure function of the submissions.
+    With ``in_order`` builds are timed in the order of submission, which makes everything but the seconds spent a pure
+    function of the submissions.
     """
 
-    source = ""
     in_order = False
 
-    def __init__(
-        self,
-        workload: Workload,
-        device: Device,
-        *,
-        policy: Policy | None = None,
-        jobs: int | None = None,
-        store: Path | None = None,
-        templates: Mapping[str, Template] | None = None,
-        seen: Iterable[Measurement] = (),
-        compile_timeout: float = TIMEOUT,
-        timers: int = 1,
-        pool: CompilePool | None = None,
-    ) -> None:
-        self.workload, self.device = workload, device
-        self.policy = policy or Policy()
-        self.templates = templates
-        self.store = store
-        folder = CompileStore(store / "compiled") if store is not None else None
-        self._own_pool = pool is None
-        self.pool = pool or CompilePool(folder, jobs, compile_timeout)
-        self.busy: dict[str, float] = {"render": 0.0, "compile": 0.0, "verify": 0.0, "time": 0.0}
+    def __init__(self, workload: Workload, device: Device, *, timers: int = 1, **options: Any) -> None:
+        super().__init__(workload, device, **options)
         self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
-        self._lock = threading.Lock()
         self._waiting: Counter[Future[CompileResult]] = Counter()
-        self._by_hash: dict[str, Measurement] = {}
-        for measurement in seen:
-            if measurement.ok and measurement.cubin_hash and measurement.source == self.source:
-                self._by_hash.setdefault(measurement.cubin_hash, measurement)
-        self._closed = False
 
     def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
@@ -78,15 +45,16 @@ class Pipeline:
         except GpuTuneError as error:
             result.set_result(self._ended(candidate, "compile_error", str(error)))
             return result
-        source, _, rendered = prepared[2], prepared[3], prepared[-1]
-        compiled = self.pool.submit(source, self.device.arch)
+        compiled = self.pool.submit(prepared.source, self.device.arch)
         self._share(compiled, result)
 
         def run() -> None:
             if not result.set_running_or_notify_cancel():
                 return
             try:
-                result.set_result(self._finish(candidate, prepared, compiled.result(), {"render": rendered}, screen))
+                result.set_result(
+                    self._finish(candidate, prepared, compiled.result(), {"render": prepared.seconds}, screen)
+                )
             except BaseException as error:
                 known = isinstance(error, GpuTuneError)
                 result.set_exception(error if known else MeasureError(f"measuring failed: {error!r}"))
@@ -119,81 +87,19 @@ class Pipeline:
 
         result.add_done_callback(release)
 
-    def build(self, candidate: Candidate) -> Build:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
-        prepared = self._prepare(candidate)
-        compiled = self.pool.submit(prepared[2], self.device.arch).result()
-        if compiled.status != "ok":
-            raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
-        return self._built(candidate, prepared, compiled, {"render": prepared[-1]})
-
     def close(self) -> None:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
-        if not self._closed:
-            self._closed = True
-            if self._own_pool:
-                self.pool.close()
-            self._timers.shutdown(wait=True, cancel_futures=True)
+        super().close()
+        self._timers.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Confirmation:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
-        raise NotImplementedError
-
-    def vendors(self) -> Sequence[Contender]:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
-        return ()
-
+    @abstractmethod
     def _time(self, build: Build, template: Template) -> Measurement:
         """Verify and time one build (in a timer thread)."""
-        raise NotImplementedError
-
-    def _environment(self) -> dict[str, Any]:
-        return {"nvrtc": ".".join(map(str, nvrtc.version())), "chip": self.device.chip}
-
-    def _prepare(
-        self, candidate: Candidate
-    ) -> tuple[Template, Workload, str, View | None, LaunchPlan, Estimate, float]:
-        start = time.perf_counter()
-        template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
-        template.check(candidate.config, workload, self.device)
-        source = render(template, candidate.config, workload, self.device)
-        plan = template.plan(candidate.config, workload, self.device).check()
-        estimate = template.resources(candidate.config, workload, self.device)
-        took = time.perf_counter() - start
-        with self._lock:
-            self.busy["render"] += took
-        return template, workload, source, view, plan, estimate, took
-
-    def _built(self, candidate: Candidate, prepared: Any, compiled: CompileResult, seconds: dict[str, float]) -> Build:
-        _, workload, source, view, plan, estimate, _ = prepared
-        return Build(
-            candidate,
-            workload,
-            self.device.arch,
-            source,
-            compiled.cubin,
-            plan,
-            resources(compiled, plan),
-            estimate,
-            compiled.log,
-            view,
-            ".".join(map(str, nvrtc.version())),
-            {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds},
-            compiled.cached,
-        )
 
     def _finish(
         self,
         candidate: Candidate,
-        prepared: Any,
+        prepared: Prepared,
         compiled: CompileResult,
         seconds: dict[str, float],
         screen: Rule | None = None,
@@ -220,51 +126,10 @@ class Pipeline:
                 seconds=seconds,
                 reason=f"same cubin and launch as {twin.candidate.key}",
             )
-        measurement = self._time(build, prepared[0])
+        measurement = self._time(build, prepared.template)
         with self._lock:
             for stage in ("verify", "time"):
                 self.busy[stage] += measurement.seconds.get(stage, 0.0)
         if measurement.ok:
             self._by_hash.setdefault(build.hash, measurement)
         return measurement
-
-    def _ended(
-        self,
-        candidate: Candidate,
-        status: str,
-        reason: str,
-        seconds: Mapping[str, float] | None = None,
-        build: Build | None = None,
-    ) -> Measurement:
-        return Measurement(
-            candidate,
-            status,
-            self.source,
-            reason,
-            policy=self.policy,
-            environment=self._environment(),
-            resources=build.resources if build else None,
-            cubin_hash=build.hash if build else "",
-            seconds=dict(seconds or (build.seconds if build else {})),
-        )
-
-
-def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
-    """What the cubin takes, the largest over the plan's kernels; CompileError when it lacks one of them."""
-    facts, reports = cubins.read(compiled.cubin).kernels, ptxas.read(compiled.log)
-    missing = [step.kernel for step in plan.kernels if step.kernel not in facts]
-    if missing:
-        raise CompileError(
-            f"the launch plan names a kernel {missing[0]!r} that the cubin lacks (it has {', '.join(facts)})"
-        )
-    used = [facts[step.kernel] for step in plan.kernels]
-    told = [reports[step.kernel] for step in plan.kernels if step.kernel in reports]
-    return Resources(
-        registers=max(f.registers for f in used),
-        spill_bytes=max((r.spill_bytes for r in told), default=0),
-        stack_bytes=max(f.stack_bytes for f in used),
-        static_shared_bytes=max(f.static_shared_bytes for f in used),
-        threads=max(s.threads for s in plan.kernels),
-        dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
-        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
-    )

@@ -77,8 +77,8 @@ class ReplayMeasurer:
 
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
+        from .builder import resources
         from .compile import CompilePool
-        from .pipeline import resources
 
         template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
         template.check(candidate.config, workload, self.device)
