@@ -25,6 +25,7 @@ test: lint
 
 lint: setup-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 setup: $(VENV)/.demo-$(EXTRA)

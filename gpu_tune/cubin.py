@@ -91,12 +91,12 @@ class _Elf:
         self.data = bytes(data)
         if len(self.data) < 64 or self.data[:6] != b"\x7fELF\x02\x01":
             raise ValueError("not a little-endian ELF64 file")
-        machine, = struct.unpack_from("<H", self.data, 18)
+        (machine,) = struct.unpack_from("<H", self.data, 18)
         if machine != MACHINE_CUDA:
             raise ValueError(f"ELF machine {machine} is not CUDA ({MACHINE_CUDA})")
         self.abi = self.data[8]
-        self.flags, = struct.unpack_from("<I", self.data, 48)
-        table, = struct.unpack_from("<Q", self.data, 40)
+        (self.flags,) = struct.unpack_from("<I", self.data, 48)
+        (table,) = struct.unpack_from("<Q", self.data, 40)
         entry, count, names = struct.unpack_from("<HHH", self.data, 58)
         if entry != 64 or not 0 < count <= _MAX_SECTIONS or names >= count:
             raise ValueError(f"section table is malformed ({count} entries of {entry} bytes)")
@@ -108,7 +108,7 @@ class _Elf:
     def slice(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0 or offset + size > len(self.data):
             raise ValueError(f"bytes {offset}..{offset + size} lie outside the file")
-        return self.data[offset:offset + size]
+        return self.data[offset : offset + size]
 
     def bytes_of(self, section: _Section) -> bytes:
         return b"" if section.kind == 8 else self.slice(section.offset, section.size)
@@ -187,7 +187,7 @@ def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:
         size = value if form == 4 else 0
         if at + size > len(body):
             raise ValueError(f"record 0x{attribute:02x} reaches past its section")
-        yield attribute, value, body[at:at + size]
+        yield attribute, value, body[at : at + size]
         at += size
 
 
@@ -195,4 +195,4 @@ def _string(table: bytes, offset: int) -> str:
     end = table.find(b"\0", offset, offset + _MAX_NAME)
     if offset > len(table) or (end < 0 and table):
         raise ValueError(f"name at {offset} has no end")
-    return table[offset:max(end, offset)].decode()
+    return table[offset : max(end, offset)].decode()

@@ -59,8 +59,12 @@ def read(log: str) -> Mapping[str, Report]:
             stack, stores, loads = map(int, match.groups())
             found[kernel] = replace(found[kernel], stack_bytes=stack, spill_store_bytes=stores, spill_load_bytes=loads)
         elif (match := _USED.search(line)) and kernel:
-            found[kernel] = replace(found[kernel], registers=int(match[1]), barriers=_number(_BARRIERS, line),
-                                    static_shared_bytes=_number(_SHARED, line))
+            found[kernel] = replace(
+                found[kernel],
+                registers=int(match[1]),
+                barriers=_number(_BARRIERS, line),
+                static_shared_bytes=_number(_SHARED, line),
+            )
         elif match := _NOTE.search(line):
             note, where = f"{match[1]}: {match[2].strip()}", _IN_FUNCTION.search(line)
             if where and where[1] in found:
