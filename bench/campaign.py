@@ -2,7 +2,7 @@
 
     python bench/campaign.py plan                                    # what would run, in order, and the wheels needed
     python bench/campaign.py run --out results --seconds 540 --archive results/slice-1
-    python bench/campaign.py run --out results --seconds 540 --archive results/slice-2
+    python bench/campaign.py run --out results --seconds 540 --archive results/slice-2 --phases tuning,spaces
     python bench/campaign.py run --out fresh --resume results/slice-2-*.tar.gz --seconds 540 --archive slice-3
     python bench/campaign.py table --out results                     # the tables once more
     python bench/campaign.py results --out results                   # bench/RESULTS.md, from what was measured
@@ -19,8 +19,9 @@ something of each, in the order of value within each:
 
 State, records and winners lie in ``--out``; a task that was interrupted runs again, and trials on record are not
 repeated. Each slice leaves at most ``--files`` archives of at most ``--megabytes`` that a later slice can resume from
-on another machine. Without a GPU the device is modelled (``--kind modelled``): a rehearsal, whose times mean nothing;
-``--toy`` rehearses on a small kernel that the virtual GPU of the tests knows.
+on another machine; they are written every 40 seconds, so that a machine that is taken away takes little with it.
+Without a GPU the device is modelled (``--kind modelled``): a rehearsal, whose times mean nothing; ``--toy`` rehearses
+on a small kernel that the virtual GPU of the tests knows.
 """
 
 from __future__ import annotations
@@ -64,13 +65,21 @@ def plan(setup: Setup, tasks: Iterable[Task]) -> str:
     return "\n".join([*lines, "", "wheels: " + "; ".join(WHEELS)])
 
 
+def _phases(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    if not set(found) <= set(PHASES):
+        raise argparse.ArgumentTypeError(f"{text}: phases are {', '.join(PHASES)}")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["plan", "run", "table", "results"])
     parser.add_argument("--out", type=Path, default=Path("campaign"))
     parser.add_argument("--seconds", type=float, default=540.0, help="length of this slice")
-    parser.add_argument("--archive", type=Path, help="NAME: writes NAME-1.tar.gz, NAME-2.tar.gz ...")
+    parser.add_argument("--phases", type=_phases, default=tuple(PHASES), help="only these, such as checks,tuning")
+    parser.add_argument("--archive", type=Path, help="NAME: writes NAME-1.tar.gz, NAME-2.tar.gz ... now and then")
     parser.add_argument("--megabytes", type=float, default=16.0, help="of one archive at most")
     parser.add_argument("--files", type=int, default=8, help="archives of a slice at most")
     parser.add_argument(
@@ -96,11 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{given.to} written")
         return 0
     if given.verb == "run":
-        with contextlib.suppress(KeyboardInterrupt):
-            schedule.run(campaign_tasks.tasks(setup), given.seconds)
+        limits = (given.archive, given.megabytes, given.files)
+        keeper = campaign_pages.Keeper(schedule, *limits) if given.archive else contextlib.nullcontext()
+        with keeper, contextlib.suppress(KeyboardInterrupt):
+            schedule.run(campaign_tasks.tasks(setup), given.seconds, given.phases)
         schedule.save()
         if given.archive:
-            missing = campaign_pages.archive(schedule, given.archive, given.megabytes, given.files)
+            missing = campaign_pages.archive(schedule, *limits)
             made = sorted(given.archive.parent.glob(f"{given.archive.name.removesuffix('.tar.gz')}-*.tar.gz"))
             sizes = ", ".join(f"{p.name} {p.stat().st_size / 1e6:.1f} MB" for p in made)
             print(sizes + (f"; without {len(missing)} files: {', '.join(missing[:5])}" if missing else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,11 @@ def pack(
     """Write ``target``-1.tar.gz .. at most ``files`` of them, each at most ``megabytes``; names of what stayed out.
 
     ``first`` goes into the first one whatever else does; ``more`` fills up in its order. Records too large for one
-    archive are cut between lines. Earlier archives of that name are removed.
+    archive are cut between lines. Archives of that name are replaced, each in one step, and those left over removed.
     """
     limit = megabytes * 1e6
     stem = target.name.removesuffix(".tar.gz")
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f"{stem}-*.tar.gz"):
-        old.unlink()
     bins: list[list[tuple[str, bytes]]] = [[]]
     room = [SLACK * limit]
     left: list[str] = []
@@ -47,7 +46,13 @@ def pack(
             if len(raw) <= limit or not content:
                 break
             left.append(content.pop()[0])
-        (target.parent / f"{stem}-{i}.tar.gz").write_bytes(raw)
+        fresh = target.parent / f"{stem}-{i}.new"
+        fresh.write_bytes(raw)
+        os.replace(fresh, target.parent / f"{stem}-{i}.tar.gz")
+    for old in target.parent.glob(f"{stem}-*.tar.gz"):
+        number = old.name.removeprefix(f"{stem}-").removesuffix(".tar.gz")
+        if number.isdigit() and int(number) > len(bins):
+            old.unlink()
     return left
 
 

@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import threading
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import campaign_archive
@@ -24,6 +26,8 @@ PACKAGES = (
     "torch", "triton",
 )  # fmt: skip
 """Whose versions are noted."""
+EVERY = 40.0
+"""Seconds from one writing of the archives to the next."""
 
 
 def environment(setup: Setup) -> dict[str, Any]:
@@ -86,16 +90,46 @@ def results_page(schedule: Schedule) -> str:
     return f"{head}\n{box}\n{body}"
 
 
-def archive(schedule: Schedule, target: Path, megabytes: float, files: int) -> list[str]:
-    """Write the slice's archives; names of what had to stay out for their size."""
+def archive(schedule: Schedule, target: Path, megabytes: float, files: int, pages: bool = True) -> list[str]:
+    """Write the slice's archives; names of what had to stay out for their size. ``pages``: tables made anew."""
     out = schedule.setup.out
-    (out / "environment.json").write_text(json.dumps(environment(schedule.setup), indent=1))
-    (out / "tables.md").write_text(tables(schedule))
-    first = [out / "state.json", out / "environment.json", out / "tables.md"]
-    if not schedule.setup.rehearsal and schedule.results["tuning"]:
+    if pages or not (out / "environment.json").exists():
+        (out / "environment.json").write_text(json.dumps(environment(schedule.setup), indent=1))
+    if pages:
+        (out / "tables.md").write_text(tables(schedule))
+    if pages and not schedule.setup.rehearsal and schedule.results["tuning"]:
         with contextlib.suppress(SystemExit):
             (out / "RESULTS.md").write_text(results_page(schedule))
-            first.append(out / "RESULTS.md")
-    records, kernels = ([p for p in (out / "store" / n).rglob("*") if p.is_file()] for n in ("records", "kernels"))
-    more = sorted(kernels, key=lambda p: p.stat().st_size) + sorted(records, key=lambda p: p.stat().st_size)
-    return campaign_archive.pack(out, first, more, target, megabytes, files)
+    names = ("state.json", "environment.json", "tables.md", "RESULTS.md")
+    first = [out / n for n in names if (out / n).exists()]
+    logs, kernels, records = (
+        sorted((p for p in (out / n).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        for n in ("logs", "store/kernels", "store/records")
+    )
+    return campaign_archive.pack(out, first, [*logs, *kernels, *records], target, megabytes, files)
+
+
+class Keeper:
+    """Writes the slice's archives every so often, in a thread: whenever the machine goes, little is lost."""
+
+    def __init__(self, schedule: Schedule, target: Path, megabytes: float, files: int, every: float = EVERY) -> None:
+        self._given = (schedule, target, megabytes, files)
+        self._every, self._over = every, threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._every):
+            try:
+                archive(*self._given, pages=False)
+            except Exception as error:  # a file that went meanwhile, a full disk: the next time, or the end
+                print(f"archive: {type(error).__name__}: {error}", flush=True)
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from campaign_setup import Setup
@@ -28,6 +28,10 @@ class Task:
     def key(self) -> str:
         """What it is called in the state."""
         return f"{self.phase}: {self.name}"
+
+
+class Unfinished(Exception):
+    """A task's time was over before it was done; what it has measured is on record, and the rest waits."""
 
 
 class Schedule:
@@ -60,14 +64,14 @@ class Schedule:
         fresh.write_text(json.dumps(self.state, indent=1))
         os.replace(fresh, self.file)
 
-    def run(self, tasks: Iterable[Task], seconds: float) -> None:
-        """Run tasks until ``seconds`` are over. A task that would not fit any more is left to the next slice."""
-        end = time.monotonic() + seconds
+    def run(self, tasks: Iterable[Task], seconds: float, phases: Collection[str] = tuple(PHASES)) -> None:
+        """Run tasks of ``phases`` until ``seconds`` are over. One that would not fit is left to the next slice."""
+        end = self.setup.end = time.monotonic() + seconds
         self.state["slices"] += 1
         self.save()
         waiting: dict[str, list[Task]] = {p: [] for p in PHASES}
         for task in tasks:
-            if task.key not in self.state["done"]:
+            if task.phase in phases and task.key not in self.state["done"]:
                 waiting[task.phase].append(task)
         while (next_task := self.next(waiting, end - time.monotonic())) is not None:
             waiting[next_task.phase].remove(next_task)
@@ -86,11 +90,15 @@ class Schedule:
     def _one(self, task: Task) -> None:
         start = time.monotonic()
         try:
-            result = task.run()
+            result: Any = task.run()
+        except Unfinished as rest:
+            result = rest
         except Exception as error:  # one task's failure is a result; the hour goes on
             result = {"failed": f"{type(error).__name__}: {error}"}
         took = time.monotonic() - start
         self.state["spent"][task.phase] += took
-        self.state["done"][task.key] = {"seconds": round(took, 2), "result": result}
+        if not isinstance(result, Unfinished):
+            self.state["done"][task.key] = {"seconds": round(took, 2), "result": result}
         self.save()
-        print(f"{task.phase:9s} {task.name}  {took:.1f} s  {json.dumps(result)[:160]}", flush=True)
+        told = f"not done: {result}" if isinstance(result, Unfinished) else json.dumps(result)[:160]
+        print(f"{task.phase:9s} {task.name}  {took:.1f} s  {told}", flush=True)

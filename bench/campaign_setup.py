@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class Setup:
         self.device: Device = found or by_name(device or DEFAULT)
         self.rehearsal = self.kind == "modelled" or toy or bool(os.environ.get("GPU_TUNE_LIBCUDA"))
         self.only: Mapping[str, Template] | None = self._toy() if toy else None
+        self.end = math.inf  # of the slice, as time.monotonic tells it
 
     def _toy(self) -> dict[str, Template]:
         sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "measure"))
@@ -70,6 +72,11 @@ class Setup:
     def records(self) -> Records:
         """The campaign's trials."""
         return Records(self.out / "store" / "records")
+
+    @property
+    def logs(self) -> Path:
+        """Where the programs among the checks leave what they say."""
+        return self.out / "logs"
 
     def count(self, n: int) -> int:
         """``n`` at this scale, at least 2."""

@@ -18,16 +18,17 @@ from typing import Any
 
 import campaign_workloads as workloads
 import numpy as np
-from campaign_schedule import Task
+from campaign_schedule import Task, Unfinished
 from campaign_setup import Setup
 
 from gpu_tune.measure import emulated, open_measurer
-from gpu_tune.measure.baselines import names_for
+from gpu_tune.measure.baselines import NAMES, names_for
 from gpu_tune.records import Record
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.store import lookup
 from gpu_tune.trial import MEASURED, Candidate
 from gpu_tune.tuner import tune
+from gpu_tune.winner import Winner
 from gpu_tune.workload import Workload, to_dict
 
 HERE = Path(__file__).parent
@@ -35,7 +36,9 @@ CONFIGS, CHUNK = 2000, 100
 """Random configs of a template and workload in all, and in one task."""
 PROGRAM = 200.0
 """Seconds that a program among the checks may take."""
-GPU_TESTS = ("test_1_driver.py", "test_2_templates.py", "test_3_measure.py", "test_4_tuned_kernel.py")
+HANGS = 6
+"""A template is sampled no more when so many of its trials hung, and a quarter of them did."""
+GPU_TESTS = ("test_1_driver.py", "test_2_templates.py", "test_4_tuned_kernel.py", "test_3_measure.py")
 
 
 def tasks(setup: Setup) -> Iterator[Task]:
@@ -48,7 +51,7 @@ def tasks(setup: Setup) -> Iterator[Task]:
             yield Task("templates", f"{name} {w.key} {i}", work, 30.0)
     box = setup.box.get("seconds", 0.0)
     for w in workloads.tuned(setup):
-        yield Task("tuning", w.key, functools.partial(tuning, setup, w), 10.0 + 3 * box)
+        yield Task("tuning", w.key, functools.partial(tuning, setup, w), 10.0 + 2 * box)
         yield Task("again", w.key, functools.partial(again, setup, w), 60.0)
 
 
@@ -56,14 +59,16 @@ def _checks(setup: Setup) -> Iterator[Task]:
     python = [sys.executable, "-u"]
     conformance = [*python, str(HERE / "conformance.py")]
     if setup.kind == "gpu" and not setup.toy:
-        yield Task("checks", "conformance.py", functools.partial(program, [*conformance, "check"]), PROGRAM)
-        for name in GPU_TESTS:
-            path = HERE.parent / "tests" / "gpu" / name
-            command = [*python, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(path)]
-            yield Task("checks", f"tests/gpu/{name}", functools.partial(program, command), PROGRAM)
+        pytest = [*python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+        programs = {f"tests/gpu/{n}": [*pytest, str(HERE.parent / "tests" / "gpu" / n)] for n in GPU_TESTS}
+        dump = str(setup.logs / f"hardware-cc{setup.device.cc}.npz")
+        check = {"conformance.py": [*conformance, "check", "--archive", dump]}
+        first = dict(list(programs.items())[:1])  # what the driver does wrong explains all else
+        for name, command in {**first, **check, **programs}.items():
+            yield Task("checks", name, functools.partial(program, setup, name, command), PROGRAM / 2)
     elif setup.kind == "modelled" and setup.scale >= 1:
         command = [*conformance, "emulate", str(setup.out / "emulator.npz"), "--cc", str(setup.device.cc)]
-        yield Task("checks", "conformance.py", functools.partial(program, command), PROGRAM)
+        yield Task("checks", "conformance.py", functools.partial(program, setup, "conformance.py", command), PROGRAM)
     if setup.kind == "gpu":
         parts = (("floor", 60.0), ("versus", 90.0), ("tunings", 120.0))
         for part, needs in parts if setup.scale >= 0.01 else parts[:1]:
@@ -85,21 +90,27 @@ def _spaces(setup: Setup) -> Iterator[Task]:
                     yield Task("spaces", f"{name} {w.key} {i} {first}", work, 40.0)
 
 
-def program(command: Sequence[str], limit: float = PROGRAM) -> dict[str, Any]:
-    """Run a program in its own process group, at most ``limit`` seconds; its exit status and last lines."""
+def program(setup: Setup, name: str, command: Sequence[str], limit: float = PROGRAM) -> dict[str, Any]:
+    """Run a program in its own process group, at most ``limit`` seconds; its exit status and last lines. All that it
+    says goes to a log. Unfinished when the slice's end cuts it short."""
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+", errors="replace") as told:
+    cut = setup.end - start < limit
+    limit = max(1.0, setup.end - start) if cut else limit
+    setup.logs.mkdir(parents=True, exist_ok=True)
+    with (setup.logs / f"{name.replace('/', '-')}.log").open("w+", errors="replace") as told:
         process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code: int | str = process.wait(limit)
         except subprocess.TimeoutExpired:
-            code = f"killed after {limit:g} s"
+            code = f"killed after {limit:.0f} s"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         told.seek(0)
         lines = told.read().splitlines()
+    if cut and isinstance(code, str):
+        raise Unfinished(f"{code}, at the end of the slice")
     return {"exit": code, "seconds": round(time.monotonic() - start, 1), "tail": [line[:200] for line in lines[-40:]]}
 
 
@@ -144,11 +155,17 @@ def sample(setup: Setup, name: str, w: Workload, n: int, seed: int, first: int =
     best = None
     try:
         with open_measurer(w, **setup.common) as m:
-            known = book.read(m.source, chip=setup.device.chip, key=w.key)
-            mine = [r for r in known if r.run == "campaign" and r.template_hash == template.hash()]
-            done = {r.measurement.candidate for r in mine}  # what a tuning chose to try is no random sample
+            known = [r for r in book.read(m.source, chip=setup.device.chip) if r.template_hash == template.hash()]
+            hung = sum(r.measurement.status == "run_timeout" for r in known)
+            if hung >= HANGS and 4 * hung >= len(known):
+                return {"failed": f"given up: {hung} of {len(known)} trials of {name} hung"}
+            # what a tuning chose to try is no random sample
+            done = {r.measurement.candidate for r in known if r.run == "campaign" and r.workload == w}
             todo = [Candidate(name, c) for c in configs if Candidate(name, c) not in done]
-            for end in [f.result() for f in [m.submit(c) for c in todo]]:
+            for future in [m.submit(c) for c in todo]:
+                if time.monotonic() > setup.end:
+                    raise Unfinished(f"{sum(ends_as.values())} of {len(todo)} configs")  # what is in flight is given up
+                end = future.result()
                 ends_as[end.status] += 1
                 best = min(best or end.time, end.time) if end.ok else best
                 book.append(Record(w, setup.device.chip, template.hash(), end, time.time(), "campaign"))
@@ -170,7 +187,23 @@ def tuning(setup: Setup, w: Workload) -> dict[str, Any]:
         "default_speedup": (winner.verdict.get("default") or {}).get("speedup"),
         "text": winner.verdict.get("text", ""),
     }
-    return {**found, **again(setup, w)}
+    return {**found, "versus": _versus(winner) if setup.kind == "gpu" else None}
+
+
+def _versus(winner: Winner) -> dict[str, Any]:
+    """What :func:`again` tells, from the verdict that the tuning ended with: the libraries that every tuning times."""
+    verdict = winner.verdict
+    libraries = [c for c in verdict["contenders"] if c["name"].partition("-")[0] in NAMES]
+    versus = {k: verdict[k] for k in ("text", "noise_floor", "vendor", "ratio", "low", "high") if k in verdict}
+    return {
+        **versus,
+        "decided": verdict.get("ours") in ("faster", "slower"),
+        "ours": winner.seconds,
+        "baselines": {c["name"]: c["seconds"] for c in libraries if c["status"] == "ok"},
+        "labels": {c["name"]: c["label"] for c in libraries if c["status"] == "ok"},
+        "absent": {c["name"]: c["reason"] or c["status"] for c in libraries if c["status"] != "ok"},
+        "clocks": winner.environment.get("clocks"),
+    }
 
 
 def again(setup: Setup, w: Workload) -> dict[str, Any]:

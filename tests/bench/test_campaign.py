@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,66 @@ def test_the_phase_furthest_behind_goes_next_and_a_task_that_does_not_fit_waits(
     start_of_nothing = len(made.state["done"])
     made.run(list(task.values()), 0.0)
     assert len(made.state["done"]) == start_of_nothing
+
+
+def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
+    campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    rest = campaign.campaign_tasks.Unfinished("3 of 9 configs")
+    ran: list[str] = []
+
+    def cut() -> Any:
+        ran.append("cut")
+        raise rest
+
+    def tasks(setup: Any) -> Any:
+        yield campaign.Task("spaces", "cut", cut, 0.5)
+        yield campaign.Task("checks", "left out", lambda: ran.append("left out") or {}, 0.5)
+
+    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
+    for _ in range(2):
+        start(campaign, tmp_path, "--phases", "spaces,tuning")
+    assert ran == ["cut", "cut"] and json.loads((tmp_path / "state.json").read_text())["done"] == {}
+    assert "not done: 3 of 9 configs" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        start(campaign, tmp_path, "--phases", "spaces,nonsense")
+
+
+def test_a_program_leaves_all_its_words_and_ends_with_the_slice(campaign: Any, tmp_path: Path):
+    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.campaign_tasks
+    command = [sys.executable, "-u", "-c", "import sys; print('x' * 300); print('last'); sys.exit(3)"]
+    found = work.program(setup, "tests/gpu/one.py", command)
+    assert found["exit"] == 3 and found["tail"][-1] == "last" and len(found["tail"][0]) == 200
+    assert (setup.logs / "tests-gpu-one.py.log").read_text() == "x" * 300 + "\nlast\n"
+    setup.end = time.monotonic() + 1.0
+    with pytest.raises(work.Unfinished, match="at the end of the slice"):
+        work.program(setup, "long", [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"])
+    assert "begun" in (setup.logs / "long.log").read_text()
+
+
+def test_archives_are_written_while_tasks_run(campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target, seen = tmp_path / "kept", []
+
+    def slow() -> dict[str, Any]:
+        (tmp_path / "out" / "logs").mkdir(exist_ok=True)
+        (tmp_path / "out" / "logs" / "a.log").write_text("words")
+        end = time.monotonic() + 30
+        while not seen and time.monotonic() < end:
+            for path in tmp_path.glob("kept-1.tar.gz"):
+                with tarfile.open(path) as tar:
+                    seen.extend(tar.getnames())
+            time.sleep(0.05)
+        return {}
+
+    def tasks(setup: Any) -> Any:
+        yield campaign.Task("checks", "slow", slow, 0.5)
+
+    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
+    keeper = campaign.campaign_pages.Keeper
+    monkeypatch.setattr(campaign.campaign_pages, "Keeper", lambda *given: keeper(*given, every=0.1))
+    start(campaign, tmp_path / "out", "--archive", str(target))
+    assert {"state.json", "environment.json", "logs/a.log"} <= set(seen)
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_archives_keep_their_size_and_number_and_resume_on_another_machine(
