@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import InvalidInput
-from gpu_tune.reference import NUMPY, allocate, cast, compare, example_inputs, example_scalars, reference
+from gpu_tune.reference import NUMPY, allocate, cast, compare, example_inputs, example_scalars, inputs, reference
 from gpu_tune.templates.base import Numerics
 from gpu_tune.workload import DTYPES, OUT_DTYPES, ArraySpec, Conv2d, Matmul
 
@@ -176,3 +176,27 @@ def test_inputs_are_a_function_of_the_seed():
     assert one["a"].dtype == NUMPY["bfloat16"]
     with pytest.raises(InvalidInput, match="normal"):
         example_inputs(w, kind="zeros")
+
+
+def test_large_inputs_are_drawn_in_pieces_the_same_on_any_machine(monkeypatch: pytest.MonkeyPatch):
+    w = Matmul(300, 70, 50, dtype="bfloat16", layout="nt", lda=56, epilogue="residual")
+    monkeypatch.setattr(inputs, "_LARGE", 1000)
+    monkeypatch.setattr(inputs, "_PIECE", 700)
+    made = example_inputs(w, 4)
+    monkeypatch.setattr(inputs.os, "sched_getaffinity", lambda _: {0})
+    for name, array in example_inputs(w, 4).items():
+        assert array.tobytes() == made[name].tobytes()
+    a = made["a"].astype(np.float64)
+    assert abs(a.mean()) < 0.05 and abs(a.std() - 1) < 0.05 and len(np.unique(a[:, 0])) > 100
+    assert np.isnan(np.lib.stride_tricks.as_strided(made["a"], (299, 56), (112, 2))[:, 50:].astype(float)).all()
+    whole = example_inputs(w, 4, "integer")["b"].astype(np.float64)
+    assert set(np.unique(whole)) == {-2.0, -1.0, 0.0, 1.0, 2.0}
+
+
+def test_bfloat16_by_hand_rounds_as_ml_dtypes_does():
+    bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
+    values = bits.view(np.float32)
+    values = values[np.isfinite(values)]
+    np.testing.assert_array_equal(
+        inputs._rounded(values, NUMPY["bfloat16"]).view(np.uint16), values.astype(NUMPY["bfloat16"]).view(np.uint16)
+    )

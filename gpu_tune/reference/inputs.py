@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -10,6 +13,9 @@ from ..errors import InvalidInput
 from ..workload import ArraySpec, Workload
 from .dtypes import NUMPY
 from .exact import reduction_length
+
+_LARGE, _PIECE = 1 << 24, 1 << 20
+"""Elements from which on an array is drawn in pieces, each from a generator of its own, on all CPUs; and of a piece."""
 
 
 def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
@@ -31,20 +37,50 @@ def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> d
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, spec in workload.arrays().items():
-        if name == "out":
-            continue
-        if kind == "integer":
-            scaling = name in ("scale", "scale_a", "scale_b")
-            values = rng.choice([0.5, 1.0, 2.0], spec.shape) if scaling else rng.integers(-2, 3, spec.shape)
-        elif name in ("scale", "scale_a", "scale_b"):
-            values = rng.uniform(0.5, 1.5, spec.shape) * (1.0 if name == "scale" else _typical_scale(workload))
-        elif spec.dtype in ("int8", "int32"):
-            values = rng.integers(-127, 128, spec.shape)
-        else:
-            values = rng.standard_normal(spec.shape, dtype=np.float32)
-        arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32") else np.nan)
-        arrays[name][...] = values.astype(NUMPY[spec.dtype])
+        if name != "out":
+            arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32") else np.nan)
+            _fill(arrays[name], rng, _drawing(workload, name, spec, kind))
     return arrays
+
+
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def _drawing(workload: Workload, name: str, spec: ArraySpec, kind: str) -> Draw:
+    """What makes the values of array ``name``."""
+    scaling = name in ("scale", "scale_a", "scale_b")
+    if kind == "integer":
+        if scaling:
+            return lambda rng, shape: rng.choice([0.5, 1.0, 2.0], shape)
+        return lambda rng, shape: rng.integers(-2, 3, shape)
+    if scaling:
+        typical = 1.0 if name == "scale" else _typical_scale(workload)
+        return lambda rng, shape: rng.uniform(0.5, 1.5, shape) * typical
+    if spec.dtype in ("int8", "int32"):
+        return lambda rng, shape: rng.integers(-127, 128, shape)
+    return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32)
+
+
+def _fill(array: np.ndarray, rng: np.random.Generator, draw: Draw) -> None:
+    if array.size < _LARGE:
+        array[...] = draw(rng, array.shape).astype(array.dtype)
+        return
+    key, rows = int(rng.integers(2**63)), max(1, _PIECE * array.shape[0] // array.size)
+
+    def piece(first: int) -> None:
+        here = array[first : first + rows]
+        here[...] = _rounded(draw(np.random.default_rng([key, first]), here.shape), array.dtype)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(piece, range(0, array.shape[0], rows)))
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``values`` (finite) in ``dtype``. To bfloat16 by hand: its own conversion lets one thread work at a time."""
+    if dtype != NUMPY["bfloat16"]:
+        return values.astype(dtype)
+    bits = values.astype(np.float32, copy=False).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(dtype)
 
 
 def example_scalars(workload: Workload, kind: str = "normal") -> dict[str, float]:
