@@ -81,7 +81,7 @@ def _processor() -> str:
 def _build(path: Path) -> None:
     objects = folders.prepare(path.parent / "objects")
     sources = [p for p in _files() if p.suffix == ".cpp"]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         made = list(pool.map(lambda source: _compile(source, objects), sources))
     _publish([compiler(), "-shared", *map(str, made)], path)
 
