@@ -127,9 +127,9 @@ def explain(mutant: Mutant, code: Code) -> tuple[bool, str]:
     """(equivalent, reason) of a survivor; the reason is empty where none is known."""
     text = mutant.before
     if "bar.warp.sync" in text:
-        return False, (
-            "not modelled: it makes lanes meet before an .aligned instruction, at which the emulator waits for them "
-            "anyway, as compiled code does; the order in memory that it gives is checked"
+        return True, (
+            "what follows it waits for the whole warp by itself (.sync), and PTX asks for no bar.warp.sync before; the "
+            "order in memory that it gives is checked"
         )
     waits = WAIT_GROUP.search(text) or "_wait" in text
     if waits and mutant.line not in code.useful:

@@ -8,10 +8,16 @@ fences for shared and global memory, bulk stores in flight, wgmma register owner
 Opcodes and modifiers that it does not know are refused by name when the PTX is loaded.
 
 What it cannot certify: the precision in which tensor cores accumulate fp8 (and the order and rounding of sums in
-general: compare with a tolerance), what ptxas makes of the PTX, register limits, and speed. Lanes that parted meet
-again by themselves before an instruction for the whole warp, as in compiled code: a ``__syncwarp`` that is there for
-that alone is not missed. Its instruction semantics are written from NVIDIA's PTX documentation and are not yet
-confirmed on hardware.
+general: compare with a tolerance), what ptxas makes of the PTX, register limits, and speed. Instructions for a whole
+warp wait for lanes that parted, as PTX has it (``.sync``), so that a ``__syncwarp`` which is there for that alone is
+not missed; that only some lanes ever come, or that a member mask does not name them, is reported.
+
+It holds kernels to what PTX says, which devices may forgive: sums of a wgmma that are read before a wgmma.wait_group
+for it (Triton 3.9 does that with ``max_num_imprecise_acc`` and with fp16 sums; ptxas then injects the wait and runs
+the wgmma one after the other), or an mbarrier whose initialisation no fence shows to the async proxy before a bulk
+copy completes on it (Triton leaves it out). Not reported: stores of one value to one place by one instruction of
+several lanes or warps of a block (their order makes no difference), and reads of registers that hold a fragment of A
+in flight. Its instruction semantics are written from NVIDIA's PTX documentation and are not yet confirmed on hardware.
 """
 
 from __future__ import annotations
