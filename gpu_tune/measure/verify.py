@@ -185,7 +185,7 @@ class Verifier:
                 expected, error = float(limits.expected[found.first]), float(limits.error[found.first])
                 reason = (
                     f"{found.wrong} of {limits.expected.size} elements wrong, first at {found.first}: "
-                    f"got {got:g}, expected {expected:g} +- {error:.3g}"
+                    f"got {got:g}, expected {expected:g} +- {error:.3g}; {self._beginning(limits)}"
                 )
                 return Verdict("wrong", reason, {"max_abs": found.distance}), nothing
             return Verdict("ok", "", {"max_abs": found.distance}), nothing
@@ -195,6 +195,17 @@ class Verifier:
         if not (gaps == POISONS[0]).all():
             return Verdict("wrong", f"wrote into the gaps between rows ({int((gaps != POISONS[0]).sum())} bytes)"), raw
         return judge(elements(body, spec), *made), raw
+
+    def _beginning(self, limits: Bounds) -> str:
+        """Where the wrong elements lie in as much of the output's beginning as is quickly looked at."""
+        spec = self.data.specs["out"]
+        count = max(1, min(spec.shape[0], LARGE * spec.shape[0] // limits.lo.size))
+        some = ArraySpec((count, *spec.shape[1:]), spec.dtype, spec.element_strides)
+        raw = cuda.download(self.data.verify["out"], some.span * limits.lo.dtype.itemsize)
+        got, lo, hi = (comparable(a) for a in (elements(raw, some), limits.lo[:count], limits.hi[:count]))
+        with np.errstate(invalid="ignore"):
+            wrong = ~((got >= lo) & (got <= hi)) & ~(np.isnan(lo) & np.isnan(got))
+        return (f"of the first {count}: " if count < spec.shape[0] else "") + where(wrong, np.isnan(got))
 
     def _ready(self, limits: Bounds) -> tuple[Any, Any, Bounds]:
         """The bounds where they are compared: on the device (addresses) for large outputs, else on the host."""
@@ -240,7 +251,7 @@ def judge(out: np.ndarray, lo: np.ndarray, hi: np.ndarray, limits: Bounds) -> Ve
         reason = (
             f"{int((~good).sum())} of {good.size} elements wrong, first at {index}: got {float(got[index]):g}, "
             f"expected {float(expected[index]):g} within {float(lo[index]):g} .. {float(hi[index]):g}; "
-            + where(~good, np.isnan(got) if got.dtype.kind == "f" else got == -1)
+            + where(~good, np.isnan(got) & ~np.isnan(expected))
         )
         return Verdict("wrong", reason, error)
 

@@ -139,6 +139,7 @@ def test_the_verifier_uses_it_for_large_outputs(verifier: verify.Verifier):
     assert check(writer(verifier)).status == "ok"
     wrong = check(writer(verifier, 3))
     assert wrong.status == "wrong" and "1 of 90 elements wrong, first at (0, 3): got 0.125" in wrong.reason
+    assert "rows 0 of 9, columns 3 of 10, 0 of them not written" in wrong.reason
     assert "gaps between rows" in check(writer(verifier, 10)).reason
     assert "1 of 90 elements differ between two runs" in check(writer(verifier, 3, only_second=True)).reason
     cases = verifier.check_winner(writer(verifier), LaunchPlan(()), Numerics(), 0, 5, lambda text: None)
