@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,17 @@ from .child import Child, ChildLost
 from .confirm import conclude
 from .gpu_child import request_of
 from .journal import Journal
+from .patience import Patience, run_seconds
 from .pipeline import Pipeline
 from .statistics import ROUNDS
 
 ENTRY = "gpu_tune.measure.gpu_child:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
 """Seconds that a stage may take; every other stage runs the kernel a few times and has :func:`run_seconds`."""
-HANGS, LOSSES = 3, 8
-"""A template is given up for a workload when so many of its configs hung, or took the child down, and a quarter did."""
 PAUSES = (0.0, 1.0, 4.0, 15.0)
 """Seconds before each try to bring a GPU back that has worked before."""
 BASELINES = ("cublas", "cublaslt", "cudnn")
 """Those that every tuning compares with where they fit; ``gpu-tune bench`` asks for PyTorch and Triton as well."""
-
-
-def run_seconds(workload: Workload) -> float:
-    """Seconds after which a kernel hangs: ten runs at 1 TFLOP/s, and 6 for all else; 20 at most."""
-    return min(20.0, 6.0 + workload.flops / 1e11)
 
 
 class GpuMeasurer(Pipeline):
@@ -75,7 +68,8 @@ class GpuMeasurer(Pipeline):
         self.journal = Journal(store / "started") if store is not None else None
         self.killers = self.journal.killers() if self.journal else {}
         self._best = 0.0
-        self._ran, self._hung, self._lost = Counter[str](), Counter[str](), Counter[str]()
+        self.patience = Patience()
+        self._timed_out = False
         self._facts: dict[str, Any] = {}
         self._known: dict[Child, int] = {}
 
@@ -105,6 +99,7 @@ class GpuMeasurer(Pipeline):
             failed, reason, reply = self._ask(request)
             if reply is None and failed in builds:
                 out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
+                out |= self._spared(failed, builds, out)
             elif reply is None and failed in baselines:  # it took the child down, or hung: the others go on
                 out[failed] = Contender(failed, status="run_error", reason=reason)
                 baselines = tuple(n for n in baselines if n != failed)
@@ -125,6 +120,14 @@ class GpuMeasurer(Pipeline):
                 return found
             name = found.winner.key
             contenders[name] = self._check_winner(contenders[name], builds[name])
+
+    def _spared(self, failed: str, builds: Mapping[str, Build], out: Mapping[str, Contender]) -> dict[str, Contender]:
+        """The others of the template of ``failed``, should it be given up: they are not run any more."""
+        template = builds[failed].candidate.template
+        self.patience.note(template, lost=True, hung=self._timed_out)
+        reason = self.patience.over(template)
+        same = {n: b.candidate for n, b in builds.items() if n not in out and b.candidate.template == template}
+        return {n: Contender(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
 
     def vendors(self) -> Sequence[Contender]:
         """See :class:`~gpu_tune.measure.base.Measurer`."""
@@ -151,7 +154,7 @@ class GpuMeasurer(Pipeline):
         killer = self.killers.get(build.hash)
         if killer is not None:
             return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
-        reason = self._given_up(build.candidate.template)
+        reason = self.patience.over(build.candidate.template)
         if reason:
             return self._ended(build.candidate, "quarantined", reason, build.seconds, build)
         request = {**self._request("trial", best=self._best), **self._entry(build)}
@@ -175,10 +178,7 @@ class GpuMeasurer(Pipeline):
             self._free.put(child)
         if self.journal:
             self.journal.ended(build.hash, reply["status"], lost)
-        with self._lock:
-            self._ran[build.candidate.template] += 1
-            self._lost[build.candidate.template] += lost
-            self._hung[build.candidate.template] += reply["status"] == "run_timeout"
+        self.patience.note(build.candidate.template, lost=lost, hung=reply["status"] == "run_timeout")
         if reply["status"] == "ok":
             median = sorted(reply["samples"])[len(reply["samples"]) // 2]
             self._best = min(self._best or median, median)
@@ -197,15 +197,9 @@ class GpuMeasurer(Pipeline):
             reply.get("error", {}),
         )
 
-    def _given_up(self, template: str) -> str:
-        """Why no more of ``template`` is run: each kernel that hangs costs seconds, and a family may be broken here."""
-        ran, hung, lost = self._ran[template], self._hung[template], self._lost[template]
-        if (hung < HANGS and lost < LOSSES) or 4 * lost < ran:
-            return ""
-        return f"{lost} of {ran} configs of {template} hung or took their process down: no more of it are run here"
-
     def _ask(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
         child, stage = self._child(), ""
+        self._timed_out = False
 
         def limit(now: str) -> float:
             nonlocal stage
@@ -219,6 +213,7 @@ class GpuMeasurer(Pipeline):
             return (reply["failed"], reply["reason"], None) if "failed" in reply else ("", "", reply)
         except ChildLost as error:
             culprit = stage.partition("|")[0].removeprefix("check ") if stage.startswith("check ") else ""
+            self._timed_out = error.timed_out
             return culprit, str(error), None
         finally:
             self._free.put(child)

@@ -91,12 +91,13 @@ def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
     assert "3 of 4 configs of toy hung" in ends[-1].reason
 
 
-def test_a_few_bad_configs_among_many_good_ones_stop_nothing(opened: Callable[..., GpuMeasurer]):
-    with opened() as m:
-        m._ran["toy"], m._hung["toy"], m._lost["toy"] = 400, 5, 40
-        assert not m._given_up("toy") and not m._given_up("another")
-        m._lost["toy"] = 100
-        assert m._given_up("toy") and not m._given_up("another")
+def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Callable[..., GpuMeasurer], candidate: Make):
+    with opened(baselines=()) as m:
+        found = m.confirm([candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)] + [candidate(rows=8)])
+        assert m.children[0].restarts <= 3
+    assert found.winner is None
+    assert [c.status for c in found.contenders].count("run_error") == 3
+    assert [c.status for c in found.contenders].count("quarantined") == 2
 
 
 def test_a_child_killed_from_outside_costs_what_it_ran_then(opened: Callable[..., GpuMeasurer], candidate: Make):
