@@ -56,6 +56,14 @@ OWN = Shape()
 """For the trials of one run."""
 POOLED = Shape(trees=200, leaves=16, min_rows=5, power=2.0)
 """For the trials of many runs."""
+LARGE = Shape(trees=600, leaves=16, min_rows=5, power=2.0)
+LARGE_ROWS = 10_000
+"""For more trials than one search gathers from its history: what is fitted once, beforehand, may take seconds."""
+
+
+def pooled(rows: int) -> Shape:
+    """The shape for ``rows`` trials of many runs."""
+    return POOLED if rows < LARGE_ROWS else LARGE
 
 
 def grades(times: NDArray[np.floating], power: float = 1.0) -> NDArray[np.int32]:

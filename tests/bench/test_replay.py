@@ -85,7 +85,7 @@ def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[
 def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert script("transfer").main([*SPACES, "--json", str(out)]) == 0
-    (chips,) = json.loads(out.read_text())
+    (chips,) = json.loads(out.read_text())["rows"]
     assert chips["left out"] == "chips" and chips["result"]["groups"] == 3
     top = chips["result"]["top"]
     assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]
@@ -115,7 +115,7 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
     out = tmp_path / "out.json"
     assert script("transfer").main([str(book.folder), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    (shapes,) = json.loads(out.read_text())
+    (shapes,) = json.loads(out.read_text())["rows"]
     assert shapes["left out"] == "shapes" and shapes["result"]["groups"] == 5 == shapes["result"]["left_out"]
     assert shapes["family"] == "modelled matmul_mma" and "modelled matmul_mma" in printed
     top, chance = shapes["result"]["top"], shapes["result"]["random"]
