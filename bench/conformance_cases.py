@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from conformance_case import Case
-from conformance_copies import im2col_store, tma
+from conformance_copies import floating_tiles, im2col_store, tma
 from conformance_matrices import matrices, mma, small_types, wgmma
 from conformance_scalar import rarer, scalar
 
@@ -16,5 +16,5 @@ from conformance_scalar import rarer, scalar
 def all_cases(seed: int = 5) -> list[Case]:
     """Every case, always the same for a seed."""
     rng = np.random.default_rng(seed)
-    families = (scalar, matrices, mma, wgmma, tma, small_types, rarer, im2col_store)
+    families = (scalar, matrices, mma, wgmma, tma, small_types, rarer, im2col_store, floating_tiles)
     return [case for family in families for case in family(rng)]

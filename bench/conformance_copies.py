@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -41,7 +42,21 @@ def tma(rng: np.random.Generator) -> Iterator[Case]:
     yield _reduction(rng)
 
 
-def _tile(name: str, array: np.ndarray, box: tuple[int, ...], at: tuple[int, ...], swizzle: int) -> Case:
+def floating_tiles(rng: np.random.Generator) -> Iterator[Case]:
+    """Tiles of the floating types, of any bits: whether the copy engine rounds, or changes a NaN or a denormal."""
+    for kind, word in (
+        ("float16", np.uint16),
+        ("bfloat16", np.uint16),
+        ("float32", np.uint32),
+        ("tfloat32", np.uint32),
+    ):
+        bits = rng.integers(0, 2 ** (8 * np.dtype(word).itemsize), (16, 64), dtype=np.uint64).astype(word)
+        yield _tile(f"tile of {kind}, any bits", bits, (32, 8), (16, 4), 0, kind)
+
+
+def _tile(
+    name: str, array: np.ndarray, box: tuple[int, ...], at: tuple[int, ...], swizzle: int, kind: str = ""
+) -> Case:
     rank = len(box)
     params = ", ".join(f"int c{i}" for i in range(rank))
     regs = ", ".join(f'"r"(c{i})' for i in range(rank))
@@ -62,13 +77,13 @@ def _tile(name: str, array: np.ndarray, box: tuple[int, ...], at: tuple[int, ...
                      stored(); }} }}"""
     arrays = {"workspace": zeros(8192), "a": array, "out": np.zeros_like(array)}
     nbytes = int(np.prod(box)) * array.itemsize
+    maps = (tensor_map(n, array, box, swizzle) for n in ("a", "out"))
     return make(
         f"tma {name}",
         source,
         "k",
         arrays,
-        tensor_map("a", array, box, swizzle),
-        tensor_map("out", array, box, swizzle),
+        *(dataclasses.replace(m, dtype=kind or m.dtype) for m in maps),
         nbytes,
         *at,
         shared=32768 + 64,
