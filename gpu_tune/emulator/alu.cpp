@@ -220,7 +220,7 @@ void half_general(Warp& w, const Instr& i, u32 m) {
       } else {
         double x = float_op<double>(i.op, get(i.a), get(i.b), get(i.c));
         if (i.flags & kSat) x = x > 0 ? (x < 1 ? x : 1) : 0;
-        if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+        if (i.flags & kRelu) x = relu(x);
         bits = BF16 ? round_bf16(x, Round::NearestEven) : round_half(x, Round::NearestEven);
       }
       r |= u32(bits) << (16 * q);
@@ -843,55 +843,20 @@ void decode_testp(Decoder& d, Instr& i) {
 }  // namespace
 
 void register_arithmetic() {
-  register_opcode("add", decode_add_like<Add, Add, kAdd>);
-  register_opcode("sub", decode_add_like<Sub, Sub, kSub>);
-  register_opcode("addc", decode_extended);
-  register_opcode("subc", decode_extended);
-  register_opcode("madc", decode_extended);
-  register_opcode("mul", decode_mul);
-  register_opcode("mul24", decode_mul24);
-  register_opcode("mad24", decode_mul24);
-  register_opcode("fma", decode_fma);
-  register_opcode("mad", decode_mad);
-  register_opcode("div", decode_div);
-  register_opcode("rem", decode_rem);
-  register_opcode("min", decode_min_max<true>);
-  register_opcode("max", decode_min_max<false>);
-  register_opcode("neg", decode_neg);
-  register_opcode("abs", decode_abs);
-  register_opcode("rcp", decode_function<Rcp, kRcp>);
-  register_opcode("sqrt", decode_function<Sqrt, kSqrt>);
-  register_opcode("rsqrt", decode_function<Rsqrt, kRsqrt>);
-  register_opcode("ex2", decode_function<Ex2, kEx2>);
-  register_opcode("lg2", decode_function<Lg2, kLg2>);
-  register_opcode("sin", decode_function<Sin, kSin>);
-  register_opcode("cos", decode_function<Cos, kCos>);
-  register_opcode("tanh", decode_function<Tanh, kTanh>);
-  register_opcode("and", decode_logic<And, 0>);
-  register_opcode("or", decode_logic<Or, 1>);
-  register_opcode("xor", decode_logic<Xor, 2>);
-  register_opcode("not", decode_logic<Not, 3>);
-  register_opcode("mov", decode_mov);
-  register_opcode("shl", decode_shift);
-  register_opcode("shr", decode_shift);
-  register_opcode("setp", decode_setp);
-  register_opcode("set", decode_set);
-  register_opcode("selp", decode_selp);
-  register_opcode("slct", decode_slct);
-  register_opcode("bfe", decode_bfe);
-  register_opcode("bfi", decode_bfi);
-  register_opcode("prmt", decode_prmt);
-  register_opcode("lop3", decode_lop3);
-  register_opcode("shf", decode_shf);
-  register_opcode("popc", decode_bit_count);
-  register_opcode("clz", decode_bit_count);
-  register_opcode("brev", decode_bit_count);
-  register_opcode("bfind", decode_bit_count);
-  register_opcode("dp4a", decode_dp);
-  register_opcode("dp2a", decode_dp);
-  register_opcode("sad", decode_sad);
-  register_opcode("copysign", decode_copysign);
-  register_opcode("testp", decode_testp);
+  register_opcodes({{"add", decode_add_like<Add, Add, kAdd>}, {"sub", decode_add_like<Sub, Sub, kSub>},
+                    {"addc subc madc", decode_extended}, {"mul", decode_mul}, {"mul24 mad24", decode_mul24},
+                    {"fma", decode_fma}, {"mad", decode_mad}, {"div", decode_div}, {"rem", decode_rem},
+                    {"min", decode_min_max<true>}, {"max", decode_min_max<false>}, {"neg", decode_neg}, {"abs", decode_abs},
+                    {"rcp", decode_function<Rcp, kRcp>}, {"sqrt", decode_function<Sqrt, kSqrt>},
+                    {"rsqrt", decode_function<Rsqrt, kRsqrt>}, {"ex2", decode_function<Ex2, kEx2>},
+                    {"lg2", decode_function<Lg2, kLg2>}, {"sin", decode_function<Sin, kSin>},
+                    {"cos", decode_function<Cos, kCos>}, {"tanh", decode_function<Tanh, kTanh>},
+                    {"and", decode_logic<And, 0>}, {"or", decode_logic<Or, 1>}, {"xor", decode_logic<Xor, 2>},
+                    {"not", decode_logic<Not, 3>}, {"mov", decode_mov}, {"shl shr", decode_shift}, {"setp", decode_setp},
+                    {"set", decode_set}, {"selp", decode_selp}, {"slct", decode_slct}, {"bfe", decode_bfe},
+                    {"bfi", decode_bfi}, {"prmt", decode_prmt}, {"lop3", decode_lop3}, {"shf", decode_shf},
+                    {"popc clz brev bfind", decode_bit_count}, {"dp4a dp2a", decode_dp}, {"sad", decode_sad},
+                    {"copysign", decode_copysign}, {"testp", decode_testp}});
 }
 
 }  // namespace emu

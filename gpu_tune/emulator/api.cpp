@@ -42,33 +42,26 @@ struct Run {
   }
 };
 
+template <class List, class F>
+string joined(const List& list, F text) {
+  string out;
+  for (auto& x : list) out += (out.empty() ? "" : ",") + text(x);
+  return out;
+}
 string results(const Run& run) {
   const Machine& m = run.machine;
-  string out = "{\"findings\":[";
-  bool first = true;
-  for (auto& f : m.findings) {
-    out += (first ? "" : ",") + string("{\"kind\":") + quoted(f.kind) + ",\"message\":" + quoted(f.message) + ",\"kernel\":" +
-           quoted(f.kernel) + format(",\"cuda_line\":%d,\"inlined_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}", f.cuda_line, f.inlined_line,
-                                     f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count);
-    first = false;
-  }
   std::map<string, u64> mix;
   for (auto& k : m.executed)
     for (size_t pc = 0; pc < k.second.size(); ++pc)
       if (k.second[pc]) mix[run.module.opcodes[size_t(k.first->code[pc].opcode)]] += k.second[pc];
-  out += "],\"instructions\":{";
-  first = true;
-  for (auto& x : mix) {
-    out += (first ? "" : ",") + quoted(x.first) + format(":%llu", (unsigned long long)x.second);
-    first = false;
-  }
-  out += "},\"shared\":{";
-  first = true;
-  for (auto& x : m.shared_touched) {
-    out += (first ? "" : ",") + quoted(x.first) + format(":%u", x.second);
-    first = false;
-  }
-  out += "}";
+  auto number = [](auto& x) { return quoted(x.first) + format(":%llu", (unsigned long long)x.second); };
+  string findings = joined(m.findings, [](const Finding& f) {
+    return "{\"kind\":" + quoted(f.kind) + ",\"message\":" + quoted(f.message) + ",\"kernel\":" + quoted(f.kernel) +
+           format(",\"cuda_line\":%d,\"inlined_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}",
+                  f.cuda_line, f.inlined_line, f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count);
+  });
+  string out = "{\"findings\":[" + findings + "],\"instructions\":{" + joined(mix, number) + "},\"shared\":{" +
+               joined(m.shared_touched, number) + "}";
   const Statistics& s = m.statistics;
   out += format(",\"steps\":%llu,\"lanes\":%llu,\"load_wavefronts\":%llu,\"load_extra\":%llu,\"store_wavefronts\":%llu,"
                 "\"store_extra\":%llu,\"stopped\":%s}",

@@ -787,8 +787,7 @@ void decode_async_store(Decoder& d, Instr& i, bool reduce) {
 }
 
 void register_async() {
-  register_opcode("mbarrier", decode_mbarrier);
-  register_opcode("cp", decode_cp);
+  register_opcodes({{"mbarrier", decode_mbarrier}, {"cp", decode_cp}});
 }
 
 }  // namespace emu

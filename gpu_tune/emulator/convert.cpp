@@ -52,18 +52,24 @@ Limits limits(Type t) {
     default: return {-9223372036854775808.0, 9223372036854775807.0};
   }
 }
-void write_integer(Warp& w, const Instr& i, int l, u64 v) {
-  switch (i.type) {     // results narrower than the register are extended
-    case Type::U8: v = u8(v); break;
-    case Type::S8: v = u64(s64(s8(v))); break;
-    case Type::U16: v = u16(v); break;
-    case Type::S16: v = u64(s64(s16(v))); break;
-    case Type::S32: v = u64(s64(s32(v))); break;
-    case Type::U32: v = u32(v); break;
-    default: break;
+u64 extended(Type t, u64 v) {       // a value of type t in a wider register
+  switch (t) {
+    case Type::U8: return u8(v);
+    case Type::S8: return u64(s64(s8(v)));
+    case Type::U16: return u16(v);
+    case Type::S16: return u64(s64(s16(v)));
+    case Type::U32: return u32(v);
+    case Type::S32: return u64(s64(s32(v)));
+    default: return v;
   }
+}
+void write_integer(Warp& w, const Instr& i, int l, u64 v) {
+  v = extended(i.type, v);
   if (i.flags & kWideDst) reg<u64>(w, i.dst)[l] = v;
   else reg<u32>(w, i.dst)[l] = u32(v);
+}
+u64 read_integer(Warp& w, const Instr& i, int l) {
+  return extended(i.type2, i.flags & kWideSrc ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l]);
 }
 void float_to_float(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
@@ -71,7 +77,7 @@ void float_to_float(Warp& w, const Instr& i, u32 m) {
     if (i.flags & kFtz && i.type2 == Type::F32 && std::fpclassify(float(x)) == FP_SUBNORMAL) x = std::copysign(0.0, x);
     if (i.flags & kToInteger) x = to_integral(x, Round(i.mode));
     if (i.flags & kSat) x = x > 0 ? (x < 1 ? x : 1) : 0;
-    if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+    if (i.flags & kRelu) x = relu(x);
     write_float(w, i, l, x, i.flags & kToInteger ? Round::NearestEven : Round(i.mode));
   });
 }
@@ -87,18 +93,6 @@ void float_to_integer(Warp& w, const Instr& i, u32 m) {
     else v = i.type == Type::U64 ? u64(x) : u64(s64(x));
     write_integer(w, i, l, v);
   });
-}
-u64 read_integer(Warp& w, const Instr& i, int l) {
-  u64 raw = i.flags & kWideSrc ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
-  switch (i.type2) {
-    case Type::U8: return u8(raw);
-    case Type::S8: return u64(s64(s8(raw)));
-    case Type::U16: return u16(raw);
-    case Type::S16: return u64(s64(s16(raw)));
-    case Type::U32: return u32(raw);
-    case Type::S32: return u64(s64(s32(raw)));
-    default: return raw;
-  }
 }
 void integer_to_float(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
@@ -130,30 +124,17 @@ void integer_to_integer(Warp& w, const Instr& i, u32 m) {
     write_integer(w, i, l, v);
   });
 }
-void widen_u32(Warp& w, const Instr& i, u32 m) {
-  const u32* a = reg<u32>(w, i.a);
-  write_lanes<u64>(w, i.dst, m, [=](int l) { return u64(a[l]); });
+// the usual conversions, which the compiler vectorises
+template <class To, class From, class F>
+void convert_lanes(Warp& w, const Instr& i, u32 m, F f) {
+  const From* a = reg<From>(w, i.a);
+  write_lanes<To>(w, i.dst, m, [=](int l) { return To(f(a[l])); });
 }
-void widen_s32(Warp& w, const Instr& i, u32 m) {
-  const s32* a = reg<s32>(w, i.a);
-  write_lanes<s64>(w, i.dst, m, [=](int l) { return s64(a[l]); });
-}
-void narrow_u64(Warp& w, const Instr& i, u32 m) {
-  const u64* a = reg<u64>(w, i.a);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(a[l]); });
-}
-void half_to_f32(Warp& w, const Instr& i, u32 m) {
-  const u32* a = reg<u32>(w, i.a);
-  write_lanes<float>(w, i.dst, m, [=](int l) { return half_to_float(u16(a[l])); });
-}
-void f32_to_half(Warp& w, const Instr& i, u32 m) {
-  const float* a = reg<float>(w, i.a);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_half(a[l])); });
-}
-void f32_to_bf16(Warp& w, const Instr& i, u32 m) {
-  const float* a = reg<float>(w, i.a);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(float_to_bf16(a[l])); });
-}
+template <class To, class From>
+void resize(Warp& w, const Instr& i, u32 m) { convert_lanes<To, From>(w, i, m, [](From x) { return x; }); }
+void half_to_f32(Warp& w, const Instr& i, u32 m) { convert_lanes<float, u32>(w, i, m, [](u32 x) { return half_to_float(u16(x)); }); }
+void f32_to_half(Warp& w, const Instr& i, u32 m) { convert_lanes<u32, float>(w, i, m, float_to_half); }
+void f32_to_bf16(Warp& w, const Instr& i, u32 m) { convert_lanes<u32, float>(w, i, m, float_to_bf16); }
 
 // cvt.{rn,rz}[.relu].{f16x2,bf16x2}.f32 d, high, low
 void pack_halves(Warp& w, const Instr& i, u32 m) {
@@ -168,7 +149,7 @@ void pack_halves(Warp& w, const Instr& i, u32 m) {
   }
   for_lanes(m, [&](int l) {
     auto one = [&](double x) -> u32 {
-      if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+      if (i.flags & kRelu) x = relu(x);
       return bf16 ? round_bf16(x, Round(i.mode)) : round_half(x, Round(i.mode));
     };
     reg<u32>(w, i.dst)[l] = one(low[l]) | one(high[l]) << 16;
@@ -182,7 +163,7 @@ void pack_fp8(Warp& w, const Instr& i, u32 m) {
     else for (int q = 0; q < 2; ++q) x[q] = half_to_float(u16(reg<u32>(w, i.a)[l] >> 16 * q));
     u32 r = 0;
     for (int q = 0; q < 2; ++q) {
-      if (i.flags & kRelu) x[q] = x[q] > 0 || x[q] != x[q] ? x[q] : 0;
+      if (i.flags & kRelu) x[q] = relu(x[q]);
       r |= u32(i.type == Type::E4M3x2 ? float_to_e4m3(x[q]) : float_to_e5m2(x[q])) << 8 * q;
     }
     reg<u32>(w, i.dst)[l] = r;
@@ -193,7 +174,7 @@ void unpack_fp8(Warp& w, const Instr& i, u32 m) {    // cvt.rn[.relu].f16x2.{e4m
     u32 v = reg<u32>(w, i.a)[l], r = 0;
     for (int q = 0; q < 2; ++q) {
       float x = i.type2 == Type::E4M3x2 ? e4m3_to_float(u8(v >> 8 * q)) : e5m2_to_float(u8(v >> 8 * q));
-      if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+      if (i.flags & kRelu) x = relu(x);
       r |= u32(float_to_half(x)) << 16 * q;
     }
     reg<u32>(w, i.dst)[l] = r;
@@ -203,7 +184,7 @@ void to_tf32(Warp& w, const Instr& i, u32 m) {
   const float* a = reg<float>(w, i.a);
   write_lanes<u32>(w, i.dst, m, [=](int l) {
     float x = a[l];
-    if (i.flags & kRelu) x = x > 0 || x != x ? x : 0;
+    if (i.flags & kRelu) x = relu(x);
     return round_tf32(x, Round(i.mode));
   });
 }
@@ -273,9 +254,9 @@ void decode_cvt(Decoder& d, Instr& i) {
     if (type_size(to) == 0 || type_size(from) == 0 || to == Type::Pred || from == Type::Pred) d.refuse("type is not supported");
     int extra = i.flags & ~(kWideDst | kWideSrc);
     bool plain = extra == 0 && i.mode == 0;
-    if (plain && to == Type::U64 && from == Type::U32 && width == 4) i.run = widen_u32;
-    if (plain && to == Type::S64 && from == Type::S32 && width == 4) i.run = widen_s32;
-    if (plain && to == Type::U32 && from == Type::U64 && destination.width == 4) i.run = narrow_u64;
+    if (plain && to == Type::U64 && from == Type::U32 && width == 4) i.run = resize<u64, u32>;
+    if (plain && to == Type::S64 && from == Type::S32 && width == 4) i.run = resize<s64, s32>;
+    if (plain && to == Type::U32 && from == Type::U64 && destination.width == 4) i.run = resize<u32, u64>;
     if (plain && to == Type::F32 && from == Type::F16) i.run = half_to_f32;
     if (plain && to == Type::F16 && from == Type::F32) i.run = f32_to_half;
     if (plain && to == Type::BF16 && from == Type::F32) i.run = f32_to_bf16;
@@ -315,9 +296,7 @@ void decode_isspacep(Decoder& d, Instr& i) {
 }  // namespace
 
 void register_conversion() {
-  register_opcode("cvt", decode_cvt);
-  register_opcode("cvta", decode_cvta);
-  register_opcode("isspacep", decode_isspacep);
+  register_opcodes({{"cvt", decode_cvt}, {"cvta", decode_cvta}, {"isspacep", decode_isspacep}});
 }
 
 }  // namespace emu

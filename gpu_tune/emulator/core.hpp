@@ -98,7 +98,7 @@ struct Kernel {
   int param_bytes = 0;
   vector<Instr> code;
   struct Constant { int slot; u64 value; int width; };
-  struct Special { int slot; string name; int width; };
+  struct Special { int slot, number, width; };
   vector<Constant> constants;
   vector<Special> specials;
   int register_bytes = 64;

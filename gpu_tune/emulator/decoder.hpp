@@ -77,8 +77,9 @@ class Decoder {
 
 using DecodeFn = void (*)(Decoder&, Instr&);
 void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.async (async.cpp)
-void register_opcode(const char* name, DecodeFn fn);
+void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
 DecodeFn find_opcode(const string& name);
+int special_register(const string& name);    // its number (scheduler.cpp), -1 for none
 // each concern registers its opcodes here (once, at first load)
 void register_arithmetic();
 void register_conversion();

@@ -324,7 +324,7 @@ void decode_store(Decoder& d, Instr& i) {
   Operand element = first.kind == Operand::Vector ? first.parts[0] : first;
   int width = element.kind == Operand::Register ? (element.width == 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;
   if (type_size(i.type) == 8 && width != 8) d.refuse("the source is too narrow");
-  i.regs = d.sources(width, count);
+  i.regs = d.sources(width, count), i.op = width;
   if (hint) d.source(8);
   d.kernel().note_access(i.space, type_size(i.type) * count);
   i.run = width == 8 ? by_type<u64>(i.type, i.space, true) : by_type<u32>(i.type, i.space, true);
@@ -462,13 +462,14 @@ template <class T> u64 combine_number(int op, T a, T b) {
 }
 }  // namespace
 
+namespace {
+const char* stored(Warp& w, const Instr& i, int slot, int lane) { return w.registers + slot + lane * i.op; }
+}  // namespace
 bool stores_the_same(Warp& w, int other, int lane) {
   if (other >= lane || !(w.storing >> other & 1)) return false;      // lanes write in order
   const Instr& i = w.kernel->code[size_t(w.pc)];
-  const u64 mask = type_size(i.type) == 8 ? ~0ull : (1ull << 8 * type_size(i.type)) - 1;
-  auto value = [&](int slot, int l) { return type_size(i.type) == 8 ? reg<u64>(w, slot)[l] : reg<u32>(w, slot)[l]; };
   bool same = address_of(w, i.mem, other) == address_of(w, i.mem, lane);
-  for (int slot : i.regs) same = same && !((value(slot, other) ^ value(slot, lane)) & mask);
+  for (int slot : i.regs) same = same && !memcmp(stored(w, i, slot, other), stored(w, i, slot, lane), size_t(type_size(i.type)));
   return same;
 }
 
@@ -477,7 +478,7 @@ bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes) {
   const Instr& i = w.kernel->code[size_t(w.pc)];
   const size_t size = size_t(type_size(i.type));
   u8 value[64];
-  for (size_t q = 0; q < i.regs.size(); ++q) memcpy(value + q * size, reinterpret_cast<u8*>(reg<u32>(w, i.regs[q])) + size_t(lane) * (size == 8 ? 8 : 4), size);
+  for (size_t q = 0; q < i.regs.size(); ++q) memcpy(value + q * size, stored(w, i, i.regs[q], lane), size);
   u32 start = shared_address_of(w, i.mem, lane) & 0xFFFFFF, end = start + u32(size * i.regs.size());
   return address >= start && address + bytes <= end && !memcmp(value + (address - start), there, bytes);
 }
@@ -523,18 +524,9 @@ u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare) {
 }
 
 void register_memory() {
-  register_opcode("ld", decode_load);
-  register_opcode("ldu", decode_load);
-  register_opcode("st", decode_store);
-  register_opcode("atom", decode_atomic);
-  register_opcode("red", decode_atomic);
-  register_opcode("prefetch", decode_prefetch);
-  register_opcode("prefetchu", decode_prefetch);
-  register_opcode("discard", decode_prefetch);
-  register_opcode("applypriority", decode_prefetch);
-  register_opcode("createpolicy", decode_createpolicy);
-  register_opcode("mapa", decode_mapa);
-  register_opcode("getctarank", decode_getctarank);
+  register_opcodes({{"ld ldu", decode_load}, {"st", decode_store}, {"atom red", decode_atomic},
+                    {"prefetch prefetchu discard applypriority", decode_prefetch}, {"createpolicy", decode_createpolicy},
+                    {"mapa", decode_mapa}, {"getctarank", decode_getctarank}});
 }
 
 }  // namespace emu

@@ -136,6 +136,8 @@ inline u8 float_to_e5m2(double x) {
   return u8(float_to_half(float(y)) >> 8);
 }
 
+template <class T> T relu(T x) { return x > 0 || x != x ? x : T(0); }    // NaN stays NaN
+
 struct Rng {   // xorshift64: every choice of the run comes from here
   u64 state = 1;
   explicit Rng(u64 seed = 0) : state(0x9E3779B97F4A7C15ull * (seed + 1) | 1) {

@@ -159,8 +159,7 @@ void decode_membar(Decoder& d, Instr& i) {
 }  // namespace
 
 void register_order() {
-  register_opcode("fence", decode_fence);
-  register_opcode("membar", decode_membar);
+  register_opcodes({{"fence", decode_fence}, {"membar", decode_membar}});
 }
 
 }  // namespace emu

@@ -51,19 +51,6 @@ vector<string> words(const string& s) {
   return out;
 }
 
-bool is_special_register(const string& name) {
-  static const char* const plain[] = {
-      "%laneid", "%warpid", "%nwarpid", "%cluster_ctarank", "%cluster_nctarank", "%is_explicit_cluster", "%dynamic_smem_size",
-      "%total_smem_size", "%lanemask_lt", "%lanemask_le", "%lanemask_eq", "%lanemask_ge", "%lanemask_gt", "%smid", "%nsmid",
-      "%gridid", "%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"};
-  static const char* const vectors[] = {"%tid", "%ntid", "%ctaid", "%nctaid", "%cluster_ctaid", "%cluster_nctaid", "%clusterid",
-                                        "%nclusterid"};
-  for (const char* p : plain) if (name == p) return true;
-  for (const char* v : vectors)
-    for (const char* axis : {".x", ".y", ".z"}) if (name == string(v) + axis) return true;
-  return false;
-}
-
 bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
 
 std::unordered_map<string, DecodeFn>& opcode_table() {
@@ -81,7 +68,10 @@ Type type_from_name(const string& name) {
   for (auto& k : kTypes) if (name == k.name) return k.type;
   return Type::None;
 }
-void register_opcode(const char* name, DecodeFn fn) { opcode_table()[name] = fn; }
+void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes) {
+  for (auto& entry : opcodes)
+    for (auto& name : words(entry.first)) opcode_table()[name] = entry.second;
+}
 DecodeFn find_opcode(const string& name) {
   static bool once = [] {
     register_arithmetic(), register_conversion(), register_warp(), register_memory(), register_order(), register_async();
@@ -113,12 +103,12 @@ class Parser {
     kernel->constants.push_back({slot, value, width});
     return constants_[key] = slot;
   }
-  int special(const string& name, int width) {
-    auto key = std::make_pair(name, width);
+  int special(int number, int width) {
+    auto key = std::make_pair(number, width);
     auto it = specials_.find(key);
     if (it != specials_.end()) return it->second;
     int slot = allocate(width);
-    kernel->specials.push_back({slot, name, width});
+    kernel->specials.push_back({slot, number, width});
     return specials_[key] = slot;
   }
   struct Register { int slot, width; };
@@ -151,7 +141,7 @@ class Parser {
   std::map<string, vector<string>> branch_targets_;
   vector<Fixup> fixups_;
   std::map<std::pair<u64, int>, int> constants_;
-  std::map<std::pair<string, int>, int> specials_;
+  std::map<std::pair<int, int>, int> specials_;
   std::map<string, SharedVariable> shared_;         // declared, module-wide names
   std::map<string, u32> shared_offset_;             // placed in this kernel
   std::map<string, u32> local_offset_;
@@ -265,8 +255,9 @@ Operand Parser::operand(string text) {
 // The address of a variable, or the value of a special register, in a preloaded slot.
 int Parser::symbol_slot(const string& name, int width) {
   if (name[0] == '%') {
-    if (!is_special_register(name)) fail("unknown register " + name);
-    return special(name, width);
+    int number = special_register(name);
+    if (number < 0) fail("unknown register " + name);
+    return special(number, width);
   }
   if (name == "WARP_SZ") return constant(32, width);
   auto shared = shared_.find(name);
@@ -274,7 +265,7 @@ int Parser::symbol_slot(const string& name, int width) {
     auto& v = shared->second;
     if (v.dynamic) {
       kernel->dynamic_align = std::max(kernel->dynamic_align, v.align);
-      return special("dynamic shared", width);
+      return special(special_register("dynamic shared"), width);
     }
     if (!shared_offset_.count(name)) {
       kernel->static_shared = (kernel->static_shared + v.align - 1) & ~(v.align - 1);

@@ -13,45 +13,39 @@ constexpr u64 kEndless = 40000000;
 constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
 
 // ---- special registers --------------------------------------------------------------------------------------------------------
-bool axis_of(const string& name, const char* prefix, int* axis) {
-  size_t n = strlen(prefix);
-  if (name.compare(0, n, prefix) || name.size() != n + 2 || name[n] != '.' || name[n + 1] < 'x' || name[n + 1] > 'z') return false;
-  *axis = name[n + 1] - 'x';
-  return true;
-}
-u64 special_value(const Machine& m, const Warp& w, const string& n, int lane) {
-  u32 t = u32(w.id) * 32 + u32(lane);
-  const u32 *b = m.block, *g = m.grid, *c = m.cluster_dims;
-  int a = 0;
-  if (axis_of(n, "%tid", &a)) return a == 0 ? t % b[0] : a == 1 ? t / b[0] % b[1] : t / b[0] / b[1];
-  if (axis_of(n, "%ntid", &a)) return b[a];
-  if (axis_of(n, "%ctaid", &a)) return w.cta->index[a];
-  if (axis_of(n, "%nctaid", &a)) return g[a];
-  if (axis_of(n, "%cluster_ctaid", &a)) return w.cta->index[a] % c[a];
-  if (axis_of(n, "%cluster_nctaid", &a)) return c[a];
-  if (axis_of(n, "%clusterid", &a)) return w.cta->index[a] / c[a];
-  if (axis_of(n, "%nclusterid", &a)) return g[a] / c[a];
-  if (n == "dynamic shared") return m.dynamic_base;
-  if (n == "%laneid") return u64(lane);
-  if (n == "%warpid") return u64(w.id);
-  if (n == "%nwarpid") return m.warps_per_cta;
-  if (n == "%cluster_ctarank") return w.cta->rank;
-  if (n == "%cluster_nctarank") return c[0] * c[1] * c[2];
-  if (n == "%is_explicit_cluster") return c[0] * c[1] * c[2] > 1;
-  if (n == "%dynamic_smem_size") return m.dynamic_shared;
-  if (n == "%total_smem_size") return m.dynamic_shared + m.kernel->static_shared;
-  if (n == "%lanemask_lt") return (1ull << lane) - 1;
-  if (n == "%lanemask_le") return (2ull << lane) - 1;
-  if (n == "%lanemask_eq") return 1ull << lane;
-  if (n == "%lanemask_ge") return u32(~((1ull << lane) - 1));
-  if (n == "%lanemask_gt") return u32(~((2ull << lane) - 1));
-  if (n == "%smid") return w.cta->cluster->serial;
-  if (n == "%nsmid") return m.cluster_count;
-  if (n == "%gridid" || n == "%clock" || n == "%clock_hi" || n == "%clock64" || n == "%globaltimer" || n == "%globaltimer_lo" ||
-      n == "%globaltimer_hi")
-    return 0;
-  const_cast<Machine&>(m).stop("unsupported", "special register " + n + " is not supported", nullptr);
-}
+// Those with .x, .y and .z are `vector`: `a` is the axis.
+struct SpecialRegister { const char* name; bool vector; u64 (*value)(const Machine& m, const Warp& w, u32 lane, int a); };
+#define VALUE [](const Machine& m, const Warp& w, u32 lane, int a) -> u64
+const SpecialRegister kSpecialRegisters[] = {
+    {"%tid", true, VALUE {
+       u32 t = u32(w.id) * 32 + lane;
+       return a == 0 ? t % m.block[0] : a == 1 ? t / m.block[0] % m.block[1] : t / m.block[0] / m.block[1]; }},
+    {"%ntid", true, VALUE { return m.block[a]; }},
+    {"%ctaid", true, VALUE { return w.cta->index[a]; }},
+    {"%nctaid", true, VALUE { return m.grid[a]; }},
+    {"%cluster_ctaid", true, VALUE { return w.cta->index[a] % m.cluster_dims[a]; }},
+    {"%cluster_nctaid", true, VALUE { return m.cluster_dims[a]; }},
+    {"%clusterid", true, VALUE { return w.cta->index[a] / m.cluster_dims[a]; }},
+    {"%nclusterid", true, VALUE { return m.grid[a] / m.cluster_dims[a]; }},
+    {"dynamic shared", false, VALUE { return m.dynamic_base; }},
+    {"%laneid", false, VALUE { return lane; }},
+    {"%warpid", false, VALUE { return u64(w.id); }},
+    {"%nwarpid", false, VALUE { return m.warps_per_cta; }},
+    {"%cluster_ctarank", false, VALUE { return w.cta->rank; }},
+    {"%cluster_nctarank", false, VALUE { return m.cluster_dims[0] * m.cluster_dims[1] * m.cluster_dims[2]; }},
+    {"%is_explicit_cluster", false, VALUE { return m.cluster_dims[0] * m.cluster_dims[1] * m.cluster_dims[2] > 1; }},
+    {"%dynamic_smem_size", false, VALUE { return m.dynamic_shared; }},
+    {"%total_smem_size", false, VALUE { return m.dynamic_shared + m.kernel->static_shared; }},
+    {"%lanemask_lt", false, VALUE { return (1ull << lane) - 1; }},
+    {"%lanemask_le", false, VALUE { return (2ull << lane) - 1; }},
+    {"%lanemask_eq", false, VALUE { return 1ull << lane; }},
+    {"%lanemask_ge", false, VALUE { return u32(~((1ull << lane) - 1)); }},
+    {"%lanemask_gt", false, VALUE { return u32(~((2ull << lane) - 1)); }},
+    {"%smid", false, VALUE { return w.cta->cluster->serial; }},
+    {"%nsmid", false, VALUE { return m.cluster_count; }}};
+#undef VALUE
+const char* const kNoTime[] = {"%gridid", "%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"};
+constexpr int kZero = int(sizeof kSpecialRegisters / sizeof *kSpecialRegisters);    // what those stand at
 
 // ---- decoding of control flow -----------------------------------------------------------------------------------------------------
 void nothing(Warp&, const Instr&, u32) {}
@@ -187,8 +181,8 @@ void Scheduler::start_warp(Warp& w) {
     else std::fill_n(reg<u32>(w, c.slot), 32, u32(c.value));
   }
   for (auto& s : kernel.specials)
-    for (int l = 0; l < 32; ++l) {
-      u64 v = special_value(m, w, s.name, l);
+    for (u32 l = 0; l < 32; ++l) {
+      u64 v = s.number / 3 == kZero ? 0 : kSpecialRegisters[s.number / 3].value(m, w, l, s.number % 3);
       if (s.width == 8) reg<u64>(w, s.slot)[l] = v;
       else reg<u32>(w, s.slot)[l] = u32(v);
     }
@@ -701,6 +695,16 @@ void Scheduler::run_all() {
 
 }  // namespace
 
+int special_register(const string& name) {
+  for (auto* zero : kNoTime) if (name == zero) return 3 * kZero;
+  for (int k = 0; k < kZero; ++k) {
+    auto& r = kSpecialRegisters[k];
+    for (int axis = 0; axis < (r.vector ? 3 : 1); ++axis)
+      if (name == (r.vector ? string(r.name) + "." + "xyz"[axis] : r.name)) return 3 * k + axis;
+  }
+  return -1;
+}
+
 // ---- launches and findings ---------------------------------------------------------------------------------------------------------
 void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n) {
   kernel = &k;
@@ -796,16 +800,9 @@ void Machine::stop(const char* kind, const string& message, const Warp* w, const
 }
 
 void register_control() {
-  register_opcode("bra", decode_bra);
-  register_opcode("brx", decode_brx);
-  register_opcode("ret", decode_ret);
-  register_opcode("exit", decode_ret);
-  register_opcode("trap", decode_trap);
-  register_opcode("bar", decode_barrier);
-  register_opcode("barrier", decode_barrier);
-  register_opcode("setmaxnreg", decode_setmaxnreg);
-  register_opcode("griddepcontrol", decode_griddep);
-  register_opcode("nanosleep", decode_nanosleep);
+  register_opcodes({{"bra", decode_bra}, {"brx", decode_brx}, {"ret exit", decode_ret}, {"trap", decode_trap},
+                    {"bar barrier", decode_barrier}, {"setmaxnreg", decode_setmaxnreg}, {"griddepcontrol", decode_griddep},
+                    {"nanosleep", decode_nanosleep}});
 }
 
 }  // namespace emu

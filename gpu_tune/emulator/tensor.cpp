@@ -657,11 +657,8 @@ void check_owned(Warp& w, const Instr& i) {
 }
 
 void register_tensor() {
-  register_opcode("ldmatrix", decode_matrix);
-  register_opcode("stmatrix", decode_matrix);
-  register_opcode("movmatrix", decode_movmatrix);
-  register_opcode("mma", decode_mma);
-  register_opcode("wgmma", decode_wgmma);
+  register_opcodes({{"ldmatrix stmatrix", decode_matrix}, {"movmatrix", decode_movmatrix}, {"mma", decode_mma},
+                    {"wgmma", decode_wgmma}});
 }
 
 }  // namespace emu

@@ -135,12 +135,8 @@ void decode_activemask(Decoder& d, Instr& i) {
 }  // namespace
 
 void register_warp() {
-  register_opcode("shfl", decode_shuffle);
-  register_opcode("vote", decode_vote);
-  register_opcode("match", decode_match);
-  register_opcode("redux", decode_redux);
-  register_opcode("elect", decode_elect);
-  register_opcode("activemask", decode_activemask);
+  register_opcodes({{"shfl", decode_shuffle}, {"vote", decode_vote}, {"match", decode_match}, {"redux", decode_redux},
+                    {"elect", decode_elect}, {"activemask", decode_activemask}});
 }
 
 }  // namespace emu
