@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -88,20 +89,25 @@ def parse(line: str) -> Record:
     """The record in one JSON line; CorruptData on anything else."""
     try:
         data = json.loads(line)
+        if "\\ud" in line:  # an escaped surrogate: half a character is no text
+            json.dumps(data, ensure_ascii=False).encode()
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f"format {data.get('format') if isinstance(data, dict) else None!r} is not {FORMAT}")
         for name in ("chip", "template_hash", "run"):
             if not isinstance(data[name], str):
                 raise TypeError(f"{name} is not text")
+        when = float(data["time"])
+        if not math.isfinite(when):
+            raise ValueError(f"time {when} is not seconds since the epoch")
         return Record(
             from_dict(data["workload"]),
             data["chip"],
             data["template_hash"],
             Measurement.from_json(data["measurement"]),
-            float(data["time"]),
+            when,
             data["run"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, GpuTuneError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, GpuTuneError) as error:
         raise CorruptData(f"record: {type(error).__name__} {error}") from error
 
 
@@ -146,7 +152,8 @@ class Records:
         found: list[Record] = []
         for path in self.segments(source):
             found.extend(_read_segment(path, marks))
-        return sorted(found, key=lambda r: r.time)
+        wanted = (r for r in found if chip in (None, r.chip) and key in (None, r.workload.key))
+        return sorted(wanted, key=lambda r: r.time)  # the marks may stand elsewhere in a line, too
 
     def segments(self, source: str = MEASURED) -> list[Path]:
         """The segment files of ``source``; StoreError when the folder is not to be trusted."""

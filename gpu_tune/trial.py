@@ -126,6 +126,9 @@ class Measurement:
         """Inverse of ``to_json``; TypeError, KeyError or ValueError when ``data`` is not such a dict."""
         body = dict(data)
         body["candidate"] = Candidate(str(data["candidate"]["template"]), Config(data["candidate"]["config"]))
+        for name, value in body["candidate"].config.items():
+            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
+                raise TypeError(f"knob {name} is neither a finite number, nor text, nor a boolean")
         body["policy"] = Policy(**data["policy"])
         if data.get("resources") is not None:
             body["resources"] = Resources(**{**data["resources"], "notes": tuple(data["resources"].get("notes", ()))})

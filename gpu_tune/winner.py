@@ -93,7 +93,7 @@ class Winner:
                 if data["hashes"][name] != digest(content):
                     raise ValueError(f"{name} does not match its hash")
             return cls._from_json(data, code.decode(), cubin)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, GpuTuneError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, GpuTuneError) as error:
             raise CorruptData(f"{type(error).__name__}: {error}") from error
 
     @classmethod
@@ -118,6 +118,10 @@ class Winner:
                 raise TypeError(f"{name} is not {kind.__name__}")
         if body["source"] not in (MEASURED, MODELLED):
             raise ValueError(f"source {body['source']!r} is unknown")
+        for finalist in data["finalists"]:
+            if not isinstance(finalist["template"], str):
+                raise TypeError("a finalist's template is not text")
+            Config(finalist["config"])
         notes = {"notes": tuple(data["resources"]["notes"])} if data["resources"] else {}
         view = data["view"]
         body.update(

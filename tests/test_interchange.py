@@ -186,13 +186,18 @@ HOSTILE = {
     "cost inf": (json.dumps(entry(compile_time=float("inf"))), "not a finite number"),
     "problem": (cache(problem_size={"x": 1}), "problem_size|short list"),
     "device": (cache(device_name=["x"]), "device_name"),
+    "knob of 1e308": (
+        cache(tune_params_keys=["a"], tune_params=None, cache={"1e+308": {"a": 1e308, "time": 1.0}}),
+        "up to 1e",
+    ),
+    "objective no text": (cache(objective=[]), "objective"),
     "knob name": (
         cache(tune_params_keys=["a b"], tune_params=None, cache={"1": {"a b": 1, "time": 1.0}}),
         "not an identifier",
     ),
     "knob value": (
         cache(tune_params_keys=["a"], tune_params=None, cache={"[1]": {"a": [1], "time": 1.0}}),
-        "a value is a number",
+        "a value is a word",
     ),
     "same config twice": (
         cache(cache={"16,1": {"bx": 16, "pad": 1, "time": 1.0}, "16.0,1": {"bx": 16.0, "pad": 1, "time": 1.0}}),

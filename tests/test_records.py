@@ -94,6 +94,40 @@ def test_a_torn_last_line_is_dropped_and_bad_lines_are_logged_misses(log, caplog
         R.parse(lines[2][:-30].decode())
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("time",), float("nan")),  # would make the order of all records, and what is left of a budget, undefined
+        (("time",), float("inf")),
+        (("time",), 10**400),
+        (("chip",), "\ud800"),
+        (("workload", "alpha"), float("inf")),
+        (("measurement", "samples"), [10**400]),
+        (("measurement", "candidate", "config"), {"tile": []}),
+        (("measurement", "candidate", "config"), {"tile": float("nan")}),
+    ],
+)
+def test_numbers_and_texts_that_are_none_make_a_line_no_record(path, value, log, caplog):
+    data = json.loads(record(1).line())
+    place = data
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    with pytest.raises(CorruptData):
+        R.parse(json.dumps(data))
+    log.append(record(2))
+    with open(log.segments()[0], "a") as file:
+        file.write(json.dumps(data) + "\n")
+    assert log.read() == [record(2)]
+
+
+def test_the_filter_looks_at_the_record_not_at_what_else_its_line_holds(log):
+    told = {"chip": "nvidia-a100-108sm-80gb", "key": "matmul-1x1x1-float16-nn"}
+    log.append(record(1, environment=told))
+    assert not log.read(chip=told["chip"]) and not log.read(key=told["key"])
+    assert log.read(chip="nvidia-h200-132sm-141gb", key=MATMUL.key) == [record(1, environment=told)]
+
+
 def test_every_prefix_of_a_segment_reads_as_a_prefix_of_the_records(log):
     for i in range(3):
         log.append(record(i))

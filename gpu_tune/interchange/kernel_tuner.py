@@ -66,7 +66,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
     params = data.get("tune_params")
     if params is not None and (not isinstance(params, dict) or set(params) != set(keys)):
         raise CorruptData(f"{name}: tune_params does not name the same parameters as tune_params_keys")
-    objective = data.get("objective") or "time"
+    objective = values.text(data, "objective", name) or "time"
     entries = data["cache"]
     configs = []
     for key, entry in entries.items():
@@ -91,7 +91,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
         knobs,
         tuple(trials),
         values.problem_size(data.get("problem_size"), name),
-        str(objective),
+        objective,
     )
 
 

@@ -129,7 +129,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
 
 def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> RecordedTrial:
     invalidity = r.get("invalidity")
-    if invalidity not in _STATUS:
+    if not isinstance(invalidity, str) or invalidity not in _STATUS:
         raise CorruptData(f"{where}: invalidity {str(invalidity)[:40]!r} is not one of {', '.join(_STATUS)}")
     status = _STATUS[invalidity]
     times = r.get("times") if isinstance(r.get("times"), dict) else {}
@@ -148,7 +148,7 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
     extra = {
         k: m.get("value")
         for k, m in measured.items()
-        if k != objective and isinstance(m.get("value"), (int, float, str))
+        if k != objective and isinstance(m.get("value"), (int, float, str)) and values.finite(m["value"])
     }
     stamp = str(r.get("timestamp", ""))
     main = measured.get(objective, {})

@@ -10,6 +10,8 @@ from ..errors import CorruptData
 from ..space.knob import Config, Knob
 
 MAX_KNOBS, MAX_VALUES = 200, 60_000
+MAX_VALUE = 1e30
+"""Models see values as float32."""
 FAILED_TIME = 1e20
 """A time from here on means that the config failed (an old habit of Kernel Tuner strategies)."""
 ERROR_STATUS = {
@@ -42,9 +44,10 @@ def knobs(
         if not isinstance(listed, list):
             raise CorruptData(f"{name}: tune_params[{key!r}] is not a list")
         for v in (*listed, *(c[key] for c in configs)):
-            if not isinstance(v, (str, int, float)) or not finite(v) or (isinstance(v, str) and len(v) > 1000):
+            if not (len(v) <= 1000 if isinstance(v, str) else isinstance(v, (int, float)) and abs(v) <= MAX_VALUE):
                 raise CorruptData(
-                    f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a number, a word or a boolean"
+                    f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a word, a boolean or a number "
+                    f"up to {MAX_VALUE:g}"
                 )
             values.setdefault(v, v)  # 1, 1.0 and True are one value, spelt as first seen
         if len(values) > MAX_VALUES:

@@ -34,11 +34,12 @@ Workload = Matmul | Conv2d
 def from_dict(data: Mapping[str, Any]) -> Workload:
     """The workload that ``to_dict`` wrote; InvalidInput on anything else."""
     classes: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
-    cls = classes.get(data.get("op", "")) if isinstance(data, Mapping) else None
-    if cls is None:
-        raise InvalidInput(
-            "workload op", data.get("op") if isinstance(data, Mapping) else data, f"is not one of {tuple(classes)}"
-        )
+    if not isinstance(data, Mapping):
+        raise InvalidInput("workload", data, "is not an object with op and the workload's fields")
+    op = data.get("op")
+    if not isinstance(op, str) or op not in classes:
+        raise InvalidInput("workload op", op, f"is not one of {tuple(classes)}")
+    cls = classes[op]
     known = {f.name for f in fields(cls)}
     for name in data:
         if name != "op" and name not in known:

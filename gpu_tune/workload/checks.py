@@ -78,7 +78,7 @@ def positive(w: Any, name: str) -> None:
 
 def choice(w: Any, name: str, allowed: tuple[str, ...]) -> None:
     value = getattr(w, name)
-    if name in ("alpha", "beta") and type(value) in (int, float) and str(int(value)) in allowed and value == int(value):
+    if name in ("alpha", "beta") and type(value) in (int, float) and value in (0, 1):
         value = str(int(value))
         object.__setattr__(w, name, value)
     if isinstance(value, str) and name == "layout":
