@@ -19,14 +19,23 @@ PACKAGE = Path(__file__).parent
 
 
 def root() -> Path:
-    """The user's folder (it may not exist yet)."""
+    """The user's folder (it may not exist yet); StoreError when the user has no home and names none."""
     named = os.environ.get("GPU_TUNE_CACHE_DIR")
     if named:
-        return Path(named).expanduser().absolute()
+        return _at_home(named)
     base = os.environ.get("XDG_CACHE_HOME")
     if base and os.path.isabs(base):  # the XDG specification: a relative path is ignored
         return Path(base) / "gpu_tune"
-    return Path("~/.cache/gpu_tune").expanduser()
+    return _at_home("~/.cache/gpu_tune")
+
+
+def _at_home(name: str) -> Path:
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:  # as in a container whose user has no entry and no HOME
+        raise StoreError(
+            f"store {name!r} has no place: {error}; set GPU_TUNE_CACHE_DIR to a folder that you can write"
+        ) from error
 
 
 def shipped() -> Path:

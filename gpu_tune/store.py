@@ -70,7 +70,9 @@ class Store:
         path = self.path(workload, chip, source)
         self._check(path)
         for place in (path, path.with_name(f".old-{path.name}")):
-            winner = self._read(place)
+            winner, problem = _read(place)
+            if problem:
+                log.warning("winner %s is damaged (%s): ignored; gpu-tune gc removes it", place, problem)
             if winner and (winner.workload, winner.chip, winner.source) == (workload, chip, source):
                 return winner
             if winner:
@@ -119,46 +121,37 @@ class Store:
                     and not path.name.startswith(".")
                     and (base.name == MODELLED or path.parent.name != MODELLED)
                 ):
-                    try:
-                        yield Entry(path, _load(path))
-                    except (CorruptData, OSError) as error:
-                        yield Entry(path, None, str(error))
+                    winner, problem = _read(path)
+                    if winner or problem:
+                        yield Entry(path, winner, problem)
 
     def gc(self, *, older_than: float = 3600.0) -> tuple[int, int]:
-        """Remove damaged winners and what killed writers left (older than that many seconds); (directories, bytes)."""
+        """Remove damaged winners and what killed writers left (older than that many seconds); (directories, bytes).
+
+        An ``.old-`` winner whose successor never arrived still answers for it, and stays.
+        """
         folders.prepare(self.folder)
-        doomed = [e.path for e in self.entries() if e.winner is None]
+        doomed = [dead for e in self.entries() if e.winner is None and (dead := _withdrawn(e.path))]
         for pattern in ("*/.tmp-*", "*/.old-*", "*/.dead-*"):
             for base in (self.folder, self.folder / MODELLED):
-                doomed += [p for p in base.glob(pattern) if _age(p) > older_than]
-        size = 0
+                for path in base.glob(pattern):
+                    answers = path.name.startswith(".old-") and not path.with_name(path.name[5:]).exists()
+                    if _age(path) > older_than and not answers:
+                        doomed.append(path)
+        doomed = list(dict.fromkeys(doomed))
+        size = sum(map(_bytes, doomed))
         for path in doomed:
-            size += sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             shutil.rmtree(path, ignore_errors=True)
         return len(doomed), size
 
     def size(self) -> int:
         """Bytes of everything in the store."""
-        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file()) if self.folder.is_dir() else 0
+        return _bytes(self.folder)
 
     def _check(self, path: Path) -> None:
         if not self.trusted:
             for folder in (self.folder, *(p for p in path.parents if self.folder in p.parents), path):
                 folders.check_trusted(folder)
-
-    def _read(self, path: Path) -> Winner | None:
-        for attempt in (1, 2, 3):
-            try:
-                return _load(path)
-            except FileNotFoundError:
-                if not path.exists():
-                    return None
-                problem = "a file is missing"
-            except (CorruptData, OSError) as error:
-                problem = str(error)
-            time.sleep(0.01 * attempt)  # a publisher may just have replaced it
-        log.warning("winner %s is damaged (%s): ignored; gpu-tune gc removes it", path, problem)
-        return None
 
 
 def lookup(
@@ -176,6 +169,36 @@ def stores(explicit: Store | None = None, user: bool = True) -> Sequence[Store]:
     """Where to look, in order. The shipped folder is as trusted as the package's code beside it."""
     own = [explicit] if explicit is not None else []
     return *own, *([Store()] if user or not own else []), Store(folders.shipped(), trusted=True)
+
+
+def _read(path: Path) -> tuple[Winner | None, str]:
+    """The winner, or what is wrong with it; neither where there is none."""
+    problem = ""
+    for attempt in (1, 2, 3):
+        try:
+            return _load(path), ""
+        except FileNotFoundError:
+            if not path.exists():
+                return None, ""
+            problem = "a file is missing"
+        except (CorruptData, OSError) as error:
+            problem = str(error)
+        time.sleep(0.01 * attempt)  # a publisher may just have replaced it
+    return None, problem
+
+
+def _withdrawn(path: Path) -> Path | None:
+    """The damaged winner under another name; None where a publisher has replaced it by a good one meanwhile."""
+    dead = path.with_name(f".dead-{uuid.uuid4().hex[:12]}")
+    try:
+        os.rename(path, dead)
+    except OSError:
+        return None
+    if _read(dead)[0] is not None:
+        with contextlib.suppress(OSError):  # there is a still newer one: this one is removed
+            os.rename(dead, path)
+            return None
+    return dead
 
 
 def _load(path: Path) -> Winner:
@@ -244,6 +267,16 @@ def _name(text: str) -> str:
     if clean == text and len(text) <= 200 and not text.startswith("."):
         return text
     return f"{clean.lstrip('.')[:180]}-{digest(text.encode())[:16]}"
+
+
+def _bytes(folder: Path) -> int:
+    """Bytes of all files below ``folder``; others may remove some meanwhile."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(base, name)).st_size
+    return total
 
 
 def _age(path: Path) -> float:

@@ -237,3 +237,41 @@ def test_long_and_odd_names_stay_distinct_and_fit_the_file_system(home):
     assert len(paths) == 2 and all(len(p.name) < 255 for p in paths)
     assert [home.get(w, CHIP, "modelled").workload for w in long] == long
     assert home.path(MATMUL, "../../etc", "measured").is_relative_to(home.folder.resolve())
+
+
+def test_gc_removes_what_is_damaged_and_old_and_nothing_that_answers(home):
+    good, bad = home.publish(winner()), home.publish(winner(CONV))
+    (bad / "kernel.cubin").write_bytes(b"damaged")
+    waiting = winner(replace(MATMUL, m=80))
+    os.rename(home.publish(waiting), home.path(waiting.workload, CHIP, "modelled").with_name(old_name(home, waiting)))
+    (good.parent / ".tmp-host-1-abc").mkdir()
+    (good.parent / f".old-{good.name}").mkdir()
+    assert home.gc(older_than=-1)[0] == 3 and home.gc(older_than=-1)[0] == 0
+    assert home.get(MATMUL, CHIP, "modelled") == winner() and not bad.exists()
+    assert home.get(waiting.workload, CHIP, "modelled") == waiting, "its successor never arrived"
+
+
+def old_name(home, w):
+    return f".old-{home.path(w.workload, CHIP, 'modelled').name}"
+
+
+def test_gc_spares_a_winner_that_replaces_a_damaged_one_meanwhile(home, monkeypatch):
+    path = home.publish(winner(tile=1))
+    (path / "kernel.cu").write_text("damaged")
+    rename = os.rename
+
+    def late(a, b):
+        if str(a) == str(path):  # the moment before gc takes it away, somebody publishes
+            monkeypatch.setattr(store.os, "rename", rename)
+            home.publish(winner(tile=2))
+        rename(a, b)
+
+    monkeypatch.setattr(store.os, "rename", late)
+    home.gc(older_than=-1)
+    assert home.get(MATMUL, CHIP, "modelled") == winner(tile=2)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    monkeypatch.setenv("GPU_TUNE_CACHE_DIR", "~nobody-of-that-name/store")
+    with pytest.raises(StoreError, match="set GPU_TUNE_CACHE_DIR"):
+        folders.root()
