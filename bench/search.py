@@ -37,8 +37,8 @@ from gpu_tune.search_stop import LEAST, PATIENCE, stopped
 SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
 MARKS = (25, 50, 100, 200, 400)
 LOGS, LOG_TRIALS = 4, 200
-TREES = Settings(spread=1, trees=0.6, smooth=0.0, children=0.3, early=16)
-GENETIC = Settings(spread=1, trees=0.0, smooth=0.0, children=0.9, early=16)
+TREES = Settings(spread=1, trees=0.6, smooth=0.0, children=0.3, early=16, niche=0.0)
+GENETIC = Settings(spread=1, trees=0.0, smooth=0.0, children=0.9, early=16, niche=0.0)
 
 _spaces: dict[str, RecordedSpace] = {}
 _logs: dict[tuple[str, int], list[int]] = {}

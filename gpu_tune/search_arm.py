@@ -1,8 +1,9 @@
 """One space's side of a search: what was tried there, and what to try next.
 
-A batch is filled from four sources in fixed shares, so that no one of them can starve the rest: the tree ranker's best,
-the smooth model's most promising, genetic children of the best trials (which no model may veto: they find the narrow
-basins that a model fitted elsewhere denies), and random configs.
+A batch is filled from four sources in fixed shares, so that no one of them can starve the rest: the smooth model's most
+promising, the tree ranker's best, genetic children of the best trials (which no model may veto: they find the narrow
+basins that a model fitted elsewhere denies), and random configs. While the search is stalled, a third of each batch
+is filled likewise from a niche (``search_niche``).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 from .model.ranker import Ranker
 from .model.smooth import Smooth
 from .model.transfer import Past, Prior
+from .search_log import Log
+from .search_niche import Niche, niches
 from .space.grid import Rows
 from .space.space import Space
 
-GOLDEN = 0.6180339887498949
+GOLDEN, PLASTIC = 0.6180339887498949, 0.7548776662466927
+"""Steps of two low-discrepancy sequences: shares hold over many small batches, and the two do not beat."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class Settings:
     initial: int = 8
     spread: int = 8
     """Candidates drawn for each initial config; the one farthest from the others is taken."""
-    trees: float = 0.3
-    smooth: float = 0.3
-    children: float = 0.3
+    smooth: float = 0.5
+    trees: float = 0.2
+    children: float = 0.2
     elite: int = 24
     steps: float = 0.75
     """Share of the children that are one step from a parent instead of a cross of two."""
@@ -51,11 +55,16 @@ class Settings:
     fade: int = 64
     doubt: int = 16
     """Own trials after which history that does not correlate with them is left aside."""
-    stall: int = 48
-    """Trials without a gain of ``gain`` after which the models forget what they knew, for as many trials (see
-    ``_view``).
-    """
     gain: float = 0.005
+    """The relative gain below which the best has not improved."""
+    stall: int = 24
+    """Trials without a gain after which part of each batch goes to niches, ``turn`` trials to each of the first
+    ``niches`` in turn."""
+    niche: float = 0.33
+    turn: int = 16
+    niches: int = 4
+    leaders: int = 8
+    """How many of the best trials say what they have in common."""
 
 
 PIPELINED = Settings(early=4)
@@ -73,115 +82,61 @@ class Pool:
     """What history expects, where there is history."""
 
 
-class Arm:
-    """Trials and proposals of one space. Rows are index rows; a time of nan is a failure."""
+class Arm(Log):
+    """Trials and proposals of one space."""
 
     def __init__(self, space: Space, settings: Settings, seed: int) -> None:
-        self.space, self.settings, self.seed = space, settings, seed
-        self.taken: set[bytes] = set()
-        self._rows: dict[bytes, Rows] = {}
-        self._times: dict[bytes, float] = {}
-        self._kinds: dict[bytes, frozenset[str]] = {}
-        self._left: dict[bytes, frozenset[str]] = {}
+        super().__init__(space, settings.gain)
+        self.settings, self.seed = settings, seed
         self._listed: Pool | None = None
         self._keys: list[bytes] = []
-        self.model: Ranker | None = None
         self.prior: Prior | None = None
 
     def learn(self, pasts: Sequence[Past]) -> None:
         """Take in history."""
         self.prior = Prior.of(self.space, pasts, self.seed) if pasts else None
 
-    @property
-    def told(self) -> int:
-        """Trials that ended."""
-        return len(self._rows)
-
-    @property
-    def best(self) -> float:
-        """Best time so far, inf without one."""
-        return min((t for t in self._times.values() if not math.isnan(t)), default=math.inf)
-
-    def take(self, row: Rows) -> bool:
-        """Mark a row as asked for; False when it already was."""
-        key = row.tobytes()
-        if key in self.taken:
-            return False
-        self.taken.add(key)
-        return True
-
-    def tell(self, row: Rows, time: float, kinds: frozenset[str] = frozenset()) -> None:
-        """A trial's end, and what was amiss with its build; the better of two tellings of one config counts."""
-        key = row.tobytes()
-        self.taken.add(key)
-        self._rows[key] = row
-        known = self._times.get(key, math.nan)
-        self._times[key] = time if math.isnan(known) else known if math.isnan(time) else min(time, known)
-        self._left.pop(key, None)
-        if kinds:
-            self._kinds[key] = kinds
-
-    def leave(self, row: Rows, kinds: frozenset[str]) -> None:
-        """A build of these kinds was left out unmeasured: a trial whose time is not known."""
-        key = row.tobytes()
-        self.taken.add(key)
-        if key not in self._times:
-            self._rows[key], self._left[key] = row, kinds
-
-    def _supposed(self, kinds: frozenset[str]) -> float:
-        """The time taken for one left out: the median of the timed ones of its kinds, nan where there is none."""
-        alike = [t for k, t in self._times.items() if not math.isnan(t) and kinds & self._kinds.get(k, frozenset())]
-        return float(np.median(alike)) if alike else math.nan
-
-    def trials(self) -> tuple[Rows, NDArray[np.float64]]:
-        """Rows and times told, in an order that does not depend on when each was told. A build that was left out counts
-        with the median time of its kind, and not at all where nothing is known of that."""
-        supposed = {kinds: self._supposed(kinds) for kinds in set(self._left.values())}
-        keys = sorted(k for k in self._rows if k not in self._left or not math.isnan(supposed[self._left[k]]))
-        rows = np.array([self._rows[k] for k in keys], dtype=np.uint16).reshape(-1, len(self.space.knobs))
-        return rows, np.array([supposed[self._left[k]] if k in self._left else self._times[k] for k in keys])
-
-    def stalled(self) -> int:
-        """Trials told since the last gain."""
-        since, best = 0, math.inf
-        for t in self._times.values():
-            if t < best * (1 - self.settings.gain):
-                best, since = t, 0
-            else:
-                since += 1
-        return since
-
-    def free(self, rows: Rows) -> Rows:
-        """The distinct rows that were not asked for yet, in order."""
-        fresh: dict[bytes, int] = {}
-        for i, row in enumerate(rows):
-            key = row.tobytes()
-            if key not in self.taken:
-                fresh.setdefault(key, i)
-        return rows[list(fresh.values())]
-
     def propose(self, n: int, rng: np.random.Generator) -> Rows:
         """At most ``n`` new rows, marked as taken; fewer only when the space runs out."""
-        _, times = self.trials()
         chosen: list[Rows] = []
-        if np.isfinite(times).sum() < 2 or len(times) < self.settings.initial:
+        niche = self._niche()
+        if niche is not None:
+            u = (np.arange(len(self.taken), len(self.taken) + n) * PLASTIC) % 1.0
+            chosen = self._fill(int((u < self.settings.niche).sum()), rng, niche)
+        chosen += self._fill(n - len(chosen), rng, None)
+        return np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
+
+    def _niche(self) -> Niche | None:
+        """The niche whose turn it is; None while the search is not stalled, or none can be told."""
+        s = self.settings
+        told, since = self.stalled()
+        if since < s.stall or not s.niche:
+            return None
+        turn, spent = divmod(since - s.stall, s.turn)
+        found = niches(self.space.knobs, *self.first(told - spent), s.leaders)[: s.niches]
+        return found[turn % len(found)] if found else None
+
+    def _fill(self, n: int, rng: np.random.Generator, niche: Niche | None) -> list[Rows]:
+        """At most ``n`` new rows of the niche, or of the whole space, marked as taken."""
+        seen = self._view(niche)[1]
+        few = len(seen) < self.settings.initial or np.isfinite(seen).sum() < 2
+        chosen: list[Rows] = []
+        if few and niche is None:
             if self.prior is not None:
-                chosen.extend(self._hinted(self._pool(rng), math.ceil(0.75 * n)))
-            chosen.extend(self._spread(n - len(chosen), rng))
-        else:
-            trees, smooth, children = self._shares(n)
-            seen = self._view()[1]
-            if len(seen) < self.settings.initial or np.isfinite(seen).sum() < 2:
-                chosen.extend(self._spread(trees + smooth, rng))
-            elif trees or smooth:
-                chosen.extend(self._by_model(trees, smooth, rng))
-            chosen.extend(self._children(children, rng))
+                chosen += self._hinted(self._pool(rng, None), math.ceil(0.75 * n))
+            chosen += self._spread(n - len(chosen), rng, None)
+        elif n:
+            smooth, trees, children = self._shares(n)
+            if few:
+                chosen += self._spread(smooth + trees, rng, niche)
+            elif smooth or trees:
+                chosen += self._by_model(smooth, trees, rng, niche)
+            chosen += self._children(children, rng, niche)
         for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
             if len(chosen) < n:
-                chosen.extend(
-                    row for row in self.free(self.space.grid.sample(draws, rng))[: n - len(chosen)] if self.take(row)
-                )
-        return np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
+                drawn = self._inside(self.free(self.space.grid.sample(draws, rng)), niche)
+                chosen += [row for row in drawn[: n - len(chosen)] if self.take(row)]
+        return chosen
 
     def fit(self) -> Ranker | None:
         """The tree ranker on this arm's trials, None before two of them differ."""
@@ -191,29 +146,30 @@ class Arm:
         x, names = self.space.describe(rows)
         return Ranker.fit(x, times, seed=self.seed, names=names)
 
-    def _view(self) -> tuple[Rows, NDArray[np.float64]]:
-        """What the models learn from: all trials; but while the search is stalled, in every other epoch of ``stall``
-        trials, those of the epoch alone, so that they look where what they knew says there is nothing."""
-        epoch, since = divmod(self.stalled(), self.settings.stall)
+    @staticmethod
+    def _inside(rows: Rows, niche: Niche | None) -> Rows:
+        return rows if niche is None else rows[niche.holds(rows)]
+
+    def _view(self, niche: Niche | None) -> tuple[Rows, NDArray[np.float64]]:
+        """What models and parents are taken from: all trials, or the niche's."""
         rows, times = self.trials()
-        if epoch % 2 == 0:
+        if niche is None:
             return rows, times
-        recent = set(list(self._times)[len(self._times) - since :])
-        mask = np.array([row.tobytes() in recent for row in rows], dtype=np.bool_)
+        mask = niche.holds(rows)
         return rows[mask], times[mask]
 
     def _shares(self, n: int) -> tuple[int, int, int]:
-        """Slots for trees, smooth model and children among the next ``n``, from a low-discrepancy sequence: a share
+        """Slots for smooth model, trees and children among the next ``n``, from a low-discrepancy sequence: a share
         holds over many small batches as it does in one large batch, and never rounds to nothing."""
         s = self.settings
-        edges = np.cumsum([s.trees, s.smooth, s.children])
+        edges = np.cumsum([s.smooth, s.trees, s.children])
         u = (np.arange(len(self.taken), len(self.taken) + n) * GOLDEN) % 1.0
         kinds = np.searchsorted(edges, u, side="right")
         return int((kinds == 0).sum()), int((kinds == 1).sum()), int((kinds == 2).sum())
 
-    def _pool(self, rng: np.random.Generator) -> Pool:
+    def _pool(self, rng: np.random.Generator, niche: Niche | None) -> Pool:
         """What the models choose from: all free rows of a small space, else samples, children and neighbours of the
-        best.
+        best; of those, the niche's.
         """
         space = self.space
         every = space.grid.all(space.listing)
@@ -222,25 +178,27 @@ class Arm:
                 self._listed = self._described(every)
                 self._keys = [row.tobytes() for row in every]
             free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(every))
+            if niche is not None:
+                free &= niche.holds(every)
             whole = self._listed
             assert whole.features is not None
             hint = None if whole.hint is None else whole.hint[free]
             return Pool(whole.rows[free], whole.coordinates[free], whole.features[free], hint)
         parts = [space.grid.sample(self.settings.pool // 3, rng)]
-        elite = self._elite()
+        elite = self._elite(niche)
         if len(elite) > 1:
-            parts += [self._cross(2 * self.settings.pool // 3, rng), *(space.steps(row) for row in elite[:2])]
-        rows = self.free(np.concatenate([p for p in parts if len(p)]))
+            parts += [self._cross(elite, 2 * self.settings.pool // 3, rng), *(space.steps(row) for row in elite[:2])]
+        rows = self._inside(self.free(np.concatenate([p for p in parts if len(p)])), niche)
         return self._described(rows) if self.prior is not None else Pool(rows, space.coordinates(rows), None, None)
 
     def _described(self, rows: Rows) -> Pool:
         x = self.space.describe(rows)[0]
         return Pool(rows, self.space.coordinates(rows), x, None if self.prior is None else self.prior.hint(x))
 
-    def _by_model(self, trees: int, smooth: int, rng: np.random.Generator) -> list[Rows]:
+    def _by_model(self, smooth: int, trees: int, rng: np.random.Generator, niche: Niche | None) -> list[Rows]:
         """The best of a pool: first what history alone would pick, then the smooth model's, then the trees'."""
-        pool = self._pool(rng)
-        rows, times = self._view()
+        pool = self._pool(rng, niche)
+        rows, times = self._view(niche)
         if not len(pool.rows):
             return []
         chosen: list[Rows] = []
@@ -252,7 +210,7 @@ class Arm:
             chosen += self._hinted(pool, direct)
         y = worth(times)
         some = self._subset(y, rng)
-        pending = self._pending()
+        pending = self.pending()
         mine, flying, c = self.space.coordinates(rows[some]), self.space.coordinates(pending), pool.coordinates
         told, trend = y[some], np.zeros(len(pool.rows))
         if believed and self.prior is not None and pool.hint is not None:
@@ -272,14 +230,8 @@ class Arm:
                 chosen.append(pool.rows[short[i]])
         if pool.features is not None:
             short = np.arange(len(mean))
-        chosen += self._by_trees(pool, short, trees - direct, rng)
+        chosen += self._by_trees(pool, short, rows, times, trees - direct, rng)
         return chosen
-
-    def _pending(self) -> Rows:
-        """Rows that were asked for and whose end is not told yet."""
-        keys = sorted(self.taken - self._rows.keys())
-        rows = [np.frombuffer(key, dtype=np.uint16) for key in keys]
-        return np.array(rows, dtype=np.uint16).reshape(-1, len(self.space.knobs))
 
     def _believed(self) -> bool:
         """Whether history is still listened to: until ``doubt`` own trials, and then while it orders those rightly."""
@@ -292,16 +244,23 @@ class Arm:
         spread = float(hint.std() * y.std())
         return spread > 0 and float(np.mean((hint - hint.mean()) * (y - y.mean()))) > 0.2 * spread
 
-    def _by_trees(self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator) -> list[Rows]:
+    def _by_trees(
+        self,
+        pool: Pool,
+        short: NDArray[np.intp],
+        rows: Rows,
+        times: NDArray[np.float64],
+        n: int,
+        rng: np.random.Generator,
+    ) -> list[Rows]:
         if n < 1:
             return []
-        rows, times = self._view()
         own, names = self.space.describe(rows)
-        self.model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
-        if self.model is None:
+        model = Ranker.fit(own, times, seed=int(rng.integers(1 << 30)), names=names)
+        if model is None:
             return []
         x = self.space.describe(pool.rows[short])[0] if pool.features is None else pool.features[short]
-        score = self.model.score(x) + 1e-9 * rng.random(len(short))
+        score = model.score(x) + 1e-9 * rng.random(len(short))
         return self._best(pool.rows[short], score, n)
 
     def _hinted(self, pool: Pool, n: int) -> list[Rows]:
@@ -324,10 +283,10 @@ class Arm:
             order = np.concatenate([order[: limit // 2], rng.permutation(order[limit // 2 :])[: limit - limit // 2]])
         return np.sort(order)
 
-    def _elite(self) -> Rows:
+    def _elite(self, niche: Niche | None) -> Rows:
         """Parents: the best trials, and as many that are the best of their own neighbourhood (no better one within two
         knobs), so that a broad plateau of near-equals does not crowd out the basin beside it."""
-        rows, times = self.trials()
+        rows, times = self._view(niche)
         order = [i for i in np.argsort(times, kind="stable") if np.isfinite(times[i])][: 8 * self.settings.elite]
         half = self.settings.elite // 2
         heads: list[int] = []
@@ -336,31 +295,30 @@ class Arm:
                 heads.append(int(i))
         return rows[list(dict.fromkeys([*order[: self.settings.elite - len(heads)], *heads]))]
 
-    def _cross(self, n: int, rng: np.random.Generator) -> Rows:
-        elite = self._elite()
+    def _cross(self, elite: Rows, n: int, rng: np.random.Generator) -> Rows:
         a, b = (elite[rng.integers(len(elite), size=n)] for _ in range(2))
         return self.space.vary(a, b, rng, self.settings.mutation)
 
-    def _children(self, n: int, rng: np.random.Generator) -> list[Rows]:
+    def _children(self, n: int, rng: np.random.Generator, niche: Niche | None) -> list[Rows]:
         chosen: list[Rows] = []
-        elite = self._elite()
-        for _ in range(4 * n):
+        elite = self._elite(niche)
+        for _ in range(4 * n if len(elite) else 0):
             if len(chosen) >= n:
                 break
             if rng.random() < self.settings.steps:
-                near = self.free(self.space.steps(elite[rng.integers(len(elite))]))
+                near = self._inside(self.free(self.space.steps(elite[rng.integers(len(elite))])), niche)
                 brood = near[rng.permutation(len(near))[:1]]
             else:
-                brood = self._cross(8, rng)
+                brood = self._inside(self._cross(elite, 8, rng), niche)
             for child in brood:
                 if len(chosen) < n and self.take(child):
                     chosen.append(child)
                     break
         return chosen
 
-    def _spread(self, n: int, rng: np.random.Generator) -> list[Rows]:
+    def _spread(self, n: int, rng: np.random.Generator, niche: Niche | None) -> list[Rows]:
         """Random rows far apart: each is the farthest, in knob coordinates, of a few draws."""
-        pool = self.free(self.space.grid.sample(max(64, n * self.settings.spread), rng))
+        pool = self._inside(self.free(self.space.grid.sample(max(64, n * self.settings.spread), rng)), niche)
         if not len(pool):
             return []
         c = self.space.coordinates(pool)

@@ -14,9 +14,7 @@ from .trial import Candidate, Measurement, Resources
 GAIN = 0.005
 """Improvements smaller than this are not gains."""
 LEAST = 96
-"""Trials without a gain before any stop: the search forgets after half of them, and what it then finds must have
-time.
-"""
+"""Trials without a gain before any stop: time enough for every niche of a stalled search to have had its turn."""
 PATIENCE = ((0.30, 0.5), (0.20, 1.5), (0.10, 3.0), (0.05, 5.0))
 """(risk, patience): stop when the trials since the last gain are ``patience`` times those until it. The risk is the
 share of runs in which the best at that moment is more than 1 % slower than the best after 200 trials. The figures are
