@@ -275,6 +275,15 @@ int decode_vector(Decoder& d) {
   int k = d.choose({"v2", "v4", "v8"}, 3);
   return k == 3 ? 1 : 2 << k;
 }
+// The address. Parameters by name: the kernel's at their offset, a call's in local memory.
+void decode_place(Decoder& d, Instr& i) {
+  Operand o = d.peek();
+  bool named = i.space == Space::Param && o.kind == Operand::Symbol;
+  int param = named ? d.param_offset(o.symbol) : -1, local = named ? d.call_param(o.symbol) : -1;
+  if (local < 0) i.mem = d.address();
+  else d.skip(), i.space = Space::Local, i.mem = {-1, false, o.offset + local};
+  if (param >= 0) i.mem = {-1, false, o.offset + param};
+}
 void decode_load(Decoder& d, Instr& i) {
   i.flags = decode_order(d, false);
   i.space = d.space(Space::Generic);
@@ -290,16 +299,7 @@ void decode_load(Decoder& d, Instr& i) {
   if (type_size(i.type) == 8 && width != 8) d.refuse("the destination is too narrow");
   i.regs = d.destinations(width, count);
   if (count > 1 && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which elements are used
-  Operand o = d.peek();
-  bool named = i.space == Space::Param && o.kind == Operand::Symbol;
-  int param = named ? d.param_offset(o.symbol) : -1, local = named ? d.call_param(o.symbol) : -1;
-  if (local >= 0) {
-    d.skip();
-    i.space = Space::Local, i.mem = {-1, false, o.offset + local};
-  } else {
-    i.mem = d.address();
-  }
-  if (param >= 0) i.mem = {-1, false, o.offset + param};
+  decode_place(d, i);
   if (hint) d.source(8);
   d.kernel().note_access(i.space, type_size(i.type) * count);
   i.run = width == 8 ? by_type<u64>(i.type, i.space, false) : by_type<u32>(i.type, i.space, false);
@@ -312,14 +312,7 @@ void decode_store(Decoder& d, Instr& i) {
   bool hint = decode_cache(d, true);
   int count = decode_vector(d);
   i.type = d.type();
-  Operand o = d.peek();
-  int local = i.space == Space::Param && o.kind == Operand::Symbol ? d.call_param(o.symbol) : -1;
-  if (local >= 0) {
-    d.skip();
-    i.space = Space::Local, i.mem = {-1, false, o.offset + local};
-  } else {
-    i.mem = d.address();
-  }
+  decode_place(d, i);
   Operand first = d.peek();
   Operand element = first.kind == Operand::Vector ? first.parts[0] : first;
   int width = element.kind == Operand::Register ? (element.width == 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;

@@ -89,26 +89,18 @@ inline float round_float(double x, Round r) {
   }
   return float(y);
 }
-inline u16 round_half(double x, Round r) {
+// The same for a 16-bit format; beyond its largest number comes infinity, or that number when r does not lead away from zero.
+inline u16 round_small(double x, Round r, int mantissa, int min_exponent, double largest, u16 infinity) {
   if (x != x) return 0x7FFF;
-  if (std::isinf(x)) return x < 0 ? 0xFC00 : 0x7C00;
-  double y = round_to(x, 10, -14, r);
-  if (std::fabs(y) > 65504) {
-    bool to_zero = r == Round::Zero || (r == Round::Up && x < 0) || (r == Round::Down && x > 0);
-    return u16((x < 0 ? 0x8000 : 0) | (to_zero ? 0x7BFF : 0x7C00));
-  }
-  return float_to_half(float(y));
+  const u16 sign = x < 0 ? 0x8000 : 0;
+  if (std::isinf(x)) return sign | infinity;
+  double y = round_to(x, mantissa, min_exponent, r);
+  if (std::fabs(y) <= largest) return mantissa == 7 ? u16(bit_cast<u32>(float(y)) >> 16) : float_to_half(float(y));
+  bool to_zero = r == Round::Zero || (r == Round::Up && x < 0) || (r == Round::Down && x > 0);
+  return u16(sign | (infinity - to_zero));
 }
-inline u16 round_bf16(double x, Round r) {
-  if (x != x) return 0x7FFF;
-  if (std::isinf(x)) return x < 0 ? 0xFF80 : 0x7F80;
-  double y = round_to(x, 7, -126, r);
-  if (std::fabs(y) > 3.3895313892515355e38) {
-    bool to_zero = r == Round::Zero || (r == Round::Up && x < 0) || (r == Round::Down && x > 0);
-    return u16((x < 0 ? 0x8000 : 0) | (to_zero ? 0x7F7F : 0x7F80));
-  }
-  return u16(bit_cast<u32>(float(y)) >> 16);
-}
+inline u16 round_half(double x, Round r) { return round_small(x, r, 10, -14, 65504, 0x7C00); }
+inline u16 round_bf16(double x, Round r) { return round_small(x, r, 7, -126, 3.3895313892515355e38, 0x7F80); }
 inline u32 round_tf32(float f, Round r) {
   u32 u = bit_cast<u32>(f);
   if (f != f) return 0x7FFFFFFF;
