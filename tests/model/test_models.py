@@ -7,8 +7,9 @@ import pytest
 
 from gpu_tune.errors import CorruptData
 from gpu_tune.model.evaluation import pairwise_accuracy, top_k
-from gpu_tune.model.ranker import Ranker, grades
+from gpu_tune.model.ranker import LARGE, POOLED, Ranker, grades, pooled
 from gpu_tune.model.smooth import Smooth, expected_improvement
+from gpu_tune.model.transfer import BEST_ROWS, GROUPS, OTHER_ROWS
 
 RNG = np.random.default_rng(5)
 X = RNG.random((60, 4))
@@ -26,6 +27,20 @@ def test_the_ranker_orders_unseen_configs_and_is_deterministic() -> None:
     assert sum(gain.values()) == pytest.approx(1.0) and next(iter(gain)) == "b__c"
     shap = fitted[0].contributions(new[:5])
     assert shap.shape == (5, 5) and np.allclose(shap.sum(axis=1), fitted[0].score(new[:5]))
+
+
+def test_many_trials_of_many_groups_get_a_larger_model_and_a_search_never_does() -> None:
+    assert pooled(GROUPS * (BEST_ROWS + OTHER_ROWS)) == POOLED and pooled(100_000) == LARGE
+    rng = np.random.default_rng(8)
+    x = rng.random((1200, 3))
+    x[:, 2] = np.repeat(x[::30, 2], 30)  # what is best depends on the group
+    times = 1.0 + np.abs(x[:, 0] - x[:, 2]) + 0.2 * x[:, 1]
+    models = [Ranker.fit(x[:900], times[:900], [30] * 30, shape=LARGE, seed=1) for _ in range(2)]
+    assert models[0] is not None and models[1] is not None
+    score = models[0].score(x[900:])
+    assert np.array_equal(score, models[1].score(x[900:]))
+    accuracy = [pairwise_accuracy(score[i : i + 30], times[900 + i : 930 + i]) for i in range(0, 300, 30)]
+    assert np.mean(accuracy) > 0.85
 
 
 def test_failures_teach_the_ranker_to_avoid_their_kind() -> None:
