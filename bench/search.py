@@ -5,7 +5,8 @@
 
 Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed
 batches of 16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every
-other device whose space of the same kernel is among the arguments); ``cold-late`` (``cold``, but a batch is chosen
+other device whose space of the same kernel is among the arguments; where there is none it is ``cold``, so that means
+over the spaces that have one are told beside); ``cold-late`` (``cold``, but a batch is chosen
 before the previous one's results are known, with smaller first batches, as ``--pipelined`` does for all);
 ``kt:NAME``, a Kernel Tuner strategy with default options where that package is installed (a fresh Searchspace each
 run). Counted are distinct configs, failures included; a run that ends early keeps its last value. Ratios are optimum
@@ -287,6 +288,12 @@ def show(result: dict[str, Any], marks: Sequence[int]) -> str:
         lines.append(
             f"{name:28}{cells}{r['trials_to']['0.95']:>9.0f}{r['trials_to']['0.99']:>9.0f}{r['seconds']:>8.2f}"
         )
+    part = result.get("with_other_devices")
+    if part:
+        lines.append(f"the same over the {len(part['spaces'])} spaces with records of other devices")
+    for name, r in part["searchers"].items() if part else ():
+        cells = "".join(f"{x:>8.3f} [{a:.3f}-{b:.3f}]" for x, a, b in zip(r["ratio"], r["low"], r["high"]))
+        lines.append(f"{name:28}{cells}{r['trials_to']['0.95']:>9.0f}{r['trials_to']['0.99']:>9.0f}")
     for name, r in result["searchers"].items():
         stops = "  ".join(f"risk {k}: {v['trials']:.0f} trials, {v['lost']:.1%} lost" for k, v in r["plateau"].items())
         lines.append(f"{name:28} plateau rule: {stops}")
@@ -382,6 +389,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         for s in searchers:
             table[s]["seconds"] = float(np.mean(spent[s]))
+        related = [names[path] for path in args.spaces if "warm" in searchers and kin(path, args.spaces)]
+        if 0 < len(related) < len(names):
+            part = summary({s: {n: by[n] for n in related} for s, by in done.items()}, marks)
+            keys = ("ratio", "low", "high", "trials_to")
+            result["with_other_devices"] = {
+                "spaces": sorted(related),
+                "searchers": {s: {k: part[s][k] for k in keys} for s in searchers},
+            }
         print(show(result, marks))
         if args.json:
             Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
