@@ -149,6 +149,11 @@ def explain(mutant: Mutant, code: Code) -> tuple[bool, str]:
             "what is accessed before it and what is written after it lie at different addresses in this workload (the "
             "last tile of K in another stage than what follows overwrites)"
         )
+    if mutant.kind.startswith("drop mbarrier.arrive"):
+        return False, (
+            "the phase that the arrival would complete is never waited for, else nobody could go on: it is the last "
+            "turn of this run"
+        )
     if mutant.kind == "arrivals expected + 1":
         return False, (
             "the phase that it delays is never waited for, else nobody could go on: the first turn is free, and this "
