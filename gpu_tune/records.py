@@ -309,7 +309,11 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
     kinds = sorted({(r.measurement.candidate.template, r.workload.key, r.chip) for r in found})
     if len(kinds) != 1:
         several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
-        told = f"are of {len(kinds)} kinds ({several})" if kinds else "are none"
+        if not kinds:
+            raise InvalidInput(
+                "records", rule="there are none of that kind", remedy="gpu-tune records lists what there is"
+            )
+        told = f"are of {len(kinds)} kinds ({several})"
         raise InvalidInput("records", len(found), told, "choose one with --template, --workload and --chip")
     last = {r.measurement.candidate.config.key: r.measurement for r in found}
     values: dict[str, list[Any]] = {name: [] for name in found[-1].measurement.candidate.config}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import textfiles
 from . import workload as wl
 from .errors import CorruptData, InvalidInput
 from .workload import Workload
@@ -62,7 +63,7 @@ def load(name: str, **overrides: Any) -> Suite:
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise InvalidInput("suite", name, f"does not exist{hint}", f"use a .json file or one of {', '.join(names())}")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(textfiles.read(path))
         columns, rows, defaults = data["columns"], data["rows"], data["defaults"]
         if not isinstance(defaults, Mapping) or any(len(row) != len(columns) for row in rows):
             raise TypeError("a row has another length than columns")

@@ -332,11 +332,11 @@ def test_records_and_replay_refuse_what_they_cannot_read(home, tmp_path):
     for args, said in (
         (["records", "--import", str(tmp_path / "none")], "cannot be read"),
         (["records", "--import", str(tmp_path / "junk.jsonl")], "holds no record"),
-        (["records", "--t4", str(tmp_path / "t4.json")], "records: 0 are none"),
+        (["records", "--t4", str(tmp_path / "t4.json")], "records: there are none of that kind"),
         (["records", "--csv", str(tmp_path / "none" / "x.csv")], "cannot be written"),
         (["replay", str(tmp_path / "none.json")], "none.json"),
         (["replay", str(tmp_path / "junk.json")], "neither a Kernel Tuner cache file"),
-        (["replay", str(tmp_path / "junk.jsonl")], "are none"),
+        (["replay", str(tmp_path / "junk.jsonl")], "there are none"),
     ):
         assert said in run(*args, code=2).stderr
 

@@ -318,13 +318,18 @@ def test_an_edited_kernel_with_a_bug_is_caught(emitted: Path) -> None:
     assert str(emitted) in next(iter(report.classes.values())).command
 
 
-@pytest.mark.parametrize("damage", ["missing", "not json", "no plan", "no workload"])
+@pytest.mark.parametrize("damage", ["missing", "not json", "a list", "endless", "no plan", "no workload"])
 def test_a_kernel_without_its_plan_is_refused(emitted: Path, damage: str) -> None:
     facts = emitted.parent / "launch.json"
     if damage == "missing":
         facts.unlink()
     elif damage == "not json":
         facts.write_text("{")
+    elif damage == "a list":
+        facts.write_text("[]")
+    elif damage == "endless":
+        facts.unlink()
+        facts.symlink_to("/dev/zero")
     else:
         body = json.loads(facts.read_text())
         del body[damage.split()[1]]

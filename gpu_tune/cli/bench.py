@@ -6,11 +6,11 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import textfiles
 from ..errors import GpuTuneError, InvalidInput
 from ..report import Row
 from ..trial import MEASURED
@@ -228,7 +228,7 @@ def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     if report_file is not None:
-        Path(report_file).write_text(report_page.page(rows, place, suite.title, facts))
+        textfiles.write(report_file, report_page.page(rows, place, suite.title, facts))
     if as_json:
         options.echo_json(
             {

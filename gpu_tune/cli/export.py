@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .. import textfiles
 from ..errors import InvalidInput, NotTuned, StoreError
 from ..store import Store
 from ..trial import MEASURED, MODELLED
@@ -43,7 +44,7 @@ def command(
             path = destination.publish(w)
             if cpp:
                 try:
-                    (path / "kernel.hpp").write_text(header(w.plan, w.workload, chip=w.chip, view=w.view))
+                    textfiles.write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
                 except OSError as error:
                     raise StoreError(f"{path / 'kernel.hpp'} cannot be written: {error.strerror}") from error
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})

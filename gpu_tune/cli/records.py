@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import textfiles
 from ..errors import InvalidInput
 from ..trial import MEASURED, MODELLED, REPLAYED
 from . import options
@@ -77,7 +77,7 @@ def _import(book: Any, names: tuple[str, ...]) -> None:
     texts = []
     for name in names:  # read all before anything is written
         try:
-            texts.append((name, Path(name).read_text(errors="replace")))
+            texts.append((name, textfiles.read(name)))
         except OSError as error:
             raise InvalidInput(
                 "--import", name, f"cannot be read ({error.strerror})", "name a .jsonl file of records"
@@ -159,6 +159,6 @@ def _write(name: str, text: str) -> None:
         click.echo(text, nl=False)
         return
     try:
-        Path(name).write_text(text)
+        textfiles.write(name, text)
     except OSError as error:
         raise InvalidInput("--csv", name, f"cannot be written ({error.strerror})", "name another file") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import textfiles
 from ..errors import CorruptData, InvalidInput
 from . import options
 
@@ -91,7 +91,7 @@ def _load(file: str, template: str | None, key: str | None, chip: str | None) ->
     if not file.endswith(".jsonl"):
         return interchange.load(file)
     try:
-        text = Path(file).read_text(errors="replace")
+        text = textfiles.read(file)
     except OSError as error:
         raise InvalidInput("FILE", file, f"cannot be read ({error.strerror})", "name a file") from error
     found = [

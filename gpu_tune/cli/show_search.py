@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .. import textfiles
 from ..emit import duration
 from ..trial import MODELLED
 from ..workload import Workload
@@ -25,7 +26,7 @@ def show(workload: Workload, *, device: str | None, as_json: bool, seed: int, re
     if report_file is not None:
         from ..report_search import page
 
-        Path(report_file).write_text(page(facts), encoding="utf-8")
+        textfiles.write(report_file, page(facts))
     if as_json:
         options.echo_json(facts)
     else:

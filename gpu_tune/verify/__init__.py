@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import emulator
+from .. import emulator, textfiles
 from ..device import by_name
 from ..errors import CompilerMissing, CorruptData, GpuTuneError, InvalidInput
 from ..plan import LaunchPlan
 from ..space.knob import Config
+from ..store import LIMITS
 from ..templates.base import Numerics, Template, registry
 from ..workload import from_dict
 from .branches import Branch
@@ -157,15 +158,20 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
     source = Path(path)
     source = source / "kernel.cu" if source.is_dir() else source
     try:
-        code = source.read_text()
-        data = json.loads((source.parent / "launch.json").read_text())
+        code = textfiles.read(source, LIMITS["kernel.cu"])
+        data = json.loads(textfiles.read(source.parent / "launch.json", LIMITS["launch.json"]))
+        if not isinstance(data, dict):
+            raise TypeError("launch.json is not an object")
         view = data.get("view")
         workload = from_dict(view["workload"] if view else data["workload"])
         plan, device, arch = LaunchPlan.from_json(data["plan"]), by_name(data["device"]), str(data["arch"])
         name, config = str(data["template"]), data["config"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise CorruptData(f"{source}: its launch.json lacks {error}; it needs the one it was emitted with") from error
+    except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise CorruptData(
-            f"{source}: cannot be verified ({error!s}); it needs the launch.json it was emitted with"
+            f"{source}: cannot be verified ({why}); it needs the launch.json it was emitted with"
         ) from error
     template = registry().get(name)
     report, start = SweepReport(str(path)), time.perf_counter()
