@@ -47,6 +47,10 @@ class Settings:
     """Configs scored in a space that is not scored whole."""
     smooth_trials: int = 160
     smooth_pool: int = 256
+    niche_trials: int = 80
+    niche_pool: int = 4096
+    """The same limit for a niche's model, and how many of the rows inside it chooses from: a niche must not
+    double what a batch costs."""
     early: int = 8
     """Batch until ``early_until`` trials were told: what the first ones teach is worth more than their number."""
     early_until: int = 64
@@ -89,7 +93,7 @@ class Arm(Log):
         super().__init__(space, settings.gain)
         self.settings, self.seed = settings, seed
         self._listed: Pool | None = None
-        self._keys: list[bytes] = []
+        self._place: dict[bytes, int] = {}
         self.prior: Prior | None = None
 
     def learn(self, pasts: Sequence[Past]) -> None:
@@ -127,6 +131,8 @@ class Arm(Log):
             chosen += self._spread(n - len(chosen), rng, None)
         elif n:
             smooth, trees, children = self._shares(n)
+            if niche is not None:
+                smooth, trees = smooth + trees, 0  # the smooth model needs fewer trials
             if few:
                 chosen += self._spread(smooth + trees, rng, niche)
             elif smooth or trees:
@@ -176,10 +182,14 @@ class Arm(Log):
         if every is not None:
             if self._listed is None:
                 self._listed = self._described(every)
-                self._keys = [row.tobytes() for row in every]
-            free = np.fromiter((k not in self.taken for k in self._keys), dtype=np.bool_, count=len(every))
+                self._place = {row.tobytes(): i for i, row in enumerate(every)}
+            free = np.ones(len(every), dtype=np.bool_)
+            free[[self._place[key] for key in self.taken if key in self._place]] = False
             if niche is not None:
                 free &= niche.holds(every)
+                inside = rng.permutation(np.flatnonzero(free))[: self.settings.niche_pool]
+                free = np.zeros(len(every), dtype=np.bool_)
+                free[inside] = True
             whole = self._listed
             assert whole.features is not None
             hint = None if whole.hint is None else whole.hint[free]
@@ -209,7 +219,7 @@ class Arm(Log):
             direct = int(share * trees + rng.random())
             chosen += self._hinted(pool, direct)
         y = worth(times)
-        some = self._subset(y, rng)
+        some = self._subset(y, self.settings.smooth_trials if niche is None else self.settings.niche_trials, rng)
         pending = self.pending()
         mine, flying, c = self.space.coordinates(rows[some]), self.space.coordinates(pending), pool.coordinates
         told, trend = y[some], np.zeros(len(pool.rows))
@@ -229,7 +239,7 @@ class Arm(Log):
             if self.take(pool.rows[short[i]]):
                 chosen.append(pool.rows[short[i]])
         if pool.features is not None:
-            short = np.arange(len(mean))
+            short = np.arange(len(mean))  # all of them: a shortlist of the smooth model's would share its errors
         chosen += self._by_trees(pool, short, rows, times, trees - direct, rng)
         return chosen
 
@@ -275,9 +285,9 @@ class Arm(Log):
                 chosen.append(rows[i])
         return chosen
 
-    def _subset(self, y: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.intp]:
+    @staticmethod
+    def _subset(y: NDArray[np.float64], limit: int, rng: np.random.Generator) -> NDArray[np.intp]:
         """The smooth model's trials: all, or the better half of its limit and a draw from the rest."""
-        limit = self.settings.smooth_trials
         order = np.argsort(-y, kind="stable")
         if len(y) > limit:
             order = np.concatenate([order[: limit // 2], rng.permutation(order[limit // 2 :])[: limit - limit // 2]])

@@ -129,7 +129,7 @@ class Ranker:
                 np.asarray(x, dtype=np.float32), label, group=sizes, feature_name=titles, free_raw_data=True
             )
             try:
-                return cls(lightgbm.train({**parameters, **cautious}, data, shape.trees))
+                return cls(lightgbm.train({**parameters, **cautious}, data, shape.trees, keep_training_booster=True))
             except (
                 lightgbm.basic.LightGBMError
             ):  # numerically empty splits (4.7: "left_count > 0"); larger leaves avoid them
