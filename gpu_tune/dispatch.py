@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import numbers
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,10 @@ from .kernel import TunedKernel
 from .records import now
 from .reference import cast, reference
 from .space.space import TemplateSpace
-from .store import Store, Winner, lookup
+from .store import Store, Winner, lookup, opened
 from .templates.base import Template, render
 from .trial import MEASURED
-from .where import command, variants, where
+from .where import command, known, variants, where
 from .workload import Conv2d, Matmul, Workload
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def load(
     workload: Workload,
     *,
     device: Device | str | None = None,
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     strict: bool | None = None,
     templates: Mapping[str, Template] | None = None,
 ) -> TunedKernel:
@@ -51,6 +53,8 @@ def load(
     compiled (``match == "default"``), with a warning that names the command which would tune it; with ``strict`` or
     ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, winners of the modelled device answer.
     """
+    known(workload)
+    store = opened(store)
     place, source = where(device)
     found = lookup(workload, place.chip, source, store=store)
     if found is not None:
@@ -77,7 +81,7 @@ def matmul(
     out_dtype: str = "",
     scales: str = "none",
     math: tuple[str, ...] = (),
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     **vectors: Any,
 ) -> Any:
     """``epilogue(alpha * A @ B + beta * C)`` by our kernel or the vendor library, whichever is known to be faster.
@@ -90,6 +94,13 @@ def matmul(
     for name, seen in (("a", first), ("b", second)):
         if len(seen.shape) not in (2, 3):
             raise InvalidInput(f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
+        if len(seen.shape) > 1 and seen.shape[-1] > 1 and seen.strides[-1] != 1:
+            rule = "are not those of contiguous rows"
+            remedy = "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it"
+            raise InvalidInput(f"{name} strides (elements)", seen.strides, rule, remedy)
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise InvalidInput(name, value, "is not a number", "give a Python float")
     _layout(layout)
     m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
     n = second.shape[-1] if layout[1].lower() == "n" else second.shape[-2]
@@ -130,7 +141,7 @@ def conv2d(
     out_dtype: str = "",
     scales: str = "none",
     math: tuple[str, ...] = (),
-    store: Store | None = None,
+    store: Store | Path | str | None = None,
     **vectors: Any,
 ) -> Any:
     """A 2-D convolution by our kernel or the vendor library, whichever is known to be faster; see :func:`matmul`.
@@ -171,15 +182,19 @@ def _dispatch(
     operands: dict[str, Any],
     scalars: dict[str, float],
     out: Any,
-    store: Store | None,
+    store: Store | Path | str | None,
 ) -> Any:
     specs = workload.arrays()
     for name, value in operands.items():
         if name not in specs:
             raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
         arrays.check(name, arrays.see(name, value), specs[name], 1)
+    for name in specs:
+        if name not in operands and name != "out":
+            raise InvalidInput(name, rule=f"is missing: {workload.key} needs it", remedy=f"pass {name}=")
     if first.place == arrays.HOST:
         return _on_host(workload, operands, scalars, out)
+    store = opened(store)
     kernel = _chosen(workload, first.device, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
     given = [arrays.see(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
     aligned = all(seen.pointer % workload.alignment == 0 for seen in given)
@@ -215,6 +230,8 @@ def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[s
     if out is None:
         return result
     arrays.check("out", arrays.see("out", out), workload.arrays()["out"], 1)
+    if not np.asarray(out).flags.writeable:
+        raise InvalidInput("out", rule="cannot be written", remedy="pass a writable array, or leave it out")
     np.asarray(out)[...] = result
     return out
 

@@ -127,6 +127,9 @@ class Records:
     folder: Path = field(default_factory=lambda: folders.root() / "records")
     _open: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder).expanduser().absolute()
+
     def prepare(self) -> None:
         """Make the folder; StoreError when it cannot be written or trusted."""
         folders.prepare(self.folder)

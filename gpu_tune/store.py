@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import folders
-from .errors import CorruptData, StoreError
+from .errors import CorruptData, InvalidInput, StoreError
 from .folders import root
 from .trial import MEASURED, MODELLED
 from .winner import Winner, digest
@@ -152,6 +152,15 @@ class Store:
         if not self.trusted:
             for folder in (self.folder, *(p for p in path.parents if self.folder in p.parents), path):
                 folders.check_trusted(folder)
+
+
+def opened(store: Store | Path | str | None) -> Store | None:
+    """A store that was given as such or by its folder's name; InvalidInput on anything else."""
+    if store is None or isinstance(store, Store):
+        return store
+    if not isinstance(store, str | os.PathLike) or "\0" in str(store):
+        raise InvalidInput("store", store, "is neither a Store nor a folder", "give gpu_tune.Store(folder)")
+    return Store(store)
 
 
 def lookup(

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import dispatch, nvrtc
@@ -24,12 +25,12 @@ from .measure.base import Measurer
 from .records import Record, Records
 from .space.knob import Config
 from .space.space import Space, TemplateSpace
-from .store import Store, Winner, lookup
+from .store import Store, Winner, lookup, opened
 from .target import Target
 from .templates.base import Template
 from .trial import MEASURED, Candidate, Measurement, Rule
 from .verdict import winner_of
-from .where import Variant, variants, where
+from .where import Variant, known, variants, where
 from .workload import Workload
 
 log = logging.getLogger(__name__)
@@ -117,8 +118,8 @@ def tune(
     target: float | str | None = None,
     seed: int = 0,
     jobs: int | None = None,
-    store: Store | None = None,
-    records: Records | None = None,
+    store: Store | Path | str | None = None,
+    records: Records | Path | str | None = None,
     on_trial: OnTrial | None = None,
     force: bool = False,
     executor: str | None = None,
@@ -131,13 +132,16 @@ def tune(
     recorded: the same call resumes, and returns at once when the stored winner has had that much; ``effort`` (``quick``
     or ``full``) bounds it when neither is given. ``target`` ends it sooner: 1.03 when ours is confirmed to beat the
     fastest vendor library by 3 % (which is timed before the search), "350us" when a run takes that little. ``force``
-    starts afresh. Ctrl-C ends the search and keeps the best so far. ``on_trial`` gets a
-    :class:`~gpu_tune.budget.Progress` after every trial. ``executor``: the ``dask://host:port`` to measure on. Raises
+    starts afresh. ``store`` and ``records``: instead of the user's (a folder will do). Ctrl-C ends the search and keeps
+    the best so far. ``on_trial`` gets a :class:`~gpu_tune.budget.Progress` after every trial. ``executor``: the
+    ``dask://host:port`` to measure on. Raises
     InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
     """
     budget = Budget(trials, seconds, effort, None if target is None else Target.parse(target))
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
+    known(workload)
+    explicit = opened(store)
     with contextlib.ExitStack() as open_:
         measurer: Measurer | None = None
         if executor:  # the workers, not this machine, say what device it is
@@ -152,8 +156,8 @@ def tune(
             rule = f"compares with a vendor library, and the modelled {place.name} has none"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
         hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
-        home, book = store or Store(), records or Records()
-        found = None if force else lookup(workload, place.chip, source, store=home, user=store is None)
+        home, book = explicit or Store(), records if isinstance(records, Records) else _book(records)
+        found = None if force else lookup(workload, place.chip, source, store=home, user=explicit is None)
         current = found is not None and hashes.get(found[0].template) == found[0].template_hash
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
         if stored is not None and found is not None and not _outdated(stored, drivers):
@@ -195,6 +199,10 @@ def tune(
     if on_trial is not None:
         on_trial(progress)
     return TunedKernel(winner, path=path)
+
+
+def _book(folder: Path | str | None) -> Records:
+    return Records() if folder is None else Records(Path(folder))
 
 
 def _outdated(winner: Winner, drivers: Collection[str]) -> bool:

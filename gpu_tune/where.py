@@ -8,11 +8,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .device import DEFAULT, Device, by_name
-from .errors import MeasureError, Unsupported
+from .errors import InvalidInput, MeasureError, Unsupported
 from .measure import detect_device
 from .templates.base import Template, registry
 from .trial import MEASURED, MODELLED
 from .workload import View, Workload
+
+KINDS = ("auto", "gpu", "modelled")
+"""What ``tune`` may be told to measure on; ``auto`` takes the GPU where there is one."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,24 @@ def variants(workload: Workload, device: Device, templates: Mapping[str, Templat
     return found
 
 
+def known(workload: object) -> Workload:
+    """``workload`` itself; InvalidInput when it is none."""
+    if not isinstance(workload, Workload):
+        raise InvalidInput(
+            "workload", workload, "is not a Matmul or Conv2d", "give one, such as gpu_tune.Matmul(m, n, k)"
+        )
+    return workload
+
+
 def where(device: Device | str | None = None, kind: str = "auto") -> tuple[Device, str]:
     """The device that a call means, and ``measured`` (this machine's GPU, if it is meant) or ``modelled``."""
+    if kind not in KINDS:
+        raise InvalidInput("kind", kind, "is unknown", f"use one of {', '.join(KINDS)}")
     wanted = by_name(device) if isinstance(device, str) else device
+    if not isinstance(wanted, Device | None):
+        raise InvalidInput(
+            "device", wanted, "is no device", "give a chip's name, such as 'nvidia-h200', or leave it out"
+        )
     found = detect_device() if kind in ("auto", "gpu") else None
     if found is not None and (wanted is None or wanted.chip == found.chip):
         return found, MEASURED

@@ -184,3 +184,38 @@ def test_the_command_that_tunes_a_workload_says_all_that_differs_from_the_defaul
     )
     conv = Conv2d(1, 8, 9, 9, 8, 3, 3, padding=(0, 1, 2, 1), stride=2)
     assert command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc --dtype float16")
+
+
+A, B = np.ones((8, 4), np.float32), np.ones((4, 6), np.float32)
+SQUARE = np.ones((4, 4), np.float32)
+FROZEN = np.broadcast_to(np.float32(0), (8, 6)).copy()
+FROZEN.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: gt.matmul(A, B, epilogue="bias"), "bias: is missing: .* pass bias="),
+        (lambda: gt.matmul(A, B, alpha="x"), "alpha: 'x' is not a number"),
+        (lambda: gt.matmul(A, B, alpha=np.ones(3)), "alpha: .* is not a number"),
+        (lambda: gt.matmul(A, B, beta=True), "beta: True is not a number"),
+        (lambda: gt.matmul(A, B, out=FROZEN), "out: cannot be written"),
+        (lambda: gt.matmul(A, np.ones((6, 4), np.float32).T), r"b strides .*\(1, 4\) .* layout='nt'"),
+        (lambda: gt.load("matmul"), "workload: 'matmul' is not a Matmul or Conv2d"),
+        (lambda: gt.load(gt.Matmul(8, 8, 8), store=3), "store: 3 is neither a Store nor a folder"),
+        (lambda: gt.load(gt.Matmul(8, 8, 8), device=3), "device: 3 is no device"),
+        (lambda: gt.tune({"m": 3}, trials=2), "workload: .* is not a Matmul or Conv2d"),
+        (lambda: gt.tune(gt.Matmul(8, 8, 8), kind="cpu", trials=2), "kind: 'cpu' is unknown; use one of auto"),
+        (lambda: gt.tune(gt.Matmul(8, 8, 8), store="a\0b", trials=2), "store: .* is neither"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_error(no_gpu, call, said):
+    with pytest.raises(InvalidInput, match=said):
+        call()
+
+
+def test_a_store_may_be_given_by_its_folder(no_gpu, tmp_path):
+    home, w = Store(tmp_path / "kernels"), Matmul(64, 64, 64)
+    published = replace(toy_winner_for(w), source="modelled")
+    home.publish(published)
+    assert gt.load(w, store=str(home.folder)).winner == published

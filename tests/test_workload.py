@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,3 +142,10 @@ def test_bad_input_is_refused_by_name_value_rule_and_remedy(make, said):
         make()
     for word in said:
         assert word in str(error.value)
+
+
+def test_integers_of_numpy_are_integers():
+    whole = np.int64
+    assert Matmul(whole(4), 4, 8, lda=whole(8)) == Matmul(4, 4, 8)
+    conv = Conv2d(1, 4, 8, 8, 8, 3, 3, stride=whole(2), padding=(whole(1), 1), dilation=whole(1))
+    assert conv == Conv2d(1, 4, 8, 8, 8, 3, 3, stride=2, padding=1) and type(conv.padding[0]) is int

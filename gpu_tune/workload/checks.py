@@ -65,11 +65,14 @@ def vector_dtype(out_dtype: str) -> str:
     return out_dtype if out_dtype in ("float32", "float16", "bfloat16") else "float32"
 
 
+def _whole(value: Any) -> Any:
+    """NumPy's and others' integers as Python's; anything else as it is."""
+    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
 def positive(w: Any, name: str) -> None:
-    value = getattr(w, name)
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        value = value.__index__()
-        object.__setattr__(w, name, value)
+    value = _whole(getattr(w, name))
+    object.__setattr__(w, name, value)
     if type(value) is not int or not 1 <= value <= MAX_DIM:
         raise InvalidInput(
             f"{type(w).__name__} {name}", value, f"is not an integer from 1 to {MAX_DIM}", "give a positive size"
@@ -89,7 +92,7 @@ def choice(w: Any, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def leading_dimension(w: Any, name: str, columns: int) -> None:
-    value = getattr(w, name)
+    value = _whole(getattr(w, name))
     if value in (0, None):
         value = columns
     if type(value) is not int or not columns <= value <= MAX_DIM:
@@ -103,14 +106,18 @@ def leading_dimension(w: Any, name: str, columns: int) -> None:
 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    one = _whole(value)
+    pair = (one, one) if isinstance(one, int) else tuple(map(_whole, value)) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or any(type(v) is not int or not least <= v <= 65535 for v in pair):
         raise InvalidInput(f"Conv2d {name}", value, f"is not an integer or a pair (rows, columns) of at least {least}")
     return pair
 
 
 def sides(value: Any) -> tuple[int, int, int, int]:
-    sides = (value,) * 4 if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    one = _whole(value)
+    sides = (
+        (one,) * 4 if isinstance(one, int) else tuple(map(_whole, value)) if isinstance(value, (tuple, list)) else ()
+    )
     if len(sides) == 2:
         sides = (sides[0], sides[0], sides[1], sides[1])
     if len(sides) != 4 or any(type(v) is not int or not 0 <= v <= 65535 for v in sides):
