@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""
-LINE = 256
-"""Bytes beyond which alignment is taken to make no difference."""
+LINE = 1 << 16
+"""Bytes beyond which alignment is taken to make no difference: vector loads and sectors end at 128, but lines whole
+pages apart also meet in the same parts of the caches."""
+STRIP = 8
+"""Tiles high that the strips are taken to be in which blocks follow one another."""
 NAMES = (
     "log2 threads",
     "log2 shared bytes",
@@ -68,6 +71,11 @@ NAMES = (
     "B transposed",
     "log2 A alignment",
     "log2 B alignment",
+    "SM balance",
+    "log2 blocks per SM",
+    "log2 memory bytes per useful byte",
+    "log2 memory time over least time",
+    "log2 wave bytes per L2 byte",
 )
 _TILES = {
     "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
@@ -153,9 +161,15 @@ def launch_features(launch: Launch, workload: Workload, device: Device) -> list[
     resident = device.resident_blocks(launch.threads, registers, launch.shared_bytes)
     waves = launch.blocks / (device.sm_count * max(resident, 1))
     outputs = m * n * batch * split / launch.blocks
-    tiles = math.ceil(m / tile_m) * math.ceil(n / tile_n) * batch
+    down, across = math.ceil(m / tile_m), math.ceil(n / tile_n)
+    tiles = down * across * batch
     padded = tiles * tile_m * tile_n / (m * n * batch)
-    through_l2 = tiles * (tile_m + tile_n) * k * item + m * n * batch * out_item * (2 * split - 1)
+    written = m * n * batch * out_item * (2 * split - 1)
+    through_l2 = tiles * (tile_m + tile_n) * k * item + written
+    together = min(down * across, device.sm_count * max(resident, 1))  # blocks that share what they read
+    columns = min(math.ceil(together / min(STRIP, down)), across)
+    wave_bytes = (min(math.ceil(together / columns), down) * tile_m + columns * tile_n) * k / split * item
+    traffic = math.ceil(tiles * split / together) * wave_bytes + written
     through_shared = tiles * tile_m * tile_n * k * item / max(1.0, math.sqrt(max(launch.accumulators, 1)))
     peak = device.peak_flops(launch.kind or _KIND[workload.dtype]) or device.peak_flops("fp32")
     compute = workload.flops * padded / peak / (waves / math.ceil(waves)) if waves else 0.0
@@ -199,6 +213,11 @@ def launch_features(launch: Launch, workload: Workload, device: Device) -> list[
         float(device.l2_bytes),
         math.ceil(k / (tile_k * split)) * tile_k * split / k,
         *operands(workload),
+        launch.blocks / (device.sm_count * math.ceil(launch.blocks / device.sm_count)),
+        _log(math.ceil(launch.blocks / device.sm_count)),
+        _log(traffic / workload.bytes),
+        _log(traffic / device.bandwidth / max(workload.flops / peak, workload.bytes / device.bandwidth)),
+        _log(wave_bytes / device.l2_bytes),
     ]
 
 

@@ -43,6 +43,16 @@ def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
     waves = tiles / (H200.sm_count * resident)
     assert feature(space, "last wave share") == pytest.approx(waves / np.ceil(waves), abs=1e-5)
     assert feature(space, "padded work") == 1.0
+    sms = H200.sm_count
+    assert feature(space, "SM balance") == pytest.approx(tiles / (sms * np.ceil(tiles / sms)), abs=1e-5)
+    together = min(tiles, int(sms * resident))
+    columns = min(-(-together // 8), 4096 // bn)
+    wave = (min(-(-together // columns), 4096 // bm) * bm + columns * bn) * 1024 * 4
+    traffic = -(-tiles // together) * wave + 4096 * 4096 * 4
+    assert feature(space, "log2 wave bytes per L2 byte") == pytest.approx(np.log2(wave / H200.l2_bytes), abs=1e-4)
+    assert feature(space, "log2 memory bytes per useful byte") == pytest.approx(
+        np.log2(traffic / SQUARE.bytes), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", sorted(registry()))
@@ -143,7 +153,7 @@ def test_layout_alignment_and_the_padding_of_k_are_features() -> None:
     simt, odd = registry()["matmul_simt"], Matmul(4096, 4096, 1001, dtype="float32", layout="tn", lda=4104)
     space = TemplateSpace(simt, odd, H200)
     names = "A transposed", "B transposed", "log2 A alignment", "log2 B alignment"
-    assert [feature(space, n) for n in names] == [1.0, 0.0, 5.0, 8.0]
+    assert [feature(space, n) for n in names] == [1.0, 0.0, 5.0, 14.0]
     default = space.default()
     assert default is not None
     block, split = default["block_k"], default.get("split_k", 1)
