@@ -28,7 +28,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ import gpu_tune
 from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.interchange import RecordedSpace, load
 from gpu_tune.model.evaluation import pairwise_accuracy, top_k
-from gpu_tune.model.ranker import Ranker, pooled
+from gpu_tune.model.ranker import LARGE, LARGE_ROWS, POOLED, Ranker, pooled
 from gpu_tune.trial import MEASURED, MODELLED
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -354,6 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "command": ["bench/transfer.py", *(argv if argv is not None else sys.argv[1:])],
                 "versions": {**versions, "python": platform.python_version()},
                 "part": args.part,
+                "seed": args.seed,
+                "rankers": {f"below {LARGE_ROWS} trials": asdict(POOLED), "from there": asdict(LARGE)},
                 "rows": rows,
                 "logs": facts,
             }
