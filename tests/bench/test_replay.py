@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -47,9 +48,8 @@ def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
-    search = script("search")
-    import argparse
-
+    script("search")  # puts its rooms on the path
+    search = script("search_runs")
     args = argparse.Namespace(trials=60, batch=16, settings="{}", pipelined=True)
     space = search.space_of(SPACES[0])
     order, _ = search.ours(space, "ga", 0, 60, args, [])
@@ -63,8 +63,9 @@ def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
 
 def test_kernel_tuner_strategies_count_distinct_configs() -> None:
     pytest.importorskip("kernel_tuner", reason="kernel_tuner is not installed")
-    search = script("search")
-    space = search.space_of(SPACES[0])
+    script("search")
+    search = script("search_peers")
+    space = script("search_runs").space_of(SPACES[0])
     for strategy in ("genetic_algorithm", "random_sample"):
         order, _ = search.kernel_tuner(space, strategy, 0, 60)
         known = set(space.times().tolist())
