@@ -144,6 +144,8 @@ int emu_tensor_map(void* run, const s64* v) {
     t.box[k] = u32(v[16 + k]), t.element_strides[k] = u32(v[21 + k]);
   }
   t.im2col = v[26], t.nan_fill = v[27];
+  t.rounds = Type(t.type) == Type::TF32;
+  if (t.rounds) t.type = int(Type::F32);
   for (int k = 0; k < 3; ++k) t.lower[k] = int(v[28 + k]), t.upper[k] = int(v[31 + k]);
   t.channels = u32(v[34]), t.pixels = u32(v[35]);
   auto& maps = static_cast<Run*>(run)->machine.tensor_maps;

@@ -693,6 +693,17 @@ void finish_stores(Warp& w, u32 mask, u32 keep, bool read_only) {
   w.stores.resize(kept);
 }
 
+// A map of tf32 rounds to nearest, ties to even, what it loads; infinities and NaN keep their bits.
+void round_words(u8* at, u32 bytes) {
+  for (u32 k = 0; k < bytes; k += 4) {
+    u32 word;
+    memcpy(&word, at + k, 4);
+    if ((word & 0x7F800000u) == 0x7F800000u) continue;
+    word = round_tf32(bit_cast<float>(word), Round::NearestEven);
+    memcpy(at + k, &word, 4);
+  }
+}
+
 void land(Cluster& c, size_t which) {
   Transfer t = std::move(c.in_flight[which]);
   c.in_flight[which] = std::move(c.in_flight.back());
@@ -728,6 +739,7 @@ void land(Cluster& c, size_t which) {
       if (!p) return;
       touch_global(w, global, bytes, false, kAnyLane, false, t.clock, true);
       memcpy(shared + at, p, bytes);
+      if (t.map && t.map->rounds) round_words(shared + at, bytes);
     };
     if (t.kind == Transfer::Value) {
       if (t.reduction < 0) memcpy(shared + t.destination, t.value.data(), t.bytes);

@@ -83,6 +83,7 @@ struct TensorMap {
   u64 dims[5] = {1, 1, 1, 1, 1}, strides[5] = {0, 0, 0, 0, 0};
   u32 box[5] = {1, 1, 1, 1, 1}, element_strides[5] = {1, 1, 1, 1, 1};
   bool im2col = false, nan_fill = false;
+  bool rounds = false;                         // what is loaded is rounded to tf32
   int lower[3] = {0, 0, 0}, upper[3] = {0, 0, 0};
   u32 channels = 0, pixels = 0;
   u32 bytes() const;                           // of one box in shared memory

@@ -17,7 +17,7 @@ ELEMENT = {
     "float32": "f32",
     "float64": "f64",
     "bfloat16": "bf16",
-    "tfloat32": "f32",
+    "tfloat32": "tf32",
 }
 
 

@@ -192,6 +192,22 @@ def test_tiles_in_other_dimensions(
     assert np.count_nonzero(stored) == np.count_nonzero(expected_box(source, box, at))
 
 
+def test_maps_of_tf32_round_what_they_load() -> None:
+    """To nearest, ties to even, as was seen on GPUs; infinities and NaN keep their bits, other types all of theirs."""
+    words = np.random.default_rng(3).integers(0, 2**32, (16, 64), dtype=np.uint64).astype(np.uint32)
+    words[0, :8] = [0x3F801000, 0x3F803000, 0x3F801001, 0x3FFFF000, 0x7F7FFFFF, 0x7F800000, 0xFF800001, 0x00001000]
+    source, special = words.view(np.float32), (words & 0x7F800000) == 0x7F800000
+    rounded = np.where(
+        special, words, (words.astype(np.uint64) + 0xFFF + (words >> 13 & 1) & 0xFFFFE000).astype(np.uint32)
+    )
+    assert [hex(w) for w in rounded[0, :8]] == [
+        *("0x3f800000", "0x3f804000", "0x3f802000", "0x40000000", "0x7f800000", "0x7f800000", "0xff800001", "0x0")
+    ]
+    for kind, wanted in (("tfloat32", rounded), ("float32", words), ("uint32", words)):
+        loaded, _ = tma(source, (32, 16), (0, 0), 128, dtype=kind)
+        assert np.array_equal(loaded, swizzled(wanted[:, :32], 128)), kind
+
+
 def test_cache_hint_operand_changes_nothing() -> None:
     source = np.random.default_rng(1).integers(1, 65536, (40, 64)).astype(np.uint16)
     plain, hinted = tma(source, (64, 8), (0, 5), 128), tma(source, (64, 8), (0, 5), 128, extra=".L2::cache_hint")
