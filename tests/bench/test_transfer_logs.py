@@ -131,7 +131,7 @@ def test_a_log_becomes_products_with_median_times(tmp_path: Path) -> None:
     launch = AUTOHEURISTIC.launch(two, half.workload)
     own = features[0][1, -len(NAMES) :]
     assert launch == Launch(128, 12, (two[0] + two[2]) * two[1] * 2 * (two[3] - 1), 4, 16, 32, two[1], two[3])
-    assert own.tolist() == np.float32(launch_features(launch, half.workload, device)).tolist()
+    assert own.tolist() == np.array(launch_features(launch, half.workload, device), dtype=np.float32).tolist()
     column = NAMES.index("log2 flops per byte of device")
     assert features[1][0, -len(NAMES) :][column] == np.float32(np.log2(device.peak_flops("tf32") / device.bandwidth))
 

@@ -144,7 +144,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
             workspace_bytes=estimate.workspace_bytes,
             kernels=len(plan.steps),
         )
-        assert np.float32(launch_features(launch, SQUARE, H200)).tolist() == (
+        assert np.array(launch_features(launch, SQUARE, H200), dtype=np.float32).tolist() == (
             hardware(space.template, [config], SQUARE, H200)[0][0, : len(NAMES)].tolist()
         )
 
