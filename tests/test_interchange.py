@@ -212,6 +212,7 @@ HOSTILE = {
         t4(results=[*t4()["results"][:1], {"configuration": {"z": 1}, "invalidity": "correct"}]),
         "other parameters",
     ),
+    "t4 invalidity a list": (t4(results=[{**t4()["results"][0], "invalidity": []}]), "invalidity"),
     "t4 invalidity": (t4(results=[{**t4()["results"][0], "invalidity": "maybe"}]), "invalidity 'maybe'"),
     "t4 without time": (t4(results=[{"configuration": {"a": 1}, "invalidity": "correct"}]), "neither the measurement"),
     "t4 empty": (t4(results=[]), "records no config"),
@@ -291,3 +292,13 @@ def test_a_recorded_space_holds_exactly_its_configs_and_replays_them() -> None:
         space.measurement(absent)
     with pytest.raises(CorruptData, match="no trial has a time"):
         Recorded("k", "d", (Knob("a", (1,), ""),), (RecordedTrial(Config(a=1), "wrong", None),)).best  # noqa: B018
+
+
+def test_what_is_measured_beside_the_time_and_is_no_number_is_left_out(tmp_path: Path) -> None:
+    data = t4()
+    data["results"][0]["measurements"].append({"name": "power", "value": float("nan"), "unit": "W"})
+    path = tmp_path / "t4.json"
+    path.write_text(json.dumps(data))
+    recorded = load(path)
+    assert "power" not in recorded.trials[0].extra
+    save_t4(recorded, tmp_path / "again.json")
