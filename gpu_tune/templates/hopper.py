@@ -193,6 +193,11 @@ def consumer_registers(c: Mapping[str, Any], device: Device) -> int:
     return int(min(free // c["consumers"] // 8 * 8, MAX_REGISTERS))
 
 
+PROMOTED_K = 128
+"""Elements of K that fp8 tensor cores sum before float32 registers take over, as the strict modes of vendor libraries
+do: more would cost bits that a workload without ``fast_accumulate`` did not permit."""
+
+
 def promotes(workload: Any) -> bool:
     """Whether sums leave the tensor cores for float32 registers on the way: strict fp8, or scales per block of K."""
     return workload.dtype in FP8 and ("fast_accumulate" not in workload.math or workload.scales == "block128")

@@ -8,6 +8,7 @@ from typing import Any
 from ..device import Device
 from ..workload import ITEMSIZE
 from .hopper import (
+    PROMOTED_K,
     blocks_of_64,
     box_bytes,
     cluster_size,
@@ -155,8 +156,8 @@ def geometry(
         last="unit.last" if split else "SLICES",
         other_slices="other.last - other.first" if split else "SLICES",
         split_k=c["split_k"],
-        promote=c["promote_k"] // c["block_k"] if promoted else 0,
-        promote_k=c["promote_k"],
+        promote=PROMOTED_K // c["block_k"] if promoted else 0,
+        promote_k=PROMOTED_K,
         block_scales=block_scales,
         shared=shared_bytes(c, a.itemsize, out_bytes),
         tile_workload=target,

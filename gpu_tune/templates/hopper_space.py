@@ -14,6 +14,7 @@ from ..workload import ITEMSIZE
 from .hopper import (
     INSTRUCTION_REGISTERS,
     MIN_REGISTERS,
+    PROMOTED_K,
     SPAN,
     accumulators,
     blocks_of_64,
@@ -79,11 +80,6 @@ KNOBS = (
         ("both", "a", "b"),
         "operand that L2 is to keep while the other passes through (both: no hint)",
         ordinal=False,
-    ),
-    Knob(
-        "promote_k",
-        (128, 256, 512),
-        "fp8 without fast_accumulate: elements of K summed inside the tensor cores before float32 takes over",
     ),
 )
 
@@ -204,11 +200,9 @@ def constraints() -> tuple[Constraint, ...]:
         ),
         Constraint(
             "promotion",
-            ("block_k", "promote_k"),
-            lambda c, w, d: (
-                c["promote_k"] % c["block_k"] == 0 if promotes(w) and w.scales != "block128" else c["promote_k"] == 128
-            ),
-            "promote_k is whole slices of K; it stays 128 where sums are not promoted, or scaled every 128",
+            ("block_k",),
+            lambda c, w, d: not promotes(w) or PROMOTED_K % c["block_k"] == 0,
+            f"sums that leave the tensor cores every {PROMOTED_K} elements of K need a block_k that divides these",
         ),
         Constraint(
             "block_scale_tiles",

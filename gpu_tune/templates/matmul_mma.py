@@ -144,7 +144,7 @@ def numerics(config: Mapping[str, Any], w: Workload) -> Numerics:
     if config["arithmetic"] == "fp16_accumulate":
         return Numerics(compute="float16", exact_integers=False, propagates_nonfinite=False)
     if w.dtype in FP8:
-        return Numerics(input_eps=2.0**-7 if "fast_accumulate" in w.math else 2.0**-10)
+        return Numerics(input_eps=2.0**-7 if "fast_accumulate" in w.math else 2.0**-9)
     return Numerics()
 
 

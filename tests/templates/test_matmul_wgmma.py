@@ -120,7 +120,6 @@ def test_only_compute_capability_9_0_is_served() -> None:
         (dict(block_n=24, cluster_m=2), "multicast_slices"),
         (dict(swap_ab=True), "swap_short_m"),
         (dict(block_n=24, epilogue="ring"), "tma_store"),
-        (dict(promote_k=256), "promotion"),
         (dict(split_k=2), "split_few_tiles"),
         (dict(split_k=3, reduction="cluster", grid="units"), "cluster_sum"),
         (dict(split_k=2, reduction="cluster", grid="units", stages=2, block_n=256), "part_in_ring"),
@@ -129,6 +128,18 @@ def test_only_compute_capability_9_0_is_served() -> None:
 def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
         TEMPLATE.check(Config({**PLAIN, **changes}), BIG, H200)
+
+
+def test_strict_float8_sums_leave_the_tensor_cores_every_128_of_k() -> None:
+    changes = dict(block_m=128, block_n=64, block_k=256, stages=2)
+    permitted = Matmul(4096, 4096, 4096, dtype="float8_e4m3", layout="nt", math=("fast_accumulate",))
+    TEMPLATE.check(Config({**PLAIN, **changes}), permitted, H200)
+    with pytest.raises(InvalidConfig, match=r"\bpromotion: "):
+        TEMPLATE.check(Config({**PLAIN, **changes}), dataclasses.replace(permitted, math=()), H200)
+    assert (
+        TEMPLATE.numerics(config(), dataclasses.replace(permitted, math=())).input_eps
+        < TEMPLATE.numerics(config(), permitted).input_eps
+    )
 
 
 def test_setmaxnreg_never_asks_for_more_registers_than_the_launch_gave() -> None:

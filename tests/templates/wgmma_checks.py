@@ -37,7 +37,6 @@ PLAIN: dict[str, Any] = dict(
     swap_ab=False,
     min_blocks=1,
     l2_keep="both",
-    promote_k=128,
 )
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 needs_emulator = pytest.mark.skipif(
