@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import nvrtc
-from ..errors import CompileError
+from ..errors import CompileError, InvalidInput
 from .child import Child, ChildLost
 
 log = logging.getLogger("gpu_tune.compile")
@@ -130,9 +130,13 @@ class CompileStore:
 
 
 def default_jobs() -> int:
-    """``GPU_TUNE_COMPILE_JOBS``, else the CPUs this process may use."""
-    named = os.environ.get("GPU_TUNE_COMPILE_JOBS", "")
-    return max(1, int(named)) if named.isdigit() else max(1, len(os.sched_getaffinity(0)))
+    """``GPU_TUNE_COMPILE_JOBS``, else the CPUs this process may use; InvalidInput when it is no count."""
+    named = os.environ.get("GPU_TUNE_COMPILE_JOBS", "").strip()
+    if not named:
+        return max(1, len(os.sched_getaffinity(0)))
+    if not (named.isascii() and named.isdigit() and 1 <= int(named) <= 1024):
+        raise InvalidInput("GPU_TUNE_COMPILE_JOBS", named, "is not a count from 1 to 1024", "set one, or unset it")
+    return int(named)
 
 
 class CompilePool:

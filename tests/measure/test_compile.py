@@ -11,7 +11,8 @@ import pytest
 from waiting import wait_until
 
 from gpu_tune import cubin
-from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key
+from gpu_tune.errors import InvalidInput
+from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key, default_jobs
 
 ARCH = "sm_80"
 
@@ -158,3 +159,14 @@ def test_a_store_that_cannot_be_written_costs_nothing_but_the_keeping(tmp_path: 
     pool = CompilePool(CompileStore(tmp_path / "file" / "compiled"), 1)
     assert pool.submit(source(1), ARCH).result(60).status == "ok"
     pool.close()
+
+
+def test_the_number_of_compile_jobs_is_a_count_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_TUNE_COMPILE_JOBS", "3")
+    assert default_jobs() == 3
+    monkeypatch.setenv("GPU_TUNE_COMPILE_JOBS", "")
+    assert default_jobs() >= 1
+    for wrong in ("abc", "0", "-1", "²", "1e3", "99999"):
+        monkeypatch.setenv("GPU_TUNE_COMPILE_JOBS", wrong)
+        with pytest.raises(InvalidInput, match="GPU_TUNE_COMPILE_JOBS"):
+            default_jobs()
