@@ -1,4 +1,4 @@
-"""How long a kernel may run, and when the failures of a template have cost enough: a lent machine's time is short."""
+"""How long a kernel may run, and when the failures of a template have cost enough: time on a rented GPU is short."""
 
 from __future__ import annotations
 
