@@ -14,8 +14,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from .dispatch import conv2d, load, matmul
     from .errors import (
@@ -33,11 +31,15 @@ if TYPE_CHECKING:
         Unsupported,
         WrongResult,
     )
-    from .kernel import EmulatedResult, TunedKernel
-    from .records import Records
-    from .store import Store
-    from .tuner import Tuner, tune
+    from .kernel.kernel import EmulatedResult, TunedKernel
+    from .search.tuner import Tuner
+    from .store.records import Records
+    from .store.store import Store
+    from .tuner.tune import tune
     from .workload import Conv2d, Matmul
+
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "dispatch": ("conv2d", "load", "matmul"),
@@ -56,10 +58,11 @@ _HOMES = {
         "Unsupported",
         "WrongResult",
     ),
-    "kernel": ("EmulatedResult", "TunedKernel"),
-    "records": ("Records",),
-    "store": ("Store",),
-    "tuner": ("Tuner", "tune"),
+    "kernel.kernel": ("EmulatedResult", "TunedKernel"),
+    "store.records": ("Records",),
+    "store.store": ("Store",),
+    "search.tuner": ("Tuner",),
+    "tuner.tune": ("tune",),
     "workload": ("Conv2d", "Matmul"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

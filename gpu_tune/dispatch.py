@@ -18,19 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from . import arrays, driver, nvrtc, vendor
-from .device import Device
-from .emit import emit
+from .cuda import driver, nvrtc
+from .cuda.device import Device
 from .errors import CompilerMissing, InvalidInput, NotTuned
-from .kernel import TunedKernel
-from .records import now
+from .kernel import arrays, vendor
+from .kernel.emit import emit
+from .kernel.kernel import TunedKernel
+from .measure.select import select_device
 from .reference import cast, reference
 from .space.space import TemplateSpace
-from .store import Store, Winner, lookup, opened
+from .store.records import now
+from .store.store import Store, Winner, lookup, opened
 from .templates.base import Template, render
+from .templates.registry import variants
 from .trial import MEASURED
-from .where import command, known, variants, where
-from .workload import Conv2d, Matmul, Workload
+from .workload import Conv2d, Matmul, Workload, require_workload
+from .workload.command import command
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +56,9 @@ def load(
     compiled (``match == "default"``), with a warning that names the command which would tune it; with ``strict`` or
     ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, winners of the modelled device answer.
     """
-    known(workload)
+    require_workload(workload)
     store = opened(store)
-    place, source = where(device)
+    place, source = select_device(device)
     found = lookup(workload, place.chip, source, store=store)
     if found is not None:
         return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))

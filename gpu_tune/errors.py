@@ -80,3 +80,7 @@ def _short(value: object, limit: int = 120) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = f"{text!r}" if isinstance(value, str) else text
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class Unavailable(Exception):
+    """A library is not installed or cannot compute the workload; the text says which."""

@@ -8,15 +8,17 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from tests_support import OnGpu, toy_winner_for
 
 import gpu_tune as gt
-from gpu_tune import arrays, dispatch, driver, vendor
+from gpu_tune import dispatch
+from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput, Unsupported
+from gpu_tune.kernel import arrays, vendor
 from gpu_tune.reference import compare, example_inputs, example_scalars, reference
-from gpu_tune.store import Store
-from gpu_tune.where import command
+from gpu_tune.store.store import Store
 from gpu_tune.workload import Conv2d, Matmul
+from gpu_tune.workload.command import command
+from tests.helpers.support import OnGpu, toy_winner_for
 
 WORKLOADS = [
     Matmul(20, 18, 16, dtype="float32", epilogue="bias+gelu"),

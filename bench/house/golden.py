@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import golden_cli, golden_search, golden_variants, product
-from .golden_parts import Finding, Options, say
+from bench.house import golden_cli, golden_search, golden_variants, product
+from bench.house.golden_parts import Finding, Options, say
 
 PARTS = ("search", "cli", "variants")
 SHOWN = 20

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import golden_lines, product
-from .golden_parts import Finding, Options, say
+from bench.house import golden_lines, product
+from bench.house.golden_parts import Finding, Options, say
 
 Entries = dict[str, Any]
 _DURATION = r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?= (?:s|seconds)\b)"

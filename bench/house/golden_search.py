@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import product
-from .golden_parts import Finding, Options, say
+from bench.house import product
+from bench.house.golden_parts import Finding, Options, say
 
 RECORDED = ("synthetic-a.json.gz", "synthetic-b.json.gz", "synthetic-c.json.gz")
 REAL: dict[str, dict[str, Any]] = {

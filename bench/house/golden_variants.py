@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import product
-from .elf import code_hashes
-from .golden_parts import Finding, Options, digest, plain, say
+from bench.house import product
+from bench.house.elf import code_hashes
+from bench.house.golden_parts import Finding, Options, digest, plain, say
 
 SEED = 20261129
 VALID, PERTURBED = 80, 20

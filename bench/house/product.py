@@ -30,14 +30,14 @@ Case = dict[str, Any]
 
 def families() -> list[str]:
     """Names of all kernel families."""
-    from gpu_tune.templates.base import registry
+    from gpu_tune.templates.registry import registry
 
     return list(registry())
 
 
 def devices() -> list[str]:
     """One known device of each compute capability."""
-    from gpu_tune.device import KNOWN
+    from gpu_tune.cuda.device import KNOWN
 
     return list({d.cc: d.name for d in reversed(KNOWN.values())}.values())[::-1]
 
@@ -52,10 +52,9 @@ def draw(family: str, device: str, seed: int, seen: Counter[Any]) -> Iterator[Ca
 
     ``seen`` counts what earlier cases were made of, so that dtypes, layouts and epilogues come up evenly over devices.
     """
-    from gpu_tune.device import by_name
-    from gpu_tune.verify.cases import supported_cells
-    from gpu_tune.verify.configs import Pairs
-    from gpu_tune.verify.workloads import draw_workload
+    from gpu_tune.cuda.device import by_name
+    from gpu_tune.verify.cases import draw_workload, supported_cells
+    from gpu_tune.verify.draw import Pairs
     from gpu_tune.workload import to_dict
 
     template, chip = _template(family), by_name(device)
@@ -117,7 +116,7 @@ def _enlarged(template: Any, workload: Any, device: Any) -> Any:
 
 
 def _template(family: str) -> Any:
-    from gpu_tune.templates.base import registry
+    from gpu_tune.templates.registry import registry
 
     return registry()[family]
 
@@ -137,7 +136,7 @@ class Bound:
     @classmethod
     def of(cls, case: Case) -> Bound:
         """The objects that the case's plain data mean."""
-        from gpu_tune.device import by_name
+        from gpu_tune.cuda.device import by_name
         from gpu_tune.space.knob import Config
         from gpu_tune.workload import from_dict
 
@@ -165,7 +164,7 @@ class Bound:
 
     def refusals(self) -> dict[str, str]:
         """Every template that cannot compute the workload on the device, and why not."""
-        from gpu_tune.templates.base import supporting
+        from gpu_tune.templates.registry import supporting
 
         return dict(supporting(self.workload, self.device)[1])
 
@@ -198,7 +197,7 @@ class Bound:
 
 def compiler_version() -> str:
     """NVRTC's version."""
-    from gpu_tune import nvrtc
+    from gpu_tune.cuda import nvrtc
 
     return ".".join(map(str, nvrtc.version()))
 
@@ -228,8 +227,9 @@ class Searching:
     """A search: ``ask`` gives keys of candidates, ``tell`` how those ended (seconds, or None: failed)."""
 
     def __init__(self, space: dict[str, Any], seed: int, pipelined: bool = False) -> None:
-        from gpu_tune import Tuner, interchange
-        from gpu_tune.space.recorded import RecordedSpace
+        from gpu_tune import Tuner
+        from gpu_tune.store import interchange
+        from gpu_tune.store.recorded_space import RecordedSpace
         from gpu_tune.workload import from_dict
 
         self._recorded = None

@@ -52,7 +52,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--names", action="store_true", help="like --list, with the names of the functions")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
-    sys.path.insert(0, str(ROOT))
     package = importlib.import_module("gpu_tune")
     folder = Path(str(package.__file__)).resolve().parent
     missing = {} if options.with_imports else import_all(package)

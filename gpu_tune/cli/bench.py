@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from .. import textfiles
+from .. import text
 from ..errors import GpuTuneError, InvalidInput
-from ..report import Row
+from ..report.summary import Row
 from ..trial import MEASURED
 from . import options
 from .live import Live
@@ -57,9 +57,9 @@ def command(
     as_json: bool,
 ) -> None:
     """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
-    from .. import suites
     from ..measure.baselines import NAMES, names_for
-    from ..where import where
+    from ..measure.select import select_device
+    from ..report import suites
 
     if list_only or suite is None:
         _list(as_json)
@@ -78,7 +78,7 @@ def command(
     unknown = [n for n in names if n not in NAMES]
     if unknown:
         raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
-    place, source = where(device)
+    place, source = select_device(device)
     if source != MEASURED:
         _plan(loaded, entries, place, options.open_store(store_folder), as_json)
         return
@@ -93,7 +93,7 @@ def command(
 
 
 def _list(as_json: bool) -> None:
-    from .. import suites
+    from ..report import suites
 
     found = [suites.load(n) for n in suites.names()]
     if as_json:
@@ -112,9 +112,9 @@ def _list(as_json: bool) -> None:
 
 def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool) -> None:
     """Without a GPU: what would run, and why nothing is compared."""
-    from ..report import roofline
-    from ..store import lookup
-    from ..where import variants
+    from ..report.summary import roofline
+    from ..store.store import lookup
+    from ..templates.registry import variants
 
     rows = []
     for e in entries:
@@ -147,7 +147,7 @@ def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool)
     from rich.console import Console
     from rich.table import Table
 
-    from ..emit import duration
+    from ..kernel.emit import duration
 
     click.echo(f"{suite.title}: {reason}")
     table = Table(title=f"{len(rows)} shapes; roofline of {place.product}", title_justify="left")
@@ -177,10 +177,10 @@ def _measure(
     absent: dict[str, str],
 ) -> Row:
     """One row; why a baseline was not timed goes to ``absent``, the first reason of each."""
-    from ..measure import open_measurer
-    from ..store import lookup
+    from ..measure.select import make_measurer
+    from ..store.store import lookup
     from ..trial import Candidate
-    from ..tuner import tune
+    from ..tuner.tune import tune
 
     store, workload = options.open_store(store_folder), entry.workload
     try:
@@ -191,7 +191,7 @@ def _measure(
         if found is None:
             return Row(entry.label, workload, None, note="not tuned")
         ours = Candidate(found[0].template, found[0].config)
-        with open_measurer(workload, kind="gpu", seed=seed, baselines=against) as measurer:
+        with make_measurer(workload, kind="gpu", seed=seed, baselines=against) as measurer:
             confirmation = measurer.confirm([ours])
     except GpuTuneError as error:
         click.echo(f"{entry.label}: {error}", err=True)
@@ -217,7 +217,8 @@ def _measure(
 
 
 def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as_json: bool) -> None:
-    from .. import report, report_page
+    from ..report import html
+    from ..report import summary as report
 
     summary = report.summarise(rows)
     facts = {
@@ -228,7 +229,7 @@ def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     if report_file is not None:
-        textfiles.write(report_file, report_page.page(rows, place, suite.title, facts))
+        text.write(report_file, html.page(rows, place, suite.title, facts))
     if as_json:
         options.echo_json(
             {

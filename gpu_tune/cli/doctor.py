@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from .. import __version__, folders
+from .. import __version__, paths
 from ..errors import GpuTuneError
 from . import options
 
@@ -72,7 +72,7 @@ def _python() -> tuple[bool, bool, str]:
 
 
 def _gpu() -> tuple[bool, bool, str]:
-    from ..measure import detect_device
+    from ..cuda.driver import detect_device
 
     device = detect_device()
     if device is None:
@@ -82,7 +82,7 @@ def _gpu() -> tuple[bool, bool, str]:
 
 
 def _driver() -> tuple[bool, bool, str]:
-    from .. import driver
+    from ..cuda import driver
 
     if driver.library() is None:
         return False, False, driver.missing()
@@ -90,7 +90,7 @@ def _driver() -> tuple[bool, bool, str]:
 
 
 def _nvrtc() -> tuple[bool, bool, str]:
-    from .. import driver, nvrtc
+    from ..cuda import driver, nvrtc
 
     if not nvrtc.available():
         return False, True, "no NVRTC; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12], or [compiler])"
@@ -107,8 +107,8 @@ def _nvrtc() -> tuple[bool, bool, str]:
 
 
 def _cublas() -> tuple[bool, bool, str]:
-    from ..measure.baselines.blas import load
-    from ..measure.baselines.call import Unavailable
+    from ..cuda.cublas import load
+    from ..errors import Unavailable
 
     try:
         return True, False, f"the baselines cublas and cublaslt ({load('cublasLt')._name})"
@@ -141,7 +141,7 @@ def _packages() -> list[tuple[str, Callable[[], tuple[bool, bool, str]]]]:
 
 
 def _store() -> tuple[bool, bool, str]:
-    from ..store import Store
+    from ..store.store import Store
 
     store = Store()
     entries = list(store.entries())
@@ -151,14 +151,14 @@ def _store() -> tuple[bool, bool, str]:
 
 
 def _shipped() -> tuple[bool, bool, str]:
-    from ..store import Store
+    from ..store.store import Store
 
-    entries = list(Store(folders.shipped(), trusted=True).entries())
-    return True, False, f"{folders.shipped()}: {sum(e.winner is not None for e in entries)} winners"
+    entries = list(Store(paths.shipped(), trusted=True).entries())
+    return True, False, f"{paths.shipped()}: {sum(e.winner is not None for e in entries)} winners"
 
 
 def _records() -> tuple[bool, bool, str]:
-    from ..records import SOURCES, Records
+    from ..store.records import SOURCES, Records
 
     book = Records()
     counts = [f"{len(book.read(s))} {s}" for s in SOURCES]
@@ -167,16 +167,16 @@ def _records() -> tuple[bool, bool, str]:
 
 
 def _quarantine() -> tuple[bool, bool, str]:
-    from ..measure.journal import Journal
+    from ..measure.quarantine import Journal
 
-    folder = folders.root() / "started"
+    folder = paths.root() / "started"
     killers = Journal(folder).killers() if folder.is_dir() else {}
     named = "; ".join(f"{k.what} ({k.why})" for k in list(killers.values())[:5])
     return not killers, False, f"{len(killers)} configs that took a GPU down: {named}" if killers else "none"
 
 
 def _templates() -> tuple[bool, bool, str]:
-    from ..templates.base import registry
+    from ..templates.registry import registry
 
     return bool(registry()), True, ", ".join(registry()) or "none"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from .. import textfiles
+from .. import text
 from ..errors import InvalidInput, NotTuned, StoreError
-from ..store import Store
+from ..store.store import Store
 from ..trial import MEASURED, MODELLED
 from . import options
 
@@ -28,7 +28,7 @@ def command(
     target: str, chip: str | None, key: str | None, modelled: bool, cpp: bool, store_folder: str | None, as_json: bool
 ) -> None:
     """Copies winners, each by one rename; a damaged one is left out, with a message."""
-    from ..cpp import header
+    from ..kernel.export_cpp import header
 
     source = MODELLED if modelled else MEASURED
     place = Path(target)
@@ -44,7 +44,7 @@ def command(
             path = destination.publish(w)
             if cpp:
                 try:
-                    textfiles.write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
+                    text.write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
                 except OSError as error:
                     raise StoreError(f"{path / 'kernel.hpp'} cannot be written: {error.strerror}") from error
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .. import folders
+from .. import paths
 from . import options
 
 
@@ -27,16 +27,16 @@ from . import options
 def command(keep_days: float, quarantine: bool, store_folder: str | None, as_json: bool) -> None:
     """Frees disk space; never removes a sound winner or a record."""
     store = options.open_store(store_folder)
-    folders.check_trusted(store.folder)
+    paths.check_trusted(store.folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
     files = freed = 0
-    compiled = folders.root() / "compiled"
-    folders.check_trusted(compiled)
+    compiled = paths.root() / "compiled"
+    paths.check_trusted(compiled)
     for path in compiled.rglob("*") if compiled.is_dir() else ():
         files_, freed_ = _remove(path, keep_days * 86400)
         files, freed = files + files_, freed + freed_
     released = 0
-    for path in (folders.root() / "started").glob("*.jsonl") if quarantine else ():
+    for path in (paths.root() / "started").glob("*.jsonl") if quarantine else ():
         path.unlink()
         released += 1
     facts = {

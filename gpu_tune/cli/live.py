@@ -7,9 +7,9 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from ..budget import Progress
-from ..emit import duration
+from ..kernel.emit import duration
 from ..trial import MODELLED
+from ..tuner.budget import Progress
 
 EVERY = 5.0
 """Seconds between plain lines."""

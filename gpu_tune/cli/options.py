@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from ..errors import InvalidInput
-from ..store import Store
-from ..where import REQUIRED
+from ..store.store import Store
 from ..workload import Conv2d, Matmul, Workload
+from ..workload.command import REQUIRED
 
 MOST_WORKLOADS = 100_000
 _HELP = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .. import textfiles
+from .. import text as textfiles
 from ..errors import InvalidInput
 from ..trial import MEASURED, MODELLED, REPLAYED
 from . import options
@@ -46,7 +46,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Without options: how many trials of what are kept, where."""
-    from .. import records as r
+    from ..store import records as r
 
     book = r.Records()
     if import_files:
@@ -59,7 +59,7 @@ def command(
     if csv_file is not None:
         _write(csv_file, r.to_csv(found))
     if t4_file is not None or kt_file is not None:
-        from .. import interchange
+        from ..store import interchange
 
         recorded = r.as_recorded(found)
         if t4_file is not None:
@@ -72,7 +72,7 @@ def command(
 
 
 def _import(book: Any, names: tuple[str, ...]) -> None:
-    from .. import records as r
+    from ..store import records as r
 
     texts = []
     for name in names:  # read all before anything is written
@@ -131,7 +131,7 @@ def _list(found: list[Any], folder: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..emit import duration
+    from ..kernel.emit import duration
 
     table = Table(title=f"{len(found)} trials in {folder}", title_justify="left")
     for name in ("source", "chip", "workload", "template", "trials", "best", "ended"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .. import textfiles
+from .. import text as textfiles
 from ..errors import CorruptData, InvalidInput
 from . import options
 
@@ -38,7 +38,7 @@ def command(
     if seed < 0:
         raise InvalidInput("--seed", seed, "is negative", "give 0 or more")
     recorded = _load(file, template, key, chip)
-    from ..interchange import RecordedSpace
+    from ..store.interchange import RecordedSpace
 
     space = RecordedSpace(recorded)
     if not any(t.time is not None for t in recorded.trials):
@@ -70,7 +70,7 @@ def command(
     from rich.console import Console
     from rich.table import Table
 
-    from ..emit import duration
+    from ..kernel.emit import duration
 
     click.echo(
         f"{recorded.kernel} on {recorded.device}: {len(space)} recorded configs ({facts['failed']} failed), "
@@ -85,8 +85,8 @@ def command(
 
 
 def _load(file: str, template: str | None, key: str | None, chip: str | None) -> Any:
-    from .. import interchange
-    from .. import records as r
+    from ..store import interchange
+    from ..store import records as r
 
     if not file.endswith(".jsonl"):
         return interchange.load(file)
@@ -106,7 +106,7 @@ def _load(file: str, template: str | None, key: str | None, chip: str | None) ->
 
 def _search(space: Any, trials: int, seed: int) -> list[float]:
     """Best share of the optimum's speed after each trial."""
-    from ..tuner import Tuner
+    from ..search.tuner import Tuner
 
     tuner = Tuner(spaces=[space], seed=seed)
     curve: list[float] = []

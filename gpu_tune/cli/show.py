@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ..emit import describe
 from ..errors import NotTuned
+from ..kernel.emit import describe
 from ..workload import Workload
 from . import options, show_search
 
@@ -35,10 +35,11 @@ def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Cal
 
 
 def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
+    from ..measure.select import select_device
     from ..space.space import TemplateSpace
-    from ..where import variants, where
+    from ..templates.registry import variants
 
-    place, _ = where(device)
+    place, _ = select_device(device)
     found: list[dict[str, Any]] = []
     for variant in variants(workload, place):
         space = TemplateSpace(variant.template, variant.workload, place)
@@ -99,11 +100,11 @@ def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
 def _kernel(
     workload: Workload, *, device: str | None, as_json: bool, store_folder: str | None, plan_only: bool
 ) -> None:
-    from ..store import lookup
-    from ..where import command as tune_command
-    from ..where import where
+    from ..measure.select import select_device
+    from ..store.store import lookup
+    from ..workload.command import command as tune_command
 
-    place, source = where(device)
+    place, source = select_device(device)
     found = lookup(workload, place.chip, source, store=options.open_store(store_folder))
     if found is None:
         raise NotTuned(f"{workload.key} is not tuned for {place.chip}; run: {tune_command(workload, device)}")

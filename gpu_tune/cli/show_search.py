@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .. import textfiles
-from ..emit import duration
+from .. import text
+from ..kernel.emit import duration
 from ..trial import MODELLED
 from ..workload import Workload
 from . import options
@@ -24,9 +24,9 @@ def show(workload: Workload, *, device: str | None, as_json: bool, seed: int, re
         options.check_report(report_file)
     facts = gather(workload, device, seed)
     if report_file is not None:
-        from ..report_search import page
+        from ..report.search_html import page
 
-        textfiles.write(report_file, page(facts))
+        text.write(report_file, page(facts))
     if as_json:
         options.echo_json(facts)
     else:
@@ -37,12 +37,12 @@ def show(workload: Workload, *, device: str | None, as_json: bool, seed: int, re
 
 def gather(workload: Workload, device: str | None, seed: int) -> dict[str, Any]:
     """What is known of the search, as plain data, from the records."""
-    from ..model.evaluation import explain
-    from ..records import Records
-    from ..tuner import Tuner
-    from ..where import where
+    from ..measure.select import select_device
+    from ..report.search_facts import explain
+    from ..search.tuner import Tuner
+    from ..store.records import Records
 
-    place, source = where(device)
+    place, source = select_device(device)
     records = Records().read(source)
     tuner = Tuner(workload, device=place, seed=seed, history=records)
     now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
@@ -64,7 +64,7 @@ def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..report_search import judgement
+    from ..report.search_html import judgement
 
     console = Console(highlight=False)
     plain: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bright_black"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from ..budget import Progress
-from ..emit import duration
 from ..errors import GpuTuneError
+from ..kernel.emit import duration
 from ..trial import MODELLED
+from ..tuner.budget import Progress
 from ..workload import Workload
 from . import options
 from .live import Live, statuses
@@ -68,10 +68,11 @@ def conv2d(workloads: list[Workload], **settings: Any) -> None:
 
 
 def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None, **settings: Any) -> None:
-    from ..tuner import tune
-    from ..where import variants, where
+    from ..measure.select import select_device
+    from ..templates.registry import variants
+    from ..tuner.tune import tune
 
-    place, source = where(settings["device"])
+    place, source = select_device(settings["device"])
     cluster = bool(settings["executor"])  # its workers say what device it is
     for workload in workloads if not cluster else ():  # refuse all before the first is tuned
         variants(workload, place)

@@ -29,17 +29,17 @@ def command(
     target: str, variants: int, seconds: float | None, workers: int | None, case: str | None, seed: int, as_json: bool
 ) -> None:
     """Exit code 1 when something failed."""
-    from .. import verify
+    from ..verify import sweep
 
     is_file = target.endswith(".cu") or "/" in target
     if is_file and not Path(target).exists():
         raise InvalidInput("TARGET", target, "does not exist", "name a template, or the path of an emitted kernel.cu")
     if case is not None:
-        report = verify.check_case(target, case)
+        report = sweep.check_case(target, case)
     elif is_file:
-        report = verify.verify_kernel(target, seeds=min(variants, 16), seed=seed)
+        report = sweep.verify_kernel(target, seeds=min(variants, 16), seed=seed)
     else:
-        report = verify.sweep(
+        report = sweep.sweep(
             target, variants=variants, seed=seed, seconds=seconds, workers=workers, progress=_progress(as_json)
         )
     if as_json:

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..device import Device
+from ..cuda.device import Device
 from ..errors import CompilerMissing
 from ..plan import LaunchPlan
 from . import build

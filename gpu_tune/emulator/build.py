@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import folders
+from .. import paths
 from ..errors import CompilerMissing, EmulationError
 
 SOURCES = Path(__file__).parent
@@ -25,7 +25,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "
 
 def folder() -> Path:
     """Where libraries and PTX are kept: ``emulator/`` below the user's folder."""
-    return folders.root() / "emulator"
+    return paths.root() / "emulator"
 
 
 def compiler() -> str:
@@ -79,7 +79,7 @@ def _processor() -> str:
 
 
 def _build(path: Path) -> None:
-    objects = folders.prepare(path.parent / "objects")
+    objects = paths.prepare(path.parent / "objects")
     sources = [p for p in _files() if p.suffix == ".cpp"]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         made = list(pool.map(lambda source: _compile(source, objects), sources))

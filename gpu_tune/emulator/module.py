@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import folders, nvrtc
-from ..device import Device
+from .. import paths
+from ..cuda import nvrtc
+from ..cuda.device import Device
 from ..errors import EmulationError, InvalidInput
 from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build, tensor_map
@@ -113,7 +114,7 @@ def compile_ptx(source: str, arch: str) -> str:
     except OSError:
         pass
     ptx = nvrtc.to_ptx(source, arch, lineinfo=True).data.decode()
-    folders.prepare(path.parent)
+    paths.prepare(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "w") as file:
         file.write(ptx)

@@ -18,17 +18,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..device import DEFAULT, Device, by_name
+from ..cuda import nvml
+from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
 from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
-from . import nvml
-from .base import Confirmation, Contender
-from .builder import Builder
+from .compiling import Builder
+from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
-from .modelled import ModelledMeasurer
-from .statistics import ROUNDS
+from .predicted import ModelledMeasurer
 
 TOLERANCE = 0.05
 """Calibration times further than this from the median (relative) exclude a worker."""
@@ -39,7 +38,7 @@ _open: dict[str, Any] = {}
 
 
 class ClusterMeasurer(Builder):
-    """See :class:`~gpu_tune.measure.base.Measurer`. ``address``: ``dask://host:port`` or ``tcp://host:port``.
+    """See :class:`~gpu_tune.measure.protocol.Measurer`. ``address``: ``dask://host:port`` or ``tcp://host:port``.
 
     ``kind``: ``gpu``, or ``modelled`` to rehearse without GPUs; ``auto`` asks the workers. ``templates`` must be
     importable by the workers: they are named by their folder, not sent. ``calibration``: the candidate that proves the
@@ -84,7 +83,7 @@ class ClusterMeasurer(Builder):
         self.excluded: dict[str, str] = {}
 
     def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         if not self.workers:
@@ -114,7 +113,7 @@ class ClusterMeasurer(Builder):
         task.add_done_callback(done)
         return result
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """All finalists on one worker, interleaved: times of different GPUs are never compared."""
         if not self.workers:
             self._calibrate(self._calibration or candidates[0])
@@ -129,24 +128,24 @@ class ClusterMeasurer(Builder):
             retries=RETRIES,
             pure=False,
         )
-        found: Confirmation = task.result()
+        found: Finals = task.result()
         return found
 
     def drivers(self) -> set[str]:
         """Versions of the display drivers of the workers; empty strings where NVML is missing."""
         return set(self._client.run(nvml.driver_version).values())
 
-    def vendors(self) -> Sequence[Contender]:
+    def vendors(self) -> Sequence[Finalist]:
         """On one worker."""
         workers = self.workers or [w for w, c in self._client.run(describe).items() if c == self.device.chip]
         task = self._client.submit(
             vendors, self._facts(), resources=RESOURCE, workers=workers or None, retries=RETRIES, pure=False
         )
-        found: Sequence[Contender] = task.result()
+        found: Sequence[Finalist] = task.result()
         return found
 
     def close(self) -> None:
-        """See :class:`~gpu_tune.measure.base.Measurer`. Workers live on, for others."""
+        """See :class:`~gpu_tune.measure.protocol.Measurer`. Workers live on, for others."""
         if not self._closed:
             super().close()
             self._client.close()
@@ -239,7 +238,7 @@ class ClusterMeasurer(Builder):
 
 def describe() -> str:
     """On a worker: the chip of its GPU, empty without one."""
-    from .opening import detect_device
+    from ..cuda.driver import detect_device
 
     device = detect_device()
     return device.chip if device is not None else ""
@@ -247,7 +246,7 @@ def describe() -> str:
 
 def describe_fully() -> Device:
     """On a worker: its GPU."""
-    from .opening import detect_device
+    from ..cuda.driver import detect_device
 
     device = detect_device()
     assert device is not None
@@ -265,23 +264,23 @@ def measure(
     return found.to_json()
 
 
-def confirm(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, Any]]], rounds: int) -> Confirmation:
+def confirm(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, Any]]], rounds: int) -> Finals:
     """On a worker: the finalists re-timed."""
     from ..space.knob import Config
 
-    found: Confirmation = _measurer(facts).confirm([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
+    found: Finals = _measurer(facts).confirm([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
     return found
 
 
-def vendors(facts: Mapping[str, Any]) -> Sequence[Contender]:
+def vendors(facts: Mapping[str, Any]) -> Sequence[Finalist]:
     """On a worker: the vendor baselines."""
-    found: Sequence[Contender] = _measurer(facts).vendors()
+    found: Sequence[Finalist] = _measurer(facts).vendors()
     return found
 
 
 def _measurer(facts: Mapping[str, Any]) -> Any:
     """The worker's own measurer for ``facts``, kept open between tasks (one at a time: workloads come in runs)."""
-    from ..folders import prepare, root
+    from ..paths import prepare, root
 
     key = repr(sorted((k, repr(v)) for k, v in facts.items()))
     with _lock:
@@ -298,7 +297,7 @@ def _measurer(facts: Mapping[str, Any]) -> Any:
                 jobs=1,
             )
             if facts["kind"] == "gpu":
-                from .opening import detect_device
+                from ..cuda.driver import detect_device
 
                 here = detect_device()
                 if here is None or here.chip != facts["chip"]:

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import nvrtc
+from ..cuda import nvrtc
 from ..errors import CompileError, InvalidInput
-from .child import Child, ChildLost
+from .worker import Child, ChildLost
 
 log = logging.getLogger("gpu_tune.compile")
 TIMEOUT = 60.0

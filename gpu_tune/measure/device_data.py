@@ -1,15 +1,19 @@
-"""One workload's arrays on the device: a set to verify on, and rotating sets to time on."""
+"""A candidate on the GPU, ready to be checked and timed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from ..driver import DriverError, memset
+from ..cuda import driver, memory
+from ..cuda.driver import DriverError, memset
+from ..cuda.launch import Bound, Program
+from ..plan import LaunchPlan
 from ..reference import NUMPY, example_inputs
+from ..reference.numerics import Numerics
 from ..workload import ArraySpec, Workload
-from . import cuda
 
 GUARD = 4096
 """Bytes on each side of the output that a kernel must leave alone."""
@@ -31,7 +35,7 @@ class DeviceData:
         self._offsets, size = layout(self.specs)
         self.footprint = sum(spec.span * NUMPY[spec.dtype].itemsize for spec in self.specs.values())
         wanted = min(MAX_SETS, max(2, -(-3 * l2_bytes // max(1, self.footprint))))
-        room = int(0.6 * cuda.free_bytes()) // (size + _STEP)
+        room = int(0.6 * memory.free_bytes()) // (size + _STEP)
         self.sets = max(1, min(wanted, room - 2))
         self._owned: list[int] = []
         try:
@@ -42,10 +46,10 @@ class DeviceData:
             first = self._allocate(size)
             self.timing = [{n: first + o for n, o in self._offsets.items()}]
             for name in self.arrays:
-                cuda.copy(self.timing[0][name], self.verify[name], self.nbytes(name))
+                memory.copy(self.timing[0][name], self.verify[name], self.nbytes(name))
             for _ in range(self.sets - 1):
                 more = self._allocate(size)
-                cuda.copy(more, first, size)
+                memory.copy(more, first, size)
                 self.timing.append({n: more + o for n, o in self._offsets.items()})
         except DriverError:
             self.close()
@@ -58,7 +62,7 @@ class DeviceData:
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Put ``arrays`` into the set to verify on."""
         for name, array in arrays.items():
-            cuda.upload(self.verify[name], _flat(array, self.specs[name]))
+            memory.upload(self.verify[name], _flat(array, self.specs[name]))
 
     def poison(self, value: int, stream: int) -> None:
         """Fill the output to verify, and the guard bands around it, with the byte ``value``."""
@@ -66,27 +70,29 @@ class DeviceData:
 
     def output(self) -> np.ndarray:
         """The bytes of the output to verify, guard bands included."""
-        return cuda.download(self.verify["out"] - GUARD, self.nbytes("out") + 2 * GUARD)
+        return memory.download(self.verify["out"] - GUARD, self.nbytes("out") + 2 * GUARD)
 
     def guards(self) -> np.ndarray:
         """The bytes of both guard bands of the output to verify."""
         start = self.verify["out"]
-        return np.concatenate([cuda.download(start - GUARD, GUARD), cuda.download(start + self.nbytes("out"), GUARD)])
+        return np.concatenate(
+            [memory.download(start - GUARD, GUARD), memory.download(start + self.nbytes("out"), GUARD)]
+        )
 
     def element(self, index: tuple[int, ...]) -> float:
         """One element of the output to verify."""
         spec = self.specs["out"]
         dtype = NUMPY[spec.dtype]
         at = sum(i * s for i, s in zip(index, spec.element_strides)) * dtype.itemsize
-        return float(cuda.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
+        return float(memory.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
 
     def close(self) -> None:
         """Free the device memory."""
         while self._owned:
-            cuda.free(self._owned.pop())
+            memory.free(self._owned.pop())
 
     def _allocate(self, nbytes: int) -> int:
-        self._owned.append(cuda.allocate(nbytes))
+        self._owned.append(memory.allocate(nbytes))
         return self._owned[-1]
 
 
@@ -112,3 +118,47 @@ def _flat(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """The memory from the first element of ``array`` to the last, gaps included."""
     size = array.dtype.itemsize  # as raw integers: NumPy's as_strided does not take every float8
     return np.lib.stride_tricks.as_strided(array.view(f"u{size}"), (spec.span,), (size,))
+
+
+class LoadedKernel:
+    """A build on the device, bound to the verify set and to each timing set."""
+
+    def __init__(self, request: Mapping[str, Any], data: DeviceData, pdl: bool) -> None:
+        self.plan = LaunchPlan.from_json(request["plan"])
+        self.names: Mapping[str, str] = request["buffers"]
+        self.numerics = Numerics(**request["numerics"])
+        self.program = Program(request["cubin"], self.plan)
+        self.data, self.pdl = data, pdl
+        self.workspace = memory.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
+        self.sets, self.footprint = data.sets, data.footprint
+        self._scalars = {n: SCALARS[n] for n in data.workload.scalars()}
+        self._timed: list[Bound] = []
+
+    def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+        """Issue it once on ``buffers`` (by the tuned workload's names)."""
+        self.program.bind(self._named(buffers), scalars)(stream)
+
+    def launch(self, i: int, stream: int) -> None:
+        """Issue it once on timing set ``i``."""
+        while len(self._timed) <= i:
+            named = self._named(self.data.timing[len(self._timed)])
+            self._timed.append(self.program.bind(named, self._scalars, pdl=self.pdl))
+        self._timed[i](stream)
+
+    def prepare_to_time(self, stream: memory.Stream) -> None:
+        """Leave the workspace as the plan wants it before a first run."""
+        if self.plan.workspace_bytes:
+            driver.memset(self.workspace, 0, self.plan.workspace_bytes, stream.handle)
+
+    def close(self) -> None:
+        """Free its workspace and code."""
+        if self.workspace:
+            memory.free(self.workspace)
+        self.program.unload()
+
+    def _named(self, buffers: Mapping[str, int]) -> dict[str, int]:
+        known = {template: buffers[own] for template, own in self.names.items() if own in buffers}
+        return {**known, "workspace": self.workspace} if self.workspace else known
+
+
+SCALARS = {"alpha": 0.75, "beta": 0.5}

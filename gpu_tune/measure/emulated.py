@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from .. import reference
-from ..device import Device
+from ..cuda.device import Device
 from ..emulator import emulate, unavailable_reason
 from ..errors import GpuTuneError
 from ..templates.base import Template, render
 from ..trial import Candidate
 from ..workload import Conv2d, Matmul, Workload
-from .base import Check
+from .finals import Check
 
 WHOLE = 3e8
 """FLOP up to which the workload itself is executed (the emulator does about 10^9 a second)."""

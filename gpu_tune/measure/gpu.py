@@ -9,23 +9,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .. import nvrtc
-from ..device import Device
+from ..cuda import nvrtc
+from ..cuda.device import Device
 from ..errors import GpuTuneError, MeasureError
 from ..templates.base import Template
+from ..templates.registry import resolve
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, to_dict
-from .base import Build, Check, Confirmation, Contender, resolve
 from .baselines import names_for
-from .child import Child, ChildLost
-from .confirm import conclude
-from .gpu_child import request_of
-from .journal import Journal
-from .patience import Patience, run_seconds
-from .pipeline import Pipeline
-from .statistics import ROUNDS
+from .compiling import Pipeline
+from .finals import ROUNDS, Check, Finalist, Finals, conclude
+from .gpu_worker import request_of
+from .protocol import Build
+from .quarantine import Journal, Patience, run_seconds
+from .worker import Child, ChildLost
 
-ENTRY = "gpu_tune.measure.gpu_child:handler"
+ENTRY = "gpu_tune.measure.gpu_worker:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
 """Seconds that a stage may take; every other stage runs the kernel a few times and has :func:`run_seconds`."""
 PAUSES = (0.0, 1.0, 4.0, 15.0)
@@ -35,7 +34,7 @@ BASELINES = ("cublas", "cublaslt", "cudnn")
 
 
 class GpuMeasurer(Pipeline):
-    """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.base.Measurer`.
+    """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.protocol.Measurer`.
 
     ``baselines``: the vendor libraries that ``confirm`` times beside ours, as far as they are installed. ``entry`` and
     ``run_limit`` are for tests.
@@ -74,7 +73,7 @@ class GpuMeasurer(Pipeline):
         self._known: dict[Child, int] = {}
 
     def close(self) -> None:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if not self._closed:
             for child in self.children:
                 child.kill()
@@ -84,27 +83,27 @@ class GpuMeasurer(Pipeline):
             if self.journal:
                 self.journal.close()
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
-        """See :class:`~gpu_tune.measure.base.Measurer`. A candidate that takes the child down is out."""
-        builds, out = {}, dict[str, Contender]()
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that takes the child down is out."""
+        builds, out = {}, dict[str, Finalist]()
         for candidate in dict.fromkeys(candidates):
             try:
                 builds[candidate.key] = self.build(candidate)
             except GpuTuneError as error:
-                out[candidate.key] = Contender(candidate.key, candidate, status="compile_error", reason=str(error))
+                out[candidate.key] = Finalist(candidate.key, candidate, status="compile_error", reason=str(error))
         baselines, reply = self.baselines, None
         while reply is None:
             request = self._request("confirm", rounds=rounds, baselines=baselines)
             request["entries"] = [self._entry(b) for n, b in builds.items() if n not in out]
             failed, reason, reply = self._ask(request)
             if reply is None and failed in builds:
-                out[failed] = Contender(failed, builds[failed].candidate, status="run_error", reason=reason)
+                out[failed] = Finalist(failed, builds[failed].candidate, status="run_error", reason=reason)
                 out |= self._spared(failed, builds, out)
             elif reply is None and failed in baselines:  # it took the child down, or hung: the others go on
-                out[failed] = Contender(failed, status="run_error", reason=reason)
+                out[failed] = Finalist(failed, status="run_error", reason=reason)
                 baselines = tuple(n for n in baselines if n != failed)
             elif reply is None and baselines:  # one of them did, nobody knows which: ours are re-timed without them
-                out.update({n: Contender(n, status="run_error", reason=reason) for n in baselines})
+                out.update({n: Finalist(n, status="run_error", reason=reason) for n in baselines})
                 baselines = ()
             elif reply is None:
                 raise MeasureError(f"the finalists could not be re-timed: {reason}")
@@ -121,28 +120,28 @@ class GpuMeasurer(Pipeline):
             name = found.winner.key
             contenders[name] = self._check_winner(contenders[name], builds[name])
 
-    def _spared(self, failed: str, builds: Mapping[str, Build], out: Mapping[str, Contender]) -> dict[str, Contender]:
+    def _spared(self, failed: str, builds: Mapping[str, Build], out: Mapping[str, Finalist]) -> dict[str, Finalist]:
         """The others of the template of ``failed``, should it be given up: they are not run any more."""
         template = builds[failed].candidate.template
         self.patience.note(template, lost=True, hung=self._timed_out)
         reason = self.patience.over(template)
         same = {n: b.candidate for n, b in builds.items() if n not in out and b.candidate.template == template}
-        return {n: Contender(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
+        return {n: Finalist(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
 
-    def vendors(self) -> Sequence[Contender]:
-        """See :class:`~gpu_tune.measure.base.Measurer`."""
-        names, lost = self.baselines, list[Contender]()
+    def vendors(self) -> Sequence[Finalist]:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        names, lost = self.baselines, list[Finalist]()
         while True:
             failed, reason, reply = self._ask(self._request("confirm", rounds=ROUNDS, baselines=names, entries=[]))
             if reply is not None:
                 return (*lost, *(_contender(n, None, r) for n, r in reply["contenders"].items()))
             gone = {failed} & set(names) or set(names)
-            lost += [Contender(n, status="run_error", reason=reason) for n in sorted(gone)]
+            lost += [Finalist(n, status="run_error", reason=reason) for n in sorted(gone)]
             names = tuple(n for n in names if n not in gone)
             if not names:
                 return tuple(lost)
 
-    def _check_winner(self, contender: Contender, build: Build) -> Contender:
+    def _check_winner(self, contender: Finalist, build: Build) -> Finalist:
         """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""
         _, reason, reply = self._ask({**self._request("winner"), **self._entry(build)})
         found = reply["checks"] if reply is not None else {"new inputs": (False, reason)}
@@ -279,9 +278,9 @@ class GpuMeasurer(Pipeline):
         return {**super()._environment(), **self._facts}
 
 
-def _contender(name: str, candidate: Candidate | None, reply: dict[str, Any]) -> Contender:
+def _contender(name: str, candidate: Candidate | None, reply: dict[str, Any]) -> Finalist:
     checks = tuple(Check(n, "gpu", ok, detail) for n, (ok, detail) in reply.get("checks", {}).items())
-    return Contender(
+    return Finalist(
         name,
         candidate,
         tuple(reply.get("samples", ())),

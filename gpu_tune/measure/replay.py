@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from ..device import Device
+from ..cuda.device import Device
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template, render
+from ..templates.registry import resolve
 from ..trial import REPLAYED, Candidate, Measurement, Resources, Rule
 from ..workload import Workload
-from .base import Build, Confirmation, Contender, resolve
-from .confirm import conclude
-from .statistics import ROUNDS
+from .finals import ROUNDS, Finalist, Finals, conclude
+from .protocol import Build
 
 
 class ReplayMeasurer:
-    """See :class:`~gpu_tune.measure.base.Measurer`. A candidate that was not recorded ends as ``invalid``.
+    """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that was not recorded ends as ``invalid``.
 
     ``recorded`` may hold a candidate more than once: samples are joined, and the last status counts. Replayed
     measurements say so (``source``), with ``environment["recorded"]`` telling what they were.
@@ -55,30 +55,30 @@ class ReplayMeasurer:
         future.set_result(known or Measurement(candidate, "invalid", REPLAYED, "was not recorded"))
         return future
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Confirmation:
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Rounds drawn from each candidate's recorded samples; nothing is run, so there are no checks."""
         contenders, again, taken = [], {}, dict[str, Resources | None]()
         for candidate in dict.fromkeys(candidates):
             m = self.submit(candidate).result()
             name = candidate.key
             if not m.ok:
-                contenders.append(Contender(name, candidate, status=m.status, reason=m.reason))
+                contenders.append(Finalist(name, candidate, status=m.status, reason=m.reason))
                 continue
             digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
             rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
             drawn = rng.choice(m.samples, (2, rounds))
-            contenders.append(Contender(name, candidate, tuple(map(float, drawn[0]))))
+            contenders.append(Finalist(name, candidate, tuple(map(float, drawn[0]))))
             again[name], taken[name] = tuple(map(float, drawn[1])), m.resources
         return conclude(REPLAYED, contenders, again, taken, {"replayed": True, "device": self.device.name})
 
-    def vendors(self) -> Sequence[Contender]:
+    def vendors(self) -> Sequence[Finalist]:
         """None: baselines are not recorded."""
         return ()
 
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
-        from .builder import resources
         from .compile import CompilePool
+        from .compiling import resources
 
         template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
         template.check(candidate.config, workload, self.device)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..driver import memset
+from ..cuda.driver import memset
+from ..cuda.memory import Event, Graph, Stream
 from ..trial import Policy
-from .cuda import Event, Graph, Stream
-from .statistics import relative_width
+from .finals import relative_width
 
 GRAPH_SECONDS = 600e-6
 """A timed region lasts about this long, so that the gap around it (about a microsecond) does not count."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device import GIB, KNOWN, Device
+from ..cuda.device import GIB, KNOWN, Device
 from ..errors import InvalidConfig
 from ..space.features import distance
 from ..space.grid import Rows

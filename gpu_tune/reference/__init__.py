@@ -3,10 +3,10 @@
 All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
-from .comparison import Comparison, compare
-from .dtypes import NUMPY, cast
+from .compare import Comparison, compare
 from .exact import products, reduction_length
 from .inputs import allocate, example_inputs, example_scalars
+from .numerics import NUMPY, cast
 from .rounding import EPS, Bounds, bounds, reference
 
 __all__ = [

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .. import winograd
 from ..workload import Conv2d, Matmul, Workload
+from . import winograd
 
 
 def reduction_length(workload: Workload) -> int:

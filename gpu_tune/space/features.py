@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device import Device
+from ..cuda.device import Device
 from ..workload import ITEMSIZE, Matmul, Workload
 from .knob import Config
 
 if TYPE_CHECKING:
     from ..templates.base import Template
+
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""

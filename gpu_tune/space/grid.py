@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .component import LISTED, Component
-from .rule import Rows, Rule
+from .component import LISTED, Component, Rows, Rule
 
 __all__ = ["COUNTED", "Grid", "Rows", "Rule"]
 

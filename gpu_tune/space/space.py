@@ -1,7 +1,7 @@
 """Spaces: the valid configs of a template for one workload on one device, or of any knobs and constraints.
 
 :class:`GridSpace` does the work on index rows (see ``grid``); its public face speaks configs. :class:`Space` is what a
-search asks of a space; everything here and ``gpu_tune.interchange.RecordedSpace`` keep it.
+search asks of a space; everything here and ``gpu_tune.store.interchange.RecordedSpace`` keep it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Knob
 
 if TYPE_CHECKING:
-    from ..device import Device
+    from ..cuda.device import Device
     from ..templates.base import Template
     from ..workload import Workload
 

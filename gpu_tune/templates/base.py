@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import Any
 import jinja2
 import jinja2.meta
 
-from ..device import Device
+from ..cuda.device import Device
 from ..errors import InvalidConfig, TemplateError
 from ..plan import LaunchPlan
+from ..reference.numerics import Numerics
 from ..space.constraint import Constraint
 from ..space.knob import Config, Knob
 from ..workload import Workload
@@ -31,7 +30,7 @@ PREFIX = "gpu_tune.templates."
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ResourceEstimate:
     """What a config takes, known before compiling. ``accumulators``: registers per thread that hold accumulators.
 
     ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's.
@@ -41,25 +40,6 @@ class Estimate:
     shared_bytes: int
     accumulators: int
     workspace_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How far a result may be from the float64 reference.
-
-    ``|sum - reference| <= (k_eps * sqrt(K) * eps(compute) + input_eps) * |A|.|B|`` (element-wise), then through the
-    epilogue: see ``gpu_tune.reference.compare``. ``input_eps``: relative error of one product where inputs are rounded
-    (tf32: 2**-10). ``winograd``: output tile of a Winograd algorithm; the 2-norm of
-    its transformed products then stands for ``|A|.|B|``. ``exact_integers``: small-integer
-    inputs give exact results. ``propagates_nonfinite``: inf and nan come out where IEEE arithmetic puts them.
-    """
-
-    compute: str = "float32"
-    k_eps: float = 4.0
-    input_eps: float = 0.0
-    winograd: int = 0
-    exact_integers: bool = True
-    propagates_nonfinite: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +59,7 @@ class Template:
     constraints: tuple[Constraint, ...]
     supports: Callable[[Workload, Device], bool | str]
     derive: Callable[[Config, Workload, Device], Mapping[str, Any]]
-    resources: Callable[[Config, Workload, Device], Estimate]
+    resources: Callable[[Config, Workload, Device], ResourceEstimate]
     plan: Callable[[Config, Workload, Device], LaunchPlan]
     default: Callable[[Workload, Device], Config]
     seeds: Callable[[Workload, Device], Sequence[Config]] = lambda workload, device: ()
@@ -168,33 +148,6 @@ def _free(env: jinja2.Environment, name: str) -> set[str]:
         if isinstance(include.template, jinja2.nodes.Const):
             names |= _free(env, include.template.value) - given
     return names
-
-
-@functools.cache
-def registry() -> Mapping[str, Template]:
-    """Every template of this folder, by name."""
-    found: dict[str, Template] = {}
-    for module in pkgutil.iter_modules([str(FOLDER)]):
-        if (FOLDER / f"{module.name}.cu.j2").exists():
-            template = importlib.import_module(PREFIX + module.name).TEMPLATE
-            if template.name != module.name:
-                raise TemplateError(
-                    f"template {module.name}.py declares the name {template.name!r}; use the file's stem"
-                )
-            found[template.name] = template
-    return found
-
-
-def supporting(workload: Workload, device: Device) -> tuple[list[Template], dict[str, str]]:
-    """The templates that compute ``workload`` itself on ``device``, and for each other one the reason why not."""
-    yes, no = [], {}
-    for template in registry().values():
-        answer = template.supported(workload, device)
-        if answer is True:
-            yes.append(template)
-        else:
-            no[template.name] = str(answer)
-    return yes, no
 
 
 @functools.cache

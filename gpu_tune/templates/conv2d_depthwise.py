@@ -12,15 +12,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..space.constraint import Constraint
 from ..space.knob import Config, Knob
 from ..workload import ITEMSIZE
-from .arguments import epilogue_args
-from .base import Estimate, Template
-from .limits import INDEX_LIMIT, STATIC_LIMIT
-from .simt import (
+from .base import ResourceEstimate, Template
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
+from .lib.simt.launch import (
     ceil,
     fitting_rule,
     grid_rule,
@@ -187,11 +186,11 @@ def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
     return _facts(config, workload)
 
 
-def resources(config: Config, workload: Any, device: Device) -> Estimate:
+def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory and sums of ``config``."""
     # the compiler drops the sums that lie outside the output in every thread
     live = min(config["thread_p"], workload.p) * min(config["thread_q"], workload.q) * _channels(config, workload)
-    return Estimate(_threads(config), _shared_bytes(config, workload), live)
+    return ResourceEstimate(_threads(config), _shared_bytes(config, workload), live)
 
 
 def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:

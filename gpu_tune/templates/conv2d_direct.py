@@ -12,17 +12,16 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..space.knob import Config, Knob
 from ..workload import ITEMSIZE
-from . import conv2d_direct_seeds
-from . import conv2d_direct_tile as tile
-from .arguments import epilogue_args
-from .base import Estimate, Template
-from .conv2d_direct_rules import CONSTRAINTS
-from .limits import INDEX_LIMIT, STATIC_LIMIT
-from .simt import REDUCE_THREADS, adding_step, ceil, shared_item
+from .base import ResourceEstimate, Template
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
+from .lib.direct import seeds
+from .lib.direct import tiles as tile
+from .lib.direct.constraints import CONSTRAINTS
+from .lib.simt.launch import REDUCE_THREADS, adding_step, ceil, shared_item
 
 KNOBS = (
     Knob("block_k", (1, 2, 4, 8, 16, 32, 64, 128), "output channels that a block computes"),
@@ -115,10 +114,10 @@ def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
     return _facts(config, workload)
 
 
-def resources(config: Config, workload: Any, device: Device) -> Estimate:
+def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of ``config``."""
     f = _facts(config, workload)
-    return Estimate(f["threads"], f["shared_bytes"], tile.sums(config), _workspace(config, workload))
+    return ResourceEstimate(f["threads"], f["shared_bytes"], tile.sums(config), _workspace(config, workload))
 
 
 def _workspace(c: Mapping[str, Any], w: Any) -> int:
@@ -150,11 +149,11 @@ def supports(workload: Any, device: Device) -> bool | str:
 
 
 def _default(workload: Any, device: Device) -> Config:
-    return conv2d_direct_seeds.default(workload, device, TEMPLATE)
+    return seeds.default(workload, device, TEMPLATE)
 
 
 def _seeds(workload: Any, device: Device) -> list[Config]:
-    return conv2d_direct_seeds.seeds(workload, device, TEMPLATE)
+    return seeds.seeds(workload, device, TEMPLATE)
 
 
 TEMPLATE = Template(

@@ -12,19 +12,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import LaunchPlan
+from ..reference.numerics import Numerics
 from ..space.constraint import Constraint
 from ..space.knob import Config, Knob
 from ..workload import FP8, ITEMSIZE, Conv2d, Workload
-from . import multistage_launch
-from .base import Estimate, Numerics, Template
+from .base import ResourceEstimate, Template
+from .lib.mma import launch
+from .lib.mma.constraints import WARPS, Problem, rules, threads
+from .lib.mma.derived import ImageLoader, Loader
+from .lib.mma.seeds import complete, default, features, seeds
+from .lib.mma.tiles import KNOBS, Operand, Shape, copy_width, promotes
 from .matmul_mma import numerics
-from .multistage import KNOBS, Operand, Shape, copy_width, promotes
-from .multistage_image import ImageLoader
-from .multistage_loader import Loader
-from .multistage_rules import WARPS, Problem, rules, threads
-from .multistage_seeds import complete, default, features, seeds
 
 ITERATOR = Knob(
     "iterator",
@@ -161,7 +161,7 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
     def coordinates(row: str, column: str) -> str:
         return f"{row}, {group}{column}" if nhwc else f"{column}, {group}{row}"
 
-    found = multistage_launch.facts(
+    found = launch.facts(
         config,
         w,
         device,
@@ -189,13 +189,11 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
 
 
 def _plan(config: Config, w: Workload, device: Device) -> LaunchPlan:
-    return multistage_launch.plan(
-        config, w, device, problem(w), operands(config, w), "conv2d_igemm_mma", _row_elements(w)
-    )
+    return launch.plan(config, w, device, problem(w), operands(config, w), "conv2d_igemm_mma", _row_elements(w))
 
 
-def _resources(config: Config, w: Workload, device: Device) -> Estimate:
-    return multistage_launch.resources(config, w, device, problem(w), operands(config, w))
+def _resources(config: Config, w: Workload, device: Device) -> ResourceEstimate:
+    return launch.resources(config, w, device, problem(w), operands(config, w))
 
 
 def _atomics(w: Any) -> bool:

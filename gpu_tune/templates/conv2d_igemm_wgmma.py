@@ -12,13 +12,13 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import Im2Col, LaunchPlan, TensorMapArg
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import ITEMSIZE, Conv2d, Workload
-from . import hopper, hopper_geometry, hopper_launch, hopper_seeds, hopper_space
-from .base import Estimate, Template
+from .base import ResourceEstimate, Template
+from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .matmul_wgmma import FLAGSHIP, numerics
 
 
@@ -30,9 +30,9 @@ def _supports(w: Workload, device: Device) -> bool | str:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
     if w.layout != "nhwc":
         return "the copy engine gathers pixels of contiguous channels: layout 'nhwc' only"
-    if w.groups > 1 and (w.c // w.groups * size % hopper.SPAN or w.k // w.groups % 8):
+    if w.groups > 1 and (w.c // w.groups * size % tiles.SPAN or w.k // w.groups % 8):
         return (
-            f"groups={w.groups}: a group must have input channels in multiples of {hopper.SPAN} bytes and output "
+            f"groups={w.groups}: a group must have input channels in multiples of {tiles.SPAN} bytes and output "
             f"channels in multiples of 8, not {w.c // w.groups * size} bytes and {w.k // w.groups} channels"
         )
     if w.weights != "plain":
@@ -67,10 +67,10 @@ def _k_tiles(c: Mapping[str, Any], w: Any) -> int:
 
 def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
     assert isinstance(w, Conv2d)
-    g = hopper_launch.geometry(
+    g = launch.geometry(
         c, w, device, m=_pixels(w), n=w.k, ldc=w.k, k_tiles=_k_tiles(c, w), mn_major={"a": False, "b": False}
     )
-    about = hopper_geometry.about(c, g)
+    about = derived.about(c, g)
     g.update(
         kernel="conv2d_igemm_wgmma",
         per_unit=True,
@@ -92,13 +92,13 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
     top, bottom, left, right = w.padding
     image = TensorMapArg(
         "x",
-        hopper.MAP_DTYPE[w.dtype],
+        tiles.MAP_DTYPE[w.dtype],
         (w.c, w.w, w.h, w.n),
         (w.c * size, w.w * w.c * size, w.h * w.w * w.c * size),
         (),
         swizzle=g["a"].span,
         element_strides=(1, w.stride[1], w.stride[0], 1),
-        l2_promotion=hopper_launch.L2_PROMOTION,
+        l2_promotion=launch.L2_PROMOTION,
         im2col=Im2Col(
             (-left, -top),
             (right - (w.s - 1) * w.dilation[1], bottom - (w.r - 1) * w.dilation[0]),
@@ -109,24 +109,24 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
     channels = w.c // w.groups
     filters = TensorMapArg(
         "w",
-        hopper.MAP_DTYPE[w.dtype],
+        tiles.MAP_DTYPE[w.dtype],
         (channels, w.r * w.s, w.k),
         (channels * size, w.r * w.s * channels * size),
         (g["b"].box_inner, 1, g["b"].slice_rows),
         swizzle=g["b"].span,
-        l2_promotion=hopper_launch.L2_PROMOTION,
+        l2_promotion=launch.L2_PROMOTION,
     )
-    return hopper_launch.plan(c, w, g, (image, filters))
+    return launch.plan(c, w, g, (image, filters))
 
 
-def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
+def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> ResourceEstimate:
     assert isinstance(w, Conv2d)
-    return hopper_launch.resources(c, w, _pixels(w), w.k)
+    return launch.resources(c, w, _pixels(w), w.k)
 
 
 CONSTRAINTS = (
-    *hopper_space.constraints(),
-    *hopper_launch.constraints(lambda w: w.k, _k_tiles, _pixels, lambda w: w.k),
+    *constraints.constraints(),
+    *launch.constraints(lambda w: w.k, _k_tiles, _pixels, lambda w: w.k),
     Constraint(
         "groups",
         ("block_n", "block_k", "cluster_n"),
@@ -142,16 +142,16 @@ CONSTRAINTS = (
 @functools.lru_cache(maxsize=256)
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Conv2d)
-    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
+    return tuple(seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
 
 
-def _problem(w: Conv2d) -> hopper_seeds.Problem:
-    return hopper_seeds.Problem(_pixels(w), w.k, 1, lambda c: _k_tiles(c, w))
+def _problem(w: Conv2d) -> seeds.Problem:
+    return seeds.Problem(_pixels(w), w.k, 1, lambda c: _k_tiles(c, w))
 
 
 def _features(c: Mapping[str, Any], w: Workload, device: Device) -> Mapping[str, float]:
     assert isinstance(w, Conv2d)
-    return hopper_seeds.features(c, w, device, _problem(w))
+    return seeds.features(c, w, device, _problem(w))
 
 
 def _default(w: Workload, device: Device) -> Config:
@@ -167,7 +167,7 @@ TEMPLATE = Template(
     name="conv2d_igemm_wgmma",
     op="conv2d",
     summary="implicit GEMM on Hopper tensor cores (wgmma), image gathered by the copy engine (TMA im2col), NHWC",
-    knobs=hopper_space.KNOBS,
+    knobs=constraints.KNOBS,
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derive,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import winograd
+from .lib.winograd import launch
 from .matmul_mma import TEMPLATE as MATMUL
 
 
@@ -17,7 +17,7 @@ def _arithmetic(workload: Any) -> dict[str, Any]:
     return {"arithmetic": "tf32" if "tf32" in workload.math else "tf32x3"}
 
 
-TEMPLATE = winograd.build(
+TEMPLATE = launch.build(
     "conv2d_winograd",
     "Winograd F(2x2) / F(4x4): transforms around products on tensor cores",
     MATMUL,

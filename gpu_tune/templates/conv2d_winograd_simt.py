@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import winograd
+from .lib.winograd import launch
 from .matmul_simt import TEMPLATE as MATMUL
 
-TEMPLATE = winograd.build(
+TEMPLATE = launch.build(
     "conv2d_winograd_simt", "Winograd F(2x2) / F(4x4): transforms around products on the plain units", MATMUL, {}
 )

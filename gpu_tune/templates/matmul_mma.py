@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import LaunchPlan
+from ..reference.numerics import Numerics
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import multistage_launch
-from .base import Estimate, Numerics, Template
-from .multistage import KNOBS, Operand, Shape, copy_width, promotes
-from .multistage_loader import Loader
-from .multistage_rules import Problem, rules
-from .multistage_seeds import complete, default, features, seeds
+from .base import ResourceEstimate, Template
+from .lib.mma import launch
+from .lib.mma.constraints import Problem, rules
+from .lib.mma.derived import Loader
+from .lib.mma.seeds import complete, default, features, seeds
+from .lib.mma.tiles import KNOBS, Operand, Shape, copy_width, promotes
 
 
 def problem(w: Any) -> Problem:
@@ -90,7 +91,7 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
         z = f"z * {w.m * w.ldc}{'LL' if wide else ''} + " if w.batch > 1 else ""
         return f"{z}{row} * {w.ldc}{'LL' if wide else ''} + {column}"
 
-    found = multistage_launch.facts(
+    found = launch.facts(
         config,
         w,
         device,
@@ -120,11 +121,11 @@ def _ldc(w: Any) -> int:
 
 
 def _plan(config: Config, w: Workload, device: Device) -> LaunchPlan:
-    return multistage_launch.plan(config, w, device, problem(w), operands(config, w), "matmul_mma", _ldc(w))
+    return launch.plan(config, w, device, problem(w), operands(config, w), "matmul_mma", _ldc(w))
 
 
-def _resources(config: Config, w: Workload, device: Device) -> Estimate:
-    return multistage_launch.resources(config, w, device, problem(w), operands(config, w))
+def _resources(config: Config, w: Workload, device: Device) -> ResourceEstimate:
+    return launch.resources(config, w, device, problem(w), operands(config, w))
 
 
 def _atomics(w: Any) -> bool:

@@ -12,16 +12,15 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..space.knob import Config, Knob
-from . import matmul_simt_seeds
-from . import matmul_simt_tile as tile
-from .arguments import epilogue_args
-from .base import Estimate, Template
-from .limits import INDEX_LIMIT, STATIC_LIMIT
-from .matmul_simt_rules import CONSTRAINTS
-from .simt import REDUCE_THREADS, adding_step, ceil, shared_item
+from .base import ResourceEstimate, Template
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
+from .lib.simt import seeds
+from .lib.simt import tiles as tile
+from .lib.simt.constraints import CONSTRAINTS
+from .lib.simt.launch import REDUCE_THREADS, adding_step, ceil, shared_item
 
 KNOBS = (
     Knob("block_m", (16, 32, 64, 128, 256), "rows of C that a block computes"),
@@ -107,7 +106,7 @@ def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
     return sum(min(piece, max(0, extent - p * lanes * piece)) for p in range(pieces))
 
 
-def resources(config: Config, workload: Any, device: Device) -> Estimate:
+def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, accumulators and workspace of ``config``."""
     f, c = _facts(config, workload), dict[str, Any](config)
     if f["tiles_k"] > c["split_k"]:
@@ -118,7 +117,7 @@ def resources(config: Config, workload: Any, device: Device) -> Estimate:
     live = _live(workload.m, c["block_m"], f["lanes_m"], f["piece_m"], c["interleave_m"])
     live *= _live(workload.n, c["block_n"], f["lanes_n"], f["piece_n"], c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
-    return Estimate(f["threads"], f["shared_bytes"], sums, _workspace(c, workload))
+    return ResourceEstimate(f["threads"], f["shared_bytes"], sums, _workspace(c, workload))
 
 
 def _workspace(c: Mapping[str, Any], w: Any) -> int:
@@ -145,11 +144,11 @@ def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
 
 
 def _default(workload: Any, device: Device) -> Config:
-    return matmul_simt_seeds.default(workload, device, TEMPLATE)
+    return seeds.default(workload, device, TEMPLATE)
 
 
 def _seeds(workload: Any, device: Device) -> list[Config]:
-    return matmul_simt_seeds.seeds(workload, device, TEMPLATE)
+    return seeds.seeds(workload, device, TEMPLATE)
 
 
 TEMPLATE = Template(

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..device import Device
+from ..cuda.device import Device
 from ..plan import BufferArg, LaunchPlan, TensorMapArg
+from ..reference.numerics import Numerics
 from ..space.constraint import Constraint
 from ..space.knob import Config
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from . import hopper, hopper_geometry, hopper_launch, hopper_seeds, hopper_space, hopper_transpose
-from .base import Estimate, Numerics, Template
-from .hopper_transpose import Transposed
+from .base import ResourceEstimate, Template
+from .lib.wgmma import constraints, derived, launch, seeds, tiles
+from .lib.wgmma.launch import Transposed
 
 
 def _supports(w: Workload, device: Device) -> bool | str:
@@ -29,7 +30,7 @@ def _supports(w: Workload, device: Device) -> bool | str:
     if w.dtype == "float32" and "tf32" not in w.math:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
     for name, ld in (("lda", w.lda), ("ldb", w.ldb)):
-        if ld * size % 16 and name[-1] not in hopper_transpose.transposed(w):
+        if ld * size % 16 and name[-1] not in launch.transposed(w):
             return f"the copy engine needs rows at multiples of 16 bytes: {name}={ld} is {ld * size} bytes"
     if w.alignment < 16:
         return f"the copy engine needs base addresses at multiples of 16 bytes, alignment={w.alignment}"
@@ -44,10 +45,10 @@ def _k_tiles(c: Mapping[str, Any], w: Matmul) -> int:
 
 def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
     assert isinstance(w, Matmul)
-    copies = hopper_transpose.transposed(w)
+    copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
     tiles = _k_tiles(c, w)
-    g = hopper_launch.geometry(c, w, device, m=w.m, n=w.n, ldc=w.ldc, k_tiles=tiles, mn_major=mn_major)
+    g = launch.geometry(c, w, device, m=w.m, n=w.n, ldc=w.ldc, k_tiles=tiles, mn_major=mn_major)
     blocks = -(-w.k // 128)
     g.update(
         kernel="matmul_wgmma",
@@ -56,7 +57,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
         wide_scales=w.m * blocks >= 2**31,
         title=_title(w),
         about=[
-            *hopper_geometry.about(c, g),
+            *derived.about(c, g),
             *(
                 f"{t.name.upper()} is transposed into the workspace first: wgmma wants rows of k."
                 for t in copies.values()
@@ -71,7 +72,7 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
 
 def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
     """Whether the main kernel's target has no scales of its own and yet multiplies with block scales."""
-    return bool(w.scales == "block128" and hopper.parts(c) > 1)
+    return bool(w.scales == "block128" and tiles.parts(c) > 1)
 
 
 def _title(w: Matmul) -> str:
@@ -81,15 +82,15 @@ def _title(w: Matmul) -> str:
     return f"{times}C[{w.m}, {w.n}] = {a} * {b}, {w.dtype} to {w.out_dtype}"
 
 
-def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> Estimate:
+def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> ResourceEstimate:
     assert isinstance(w, Matmul)
-    made = hopper_launch.resources(c, w, w.m, w.n)
-    shared = [made.shared_bytes, *(t.shared_bytes for t in hopper_transpose.transposed(w).values())]
-    workspace = hopper_transpose.end(w, made.workspace_bytes)
+    made = launch.resources(c, w, w.m, w.n)
+    shared = [made.shared_bytes, *(t.shared_bytes for t in launch.transposed(w).values())]
+    workspace = launch.end(w, made.workspace_bytes)
     return replace(made, shared_bytes=max(shared), workspace_bytes=workspace)
 
 
-def _map(name: str, operand: hopper.Operand, w: Matmul, copy: Transposed | None) -> TensorMapArg:
+def _map(name: str, operand: tiles.Operand, w: Matmul, copy: Transposed | None) -> TensorMapArg:
     shape, ld = (w.a_shape, w.lda) if name == "a" else (w.b_shape, w.ldb)
     if copy:
         shape, ld = (copy.rows, copy.k), copy.out_ld
@@ -97,12 +98,12 @@ def _map(name: str, operand: hopper.Operand, w: Matmul, copy: Transposed | None)
     deep = w.batch > 1
     return TensorMapArg(
         "workspace" if copy else name,
-        hopper.MAP_DTYPE[w.dtype],
+        tiles.MAP_DTYPE[w.dtype],
         (shape[1], shape[0], w.batch) if deep else (shape[1], shape[0]),
         (ld * size, shape[0] * ld * size) if deep else (ld * size,),
         (operand.box_inner, operand.slice_rows, 1) if deep else (operand.box_inner, operand.slice_rows),
         swizzle=operand.span,
-        l2_promotion=hopper_launch.L2_PROMOTION,
+        l2_promotion=launch.L2_PROMOTION,
         offset=copy.offset if copy else 0,
     )
 
@@ -111,11 +112,11 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
     assert isinstance(w, Matmul)
     g = _derive(c, w, device)
     scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
-    start = hopper_launch.workspace_bytes(c, w, w.m, w.n)
-    copies = hopper_transpose.transposed(w, start)
+    start = launch.workspace_bytes(c, w, w.m, w.n)
+    copies = launch.transposed(w, start)
     maps = tuple(_map(name, g[name], w, copies.get(name)) for name in "ab")
     first = tuple(t.step() for t in copies.values())
-    return hopper_launch.plan(c, w, g, maps, scales, first, hopper_transpose.end(w, start))
+    return launch.plan(c, w, g, maps, scales, first, launch.end(w, start))
 
 
 def _mn_major(c: Any, w: Any, d: Any) -> bool:
@@ -124,8 +125,8 @@ def _mn_major(c: Any, w: Any, d: Any) -> bool:
 
 
 CONSTRAINTS = (
-    *hopper_space.constraints(),
-    *hopper_launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m, lambda w: w.n),
+    *constraints.constraints(),
+    *launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m, lambda w: w.n),
     Constraint(
         "mn_major_span",
         ("block_m", "block_n"),
@@ -157,16 +158,16 @@ FLAGSHIP: dict[str, Any] = dict(
 @functools.lru_cache(maxsize=256)
 def _seeds(w: Workload, device: Device) -> Sequence[Config]:
     assert isinstance(w, Matmul)
-    return tuple(hopper_seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
+    return tuple(seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
 
 
-def _problem(w: Matmul) -> hopper_seeds.Problem:
-    return hopper_seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
+def _problem(w: Matmul) -> seeds.Problem:
+    return seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
 
 
 def _features(c: Mapping[str, Any], w: Workload, device: Device) -> Mapping[str, float]:
     assert isinstance(w, Matmul)
-    return hopper_seeds.features(c, w, device, _problem(w))
+    return seeds.features(c, w, device, _problem(w))
 
 
 def _default(w: Workload, device: Device) -> Config:
@@ -188,7 +189,7 @@ def numerics(c: Mapping[str, Any], w: Workload) -> Numerics:
         # Inside the tensor cores products are aligned to the largest and cut to about 13 fraction bits before they add.
         # Worst are operands of one sign: up to 2^-9.7 of a sum of 128, and 2^-2.9 of an unpromoted one of 8,192;
         # of mixed signs, as verification uses, little is lost.
-        return Numerics(input_eps=2.0**-9 if hopper.promotes(w) else 2.0**-7)
+        return Numerics(input_eps=2.0**-9 if tiles.promotes(w) else 2.0**-7)
     return Numerics()
 
 
@@ -196,7 +197,7 @@ TEMPLATE = Template(
     name="matmul_wgmma",
     op="matmul",
     summary="Hopper tensor cores (wgmma) fed by the copy engine (TMA), warp-specialised",
-    knobs=hopper_space.KNOBS,
+    knobs=constraints.KNOBS,
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derive,

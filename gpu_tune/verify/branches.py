@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-from ..device import Device
+from ..cuda.device import Device
 from ..space.knob import Config
 from ..templates import base
 from ..templates.base import Template

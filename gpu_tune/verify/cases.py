@@ -1,19 +1,21 @@
-"""Variants of a template, and the cells of workloads that a sweep covers."""
+"""Random workloads of a cell: sizes of every tail, and every way in which a workload of the cell may differ."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..device import Device, by_name
-from ..errors import CorruptData, InvalidInput
+import numpy as np
+
+from ..cuda.device import Device, by_name
+from ..errors import CorruptData, GpuTuneError, InvalidInput
 from ..space.knob import Config
 from ..templates.base import Template
-from ..workload import DTYPES, MATH, OUT_DTYPES, Conv2d, Matmul, Workload, from_dict, to_dict
+from ..workload import DTYPES, ITEMSIZE, MATH, OUT_DTYPES, Conv2d, Matmul, Workload, from_dict, to_dict
 
 DEVICES = ("nvidia-h200", "nvidia-a100", "nvidia-rtx-4090", "nvidia-rtx-5090", "nvidia-rtx-3090", "nvidia-t4")
 """One device of each compute capability, in the order in which a template's first supported one is its home."""
@@ -121,3 +123,198 @@ def _friendly(op: str, cell: Cell, math: tuple[str, ...]) -> list[Workload]:
     if op == "matmul":
         return [Matmul(128, 128, 128, **common)]
     return [Conv2d(1, 64, 16, 16, 64, 3, 3, padding=1, groups=g, **common) for g in (1, 64)]
+
+
+RESIDUE = 16
+"""Tails are counted by the size modulo this; every copy, fragment and store of the templates divides it."""
+Residue = tuple[str, int]
+WORK = 2.5e6
+"""Multiply-adds of one random problem at most, so that the emulator needs milliseconds."""
+_TRIES = 60
+
+
+def sizes(workload: Workload) -> Iterator[tuple[str, int]]:
+    """The sizes whose tails matter."""
+    if isinstance(workload, Matmul):
+        yield from (("m", workload.m), ("n", workload.n), ("k", workload.k))
+    else:
+        assert isinstance(workload, Conv2d)
+        groups = workload.groups
+        yield from (
+            ("c", workload.c // groups),
+            ("k", workload.k // groups),
+            ("pixels", workload.n * workload.p * workload.q),
+        )
+
+
+def residues(workload: Workload) -> set[Residue]:
+    """The tails of its sizes."""
+    return {(name, size % RESIDUE) for name, size in sizes(workload)}
+
+
+def draw_workload(
+    template: Template,
+    cell: Cell,
+    math: tuple[str, ...],
+    device: Device,
+    rng: np.random.Generator,
+    wanted: set[Residue] = frozenset(),  # type: ignore[assignment]
+) -> Workload | None:
+    """A random workload of ``cell`` that the template supports, or None after many tries.
+
+    ``math``: permissions that the template needs. Of several draws the one with most ``wanted`` tails is taken, and
+    one size is changed to a wanted tail where the template allows it.
+    """
+    best, most, good = None, -1, 0
+    draw = _matmul if template.op == "matmul" else _conv2d
+    for attempt in range(_TRIES):
+        try:
+            workload: Workload = draw(cell, math, rng)
+            if attempt < _TRIES // 2:
+                workload = _unusual(workload, rng)
+            if template.supported(workload, device) is not True:
+                continue
+        except GpuTuneError:
+            continue
+        found = len(residues(workload) & wanted)
+        if found > most:
+            best, most = workload, found
+        good += 1
+        if good == 3 or not wanted or most == 3:
+            break
+    if best is not None and not most and wanted:
+        others = sorted(wanted)
+        changed = with_residue(best, *others[rng.integers(len(others))])
+        if changed is not None and template.supported(changed, device) is True:
+            return changed
+    return best
+
+
+def with_residue(workload: Workload, name: str, residue: int) -> Workload | None:
+    """``workload`` with that tail (its leading dimensions contiguous); None where it does not work out."""
+    if name == "pixels":
+        return None
+    size = dict(sizes(workload))[name]
+    size = (size // RESIDUE * RESIDUE + residue) or RESIDUE
+    try:
+        if isinstance(workload, Matmul):
+            return replace(workload, lda=0, ldb=0, ldc=0, **{name: size})  # type: ignore[arg-type]
+        assert isinstance(workload, Conv2d)
+        return replace(workload, **{name: size * workload.groups})  # type: ignore[arg-type]
+    except GpuTuneError:
+        return None
+
+
+def existing(template: Template, devices: Iterable[Device], wanted: set[Residue]) -> set[Residue]:
+    """Those of ``wanted`` that some of many random workloads which ``template`` supports have (never all of pixels)."""
+    rng, found = np.random.default_rng(0), set[Residue]()
+    homes = [(d, supported_cells(template, d)) for d in devices]
+    for _ in range(200 if wanted else 0):
+        device, cells = homes[rng.integers(len(homes))]
+        cell = list(cells)[rng.integers(len(cells))]
+        workload = draw_workload(template, cell, cells[cell], device, rng)
+        for residue in sorted(wanted - found):
+            changed = None if workload is None else with_residue(workload, *residue)
+            if changed is not None and template.supported(changed, device) is True:
+                found.add(residue)
+    return found
+
+
+def busy(workload: Workload, config: Config) -> Workload:
+    """``workload`` with sizes that go round the config's pipeline twice and leave tails, in several tiles."""
+    knob = {n: int(v) for n, v in config.items() if isinstance(v, int)}
+    depth = (2 * knob.get("stages", 1) + 1) * knob.get("block_k", 16) * knob.get("split_k", 1)
+    if isinstance(workload, Matmul):
+        tiles_n = (5 if knob.get("block_n", 32) <= 64 else 3) if workload.batch == 1 else 2
+        m, n = knob.get("block_m", 32) * 2 - 8, knob.get("block_n", 32) * tiles_n - 16
+        return replace(workload, m=m, n=n, k=depth + 16, lda=0, ldb=0, ldc=0)
+    assert isinstance(workload, Conv2d)
+    side = 14
+    taps = 1 if "winograd" in workload.math else workload.r * workload.s  # Winograd sums over channels alone
+    c = max(16, -(-depth // (taps * 16)) * 16)
+    k = max(32, knob.get("block_n", 32))
+    return replace(workload, n=2, h=side, w=side, c=c * workload.groups, k=k * workload.groups)
+
+
+def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
+    """Now and then: more permissions than needed, sums in any order, filters transformed ahead."""
+    more: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        allowed = [p for p, dtypes in MATH.items() if workload.dtype in dtypes and p not in workload.math]
+        if workload.op == "matmul":
+            allowed = [p for p in allowed if p != "winograd"]
+        if allowed:
+            more["math"] = (*workload.math, allowed[rng.integers(len(allowed))])
+    if rng.random() < 0.25:
+        more["deterministic"] = False
+    if isinstance(workload, Conv2d) and "winograd" in (*workload.math, *more.get("math", ())) and rng.random() < 0.3:
+        more["weights"] = "pretransformed"
+    return replace(workload, **more) if more else workload
+
+
+def _size(rng: np.random.Generator, largest: int) -> int:
+    """A size up to ``largest`` whose residues are all as likely as round numbers."""
+    step = int(rng.choice([1, 1, 1, 2, 4, 8, 8, 16, 16, 32, 64]))
+    step = min(step, largest)
+    return step * int(rng.integers(1, max(2, largest // step + 1)))
+
+
+def _matmul(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Matmul:
+    batch = int(rng.choice([1, 1, 1, 1, 1, 2, 3]))
+    while True:
+        m, n, k = (_size(rng, int(rng.choice([40, 150, 300]))) for _ in range(3))
+        if m * n * k * batch <= WORK:
+            break
+    a_row, b_row = (k if cell.layout[0] == "n" else m), (n if cell.layout[1] == "n" else k)
+    more: dict[str, Any] = _types(cell, rng)
+    if more["out_dtype"] != "int32":
+        more.update(alpha=rng.choice(["1", "1", "any"]), beta=rng.choice(["0", "0", "1", "any"]))
+    elif rng.random() < 0.3:
+        more.update(beta="1")
+    if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
+        more.update(scales=rng.choice(["none", "tensor", "row_col", *(["block128"] if cell.dtype != "int8" else [])]))
+    for name, row in (("lda", a_row), ("ldb", b_row), ("ldc", n)):
+        if rng.random() < 0.2:
+            more[name] = row + int(rng.choice([1, 8, 16, 32]))
+    more.update(batch=batch, dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue, math=math)
+    return Matmul(m, n, k, **_plain(more))
+
+
+def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv2d:
+    r, s = (int(rng.choice([1, 2, 3, 3, 3, 5])) for _ in range(2))
+    if rng.random() < 0.7:
+        s = r
+    groups = int(rng.choice([1, 1, 1, 1, 2, 4]))
+    while True:
+        n, h, w = int(rng.choice([1, 1, 2, 3])), int(rng.integers(1, 16)), int(rng.integers(1, 16))
+        c, k = (groups * _size(rng, int(rng.choice([20, 80, 160])) // groups + 1) for _ in range(2))
+        if rng.random() < 0.12:
+            groups = k = c  # depthwise
+        elif groups > 1 and rng.random() < 0.3:  # 128 bytes of channels a group
+            c, k = groups * 128 // ITEMSIZE[cell.dtype], groups * 8 * int(rng.integers(1, 9))
+        if n * h * w * (c // groups) * k * r * s <= WORK and not (c % groups or k % groups):
+            break
+    padding: Any = int(rng.integers(0, 3))
+    if rng.random() < 0.2:
+        padding = tuple(int(p) for p in rng.integers(0, 3, 4))
+    stride = (
+        tuple(int(v) for v in rng.choice([1, 1, 1, 2, 3], 2)) if rng.random() < 0.3 else int(rng.choice([1, 1, 1, 2]))
+    )
+    more: dict[str, Any] = _types(cell, rng)
+    if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
+        more.update(scales=rng.choice(["none", "tensor", "row_col"]))
+    more.update(stride=stride, padding=padding, dilation=int(rng.choice([1, 1, 1, 1, 2])), groups=groups, math=math)
+    more.update(dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue)
+    return Conv2d(n, c, h, w, k, r, s, **_plain(more))
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """NumPy's strings as Python's."""
+    return {k: str(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+def _types(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
+    """out_dtype and alignment; the integer result takes no epilogue."""
+    outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
+    alignment = int(rng.choice([16, 16, 16, 16, 4, 32])) if rng.random() < 0.6 else 16
+    return {"out_dtype": str(rng.choice(outs)), "alignment": alignment}

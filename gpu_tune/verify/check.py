@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import cubin, emulator, nvrtc, ptxas
-from ..device import Device
+from .. import emulator
+from ..cuda import cubin, nvrtc, ptxas
+from ..cuda.device import Device
 from ..errors import CompileError, EmulationError, GpuTuneError
 from ..plan import LaunchPlan
 from ..reference import NUMPY, compare, example_inputs, example_scalars
-from ..templates.base import Numerics, Template, render
+from ..reference.numerics import Numerics
+from ..templates.base import Template, render
 from ..workload import ArraySpec, Workload
 from .cases import Variant
 from .draw import filling

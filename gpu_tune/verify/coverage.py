@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .branches import Branch, all_branches, reachable_branches
-from .cases import Cell, Variant
-from .configs import Pair, knob_pairs
-from .draw import Drawing
-from .workloads import RESIDUE, Residue, existing, residues
+from .cases import RESIDUE, Cell, Residue, Variant, existing, residues
+from .draw import Drawing, Pair, knob_pairs
 
 _NAMED = 12
 """Of what was not reached, so many are named in a line."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
 from ..errors import InvalidInput
 from .arrays import ArraySpec, View
 from .conv2d import Conv2d
+from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
 from .matmul import Matmul
 
 __all__ = [
@@ -55,3 +55,12 @@ def to_dict(workload: Workload) -> dict[str, Any]:
     """A plain dict (JSON-ready) of every field, with ``op``."""
     body = {f.name: getattr(workload, f.name) for f in fields(workload)}
     return {"op": workload.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in body.items()}}
+
+
+def require_workload(workload: object) -> Workload:
+    """``workload`` itself; InvalidInput when it is none."""
+    if not isinstance(workload, Workload):
+        raise InvalidInput(
+            "workload", workload, "is not a Matmul or Conv2d", "give one, such as gpu_tune.Matmul(m, n, k)"
+        )
+    return workload

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..dtypes import ITEMSIZE
+from .dtypes import ITEMSIZE
 
 if TYPE_CHECKING:
     from . import Workload

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import epilogue
-from ..dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
 from ..errors import InvalidInput
+from . import epilogue
+from .dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
 
 MAX_DIM = 2**31 - 1
 

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import epilogue as epilogue_grammar
-from ..dtypes import SCALES
 from ..errors import InvalidInput
+from . import epilogue as epilogue_grammar
 from .arrays import ArraySpec, View
 from .checks import check_common, choice, pair, positive, resolve_dtypes, sides, vector_dtype
+from .dtypes import SCALES
 from .keys import join, readable_key
 from .matmul import Matmul
 
@@ -24,7 +24,7 @@ class Conv2d:
     contiguous. ``stride``, ``dilation``: an int or (rows, columns). ``padding``: an int, (rows, columns), or
     (top, bottom, left, right). ``scales``: ``tensor`` (1,) and (1,); ``row_col`` (1,) for x and (k,) for the filters.
     ``weights='pretransformed'``: w holds the Winograd transform ``G g G^T`` of every filter, (alpha^2, k, c) with
-    ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.winograd.transform_filters``.
+    ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.reference.winograd.transform_filters``.
     """
 
     n: int

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from ..dtypes import OUT_DTYPES
+from .dtypes import OUT_DTYPES
 
 
 def readable_key(w: Any, start: str, skip: set[str], defaults: dict[str, Any]) -> str:

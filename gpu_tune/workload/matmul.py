@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .. import epilogue as epilogue_grammar
-from ..dtypes import SCALES
 from ..errors import InvalidInput
+from . import epilogue as epilogue_grammar
 from .arrays import ArraySpec, View
 from .checks import check_common, choice, leading_dimension, positive, resolve_dtypes, vector_dtype
+from .dtypes import SCALES
 from .keys import readable_key
 
 

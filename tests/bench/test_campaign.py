@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import json
 import math
@@ -15,22 +15,15 @@ from typing import Any
 
 import pytest
 
-from gpu_tune.records import Record
 from gpu_tune.space.knob import Config
+from gpu_tune.store.records import Record
 from gpu_tune.trial import MEASURED, Candidate, Measurement
 from gpu_tune.workload import Matmul
-
-PATH = Path(__file__).parents[2] / "bench" / "campaign.py"
 
 
 @pytest.fixture(scope="module")
 def campaign() -> Any:
-    specification = importlib.util.spec_from_file_location("bench_campaign", PATH)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["bench_campaign"] = module
-    specification.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench.campaign.__main__")
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def ran(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             phase, _, rest = name.partition(" ")
             yield campaign.Task(phase, rest, lambda name=name: work(name), 0.5)
 
-    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
+    monkeypatch.setattr(campaign.tasks, "tasks", tasks)
     return names
 
 
@@ -98,7 +91,7 @@ def test_the_phase_furthest_behind_goes_next_and_a_task_that_does_not_fit_waits(
 def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
     campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    rest = campaign.campaign_tasks.Unfinished("3 of 9 configs")
+    rest = campaign.tasks.Unfinished("3 of 9 configs")
     ran: list[str] = []
 
     def cut() -> Any:
@@ -109,7 +102,7 @@ def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
         yield campaign.Task("spaces", "cut", cut, 0.5)
         yield campaign.Task("checks", "left out", lambda: ran.append("left out") or {}, 0.5)
 
-    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
+    monkeypatch.setattr(campaign.tasks, "tasks", tasks)
     for _ in range(2):
         start(campaign, tmp_path, "--phases", "spaces,tuning")
     assert ran == ["cut", "cut"] and json.loads((tmp_path / "state.json").read_text())["done"] == {}
@@ -119,7 +112,7 @@ def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
 
 
 def test_a_program_leaves_all_its_words_and_ends_with_the_slice(campaign: Any, tmp_path: Path):
-    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.campaign_tasks
+    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.tasks
     command = [sys.executable, "-u", "-c", "import sys; print('x' * 300); print('last'); sys.exit(3)"]
     found = work.program(setup, "tests/gpu/one.py", command)
     assert found["exit"] == 3 and found["tail"][-1] == "last" and len(found["tail"][0]) == 200
@@ -147,9 +140,9 @@ def test_archives_are_written_while_tasks_run(campaign: Any, tmp_path: Path, mon
     def tasks(setup: Any) -> Any:
         yield campaign.Task("checks", "slow", slow, 0.5)
 
-    monkeypatch.setattr(campaign.campaign_tasks, "tasks", tasks)
-    keeper = campaign.campaign_pages.Keeper
-    monkeypatch.setattr(campaign.campaign_pages, "Keeper", lambda *given: keeper(*given, every=0.1))
+    monkeypatch.setattr(campaign.tasks, "tasks", tasks)
+    keeper = campaign.pages.Keeper
+    monkeypatch.setattr(campaign.pages, "Keeper", lambda *given: keeper(*given, every=0.1))
     start(campaign, tmp_path / "out", "--archive", str(target))
     assert {"state.json", "environment.json", "logs/a.log"} <= set(seen)
     assert not list(tmp_path.glob("*.new"))
@@ -194,7 +187,7 @@ def test_a_hostile_archive_is_refused(campaign: Any, tmp_path: Path):
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member, io.BytesIO())
         with pytest.raises(SystemExit, match="no plain file"):
-            campaign.campaign_archive.restore([path], tmp_path / "out")
+            campaign.archive.restore([path], tmp_path / "out")
         assert not (tmp_path / "evil").exists()
 
 
@@ -205,7 +198,7 @@ def test_another_chip_is_not_mixed_in(campaign: Any, ran: list[str], tmp_path: P
 
 
 def test_the_real_plan_has_every_phase_and_stable_distinct_names(campaign: Any, tmp_path: Path):
-    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.campaign_tasks
+    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.tasks
     names = [(t.phase, t.name) for t in work.tasks(setup)]
     assert {p for p, _ in names} == set(campaign.PHASES) and len(set(names)) == len(names)
     assert names == [(t.phase, t.name) for t in work.tasks(setup)]
@@ -229,7 +222,7 @@ def test_knobs_that_paid_are_told_in_percent(campaign: Any):
     """tile=2 halves every time, stage changes nothing; failures have no time and count as such."""
     found = [timed(i, (1e-3 + 1e-9 * i) / (1 + i // 40), tile=1 + i // 40, stage=i // 4 % 2) for i in range(80)]
     found += [timed(99, 0.0, "run_error", tile=1, stage=1)]
-    lines = campaign.campaign_pages.campaign_tables.knobs(found)
+    lines = campaign.pages.results_tables.knobs(found)
     assert "### t: 2 workloads; 80 ok, 1 run_error" in lines
     cells = {tuple(x.split(" | ")[:2]): x.split(" | ") for x in lines if x.startswith("| ")}
     best, median = cells["| tile", "2"][2:4]
@@ -255,11 +248,11 @@ def test_results_come_from_measurements_alone(campaign: Any, tmp_path: Path, mon
     made = campaign.Schedule(campaign.Setup(tmp_path, "modelled", None, 1.0, 0))
     made.setup.rehearsal = False
     with pytest.raises(SystemExit, match="no workload was tuned yet"):
-        campaign.campaign_pages.results_page(made)
+        campaign.pages.results_page(made)
     a, b = Matmul(512, 512, 512, dtype="bfloat16", layout="nt"), Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt")
     for w, ours, vendor in ((a, 2e-6, 3e-6), (b, 2e-4, 1.9e-4)):
         made.state["done"][f"tuning: {w.key}"] = {"seconds": 1.0, "result": tuned(w, ours, vendor)}
-    page = campaign.campaign_pages.results_page(made)
+    page = campaign.pages.results_page(made)
     mean = math.sqrt(1.5 * 0.95)
     assert f"2 shapes: geometric mean {mean:.3f}" in page and "decidedly slower on 1" in page
     assert "rehearsal: no time" not in page and "torch was not timed: PyTorch is not installed" in page

@@ -6,14 +6,13 @@ import importlib
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpu_tune.errors import MeasureError
-from gpu_tune.measure.child import ChildLost
+from gpu_tune.measure.worker import ChildLost
 from gpu_tune.plan import KernelStep, LaunchPlan
 
 PLAN = LaunchPlan((KernelStep("k", (1, 1, 1), (1, 1, 1), ()),))
@@ -33,14 +32,12 @@ def behave(request: dict[str, Any], note: Callable[[str], None]) -> dict[str, An
 
 @pytest.fixture
 def conformance_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    return importlib.import_module("conformance_gpu")
+    return importlib.import_module("bench.conformance.gpu")
 
 
 def test_what_fails_costs_itself_and_many_that_hang_end_it(conformance_gpu: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(conformance_gpu, "HANGS", 2)
-    with conformance_gpu.Runner("test_conformance_gpu:behave", 0.5) as runner:
+    with conformance_gpu.Runner("tests.bench.test_conformance_gpu:behave", 0.5) as runner:
 
         def run(what: str) -> int:
             return int(runner.run(what.encode(), PLAN, {}, {})["pid"])

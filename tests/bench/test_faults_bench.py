@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpu_tune.records import Records
-from gpu_tune.store import Store
-
-PATH = Path(__file__).parents[2] / "bench" / "faults.py"
+from gpu_tune.store.records import Records
+from gpu_tune.store.store import Store
 
 
 @pytest.fixture(scope="module")
 def faults() -> Any:
-    specification = importlib.util.spec_from_file_location("bench_faults", PATH)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["bench_faults"] = module
-    specification.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench.faults.__main__")
 
 
 def test_kills_full_disks_and_strangers_lose_and_damage_nothing(faults: Any, tmp_path: Path, capsys: Any):
@@ -43,7 +35,7 @@ def test_kills_full_disks_and_strangers_lose_and_damage_nothing(faults: Any, tmp
 
 def publish_in_place(folder: Path, first: int, pipe: int) -> None:
     """A bad writer: replaces a winner's files one by one."""
-    samples = sys.modules["faults_samples"]
+    samples = importlib.import_module("bench.faults.samples")
     path, number = Store(folder).path(samples.WORKLOAD, samples.CHIP, samples.SOURCE), first
     while True:
         w = samples.winner(number)
@@ -55,7 +47,7 @@ def publish_in_place(folder: Path, first: int, pipe: int) -> None:
 
 def append_late(folder: Path, first: int, pipe: int) -> None:
     """A bad writer: acknowledges records that it still holds back."""
-    samples = sys.modules["faults_samples"]
+    samples = importlib.import_module("bench.faults.samples")
     log, held, number = Records(folder), [], first
     log.append(samples.record(number))
     while True:

@@ -31,8 +31,7 @@ PTX = """
 
 @pytest.fixture
 def mutation(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCH))
-    return importlib.import_module("mutation")
+    return importlib.import_module("bench.mutation.__main__")
 
 
 def verdict(mutation: Any, line: int, kind: str, useful: frozenset[int] = frozenset({12, 13, 14})) -> tuple[bool, str]:

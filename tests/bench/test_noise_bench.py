@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PATH = Path(__file__).parents[2] / "bench" / "noise.py"
-
 
 @pytest.fixture(scope="module")
 def noise() -> Any:
-    specification = importlib.util.spec_from_file_location("bench_noise", PATH)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["bench_noise"] = module
-    specification.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench.noise.__main__")
 
 
 def test_every_mark_is_measured(noise: Any, fake_cuda: Path, home: Path, tmp_path: Path, capsys: Any):

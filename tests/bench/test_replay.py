@@ -1,21 +1,20 @@
-"""bench/search.py and bench/transfer.py on the synthetic spaces, through their command lines."""
+"""bench.search and bench.transfer on the synthetic spaces, through their command lines."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from gpu_tune.device import by_name
-from gpu_tune.records import Record, Records
+from gpu_tune.cuda.device import by_name
 from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates.base import registry
+from gpu_tune.store.records import Record, Records
+from gpu_tune.templates.registry import registry
 from gpu_tune.trial import MODELLED, Candidate, Measurement
 from gpu_tune.workload import Matmul
 
@@ -24,18 +23,13 @@ SPACES = [str(ROOT / "tests" / "data" / f"synthetic-{c}.json.gz") for c in "abc"
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "bench" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"bench.{name}")
 
 
 def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     command = [*SPACES[:2], "--searchers", "random,ga,trees", "--seeds", "2", "--trials", "50", "--json", str(out)]
-    assert script("search").main(command) == 0
+    assert script("search.__main__").main(command) == 0
     result = json.loads(out.read_text())
     assert result["marks"] == [25, 50] and set(result["searchers"]) == {"random", "ga", "trees"}
     for r in result["searchers"].values():
@@ -48,8 +42,7 @@ def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
-    script("search")  # puts its rooms on the path
-    search = script("search_runs")
+    search = script("search.runs")
     args = argparse.Namespace(trials=60, batch=16, settings="{}", pipelined=True)
     space = search.space_of(SPACES[0])
     order, _ = search.ours(space, "ga", 0, 60, args, [])
@@ -63,9 +56,9 @@ def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
 
 def test_kernel_tuner_strategies_count_distinct_configs() -> None:
     pytest.importorskip("kernel_tuner", reason="kernel_tuner is not installed")
-    script("search")
+    script("search.__main__")
     search = script("search_peers")
-    space = script("search_runs").space_of(SPACES[0])
+    space = script("search.runs").space_of(SPACES[0])
     for strategy in ("genetic_algorithm", "random_sample"):
         order, _ = search.kernel_tuner(space, strategy, 0, 60)
         known = set(space.times().tolist())
@@ -75,17 +68,17 @@ def test_kernel_tuner_strategies_count_distinct_configs() -> None:
 
 
 def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert script("search").main(["missing.json"]) == 2
-    assert script("transfer").main(["missing.json"]) == 2
-    assert script("search").main([SPACES[0], "--searchers", "colld"]) == 2
-    assert script("search").main([SPACES[0], "--searchers", "random", "--minutes", "0", "--seeds", "2"]) == 0
+    assert script("search.__main__").main(["missing.json"]) == 2
+    assert script("transfer.__main__").main(["missing.json"]) == 2
+    assert script("search.__main__").main([SPACES[0], "--searchers", "colld"]) == 2
+    assert script("search.__main__").main([SPACES[0], "--searchers", "random", "--minutes", "0", "--seeds", "2"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.startswith("error: ") for line in printed[:3]] == [True] * 3 and "random" in printed[4] + printed[5]
 
 
 def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    assert script("transfer").main([*SPACES, "--json", str(out)]) == 0
+    assert script("transfer.__main__").main([*SPACES, "--json", str(out)]) == 0
     (chips,) = json.loads(out.read_text())["rows"]
     assert chips["left out"] == "chips" and chips["result"]["groups"] == 3
     top = chips["result"]["top"]
@@ -114,7 +107,7 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
             book.append(Record(workload, device.chip, template.hash(), ended))
     book.close()
     out = tmp_path / "out.json"
-    assert script("transfer").main([str(book.folder), "--json", str(out)]) == 0
+    assert script("transfer.__main__").main([str(book.folder), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     (shapes,) = json.loads(out.read_text())["rows"]
     assert shapes["left out"] == "shapes" and shapes["result"]["groups"] == 5 == shapes["result"]["left_out"]
@@ -127,9 +120,9 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
 
 def test_the_searchs_own_time_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    assert script("search_time").main([SPACES[0], "--templates", "", "--trials", "40", "--json", str(out)]) == 0
+    assert script("search.time").main([SPACES[0], "--templates", "", "--trials", "40", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())
     assert [r["space"] for r in rows] == ["synthetic-a", "made-up, constrained"] and rows[1]["valid"] > 10**8
     assert all(0 < r["median"] <= r["worst"] and r["asks"] >= 4 for r in rows)
     assert "CPU seconds" in capsys.readouterr().out
-    assert script("search_time").main(["--templates", "matmul_none"]) == 2
+    assert script("search.time").main(["--templates", "matmul_none"]) == 2

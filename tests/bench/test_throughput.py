@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests_support import gt_replace, toy_template
 
 from gpu_tune.space.knob import Knob
-
-PATH = Path(__file__).parents[2] / "bench" / "throughput.py"
+from tests.helpers.support import gt_replace, toy_template
 
 
 @pytest.fixture(scope="module")
 def throughput() -> Any:
-    specification = importlib.util.spec_from_file_location("bench_throughput", PATH)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["bench_throughput"] = module
-    specification.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench.throughput.__main__")
 
 
 @pytest.mark.parametrize("kind", ["gpu", "modelled"])
@@ -38,8 +30,7 @@ def test_shares_add_up_and_no_binary_is_timed_twice(
 ):
     base = toy_template()
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in base.knobs)
-    for room in ("gpu_tune.where", "gpu_tune.measure.base"):
-        monkeypatch.setattr(f"{room}.registry", lambda: {"toy": gt_replace(base, knobs=knobs)})
+    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: {"toy": gt_replace(base, knobs=knobs)})
     out = tmp_path / "t.json"
     size = ["matmul", "20", "18", "16", "--dtype", "float32", "--layout", "nn", "--trials", "12", "--jobs", "1"]
     throughput.main([*size, "--kind", kind, "--json", str(out)])

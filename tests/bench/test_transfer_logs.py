@@ -1,11 +1,10 @@
-"""AutoHeuristic's logs in bench/transfer.py: a made-up log of a made-up rule, and broken ones."""
+"""AutoHeuristic's logs in bench.transfer: a made-up log of a made-up rule, and broken ones."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from gpu_tune.device import by_name
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import CorruptData, GpuTuneError, InvalidInput
 from gpu_tune.space.features import NAMES, Launch, launch_features
 from gpu_tune.workload import Matmul
@@ -29,15 +28,10 @@ CHIPS = {"nvidia-a100": ([8, 0], 166912), "nvidia-h100": ([9, 0], 232448)}
 
 
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"bench.{name}")
 
 
-AUTOHEURISTIC, TRANSFER = script("autoheuristic"), script("transfer")
+AUTOHEURISTIC, TRANSFER = script("transfer.autoheuristic"), script("transfer.__main__")
 
 
 def meta(chip: str = "nvidia-a100", **changes: object) -> str:

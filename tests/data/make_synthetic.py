@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu_tune.interchange import Recorded, RecordedTrial, save_kernel_tuner
 from gpu_tune.space.knob import Config, Knob
+from gpu_tune.store.interchange import Recorded, RecordedTrial, save_kernel_tuner
 
 HERE = Path(__file__).parent
 KNOBS = (

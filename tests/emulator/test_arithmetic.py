@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from references import (
+
+from tests.helpers.emulator.references import (
     BF16,
     bfe,
     bfi,
@@ -29,8 +30,8 @@ from references import (
     trunc_div,
     wrap,
 )
-from single import Case, check
-from snippets import needs_emulator
+from tests.helpers.emulator.single import Case, check
+from tests.helpers.emulator.snippets import needs_emulator
 
 pytestmark = needs_emulator
 

@@ -6,9 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc, result, run, run_args, tensor_map
 
 from gpu_tune.plan import BufferArg, Im2Col
+from tests.helpers.emulator.snippets import (
+    HOPPER,
+    PRELUDE,
+    messages,
+    needs_emulator,
+    needs_nvrtc,
+    result,
+    run,
+    run_args,
+    tensor_map,
+)
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

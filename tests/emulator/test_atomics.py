@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

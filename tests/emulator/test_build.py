@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from snippets import PRELUDE, needs_emulator, needs_nvrtc
 
-from gpu_tune import emulator, nvrtc
+from gpu_tune import emulator
+from gpu_tune.cuda import nvrtc
 from gpu_tune.emulator import build
 from gpu_tune.emulator import module as modules
 from gpu_tune.errors import CompilerMissing, EmulationError
+from tests.helpers.emulator.snippets import PRELUDE, needs_emulator, needs_nvrtc
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from snippets import HOPPER, messages, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.snippets import HOPPER, messages, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snippets import needs_emulator, needs_nvrtc
 
-from gpu_tune import device, nvrtc
+from gpu_tune.cuda import device, nvrtc
+from tests.helpers.emulator.snippets import needs_emulator, needs_nvrtc
 
 pytestmark = [needs_emulator, needs_nvrtc]
-BENCH = Path(__file__).parents[2] / "bench"
+ROOT = Path(__file__).parents[2]
 H200 = device.by_name("nvidia-h200")
 
 
 @pytest.fixture
 def conformance(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(BENCH))
-    return importlib.import_module("conformance")
+    return importlib.import_module("bench.conformance.__main__")
 
 
 def test_cases_are_many_distinct_and_fewer_on_older_chips(conformance: Any) -> None:
@@ -88,13 +87,12 @@ def test_the_command_on_a_virtual_gpu(
     conformance: Any, fake_cuda: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The path to the archive, the templates and the vendor library; a virtual GPU runs no special instructions."""
-    from tests_support import toy_template
-
-    from gpu_tune import launch
+    from gpu_tune.cuda import launch
     from gpu_tune.workload import Matmul
+    from tests.helpers.support import toy_template
 
     toys = {"toy": toy_template()}
-    monkeypatch.setattr("gpu_tune.measure.base.registry", lambda: toys)
+    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: toys)
     monkeypatch.setattr(conformance, "registry", lambda: toys)
     monkeypatch.setattr(conformance, "all_cases", lambda: [])
     archive = tmp_path / "fixtures" / "dump.npz"
@@ -109,13 +107,13 @@ def test_the_command_on_a_virtual_gpu(
 
 
 def test_the_command_without_a_gpu(tmp_path: Path) -> None:
-    from gpu_tune import launch
+    from gpu_tune.cuda import launch
 
-    command = [sys.executable, str(BENCH / "conformance.py")]
+    command = [sys.executable, "-m", "bench.conformance"]
     file = tmp_path / "cpu.npz"
-    done = subprocess.run([*command, "emulate", str(file), "--cc", "75"], capture_output=True, text=True)
+    done = subprocess.run([*command, "emulate", str(file), "--cc", "75"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and file.exists(), done.stderr
-    assert subprocess.run([*command, "compare", str(file), str(file)], capture_output=True).returncode == 0
+    assert subprocess.run([*command, "compare", str(file), str(file)], capture_output=True, cwd=ROOT).returncode == 0
     if launch.detect() is None:
-        check = subprocess.run([*command, "check"], capture_output=True, text=True)
+        check = subprocess.run([*command, "check"], capture_output=True, text=True, cwd=ROOT)
         assert check.returncode == 2 and "no GPU" in check.stderr

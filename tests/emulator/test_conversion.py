@@ -10,9 +10,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from references import BF16, bits32, f32, f64, rounded, signed
-from single import Case, check
-from snippets import needs_emulator, result, run
+
+from tests.helpers.emulator.references import BF16, bits32, f32, f64, rounded, signed
+from tests.helpers.emulator.single import Case, check
+from tests.helpers.emulator.snippets import needs_emulator, result, run
 
 pytestmark = needs_emulator
 

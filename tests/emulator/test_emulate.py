@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc
 
 from gpu_tune import emulator
 from gpu_tune.errors import InvalidInput
 from gpu_tune.plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg, TensorMapArg
+from tests.helpers.emulator.snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fragments import DTYPES
-from snippets import HOPPER, PRELUDE, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.fragments import DTYPES
+from tests.helpers.emulator.snippets import HOPPER, PRELUDE, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fragments import DTYPES, integers, pack_a, pack_b, pack_bits, pack_c, unpack_c
-from snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.fragments import DTYPES, integers, pack_a, pack_b, pack_bits, pack_c, unpack_c
+from tests.helpers.emulator.snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

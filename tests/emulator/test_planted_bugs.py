@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-import planted_sources  # noqa: F401  (they add to PLANTED)
-import planted_warps  # noqa: F401
 import pytest
-from planted import PLANTED, Planted
-from snippets import line_of, messages, needs_emulator, needs_nvrtc, run_args
 
 from gpu_tune.emulator import Report
+from tests.helpers.emulator.planted import PLANTED, Planted
+from tests.helpers.emulator.snippets import line_of, messages, needs_emulator, needs_nvrtc, run_args
 
 pytestmark = [needs_emulator, needs_nvrtc]
 SEEDS = 6

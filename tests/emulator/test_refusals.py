@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snippets import HOPPER, PRELUDE, messages, needs_emulator, needs_nvrtc, run, run_args, tensor_map
 
 from gpu_tune import emulator
 from gpu_tune.errors import EmulationError, GpuTuneError
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
+from tests.helpers.emulator.snippets import (
+    HOPPER,
+    PRELUDE,
+    messages,
+    needs_emulator,
+    needs_nvrtc,
+    run,
+    run_args,
+    tensor_map,
+)
 
 pytestmark = needs_emulator
 

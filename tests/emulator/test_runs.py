@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run, run_args
 
 from gpu_tune import emulator
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
+from tests.helpers.emulator.snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run, run_args
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

@@ -11,7 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from snippets import messages, needs_emulator, result, run
+
+from tests.helpers.emulator.snippets import messages, needs_emulator, result, run
 
 triton: Any = pytest.importorskip("triton", reason="Triton is not installed")
 import triton.language as tl  # noqa: E402

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.snippets import PRELUDE, messages, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fragments import DTYPES, Operand, integers, pack_a, unpack_wgmma
-from snippets import HOPPER, needs_emulator, needs_nvrtc, result, run
+
+from tests.helpers.emulator.fragments import DTYPES, Operand, integers, pack_a, unpack_wgmma
+from tests.helpers.emulator.snippets import HOPPER, needs_emulator, needs_nvrtc, result, run
 
 pytestmark = [needs_emulator, needs_nvrtc]
 

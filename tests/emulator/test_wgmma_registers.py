@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from snippets import messages, needs_emulator, run
 
 from gpu_tune.emulator import Report
+from tests.helpers.emulator.snippets import messages, needs_emulator, run
 
 pytestmark = needs_emulator
 

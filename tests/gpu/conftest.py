@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,17 +18,12 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "measure"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import toy
-
-from gpu_tune import driver, nvrtc
-from gpu_tune.device import Device
-from gpu_tune.measure import nvml
-from gpu_tune.measure.child import Child, ChildLost
+from gpu_tune.cuda import driver, nvml, nvrtc
+from gpu_tune.cuda.device import Device
+from gpu_tune.measure.worker import Child, ChildLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
+from tests.helpers import toy
 
 TOLD: list[str] = []
 STEP_SECONDS, READY_SECONDS = 12.0, 60.0
@@ -116,7 +110,7 @@ def alone(_stepping: Child) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def measuring() -> Iterator[Child]:
     """The process that verifies and times when a GPU is tuned for."""
-    child = Child("gpu_tune.measure.gpu_child:handler", {"ordinal": 0})
+    child = Child("gpu_tune.measure.gpu_worker:handler", {"ordinal": 0})
     yield child
     child.kill()
 

@@ -1,10 +1,10 @@
-# ruff: noqa: E501  (lines of CUDA)
 """Small kernels that each use one thing which the tuned kernels rely on, from a plain store to the copy engine.
 
 Every probe knows its right answer without running anything, so the same probes run on the emulator (which proves the
 probes) and on a GPU (which they then prove: driver, argument passing, and the hardware's own semantics). Integers only.
 """
 
+# ruff: noqa: E501  (lines of CUDA)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpu_tune.device import Device
+from gpu_tune.cuda.device import Device
 from gpu_tune.plan import Arg, BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, Step, TensorMapArg
 
 Array = np.ndarray

@@ -1,27 +1,23 @@
 """What the GPU tests do in a process of their own, so that one that hangs or loses its context costs itself alone.
 
-``handler`` serves a :class:`gpu_tune.measure.child.Child`: a request names one of the functions here and its arguments.
+``handler`` serves a :class:`gpu_tune.measure.worker.Child`: a request names a function here and its arguments.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import probes
-
-from gpu_tune import driver, nvrtc
-from gpu_tune.launch import Program
-from gpu_tune.measure import baselines, cuda, nvml
+from gpu_tune.cuda import driver, nvml, nvrtc
+from gpu_tune.cuda import memory as cuda_memory
+from gpu_tune.cuda.launch import Program
+from gpu_tune.measure import baselines
+from gpu_tune.measure.check import Verifier
 from gpu_tune.measure.device_data import DeviceData
-from gpu_tune.measure.verify import Verifier
 from gpu_tune.workload import from_dict
+from tests.gpu import probes
 
 GUARD = 4096
 
@@ -43,30 +39,33 @@ def memory_round_trip() -> list[bool]:
     found = []
     for size in (1, 4097, 65536, 65537, 3 << 20):
         data = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
-        one, two = cuda.allocate(size), cuda.allocate(size)
-        cuda.upload(one, data)
-        cuda.copy(two, one, size)
-        stream = cuda.Stream()
+        one, two = cuda_memory.allocate(size), cuda_memory.allocate(size)
+        cuda_memory.upload(one, data)
+        cuda_memory.copy(two, one, size)
+        stream = cuda_memory.Stream()
         driver.memset(one, 0xA5, size, stream.handle)
         stream.synchronize()
-        found += [bool((cuda.download(two, size) == data).all()), bool((cuda.download(one, size) == 0xA5).all())]
+        found += [
+            bool((cuda_memory.download(two, size) == data).all()),
+            bool((cuda_memory.download(one, size) == 0xA5).all()),
+        ]
         for address in (one, two):
-            cuda.free(address)
+            cuda_memory.free(address)
     return found
 
 
 def bandwidth() -> dict[str, float]:
     """Bytes per second of a large memset, timed by events, and what clocks do meanwhile."""
     size, device = 1 << 28, driver.describe()
-    memory, stream = cuda.allocate(size), cuda.Stream()
-    start, end = cuda.Event(), cuda.Event()
+    memory, stream = cuda_memory.allocate(size), cuda_memory.Stream()
+    start, end = cuda_memory.Event(), cuda_memory.Event()
     seconds = []
     for i in range(12):
         start.record(stream.handle)
         driver.memset(memory, i, size, stream.handle)
         end.record(stream.handle)
         seconds.append(end.seconds_since(start))
-    cuda.free(memory)
+    cuda_memory.free(memory)
     return {"measured": size / min(seconds), "expected": device.bandwidth, **nvml.read(driver.bus_id())}
 
 
@@ -77,19 +76,19 @@ def probe(name: str, graph: bool = False) -> tuple[np.ndarray, bool]:
     program = Program(nvrtc.to_cubin(made.source, device.arch).data, made.plan)
     addresses, out = {}, made.buffers["out"]
     for buffer, array in made.buffers.items():
-        base = cuda.allocate(array.nbytes + 2 * GUARD)
-        cuda.upload(base, np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8))
-        cuda.upload(base + GUARD, array)
+        base = cuda_memory.allocate(array.nbytes + 2 * GUARD)
+        cuda_memory.upload(base, np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8))
+        cuda_memory.upload(base + GUARD, array)
         addresses[buffer] = base + GUARD
-    stream = cuda.Stream()
+    stream = cuda_memory.Stream()
     bound = program.bind(addresses)
     if graph:
-        made_graph = cuda.Graph(stream, bound)
+        made_graph = cuda_memory.Graph(stream, bound)
         made_graph.launch(stream)
     else:
         bound(stream.handle)
     stream.synchronize()
-    raw = cuda.download(addresses["out"] - GUARD, out.nbytes + 2 * GUARD)
+    raw = cuda_memory.download(addresses["out"] - GUARD, out.nbytes + 2 * GUARD)
     around = np.concatenate([raw[:GUARD], raw[-GUARD:]])
     return raw[GUARD:-GUARD].view(out.dtype).reshape(out.shape), bool((around == 0xFF).all())
 
@@ -102,7 +101,7 @@ def refused(shared_bytes: int) -> tuple[int, str, bool]:
     try:
         module.kernel("probe", shared_bytes)
     except driver.DriverError as error:
-        cuda.free(cuda.allocate(64))
+        cuda_memory.free(cuda_memory.allocate(64))
         return error.code, str(error), error.sticky
     return 0, "accepted", False
 
@@ -112,10 +111,10 @@ def long_graph(launches: int) -> tuple[float, float]:
     device = driver.describe()
     source, step = probes.simple("if (out == nullptr) out[0] = 1;", 1, 32)
     program = Program(nvrtc.to_cubin(source, device.arch).data, probes.plan(step))
-    memory, stream = cuda.allocate(256), cuda.Stream()
+    memory, stream = cuda_memory.allocate(256), cuda_memory.Stream()
     bound = program.bind({"out": memory})
-    graph = cuda.Graph(stream, lambda s: [bound(s) for _ in range(launches)])
-    start, end = cuda.Event(), cuda.Event()
+    graph = cuda_memory.Graph(stream, lambda s: [bound(s) for _ in range(launches)])
+    start, end = cuda_memory.Event(), cuda_memory.Event()
     seconds, host = [], []
     import time
 
@@ -132,7 +131,7 @@ def long_graph(launches: int) -> tuple[float, float]:
 
 def libraries(workload: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """Labels, by name, of the vendor's ways to compute ``workload`` that are right; and why others do not compete."""
-    device, stream = driver.describe(), cuda.Stream()
+    device, stream = driver.describe(), cuda_memory.Stream()
     data = DeviceData(from_dict(workload), 0, device.l2_bytes)
     good, missing = baselines.prepare(names, data, Verifier(data, stream), stream, device, lambda text: None)
     labels = {b.name: b.label for b in good}

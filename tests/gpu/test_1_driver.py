@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import probes
 import pytest
 
 import gpu_tune
-from gpu_tune import driver, nvrtc
-from gpu_tune.device import Device, limits
-from gpu_tune.measure import nvml
+from gpu_tune.cuda import driver, nvml, nvrtc
+from gpu_tune.cuda.device import Device, limits
+from tests.gpu import probes
 
 pytestmark = pytest.mark.gpu
 Ask = Callable[..., Any]

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from gpu_tune import nvrtc
-from gpu_tune.device import KNOWN, Device
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import KNOWN, Device
 from gpu_tune.errors import GpuTuneError, InvalidInput
-from gpu_tune.measure.child import Child, ChildLost
-from gpu_tune.measure.gpu_child import request_of
-from gpu_tune.templates.base import Template, registry, render
+from gpu_tune.measure.gpu_worker import request_of
+from gpu_tune.measure.worker import Child, ChildLost
+from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.registry import registry
 from gpu_tune.trial import Policy
 from gpu_tune.verify.cases import Variant
 from gpu_tune.verify.draw import variants

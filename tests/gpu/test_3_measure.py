@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune.device import Device
-from gpu_tune.measure import open_measurer, statistics
-from gpu_tune.templates.base import Template, registry
+from gpu_tune.cuda.device import Device
+from gpu_tune.measure import finals
+from gpu_tune.measure.select import make_measurer
+from gpu_tune.templates.base import Template
+from gpu_tune.templates.registry import registry
 from gpu_tune.trial import MEASURED, Candidate
 from gpu_tune.workload import Conv2d, Matmul, to_dict
 
@@ -33,7 +35,7 @@ def test_deliberately_bad_kernels_end_as_what_they_are(
     gpu: Device, templates: dict[str, Template], candidate: Make, tmp_path: Path
 ):
     w = Matmul(200, 180, 160, dtype="float32", ldc=184)
-    with open_measurer(w, kind="gpu", templates=templates, store=tmp_path, run_limit=5.0) as m:
+    with make_measurer(w, kind="gpu", templates=templates, store=tmp_path, run_limit=5.0) as m:
         futures = {f: m.submit(candidate(fault=f)) for f in ENDS}
         ends = {f: future.result(120) for f, future in futures.items()}
         assert {f: e.status for f, e in ends.items()} == ENDS, {f: e.reason for f, e in ends.items()}
@@ -47,13 +49,13 @@ def test_a_planted_two_percent_is_found_and_an_equal_kernel_is_not_called_faster
     plain, slower, equal = candidate(), candidate(fault="slower"), candidate(fault="unstable")  # unstable: a name only
     found = wins = 0
     rounds = 20
-    with open_measurer(w, kind="gpu", templates=templates, store=tmp_path, baselines=()) as m:
+    with make_measurer(w, kind="gpu", templates=templates, store=tmp_path, baselines=()) as m:
         for _ in range(rounds):
             c = m.confirm([plain, slower, equal])
             names = {x.name: x.samples for x in c.contenders}
             a, b, s = (names[x.key] for x in (plain, equal, slower))
-            found += statistics.compare(a, s, noise_floor=c.noise_floor).faster
-            wins += statistics.compare(a, b, noise_floor=c.noise_floor).decided
+            found += finals.compare(a, s, noise_floor=c.noise_floor).faster
+            wins += finals.compare(a, b, noise_floor=c.noise_floor).decided
     assert found >= 0.9 * rounds and wins <= max(1, 0.05 * rounds)
 
 
@@ -61,7 +63,7 @@ def test_a_planted_two_percent_is_found_and_an_equal_kernel_is_not_called_faster
 def test_the_noise_floor_is_as_small_as_promised(gpu: Device, size: int, floor: float, tmp_path: Path):
     w = Matmul(size, size, size, dtype="float32")
     template = registry()["matmul_simt"]
-    with open_measurer(w, kind="gpu", store=tmp_path, baselines=()) as m:
+    with make_measurer(w, kind="gpu", store=tmp_path, baselines=()) as m:
         c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
     assert c.winner is not None and c.noise_floor <= floor
 
@@ -72,7 +74,7 @@ def test_two_times_of_one_candidate_agree_and_say_what_they_were_taken_on(
     w = Matmul(1024, 1024, 1024, dtype="float32")
     times = []
     for _ in range(2):
-        with open_measurer(w, kind="gpu", templates=templates, store=tmp_path) as m:
+        with make_measurer(w, kind="gpu", templates=templates, store=tmp_path) as m:
             end = m.submit(candidate(rows=8)).result(60)
             times.append(end.time)
     assert end.source == MEASURED and end.environment["chip"] == gpu.chip and end.environment["cuda"]
@@ -121,7 +123,7 @@ def test_libraries_are_called_right(gpu: Device, w: Matmul, alone: Callable[...,
 def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_path: Path):
     w = Matmul(1024, 1024, 1024, dtype="float32")
     template = registry()["matmul_simt"]
-    with open_measurer(w, kind="gpu", store=tmp_path) as m:
+    with make_measurer(w, kind="gpu", store=tmp_path) as m:
         c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
     assert c.winner is not None and c.verdict is not None and c.vendor in ("cublas", "cublaslt")
     assert all(len(x.samples) == c.rounds for x in c.contenders if x.ok)
@@ -132,7 +134,7 @@ def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path
     device = gpu
     defaults = {t.name: t.default(w, device) for t in registry().values() if t.supported(w, device) is True}
     candidates = [Candidate(name, config) for name, config in defaults.items() if config is not None]
-    with open_measurer(w, kind="gpu", store=tmp_path) as m:
+    with make_measurer(w, kind="gpu", store=tmp_path) as m:
         found = m.confirm(candidates)
     for x in found.contenders:
         rate = w.flops / float(np.median(x.samples)) / 1e12 if x.ok else 0.0

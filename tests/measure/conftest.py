@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import toy
-
-from gpu_tune import driver
-from gpu_tune.device import by_name
-from gpu_tune.measure import baselines, cuda
+from gpu_tune.cuda import driver, memory
+from gpu_tune.cuda.device import by_name
+from gpu_tune.measure import baselines
+from gpu_tune.measure.check import Verifier
 from gpu_tune.measure.device_data import DeviceData
-from gpu_tune.measure.verify import Verifier
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
+from tests.helpers import toy
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +50,7 @@ def prepared(fake_cuda: Path) -> Iterator[Any]:
     owned: list[Any] = []
 
     def prepare(workload: Any, name: str) -> Any:
-        stream = cuda.Stream()
+        stream = memory.Stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
         return baselines.prepare(

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune import driver, reference
-from gpu_tune.device import by_name
+from gpu_tune import reference
+from gpu_tune.cuda import cublas, driver, memory
+from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import emulate, unavailable_reason
-from gpu_tune.measure import baselines, cuda
-from gpu_tune.measure.baselines import blas, elementwise
+from gpu_tune.measure import baselines
+from gpu_tune.measure.baselines import unfused_epilogue
+from gpu_tune.measure.check import Verifier
 from gpu_tune.measure.device_data import DeviceData
-from gpu_tune.measure.verify import Verifier
 from gpu_tune.workload import Conv2d, Matmul
 
 H200 = by_name("nvidia-h200")
@@ -25,12 +26,12 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def prepared(fake_cuda: Path):
-    blas.load.cache_clear()
+    cublas.load.cache_clear()
     driver.use_context()
     owned: list[Any] = []
 
     def prepare(workload: Any, names: tuple[str, ...] = ("cublas", "cublaslt")):
-        stream = cuda.Stream()
+        stream = memory.Stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
         return baselines.prepare(names, data, Verifier(data, stream), stream, H200, lambda text: None)
@@ -38,7 +39,7 @@ def prepared(fake_cuda: Path):
     yield prepare
     for data in owned:
         data.close()
-    blas.load.cache_clear()
+    cublas.load.cache_clear()
 
 
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
@@ -138,7 +139,7 @@ def test_the_elementwise_kernel_finishes_a_plain_product(w: Matmul):
     buffers = {**{n: v for n, v in arrays.items() if n not in ("a", "b")}, "workspace": plain}
     buffers["out"] = reference.allocate(out)
     scalars = {n: v for n, v in (("alpha", 0.5), ("beta", 2.0)) if n in w.scalars()}
-    report = emulate(elementwise.source(w, given, H200), elementwise.plan(w, given), buffers, scalars=scalars,
+    report = emulate(unfused_epilogue.source(w, given, H200), unfused_epilogue.plan(w, given), buffers, scalars=scalars,
                      arch="sm_90a", device=H200)  # fmt: skip
     assert report.ok, str(report)
     found = reference.compare(report.arrays["out"], w, arrays, scalars)
@@ -167,30 +168,30 @@ def test_numbers_and_sizes_are_those_of_the_headers(tmp_path: Path, fake_libcuda
     modes = {"SCALAR_32F": "tensor", "OUTER_VEC_32F": "row_col", "VEC128_32F": "vector128"}
     modes |= {"BLK128x128_32F": "block128"}
     checks = {
-        **{f"CUDA_R_{n}": blas.TYPES[t] for n, t in types.items()},
-        **{f"CUBLAS_COMPUTE_{n}": blas.COMPUTE[t] for n, t in compute.items()},
-        **{f"CUBLASLT_EPILOGUE_{n}": blas.EPILOGUES[t] for n, t in epilogues.items()},
-        **{f"CUBLASLT_MATMUL_DESC_{n}": blas._DESC[t] for n, t in desc.items()},
-        **{f"CUBLASLT_MATMUL_MATRIX_SCALE_{n}": blas.SCALE_MODES[m] for n, m in modes.items()},
-        "CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT": blas._LAYOUT_BATCH,
-        "CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET": blas._LAYOUT_STRIDE,
-        "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": blas._PREF_WORKSPACE,
-        "CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK": blas._PREF_REDUCTIONS,
-        **{f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{x}_BYTES": blas._PREF_ALIGNMENT_A + i for i, x in enumerate("ABCD")},
-        "CUBLASLT_REDUCTION_SCHEME_NONE + CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": blas._REDUCE_IN_COMPUTE_TYPE,
-        "CUBLASLT_REDUCTION_SCHEME_MASK": blas._REDUCE_ANYHOW,
-        "CUBLAS_DEFAULT_MATH + CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION": blas._STRICT_REDUCTION,
+        **{f"CUDA_R_{n}": cublas.TYPES[t] for n, t in types.items()},
+        **{f"CUBLAS_COMPUTE_{n}": cublas.COMPUTE[t] for n, t in compute.items()},
+        **{f"CUBLASLT_EPILOGUE_{n}": cublas.EPILOGUES[t] for n, t in epilogues.items()},
+        **{f"CUBLASLT_MATMUL_DESC_{n}": cublas._DESC[t] for n, t in desc.items()},
+        **{f"CUBLASLT_MATMUL_MATRIX_SCALE_{n}": cublas.SCALE_MODES[m] for n, m in modes.items()},
+        "CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT": cublas._LAYOUT_BATCH,
+        "CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET": cublas._LAYOUT_STRIDE,
+        "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": cublas._PREF_WORKSPACE,
+        "CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK": cublas._PREF_REDUCTIONS,
+        **{f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{x}_BYTES": cublas._PREF_ALIGNMENT_A + i for i, x in enumerate("ABCD")},
+        "CUBLASLT_REDUCTION_SCHEME_NONE + CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": cublas._REDUCE_IN_COMPUTE_TYPE,
+        "CUBLASLT_REDUCTION_SCHEME_MASK": cublas._REDUCE_ANYHOW,
+        "CUBLAS_DEFAULT_MATH + CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION": cublas._STRICT_REDUCTION,
         "CUBLAS_GEMM_DEFAULT": -1,
         "CUBLAS_OP_T": 1,
         "sizeof(cublasLtMatmulHeuristicResult_t)": 96,
         "offsetof(cublasLtMatmulHeuristicResult_t, state)": 72,
     }
-    fields = blas.Algorithm.workspace.offset, blas.Algorithm.state.offset, blas.Algorithm.waves.offset
+    fields = cublas.Algorithm.workspace.offset, cublas.Algorithm.state.offset, cublas.Algorithm.waves.offset
     assert fields == (64, 72, 76)
     guards = "".join(f"#define __CUDA_{t}_H__\n" for t in ("FP16", "BF16", "FP8"))
     guards += "struct __half; struct __nv_bfloat16;\n"
     lines = "\n".join(f'static_assert(long({name}) == {value}, "{name}");' for name, value in checks.items())
     source = f"{guards}#include <cstddef>\n#include <cublasLt.h>\n#include <cublas_v2.h>\n{lines}\n"
     (tmp_path / "check.cpp").write_text(source)
-    include = ["-I", str(headers), "-I", str(HERE.parent / "fake_cuda")]
+    include = ["-I", str(headers), "-I", str(HERE.parent / "helpers" / "fake_cuda")]
     subprocess.run(["g++", "-std=c++17", "-fsyntax-only", *include, str(tmp_path / "check.cpp")], check=True)

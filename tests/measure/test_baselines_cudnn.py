@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import fake_cudnn
 import pytest
 
-from gpu_tune.measure.baselines.finish import as_matmul
+from gpu_tune.measure.baselines.unfused_epilogue import as_matmul
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.workload import Conv2d
+from tests.helpers import fake_cudnn
 
 STRICT: list[tuple[str, tuple[str, ...]]] = [("eng0", ()), ("eng1", ())]
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import fake_torch
 import pytest
 
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers import fake_torch
 
 Prepare = Callable[[Any, str], tuple[list[Any], dict[str, str]]]
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from gpu_tune import nvrtc, reference
-from gpu_tune.device import by_name
+from gpu_tune import reference
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import emulate, unavailable_reason
-from gpu_tune.measure.baselines import triton_matmul
-from gpu_tune.measure.baselines.call import Unavailable
-from gpu_tune.measure.baselines.triton_matmul import Config
+from gpu_tune.errors import Unavailable
+from gpu_tune.measure.baselines import triton as triton_baseline
+from gpu_tune.measure.baselines.triton import Config
 from gpu_tune.workload import Matmul
 
 TYPES = {"*fp32": "float", "*i8": "signed char", "*i32": "int"}
@@ -106,7 +107,7 @@ OWN = [  # what only Triton itself compiles
 
 def right(w: Matmul, config: Config, chip: str) -> None:
     device = by_name(chip)
-    built = triton_matmul.build(w, config, device, True)
+    built = triton_baseline.build(w, config, device, True)
     arrays = reference.example_inputs(w, 1, "integer")
     buffers = {**arrays, "out": reference.allocate(w.arrays()["out"])}
     report = emulate(built.ptx, built.plan, buffers, arch=device.arch, device=device)
@@ -134,22 +135,22 @@ def test_float8_sums_are_promoted_unless_fast_accumulation_is_permitted(triton: 
     ptx = []
     for math in ((), ("fast_accumulate",)):
         w = Matmul(64, 64, 256, dtype="float8_e4m3", layout="nt", out_dtype="bfloat16", math=math)
-        ptx.append(triton_matmul.build(w, Config(64, 64, 64, 4, 3), by_name("nvidia-h200"), True).ptx)
+        ptx.append(triton_baseline.build(w, Config(64, 64, 64, 4, 3), by_name("nvidia-h200"), True).ptx)
         right(w, Config(64, 64, 64, 4, 3), "nvidia-h200")
     strict, fast = (text.count("add.f32") + text.count("add.rn.f32") for text in ptx)
     assert strict > fast
 
 
 def test_epilogues_that_are_not_fused_are_finished_and_configs_fit_the_output(triton: str):
-    fusable = triton_matmul._fusable
+    fusable = triton_baseline._fusable
     assert fusable(Matmul(8, 8, 8, epilogue="bias+relu")) and not fusable(Matmul(8, 8, 8, epilogue="relu+bias"))
     assert not fusable(Matmul(8, 8, 8, alpha="any")) and not fusable(Matmul(8, 8, 8, epilogue="residual"))
     assert not fusable(Matmul(8, 8, 8, dtype="int8", out_dtype="float16", scales="tensor", layout="nt"))
-    assert all(c.m <= 32 for c in triton_matmul._worth(Matmul(16, 4096, 4096)))
-    assert len(triton_matmul._worth(Matmul(4096, 4096, 4096))) == len(triton_matmul.CONFIGS)
+    assert all(c.m <= 32 for c in triton_baseline._worth(Matmul(16, 4096, 4096)))
+    assert len(triton_baseline._worth(Matmul(4096, 4096, 4096))) == len(triton_baseline.CONFIGS)
 
 
 def test_without_triton_that_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(Unavailable, match=r"Triton is not installed.*pip install triton"):
-        triton_matmul.build(CASES[0], SMALL, by_name("nvidia-a100"), True)
+        triton_baseline.build(CASES[0], SMALL, by_name("nvidia-a100"), True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gpu_tune import driver
+from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput, MeasureError
-from gpu_tune.measure import open_measurer
+from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import MEASURED, MODELLED, Candidate
 from gpu_tune.workload import Matmul
@@ -42,7 +42,7 @@ def cluster(fake_libcuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def opened(cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, **options: Any) -> Any:
     address = cluster.scheduler_address.replace("tcp://", "dask://")
-    return open_measurer(workload, kind="cluster", address=address, templates=templates, store=compiled, **options)
+    return make_measurer(workload, kind="cluster", address=address, templates=templates, store=compiled, **options)
 
 
 def test_trials_and_finalists_run_on_the_workers_gpus(
@@ -92,6 +92,6 @@ def test_workers_that_differ_take_no_part(
 
 def test_no_scheduler_and_bad_addresses_are_said(workload: Matmul, compiled: Path):
     with pytest.raises(InvalidInput, match="cluster address"):
-        open_measurer(workload, kind="cluster", address="somewhere", store=compiled)
+        make_measurer(workload, kind="cluster", address="somewhere", store=compiled)
     with pytest.raises(MeasureError, match="no Dask scheduler"):
-        open_measurer(workload, kind="cluster", address="dask://127.0.0.1:9", store=compiled, timeout=1)
+        make_measurer(workload, kind="cluster", address="dask://127.0.0.1:9", store=compiled, timeout=1)

@@ -8,11 +8,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
 
-from gpu_tune import cubin
+from gpu_tune.cuda import cubin
 from gpu_tune.errors import InvalidInput
 from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key, default_jobs
+from tests.helpers.waiting import wait_until
 
 ARCH = "sm_80"
 
@@ -43,7 +43,7 @@ def faulty(request: tuple[str, str], note: object) -> object:
     return compile_request(request, note)  # type: ignore[arg-type]
 
 
-FAULTY = "test_compile:faulty"
+FAULTY = "tests.measure.test_compile:faulty"
 
 
 def test_sources_become_cubins_and_errors_keep_the_compilers_words(store: CompileStore):

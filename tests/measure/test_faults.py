@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import wait_until
 
 from gpu_tune.errors import MeasureError
-from gpu_tune.measure import open_measurer
-from gpu_tune.measure.child import Child, ChildLost
 from gpu_tune.measure.compile import CompileStore
 from gpu_tune.measure.gpu import GpuMeasurer
+from gpu_tune.measure.select import make_measurer
+from gpu_tune.measure.worker import Child, ChildLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
+from tests.helpers.waiting import wait_until
 
 Make = Callable[..., Candidate]
 ROUNDS = int(os.environ.get("GPU_TUNE_FAULT_ROUNDS", "8"))
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2]
 
 
 def gone(pid: int) -> bool:
@@ -46,7 +46,7 @@ def opened(
     fake_cuda: Path, templates: dict[str, Template], workload: Matmul, tmp_path: Path
 ) -> Callable[..., GpuMeasurer]:
     def make(**options: Any) -> GpuMeasurer:
-        made = open_measurer(
+        made = make_measurer(
             workload, kind="gpu", templates=templates, store=tmp_path / "store", jobs=1, run_limit=2.0, **options
         )
         assert isinstance(made, GpuMeasurer)
@@ -174,15 +174,15 @@ def test_a_gpu_that_needs_a_moment_after_a_lost_context_costs_no_innocent_candid
 PARENT = """
 import os, sys
 sys.path.insert(0, {here!r})
-import toy
+from tests.helpers import toy
 from pathlib import Path
-from gpu_tune.measure import open_measurer
-from waiting import wait_until
+from gpu_tune.measure.select import make_measurer
+from tests.helpers.waiting import wait_until
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
 root = Path(sys.argv[1])
 w, templates = Matmul(20, 18, 16, dtype="float32"), {{"toy": toy.make(root)}}
-m = open_measurer(w, kind="gpu", templates=templates, store=root, jobs=2)
+m = make_measurer(w, kind="gpu", templates=templates, store=root, jobs=2)
 assert m.submit(Candidate("toy", toy.config())).result(60).status == "ok"
 futures = [m.submit(Candidate("toy", toy.config(fault="hang")))]
 futures += [m.submit(Candidate("toy", toy.config(rows=r, threads=t))) for r in (1, 2, 8) for t in (32, 64)]
@@ -219,7 +219,7 @@ def stubborn(request: str, note: Callable[[str], None]) -> object:
 
 
 def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
-    child = Child("test_faults:stubborn")
+    child = Child("tests.measure.test_faults:stubborn")
     first = child.ask("pid", 20)
     with pytest.raises(ChildLost) as lost:
         child.ask("stages", lambda stage: 0.3 if stage == "two" else 20.0)
@@ -282,15 +282,15 @@ FULL = """
 import resource, signal, sys
 sys.path.insert(0, {here!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import toy
+from tests.helpers import toy
 from pathlib import Path
-from gpu_tune.measure import open_measurer
+from gpu_tune.measure.select import make_measurer
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
 root = Path(sys.argv[1])
 templates = {{"toy": toy.make(root)}}
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # from here on every file is full after 64 bytes
-m = open_measurer(Matmul(20, 18, 16, dtype="float32"), kind="gpu", templates=templates, store=root, jobs=1)
+m = make_measurer(Matmul(20, 18, 16, dtype="float32"), kind="gpu", templates=templates, store=root, jobs=1)
 ends = [m.submit(Candidate("toy", toy.config(rows=r))).result(60) for r in (2, 4)]
 m.close()
 print(*(e.status for e in ends))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from gpu_tune.device import by_name
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput, MeasureError
-from gpu_tune.measure import Measurer, open_measurer
 from gpu_tune.measure.gpu import GpuMeasurer
+from gpu_tune.measure.protocol import Measurer
+from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
@@ -29,11 +30,11 @@ def measurer(
     if request.param == "gpu":
         request.getfixturevalue("fake_cuda")
     if request.param == "replay":
-        with open_measurer(workload, kind="modelled", **common) as source:
+        with make_measurer(workload, kind="modelled", **common) as source:
             futures = [source.submit(c) for c in universe(candidate)]
             recorded = [f.result() for f in futures]
         common["recorded"] = recorded
-    with open_measurer(workload, kind=request.param, **common) as made:
+    with make_measurer(workload, kind=request.param, **common) as made:
         yield made
 
 
@@ -131,36 +132,36 @@ def test_a_closed_measurer_refuses_work(measurer: Measurer, candidate: Make):
 
 def test_unknown_kinds_and_devices_are_refused(workload: Matmul):
     with pytest.raises(InvalidInput, match="measurer kind"):
-        open_measurer(workload, kind="telepathy")
+        make_measurer(workload, kind="telepathy")
     with pytest.raises(InvalidInput, match="device"):
-        open_measurer(workload, device="nvidia-h900")
+        make_measurer(workload, device="nvidia-h900")
     with pytest.raises(InvalidInput, match="recorded"):
-        open_measurer(workload, kind="replay")
+        make_measurer(workload, kind="replay")
     with pytest.raises(InvalidInput, match="cluster"):
-        open_measurer(workload, kind="cluster")
+        make_measurer(workload, kind="cluster")
 
 
 def test_auto_takes_the_gpu_that_is_there_and_the_modelled_device_for_another(
     fake_cuda: Path, workload: Matmul, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with open_measurer(workload, store=compiled) as m:
+    with make_measurer(workload, store=compiled) as m:
         assert m.source == MEASURED
-    with open_measurer(workload, store=compiled, device="nvidia-a100") as m:
+    with make_measurer(workload, store=compiled, device="nvidia-a100") as m:
         assert m.source == MODELLED and m.device == by_name("nvidia-a100")
     with pytest.raises(MeasureError, match="the GPU here is nvidia-h200"):
-        open_measurer(workload, store=compiled, device="nvidia-a100", kind="gpu")
+        make_measurer(workload, store=compiled, device="nvidia-a100", kind="gpu")
     monkeypatch.setenv("FAKE_CUDA_COUNT", "0")
-    with open_measurer(workload, store=compiled) as m:
+    with make_measurer(workload, store=compiled) as m:
         assert m.source == MODELLED and m.device.name == "nvidia-h200"
     with pytest.raises(MeasureError, match="no CUDA GPU"):
-        open_measurer(workload, store=compiled, kind="gpu")
+        make_measurer(workload, store=compiled, kind="gpu")
 
 
 def test_a_planted_two_percent_is_found_and_a_wrong_kernel_is_not_compared(
     fake_cuda: Path, workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
 ):
     plain, slower, copy = candidate(), candidate(fault="slower"), candidate(fault="partial")
-    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, baselines=()) as m:
+    with make_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, baselines=()) as m:
         found = m.confirm([plain, slower, copy])
         assert found.winner == plain and found.comparisons[slower.key].faster
         assert found.comparisons[slower.key].ratio == pytest.approx(1.02, abs=0.002)
@@ -172,7 +173,7 @@ def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
     fake_cuda: Path, compiled: Path, templates: dict[str, Template], candidate: Make
 ):
     conv = Conv2d(1, 16, 3, 6, 20, 1, 1, layout="nchw", dtype="float32")
-    with open_measurer(conv, kind="gpu", templates=templates, store=compiled, baselines=("cublas",)) as m:
+    with make_measurer(conv, kind="gpu", templates=templates, store=compiled, baselines=("cublas",)) as m:
         right, wrong = m.submit(candidate()), m.submit(candidate(fault="wrong"))
         assert (right.result(60).status, wrong.result(60).status) == ("ok", "wrong")
         found = m.confirm([candidate(), candidate(rows=2)], rounds=7)
@@ -188,7 +189,7 @@ def test_two_gpus_of_a_machine_work_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
     monkeypatch.setenv("FAKE_CUDA_COUNT", "2")
-    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, gpus=(0, 1)) as m:
+    with make_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, gpus=(0, 1)) as m:
         futures = [m.submit(candidate(rows=r, threads=t)) for r in (1, 2, 4, 8) for t in (32, 64)]
         assert all(f.result(60).ok for f in futures)
         assert isinstance(m, GpuMeasurer) and all(c.restarts == 0 for c in m.children), "both children started"
@@ -197,9 +198,9 @@ def test_two_gpus_of_a_machine_work_side_by_side(
 def test_earlier_measurements_of_the_same_binary_spare_timing_it(
     workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
 ):
-    with open_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1) as first:
+    with make_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1) as first:
         m = first.submit(candidate()).result(60)
-    with open_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
+    with make_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
         again = second.submit(candidate()).result(60)
     assert again.status == "duplicate" and again.samples == m.samples
 
@@ -211,7 +212,7 @@ def test_a_library_that_takes_the_process_down_costs_itself_and_no_other(
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     names = ("cublas", "torch", "cublaslt", "triton")
-    with open_measurer(workload, kind="gpu", templates=templates, store=compiled, baselines=names) as m:
+    with make_measurer(workload, kind="gpu", templates=templates, store=compiled, baselines=names) as m:
         found = {c.name: c for c in m.confirm([candidate()], rounds=7).contenders}
         assert found["cublas"].ok and found["cublaslt"].ok and found[candidate().key].ok
         assert found["torch"].status == "run_error" and "SIGSEGV" in found["torch"].reason

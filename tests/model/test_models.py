@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import CorruptData
-from gpu_tune.model.evaluation import pairwise_accuracy, top_k
+from gpu_tune.model.gaussian_process import GaussianProcess, expected_improvement
+from gpu_tune.model.metrics import pairwise_accuracy, top_k
 from gpu_tune.model.ranker import LARGE, POOLED, Ranker, grades, pooled
-from gpu_tune.model.smooth import Smooth, expected_improvement
 from gpu_tune.model.transfer import BEST_ROWS, GROUPS, OTHER_ROWS
 
 RNG = np.random.default_rng(5)
@@ -85,7 +85,7 @@ def test_grades_put_failures_last_and_the_best_first() -> None:
 def test_the_smooth_model_predicts_from_two_dozen_trials_and_knows_its_doubt() -> None:
     x = RNG.random((24, 3))
     y = np.sin(3 * x[:, 0]) + x[:, 1]
-    model = Smooth(x, y)
+    model = GaussianProcess(x, y)
     new = RNG.random((200, 3))
     truth = np.sin(3 * new[:, 0]) + new[:, 1]
     assert np.corrcoef(model.predict(new), truth)[0, 1] > 0.95
@@ -97,7 +97,7 @@ def test_the_smooth_model_predicts_from_two_dozen_trials_and_knows_its_doubt() -
 
 def test_a_batch_of_picks_is_spread() -> None:
     x = RNG.random((12, 2))
-    model = Smooth(x, -((x[:, 0] - 0.5) ** 2))
+    model = GaussianProcess(x, -((x[:, 0] - 0.5) ** 2))
     pool = np.concatenate([np.repeat([[0.5, 0.5]], 50, axis=0), RNG.random((50, 2))])
     picks = model.pick(pool, 6, 0.0)
     assert len(set(picks)) == 6 and sum(p < 50 for p in picks) <= 2  # copies of one point teach nothing more
@@ -105,7 +105,7 @@ def test_a_batch_of_picks_is_spread() -> None:
 
 def test_a_pick_keeps_away_from_what_is_being_tried() -> None:
     x = np.array([0.0, 0.2, 0.8, 1.0])[:, None]
-    model = Smooth(x, np.sin(9 * x[:, 0]))
+    model = GaussianProcess(x, np.sin(9 * x[:, 0]))
     rows = np.linspace(0, 1, 41)[:, None]
     first = model.pick(rows, 1, 1.0)[0]
     second = model.pick(rows, 1, 1.0, pending=rows[[first]])[0]
@@ -114,7 +114,7 @@ def test_a_pick_keeps_away_from_what_is_being_tried() -> None:
 
 
 def test_the_gradient_of_the_likelihood_is_the_slope() -> None:
-    model = Smooth(X, TIME)
+    model = GaussianProcess(X, TIME)
     theta = np.array([-0.5, 0.1, 0.3, 0.0, -3.0])
     _, gradient = model._loss(theta)
     for i in range(5):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune.device import by_name
+from gpu_tune.cuda.device import by_name
 from gpu_tune.model.suggestions import suggest
 from gpu_tune.space.features import NAMES, Launch, distance, gemm_shape, hardware, launch_features, operands
 from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates.base import registry
+from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
 H200 = by_name("nvidia-h200")

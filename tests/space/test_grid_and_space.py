@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpu_tune.device import by_name
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, TemplateError
 from gpu_tune.space.constraint import Constraint
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.space import GridSpace, TemplateSpace
-from gpu_tune.templates.base import supporting
+from gpu_tune.templates.registry import supporting
 from gpu_tune.workload import Matmul
 
 RULES = (

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 import gpu_tune
-from gpu_tune import cubin, nvrtc, ptxas
-from gpu_tune.device import KNOWN, Device, by_name
+from gpu_tune.cuda import cubin, nvrtc, ptxas
+from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.constraint import Constraint
 from gpu_tune.space.knob import Config, Knob, Value
 from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates.base import Template, registry, render, variables
+from gpu_tune.templates.base import Template, render, variables
+from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
 TEMPLATES = sorted(registry())
@@ -310,12 +311,13 @@ def test_a_newcomer_adds_two_files_and_nothing_else(tmp_path: Path) -> None:
     script = """
 import numpy as np
 from gpu_tune import Conv2d
-from gpu_tune.device import by_name
+from gpu_tune.cuda.device import by_name
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates import base
-template, device = base.registry()["newcomer"], by_name("nvidia-h200")
+from gpu_tune.templates.registry import registry, supporting
+template, device = registry()["newcomer"], by_name("nvidia-h200")
 workload = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, dtype="float32")
-assert template in base.supporting(workload, device)[0]
+assert template in supporting(workload, device)[0]
 config = TemplateSpace(template, workload, device).sample(1, np.random.default_rng(0))[0]
 assert " newcomer(" in base.render(template, config, workload, device)
 from gpu_tune.cli import main

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune import emulator, nvrtc, ptxas, reference
-from gpu_tune.device import by_name
+from gpu_tune import emulator, reference
+from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda.device import by_name
 from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import render

@@ -7,15 +7,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import mma_sweep as sweep
 import pytest
 
-from gpu_tune import emulator, nvrtc
-from gpu_tune.device import by_name
+from gpu_tune import emulator
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import by_name
 from gpu_tune.templates.base import render
 from gpu_tune.templates.conv2d_igemm_mma import TEMPLATE
-from gpu_tune.templates.multistage_seeds import complete
+from gpu_tune.templates.lib.mma.seeds import complete
 from gpu_tune.workload import Conv2d
+from tests.helpers import mma_sweep as sweep
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 emulated = pytest.mark.skipif(not emulator.available(), reason=f"no emulator: {emulator.unavailable_reason()}")

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import wgmma_checks as checks
-from wgmma_checks import H200, chip, needs_emulator, needs_nvrtc
 
 from gpu_tune.errors import InvalidInput
 from gpu_tune.plan import TensorMapArg
@@ -18,6 +16,8 @@ from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.conv2d_igemm_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Conv2d
+from tests.helpers import wgmma_checks as checks
+from tests.helpers.wgmma_checks import H200, chip, needs_emulator, needs_nvrtc
 
 assert_assembles_cleanly = functools.partial(checks.assert_assembles_cleanly, TEMPLATE)
 assert_computes = functools.partial(checks.assert_computes, TEMPLATE)

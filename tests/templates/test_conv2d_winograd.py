@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gpu_tune import emulator, nvrtc, ptxas
-from gpu_tune.device import KNOWN, by_name
+from gpu_tune import emulator
+from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda.device import KNOWN, by_name
 from gpu_tune.reference import allocate, compare, example_inputs
 from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates import registry, render
+from gpu_tune.templates.base import render
+from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d
 
 H200 = by_name("h200")

@@ -7,17 +7,18 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import mma_sweep as sweep
 import numpy as np
 import pytest
 
-from gpu_tune import emulator, nvrtc
-from gpu_tune.device import Device, by_name
+from gpu_tune import emulator
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
+from gpu_tune.templates.lib.mma.seeds import complete
 from gpu_tune.templates.matmul_mma import TEMPLATE
-from gpu_tune.templates.multistage_seeds import complete
 from gpu_tune.workload import Matmul
+from tests.helpers import mma_sweep as sweep
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 emulated = pytest.mark.skipif(not emulator.available(), reason=f"no emulator: {emulator.unavailable_reason()}")

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune import emulator, nvrtc, ptxas, reference
-from gpu_tune.device import by_name
+from gpu_tune import emulator, reference
+from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import render
 from gpu_tune.templates.matmul_simt import TEMPLATE
-from gpu_tune.verify import sweep
+from gpu_tune.verify.sweep import sweep
 from gpu_tune.workload import Matmul
 
 H200, A100, T4 = (by_name(f"nvidia-{n}") for n in ("h200", "a100", "t4"))

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import wgmma_checks as checks
-from wgmma_checks import H200, PLAIN, chip, config, needs_emulator, needs_nvrtc
 
-from gpu_tune import device
+from gpu_tune.cuda import device
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.plan import TensorMapArg
 from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates import hopper
 from gpu_tune.templates.base import render, variables
+from gpu_tune.templates.lib.wgmma import tiles
 from gpu_tune.templates.matmul_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul
+from tests.helpers import wgmma_checks as checks
+from tests.helpers.wgmma_checks import H200, PLAIN, chip, config, needs_emulator, needs_nvrtc
 
 BIG = Matmul(8192, 8192, 8192, dtype="bfloat16", layout="nt")
 assert_assembles_cleanly = functools.partial(checks.assert_assembles_cleanly, TEMPLATE)
@@ -145,7 +145,7 @@ def test_strict_float8_sums_leave_the_tensor_cores_every_128_of_k() -> None:
 def test_setmaxnreg_never_asks_for_more_registers_than_the_launch_gave() -> None:
     for consumers, min_blocks, producer in ((n, b, p) for n in (1, 2, 3) for b in (1, 2) for p in (40, 56)):
         c = config(consumers=consumers, min_blocks=min_blocks, producer_registers=producer)
-        at_launch, each = hopper.launch_registers(consumers, min_blocks, H200), hopper.consumer_registers(c, H200)
+        at_launch, each = tiles.launch_registers(consumers, min_blocks, H200), tiles.consumer_registers(c, H200)
         assert producer + consumers * each <= (consumers + 1) * at_launch
         assert each % 8 == 0 and at_launch <= each <= 240
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune import emulator, nvrtc
-from gpu_tune.device import by_name
+from gpu_tune import emulator
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import by_name
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
 from gpu_tune.reference import NUMPY, cast
 from gpu_tune.templates import base

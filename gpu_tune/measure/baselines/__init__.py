@@ -14,15 +14,16 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
-from ...device import Device
-from ...driver import DriverError
+from ...cuda.device import Device
+from ...cuda.driver import DriverError
+from ...cuda.memory import Stream
+from ...errors import Unavailable
 from ...reference import EPS
-from ...templates.base import Numerics
+from ...reference.numerics import Numerics
 from ...workload import FP8, Matmul, Workload
-from ..cuda import Stream
+from ..check import Verifier
 from ..device_data import DeviceData
-from ..verify import Verifier
-from .call import Baseline, Unavailable
+from .baseline import Baseline
 
 log = logging.getLogger("gpu_tune.baselines")
 NAMES = ("cublas", "cublaslt", "cudnn", "torch", "triton")
@@ -80,11 +81,11 @@ def _make(
         if name == "cudnn":
             raise Unavailable("is compared with for convolutions")
         if name in ("cublas", "cublaslt"):
-            from . import gemm
+            from . import cublas
 
-            yield gemm.make(name, workload, data, stream, device, note)
+            yield cublas.make(name, workload, data, stream, device, note)
         elif name == "triton":
-            from .triton_matmul import make as triton
+            from .triton import make as triton
 
             yield triton(workload, data, stream, device, note)
     elif name not in ("cudnn", "torch"):
@@ -94,7 +95,7 @@ def _make(
 
         yield from cudnn.make(workload, data, stream, device, note)
     if name == "torch":
-        from .pytorch import make as torch
+        from .torch import make as torch
 
         yield torch(workload, data, stream, device, note)
 

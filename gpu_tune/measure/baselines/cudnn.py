@@ -12,14 +12,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...device import Device
+from ...cuda import memory
+from ...cuda.device import Device
+from ...cuda.memory import Stream
+from ...errors import Unavailable
 from ...workload import FP8, Conv2d
-from .. import cuda
-from ..cuda import Stream
 from ..device_data import DeviceData
-from .call import Baseline, Run, Unavailable, undo, undone_on_failure
-from .choose import Variant, fastest, why_none
-from .finish import Finisher, given, plain
+from .baseline import Baseline, Run, undo, undone_on_failure
+from .select import Variant, fastest, why_none
+from .unfused_epilogue import Finisher, given, plain
 
 log = logging.getLogger("gpu_tune.baselines")
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16", "int8": "INT8", "int32": "INT32",
@@ -113,8 +114,8 @@ class _Plans:
             if name not in built:  # two heuristics may propose the same
                 built[name] = index
                 size = max(size, needed)
-        workspace = cuda.allocate(size + 256)
-        self.cleanup.append(lambda: cuda.free(workspace))
+        workspace = memory.allocate(size + 256)
+        self.cleanup.append(lambda: memory.free(workspace))
         return [(name, self._run(graph, tensors, index, workspace)) for name, index in built.items()]
 
     def _run(self, graph: Any, tensors: Mapping[str, Any], index: int, workspace: int) -> Run:

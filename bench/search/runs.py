@@ -1,0 +1,111 @@
+"""The runs of bench.search: one searcher over one recorded space, and the logs that warm runs are given."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.search.peers import kernel_tuner
+from gpu_tune.model.transfer import Past
+from gpu_tune.search.search import Search
+from gpu_tune.search.space_search import PIPELINED, Settings
+from gpu_tune.store.interchange import RecordedSpace, load
+
+SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
+LOGS, LOG_TRIALS = 4, 200
+TREES = Settings(spread=1, trees=0.6, smooth=0.0, children=0.3, early=16, niche=0.0)
+GENETIC = Settings(spread=1, trees=0.0, smooth=0.0, children=0.9, early=16, niche=0.0)
+
+_spaces: dict[str, RecordedSpace] = {}
+_logs: dict[tuple[str, int], list[int]] = {}
+
+
+def space_of(path: str) -> RecordedSpace:
+    """The recorded space in ``path``, read once per process."""
+    if path not in _spaces:
+        _spaces[path] = RecordedSpace(load(path))
+    return _spaces[path]
+
+
+def run(job: tuple[str, str, int, argparse.Namespace, Sequence[Past]]) -> tuple[str, str, int, list[float], float]:
+    """One replay: (path, searcher, seed, best ratio after each trial, seconds spent searching)."""
+    path, searcher, seed, args, history = job
+    space = space_of(path)
+    budget = min(args.trials, len(space))
+    order: list[float]
+    if searcher == "random":
+        picks = np.random.default_rng(seed).permutation(len(space))[:budget]
+        order, spent = list(space.times()[picks]), 0.0
+    elif searcher.startswith("kt:"):
+        order, spent = kernel_tuner(space, searcher[3:], seed, budget)
+    else:
+        order, spent = ours(space, searcher, seed, budget, args, history)
+    best = np.minimum.accumulate([*order, *[np.inf] * (budget - len(order))])
+    return path, searcher, seed, list(space.optimum / best), spent
+
+
+def ours(
+    space: RecordedSpace, searcher: str, seed: int, budget: int, args: argparse.Namespace, history: Sequence[Past]
+) -> tuple[list[float], float]:
+    """Times in the order tried (inf: failed) and the seconds of ask and tell."""
+    late = int(args.pipelined or searcher == "cold-late")
+    own = replace(PIPELINED if late else Settings(), **json.loads(args.settings))
+    base = {"trees": TREES, "ga": GENETIC}.get(searcher, own)
+    search = Search([space], seed=seed, batch=args.batch, settings=base, history=history if searcher == "warm" else ())
+    flight: list[Any] = []
+    order: list[float] = []
+    spent, asked = 0.0, 0
+    while len(order) < budget:
+        began = time.perf_counter()
+        batch = search.ask(budget - asked) if asked < budget else []
+        spent += time.perf_counter() - began
+        asked += len(batch)
+        ended = [space.measurement(c.config, repeats=False) for c in batch]
+        order.extend(m.time if m.ok else np.inf for m in ended)
+        flight.append(ended)
+        if not batch and not any(flight):
+            break
+        began = time.perf_counter()
+        while len(flight) > late:
+            search.tell(flight.pop(0))
+        spent += time.perf_counter() - began
+    return order, spent
+
+
+def logs(paths: Sequence[str], args: argparse.Namespace, pool: Any) -> dict[tuple[str, int], Past]:
+    """What warm runs are given: cold runs of ``LOG_TRIALS`` trials on every space, ``LOGS`` of them by turns."""
+    jobs = [(path, 10_000 + i, args) for path in paths for i in range(LOGS)]
+    return dict(zip([(p, s - 10_000) for p, s, _ in jobs], pool(log, jobs)))
+
+
+def log(job: tuple[str, int, argparse.Namespace]) -> Past:
+    """One cold run as history."""
+    path, seed, args = job
+    space = space_of(path)
+    search = Search([space], seed=seed, batch=args.batch)
+    while len(search.told) < min(LOG_TRIALS, len(space)):
+        batch = search.ask(LOG_TRIALS - len(search.told))
+        if not batch:
+            break
+        search.tell([space.measurement(c.config, repeats=False) for c in batch])
+    return Past.of(space, search.told, f"{space.name} on {space.recorded.device}")
+
+
+def kin(path: str, paths: Sequence[str]) -> list[str]:
+    """The other devices' spaces of the same kernel and knobs."""
+    own = space_of(path)
+    names = [k.name for k in own.knobs]
+    return [
+        p
+        for p in paths
+        if p != path
+        and space_of(p).name == own.name
+        and [k.name for k in space_of(p).knobs] == names
+        and space_of(p).recorded.device != own.recorded.device
+    ]

@@ -1,0 +1,1 @@
+"""A tuned kernel: its call, its arrays, its source file and its C++ header."""

@@ -1,0 +1,247 @@
+"""Arrays of other libraries, seen without copying: PyTorch, CuPy, NumPy, DLPack and ``__cuda_array_interface__``.
+
+No library is imported: an object tells what it is, and PyTorch and CuPy are used only where the caller already did.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from ..cuda.workspaces import order
+from ..errors import InvalidInput
+from ..reference import NUMPY
+from ..workload import ArraySpec
+
+CUDA, HOST = "cuda", "host"
+_NAMES = {
+    "float8_e4m3fn": "float8_e4m3",
+    "float8_e4m3": "float8_e4m3",
+    "float8_e5m2": "float8_e5m2",
+    "bfloat16": "bfloat16",
+    "<f4": "float32",
+    "<f2": "float16",
+    "|i1": "int8",
+    "<i4": "int32",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One array as its owner describes it. ``strides`` in elements; ``pointer`` to the first element.
+
+    ``place`` is ``cuda`` or ``host``, ``device`` the GPU's number. ``library`` is ``torch``, ``cupy``, ``numpy``,
+    ``dlpack`` or ``interface``. ``owner`` keeps the memory alive.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    place: str
+    device: int
+    library: str
+    owner: Any
+
+
+def see(name: str, value: Any, stream: int = 0) -> Seen:
+    """``value`` as an array; InvalidInput when it is none. ``stream`` (a CUstream) is where its data will be read."""
+    library = type(value).__module__.partition(".")[0]
+    if library == "torch" and hasattr(value, "data_ptr"):
+        kind = value.device.type
+        dtype = str(value.dtype).partition(".")[2]
+        return Seen(
+            value.data_ptr(),
+            tuple(value.shape),
+            tuple(value.stride()),
+            _NAMES.get(dtype, dtype),
+            CUDA if kind == "cuda" else HOST if kind == "cpu" else kind,
+            value.device.index or 0,
+            "torch",
+            value,
+        )
+    if library == "cupy" and hasattr(value, "data"):
+        size = value.dtype.itemsize
+        return Seen(
+            value.data.ptr,
+            value.shape,
+            tuple(s // size for s in value.strides),
+            _name(value.dtype.name),
+            CUDA,
+            value.device.id,
+            "cupy",
+            value,
+        )
+    if (
+        library == "numpy"
+        and hasattr(value, "__array_interface__")
+        and value.ndim is not None
+        and hasattr(value, "ctypes")
+    ):
+        size = value.dtype.itemsize
+        return Seen(
+            value.ctypes.data,
+            value.shape,
+            tuple(s // size for s in value.strides),
+            _name(value.dtype.name),
+            HOST,
+            0,
+            "numpy",
+            value,
+        )
+    if hasattr(value, "__dlpack__"):
+        return _from_dlpack(name, value, stream)
+    if hasattr(value, "__cuda_array_interface__"):
+        return _from_interface(name, value, stream)
+    raise InvalidInput(
+        name,
+        type(value).__name__,
+        "is not an array",
+        "pass a CuPy or PyTorch array, or anything with __dlpack__ "
+        "or __cuda_array_interface__ (a NumPy array runs on the emulator)",
+    )
+
+
+def check(name: str, seen: Seen, spec: ArraySpec, alignment: int) -> None:
+    """Raise InvalidInput unless ``seen`` has the shape, dtype, strides (elements) and alignment (bytes) compiled in."""
+    if seen.shape != spec.shape:
+        raise InvalidInput(
+            f"{name}.shape",
+            seen.shape,
+            f"is not {spec.shape}",
+            "the kernel is compiled for that shape alone: tune the shape you have",
+        )
+    size = NUMPY[spec.dtype].itemsize
+    if seen.dtype not in (spec.dtype, f"void{8 * size}"):
+        raise InvalidInput(f"{name}.dtype", seen.dtype, f"is not {spec.dtype}", "convert it before the call")
+    expected = spec.element_strides
+    if any(d > 1 and have != want for d, have, want in zip(spec.shape, seen.strides, expected)):
+        raise InvalidInput(
+            f"{name} strides (elements)",
+            seen.strides,
+            f"are not {expected}",
+            "make it contiguous, or tune the workload with your lda/ldb/ldc or layout",
+        )
+    if seen.place == CUDA and seen.pointer % alignment:
+        raise InvalidInput(
+            f"{name} address",
+            hex(seen.pointer),
+            f"is not a multiple of {alignment} bytes",
+            "tune the workload with a smaller alignment=, or copy the array",
+        )
+
+
+def current_stream(library: str, device: int) -> int:
+    """The stream (a CUstream) that the caller's library works on now; 0, the legacy default stream, where unknown."""
+    module: Any = sys.modules.get(library)
+    if library == "torch" and module is not None:
+        return int(module.cuda.current_stream(device).cuda_stream)
+    module = sys.modules.get("cupy")
+    if module is not None:
+        return int(module.cuda.get_current_stream(device).ptr)
+    return 0
+
+
+def allocate(spec: ArraySpec, like: Seen) -> Any:
+    """A new array of ``spec`` in the library that ``like`` came from; InvalidInput where that library cannot."""
+    module: Any = sys.modules.get(like.library)
+    if like.library == "torch" and module is not None:
+        dtype = getattr(module, "float8_e4m3fn" if spec.dtype == "float8_e4m3" else spec.dtype)
+        with module.cuda.device(like.device):
+            flat = module.empty(spec.span, dtype=dtype, device=f"cuda:{like.device}")
+        return flat.as_strided(spec.shape, spec.element_strides)
+    if like.library == "cupy" and module is not None:
+        size = NUMPY[spec.dtype].itemsize
+        with module.cuda.Device(like.device):
+            memory = module.cuda.alloc(spec.span * size)
+        strides = tuple(s * size for s in spec.element_strides)
+        return module.ndarray(spec.shape, NUMPY[spec.dtype], memptr=memory, strides=strides)
+    raise InvalidInput(
+        "out",
+        None,
+        f"is needed: {like.library} arrays come without a way to make a new one",
+        f"pass out= with shape {spec.shape} and dtype {spec.dtype}",
+    )
+
+
+def span(seen: Seen) -> tuple[int, int]:
+    """First address and the one after the last of an array's memory (strides not negative)."""
+    size = NUMPY[seen.dtype].itemsize if seen.dtype in NUMPY else 1
+    last = sum((d - 1) * s for d, s in zip(seen.shape, seen.strides) if d)
+    return seen.pointer, seen.pointer + (last + 1) * size
+
+
+def _name(numpy_name: str) -> str:
+    return _NAMES.get(numpy_name, numpy_name)
+
+
+class _Device(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_int32), ("id", ctypes.c_int32))
+
+
+class _DType(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor of dlpack.h; a DLManagedTensor begins with one."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DType),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_DLPACK_DTYPES = {
+    (0, 8): "int8",
+    (0, 32): "int32",
+    (2, 32): "float32",
+    (2, 16): "float16",
+    (4, 16): "bfloat16",
+    (10, 8): "float8_e4m3",
+    (12, 8): "float8_e5m2",
+}
+_DLPACK_PLACES = {1: HOST, 2: CUDA, 3: HOST, 13: CUDA}  # CPU, CUDA, pinned host, managed
+
+
+def _from_dlpack(name: str, value: Any, stream: int) -> Seen:
+    place = _DLPACK_PLACES.get(int(value.__dlpack_device__()[0]))
+    if place is None:
+        raise InvalidInput(name, type(value).__name__, "is not in CUDA memory", "copy it to the GPU")
+    # dlpack: stream 1 is the legacy default stream, which CUDA calls 0
+    capsule = value.__dlpack__(stream=stream or 1) if place == CUDA else value.__dlpack__()
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _Tensor.from_address(get(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    if tensor.strides:
+        strides = tuple(tensor.strides[i] for i in range(tensor.ndim))
+    else:
+        strides = ArraySpec(shape, "float32").element_strides
+    code = (tensor.dtype.code, tensor.dtype.bits)
+    dtype = _DLPACK_DTYPES.get(code, f"DLPack type {code}") if tensor.dtype.lanes == 1 else "DLPack vector type"
+    return Seen(
+        (tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, place, tensor.device.id, "dlpack", capsule
+    )
+
+
+def _from_interface(name: str, value: Any, stream: int) -> Seen:
+    facts = value.__cuda_array_interface__
+    text, shape = facts["typestr"], tuple(facts["shape"])
+    if facts.get("mask") is not None:
+        raise InvalidInput(name, type(value).__name__, "has a mask", "pass a plain array")
+    theirs = facts.get("stream")  # where its data is still being made; 1 is the legacy default stream
+    if theirs is not None and int(theirs) != (stream or 1):
+        order(int(theirs), stream)
+    size = int(text[2:])
+    dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
+    strides = facts.get("strides")
+    counted = tuple(s // size for s in strides) if strides else ArraySpec(shape, "float32").element_strides
+    return Seen(int(facts["data"][0]), shape, counted, dtype, CUDA, 0, "interface", value)

@@ -1,0 +1,315 @@
+"""A tuned kernel: what ``tune`` and ``load`` return, and what a call of it checks and does.
+
+A call checks shapes, dtypes, strides and alignment against what is compiled in before anything runs. It allocates
+nothing but the result (and, once a stream, the workspace), never synchronises, may be called from several threads, on
+several streams, and inside the caller's own graph capture. NumPy arrays are computed by the emulator where there is no
+GPU, which is slow and says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cuda import driver
+from ..cuda.device import Device, by_name
+from ..cuda.launch import Program
+from ..cuda.workspaces import Workspaces, device_of, on_device, quietly
+from ..errors import InvalidInput, MeasureError, WrongResult
+from ..plan import LaunchPlan
+from ..reference import allocate
+from ..space.knob import Config
+from ..store.winner import Winner
+from ..trial import MEASURED
+from ..workload import Workload
+from . import arrays
+from .arrays import HOST, Seen
+
+KEPT = 256
+"""Combinations of arrays that are known to be good and are not checked again."""
+
+
+class EmulatedResult(UserWarning):
+    """A result was computed by the emulator on the CPU, not by a GPU."""
+
+
+class TunedKernel:
+    """A kernel with its launch plan, ready to be called.
+
+    ``kernel(a, b, c=None, *, bias=None, row_bias=None, residual=None, scale=None, scale_a=None, scale_b=None, alpha=1,
+    beta=0, out=None)`` for a matmul, ``kernel(x, w, ...)`` for a conv2d; returns ``out``. Arrays are CuPy's, PyTorch's
+    or anything with DLPack or ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``;
+    ``out`` may be ``c``. Work is queued on ``stream`` (a CUstream as an integer), by default on the stream that the
+    arrays' library has current. Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
+    """
+
+    def __init__(self, winner: Winner, match: str = "exact", path: Path | None = None) -> None:
+        self.winner, self.match, self.path = winner, match, path
+        self._programs: dict[int, tuple[Program, Workspaces]] = {}
+        self._lock = threading.Lock()
+        self._checked: set[Any] = set()
+        self._warned = False
+        computed = winner.computed
+        self._names = {b: winner.view.origin(b) if winner.view else b for b in (*computed.arrays(), "out")}
+        self._specs = winner.workload.arrays()
+
+    @property
+    def workload(self) -> Workload:
+        """What it computes."""
+        return self.winner.workload
+
+    @property
+    def chip(self) -> str:
+        """The chip it was tuned for."""
+        return self.winner.chip
+
+    @property
+    def template(self) -> str:
+        """Name of the template it comes from."""
+        return self.winner.template
+
+    @property
+    def config(self) -> Config:
+        """The template's config."""
+        return self.winner.config
+
+    @property
+    def source(self) -> str:
+        """The CUDA source, self-contained, under its header comment."""
+        return self.winner.code
+
+    @property
+    def cubin(self) -> bytes:
+        """The compiled code."""
+        return self.winner.cubin
+
+    @property
+    def plan(self) -> LaunchPlan:
+        """The launch plan."""
+        return self.winner.plan
+
+    @property
+    def verdict(self) -> Mapping[str, Any]:
+        """How it compares with the vendor library and the default config (see ``verdict.verdict_of``)."""
+        return self.winner.verdict
+
+    @property
+    def seconds(self) -> float:
+        """Median seconds of one run: an estimate unless ``measured``, 0 where it was not timed."""
+        return self.winner.seconds
+
+    @property
+    def measured(self) -> bool:
+        """Whether its time was measured on a GPU."""
+        return self.winner.source == MEASURED and self.winner.seconds > 0
+
+    def __repr__(self) -> str:
+        kind = self.winner.source if self.seconds > 0 else "not timed"
+        return f"TunedKernel({self.workload.key}, {self.chip}, {self.template}, {kind}, match={self.match!r})"
+
+    def __call__(
+        self,
+        *operands: Any,
+        stream: int | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        out: Any = None,
+        **named: Any,
+    ) -> Any:
+        given = self._given(operands, named)
+        scalars = self._scalars(alpha, beta)
+        lead = self.workload.inputs[0]
+        first = arrays.see(lead, given[lead], stream or 0)
+        if stream is None:
+            stream = 0 if first.place == HOST else arrays.current_stream(first.library, first.device)
+        seen = {name: arrays.see(name, value, stream) for name, value in given.items() if name != lead or stream}
+        seen.setdefault(lead, first)
+        if out is not None:
+            seen["out"] = arrays.see("out", out, stream)
+        key = tuple((n, a.pointer, a.shape, a.strides, a.dtype, a.place, a.device) for n, a in seen.items())
+        if key not in self._checked:
+            self._check(seen, first, scalars)
+            if len(self._checked) >= KEPT:
+                self._checked.clear()
+            self._checked.add(key)
+        elif self._needs_c(scalars) and "c" not in seen:
+            self._check(seen, first, scalars)
+        if first.place == HOST:
+            return self._on_host(given, scalars, out)
+        if out is None:
+            out = arrays.allocate(self._specs["out"], first)
+            seen["out"] = arrays.see("out", out, stream)
+        self._launch(seen, scalars, stream)
+        return out
+
+    def _check(self, seen: Mapping[str, Seen], first: Seen, scalars: Mapping[str, float]) -> None:
+        """Raise InvalidInput unless the arrays are what the kernel is compiled for, in one place, and apart."""
+        lead = self.workload.inputs[0]
+        if self._needs_c(scalars) and "c" not in seen:
+            raise InvalidInput("c", None, "is missing", f"the workload has beta={self.workload.beta}: pass c=")
+        for name, spec in self._specs.items():
+            if name in seen:
+                arrays.check(name, seen[name], spec, self.workload.alignment)
+                _same_place(name, seen[name], lead, first)
+            elif name not in ("c", "out"):
+                raise InvalidInput(name, None, "is missing", f"pass {name}= with shape {spec.shape}")
+        if "out" in seen and first.place != HOST:
+            _check_overlap(seen["out"], {n: a for n, a in seen.items() if n != "out"})
+
+    def _needs_c(self, scalars: Mapping[str, float]) -> bool:
+        return self.workload.beta == "1" or scalars.get("beta", 0.0) != 0.0
+
+    def prepare(self, stream: int = 0, device: int = 0) -> None:
+        """Load the code and make the workspace for ``stream`` now, so that the first call has nothing left to do."""
+        with on_device(device):
+            self._loaded(device)[1].get(stream)
+
+    def emulate(
+        self, *operands: Any, alpha: float | None = None, beta: float | None = None, out: Any = None, **named: Any
+    ) -> Any:
+        """The same call on NumPy arrays, computed by the emulator on the CPU: exact, and slow. Needs NVRTC and g++."""
+        given = self._given(operands, named)
+        return self._emulate(given, self._scalars(alpha, beta), out)
+
+    def _given(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        order = (*self.workload.inputs, *(("c",) if self.workload.op == "matmul" else ()))
+        if len(operands) > len(order):
+            raise InvalidInput(
+                "arguments", len(operands), f"are more than {len(order)} ({', '.join(order)})", "name the others"
+            )
+        given = {**dict(zip(order, operands)), **{n: v for n, v in named.items() if v is not None}}
+        for name in named:
+            if name in order[: len(operands)]:
+                raise InvalidInput(name, None, "is given twice", "give it by position or by name")
+        known = [n for n in self._specs if n != "out"]
+        for name in list(given):
+            if given[name] is None:
+                del given[name]
+            elif name not in known:
+                raise InvalidInput(
+                    name,
+                    None,
+                    f"is no argument of {self.workload.key}",
+                    f"it takes {', '.join(known)}, alpha, beta, out",
+                )
+        for name in self.workload.inputs:
+            if name not in given:
+                raise InvalidInput(name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
+        return given
+
+    def _scalars(self, alpha: float | None, beta: float | None) -> dict[str, float]:
+        scalars = {}
+        for name, value, fixed in (("alpha", alpha, "1"), ("beta", beta, self.workload.beta)):
+            kind = getattr(self.workload, name)
+            if kind == "any":
+                scalars[name] = float((1.0 if name == "alpha" else 0.0) if value is None else value)
+            elif value is not None and value != float(fixed):
+                raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
+        return scalars
+
+    def _launch(self, seen: Mapping[str, Seen], scalars: Mapping[str, float], stream: int) -> None:
+        target = seen["out"]
+        guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
+        device = device_of(target.pointer) if guess else target.device
+        with on_device(device):
+            program, workspaces = self._loaded(device)
+            pointers = {b: seen[name].pointer for b, name in self._names.items() if name in seen}
+            pointers.setdefault("c", seen["out"].pointer)  # beta is 0: never read
+            if self.plan.workspace_bytes:
+                pointers["workspace"] = workspaces.get(stream)
+            program.run(pointers, stream, scalars)
+
+    def _loaded(self, device: int) -> tuple[Program, Workspaces]:
+        with self._lock:
+            if device not in self._programs:
+                self._check_device(device)
+                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.zeroed_span, device)
+                with quietly():  # the caller may be capturing
+                    self._programs[device] = (Program(self.cubin, self.plan), workspaces)
+                weakref.finalize(self, workspaces.free).atexit = False
+            return self._programs[device]
+
+    def _check_device(self, device: int) -> None:
+        here = driver.describe(device)
+        if here.arch != self.winner.arch:
+            raise MeasureError(
+                f"this kernel is compiled for {self.winner.arch} ({self.chip}); GPU {device} is {here.chip} "
+                f"({here.arch}): tune or load the workload for it"
+            )
+        if here.chip != self.chip:
+            warnings.warn(
+                f"kernel tuned for {self.chip} runs on {here.chip}: right, but tuned for another chip", stacklevel=5
+            )
+
+    def _on_host(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
+        if driver.device_count():
+            raise InvalidInput(
+                self.workload.inputs[0],
+                "a host array",
+                "is not in CUDA memory",
+                "copy the arrays to the GPU, or call kernel.emulate(...)",
+            )
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.workload.key}: no GPU here, so the emulator computes this on the CPU (exact, but slow; "
+                "its speed says nothing about the kernel's)",
+                EmulatedResult,
+                stacklevel=3,
+            )
+        return self._emulate(given, scalars, out)
+
+    def _emulate(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
+        from .. import emulator
+
+        host = {n: np.asarray(v) for n, v in given.items()}
+        for name, array in host.items():
+            arrays.check(name, arrays.see(name, array), self._specs[name], self.workload.alignment)
+        result = allocate(self._specs["out"]) if out is None else np.asarray(out)
+        arrays.check("out", arrays.see("out", result), self._specs["out"], self.workload.alignment)
+        buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
+        if self.workload.beta != "0":
+            buffers.setdefault("c", result)
+        w = self.winner
+        report = emulator.emulate(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=_model(w.device))
+        if report.findings:
+            raise WrongResult(
+                f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"
+            )
+        result[...] = report.arrays["out"].view(result.dtype).reshape(result.shape)
+        return result if out is None else out
+
+
+def _model(name: str) -> Device | None:
+    """The built-in device of that name, for the emulator's limits; None for a GPU that is not in the table."""
+    try:
+        return by_name(name)
+    except InvalidInput:
+        return None
+
+
+def _same_place(name: str, array: Seen, other: str, first: Seen) -> None:
+    if array.place != first.place or (array.place != HOST and array.device != first.device):
+        raise InvalidInput(
+            name,
+            f"{array.place}:{array.device}",
+            f"is not where {other} is ({first.place}:{first.device})",
+            "put all arrays on one GPU",
+        )
+
+
+def _check_overlap(out: Seen, seen: Mapping[str, Seen]) -> None:
+    start, end = arrays.span(out)
+    for name, array in seen.items():
+        low, high = arrays.span(array)
+        same = (low, array.strides) == (start, out.strides) and name in ("c", "residual")
+        if low < end and start < high and not same:
+            raise InvalidInput(
+                "out", hex(start), f"overlaps {name}", "only c and residual may be the very array that out is"
+            )

@@ -1,0 +1,143 @@
+"""What a library leaves to do after the plain product: one elementwise kernel of our own, in the same graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ...cuda import memory, nvrtc
+from ...cuda.device import Device
+from ...cuda.launch import Program
+from ...errors import Unavailable
+from ...plan import BufferArg, KernelStep, LaunchPlan
+from ...reference import NUMPY
+from ...templates import base
+from ...templates.lib.common import epilogue_args
+from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
+
+THREADS = 256
+_SOURCE = """
+{% import "parts/numeric.cuh.j2" as numeric %}
+{% import "parts/epilogue.cuh.j2" as epilogue %}
+{% set acc = epilogue.acc_type(w) %}
+{{ epilogue.conversions(w, device, [given]) }}
+{{ epilogue.functions(w, device, v, acc, "n", true) }}
+extern "C" __global__ void __launch_bounds__({{ threads }})
+finish(const {{ numeric.ctype(given) }}* given, {{ epilogue.parameters(w) }}) {
+    const long long item = (long long)blockIdx.x * {{ threads }} + threadIdx.x;
+    if (item >= {{ w.batch * w.m * (w.n // v) }}ll) return;
+    const int col = (int)(item % {{ w.n // v }}) * {{ v }};
+    const long long line = item / {{ w.n // v }};
+    const int row = (int)(line % {{ w.m }});
+    const long long at = line * {{ w.ldc }} + col;
+    {{ acc }} sums[{{ v }}];
+{% if v > 1 %}
+{% set word_t = {16: "uint4", 8: "uint2", 4: "unsigned"}[v * item] %}
+    const {{ word_t }} words = *(const {{ word_t }}*)(given + at);
+{% endif %}
+{% for i in range(v) %}
+{% if v > 1 %}
+{% set word = "words" if v * item == 4 else "words." ~ "xyzw"[i * item // 4] %}
+    sums[{{ i }}] = ({{ acc }}){{ numeric.unpack(given, word, i * item % 4 // item) }};
+{% else %}
+    sums[0] = ({{ acc }}){{ numeric.to_float(given, "given[at]") if acc == "float" else "given[at]" }};
+{% endif %}
+{% endfor %}
+    {{ epilogue.value_type(w) }} values[{{ v }}];
+    epilogue(sums, values, at, row, col{{ epilogue.operands(w) }});
+    store_out(out + at, values);
+}
+"""
+
+
+def vector_width(workload: Matmul, given: str) -> int:
+    """Elements a thread handles: as many as 16 bytes hold, if rows and addresses allow it."""
+    for width in (16 // ITEMSIZE[given], 8 // ITEMSIZE[given], 4 // ITEMSIZE[given]):
+        room = max(ITEMSIZE[given], ITEMSIZE[workload.out_dtype]) * width
+        if width > 1 and workload.n % width == 0 and workload.ldc % width == 0 and workload.alignment >= min(16, room):
+            return width
+    return 1
+
+
+def source(workload: Matmul, given: str, device: Device) -> str:
+    """CUDA source of the kernel ``finish(given, out, ...)``: ``given`` is the plain product in dtype ``given``."""
+    width = vector_width(workload, given)
+    plain = replace(workload, scales="tensor") if workload.scales == "block128" else workload
+    names = {"w": plain, "device": device, "given": given, "v": width, "item": ITEMSIZE[given], "threads": THREADS}
+    return base._environment(base.FOLDER).from_string(_SOURCE).render(names)
+
+
+def plan(workload: Matmul, given: str) -> LaunchPlan:
+    """Its launch: the product is the buffer ``workspace``, the rest as in every plan."""
+    items = workload.batch * workload.m * (workload.n // vector_width(workload, given))
+    grid = (-(-items // THREADS), 1, 1)
+    return LaunchPlan(
+        (KernelStep("finish", grid, (THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(workload))),)
+    )
+
+
+def compile_cubin(workload: Matmul, given: str, device: Device) -> bytes:
+    """The kernel's cubin, compiled here and now (about 0.1 s)."""
+    return nvrtc.to_cubin(source(workload, given, device), device.arch).data
+
+
+def plain(w: Workload) -> bool:
+    """Whether nothing follows the product but the cast."""
+    return not w.epilogue and w.scales == "none" and w.alpha == "1" and w.beta == "0"
+
+
+def given(w: Workload) -> str:
+    """dtype in which a library leaves the plain product when something is still to be done."""
+    if w.dtype == "int8":
+        return "int32"
+    return w.out_dtype if w.out_dtype in ("float32", "float16", "bfloat16") else "float32"
+
+
+def as_matmul(w: Workload) -> Matmul:
+    """A matmul whose output lies and is finished as that of ``w``; Unavailable where there is none.
+
+    An nhwc output is (n p q, k); an nchw output is a batch of n matrices (k, p q), whose bias is a row's.
+    """
+    if isinstance(w, Matmul):
+        return w
+    assert isinstance(w, Conv2d)
+    rest: dict[str, object] = dict(dtype=w.dtype, out_dtype=w.out_dtype, alignment=w.alignment, scales=w.scales)
+    if w.scales == "row_col":
+        raise Unavailable("has no plain product for row_col scales of a convolution")
+    size = w.c // w.groups * w.r * w.s
+    if w.layout == "nhwc":
+        return Matmul(w.n * w.p * w.q, w.k, size, epilogue=w.epilogue, **rest)  # type: ignore[arg-type]
+    if any(op.name == "scale" for op in w.ops):
+        raise Unavailable("cannot finish a scale per channel in nchw")
+    epilogue = "+".join("row_bias" if op.name == "bias" else str(op) for op in w.ops)
+    return Matmul(w.k, w.p * w.q, size, batch=w.n, epilogue=epilogue, **rest)  # type: ignore[arg-type]
+
+
+class Finisher:
+    """Finishes a product in dtype :func:`given`: scales, alpha, beta, epilogue, cast."""
+
+    def __init__(self, w: Workload, device: Device) -> None:
+        matmul, self.dtype = as_matmul(w), given(w)
+        if w.scales == "block128":
+            raise Unavailable("has no plain product for block scales")
+        self._rows = w.op == "conv2d" and w.layout == "nchw"
+        self._program = Program(compile_cubin(matmul, self.dtype, device), plan(matmul, self.dtype))
+        nbytes = matmul.batch * matmul.m * matmul.ldc * NUMPY[self.dtype].itemsize
+        self._scratch = 0 if self.dtype == w.out_dtype else memory.allocate(nbytes)
+
+    def target(self, buffers: Mapping[str, int]) -> int:
+        """Where the library should leave its product: in ``out`` itself when the dtypes are equal."""
+        return self._scratch or buffers["out"]
+
+    def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int, product: int = 0) -> None:
+        """Issue the kernel on the product at ``product`` (default: :meth:`target`)."""
+        known = {**buffers, "workspace": product or self.target(buffers)}
+        if self._rows and "bias" in buffers:
+            known["row_bias"] = buffers["bias"]
+        self._program.bind(known, scalars)(stream)
+
+    def close(self) -> None:
+        """Free its code and memory."""
+        self._program.unload()
+        if self._scratch:
+            memory.free(self._scratch)

@@ -1,0 +1,296 @@
+"""The measurers that time their builds in this process: compile ahead, time, recognise duplicates."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ..cuda import cubin as cubins
+from ..cuda import nvrtc, ptxas
+from ..cuda.device import Device
+from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
+from ..plan import LaunchPlan
+from ..templates.base import ResourceEstimate, Template, render
+from ..templates.registry import resolve
+from ..trial import Candidate, Measurement, Policy, Resources, Rule
+from ..workload import View, Workload
+from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
+from .finals import Finalist, Finals
+from .protocol import Build
+
+
+class Prepared(NamedTuple):
+    """A candidate that was checked and rendered; ``seconds`` that took."""
+
+    template: Template
+    workload: Workload
+    source: str
+    view: View | None
+    plan: LaunchPlan
+    estimate: ResourceEstimate
+    seconds: float
+
+
+class Builder(ABC):
+    """Base of the measurers that compile. ``seen`` are earlier measurements: their cubins are not timed again."""
+
+    source = ""
+
+    def __init__(
+        self,
+        workload: Workload,
+        device: Device,
+        *,
+        policy: Policy | None = None,
+        jobs: int | None = None,
+        store: Path | None = None,
+        templates: Mapping[str, Template] | None = None,
+        seen: Iterable[Measurement] = (),
+        compile_timeout: float = TIMEOUT,
+        pool: CompilePool | None = None,
+    ) -> None:
+        self.workload, self.device = workload, device
+        self.policy = policy or Policy()
+        self.templates = templates
+        self.store = store
+        folder = CompileStore(store / "compiled") if store is not None else None
+        self._own_pool = pool is None
+        self.pool = pool or CompilePool(folder, jobs, compile_timeout)
+        self.busy: dict[str, float] = {"render": 0.0, "compile": 0.0, "verify": 0.0, "time": 0.0}
+        self._lock = threading.Lock()
+        self._by_hash: dict[str, Measurement] = {}
+        for measurement in seen:
+            if measurement.ok and measurement.cubin_hash and measurement.source == self.source:
+                self._by_hash.setdefault(measurement.cubin_hash, measurement)
+        self._closed = False
+
+    def build(self, candidate: Candidate) -> Build:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        prepared = self._prepare(candidate)
+        compiled = self.pool.submit(prepared.source, self.device.arch).result()
+        if compiled.status != "ok":
+            raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
+        return self._built(candidate, prepared, compiled, {"render": prepared.seconds})
+
+    def close(self) -> None:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        if not self._closed:
+            self._closed = True
+            if self._own_pool:
+                self.pool.close()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+
+    def vendors(self) -> Sequence[Finalist]:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        return ()
+
+    def _environment(self) -> dict[str, Any]:
+        return {"nvrtc": ".".join(map(str, nvrtc.version())), "chip": self.device.chip}
+
+    def _prepare(self, candidate: Candidate) -> Prepared:
+        start = time.perf_counter()
+        template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
+        template.check(candidate.config, workload, self.device)
+        source = render(template, candidate.config, workload, self.device)
+        plan = template.plan(candidate.config, workload, self.device).check()
+        estimate = template.resources(candidate.config, workload, self.device)
+        took = time.perf_counter() - start
+        with self._lock:
+            self.busy["render"] += took
+        return Prepared(template, workload, source, view, plan, estimate, took)
+
+    def _built(
+        self, candidate: Candidate, prepared: Prepared, compiled: CompileResult, seconds: dict[str, float]
+    ) -> Build:
+        return Build(
+            candidate,
+            prepared.workload,
+            self.device.arch,
+            prepared.source,
+            compiled.cubin,
+            prepared.plan,
+            resources(compiled, prepared.plan),
+            prepared.estimate,
+            compiled.log,
+            prepared.view,
+            ".".join(map(str, nvrtc.version())),
+            {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds},
+            compiled.cached,
+        )
+
+    def _ended(
+        self,
+        candidate: Candidate,
+        status: str,
+        reason: str,
+        seconds: Mapping[str, float] | None = None,
+        build: Build | None = None,
+    ) -> Measurement:
+        return Measurement(
+            candidate,
+            status,
+            self.source,
+            reason,
+            policy=self.policy,
+            environment=self._environment(),
+            resources=build.resources if build else None,
+            cubin_hash=build.hash if build else "",
+            seconds=dict(seconds or (build.seconds if build else {})),
+        )
+
+
+def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
+    """What the cubin takes, the largest over the plan's kernels; CompileError when it lacks one of them."""
+    facts, reports = cubins.read(compiled.cubin).kernels, ptxas.read(compiled.log)
+    missing = [step.kernel for step in plan.kernels if step.kernel not in facts]
+    if missing:
+        raise CompileError(
+            f"the launch plan names a kernel {missing[0]!r} that the cubin lacks (it has {', '.join(facts)})"
+        )
+    used = [facts[step.kernel] for step in plan.kernels]
+    told = [reports[step.kernel] for step in plan.kernels if step.kernel in reports]
+    return Resources(
+        registers=max(f.registers for f in used),
+        spill_bytes=max((r.spill_bytes for r in told), default=0),
+        stack_bytes=max(f.stack_bytes for f in used),
+        static_shared_bytes=max(f.static_shared_bytes for f in used),
+        threads=max(s.threads for s in plan.kernels),
+        dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
+        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
+    )
+
+
+class Pipeline(Builder):
+    """Candidates compile side by side and are timed ``timers`` at once (one a GPU); subclasses say how.
+
+    With ``in_order`` builds are timed in the order of submission, which makes everything but the seconds spent a pure
+    function of the submissions.
+    """
+
+    in_order = False
+
+    def __init__(self, workload: Workload, device: Device, *, timers: int = 1, **options: Any) -> None:
+        super().__init__(workload, device, **options)
+        self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
+        self._waiting: Counter[Future[CompileResult]] = Counter()
+
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        if self._closed:
+            raise MeasureError("the measurer is closed; open another one")
+        result: Future[Measurement] = Future()
+        try:
+            prepared = self._prepare(candidate)
+        except (InvalidConfig, InvalidInput) as error:
+            result.set_result(self._ended(candidate, "invalid", str(error)))
+            return result
+        except GpuTuneError as error:
+            result.set_result(self._ended(candidate, "compile_error", str(error)))
+            return result
+        compiled = self.pool.submit(prepared.source, self.device.arch)
+        self._share(compiled, result)
+
+        def run() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
+            try:
+                result.set_result(
+                    self._finish(candidate, prepared, compiled.result(), {"render": prepared.seconds}, screen)
+                )
+            except BaseException as error:
+                known = isinstance(error, GpuTuneError)
+                result.set_exception(error if known else MeasureError(f"measuring failed: {error!r}"))
+
+        def queue(_: Any = None) -> None:
+            try:
+                self._timers.submit(run)
+            except RuntimeError:  # closed meanwhile
+                result.cancel()
+
+        if self.in_order:
+            queue()
+        else:
+            compiled.add_done_callback(queue)
+        return result
+
+    def _share(self, compiled: Future[CompileResult], result: Future[Measurement]) -> None:
+        """Give up the compile once every trial that waits for it has been cancelled."""
+        with self._lock:
+            self._waiting[compiled] += 1
+
+        def release(ended: Future[Measurement]) -> None:
+            with self._lock:
+                self._waiting[compiled] -= 1
+                unwanted = not self._waiting[compiled]
+                if unwanted:
+                    del self._waiting[compiled]
+            if unwanted and ended.cancelled():
+                compiled.cancel()
+
+        result.add_done_callback(release)
+
+    def close(self) -> None:
+        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        super().close()
+        self._timers.shutdown(wait=True, cancel_futures=True)
+
+    @abstractmethod
+    def _time(self, build: Build, template: Template) -> Measurement:
+        """Verify and time one build (in a timer thread)."""
+
+    def _finish(
+        self,
+        candidate: Candidate,
+        prepared: Prepared,
+        compiled: CompileResult,
+        seconds: dict[str, float],
+        screen: Rule | None = None,
+    ) -> Measurement:
+        seconds["compile"] = 0.0 if compiled.cached else compiled.seconds
+        with self._lock:
+            self.busy["compile"] += seconds["compile"]
+        if compiled.status != "ok":
+            return self._ended(candidate, compiled.status, compiled.reason, seconds)
+        try:
+            build = self._built(candidate, prepared, compiled, seconds)
+        except GpuTuneError as error:
+            return self._ended(candidate, "compile_error", str(error), seconds)
+        reason = screen(candidate, build.resources) if screen is not None else ""
+        if reason:  # before twins are looked for: which of two is timed first may be chance
+            return self._ended(candidate, "screened", reason, seconds, build)
+        twin = self._by_hash.get(build.hash)
+        if twin is not None:
+            return replace(
+                twin,
+                candidate=candidate,
+                status="duplicate",
+                resources=build.resources,
+                seconds=seconds,
+                reason=f"same cubin and launch as {twin.candidate.key}",
+            )
+        measurement = self._time(build, prepared.template)
+        with self._lock:
+            for stage in ("verify", "time"):
+                self.busy[stage] += measurement.seconds.get(stage, 0.0)
+        if measurement.ok:
+            self._by_hash.setdefault(build.hash, measurement)
+        return measurement

@@ -1,0 +1,325 @@
+"""The modelled device: candidates are really rendered and compiled; only their time is an estimate.
+
+The estimate comes from the machine code's hottest loop (:mod:`.sass`), the resources in the cubin, the launch plan and
+the chip's data sheet: arithmetic, issue, shared memory, L2 and DRAM each take their cycles (a roofline with more than
+one roof), latency is hidden as far as resident warps allow, blocks run in waves. On top come constants of the chip,
+interactions between knobs and noise that are drawn from a seed and that nothing outside this module can read. It has
+the shape of the real problem, and none of its numbers say anything about a real GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..cuda.device import Device
+from ..cuda.sass import Mix, mixes
+from ..plan import KernelStep, MemsetStep
+from ..templates.base import Template
+from ..templates.registry import resolve
+from ..trial import MODELLED, Candidate, Measurement, Policy
+from ..workload import ITEMSIZE, Workload
+from . import emulated
+from .compiling import Pipeline
+from .finals import ROUNDS, Finalist, Finals, conclude
+from .protocol import Build
+
+LAUNCH = 2.2e-6
+"""Seconds from one kernel of a plan to the next."""
+_TILE_KNOBS = (("block_m", "block_n"), ("bm", "bn"), ("tile_m", "tile_n"), ("block_k", "block_pq"))
+_SHARED_BYTES_PER_CLOCK = 128
+_MMA_FLOPS = {
+    "mma": 4096,
+    "wgmma": 2 * 64 * 128 * 16,
+    "ffma": 64,
+    "hfma2": 128,
+    "idp": 256,
+    "imad": 64,
+    "fadd": 32,
+    "fmul": 32,
+}
+
+
+class ModelledMeasurer(Pipeline):
+    """Estimates in place of times; see the module. ``seed`` draws the hidden constants and the noise."""
+
+    source = MODELLED
+    in_order = True
+
+    def __init__(
+        self, workload: Workload, device: Device, *, seed: int = 0, policy: Policy | None = None, **options: Any
+    ) -> None:
+        super().__init__(workload, device, policy=policy or Policy(mode="model", repeats=7), **options)
+        self.seed = seed
+        self._chip = _Chip(device, seed)
+
+    def _time(self, build: Build, template: Template) -> Measurement:
+        start = time.perf_counter()
+        seconds = dict(build.seconds)
+        reason = self._unlaunchable(build)
+        if reason:
+            return self._ended(build.candidate, "launch_error", reason, seconds, build)
+        estimate = self._chip.time(build, self.policy.l2 == "cold")
+        warm = self._chip.time(build, False)
+        repeats = max(3, min(self.policy.repeats, 7))
+        samples = tuple(map(float, self._noisy(estimate, build.hash, repeats)))
+        seconds["time"] = time.perf_counter() - start
+        return Measurement(
+            build.candidate,
+            "ok",
+            MODELLED,
+            samples=samples,
+            policy=self.policy,
+            warm_samples=tuple(map(float, self._noisy(warm, build.hash + "warm", repeats))),
+            resources=build.resources,
+            environment=self._environment(),
+            cubin_hash=build.hash,
+            seconds=seconds,
+        )
+
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+        """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
+        on the emulator, and the next best takes its place when that finds it wrong. There are no baselines: a vendor's
+        kernel cannot be modelled."""
+        measured = [f.result() for f in [self.submit(c) for c in dict.fromkeys(candidates)]]
+        drift = np.exp(np.cumsum(_rng("drift", self.seed, self.device.chip).normal(0.0, 0.003, rounds)))
+        contenders: dict[Candidate, Finalist] = {}
+        again = {}
+        for m in measured:
+            name = m.candidate.key
+            if not m.ok:
+                contenders[m.candidate] = Finalist(name, m.candidate, status=m.status, reason=m.reason)
+                continue
+            build = self.build(m.candidate)
+            seconds = self._chip.time(build, self.policy.l2 == "cold")
+            first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
+            again[name] = tuple(map(float, second))
+            contenders[m.candidate] = Finalist(name, m.candidate, tuple(map(float, first)))
+        taken = {m.candidate.key: m.resources for m in measured}
+        environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
+        while True:
+            found = conclude(MODELLED, list(contenders.values()), again, taken, environment)
+            if found.winner is None or emulated.unavailable() or found.contender(found.winner).checks:
+                return found
+            template, workload, _ = resolve(found.winner.template, self.workload, self.device, self.templates)
+            check = emulated.check(found.winner, template, workload, self.device, self.seed)
+            status, reason = ("ok", "") if check.ok else ("wrong", check.detail)
+            contenders[found.winner] = replace(contenders[found.winner], status=status, reason=reason, checks=(check,))
+
+    def _noisy(self, seconds: float, name: str, count: int) -> np.ndarray:
+        rng = _rng("noise", self.seed, name, self.device.chip)
+        scatter = np.exp(rng.normal(0.0, 0.004, count)) + np.where(
+            rng.random(count) < 0.02, rng.uniform(0.03, 0.2, count), 0.0
+        )
+        return np.asarray(seconds * scatter + np.abs(rng.normal(0.0, 15e-9, count)))
+
+    def _unlaunchable(self, build: Build) -> str:
+        device, taken = self.device, build.resources
+        for step in build.plan.kernels:
+            shared = step.shared_bytes + taken.static_shared_bytes
+            if step.shared_bytes and shared > device.shared_bytes_per_block:
+                limit = device.shared_bytes_per_block
+                return f"{step.kernel} takes {shared} bytes of shared memory, {device.name} has {limit} a block"
+            if taken.registers * step.threads > device.registers_per_sm:
+                limit = device.registers_per_sm
+                return f"{step.kernel} takes {taken.registers} registers x {step.threads} threads, an SM has {limit}"
+        needed = build.workload.bytes + build.plan.workspace_bytes
+        if needed > device.memory_bytes:
+            return f"out of memory: {needed} bytes needed, {device.name} has {device.memory_bytes}"
+        return ""
+
+    def _environment(self) -> dict[str, Any]:
+        return {
+            **super()._environment(),
+            "device": self.device.name,
+            "modelled": True,
+            "model": 1,
+            "seed": self.seed,
+            "emulated": "times are estimates of an analytic model; rendering and compiling are real",
+        }
+
+
+class _Chip:
+    """The hidden constants of one chip and the time that they give a build."""
+
+    def __init__(self, device: Device, seed: int) -> None:
+        self.device, self.seed = device, seed
+        rng = _rng("chip", seed, device.chip)
+        self.issue = rng.uniform(0.80, 0.95)  # of 4 warp instructions a clock
+        self.pipe = rng.uniform(0.86, 0.96)  # of the arithmetic peak that a perfect loop reaches
+        self.needed_warps = rng.uniform(7.0, 13.0)  # that hide half of the latency at ILP 1
+        self.l2_bytes = rng.uniform(28.0, 44.0)  # per clock and SM
+        self.dram = rng.uniform(0.84, 0.93)
+        self.latency = rng.uniform(450.0, 700.0)  # clocks to DRAM
+        self.barrier = rng.uniform(18.0, 40.0)
+        self.conflict = rng.uniform(0.6, 1.6)
+        self.cliff_shared = rng.uniform(0.45, 0.75)  # of an SM's shared memory, above which L1 suffers
+        self.drift = rng.uniform(0.008, 0.02)  # size of a pairwise interaction
+        self.roofs = rng.uniform(4.0, 7.0)  # how sharply the roofs meet
+
+    def time(self, build: Build, cold: bool) -> float:
+        plan, code = build.plan, mixes(build.cubin)
+        main = max(plan.kernels, key=lambda s: (_weight(code[s.kernel]), s.blocks * s.threads))
+        total = 0.0
+        for step in plan.steps:
+            if isinstance(step, MemsetStep):
+                total += 1.6e-6 + step.nbytes / (self.device.bandwidth * 0.7)
+            elif step is main:
+                total += self._main(build, step, code[step.kernel], cold)
+            else:
+                total += self._other(build, step)
+        total += LAUNCH * (len(plan.steps) - 1) + 1.1e-6
+        return total * math.exp(self._interactions(build))
+
+    def _main(self, build: Build, step: KernelStep, mix: Mix, cold: bool) -> float:
+        device, taken, w = self.device, build.resources, build.workload
+        shared = step.shared_bytes + taken.static_shared_bytes
+        resident = max(1, device.resident_blocks(step.threads, taken.registers, shared))
+        warps = -(-step.threads // 32)
+        per_block = w.flops / step.blocks
+        kind, count = mix.math
+        peak: float = device.flops_per_clock.get(_rate(w, kind), 0) or device.flops_per_clock["fp32"]
+        if kind == "mma" and device.cc == 90:
+            peak *= 0.62  # mma.sync reaches no more of Hopper's tensor cores
+        flops = max(1, count) * _MMA_FLOPS.get(kind, 64)
+        if kind == "mma" and w.dtype == "float32":
+            flops //= 2
+        iterations = per_block / (flops * warps)  # of the loop, per warp
+        wide = mix.counts["hfma2"] or mix.counts["mma"] or mix.counts["wgmma"]
+        math_clocks = per_block / (peak * self.pipe)
+        if kind in ("ffma", "imad") and not wide:
+            math_clocks = max(math_clocks, per_block / (device.flops_per_clock["fp32"] * self.pipe))
+        issue_clocks = iterations * warps * mix.instructions / (4 * self.issue)
+        banks = self._bank_factor(build)
+        shared_clocks = iterations * step.threads * mix.shared_bytes / _SHARED_BYTES_PER_CLOCK * banks
+        l1_clocks = iterations * step.threads * mix.global_bytes / 64
+        l2_clocks = self._tile_bytes(build, step) / self.l2_bytes * (1 + 0.5 * (w.alignment < 16))
+        spill_clocks = taken.spill_bytes * step.threads * max(1.0, iterations / 8) / 64
+        per_wave = []
+        for active in (resident, self._tail_blocks(step, resident)):
+            warps_active = active * warps
+            ilp = 1 + 0.35 * math.log2(1 + count / 16)
+            if kind == "wgmma":
+                ilp *= 6
+            hidden = 1 - 0.5 ** (warps_active * ilp / self.needed_warps)
+            roofs = [c * active for c in (math_clocks, issue_clocks, shared_clocks, l1_clocks, l2_clocks)]
+            busy = sum(r**self.roofs for r in roofs) ** (1 / self.roofs) / hidden + spill_clocks * active
+            per_wave.append(busy + self._exposed(build, mix, iterations, active))
+        slots = resident * device.sm_count
+        waves = step.blocks // slots
+        clocks = waves * per_wave[0] + (per_wave[1] if step.blocks % slots else 0.0)
+        if shared * resident > self.cliff_shared * device.shared_bytes_per_sm and mix.counts["ldg"]:
+            clocks *= 1.06
+        if taken.notes:
+            clocks *= 1.45
+        clocks *= 1 + 0.04 * max(0.0, mix.code_bytes / 98304 - 1)  # instruction cache
+        seconds = clocks / (device.clock_mhz * 1e6)
+        return max(seconds, self._dram(build, step, cold)) + 0.15 * min(seconds, self._dram(build, step, cold))
+
+    def _tail_blocks(self, step: KernelStep, resident: int) -> int:
+        left = step.blocks % (resident * self.device.sm_count)
+        return max(1, -(-left // self.device.sm_count))
+
+    def _exposed(self, build: Build, mix: Mix, iterations: float, active: int) -> float:
+        stages = _number(build.candidate.config, "stages", 1)
+        ahead = stages - 1 if (mix.counts["ldgsts"] or mix.counts["tma"]) else (0.6 if stages > 1 else 0.0)
+        fill = self.latency * (2 + 0.25 * stages)  # prologue and epilogue of every block
+        if not mix.counts["bar"] and not mix.counts["tma"]:
+            iterations *= 0.25
+        stall = self.latency / (1 + 1.6 * ahead) ** 2 + self.barrier * mix.counts["bar"]
+        return fill + iterations * stall / (1 + 0.9 * (active - 1))
+
+    def _tile_bytes(self, build: Build, step: KernelStep) -> float:
+        """Bytes that one block draws through L2: its share of the operands for a tile of the output, and its result."""
+        w, config = build.workload, build.candidate.config
+        area = max(32.0, float(build.estimate.accumulators * build.estimate.threads))
+        rows = next(
+            (
+                float(config[a]) / float(config[b])
+                for a, b in _TILE_KNOBS
+                if a in config and b in config and _is_number(config[a]) and _is_number(config[b])
+            ),
+            1.0,
+        )
+        m = math.sqrt(area * rows)
+        n = area / m
+        products = w.flops / 2 / step.blocks  # area x depth of the block
+        return products * (1 / m + 1 / n) * ITEMSIZE[w.dtype] + area * ITEMSIZE[w.out_dtype]
+
+    def _bank_factor(self, build: Build) -> float:
+        """How far shared memory is slowed by conflicts: unpadded power-of-two rows suffer, odd padding does not."""
+        config, factor = build.candidate.config, 1.0
+        for name, value in config.items():
+            if "pad" in name and _is_number(value):
+                factor += self.conflict * (0.55 if value == 0 else 0.02 * math.log2(1 + float(value)))
+            elif "swizzle" in name:
+                factor += self.conflict * (0.6 if value in (0, False, "none", "off") else 0.0)
+            elif "vector" in name and _is_number(value):
+                factor += 0.12 * (4 // max(1, min(4, int(value))) - 1)
+        return factor
+
+    def _dram(self, build: Build, step: KernelStep, cold: bool) -> float:
+        w, device = build.workload, self.device
+        moved = float(w.bytes + 2 * build.plan.workspace_bytes)
+        in_flight = 1 - 0.5 ** (step.blocks * build.resources.threads / (device.sm_count * 256))
+        over = min(1.0, max(0.0, moved / device.l2_bytes - 0.5))
+        reread = 0.25 * over * self._tile_bytes(build, step) * step.blocks / max(1.0, moved)
+        share = 1.0 if cold else 0.25 + 0.75 * over
+        return moved * (share + 0.1 * reread) / (device.bandwidth * self.dram * max(0.05, in_flight))
+
+    def _other(self, build: Build, step: KernelStep) -> float:
+        w = build.workload
+        moved = build.plan.workspace_bytes + w.arrays()["out"].nbytes
+        filled = min(1.0, step.blocks * step.threads / (self.device.sm_count * 512))
+        return 0.9e-6 + moved / (self.device.bandwidth * 1.5 * self.dram * max(0.02, filled))
+
+    def _interactions(self, build: Build) -> float:
+        config = build.candidate.config
+        names = sorted(config)
+        total = 0.0
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                total += _unit(self.seed, self.device.chip, build.candidate.template, a, config[a], b, config[b])
+        pairs = max(1, len(names) * (len(names) - 1) // 2)
+        return self.drift * total / math.sqrt(pairs) * 3
+
+
+def _rate(workload: Workload, kind: str) -> str:
+    if kind in ("ffma", "imad", "fadd", "fmul", ""):
+        return "fp32"
+    return {"float32": "tf32", "float16": "fp16", "bfloat16": "fp16", "int8": "int8"}.get(workload.dtype, "fp8")
+
+
+def _weight(mix: Mix) -> float:
+    kind, count = mix.math
+    return count * _MMA_FLOPS.get(kind, 0)
+
+
+def _number(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    return int(value) if _is_number(value) else default
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _digest(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+
+
+def _rng(*parts: object) -> np.random.Generator:
+    return np.random.default_rng(_digest(*parts))
+
+
+def _unit(*parts: object) -> float:
+    """Roughly standard normal, fixed by ``parts``."""
+    bits = _digest(*parts)
+    four = sum(bits >> shift & 0xFFFF for shift in (0, 16, 32, 48)) / 65535
+    return (four - 2) * math.sqrt(3)

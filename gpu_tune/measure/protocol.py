@@ -1,0 +1,82 @@
+"""What every measurer gives: builds, measurements, confirmations. The seam is ``concurrent.futures``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+from ..cuda.device import Device
+from ..plan import LaunchPlan
+from ..templates.base import ResourceEstimate
+from ..trial import Candidate, Measurement, Resources, Rule
+from ..workload import View, Workload
+from .finals import Finalist, Finals
+
+
+@dataclass(frozen=True)
+class Build:
+    """A candidate, rendered and compiled. ``workload`` is what its template computes: the tuned one or a view of it.
+
+    ``view`` maps the template's buffer names to the tuned workload's (None: they are the same). ``hash`` names the
+    cubin together with its launch plan: equal builds run equally. ``log``: the compiler's words.
+    """
+
+    candidate: Candidate
+    workload: Workload
+    arch: str
+    source: str
+    cubin: bytes
+    plan: LaunchPlan
+    resources: Resources
+    estimate: ResourceEstimate
+    log: str = ""
+    view: View | None = None
+    nvrtc: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the cubin and the launch plan."""
+        plan = json.dumps(self.plan.to_json(), sort_keys=True)
+        return hashlib.sha256(self.cubin + b"\0" + plan.encode()).hexdigest()[:16]
+
+
+class Measurer(Protocol):
+    """Turns candidates into measurements. ``source`` is ``measured``, ``modelled`` or ``replayed``."""
+
+    source: str
+    device: Device
+    workload: Workload
+
+    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+        """A future of the candidate's trial. A bad candidate is a status, never an exception. ``screen`` looks at the
+        build before it runs; where it gives a reason, the trial ends as ``screened`` and takes no GPU time."""
+        ...
+
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Finals:
+        """Finalists (and vendor baselines, where there are any) verified afresh and re-timed interleaved."""
+        ...
+
+    def vendors(self) -> Sequence[Finalist]:
+        """The vendor baselines alone, timed now, failed ones included; empty where there are none."""
+        ...
+
+    def build(self, candidate: Candidate) -> Build:
+        """The candidate's source, cubin and plan. CompileError, InvalidConfig or TemplateError when there is none."""
+        ...
+
+    def close(self) -> None:
+        """End every process and thread. Also done by leaving the ``with`` block."""
+        ...
+
+    def __enter__(self) -> Measurer: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,0 +1,222 @@
+"""One killable process that answers one request at a time.
+
+A :class:`Child` is a fresh interpreter (no fork: CUDA contexts, locks and threads of the parent stay behind) that
+imports only its handler, so a plain script without an ``if __name__ == "__main__"`` guard can own one, unlike with
+multiprocessing's spawn. Requests and replies are pickled over a socket pair between a process and its own child.
+A child ends when its parent does, however the parent dies: a thread of it waits for the end of a lifeline pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from socket import socketpair
+from typing import Any
+
+from ..errors import GpuTuneError, MeasureError
+
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "from gpu_tune.measure.worker import serve; serve(*map(int, sys.argv[2:4]), sys.argv[4], sys.argv[5])"
+)
+START_SECONDS = 60.0
+KILL_SECONDS = 60.0
+"""How long a killed process may take to end: a driver that stops a running kernel takes seconds."""
+log = logging.getLogger("gpu_tune.measure")
+
+
+class ChildLost(MeasureError):
+    """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing."""
+
+    def __init__(self, reason: str, stage: str = "", timed_out: bool = False) -> None:
+        super().__init__(reason, stage, timed_out)
+        self.reason, self.stage, self.timed_out = reason, stage, timed_out
+
+    def __str__(self) -> str:
+        return self.reason + (f" (while: {self.stage})" if self.stage else "")
+
+
+class Child:
+    """A process running ``entry`` (``module:function``); ``function(request, note)`` makes each reply.
+
+    ``note(text)`` tells the parent which stage is reached; :class:`ChildLost` carries the last one. With ``setup``
+    (JSON-ready), ``module:function`` is called once as ``function(setup)`` and must return the handler.
+    """
+
+    def __init__(self, entry: str, setup: Any = None, env: dict[str, str] | None = None) -> None:
+        self.entry, self.setup, self.env = entry, setup, env
+        self.restarts = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._lifeline = -1
+        self._ready = False
+        self._errors: Any = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it lives."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process unless it lives; returns at once (a failure to start shows at the first ``ask``)."""
+        if self.pid is not None:
+            return
+        self.kill()
+        self.restarts += 1
+        ours, theirs = socketpair()
+        read_end, write_end = os.pipe()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        environment = {**os.environ, **(self.env or {})}
+        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(read_end), self.entry, json.dumps(self.setup)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, *arguments],
+                stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, env=environment,
+                pass_fds=(theirs.fileno(), read_end), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            os.close(write_end)
+            ours.close()
+            raise MeasureError(f"a worker process cannot be started: {error}; free memory or processes") from error
+        finally:
+            theirs.close()
+            os.close(read_end)
+        self._lifeline = write_end
+        self._connection = Connection(ours.detach())
+        self._ready = False
+
+    def ask(self, request: Any, timeout: float | Callable[[str], float]) -> Any:
+        """The child's reply to ``request``; ChildLost when it dies or a stage takes over ``timeout`` seconds.
+
+        ``timeout`` may be a function of the stage name (``""`` before the first note). A GpuTuneError that the
+        handler raises is raised here again. A lost child is killed at once and started anew at the next ``ask``.
+        """
+        self.start()
+        connection, stage = self._connection, ""
+        assert connection is not None
+        try:
+            if not self._ready:  # starting takes a while on a busy machine, and is not the request's fault
+                if not connection.poll(START_SECONDS):
+                    self.kill()
+                    raise ChildLost(f"did not start within {START_SECONDS:g} s", "start", timed_out=True)
+                connection.recv()
+                self._ready = True
+            connection.send(request)
+            while True:
+                limit = timeout(stage) if callable(timeout) else timeout
+                if not connection.poll(limit):
+                    self.kill()
+                    raise ChildLost(f"killed after {limit:g} s without an answer", stage, timed_out=True)
+                kind, value = connection.recv()
+                if kind == "note":
+                    stage = value
+                elif kind == "error":
+                    raise value
+                else:
+                    return value
+        except (EOFError, ConnectionError, BrokenPipeError) as error:
+            raise ChildLost(self._post_mortem(), stage) from error
+        except BaseException as error:
+            if not isinstance(error, GpuTuneError):
+                self.kill()  # interrupted in mid-reply: what is in the pipe belongs to nobody
+            raise
+
+    def kill(self) -> None:
+        """End the process and everything it started, and wait for it. Harmless when there is none."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:  # stuck in the kernel: only the machine can end it
+                log.error(
+                    "process %d does not end: its GPU hangs; see dmesg for an Xid, and restart the machine", process.pid
+                )
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def _post_mortem(self) -> str:
+        process, code = self._process, None
+        if process is not None:
+            try:
+                code = process.wait(5.0)
+            except subprocess.TimeoutExpired:
+                code = None
+        how = "closed its connection" if code is None else f"exited with code {code}"
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                how = f"was killed by {signal.Signals(-code).name}"
+        words = ""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, self._errors.tell() - 2000))
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            telling = [line for line in lines if not line.startswith("Extension modules")]
+            words = next((t for t in telling if t.startswith("Fatal")), telling[-1] if telling else "")[:200]
+        self.kill()
+        return f"the worker process {how}" + (f": {words}" if words else "")
+
+
+def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
+    """The child's main loop: answer requests until the parent closes the connection or ends."""
+    threading.Thread(target=_die_with_parent, args=(lifeline_fd,), daemon=True).start()
+    import faulthandler
+
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(connection_fd)
+    module, function = entry.split(":")
+    handler = getattr(importlib.import_module(module), function)
+    connection.send(("ready", None))
+    options = json.loads(setup)
+    failure: GpuTuneError | None = None
+    if options is not None:
+        try:
+            handler = handler(options)
+        except GpuTuneError as error:
+            failure = error
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            if failure is not None:  # and end: what is asked next gets a new process, and it may fare better
+                connection.send(("error", failure))
+                return
+            connection.send(("ok", handler(request, lambda text: connection.send(("note", text)))))
+        except GpuTuneError as error:
+            connection.send(("error", error))
+        except Exception as error:  # a defect of the handler, not of the process: say so and live on
+            traceback.print_exc()
+            connection.send(("error", MeasureError(f"{type(error).__name__} in the measuring process: {error}")))
+
+
+def _die_with_parent(fd: int) -> None:
+    while True:
+        try:
+            if not os.read(fd, 1):
+                os._exit(0)
+        except InterruptedError:
+            continue
+        except OSError:
+            os._exit(0)

@@ -1,0 +1,1 @@
+"""What a benchmark or a search says, as text, JSON or HTML."""

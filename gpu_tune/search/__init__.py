@@ -1,0 +1,1 @@
+"""The search: which candidates to measure next."""

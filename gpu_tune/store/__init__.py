@@ -1,0 +1,1 @@
+"""What is kept: winners, records, recorded spaces, and files of other tuners."""

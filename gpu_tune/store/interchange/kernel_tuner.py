@@ -1,0 +1,126 @@
+"""Kernel Tuner cache files (kernel_tuner/schema, cache 1.0.0). Times in them are milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import CorruptData
+from ...space.knob import Config
+from ..recorded_space import Recorded, RecordedTrial
+from . import files, values
+
+_COSTS = {
+    "compile_time": "compile",
+    "verification_time": "verify",
+    "benchmark_time": "time",
+    "strategy_time": "search",
+    "framework_time": "framework",
+}
+
+
+def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
+    """Write a closed Kernel Tuner cache file that its simulation mode reads."""
+    keys = [k.name for k in recorded.knobs]
+    cache = {}
+    for t in recorded.trials:
+        entry: dict[str, Any] = {k: t.config[k] for k in keys}
+        if t.time is None:
+            entry["time"] = values.ERROR_NAME.get(t.status, "RuntimeFailedConfig")
+            entry["times"] = []
+        else:
+            entry["time"], entry["times"] = (
+                values.milliseconds(t.time),
+                [values.milliseconds(s) for s in t.samples or (t.time,)],
+            )
+        entry.update({theirs: values.milliseconds(t.seconds.get(ours, 0.0)) for theirs, ours in _COSTS.items()})
+        entry.update({k: v for k, v in t.extra.items() if k not in entry})
+        if t.timestamp:
+            entry["timestamp"] = t.timestamp
+        cache[",".join(str(t.config[k]) for k in keys)] = entry
+    body = {
+        "schema_version": "1.0.0",
+        "device_name": recorded.device,
+        "kernel_name": recorded.kernel,
+        "problem_size": list(recorded.problem_size),
+        "tune_params_keys": keys,
+        "tune_params": {k.name: list(k.values) for k in recorded.knobs},
+        "objective": recorded.objective,
+        "cache": cache,
+    }
+    files.write(path, json.dumps(body, allow_nan=False, separators=(", ", ": ")))
+
+
+def parse(data: dict[str, Any], name: str) -> Recorded:
+    """The recorded space in a cache file's object; CorruptData naming ``name`` and the entry."""
+    keys = data.get("tune_params_keys")
+    if (
+        not isinstance(keys, list)
+        or not keys
+        or not all(isinstance(k, str) for k in keys)
+        or len(set(keys)) != len(keys)
+    ):
+        raise CorruptData(f"{name}: tune_params_keys is not a list of distinct names")
+    params = data.get("tune_params")
+    if params is not None and (not isinstance(params, dict) or set(params) != set(keys)):
+        raise CorruptData(f"{name}: tune_params does not name the same parameters as tune_params_keys")
+    objective = values.text(data, "objective", name) or "time"
+    entries = data["cache"]
+    configs = []
+    for key, entry in entries.items():
+        if not isinstance(entry, dict) or any(k not in entry for k in keys):
+            raise CorruptData(
+                f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys"
+            )
+        recorded = [entry[k] for k in keys]
+        if ",".join(str(v) for v in recorded) != key:
+            raise CorruptData(
+                f"{name}: cache entry {key[:80]!r} holds the values {str(recorded)[:120]}; key and values must agree"
+            )
+        configs.append(dict(zip(keys, recorded)))
+    knobs = values.knobs(keys, configs, params, name)
+    trials = [
+        _trial(config, entry, objective, f"{name}: cache entry {key[:80]!r}")
+        for config, (key, entry) in zip(values.canonical(configs, knobs, name), entries.items())
+    ]
+    return Recorded(
+        values.text(data, "kernel_name", name),
+        values.text(data, "device_name", name),
+        knobs,
+        tuple(trials),
+        values.problem_size(data.get("problem_size"), name),
+        objective,
+    )
+
+
+def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str) -> RecordedTrial:
+    error = entry.get("__error__")
+    value = error if isinstance(error, str) else entry.get(objective, entry.get("time"))
+    costs = {
+        ours: values.number(entry[theirs], where, theirs) * 1e-3
+        for theirs, ours in _COSTS.items()
+        if entry.get(theirs) is not None
+    }
+    known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
+    extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and values.finite(v)}
+    stamp = str(entry.get("timestamp", ""))
+    if isinstance(value, str):
+        return RecordedTrial(config, values.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
+    if value is None:
+        raise CorruptData(f"{where}: has neither {objective!r} nor an error")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < values.FAILED_TIME:
+        if value < 0:
+            raise CorruptData(f"{where}: {objective} is {value}; a time is positive")
+        return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
+    return RecordedTrial(
+        config,
+        "ok",
+        values.time(value, where, objective) * 1e-3,
+        values.samples(entry.get("times"), 1e-3, where),
+        "",
+        costs,
+        stamp,
+        extra,
+    )

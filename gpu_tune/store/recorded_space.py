@@ -1,0 +1,135 @@
+"""Recorded spaces: every trial of somebody's tuning run, as data and as a space that can be searched again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptData, InvalidConfig
+from ..space.knob import Config, Knob
+from ..space.space import GridSpace
+from ..trial import REPLAYED, Candidate, Measurement, Policy
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """One recorded config. ``time`` is what the recorder minimised, in seconds (None: failed, ``status`` says how);
+    ``samples`` its repeats in seconds; ``seconds`` what the stages cost; ``extra`` other metrics, kept for export."""
+
+    config: Config
+    status: str
+    time: float | None
+    samples: tuple[float, ...] = ()
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    timestamp: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Trials of one kernel on one device. ``problem_size`` as the recorder wrote it."""
+
+    kernel: str
+    device: str
+    knobs: tuple[Knob, ...]
+    trials: tuple[RecordedTrial, ...]
+    problem_size: tuple[int, ...] = ()
+    objective: str = "time"
+
+    def __post_init__(self) -> None:
+        if len({t.config.key for t in self.trials}) != len(self.trials):
+            raise CorruptData(
+                f"recorded space {self.kernel} on {self.device}: a config is recorded twice; keep one entry for each"
+            )
+
+    @property
+    def best(self) -> RecordedTrial:
+        """The fastest trial; CorruptData when none succeeded."""
+        good = [t for t in self.trials if t.time is not None]
+        if not good:
+            raise CorruptData(
+                f"recorded space {self.kernel} on {self.device}: no trial has a time; nothing can be searched"
+            )
+        return min(good, key=lambda t: t.time or 0.0)
+
+
+class RecordedSpace(GridSpace):
+    """The space of exactly the recorded configs; ``measurement`` replays one."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        super().__init__(recorded.kernel, recorded.knobs, (), np.zeros((0, len(recorded.knobs)), dtype=np.uint16))
+        self.recorded = recorded
+        rows = self.rows(t.config for t in recorded.trials)
+        super().__init__(recorded.kernel, recorded.knobs, (), rows)
+        self._trials = {t.config.key: t for t in recorded.trials}
+        self._order = [k.name for k in recorded.knobs]
+
+    def __len__(self) -> int:
+        return len(self.recorded.trials)
+
+    @property
+    def optimum(self) -> float:
+        """The best recorded time, seconds."""
+        best = self.recorded.best.time
+        assert best is not None
+        return best
+
+    def times(self) -> NDArray[np.float64]:
+        """Recorded times in seconds by row of ``grid.all()``; inf where the trial failed (for statistics, never
+        stored).
+        """
+        return np.array([np.inf if t.time is None else t.time for t in self.recorded.trials])
+
+    def trial(self, config: Config) -> RecordedTrial:
+        """The recorded trial of ``config``; InvalidConfig when there is none."""
+        found = self._trials.get(config.key)
+        if found is None:
+            raise InvalidConfig(f"{self.name} config {config.key}: not recorded; choose from the space's configs")
+        return found
+
+    def measurement(self, config: Config, repeats: bool = True) -> Measurement:
+        """The recorded trial as a measurement; ``repeats`` False: the single recorded time, not its repeats."""
+        t = self.trial(config)
+        samples = () if t.time is None else t.samples if repeats and t.samples else (t.time,)
+        return Measurement(
+            Candidate(self.name, config),
+            t.status,
+            REPLAYED,
+            t.reason,
+            samples,
+            policy=Policy(mode="eager", repeats=max(len(samples), 1)),
+            seconds=dict(t.seconds),
+            environment={"device": self.recorded.device},
+        )
+
+
+def from_measurements(
+    measurements: Sequence[Measurement],
+    knobs: Sequence[Knob],
+    kernel: str,
+    device: str,
+    problem_size: Sequence[int] = (),
+) -> Recorded:
+    """Trials of one template, workload and chip as a recorded space (the first of equal configs is kept; those left out
+    unmeasured are none)."""
+    trials: dict[str, RecordedTrial] = {}
+    for m in measurements:
+        if m.status == "screened":  # no result at all
+            continue
+        trials.setdefault(
+            m.candidate.config.key,
+            RecordedTrial(
+                m.candidate.config,
+                m.status if m.status != "duplicate" else "ok",
+                m.time if m.ok else None,
+                m.samples,
+                m.reason,
+                dict(m.seconds),
+            ),
+        )
+    return Recorded(kernel, device, tuple(knobs), tuple(trials.values()), tuple(problem_size))

@@ -1,0 +1,295 @@
+"""The store: winners, one directory each.
+
+Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``; modelled winners live below
+``modelled/`` and never answer for a real device. A directory is written under another name and published by one rename,
+so no reader ever sees half of one; who loses a race keeps using what it built. Whatever is malformed or damaged
+(every file has its hash) is a miss that is logged, never an error. Nothing in a store is unpickled or evaluated. A
+store that others own or can write is refused. Which winner is best was decided by who published it, never by readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import paths
+from ..errors import CorruptData, InvalidInput, StoreError
+from ..paths import root
+from ..trial import MEASURED, MODELLED
+from ..workload import Workload
+from .winner import Winner, digest
+
+log = logging.getLogger(__name__)
+FILES = ("kernel.cu", "kernel.cubin", "launch.json")
+LIMITS = {"kernel.cu": 16 << 20, "kernel.cubin": 256 << 20, "launch.json": 16 << 20}
+"""Bytes beyond which a file is malformed: a store cannot exhaust the memory of who reads it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A winner's directory, as listed: ``winner`` is None when it is damaged, and ``problem`` says how."""
+
+    path: Path
+    winner: Winner | None
+    problem: str = ""
+
+
+class Store:
+    """The winners below ``folder`` (default: the user's). ``trusted``: its ownership need not be checked."""
+
+    def __init__(self, folder: Path | str | None = None, *, trusted: bool = False) -> None:
+        self.folder = Path(folder).expanduser().absolute() if folder is not None else root() / "kernels"
+        self.trusted = trusted
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r})"
+
+    def prepare(self) -> None:
+        """Make the folder; StoreError when it cannot be written or trusted."""
+        paths.prepare(self.folder)
+
+    def path(self, workload: Workload, chip: str, source: str = MEASURED) -> Path:
+        """Where the winner for ``workload`` on ``chip`` lies, whether it exists or not."""
+        base = self.folder / MODELLED if source == MODELLED else self.folder
+        return base / _name(chip) / _name(workload.key)
+
+    def get(self, workload: Workload, chip: str, source: str = MEASURED) -> Winner | None:
+        """The winner, or None; a damaged one is None and logged. StoreError when the store is not to be trusted."""
+        path = self.path(workload, chip, source)
+        self._check(path)
+        for place in (path, path.with_name(f".old-{path.name}")):
+            winner, problem = _read(place)
+            if problem:
+                log.warning("winner %s is damaged (%s): ignored; gpu-tune gc removes it", place, problem)
+            if winner and (winner.workload, winner.chip, winner.source) == (workload, chip, source):
+                return winner
+            if winner:
+                log.warning(
+                    "winner %s is for %s on %s (%s), not for what its place says: ignored",
+                    place,
+                    winner.workload.key,
+                    winner.chip,
+                    winner.source,
+                )
+        return None
+
+    def publish(self, winner: Winner) -> Path:
+        """Put ``winner`` in its place by one rename, over an earlier one; the path. StoreError if that fails."""
+        path = self.path(winner.workload, winner.chip, winner.source)
+        for folder in (*reversed([p for p in path.parents if p == self.folder or self.folder in p.parents]),):
+            paths.prepare(folder)
+        temporary = path.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        try:
+            temporary.mkdir(mode=0o700)
+            contents = {
+                "kernel.cu": winner.code.encode(),
+                "kernel.cubin": winner.cubin,
+                "launch.json": (json.dumps(winner.to_json(), indent=1, sort_keys=True) + "\n").encode(),
+            }
+            for name, content in contents.items():
+                _write(temporary / name, content)
+            temporary.chmod(0o755)
+            _swap_in(temporary, path)
+        except OSError as error:
+            raise StoreError(
+                f"winner {str(path)!r} cannot be written: {error.strerror or error}; free some space or set "
+                "GPU_TUNE_CACHE_DIR to a folder that you can write"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    def entries(self) -> Iterator[Entry]:
+        """Every winner directory, measured and modelled, damaged ones included."""
+        self._check(self.folder)
+        for base in (self.folder, self.folder / MODELLED):
+            for path in sorted(base.glob("*/*")) if base.is_dir() else ():
+                if (
+                    path.is_dir()
+                    and not path.name.startswith(".")
+                    and (base.name == MODELLED or path.parent.name != MODELLED)
+                ):
+                    winner, problem = _read(path)
+                    if winner or problem:
+                        yield Entry(path, winner, problem)
+
+    def gc(self, *, older_than: float = 3600.0) -> tuple[int, int]:
+        """Remove damaged winners and what killed writers left (older than that many seconds); (directories, bytes).
+
+        An ``.old-`` winner whose successor never arrived still answers for it, and stays.
+        """
+        paths.prepare(self.folder)
+        doomed = [dead for e in self.entries() if e.winner is None and (dead := _withdrawn(e.path))]
+        for pattern in ("*/.tmp-*", "*/.old-*", "*/.dead-*"):
+            for base in (self.folder, self.folder / MODELLED):
+                for path in base.glob(pattern):
+                    answers = path.name.startswith(".old-") and not path.with_name(path.name[5:]).exists()
+                    if _age(path) > older_than and not answers:
+                        doomed.append(path)
+        doomed = list(dict.fromkeys(doomed))
+        size = sum(map(_bytes, doomed))
+        for path in doomed:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(doomed), size
+
+    def size(self) -> int:
+        """Bytes of everything in the store."""
+        return _bytes(self.folder)
+
+    def _check(self, path: Path) -> None:
+        if not self.trusted:
+            for folder in (self.folder, *(p for p in path.parents if self.folder in p.parents), path):
+                paths.check_trusted(folder)
+
+
+def opened(store: Store | Path | str | None) -> Store | None:
+    """A store that was given as such or by its folder's name; InvalidInput on anything else."""
+    if store is None or isinstance(store, Store):
+        return store
+    if not isinstance(store, str | os.PathLike) or "\0" in str(store):
+        raise InvalidInput("store", store, "is neither a Store nor a folder", "give gpu_tune.Store(folder)")
+    return Store(store)
+
+
+def lookup(
+    workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None, user: bool = True
+) -> tuple[Winner, Store] | None:
+    """The winner and where it came from: ``store`` if given, then the user's (with ``user``), then the shipped ones."""
+    for place in stores(store, user):
+        winner = place.get(workload, chip, source)
+        if winner is not None:
+            return winner, place
+    return None
+
+
+def stores(explicit: Store | None = None, user: bool = True) -> Sequence[Store]:
+    """Where to look, in order. The shipped folder is as trusted as the package's code beside it."""
+    own = [explicit] if explicit is not None else []
+    return *own, *([Store()] if user or not own else []), Store(paths.shipped(), trusted=True)
+
+
+def _read(path: Path) -> tuple[Winner | None, str]:
+    """The winner, or what is wrong with it; neither where there is none."""
+    problem = ""
+    for attempt in (1, 2, 3):
+        try:
+            return _load(path), ""
+        except FileNotFoundError:
+            if not path.exists():
+                return None, ""
+            problem = "a file is missing"
+        except (CorruptData, OSError) as error:
+            problem = str(error)
+        time.sleep(0.01 * attempt)  # a publisher may just have replaced it
+    return None, problem
+
+
+def _withdrawn(path: Path) -> Path | None:
+    """The damaged winner under another name; None where a publisher has replaced it by a good one meanwhile."""
+    dead = path.with_name(f".dead-{uuid.uuid4().hex[:12]}")
+    try:
+        os.rename(path, dead)
+    except OSError:
+        return None
+    if _read(dead)[0] is not None:
+        with contextlib.suppress(OSError):  # there is a still newer one: this one is removed
+            os.rename(dead, path)
+            return None
+    return dead
+
+
+def _load(path: Path) -> Winner:
+    """Read all three files through one directory handle, so that a replacement in between cannot mix two winners."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        contents = {name: _read_file(name, handle) for name in FILES}
+    finally:
+        os.close(handle)
+    return Winner.from_files(contents["launch.json"], contents["kernel.cu"], contents["kernel.cubin"])
+
+
+def _read_file(name: str, handle: int) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(file.fileno())
+        if info.st_mode & 0o002 or info.st_uid not in (os.geteuid(), 0):
+            raise CorruptData(f"{name} belongs to others or can be written by them, so it is not trusted")
+        data = file.read(LIMITS[name] + 1)
+    if len(data) > LIMITS[name]:
+        raise CorruptData(f"{name} is larger than {LIMITS[name]} bytes")
+    return data
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Rename ``temporary`` to ``path``. An earlier winner there is exchanged in the same call where the kernel can."""
+    for _ in range(100):
+        try:
+            os.rename(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if _exchange(temporary, path):
+            return  # temporary now holds the old winner; the caller removes it
+        old = path.with_name(f".old-{path.name}")
+        dead = path.with_name(f".dead-{uuid.uuid4().hex[:12]}")
+        with contextlib.suppress(OSError):
+            os.rename(old, dead)
+        with contextlib.suppress(OSError):
+            os.rename(path, old)  # readers look here too, should this process die now
+        shutil.rmtree(dead, ignore_errors=True)
+    raise StoreError(f"winner {str(path)!r} is being replaced by others without end; try again")
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two directories by one renameat2(RENAME_EXCHANGE) (Linux 3.15; not on every network file system)."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    return call(at_fdcwd, os.fsencode(a), at_fdcwd, os.fsencode(b), rename_exchange) == 0
+
+
+def _name(text: str) -> str:
+    """``text`` as a file name: unchanged where it is one, else with a hash that keeps it distinct."""
+    clean = re.sub(r"[^A-Za-z0-9.+=_\-]", "_", text)
+    if clean == text and len(text) <= 200 and not text.startswith("."):
+        return text
+    return f"{clean.lstrip('.')[:180]}-{digest(text.encode())[:16]}"
+
+
+def _bytes(folder: Path) -> int:
+    """Bytes of all files below ``folder``; others may remove some meanwhile."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(base, name)).st_size
+    return total
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

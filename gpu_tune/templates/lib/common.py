@@ -1,0 +1,29 @@
+"""Kernel arguments that many templates share, in the order in which ``parts/epilogue.cuh.j2`` declares them."""
+
+from __future__ import annotations
+
+from ...cuda.device import Device
+from ...plan import Arg, BufferArg, ScalarArg
+from ...workload import Workload
+
+STATIC_LIMIT = 49152
+"""Bytes of shared memory that a kernel may declare statically; more is declared extern."""
+INDEX_LIMIT = 2**31 - 2**20
+"""int indices reach up to here, with room for the last block's overhang."""
+
+
+def register_limit(threads: int, min_blocks: int, device: Device) -> int:
+    """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread, in steps of 8.
+
+    Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
+    """
+    warps = -(-((threads + 31) // 32) * max(1, min_blocks) // 4)
+    return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
+
+
+def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
+    """``out``, then whatever of ``c``, epilogue operands, scales and run-time scalars the workload uses."""
+    names = ["out"] + (["c"] if workload.beta != "0" else [])
+    names += [op.name for op in workload.ops if op.name in ("bias", "row_bias", "residual", "scale")]
+    names += ["scale_a", "scale_b"] if workload.scales != "none" else []
+    return (*map(BufferArg, names), *(ScalarArg(name, "float32") for name in workload.scalars()))

@@ -1,0 +1,1 @@
+"""Direct convolution on the plain arithmetic units."""

@@ -1,0 +1,1 @@
+"""The families on mma.sync, fed by cp.async."""

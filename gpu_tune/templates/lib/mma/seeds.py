@@ -1,0 +1,203 @@
+"""Where a search over an mma.sync family starts: well-known tiles, made valid for the workload and the chip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....cuda.device import Device
+from ....space.constraint import Constraint
+from ....space.knob import Config
+from ....workload import ITEMSIZE, Workload
+from ...base import Template
+from .constraints import Problem
+from .tiles import CHUNK, Shape, native_fp8, promotes
+
+TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
+    (128, 256, 64, 64, 64, 1, 3),
+    (256, 128, 64, 64, 64, 1, 3),
+    (128, 128, 64, 64, 64, 1, 4),
+    (128, 128, 128, 64, 32, 1, 3),
+    (128, 160, 64, 64, 80, 1, 4),
+    (160, 128, 64, 80, 64, 1, 4),
+    (128, 64, 128, 64, 32, 1, 4),
+    (64, 128, 128, 32, 64, 1, 4),
+    (64, 64, 128, 32, 32, 1, 5),
+    (32, 64, 128, 16, 32, 1, 5),
+    (64, 32, 128, 32, 16, 1, 5),
+    (64, 64, 128, 32, 32, 2, 4),
+    (32, 128, 128, 32, 32, 1, 4),
+    (16, 128, 128, 16, 32, 1, 5),
+    (16, 64, 256, 16, 16, 1, 4),
+    (16, 64, 256, 16, 32, 4, 4),
+    (128, 16, 128, 32, 16, 1, 5),
+    (32, 32, 128, 16, 16, 1, 6),
+    (32, 32, 256, 32, 16, 2, 4),
+    (16, 16, 256, 16, 16, 4, 4),
+    (32, 32, 64, 16, 16, 1, 4),
+    (16, 32, 64, 16, 16, 1, 2),
+    (16, 16, 32, 16, 16, 1, 2),
+    (256, 256, 32, 64, 64, 1, 2),
+)
+"""The usual winners on large and middle shapes, then narrow tiles for few rows or columns, then what fits anything."""
+SCHEDULERS = 4
+"""Of an SM, each with its tensor core."""
+_PLAIN: dict[str, Any] = dict(
+    shared_layout="xor",
+    fragment_buffers=2,
+    mma_order="serpentine",
+    copy_bytes=16,
+    prefetch_bytes=128,
+    raster_group=8,
+    raster_along="m",
+    persistent=False,
+    split_k=1,
+    reduction="workspace",
+    epilogue_store="staged",
+    min_blocks=1,
+    arithmetic="strict",
+    iterator="masks",
+)
+_RETREATS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("arithmetic", ("tf32", "tf32x3")),
+    ("iterator", ("table", "analytic")),
+    ("copy_bytes", (8, 4)),
+    ("prefetch_bytes", (0,)),
+    ("raster_group", (4, 2, 1)),
+    ("block_k", (128, 64, 32, 16)),
+    ("fragment_buffers", (1,)),
+    ("stages", (10, 9, 8, 7, 6, 5, 4, 3, 2)),
+    ("epilogue_store", ("direct",)),
+    ("warp_n", (32, 16)),
+    ("warp_m", (32, 16)),
+    ("iterator", ("masks", "table", "analytic")),
+    ("split_k", (1,)),
+    ("reduction", ("workspace",)),
+)
+
+
+def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Template) -> Config | None:
+    """A valid config with ``known`` and otherwise usual values, giving way to rules; None when there is none."""
+    tile: dict[str, Any] = dict(
+        block_m=16, block_n=16, block_k=64 // ITEMSIZE[w.dtype], warp_m=16, warp_n=16, slice_k=1, stages=2
+    )
+    values = {name: value for name, value in {**tile, **_PLAIN, **known}.items() if name in template.knob}
+    if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
+        values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
+    for knob, retreats in _RETREATS:
+        if knob in values and any(knob in rule.knobs for rule in _broken(values, w, device, template)):
+            legal = [values[knob], *(v for v in retreats if v in template.knob[knob].values)]
+            broken = [len(_broken({**values, knob: v}, w, device, template)) for v in legal]
+            values[knob] = legal[broken.index(min(broken))]
+    config = Config({k.name: values[k.name] for k in template.knobs})
+    return config if not template.violations(config, w, device) else None
+
+
+def _broken(values: Mapping[str, Any], w: Workload, device: Device, template: Template) -> list[Constraint]:
+    """The rules that ``values`` break."""
+    return [rule for rule in template.constraints if not rule.holds(values, w, device)]
+
+
+def candidates(w: Workload, device: Device, template: Template, problem: Problem) -> Iterator[Config]:
+    """Every tile of the list that can be made valid, the K split where tiles alone do not fill the chip."""
+    for bm, bn, k_bytes, wm, wn, slices, stages in TILES:
+        base = dict(
+            block_m=bm,
+            block_n=bn,
+            block_k=max(16, k_bytes // ITEMSIZE[w.dtype]),
+            warp_m=wm,
+            warp_n=wn,
+            slice_k=slices,
+            stages=stages,
+        )
+        if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
+            continue
+        rows, columns = problem.tiles(base)
+        room = device.sm_count // max(1, rows * columns * problem.batch)
+        splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
+        for split, how in ((1, "workspace"), *((s, "last_block") for s in splits[-1:] + splits[:1])):
+            config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
+            if config is not None:
+                yield config
+
+
+def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
+    """A rough time in clocks, good enough to order starting points.
+
+    A k tile keeps an SM busy for as long as the slowest of its tensor pipes, issue slots, shared memory and share of
+    L2, and a little of the others; a round of resident blocks lasts no less than one warp's chain of dependent steps
+    and than the latency that its stages leave uncovered. No kernel beats the memory that it must read and write once.
+    """
+    c, size = config, ITEMSIZE[w.dtype]
+    shape = Shape(config, w.dtype, promotes(w, device))
+    rows, columns = problem.tiles(c)
+    work = rows * columns * problem.batch * c["split_k"]
+    k_tiles = -(-problem.k_tiles(c) // c["split_k"])
+    warps = shape.threads // 32
+    area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
+    fits = _resident(c, w, device, shape)
+    each = -(-work // device.sm_count)
+
+    # what a k tile takes of an SM
+    kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
+    rate = (device.flops_per_clock.get(kind, 0) or 512) * (0.62 if device.cc == 90 else 0.9)  # HGMMA alone is faster
+    reads = shape.k_steps * (shape.mmas_m + shape.mmas_n / 2)  # ldmatrix of a warp
+    steps = shape.k_steps * shape.mmas_m * shape.mmas_n  # instructions of the tensor cores
+    issue = warps * (1.2 * steps + reads + 3 * edge / (CHUNK * shape.threads) + 25) / SCHEDULERS
+    shared = (warps * reads * 32 * CHUNK + edge) / 128
+    l2 = edge / (40 if device.shared_bytes_per_sm > 2**17 else 18)  # bytes a clock that an SM gets: compute, consumer
+    interval = 2 * 16 * 8 * 32 / size * SCHEDULERS / rate  # clocks of an instruction on its tensor core
+    chain = 60 + shape.k_steps * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
+
+    def round_of(blocks: int) -> float:
+        idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
+        parts = (2.0 * area * c["block_k"] / rate * idle, issue, shared, l2)
+        tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
+        leave = 1500 + blocks * area * 4 / 32
+        if c["split_k"] > 1:
+            leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 24
+        return k_tiles * max(tile, chain, 700 / (c["stages"] - 1)) + leave
+
+    full, rest = divmod(each, fits)
+    clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
+    moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
+    floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
+    return max(clocks, floor) + 0.1 * clocks
+
+
+def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
+    """The rough time and what it is made of, for a ranker to weigh: rounds of blocks, how full they are, and how many
+    tensor instructions a warp does for each of its reads.
+    """
+    shape = Shape(config, w.dtype, promotes(w, device))
+    rows, columns = problem.tiles(config)
+    places = device.sm_count * _resident(config, w, device, shape)
+    work = rows * columns * problem.batch * config["split_k"]
+    rounds = -(-work // places)
+    return {
+        "log2 clocks": math.log2(cost(config, w, device, problem)),
+        "log2 rounds": math.log2(rounds),
+        "full rounds": work / (rounds * places),
+        "multiplications a read": shape.mmas_m * shape.mmas_n / (shape.mmas_m + shape.mmas_n / 2),
+    }
+
+
+def _resident(config: Mapping[str, Any], w: Workload, device: Device, shape: Shape) -> int:
+    """Blocks that an SM holds at once, about."""
+    stage = (config["block_m"] + config["block_n"]) * config["block_k"] * ITEMSIZE[w.dtype]
+    fits = device.resident_blocks(shape.threads, shape.registers(False, device), stage * config["stages"])
+    return max(1, config["min_blocks"], fits)
+
+
+def default(w: Workload, device: Device, template: Template, problem: Problem) -> Config:
+    """The candidate of least rough cost; the smallest tile when none of the list is valid."""
+    found = min(candidates(w, device, template, problem), key=lambda c: cost(c, w, device, problem), default=None)
+    found = found or complete({}, w, device, template)
+    assert found is not None, "supports() said that a config exists"
+    return found
+
+
+def seeds(w: Workload, device: Device, template: Template, problem: Problem) -> list[Config]:
+    """The valid candidates of least rough cost, at most twelve."""
+    return sorted(candidates(w, device, template, problem), key=lambda c: cost(c, w, device, problem))[:12]

@@ -1,0 +1,292 @@
+"""What the mma.sync families share: tiles in shared memory, how they are copied and read, and what a config takes.
+
+Every mma.sync instruction used here multiplies 16 rows by 8 columns over 32 bytes of K, so layouts are counted in
+bytes: a *chunk* is 16 bytes, a *k step* two chunks. The parts ``tile``, ``mma``, ``multistage`` and ``split_k`` render
+from these objects; a family brings its own loaders (a struct with ``copy(tile)``, or ``fetch()`` and ``store(tile)``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....cuda.device import Device
+from ....space.knob import Knob
+from ....workload import FP8, ITEMSIZE
+
+CHUNK = 16
+KNOBS = (
+    Knob("block_m", (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256), "rows of the output tile of a block"),
+    Knob("block_n", (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256), "columns of the output tile of a block"),
+    Knob("block_k", (16, 32, 64, 128, 256), "elements of K in a stage"),
+    Knob("warp_m", (16, 32, 48, 64, 80, 96, 128), "rows of the output tile of a warp"),
+    Knob("warp_n", (16, 32, 48, 64, 80, 96, 128), "columns of the output tile of a warp"),
+    Knob("slice_k", (1, 2, 4), "warps that share an output tile, each with its part of every stage's K"),
+    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "tiles of K in shared memory at once"),
+    Knob(
+        "shared_layout",
+        ("xor", "pad"),
+        "how shared rows avoid bank conflicts: XOR of 16-byte chunks, or padding",
+        ordinal=False,
+    ),
+    Knob(
+        "fragment_buffers", (1, 2), "register copies of the operands of a k step: 2 loads the next while one multiplies"
+    ),
+    Knob(
+        "mma_order",
+        ("rows", "serpentine"),
+        "order of a warp's instructions: serpentine reuses the operand read last",
+        ordinal=False,
+    ),
+    Knob("copy_bytes", (4, 8, 16), "widest asynchronous copy to shared memory, bytes"),
+    Knob("prefetch_bytes", (0, 64, 128, 256), "L2 prefetch hint on the copies, bytes (0: none)"),
+    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tiles that a band of the raster is wide, for reuse in L2"),
+    Knob("raster_along", ("m", "n"), "direction in which the bands of the raster stack", ordinal=False),
+    Knob("persistent", (False, True), "as many blocks as run at once, each walking over several tiles", ordinal=False),
+    Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"),
+    Knob(
+        "reduction",
+        ("workspace", "turnstile", "last_block", "atomic"),
+        "how split-K parts meet: a second kernel, in turn, by the block that ends last, or by atomics",
+        ordinal=False,
+    ),
+    Knob(
+        "epilogue_store",
+        ("direct", "staged"),
+        "results leave from the fragments, or through shared memory in full rows",
+        ordinal=False,
+    ),
+    Knob("min_blocks", (1, 2, 3, 4), "blocks that must fit on an SM at once (bounds the registers)"),
+    Knob(
+        "arithmetic",
+        ("strict", "fp16_accumulate", "tf32", "tf32x3"),
+        "which permission of the workload is used",
+        ordinal=False,
+    ),
+)
+BASE_REGISTERS = 44
+"""Registers for addresses, counters and the epilogue, on top of accumulators, fragments and staging."""
+TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu")
+"""Operations of the epilogue whose code is long."""
+STAGING_REGISTERS = 16
+"""Registers of a thread that may hold data on its way to shared memory."""
+INSTRUCTION = {
+    "float16": ("m16n8k16", "f16"),
+    "bfloat16": ("m16n8k16", "bf16"),
+    "float32": ("m16n8k8", "tf32"),
+    "int8": ("m16n8k32", "s8"),
+    "float8_e4m3": ("m16n8k32", "e4m3"),
+    "float8_e5m2": ("m16n8k32", "e5m2"),
+}
+"""Shape and PTX type of the instruction for each dtype."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand's tile of a stage: where its bytes lie in shared memory and how they get there.
+
+    ``major`` k: shared rows are rows of A (columns of B), each ``block_k`` long; mn: shared rows are single k.
+    ``copy``: bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also
+    turn k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so).
+    """
+
+    name: str
+    extent: int
+    block_k: int
+    itemsize: int
+    major: str
+    layout: str
+    copy: int
+    transposes: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of the tile in shared memory."""
+        return self.extent if self.major == "k" else self.block_k
+
+    @property
+    def columns(self) -> int:
+        """Elements of a shared row."""
+        return self.block_k if self.major == "k" else self.extent
+
+    @property
+    def chunks(self) -> int:
+        """16-byte chunks of a shared row, padding not counted."""
+        return self.columns * self.itemsize // CHUNK
+
+    @property
+    def words(self) -> bool:
+        """Whether fragments are read word by word (32-bit data along m or n) rather than by ldmatrix."""
+        return self.major == "mn" and self.itemsize == 4
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one shared row to the next."""
+        return CHUNK * (self.chunks + (0 if self.layout == "xor" else 2 if self.words else 1))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tile in one stage."""
+        return self.rows * self.pitch
+
+    @property
+    def group(self) -> int:
+        """Chunks that the XOR permutes among themselves (1: it does nothing)."""
+        return math.gcd(self.chunks, 8) if self.layout == "xor" else 1
+
+    @property
+    def period(self) -> int:
+        """Rows that start in different banks by themselves; the XOR changes every ``period`` rows."""
+        return 8 // self.group
+
+    @property
+    def flip_step(self) -> int:
+        """What the XOR grows by: word reads span two chunks, so they flip pairs of chunks."""
+        return 2 if self.words else 1
+
+    def flip(self, row: str) -> str:
+        """C expression of the XOR applied to chunk numbers of shared row ``row``; empty when there is none."""
+        if self.group == 1:
+            return ""
+        part = row if self.period == 1 else f"{row} / {self.period}"
+        if self.transposes:  # squares of 4 rows are written side by side, so that rows 4 apart must differ too
+            part = f"({part} ^ {row} / 8)"
+        count = self.group // self.flip_step
+        return f"{part} % {count}" + (f" * {self.flip_step}" if self.flip_step > 1 else "")
+
+    def staging_registers(self, threads: int) -> int:
+        """Registers per thread that hold a tile on its way through registers."""
+        if self.copy:
+            return 0
+        return 4 * -(-self.rows * self.chunks // threads)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A config's derived sizes, the same for every family. Registers are 32-bit."""
+
+    config: Mapping[str, Any]
+    dtype: str
+    promote: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return ITEMSIZE[self.dtype]
+
+    @property
+    def warps_m(self) -> int:
+        """Warps along m."""
+        return self.config["block_m"] // self.config["warp_m"]
+
+    @property
+    def warps_n(self) -> int:
+        """Warps along n."""
+        return self.config["block_n"] // self.config["warp_n"]
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * self.warps_m * self.warps_n * self.config["slice_k"]
+
+    @property
+    def tile_threads(self) -> int:
+        """Threads that hold the output tile after the K slices met."""
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def mmas_m(self) -> int:
+        """Instructions of a warp along m."""
+        return self.config["warp_m"] // 16
+
+    @property
+    def mmas_n(self) -> int:
+        """Instructions of a warp along n."""
+        return self.config["warp_n"] // 8
+
+    @property
+    def k_steps(self) -> int:
+        """Instructions along K that a warp does in a stage."""
+        return self.config["block_k"] * self.itemsize // 32 // self.config["slice_k"]
+
+    @property
+    def accumulators(self) -> int:
+        """Accumulator registers of a thread."""
+        per = 2 if self.config["arithmetic"] == "fp16_accumulate" else 4
+        return self.mmas_m * self.mmas_n * per * (2 if self.promote else 1)
+
+    @property
+    def fragments(self) -> int:
+        """Operand registers of a thread."""
+        one = self.mmas_m * 4 + self.mmas_n * 2
+        return one * self.config["fragment_buffers"] * (2 if self.config["arithmetic"] == "tf32x3" else 1)
+
+    @property
+    def slab_pitch(self) -> int:
+        """Sums from one row of the staged epilogue's slab to the next; the 8 more keep rows in different banks."""
+        return self.config["block_n"] + 8
+
+    @property
+    def slab_rows(self) -> int:
+        """Rows of the slab: one instruction's 16 for every warp along m."""
+        return 16 * self.warps_m
+
+    def shared_bytes(self, a: Operand, b: Operand) -> int:
+        """Dynamic shared memory: the ring of stages, which slices and staged epilogue use again."""
+        slices = slice_bytes(self.config) if self.config["slice_k"] > 1 else 0
+        slab = (
+            slab_bytes(self.config) if self.config["epilogue_store"] == "staged" and not two_kernels(self.config) else 0
+        )
+        return max(ring_bytes(self.config["stages"], a, b), slices, slab)
+
+    def registers(self, staged: bool, device: Device, state: int = 0) -> int:
+        """About what ptxas uses of a thread. ``staged``: data goes through registers; ``state``: what loaders keep."""
+        fragments = self.fragments
+        if self.dtype in FP8 and not native_fp8(self.dtype, device):
+            fragments += 6 * (self.mmas_m * 4 + self.mmas_n * 2)  # converted to float16, many at a time
+        return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + state + BASE_REGISTERS
+
+
+def ring_bytes(stages: int, a: Operand, b: Operand) -> int:
+    """Shared bytes of the stages; the last row's padding is not needed."""
+    return stages * (a.bytes + b.bytes) - (b.pitch - CHUNK * b.chunks)
+
+
+def slice_bytes(config: Mapping[str, Any]) -> int:
+    """Shared bytes through which the K slices of a tile meet."""
+    size: int = config["block_m"] * config["block_n"] * 4
+    return size
+
+
+def slab_bytes(config: Mapping[str, Any]) -> int:
+    """Shared bytes of the staged epilogue: 16 rows for every warp along m."""
+    rows = 16 * config["block_m"] // config["warp_m"]
+    size: int = ((rows - 1) * (config["block_n"] + 8) + config["block_n"]) * 4
+    return size
+
+
+def two_kernels(config: Mapping[str, Any]) -> bool:
+    """Whether a second kernel adds the parts of a split K."""
+    return config["split_k"] > 1 and config["reduction"] == "workspace"
+
+
+def native_fp8(dtype: str, device: Device) -> bool:
+    """Whether mma.sync on 8-bit floats is its own instruction; on 9.0 and 10.x it becomes two float16 ones."""
+    return dtype in FP8 and (device.cc == 89 or device.cc >= 120)
+
+
+def promotes(workload: Any, device: Device) -> bool:
+    """Whether sums are moved to a second set of float32 accumulators every 128 elements of K.
+
+    Block scales demand it. So does strict float32 accumulation where float8 instructions keep fewer bits than float32.
+    """
+    return workload.scales == "block128" or (
+        native_fp8(workload.dtype, device) and "fast_accumulate" not in workload.math
+    )
+
+
+def copy_width(limit: int, stride_bytes: int, alignment: int) -> int:
+    """Widest copy (16, 8, 4, 2 or 1 bytes, at most ``limit``) when rows start at multiples of ``stride_bytes``."""
+    return math.gcd(limit, stride_bytes, alignment, 16)

@@ -1,0 +1,1 @@
+"""The families on the plain arithmetic units."""

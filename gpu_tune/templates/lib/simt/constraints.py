@@ -1,0 +1,153 @@
+"""The rules of matmul_simt: what cannot run, would spill, or equals another config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ....cuda.device import Device
+from ....space.constraint import Constraint
+from ....workload import ITEMSIZE
+from . import tiles as tile
+from .launch import (
+    SHARED_TYPE,
+    copies_async,
+    divides_rule,
+    fragment_rule,
+    grid_rule,
+    loads,
+    min_blocks_rules,
+    registers_rule,
+    shared_rule,
+    slices_fit,
+    split_rule,
+    stores,
+)
+
+
+def _warp_tile_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
+    lanes_n = c["warp_n"] // c["thread_n"]
+    if c["warp_n"] % c["thread_n"] or lanes_n > 32 or c["block_n"] % c["warp_n"]:
+        return False
+    return c["block_m"] % (32 // lanes_n * c["thread_m"]) == 0
+
+
+def vector_rule(which: str) -> Constraint:
+    """How wide the loads of operand ``which`` (a or b) may be."""
+    block = "block_m" if which == "a" else "block_n"
+
+    def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
+        k_contiguous = tile.along_k(w, which)
+        extent = w.k if k_contiguous else (w.m if which == "a" else w.n)
+        ld = w.lda if which == "a" else w.ldb
+        return loads(c[f"vector_width_{which}"], w, ld, extent, c["block_k" if k_contiguous else block])
+
+    return Constraint(
+        f"vector_{which}",
+        (f"vector_width_{which}", "block_k", block),
+        holds,
+        f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides extent, ld and tile",
+    )
+
+
+def _cp_async_rule(which: str) -> Constraint:
+    def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
+        if c["stages"] <= 2:
+            return True
+        v = c[f"vector_width_{which}"]
+        same_order = tile.along_k(w, which) == (c[f"shared_{which}"] == "k_inner")
+        return copies_async(c, w, device, v, same_order, 4 * c[f"padding_{which}"] % (v * ITEMSIZE[w.dtype]) == 0)
+
+    return Constraint(
+        f"cp_async_{which}",
+        ("stages", f"vector_width_{which}", f"shared_{which}", f"padding_{which}", "shared_type"),
+        holds,
+        "cp.async needs sm_80, moves 4, 8 or 16 bytes unconverted to aligned rows, and cannot transpose vectors",
+    )
+
+
+def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
+    """Whether every slice of K has a tile, and the workspace fits."""
+    return slices_fit(c["split_k"], tile.slices(c, w)[0], w.batch * w.m * w.n, device)
+
+
+def _shared(c: Mapping[str, Any], w: Any) -> int:
+    return sum(tile.shared_bytes(c, w))
+
+
+def vector_out(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
+    """Whether one store takes ``vector_width_out`` of the results that a thread has side by side."""
+    return stores(c["vector_width_out"], w, c["thread_n"] // c["interleave_n"], w.n, w.ldc)
+
+
+_THREADS = ("block_m", "block_n", "thread_m", "thread_n")
+_SHARED = ("block_m", "block_n", "block_k", "stages", "shared_a", "shared_b", "shared_type", "padding_a", "padding_b")
+
+CONSTRAINTS = (
+    Constraint(
+        "threads",
+        _THREADS,
+        lambda c, w, d: (
+            c["thread_m"] <= c["block_m"]
+            and c["thread_n"] <= c["block_n"]
+            and tile.threads(c) % 32 == 0
+            and 32 <= tile.threads(c) <= d.threads_per_block
+        ),
+        "the block's threads, one per thread tile, are whole warps and within the device's limit",
+    ),
+    Constraint(
+        "warp_tile",
+        (*_THREADS, "warp_n"),
+        _warp_tile_fits,
+        "the warp tile is made of 32 thread tiles and divides the block tile",
+    ),
+    divides_rule("thread_m", "interleave_m", "the pieces divide the thread's rows"),
+    divides_rule("thread_n", "interleave_n", "the pieces divide the thread's columns"),
+    vector_rule("a"),
+    vector_rule("b"),
+    Constraint(
+        "vector_out",
+        ("vector_width_out", "thread_n", "interleave_n"),
+        vector_out,
+        "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns",
+    ),
+    fragment_rule("block_k", "fragment_k", "unroll"),
+    SHARED_TYPE,
+    _cp_async_rule("a"),
+    _cp_async_rule("b"),
+    shared_rule("shared_memory", _SHARED, _shared, "all stages fit into the shared memory of one block"),
+    Constraint(
+        "copies",
+        (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
+        lambda c, w, d: max(tile.copies(c)) <= 16,
+        "a thread copies at most 16 vectors of each tile",
+    ),
+    Constraint(
+        "code_size",
+        ("thread_m", "thread_n", "fragment_k", "unroll"),
+        lambda c, w, d: c["thread_m"] * c["thread_n"] * c["fragment_k"] * c["unroll"] <= 2048,
+        "at most 2048 multiply-adds are unrolled",
+    ),
+    Constraint(
+        "accumulators",
+        ("thread_m", "thread_n"),
+        lambda c, w, d: tile.accumulators(c, w) + c["thread_m"] + c["thread_n"] + 36 <= 255,
+        "sums and one fragment fit into 255 registers",
+    ),
+    registers_rule(
+        (*_THREADS, "block_k", "vector_width_a", "vector_width_b", "fragment_k", "stages"),
+        tile.registers,
+        tile.threads,
+        "accumulators, fragments and staged loads fit into the registers that a thread may have",
+    ),
+    *min_blocks_rules(_THREADS, tile.threads, _SHARED, _shared),
+    Constraint(
+        "group",
+        ("block_m", "block_n", "group_m"),
+        lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1),
+        "a group has no more rows than there are tiles, and more than one column",
+    ),
+    split_rule("block_k", "split_k", split_fits, "a tile of K"),
+    grid_rule(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),
+)

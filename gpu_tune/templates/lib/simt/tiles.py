@@ -1,0 +1,93 @@
+"""Sizes of a matmul_simt config: threads, tiles in shared memory, copies, registers, slices of K."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ....workload import ITEMSIZE
+from ..common import INDEX_LIMIT
+from .launch import ceil, shared_item, whole_vectors
+
+
+def threads(c: Mapping[str, Any]) -> int:
+    """Threads of a block, one a thread tile."""
+    return (c["block_m"] // c["thread_m"]) * (c["block_n"] // c["thread_n"])
+
+
+def along_k(w: Any, which: str) -> bool:
+    """Whether an operand is contiguous along k."""
+    return bool(w.layout["ab".index(which)] == ("n" if which == "a" else "t"))
+
+
+def operand(c: Mapping[str, Any], w: Any, which: str) -> dict[str, Any]:
+    """How one operand moves: its global order, its tile in shared memory and the width of the copies."""
+    block, vector = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"]
+    k_contiguous, k_inner = along_k(w, which), c[f"shared_{which}"] == "k_inner"
+    rows, pitch = tile_shape(c, w, which)
+    shape, ld = (w.a_shape, w.lda) if which == "a" else (w.b_shape, w.ldb)
+    return {
+        "k_contiguous": k_contiguous,
+        "k_inner": k_inner,
+        "same_order": k_contiguous == k_inner,
+        "block": block,
+        "vector": vector,
+        "bytes": vector * ITEMSIZE[w.dtype],
+        "per_row": (c["block_k"] if k_contiguous else block) // vector,  # vectors in a row of the global tile
+        "chunks": block * c["block_k"] // vector,
+        "pitch": pitch,
+        # whether a vector's place in shared memory is aligned to its store
+        "aligned": pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
+        "size": rows * pitch,
+        "ld": ld,
+        "matrix": shape[0] * ld,
+        "wide": shape[0] * ld > INDEX_LIMIT,
+    }
+
+
+def tile_shape(c: Mapping[str, Any], w: Any, which: str) -> tuple[int, int]:
+    """Rows of an operand's tile in shared memory, and elements from one row to the next."""
+    block, item = c["block_m" if which == "a" else "block_n"], shared_item(c, w)
+    rows, columns = (block, c["block_k"]) if c[f"shared_{which}"] == "k_inner" else (c["block_k"], block)
+    return rows, columns + 4 * c[f"padding_{which}"] // item
+
+
+def shared_bytes(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """Bytes of A's tiles and of B's, all stages, each rounded up to 16 (compilers widen loads up to there)."""
+    a, b = (math.prod(tile_shape(c, w, which)) * shared_item(c, w) * c["stages"] for which in "ab")
+    return whole_vectors(a), whole_vectors(b)
+
+
+def copies(c: Mapping[str, Any]) -> tuple[int, int]:
+    """Vectors of A's tile and of B's that one thread copies."""
+    count = threads(c)
+    return (
+        ceil(c["block_m"] * c["block_k"] // c["vector_width_a"], count),
+        ceil(c["block_n"] * c["block_k"] // c["vector_width_b"], count),
+    )
+
+
+def accumulators(c: Mapping[str, Any], w: Any) -> int:
+    """Registers that hold sums: twice as many where the sums of 128 of K wait for their scales."""
+    return int(c["thread_m"] * c["thread_n"] * (2 if w.scales == "block128" else 1))
+
+
+def registers(c: Mapping[str, Any], w: Any) -> int:
+    """Registers a thread is expected to need, on the high side: sums, fragments, copies with their addresses."""
+    fragments = c["fragment_k"] * (c["thread_m"] + c["thread_n"])
+    item = ITEMSIZE[w.dtype]
+    words = [max(1, c[f"vector_width_{x}"] * item // 4) if c["stages"] <= 2 else 0 for x in "ab"]
+    moved = sum(n * (2 + size) + (8 if n > 8 else 0) for n, size in zip(copies(c), words))
+    return accumulators(c, w) + fragments + moved + 36
+
+
+def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """Tiles along K, and how many of them a slice takes."""
+    tiles = ceil(w.k, c["block_k"])
+    return tiles, ceil(tiles, c["split_k"])
+
+
+def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """Tiles of C along m and n."""
+    return ceil(w.m, c["block_m"]), ceil(w.n, c["block_n"])

@@ -1,0 +1,1 @@
+"""The families on wgmma, fed by TMA."""

@@ -1,0 +1,216 @@
+"""Knobs and rules that the wgmma families (sm_90a) share; the words are those of :mod:`.hopper`.
+
+The rules keep out what the GPU would punish: more registers asked for than there are (setmaxnreg waits for ever),
+spills, wgmmas that ptxas serialises or refuses, boxes that the driver rejects, slots that do not fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....space.constraint import Constraint
+from ....space.knob import Knob
+from ....workload import ITEMSIZE
+from .tiles import (
+    INSTRUCTION_REGISTERS,
+    MIN_REGISTERS,
+    PROMOTED_K,
+    SPAN,
+    accumulators,
+    blocks_of_64,
+    consumer_registers,
+    launch_registers,
+    narrow_sizes,
+    promotes,
+    right_rows,
+)
+
+ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
+COLUMNS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
+KNOBS = (
+    Knob("block_m", ROWS, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
+    Knob("block_n", COLUMNS, "columns of the output tile, likewise"),
+    Knob("block_k", (32, 64, 128, 256), "elements of K in a slot of the ring"),
+    Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
+    Knob(
+        "schedule",
+        ("cooperative", "pingpong"),
+        "consumers share one tile, or each has its own and one stores while the other multiplies",
+        ordinal=False,
+    ),
+    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "slots of the ring"),
+    Knob("cluster_m", (1, 2, 4), "blocks of a cluster along m; they share every tile of B"),
+    Knob("cluster_n", (1, 2, 4), "blocks of a cluster along n; they share every tile of A"),
+    Knob(
+        "producer_registers",
+        (0, 40, 56),
+        "registers a producer thread keeps by setmaxnreg; the consumers take the rest (0: none move)",
+    ),
+    Knob(
+        "epilogue",
+        ("direct", "narrow_ring", "ring", "full"),
+        "plain stores, or stores by the copy engine: from two buffers of 64 rows (of 64 or 128 bytes), or a whole tile",
+        ordinal=False,
+    ),
+    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
+    Knob(
+        "grid",
+        ("all", "sixteens", "resident", "fewest", "units"),
+        "blocks: one for every place on the chip, the same in whole sixteens, as many clusters as surely run at once, "
+        "the fewest with as many waves, one for every unit",
+        ordinal=False,
+    ),
+    Knob(
+        "split_k",
+        (1, 2, 3, 4, 6, 8, 12, 16),
+        "parts of K that different blocks sum",
+    ),
+    Knob(
+        "reduction",
+        ("kernel", "cluster"),
+        "who adds the parts of K, in order: a second kernel, or the blocks of a cluster, each a share of the tile",
+        ordinal=False,
+    ),
+    Knob(
+        "swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False
+    ),
+    Knob("min_blocks", (1, 2), "blocks that must fit on an SM at once"),
+    Knob(
+        "l2_keep",
+        ("both", "a", "b"),
+        "operand that L2 is to keep while the other passes through (both: no hint)",
+        ordinal=False,
+    ),
+)
+
+
+def constraints() -> tuple[Constraint, ...]:
+    """Rules that hold whatever the operation; those that need it are the family's."""
+    shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
+
+    def within(c: Any, w: Any, d: Any) -> bool:
+        held = accumulators(c, promotes(w))
+        operands = sum(op.name in ("scale", "bias", "residual") for op in w.ops)
+        operands += (w.scales == "row_col") + (w.beta != "0" if w.op == "matmul" else 0)
+        tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
+        spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
+        if w.scales == "block128" and c["swap_ab"]:
+            spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
+        return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
+
+    def registers(c: Any, w: Any, d: Any) -> bool:
+        at_launch = launch_registers(c["consumers"], c["min_blocks"], d)
+        consumer = consumer_registers(c, d)
+        return not c["producer_registers"] or (
+            c["producer_registers"] <= at_launch <= consumer
+            and consumer >= MIN_REGISTERS
+            and c["producer_registers"] + c["consumers"] * consumer <= (c["consumers"] + 1) * at_launch
+        )
+
+    def slices(c: Any, w: Any, d: Any) -> bool:
+        return all(
+            rows % (8 * share) == 0 for rows, share in ((c["block_m"], c["cluster_n"]), (c["block_n"], c["cluster_m"]))
+        )
+
+    return (
+        Constraint(
+            "wgmma_left",
+            shape,
+            lambda c, w, d: 1 <= blocks_of_64(c) <= 4,
+            "a consumer multiplies 64, 128, 192 or 256 rows of the left operand (block_m; block_n when transposed)",
+        ),
+        Constraint(
+            "wgmma_right",
+            ("block_m", "block_n", "swap_ab"),
+            lambda c, w, d: right_rows(c) in narrow_sizes(w.dtype),
+            "the right operand (block_n, or block_m when transposed) must be an n that wgmma takes: "
+            "a multiple of 8 up to 256, for int8 8, 24 or a multiple of 16",
+        ),
+        Constraint(
+            "box_rows",
+            ("block_m", "block_n"),
+            lambda c, w, d: max(c["block_m"], c["block_n"]) <= 256,
+            "a box of the copy engine has at most 256 rows",
+        ),
+        Constraint(
+            "pingpong_pair",
+            ("consumers", "schedule"),
+            lambda c, w, d: c["schedule"] != "pingpong" or c["consumers"] == 2,
+            "pingpong is for two consumers, one storing while the other multiplies",
+        ),
+        Constraint(
+            "block_k_spans",
+            ("block_k",),
+            lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SPAN, 2 * SPAN),
+            "a slice of K is one or two 128-byte spans",
+        ),
+        Constraint(
+            "cluster_size",
+            ("cluster_m", "cluster_n"),
+            lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
+            "a cluster has at most 4 blocks",
+        ),
+        Constraint(
+            "cluster_sum",
+            ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
+            lambda c, w, d: (
+                c["reduction"] == "kernel"
+                or (
+                    c["split_k"] in (2, 4, 8)
+                    and (c["cluster_m"], c["cluster_n"]) == (1, 1)
+                    and (c["schedule"], c["grid"], c["epilogue"]) == ("cooperative", "units", "direct")
+                )
+            ),
+            "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
+        ),
+        Constraint(
+            "grid_resident",
+            ("cluster_m", "cluster_n", "grid"),
+            lambda c, w, d: c["grid"] != "resident" or c["cluster_m"] * c["cluster_n"] > 2,
+            "blocks and clusters of two always fill the chip: resident differs from all for larger clusters alone",
+        ),
+        Constraint(
+            "multicast_slices",
+            ("block_m", "block_n", "cluster_m", "cluster_n"),
+            slices,
+            "blocks that share a tile load whole groups of 8 rows each",
+        ),
+        Constraint(
+            "setmaxnreg",
+            ("consumers", "min_blocks", "producer_registers"),
+            registers,
+            "producer and consumers together may not take more registers than the launch gave: setmaxnreg would wait "
+            "for ever",
+        ),
+        Constraint(
+            "instruction_registers",
+            ("block_m", "block_n", "consumers", "swap_ab", "min_blocks"),
+            lambda c, w, d: (
+                right_rows(c) // 2 + INSTRUCTION_REGISTERS <= launch_registers(c["consumers"], c["min_blocks"], d)
+            ),
+            "ptxas assembles a wgmma only when its accumulators and 26 more registers fit what the launch bounds leave",
+        ),
+        Constraint(
+            "accumulators",
+            (*shape, "min_blocks", "producer_registers"),
+            within,
+            "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
+            "without setmaxnreg; there, and with several blocks of 64 rows, 24 more for each operand of the epilogue, "
+            "or 40 above 128 accumulators); transposed, 96 at most",
+        ),
+        Constraint(
+            "promotion",
+            ("block_k",),
+            lambda c, w, d: not promotes(w) or PROMOTED_K % c["block_k"] == 0,
+            f"sums that leave the tensor cores every {PROMOTED_K} elements of K need a block_k that divides these",
+        ),
+        Constraint(
+            "block_scale_tiles",
+            ("block_k", "block_n", "swap_ab"),
+            lambda c, w, d: (
+                w.scales != "block128"
+                or (c["block_k"] == 128 and (c["swap_ab"] or 128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
+            ),
+            "scales per 128 of K need block_k = 128 and, unless transposed, a block_n of a part or whole 128s",
+        ),
+    )

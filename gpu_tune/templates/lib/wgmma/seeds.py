@@ -1,0 +1,233 @@
+"""Where a search over a wgmma family starts: known tiles in the order of a rough estimate of their time.
+
+The estimate knows what decides between tiles on this chip before anything is measured: whole rounds of tiles over the
+SMs, the tensor cores' pace by width, what L2 and shared memory deliver, the tail of an epilogue that nothing hides, the
+second kernel of a split K. Rates are public microbenchmarks of Hopper (arXiv 2402.13499), rounded; they serve to order
+configs, never to predict a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....cuda.device import Device
+from ....space.knob import Config
+from ....workload import ITEMSIZE, Workload
+from ...base import Template
+from . import constraints, tiles
+
+L2_BYTES, FILL_BYTES, SHARED_BYTES = 32, 48, 128
+"""Bytes a clock for one SM: its share of L2 when all read, what it takes in alone, what its shared memory reads."""
+LATENCY = 900
+"""Clocks from asking for a slice to having it, in a busy chip."""
+SECOND_KERNEL = 3500
+"""Clocks that a kernel behind the first one costs before it does anything."""
+SUM_IN_CLUSTER = 900
+"""Clocks that the blocks of a cluster wait for one another and for each other's shared memory."""
+PROVEN = 0.97
+"""For the tile that public kernels reach cuBLAS with: a better estimate alone does not take the first place from it."""
+COUNT = 14
+_COOPERATIVE = (
+    *((128, n, 2) for n in (256, 240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16)),
+    *((256, n, 2) for n in (192, 160, 128, 96, 64, 32)),
+    *((192, n, 3) for n in (192, 160, 128, 96, 64)),
+    *((64, n, 1) for n in (256, 192, 160, 128, 96, 64, 48, 32, 16)),
+    *((128, n, 1) for n in (96, 64, 32)),
+)
+_TWICE = ((128, 96, 2), (128, 64, 2), (64, 128, 1), (64, 64, 1))
+_PINGPONG = (
+    *((64, n) for n in (256, 224, 192, 160, 128, 96, 64, 32)),
+    *((128, n) for n in (192, 160, 128, 96, 64)),
+)
+_TRANSPOSED = ((64, 1), (128, 2), (192, 3), (256, 2), (128, 1))
+_SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab", "reduction", "min_blocks")
+_CLUSTERS = ((1, 1), (2, 1), (1, 2), (2, 2))
+_SPLITS = (2, 3, 4, 6, 8, 12, 16)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The product behind the operation: ``m`` x ``n`` sums of ``k_tiles(config)`` slices, ``batch`` times."""
+
+    m: int
+    n: int
+    batch: int
+    k_tiles: Callable[[Mapping[str, Any]], int]
+
+
+def seeds(w: Workload, device: Device, template: Template, problem: Problem, base: Mapping[str, Any]) -> list[Config]:
+    """Up to COUNT configs, the most promising first; a tile shape appears once with its best cluster and split."""
+    found: dict[tuple[Any, ...], Config] = {}
+    for c in sorted(_candidates(w, device, problem, base), key=lambda c: cost(c, w, device, problem)):
+        shape = (*(c[name] for name in _SHAPE), c["split_k"] > 1)
+        if len(found) < COUNT and shape not in found and not template.violations(Config(c), w, device):
+            found[shape] = Config(c)
+    return list(found.values())
+
+
+def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every tile of the lists that is not mostly empty, with each cluster and the splits that fill the chip."""
+    for tile in _tiles(problem):
+        for cluster_m, cluster_n in _CLUSTERS:
+            c = {**base, **tile, "cluster_m": cluster_m, "cluster_n": cluster_n}
+            c["block_k"] = 128 // ITEMSIZE[w.dtype]
+            rows, columns = -(-problem.m // c["block_m"]), -(-problem.n // c["block_n"])
+            if cluster_m > rows or cluster_n > columns:
+                continue
+            room = device.sm_count * c["min_blocks"] // max(1, rows * columns * problem.batch)
+            splits = [s for s in _SPLITS if s <= room and problem.k_tiles(c) // s >= 4]
+            for split in (1, *splits[-2:]):
+                made = _fitted({**c, "split_k": split}, w, device, problem)
+                if made is not None:
+                    yield made
+            for split in (2, 4, 8) if (cluster_m, cluster_n) == (1, 1) else ():
+                if split in splits and c["schedule"] == "cooperative":
+                    made = _fitted({**c, "split_k": split, "reduction": "cluster"}, w, device, problem)
+                    if made is not None:
+                        yield made
+
+
+def _tiles(problem: Problem) -> Iterator[dict[str, Any]]:
+    m, n = max(problem.m, 64), max(problem.n, 16)
+    for block_m, block_n, consumers in _COOPERATIVE:
+        if block_m < 2 * m and block_n < 2 * n:
+            yield dict(block_m=block_m, block_n=block_n, consumers=consumers, schedule="cooperative", swap_ab=False)
+    for block_m, block_n, consumers in _TWICE:
+        if block_m < 2 * m and block_n < 2 * n:
+            yield dict(
+                block_m=block_m,
+                block_n=block_n,
+                consumers=consumers,
+                schedule="cooperative",
+                swap_ab=False,
+                min_blocks=2,
+            )
+    for block_m, block_n in _PINGPONG:
+        if block_m < 2 * m and block_n < 2 * n:
+            yield dict(block_m=block_m, block_n=block_n, consumers=2, schedule="pingpong", swap_ab=False)
+    if problem.m <= 256:
+        narrow = {b for b in constraints.ROWS if b >= problem.m}
+        parts = {b for b in constraints.ROWS if b >= -(-problem.m // 2)}
+        for block_m in sorted({min(s) for s in (narrow, parts) if s}):
+            for block_n, consumers in _TRANSPOSED:
+                yield dict(block_m=block_m, block_n=block_n, consumers=consumers, schedule="cooperative", swap_ab=True)
+
+
+def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, Any] | None:
+    """``c`` with a store, as many stages as fit, and a walk over the tiles; None when two stages do not fit."""
+    out_bytes = _out_bytes(c, w)
+    if not tiles.blocks_of_64(c):
+        return None
+    row = (-(-problem.n // 4) * 4 if tiles.parts(c) > 1 else getattr(w, "ldc", problem.n)) * out_bytes
+    together = tiles.sums_in_cluster(c)
+    few = c["swap_ab"] and c["block_m"] < 32  # rows: not worth staging
+    c["epilogue"] = "direct" if few or row % 16 or together else "ring"
+    if c["epilogue"] == "ring" and not tiles.box_bytes(c, out_bytes):
+        c["epilogue"] = "direct"
+    stages = _stages(c, w, device)
+    if c["epilogue"] == "ring" and stages < 4 and not c["swap_ab"]:
+        narrow = {**c, "epilogue": "narrow_ring"}
+        if tiles.box_bytes(narrow, out_bytes) and _stages(narrow, w, device) > stages:
+            c, stages = narrow, _stages(narrow, w, device)
+    if not stages:
+        return None
+    units, places = _units(c, problem), _places(c, device)
+    size = tiles.cluster_size(c)
+    c["stages"] = stages
+    alone = together or (units <= places and c["schedule"] != "pingpong")
+    c["grid"] = "units" if alone else "resident" if size > 2 else "fewest"
+    height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
+    c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + -(-places // g) * width)
+    return c
+
+
+def _out_bytes(c: Mapping[str, Any], w: Workload) -> int:
+    return 4 if tiles.parts(c) > 1 else ITEMSIZE[w.out_dtype]
+
+
+def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
+    """The most stages that fit (0: not even two)."""
+    room = min(
+        device.shared_bytes_per_block, device.shared_bytes_per_sm // c["min_blocks"] - device.shared_reserved_per_block
+    )
+    one, two = (tiles.shared_bytes({**c, "stages": s}, ITEMSIZE[w.dtype], _out_bytes(c, w)) for s in (1, 2))
+    stages = 1 + (room - one) // (two - one)
+    return min(12, stages) if stages > 1 else 0
+
+
+def _units(c: Mapping[str, Any], problem: Problem) -> int:
+    """Units of work for a cluster."""
+    rows, columns = -(-problem.m // (c["block_m"] * c["cluster_m"])), -(-problem.n // (c["block_n"] * c["cluster_n"]))
+    return int(rows * columns * problem.batch * tiles.parts(c))
+
+
+def _places(c: Mapping[str, Any], device: Device) -> int:
+    """Clusters that run at once; of larger ones, those that surely or usually do."""
+    blocks = device.sm_count * c["min_blocks"]
+    size = tiles.cluster_size(c)
+    if tiles.sums_in_cluster(c):
+        return max(1, int(blocks * {2: 1.0, 4: 0.92, 8: 0.85}[size]) // size)
+    return tiles.clusters({**c, "grid": "resident", "schedule": "cooperative"}, 1 << 30, device)
+
+
+def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
+    """The estimate and what it is made of, for a ranker to weigh: rounds of clusters, and how full they are."""
+    units, places = _units(c, problem), _places(c, device)
+    rounds = -(-units // places)
+    return {
+        "log2 clocks": math.log2(cost(c, w, device, problem)),
+        "log2 rounds": math.log2(rounds),
+        "full rounds": units / (rounds * places),
+        "tile overlap": float(c["schedule"] == "pingpong" or c["min_blocks"] > 1),
+        "multicast": float(c["cluster_m"] * c["cluster_n"]),
+    }
+
+
+def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
+    """A rough time in clocks, good enough to order starting points."""
+    size, out_bytes = ITEMSIZE[w.dtype], _out_bytes(c, w)
+    cluster, together = tiles.cluster_size(c), tiles.sums_in_cluster(c)
+    units, places = _units(c, problem), _places(c, device)
+    slices = -(-problem.k_tiles(c) // c["split_k"])
+    mt, narrow, pingpong = tiles.blocks_of_64(c), tiles.right_rows(c), c["schedule"] == "pingpong"
+    own = 1 if pingpong else c["consumers"]  # consumers of a tile
+    blocks = c["min_blocks"]  # on an SM
+    if blocks > 1 and 2 * units <= places:
+        blocks, places = 1, places // 2
+
+    # one slice of K for a block: a wgmma covers 32 bytes of k and reads both operands from shared memory
+    row = c["block_k"] * size
+    tensor = own * mt * row / 32 * max(narrow / 2, (64 + narrow) * 32 / SHARED_BYTES)
+    read = row * (c["block_m"] / c["cluster_n"] + c["block_n"] / c["cluster_m"]) / L2_BYTES
+    fill = row * (c["block_m"] + c["block_n"]) / FILL_BYTES
+    alone = tensor / own + 60 + (mt * narrow if tiles.promotes(w) else 0)  # a consumer by itself
+    busy = (tensor, read, fill)
+    pace = max(*busy, alone * own / c["consumers"] / blocks, LATENCY / c["stages"] / blocks)
+    pace += 0.1 * (sum(busy) - max(busy))
+
+    # one tile: what the epilogue costs while its tensor cores wait
+    sums = mt * narrow / 2  # of a thread
+    store = 4.0 if together else 7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes
+    leave = 300 + sums * (store + 4.0 * len(w.ops))
+    rounds = -(-units // places)
+    if pingpong or blocks > 1:  # two tiles at a time, one in its epilogue while the other multiplies
+        pair = max(2 * slices * pace, slices * pace + leave)
+        total = rounds * pair / (1 if blocks > 1 else 2) + leave + slices * pace * (pingpong and rounds == 1)
+    else:
+        total = rounds * (slices * pace + leave)
+    total += LATENCY + {1: 0, 2: 500}.get(cluster, 1200)
+
+    clocks_a_byte = device.clock_mhz * 1e6 / device.bandwidth
+    k = problem.k_tiles(c) * c["block_k"]
+    moved = problem.batch * (size * k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
+    total = max(total, moved * clocks_a_byte) + 0.1 * min(total, moved * clocks_a_byte)
+    if together:  # the parts go through shared memory twice, once of another block
+        total += SUM_IN_CLUSTER + 8 * c["block_m"] * c["block_n"] / FILL_BYTES
+    elif c["split_k"] > 1:
+        partial = 4 * problem.batch * problem.m * problem.n * c["split_k"]
+        total += SECOND_KERNEL + 2 * partial / (L2_BYTES * device.sm_count)
+    known = (c["block_m"], c["block_n"]) in ((128, 256), (256, 128)) and c["consumers"] == 2 and cluster == 2
+    return float(total * (PROVEN if known else 1.0))

@@ -1,0 +1,285 @@
+"""What the wgmma families (sm_90a) share: what a config means in tiles, bytes and registers.
+
+Words. *left* and *right* are the operands of a wgmma: it multiplies 64 rows of left by ``n`` rows of right, both read
+from shared memory. ``left`` is matrix A, or B when the product is transposed (``swap_ab``: a short m makes a narrow
+right operand). A *slot* of the ring holds one slice of K of both tiles. A *span* is the width of the swizzle: shared
+rows are one span long. A *unit* of work is one tile of the output (of one matrix of the batch, over one part of K).
+Sizes and limits follow the PTX ISA (wgmma, cp.async.bulk.tensor, setmaxnreg) and the driver's cuTensorMapEncodeTiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....cuda.device import Device
+from ....workload import FP8, ITEMSIZE
+
+SPAN = 128
+"""Bytes of a swizzled shared row of a K-major operand; a box of the copy engine is at most this wide."""
+_TYPES = {
+    "bfloat16": ("f32.bf16.bf16", 16),
+    "float16": ("f32.f16.f16", 16),
+    "float32": ("f32.tf32.tf32", 8),
+    "float8_e4m3": ("f32.e4m3.e4m3", 32),
+    "float8_e5m2": ("f32.e5m2.e5m2", 32),
+    "int8": ("s32.s8.s8", 32),
+}
+MAP_DTYPE = {
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "float32": "tfloat32",
+    "float8_e4m3": "uint8",
+    "float8_e5m2": "uint8",
+    "int8": "uint8",
+}
+OUT_MAP_DTYPE = {**MAP_DTYPE, "float32": "float32", "int32": "int32"}
+_SWIZZLE_CODE = {128: 1, 64: 2, 32: 3}
+MIN_REGISTERS, MAX_REGISTERS = 24, 240
+GPCS = 8
+"""Processor clusters of a GH100, the one chip of compute capability 9.0. A cluster of blocks lives in one of them.
+
+Which SMs of a GPC are disabled (always by twos) differs from board to board, and with it how many clusters of four run
+at once; the driver tells it for the board at hand (cuOccupancyMaxActiveClusters), but a launch plan is for every board
+of the chip. So the persistent grid "resident" supposes the worst, that every GPC has two SMs left over.
+"""
+INSTRUCTION_REGISTERS = 26
+"""Registers that ptxas wants beside the accumulators of one wgmma (error C7602 names the sum)."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A matrix's tile in a slot: ``rows`` of m or n by ``block_k``. ``share``: blocks of the cluster that share it.
+
+    K-major: boxes are one span of K wide and ``rows / share`` high. MN-major (contiguous along m or n): boxes are one
+    span of m or n wide and ``block_k / share`` high. Descriptor offsets are in units of 16 bytes.
+    """
+
+    name: str
+    rows: int
+    block_k: int
+    itemsize: int
+    mn_major: bool
+    share: int
+    instruction_k: int
+
+    @property
+    def span(self) -> int:
+        """Bytes of a shared row, which is also the swizzle."""
+        if not self.mn_major:
+            return SPAN
+        return next((s for s in (128, 64, 32) if self.rows * self.itemsize % s == 0), 0)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tile."""
+        return self.rows * self.block_k * self.itemsize
+
+    @property
+    def box_inner(self) -> int:
+        """Elements of a box's row."""
+        return self.span // self.itemsize
+
+    @property
+    def boxes(self) -> int:
+        """Boxes side by side in the tile."""
+        return (self.rows if self.mn_major else self.block_k) // self.box_inner
+
+    @property
+    def box_rows(self) -> int:
+        """Shared rows of one box column, all slices together."""
+        return self.block_k if self.mn_major else self.rows
+
+    @property
+    def slice_rows(self) -> int:
+        """Rows of one box: this block's slice."""
+        return self.box_rows // self.share
+
+    @property
+    def box_stride(self) -> int:
+        """Bytes from one box column to the next."""
+        return self.box_rows * self.span
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of one box."""
+        return self.slice_rows * self.span
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor but for its address: leading and stride byte offsets, swizzle."""
+        leading, stride = (self.box_stride // 16, 8 * self.span // 16) if self.mn_major else (1, 8 * SPAN // 16)
+        return leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[self.span] << 62
+
+    @property
+    def descriptor_comment(self) -> str:
+        """What the descriptor says, in words."""
+        if self.mn_major:
+            return (
+                f"{self.name}: contiguous along {'m' if self.name == 'a' else 'n'}, {self.span}-byte swizzle; "
+                "8 rows of k to the next "
+                f"8: {8 * self.span} bytes, {self.box_inner} columns to the next: {self.box_stride}"
+            )
+        return f"{self.name}: contiguous along k, 128-byte swizzle, 8 rows to the next 8: 1024 bytes"
+
+    @property
+    def k_steps_per_span(self) -> int:
+        """wgmma steps along K before the address jumps to another box column."""
+        return 1 << 30 if self.mn_major else SPAN // (self.instruction_k * self.itemsize)
+
+    @property
+    def k_step(self) -> int:
+        """Descriptor step of one wgmma along K."""
+        return self.instruction_k * (self.span if self.mn_major else self.itemsize) // 16
+
+    @property
+    def span_step(self) -> int:
+        """Descriptor step to the next box column (K-major)."""
+        return self.box_stride // 16
+
+    @property
+    def block_step(self) -> int:
+        """Descriptor step of 64 rows."""
+        return (64 * self.itemsize // self.span * self.box_stride if self.mn_major else 64 * SPAN) // 16
+
+
+def narrow_sizes(dtype: str) -> frozenset[int]:
+    """The n that a wgmma of this dtype takes (PTX ISA): multiples of 8 to 256, for int8 only 8, 24 and those of 16."""
+    every = range(8, 257, 8)
+    return frozenset(n for n in every if dtype != "int8" or n % 16 == 0 or n in (8, 24))
+
+
+def instruction(dtype: str) -> tuple[str, int]:
+    """PTX types and K of a wgmma for this dtype."""
+    return _TYPES[dtype]
+
+
+def left_rows(c: Mapping[str, Any]) -> int:
+    """Rows of the left operand's tile: m, or n when transposed."""
+    return int(c["block_n"] if c["swap_ab"] else c["block_m"])
+
+
+def right_rows(c: Mapping[str, Any]) -> int:
+    """Rows of the right operand's tile: the n of the wgmma."""
+    return int(c["block_m"] if c["swap_ab"] else c["block_n"])
+
+
+def blocks_of_64(c: Mapping[str, Any]) -> int:
+    """wgmmas along the left operand that one consumer issues for each step of K (0: the tile does not divide)."""
+    share = 64 * (1 if c["schedule"] == "pingpong" else c["consumers"])
+    return left_rows(c) // share if left_rows(c) % share == 0 else 0
+
+
+def launch_registers(consumers: int, min_blocks: int, device: Device) -> int:
+    """Registers per thread that the block starts with: what ``__launch_bounds__`` leaves, in steps of 8.
+
+    ptxas starts a kernel with no more than its largest setmaxnreg, which is MAX_REGISTERS here.
+    """
+    threads = 128 * (consumers + 1) * min_blocks
+    return min(device.registers_per_sm // threads, device.registers_per_thread, MAX_REGISTERS) // 8 * 8
+
+
+def consumer_registers(c: Mapping[str, Any], device: Device) -> int:
+    """Registers of a consumer thread: what the producer gives up, shared out.
+
+    setmaxnreg blocks until the registers are free, so producer + consumers x this may not exceed (consumers + 1) x the
+    registers at launch; a multiple of 8.
+    """
+    at_launch = launch_registers(c["consumers"], c["min_blocks"], device)
+    if not c["producer_registers"]:
+        return at_launch
+    free = (c["consumers"] + 1) * at_launch - c["producer_registers"]
+    return int(min(free // c["consumers"] // 8 * 8, MAX_REGISTERS))
+
+
+PROMOTED_K = 128
+"""Elements of K that fp8 tensor cores sum before float32 registers take over, as the strict modes of vendor libraries
+do: more would cost bits that a workload without ``fast_accumulate`` did not permit."""
+
+
+def promotes(workload: Any) -> bool:
+    """Whether sums leave the tensor cores for float32 registers on the way: strict fp8, or scales per block of K."""
+    return workload.dtype in FP8 and ("fast_accumulate" not in workload.math or workload.scales == "block128")
+
+
+def accumulators(c: Mapping[str, Any], promoted: bool) -> int:
+    """Accumulator registers of a consumer thread; promoted sums are held twice."""
+    return blocks_of_64(c) * right_rows(c) // 2 * (2 if promoted else 1)
+
+
+def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
+    """Width of a stored box in bytes, which is also its swizzle (0: no legal width)."""
+    wide = (64 if c["swap_ab"] else right_rows(c)) * out_bytes
+    widths = (64, 32) if c["epilogue"] == "narrow_ring" else (128, 64, 32)
+    return next((b for b in widths if wide % b == 0), 0)
+
+
+def out_boxes(c: Mapping[str, Any], out_bytes: int) -> int:
+    """Boxes that a consumer stores for a tile: 64 rows each (transposed: all rows, 64 columns or a part of them)."""
+    width = box_bytes(c, out_bytes)
+    if c["swap_ab"]:
+        return blocks_of_64(c) * 64 * out_bytes // width
+    return blocks_of_64(c) * right_rows(c) * out_bytes // width
+
+
+def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
+    """Shared bytes of all consumers' staged boxes."""
+    if c["epilogue"] == "direct" or not box_bytes(c, out_bytes):
+        return 0
+    rows = right_rows(c) if c["swap_ab"] else 64
+    buffers = out_boxes(c, out_bytes) if c["epilogue"] == "full" else min(2, out_boxes(c, out_bytes))
+    return int(c["consumers"] * buffers * rows * box_bytes(c, out_bytes))
+
+
+def barrier_bytes(c: Mapping[str, Any]) -> int:
+    """Bytes of the mbarriers: full and empty for every slot, and the turns of pingpong."""
+    return 16 * int(c["stages"]) + (16 if c["schedule"] == "pingpong" else 0)
+
+
+def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
+    """Dynamic shared memory of a block."""
+    ring = c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * itemsize
+    return int(ring) + staging_bytes(c, out_bytes) + barrier_bytes(c)
+
+
+def sums_in_cluster(c: Mapping[str, Any]) -> bool:
+    """Whether the blocks of a cluster each multiply a part of K and sum the parts among themselves."""
+    return bool(c["split_k"] > 1 and c["reduction"] == "cluster")
+
+
+def parts(c: Mapping[str, Any]) -> int:
+    """Outputs of the main kernel for each result: the parts of a K that a second kernel sums, else 1."""
+    return 1 if sums_in_cluster(c) else int(c["split_k"])
+
+
+def cluster_size(c: Mapping[str, Any]) -> int:
+    """Blocks of a cluster."""
+    return int(c["cluster_m"] * c["cluster_n"] * (c["split_k"] if sums_in_cluster(c) else 1))
+
+
+def part_pad(c: Mapping[str, Any]) -> int:
+    """Elements beside a row of a part in shared memory."""
+    return 4 if c["swap_ab"] else 8
+
+
+def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
+    """Clusters to launch for ``units`` units of a cluster's work each."""
+    size = cluster_size(c)
+    sms = device.sm_count
+    if c["grid"] == "sixteens" and sms > 16:
+        sms = sms // 16 * 16
+    if c["grid"] == "resident":
+        sms -= GPCS * max(0, size - 2)
+    places = max(1, sms * c["min_blocks"] // size)
+    if c["schedule"] == "pingpong":
+        units = -(-units // 2)  # two units keep a block's two consumers busy
+    if c["grid"] == "units":
+        return units
+    return -(-units // -(-units // places)) if c["grid"] == "fewest" else min(units, places)
+
+
+def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Operand:
+    """Matrix ``a`` or ``b`` of a config."""
+    rows, share = (c["block_m"], c["cluster_n"]) if name == "a" else (c["block_n"], c["cluster_m"])
+    return Operand(name, rows, c["block_k"], ITEMSIZE[dtype], mn_major, share, instruction(dtype)[1])

@@ -1,0 +1,1 @@
+"""A tuning from call to published winner."""

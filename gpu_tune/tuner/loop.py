@@ -1,0 +1,237 @@
+"""One tuning run: the search loop with a batch in flight, then the finalists and their confirmation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from typing import TYPE_CHECKING
+
+from ..errors import MeasureError, StoreError, WrongResult
+from ..measure.finals import Finals
+from ..measure.protocol import Measurer
+from ..store.records import Record, Records
+from ..trial import Candidate, Measurement, Rule
+from .budget import OnTrial, Progress
+
+if TYPE_CHECKING:
+    from ..search.tuner import Tuner
+
+
+log = logging.getLogger(__name__)
+FINALISTS = 8
+CONFIRMATIONS = 4
+"""How often new finalists are drawn while none of the last ones holds."""
+RESERVED = 0.1
+"""Share of a budget of seconds that is kept for the finalists."""
+DESCENT = 0.15
+"""Share of a budget, at its end, that is spent on untried neighbours of the best."""
+MOST = 16
+"""Candidates of a batch."""
+AHEAD = 2
+"""Batches in flight: one being measured, one being compiled."""
+
+
+class Loop:
+    """The search loop. ``tuner`` chooses; every measurement goes to ``records`` the moment it ends.
+
+    ``ended`` says why the search stopped: ``trials``, ``seconds``, ``exhausted``, ``plateau``, ``target``,
+    ``interrupted`` or ``device lost``.
+    """
+
+    def __init__(
+        self, tuner: Tuner, measurer: Measurer, records: Records, progress: Progress, on_trial: OnTrial | None = None
+    ) -> None:
+        self.tuner, self.measurer, self.records = tuner, measurer, records
+        self.progress, self.on_trial = progress, on_trial
+        self.name = f"{time.time():.3f}-{uuid.uuid4().hex[:12]}"
+        self.ended = ""
+        self._flights: deque[list[Future[Measurement]]] = deque()
+        self._asked = 0
+        self._noted = threading.Condition()
+        self._open: set[Future[Measurement]] = set()
+        self._unwritable = False
+
+    def settle(self) -> Finals:
+        """Search and confirm. A target that the trials promise must hold when the winner is re-timed beside the vendor
+        library: where it does not, the search goes on to a goal that is as much nearer as it fell short."""
+        target = self.progress.budget.target
+        while True:
+            self.progress.phase = "search"
+            self.run()
+            if self.ended == "interrupted" and self.tuner.best is None:
+                raise KeyboardInterrupt
+            confirmation = self.confirm()
+            reached = target.reached(confirmation) if target is not None and self.ended == "target" else 1.0
+            if reached >= 1.0 or self.tuner.best is None:
+                return confirmation
+            self.progress.goal = self.tuner.best.time * reached
+            self.ended = ""
+
+    def run(self) -> None:
+        """Ask, measure and tell until the budget is spent, the space exhausted, or Ctrl-C."""
+        try:
+            while not self.ended or self._flights:
+                while not self.ended and len(self._flights) < AHEAD:
+                    batch = self._ask()
+                    if not batch:
+                        break
+                    self._flights.append([self._submit(c, rule) for c, rule in batch])
+                if self._flights:
+                    self._collect(self._flights[0])
+                    self._tell(self._flights.popleft())
+        except KeyboardInterrupt:
+            self.ended = "interrupted"
+            log.warning("interrupted after %d trials; keeping the best of them", self.progress.trials)
+            for future in [f for flight in self._flights for f in flight]:
+                future.cancel()
+            while self._flights:
+                self._tell(self._flights.popleft())
+        except MeasureError as error:
+            if self.progress.best is None:
+                raise
+            self.ended = "device lost"
+            log.error("%s; keeping the best of %d trials", error, self.progress.trials)
+            self._flights.clear()
+
+    def confirm(self, first: Sequence[Candidate] = ()) -> Finals:
+        """The fastest configs (``first``, or by the trials' times, and the best default) verified afresh and re-timed;
+        the next ones while none holds.
+
+        WrongResult when no config that has a time computed the right thing.
+        """
+        self._phase("confirm")
+        failed: set[Candidate] = set()
+        confirmation: Finals | None = None
+        for _ in range(CONFIRMATIONS):
+            finalists = list(first) or self._finalists(failed)
+            first = ()
+            if not finalists:
+                break
+            confirmation = self.measurer.confirm(finalists)
+            if confirmation.winner is not None:
+                return confirmation
+            failed.update(finalists)
+        reasons = (
+            [
+                c.reason or next((k.detail for k in c.checks if not k.ok), c.status)
+                for c in confirmation.contenders
+                if c.candidate
+            ]
+            if confirmation
+            else []
+        )
+        counts = ", ".join(f"{n} {s}" for s, n in self.progress.statuses.most_common()) or "none tried"
+        raise WrongResult(
+            f"no config of {self.progress.workload.key} gave a checked kernel on {self.progress.device.name} ({counts})"
+            + (f"; the fastest failed: {reasons[0]}" if reasons else f"; {self._first_reason()}")
+        )
+
+    def _finalists(self, failed: set[Candidate]) -> list[Candidate]:
+        best: dict[str, Measurement] = {}
+        timed = sorted(
+            (m for m in self.tuner.told if m.ok and m.candidate not in failed), key=lambda m: (m.time, m.candidate.key)
+        )
+        for m in timed:
+            best.setdefault(m.cubin_hash or m.candidate.key, m)
+        chosen = [m.candidate for m in list(best.values())[:FINALISTS]]
+        defaults = [m.candidate for m in timed if m.candidate in self.tuner.defaults]
+        return chosen + [c for c in defaults[:1] if c not in chosen]
+
+    def _ask(self) -> list[tuple[Candidate, Rule | None]]:
+        """The next batch, each with the rule that judges its build: fixed now, when what was told is known."""
+        limit, seconds = self.progress.budget.limits
+        in_flight = sum(map(len, self._flights))
+        used = self.progress.resumed + self._asked
+        if self._late():
+            self.ended = "seconds"
+            for future in [f for flight in self._flights for f in flight]:
+                future.cancel()
+            return []
+        best, goal = self.tuner.best, self.progress.goal
+        if goal is not None and best is not None and best.time <= goal:
+            self.ended = "target"  # what is in flight ends as it would have, so that no clock decides what is told
+            return []
+        if used >= limit:
+            self.ended = "trials"
+            return []
+        room = int(min(limit - used, MOST))
+        plateau = self.progress.budget.open and self.tuner.plateau()
+        descend = used >= limit * (1 - DESCENT) or self.progress.seconds >= seconds * (1 - RESERVED) * (1 - DESCENT)
+        batch = self.tuner.final(room) if plateau or descend else []
+        if plateau and not batch:
+            self.ended = "plateau"
+            return []
+        rules: list[Rule | None] = [None] * len(batch)
+        if not batch:
+            batch = self.tuner.ask(room)
+            rules = list(self.tuner.screen(batch))
+        self._asked += len(batch)
+        if not batch and not in_flight:
+            self.ended = "exhausted"
+        return list(zip(batch, rules))
+
+    def _late(self) -> bool:
+        """Whether the time is used up. However short it was, something is to be found: the first time is waited for."""
+        used = self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED)
+        return used and (self.progress.best is not None or self.progress.trials >= 2 * MOST)
+
+    def _submit(self, candidate: Candidate, rule: Rule | None) -> Future[Measurement]:
+        future = self.measurer.submit(candidate, rule)
+        with self._noted:
+            self._open.add(future)
+        future.add_done_callback(self._record)
+        return future
+
+    def _record(self, future: Future[Measurement]) -> None:
+        """Runs the moment a trial ends, in whichever thread ended it."""
+        with self._noted:
+            try:
+                if not future.cancelled() and future.exception() is None:
+                    self._keep(future.result())
+            finally:
+                self._open.discard(future)
+                self._noted.notify_all()
+
+    def _keep(self, m: Measurement) -> None:
+        variant = self.tuner.variants[m.candidate.template]
+        chip, hash_ = self.progress.device.chip, variant.template.hash()
+        try:
+            self.records.append(Record(variant.workload, chip, hash_, m, time.time(), self.name))
+        except StoreError as error:
+            if not self._unwritable:
+                log.error("%s; this run goes on without records", error)
+            self._unwritable = True
+        self.progress.note(m, self.tuner.defaults)
+
+    def _collect(self, batch: Sequence[Future[Measurement]]) -> None:
+        pending = set(batch)
+        while pending:
+            _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            if self.on_trial is not None:
+                self.on_trial(self.progress)
+            if self._late():
+                for future in pending:
+                    future.cancel()
+        with self._noted:
+            self._noted.wait_for(lambda: self._open.isdisjoint(batch))
+
+    def _tell(self, batch: Sequence[Future[Measurement]]) -> None:
+        measurements = []
+        for future in batch:
+            with contextlib.suppress(CancelledError):
+                measurements.append(future.result())
+        self.tuner.tell(measurements)
+
+    def _phase(self, name: str) -> None:
+        self.progress.phase = name
+        if self.on_trial is not None:
+            self.on_trial(self.progress)
+
+    def _first_reason(self) -> str:
+        return next((f"{s}: {r}" for s, r in self.progress.reasons.items() if r), "none was timed")

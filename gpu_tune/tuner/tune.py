@@ -1,0 +1,181 @@
+"""Tuning: ``tune`` is the whole of it, ``Tuner`` the open loop for people with a measuring machine of their own.
+
+The search is a pure function of (seed, measurements told). ``tune`` resumes from the records by default, publishes the
+winner in the store, and answers from the store when the winner there has had at least the asked budget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import dispatch
+from ..cuda import nvml, nvrtc
+from ..cuda.device import Device
+from ..errors import InvalidInput, StoreError
+from ..kernel.kernel import TunedKernel
+from ..measure.protocol import Measurer
+from ..measure.select import make_measurer, select_device
+from ..search.tuner import Tuner
+from ..space.knob import Config
+from ..store.records import Record, Records
+from ..store.store import Store, Winner, lookup, opened
+from ..templates.base import Template
+from ..templates.registry import variants
+from ..trial import MEASURED, Candidate, Measurement
+from ..workload import Workload, require_workload
+from .budget import Budget, OnTrial, Progress
+from .goal import SpeedGoal
+from .loop import Loop
+from .publish import make_winner
+
+log = logging.getLogger(__name__)
+
+
+def tune(
+    workload: Workload,
+    *,
+    device: Device | str | None = None,
+    kind: str = "auto",
+    trials: int | None = None,
+    seconds: float | None = None,
+    effort: str = "full",
+    target: float | str | None = None,
+    seed: int = 0,
+    jobs: int | None = None,
+    store: Store | Path | str | None = None,
+    records: Records | Path | str | None = None,
+    on_trial: OnTrial | None = None,
+    force: bool = False,
+    executor: str | None = None,
+    templates: Mapping[str, Template] | None = None,
+) -> TunedKernel:
+    """The fastest kernel for ``workload`` that was found and checked, published in the store.
+
+    On this machine's GPU, or on the modelled ``device`` (``nvidia-h200`` unless named) where there is none: then times
+    are estimates, and the kernel says so. ``trials`` and ``seconds`` bound the search, counting what is already
+    recorded: the same call resumes, and returns at once when the stored winner has had that much; ``effort`` (``quick``
+    or ``full``) bounds it when neither is given. ``target`` ends it sooner: 1.03 when ours is confirmed to beat the
+    fastest vendor library by 3 % (which is timed before the search), "350us" when a run takes that little. ``force``
+    starts afresh. ``store`` and ``records``: instead of the user's (a folder will do). Ctrl-C ends the search and keeps
+    the best so far. ``on_trial`` gets a :class:`~gpu_tune.tuner.budget.Progress` after every trial. ``executor``: the
+    ``dask://host:port`` to measure on. Raises
+    InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
+    """
+    budget = Budget(trials, seconds, effort, None if target is None else SpeedGoal.parse(target))
+    if type(seed) is not int or seed < 0:
+        raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
+    require_workload(workload)
+    explicit = opened(store)
+    with contextlib.ExitStack() as open_:
+        measurer: Measurer | None = None
+        if executor:  # the workers, not this machine, say what device it is
+            options: dict[str, Any] = {"kind": "cluster", "address": executor, "templates": templates}
+            measurer = open_.enter_context(make_measurer(workload, device=device, jobs=jobs, seed=seed, **options))
+            place, source = measurer.device, measurer.source
+            drivers: Collection[str] = measurer.drivers()  # type: ignore[attr-defined]  # the workers', not ours
+        else:
+            place, source = select_device(device, kind)
+            drivers = {nvml.driver_version()}
+        if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
+            rule = f"compares with a vendor library, and the modelled {place.name} has none"
+            raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
+        hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
+        home, book = explicit or Store(), records if isinstance(records, Records) else _book(records)
+        found = None if force else lookup(workload, place.chip, source, store=home, user=explicit is None)
+        current = found is not None and hashes.get(found[0].template) == found[0].template_hash
+        stored = found[0] if found is not None and current and _enough(found[0], budget) else None
+        if stored is not None and found is not None and not _outdated(stored, drivers):
+            return TunedKernel(stored, path=found[1].path(workload, place.chip, source))
+        home.prepare()
+        book.prepare()
+        open_.callback(book.close)
+        progress = Progress(workload, place, source, budget)
+        if on_trial is not None:
+            on_trial(progress)
+        history = book.read(source)  # of every chip: what is told apart is left to the models
+        tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates, pipelined=True)
+        if not force:
+            _resume(tuner, [r for r in history if _comparable(r.measurement, drivers, bool(executor))], place, progress)
+        if measurer is None:
+            options = {"kind": _kind(kind, source), "seen": tuner.told, "templates": templates}
+            measurer = open_.enter_context(make_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
+        loop = Loop(tuner, measurer, book, progress, on_trial)
+        if stored is None:
+            if budget.target is not None:
+                vendors = measurer.vendors() if budget.target.ratio is not None else ()
+                progress.goal = budget.target.goal(vendors)
+            confirmation = loop.settle()
+            winner = make_winner(tuner, measurer, confirmation, progress, loop.ended, seed)
+        else:  # another driver: the search stands, the finalists are timed again
+            confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
+            ended = str(stored.budget.get("ended", ""))
+            winner = make_winner(tuner, measurer, confirmation, progress, ended, stored.seed)
+            winner = dataclasses.replace(
+                winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
+            )
+    progress.phase = "done"
+    try:
+        path = home.publish(winner)
+        dispatch.forget()
+    except StoreError as error:
+        log.error("%s; the kernel was not kept", error)
+        path = None
+    if on_trial is not None:
+        on_trial(progress)
+    return TunedKernel(winner, path=path)
+
+
+def _book(folder: Path | str | None) -> Records:
+    return Records() if folder is None else Records(Path(folder))
+
+
+def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
+    """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
+    then = winner.environment.get("driver", "")
+    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
+
+
+def _kind(kind: str, source: str) -> str:
+    return kind if kind not in ("auto", "gpu") else "gpu" if source == MEASURED else "modelled"
+
+
+def _enough(winner: Winner, budget: Budget) -> bool:
+    """Whether a stored winner has had at least ``budget``, or holds its target."""
+    if budget.target is not None and winner.complete and budget.target.met_by(winner.seconds, winner.verdict):
+        return True
+    trials, seconds = budget.limits
+    ended = winner.budget.get("ended")
+    had = max(winner.spent, float(winner.budget.get("seconds") or 0.0) if ended == "seconds" else 0.0)
+    over = ended == "exhausted" or (ended == "plateau" and budget.open)
+    return winner.complete and (over or winner.trials >= trials or had >= seconds)
+
+
+def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
+    """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
+    same NVRTC. Those of other circumstances still teach the models.
+    """
+    driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
+    same = elsewhere or not compiler or compiler == ".".join(map(str, nvrtc.version()))
+    return same and (m.source != MEASURED or not driver or driver in drivers)
+
+
+def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: Progress) -> None:
+    """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
+    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
+    mine = [r for r in history if r.chip == device.chip and (r.template_hash, r.workload) in now]
+    last = {r.measurement.candidate: r for r in mine}
+    spans: dict[str, tuple[float, float]] = {}
+    for r in last.values():
+        progress.note(r.measurement, tuner.defaults)
+        begun = re.match(r"\d{1,12}(\.\d+)?(?=-)", r.run)
+        start = min(float(begun[0]), r.time) if begun else r.time
+        spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
+    progress.resumed = len(last)
+    progress.earlier_seconds = sum(end - start for start, end in spans.values())
+    tuner.tell(r.measurement for r in last.values())

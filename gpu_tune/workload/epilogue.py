@@ -1,0 +1,70 @@
+"""The epilogue grammar: operations joined by ``+``, applied in order to the float32 (or int32) accumulator.
+
+``scale`` and ``bias`` are per column (matmul) or output channel (conv2d), ``row_bias`` per row (matmul only),
+``residual`` is an array like the output, ``clamp(lo,hi)`` has two numbers. The cast to ``out_dtype`` comes last.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from ..errors import InvalidInput
+
+OPERANDS = ("scale", "bias", "row_bias", "residual")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)"))
+_CLAMP = re.compile(r"clamp\(\s*([^,()\s]+)\s*,\s*([^,()\s]+)\s*\)")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation; ``lo`` and ``hi`` belong to ``clamp``."""
+
+    name: str
+    lo: float = 0.0
+    hi: float = 0.0
+
+    def __str__(self) -> str:
+        return f"clamp({self.lo:g},{self.hi:g})" if self.name == "clamp" else self.name
+
+
+def parse(text: str) -> tuple[Op, ...]:
+    """The operations in ``text`` (empty: none); InvalidInput names what is wrong."""
+    if not isinstance(text, str):
+        raise InvalidInput("epilogue", text, "is not a string", f"write {GRAMMAR}")
+    if not text.strip():
+        return ()
+    return _distinct(tuple(_parse_one(part.strip(), text) for part in re.split(r"\+(?![^(]*\))", text)), text)
+
+
+def canonical(text: str) -> str:
+    """``text`` without spaces and with numbers in their shortest form, so that equal epilogues are equal strings."""
+    return "+".join(str(op) for op in parse(text))
+
+
+def _parse_one(part: str, text: str) -> Op:
+    if part in OPERANDS or part in ACTIVATIONS:
+        return Op(part)
+    match = _CLAMP.fullmatch(part)
+    if not match:
+        raise InvalidInput("epilogue", text, f"has an unknown operation {part!r}", f"write {GRAMMAR}")
+    try:
+        lo, hi = float(match[1]), float(match[2])
+    except ValueError:
+        raise InvalidInput(
+            "epilogue", text, f"has a clamp bound that is not a number: {part!r}", "write clamp(0,6)"
+        ) from None
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise InvalidInput("epilogue", text, f"needs finite lo < hi in {part!r}", "write clamp(0,6)")
+    return Op("clamp", lo, hi)
+
+
+def _distinct(ops: tuple[Op, ...], text: str) -> tuple[Op, ...]:
+    for name in OPERANDS:
+        if sum(op.name == name for op in ops) > 1:
+            raise InvalidInput(
+                "epilogue", text, f"uses {name} twice, but a call passes one array of that name", f"keep one {name}"
+            )
+    return ops

@@ -1,0 +1,76 @@
+"""The reader of ptxas's log, on real logs."""
+
+import functools
+import re
+
+import pytest
+
+from gpu_tune.cuda import cubin, nvrtc, ptxas
+
+SOURCE = r"""
+extern "C" __global__ void __launch_bounds__(1024) spills(float* x, int n) {
+  float a[120];
+  for (int i = 0; i < 120; ++i) a[i] = x[i * n];
+  for (int j = 0; j < n; ++j) for (int i = 0; i < 120; ++i) a[i] = a[i] * a[(i + 7) % 120] + x[j];
+  for (int i = 0; i < 120; ++i) x[i * n + n] = a[i];
+}
+extern "C" __global__ void lean(float* x) {
+  __shared__ float s[32]; s[threadIdx.x] = x[0]; __syncthreads(); x[1] = s[3];
+}
+"""
+TOUCHED_IN_FLIGHT = r"""
+extern "C" __global__ void __launch_bounds__(128, 1) early(float* x, unsigned long long d) {
+  float c[4] = {0, 0, 0, 0};
+  asm volatile("wgmma.fence.sync.aligned;\n"
+               "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%0,%1,%2,%3}, %4, %4, 1, 1, 1, 0, 0;"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "l"(d));
+  x[threadIdx.x] = c[0];
+  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;");
+  x[128 + threadIdx.x] = c[1];
+}
+extern "C" __global__ void other(float* x) { x[0] = 1; }
+"""
+NO_BOUNDS = r"""extern "C" __global__ void k(float* x) {
+  if (threadIdx.x < 128) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;"); x[0] = 1; }"""
+
+needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
+
+
+@functools.cache
+def log(source: str, arch: str) -> str:
+    return nvrtc.to_cubin(source, arch).log
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"])
+def test_registers_and_spills_of_each_kernel(arch: str) -> None:
+    reports = ptxas.read(log(SOURCE, arch))
+    facts = cubin.read(nvrtc.to_cubin(SOURCE, arch).data).kernels
+    assert set(reports) == {"spills", "lean"}
+    for name, report in reports.items():
+        assert (report.registers, report.stack_bytes) == (facts[name].registers, facts[name].stack_bytes)
+        assert report.static_shared_bytes == facts[name].static_shared_bytes
+        assert report.barriers == facts[name].barriers
+    assert reports["spills"].spill_store_bytes > 0 and reports["spills"].spill_load_bytes > 0
+    assert reports["spills"].spill_bytes == reports["spills"].spill_store_bytes + reports["spills"].spill_load_bytes
+    assert reports["lean"].spill_bytes == 0 and reports["lean"].notes == ()
+
+
+@needs_nvrtc
+def test_a_note_belongs_to_the_kernel_it_names() -> None:
+    reports = ptxas.read(log(TOUCHED_IN_FLIGHT, "sm_90a"))
+    assert any(re.match(r"C7517: wgmma\.wait_group is injected", n) for n in reports["early"].notes)
+    assert reports["other"].notes == ()
+
+
+@needs_nvrtc
+def test_a_note_that_names_no_kernel_is_kept() -> None:
+    assert any(n.startswith("C7508") for n in ptxas.read(log(NO_BOUNDS, "sm_90a"))["k"].notes)
+
+
+def test_a_log_without_report_is_empty() -> None:
+    assert ptxas.read("") == {} and ptxas.read("kernel.cu(3): warning #177-D: unused\n") == {}
+
+
+def test_a_note_without_any_report_is_not_lost() -> None:
+    assert ptxas.read("ptxas info : (C7510) something is serialised\n")[""].notes == ("C7510: something is serialised",)

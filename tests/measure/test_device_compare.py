@@ -1,0 +1,158 @@
+"""The device's own comparison finds what the host's finds; its kernels run on the emulator here."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune.cuda import driver
+from gpu_tune.cuda import memory as cuda_memory
+from gpu_tune.cuda.device import by_name
+from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.measure import check, device_compare
+from gpu_tune.measure.device_compare import Found, Inspector
+from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.plan import LaunchPlan
+from gpu_tune.reference import NUMPY, Bounds, bounds, example_inputs, reference
+from gpu_tune.reference.numerics import Numerics
+from gpu_tune.workload import ArraySpec, Matmul
+
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=unavailable_reason() or "the emulator is here")
+H200 = by_name("nvidia-h200")
+DTYPES = ("float32", "float16", "bfloat16", "int8", "int32", "float8_e4m3", "float8_e5m2")
+
+
+def run(spec: ArraySpec, which: int, out: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The counters after one of the kernels ran on the emulator; flat arrays."""
+    plan = dataclasses.replace(
+        device_compare.plans(spec, 2)[which], workspace_zeroed=False
+    )  # the result is not zero again
+    result = np.zeros(4, np.int32).repeat(2).view(np.uint8)
+    arrays = {"a": a, "b": b, "workspace": result} | ({"out": out} if which == 0 else {})
+    report = emulate(device_compare.source(spec, spec.dtype), plan, arrays, arch="sm_90a", device=H200)
+    assert report.ok, str(report)
+    return np.ascontiguousarray(report.arrays["workspace"])
+
+
+def flat(spec: ArraySpec, values: np.ndarray) -> np.ndarray:
+    """``values`` in memory of ``spec``, gaps poisoned."""
+    memory = np.full(spec.span * NUMPY[spec.dtype].itemsize, 0xFF, np.uint8).view(NUMPY[spec.dtype])
+    strides = tuple(s * memory.itemsize for s in spec.element_strides)
+    np.ndarray(spec.shape, memory.dtype, memory, strides=strides)[...] = values
+    return memory
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_agrees_with_the_host_on_every_bit_pattern(dtype: str):
+    rng = np.random.default_rng(0)
+    spec = ArraySpec((3, 30, 25), dtype, (30 * 28, 28, 1))
+    kind = NUMPY[dtype]
+    bits = rng.integers(0, 256, (3, 3, 30, 25, kind.itemsize), dtype=np.uint8)
+    out, x, y = bits.view(kind)[..., 0]
+    with np.errstate(invalid="ignore"):
+        wide = [np.asarray(v).astype(np.float64) for v in (x, y)]
+        swap = wide[0] > wide[1]
+        lo, hi = np.where(swap, y, x).astype(kind), np.where(swap, x, y).astype(kind)
+        lo[np.isnan(wide[1])] = y[np.isnan(wide[1])]  # NaN is expected where both bounds are
+        hi[np.isnan(wide[0])] = x[np.isnan(wide[0])]
+        inside = (out.astype(np.float64) >= lo.astype(np.float64)) & (out.astype(np.float64) <= hi.astype(np.float64))
+        inside |= np.isnan(out.astype(np.float64)) & np.isnan(lo.astype(np.float64))
+    found = device_compare.read(run(spec, 0, flat(spec, out), lo.reshape(-1), hi.reshape(-1)), spec)
+    assert (found.wrong, found.gaps) == (int((~inside).sum()), 0) and 0 < found.wrong < inside.size
+    assert found.first == tuple(np.argwhere(~inside)[0])
+
+
+def test_changed_gaps_and_differing_elements_are_counted():
+    spec = ArraySpec((4, 10), "float16", (12, 1))
+    values = np.arange(40, dtype=np.float16).reshape(4, 10)
+    memory = flat(spec, values)
+    other = memory.copy()
+    other[[0, 13, 10, 22]] = 0.5  # two elements, two gaps
+    counters = run(spec, 0, other, values.reshape(-1), values.reshape(-1))
+    found = device_compare.read(counters, spec)
+    assert (found.wrong, found.first, found.gaps) == (2, (0, 0), 2) and found.distance == 10.5
+    assert run(spec, 1, other, memory, other).view(np.uint64)[0] == 2
+
+
+class Emulated(Inspector):
+    """The inspector with the virtual GPU's memory and the emulator's execution."""
+
+    def inspect(self, out: int, bounds: tuple[int, int]) -> Found:
+        n = int(np.prod(self.spec.shape))
+        counters = run(self.spec, 0, self._at(out, self.spec.span), self._at(bounds[0], n), self._at(bounds[1], n))
+        cuda_memory.copy(self._kept, out, self._nbytes)
+        return device_compare.read(counters, self.spec)
+
+    def differing(self, out: int) -> int:
+        span = self.spec.span
+        return int(
+            run(self.spec, 1, self._at(out, span), self._at(self._kept, span), self._at(out, span)).view(np.uint64)[0]
+        )
+
+    def _at(self, address: int, count: int) -> np.ndarray:
+        kind = NUMPY[self.spec.dtype]
+        raw = (ctypes.c_uint8 * (count * kind.itemsize)).from_address(address)
+        return np.frombuffer(raw, np.uint8).view(kind).copy()
+
+
+W = Matmul(9, 10, 8, dtype="bfloat16", ldc=12)
+
+
+@pytest.fixture
+def verifier(fake_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[check.Verifier]:
+    monkeypatch.setattr(check, "Inspector", Emulated)
+    driver.use_context()
+    stream = cuda_memory.Stream()
+    data = DeviceData(W, 0, 1 << 16)
+    made = check.Verifier(data, stream, H200, large=1)
+    yield made
+    made.close()
+    data.close()
+
+
+def writer(verifier: check.Verifier, change: Any = None, only_second: bool = False) -> Any:
+    calls = [0]
+
+    def issue(buffers: Any, scalars: Any, on: int) -> None:
+        data = verifier.data
+        loaded = verifier._loaded
+        cuda_memory.synchronize()  # a kernel comes after what is in the stream
+        memory = cuda_memory.download(buffers["out"], data.nbytes("out")).view(NUMPY["bfloat16"])
+        body = np.lib.stride_tricks.as_strided(memory, W.arrays()["out"].shape, (2 * W.ldc, 2))
+        with np.errstate(all="ignore"):
+            body[...] = reference(W, loaded).astype(np.float32)
+        calls[0] += 1
+        if change is not None and (calls[0] > 1 or not only_second):
+            memory[change] = 0.125
+        cuda_memory.upload(buffers["out"], memory)
+
+    return issue
+
+
+def test_the_verifier_uses_it_for_large_outputs(verifier: check.Verifier):
+    def check(run: Any) -> check.Verdict:
+        return verifier.check(run, LaunchPlan(()), Numerics(), 0, lambda text: None)
+
+    assert check(writer(verifier)).status == "ok"
+    wrong = check(writer(verifier, 3))
+    assert wrong.status == "wrong" and "1 of 90 elements wrong, first at (0, 3): got 0.125" in wrong.reason
+    assert "rows 0 of 9, columns 3 of 10, 0 of them not written" in wrong.reason
+    assert "gaps between rows" in check(writer(verifier, 10)).reason
+    assert "1 of 90 elements differ between two runs" in check(writer(verifier, 3, only_second=True)).reason
+    cases = verifier.check_winner(writer(verifier), LaunchPlan(()), Numerics(), 0, 5, lambda text: None)
+    assert {n: v.status for n, v in cases.items()} == dict.fromkeys(
+        ("new inputs", "integers, exactly", "inf and nan"), "ok"
+    )
+
+
+def test_bounds_of_nan_mean_nan():
+    arrays = example_inputs(W, 0)
+    arrays["a"][0, 0] = np.nan
+    limits = bounds(W, arrays)
+    assert isinstance(limits, Bounds) and np.isnan(limits.lo[0].astype(np.float32)).all()

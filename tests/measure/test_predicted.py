@@ -1,0 +1,138 @@
+"""The modelled device is deterministic, marked as what it is, and has the shape of the real problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpu_tune.cuda.device import by_name
+from gpu_tune.measure import emulated
+from gpu_tune.measure.predicted import ModelledMeasurer
+from gpu_tune.measure.select import make_measurer
+from gpu_tune.templates.base import Template
+from gpu_tune.trial import MODELLED, Candidate, Measurement
+from gpu_tune.workload import Conv2d, Matmul
+
+Make = Callable[..., Candidate]
+
+
+def times(
+    workload: Matmul, candidates: list[Candidate], templates: Mapping[str, Template], store: Path, **options: Any
+) -> dict[Candidate, Measurement]:
+    with make_measurer(workload, kind="modelled", templates=templates, store=store, jobs=1, **options) as m:
+        futures = {c: m.submit(c) for c in candidates}
+        return {c: f.result(60) for c, f in futures.items()}
+
+
+def test_the_same_seed_gives_the_same_samples_and_another_seed_or_chip_another_landscape(
+    templates: dict[str, Template], compiled: Path, candidate: Make
+):
+    w = Matmul(512, 512, 512, dtype="float32")
+    some = [candidate(rows=r, threads=t) for r in (1, 4) for t in (64, 128)]
+    a, b = (times(w, some, templates, compiled) for _ in range(2))
+    assert [a[c].samples for c in some] == [b[c].samples for c in some]
+    assert all(a[c].source == MODELLED and a[c].environment["modelled"] is True for c in some)
+    for change in ({"seed": 1}, {"device": "nvidia-a100"}):
+        other = times(w, some, templates, compiled, **change)
+        ratios = np.array([other[c].time / a[c].time for c in some])
+        assert ratios.std() / ratios.mean() > 0.005, "not one common factor: interactions differ"
+
+
+def test_noise_is_small_but_there(templates: dict[str, Template], compiled: Path, candidate: Make):
+    m = times(Matmul(512, 512, 512, dtype="float32"), [candidate()], templates, compiled)[candidate()]
+    assert 0 < np.std(m.samples) / np.mean(m.samples) < 0.1
+
+
+def test_time_grows_with_work_and_falls_with_a_faster_chip(
+    templates: dict[str, Template], compiled: Path, candidate: Make
+):
+    by_size = [
+        times(Matmul(n, n, n, dtype="float32"), [candidate()], templates, compiled)[candidate()].time
+        for n in (256, 1024, 4096)
+    ]
+    assert by_size[0] < by_size[1] < by_size[2] and by_size[2] > 20 * by_size[1]
+    w = Matmul(2048, 2048, 2048, dtype="float32")
+    slow, fast = (
+        times(w, [candidate()], templates, compiled, device=d)[candidate()].time for d in ("nvidia-t4", "nvidia-h200")
+    )
+    assert slow > 3 * fast
+
+
+def test_no_time_beats_the_roofline(templates: dict[str, Template], compiled: Path, candidate: Make):
+    device = by_name("nvidia-h200")
+    for n in (1024, 4096):
+        w = Matmul(n, n, n, dtype="float32")
+        for m in times(w, [candidate(rows=r) for r in (1, 8)], templates, compiled).values():
+            assert m.time > max(w.flops / device.peak_flops("fp32"), w.bytes / device.bandwidth)
+
+
+def test_one_block_more_than_a_full_wave_costs_a_step(templates: dict[str, Template], compiled: Path, candidate: Make):
+    one = candidate(rows=1, threads=256)
+    resident = 132 * 8  # blocks of 256 threads on 132 SMs
+    full, more, twice = (
+        times(Matmul(blocks, 256, 4096, dtype="float32"), [one], templates, compiled)[one].time
+        for blocks in (resident, resident + 8, 2 * resident)
+    )
+    assert more > 1.05 * full, "a started wave costs"
+    assert twice < 2.2 * full
+
+
+def test_too_much_shared_memory_or_device_memory_is_a_launch_error(
+    templates: dict[str, Template], compiled: Path, candidate: Make
+):
+    bad = candidate(fault="shared")
+    m = times(Matmul(64, 64, 64, dtype="float32"), [bad], templates, compiled)[bad]
+    assert m.status == "launch_error" and "232448" in m.reason
+    huge = Matmul(2**17, 2**18, 2**14, dtype="float32")
+    m = times(huge, [candidate()], templates, compiled)[candidate()]
+    assert m.status == "launch_error" and "out of memory" in m.reason
+
+
+def test_the_winner_is_executed_and_a_wrong_one_loses_to_the_next_best(
+    templates: dict[str, Template], compiled: Path, candidate: Make
+):
+    if emulated.unavailable():
+        pytest.skip(emulated.unavailable())
+    w = Matmul(33, 40, 20, dtype="float32")
+    wrong, right = candidate(fault="wrong"), candidate(rows=1, threads=32)
+    with make_measurer(w, kind="modelled", templates=templates, store=compiled, jobs=1) as m:
+        assert isinstance(m, ModelledMeasurer)
+        m._chip.time = lambda build, cold: 1e-6 if build.candidate == wrong else 2e-6  # type: ignore[method-assign]
+        found = m.confirm([wrong, right], rounds=7)
+    assert found.winner == right and found.contender(right).checks[0].ok
+    assert found.contender(right).checks[0].by == "emulator" and found.contender(wrong).status == "wrong"
+    assert "expected" in found.contender(wrong).reason and found.verdict is None
+
+
+def test_large_workloads_are_executed_on_a_small_one_that_keeps_config_and_tails(
+    templates: dict[str, Template], candidate: Make
+):
+    device = by_name("nvidia-h200")
+    large = Matmul(4100, 8192, 5003, dtype="float32", ldc=8200)
+    small = emulated.stand_in(candidate(), templates["toy"], large, device)
+    assert isinstance(small, Matmul) and small.flops <= emulated.WHOLE
+    assert (small.m % 128, small.n % 128, small.k % 128) == (4, 0, 5003 % 128) and small.ldc == small.n + 8
+    assert emulated.stand_in(candidate(), templates["toy"], Matmul(64, 64, 64, dtype="float32"), device) == Matmul(
+        64, 64, 64, dtype="float32"
+    )
+
+
+CONVOLUTIONS = [
+    Conv2d(16, 256, 56, 56, 512, 3, 3, stride=2, padding=1),
+    Conv2d(1, 1024, 112, 112, 1024, 3, 3, groups=1024, padding=1),
+    Conv2d(8, 513, 64, 64, 1000, 7, 7, dilation=4),
+    Conv2d(32, 2048, 28, 28, 2048, 3, 3, groups=32, padding=1),
+]
+
+
+@pytest.mark.parametrize("w", CONVOLUTIONS, ids=lambda w: w.key)
+def test_smaller_convolutions_are_valid_and_small_enough(w: Conv2d):
+    some = list(emulated.smaller(w))
+    assert some and any(s.flops <= emulated.WHOLE for s in some)
+    for s in some:
+        assert isinstance(s, Conv2d) and (s.r, s.s, s.stride, s.dilation) == (w.r, w.s, w.stride, w.dilation)
+        assert (s.groups == 1) == (w.groups == 1)

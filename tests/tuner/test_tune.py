@@ -1,0 +1,453 @@
+"""The tuner: first trials, budgets, resumption, interruption, the warm store, the open loop. Compiles are real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import gpu_tune as gt
+from gpu_tune.cuda import driver, nvml, nvrtc
+from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
+from gpu_tune.measure.predicted import ModelledMeasurer
+from gpu_tune.measure.select import make_measurer
+from gpu_tune.space.knob import Config, Knob
+from gpu_tune.store.recorded_space import Recorded, RecordedSpace, RecordedTrial
+from gpu_tune.store.records import Records
+from gpu_tune.store.store import Store
+from gpu_tune.trial import Candidate
+from gpu_tune.tuner import tune as tune_module
+from tests.helpers import toy
+from tests.helpers.support import gt_replace, toy_template
+
+WORKLOAD = gt.Matmul(20, 18, 16, dtype="float32")
+CHIP = "nvidia-h200-132sm-141gb"
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory):
+    return {"toy": toy.make(tmp_path_factory.mktemp("toy"))}
+
+
+@pytest.fixture
+def home(home, request, monkeypatch):
+    if "fake_cuda" not in request.fixturenames:
+        monkeypatch.setattr(driver, "library", lambda: None)
+    return home
+
+
+def tune(templates, trials=12, **more):
+    return gt.tune(WORKLOAD, trials=trials, templates=templates, jobs=1, **more)
+
+
+def test_a_winner_is_found_checked_emitted_kept_and_found_again(home, templates):
+    seen = []
+    kernel = tune(templates, on_trial=lambda p: seen.append((p.phase, p.trials)))
+    assert kernel.match == "exact" and not kernel.measured and kernel.winner.trials == 12 and kernel.winner.complete
+    assert [seen[0][0], seen[1][0]] == ["prepare", "search"] and seen[-1] == ("done", 12) and ("confirm", 12) in seen
+    assert sorted(os.listdir(kernel.path)) == ["kernel.cu", "kernel.cubin", "launch.json"]
+    assert kernel.path.is_relative_to(home / "kernels" / "modelled" / CHIP)
+    assert "an analytic model's, not a measurement" in kernel.source and kernel.verdict["ours"] == "unknown"
+    assert any(c["by"] == "emulator" and c["ok"] for c in kernel.verdict["checks"])
+    assert kernel.verdict["default"]["speedup"] >= 1.0 - 1e-9
+    again = gt.load(WORKLOAD)
+    assert again.winner == kernel.winner and again.match == "exact"
+
+
+def test_the_default_config_is_the_first_trial_and_records_keep_every_trial(home, templates):
+    tune(templates)
+    records = Records().read("modelled")
+    assert len(records) == 12 and Records().read("measured") == []
+    assert records[0].measurement.candidate == Candidate("toy", toy.config())
+    assert len({r.measurement.candidate for r in records}) == 12
+    assert {r.measurement.status for r in records} - {"ok"}  # this template goes wrong often, and that is kept
+
+
+def test_a_second_call_with_a_warm_store_compiles_and_measures_nothing(home, templates, monkeypatch):
+    first = tune(templates)
+    monkeypatch.setattr(tune_module, "make_measurer", None)
+    assert tune(templates).winner == first.winner
+    assert tune(templates, trials=5).winner == first.winner
+
+
+def test_a_larger_budget_goes_on_where_the_last_run_stopped(home, templates):
+    tune(templates, trials=6)
+    seen = []
+    kernel = tune(templates, trials=14, on_trial=lambda p: seen.append(p.resumed))
+    records = Records().read("modelled")
+    assert max(seen) == 6 and len(records) == 14 and len({r.measurement.candidate for r in records}) == 14
+    assert kernel.winner.trials == 14
+
+
+def test_one_seed_gives_one_run_and_another_seed_another(home, templates, tmp_path, monkeypatch):
+    runs = []
+    for number, seed in enumerate((0, 0, 1)):
+        book = Records(tmp_path / f"r{number}")
+        gt.tune(
+            WORKLOAD,
+            trials=20,
+            templates=templates,
+            jobs=1,
+            seed=seed,
+            records=book,
+            store=Store(tmp_path / f"s{number}"),
+        )
+        runs.append(
+            [
+                r.measurement.candidate.key
+                for r in sorted(book.read("modelled"), key=lambda r: r.measurement.candidate.key)
+            ]
+        )
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.fixture(scope="session")
+def spilling(tmp_path_factory):
+    """A template half of whose configs spill registers, which makes them much slower."""
+    folder = tmp_path_factory.mktemp("spilling")
+    made = toy.make(folder)
+    bounds = "__launch_bounds__({{ threads }}{% if squeeze %}, {{ 2048 // threads }}{% endif %})"
+    (folder / "toy.cu.j2").write_text(toy.SOURCE.replace("__launch_bounds__({{ threads }})", bounds))
+    changed = {"threads": (64, 128, 256, 512), "rows": (16, 24, 32, 48), "unroll": (1,), "fault": ("none",)}
+    knobs = [Knob(k.name, changed.get(k.name, k.values), k.meaning, k.ordinal) for k in made.knobs]
+    knobs.append(Knob("squeeze", (False, True), "registers for full occupancy", False))
+    default = toy.config(threads=128, rows=16, unroll=1, squeeze=False)
+    return {"toy": gt_replace(made, knobs=tuple(knobs), constraints=(), default=lambda w, d: default)}
+
+
+def ran(spilling, tmp_path, name, trials=(48,)):
+    book = Records(tmp_path / name)
+    for n in trials:
+        options = {"templates": spilling, "jobs": 2, "records": book, "store": Store(tmp_path / f"s{name}")}
+        kernel = gt.tune(WORKLOAD, trials=n, seed=3, **options)
+    return kernel, {r.measurement.candidate: r.measurement for r in book.read("modelled")}
+
+
+def test_builds_of_a_kind_that_never_came_near_are_screened_alike_in_every_run(home, spilling, tmp_path):
+    kernel, first = ran(spilling, tmp_path, "a")
+    left = [m for m in first.values() if m.status == "screened"]
+    assert len(left) >= 2 and all("spills registers: the best of" in m.reason for m in left)
+    assert all(m.resources.spill_bytes > 64 and m.samples == () for m in left)
+    assert sum(m.status in ("ok", "duplicate") for m in first.values()) >= 24  # at least half of each batch
+    assert kernel.winner.resources.spill_bytes <= 64 and kernel.winner.trials == 48
+    _, again = ran(spilling, tmp_path, "b")
+    told = [{c: (m.status, m.reason, m.samples) for c, m in run.items()} for run in (first, again)]
+    assert told[0] == told[1]
+
+
+def test_a_resumed_run_goes_on_with_what_was_screened(home, spilling, tmp_path):
+    kernel, book = ran(spilling, tmp_path, "a", trials=(32, 48))
+    left = [c for c, m in book.items() if m.status == "screened"]
+    assert left and len(book) == 48 == kernel.winner.trials  # none of them was asked for again
+    assert Candidate(kernel.template, kernel.config) not in left
+
+
+def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templates, monkeypatch):
+    small = toy.make(Path(templates["toy"].folder))
+    knobs = tuple(Knob(k.name, k.values if k.name == "unroll" else (toy.config()[k.name],), "") for k in small.knobs)
+    few = {"toy": gt_replace(small, knobs=knobs)}
+    kernel = tune(few, trials=50)
+    assert kernel.winner.trials == 3 and kernel.winner.budget["ended"] == "exhausted"
+    monkeypatch.setattr(tune_module, "make_measurer", None)
+    assert tune(few, trials=1000).winner == kernel.winner
+
+
+def test_a_budget_of_seconds_ends_the_run(home, templates):
+    kernel = gt.tune(WORKLOAD, seconds=0.01, templates=templates, jobs=1)
+    assert kernel.winner.budget["ended"] == "seconds" and kernel.winner.trials >= 1  # one time is always waited for
+
+
+def test_cancelled_trials_are_not_compiled(home, templates, tmp_path):
+    configs = [toy.config(threads=t, rows=r, unroll=1) for t in (32, 64, 128) for r in (1, 2, 4, 8)]
+    with make_measurer(WORKLOAD, kind="modelled", jobs=1, templates=templates, store=tmp_path / "own") as measurer:
+        futures = [measurer.submit(Candidate("toy", c)) for c in configs]
+        assert all(f.cancel() for f in futures[2:])
+        assert futures[0].result().ok
+    assert 1 <= len(list((tmp_path / "own" / "compiled").rglob("*.bin"))) <= 4
+
+
+def test_bad_input_is_refused_before_anything_is_compiled_or_written(home, templates):
+    for error, call in (
+        (InvalidInput, lambda: tune(templates, trials=0)),
+        (InvalidInput, lambda: tune(templates, seconds=-1.0)),
+        (InvalidInput, lambda: tune(templates, effort="much")),
+        (InvalidInput, lambda: tune(templates, seed=-1)),
+        *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("fast", "", 0, -1.03, True, "1.03m", 3e-4)),
+        *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("0us", float("nan"), "1e999s", "11")),
+        (InvalidInput, lambda: tune(templates, target=1.03)),  # a modelled device has no vendor library
+        (InvalidInput, lambda: tune(templates, device="nvidia-h2000")),
+        (MeasureError, lambda: tune(templates, kind="gpu")),
+        (Unsupported, lambda: gt.tune(gt.Matmul(8, 8, 8, dtype="float32", layout="tt"), templates=templates)),
+    ):
+        with pytest.raises(error):
+            call()
+    assert sorted(os.listdir(home)) == ["compiled", "emulator"]
+
+
+def test_a_target_time_ends_the_run_and_is_answered_from_the_store(home, templates, monkeypatch):
+    kernel = tune(templates, trials=60, target="1ms")
+    assert kernel.winner.budget["ended"] == "target" and kernel.winner.trials < 60 and kernel.seconds < 1e-3
+    assert kernel.winner.budget["target"] == "1000us"
+    monkeypatch.setattr(tune_module, "make_measurer", None)
+    assert tune(templates, trials=60, target="0.001 s").winner == kernel.winner
+
+
+def test_a_target_out_of_reach_leaves_the_other_bounds(home, templates):
+    assert tune(templates, trials=12, target="1ns").winner.budget["ended"] == "trials"
+
+
+def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home, templates, monkeypatch):
+    fast = tune(templates, trials=40)
+    confirm, goals = ModelledMeasurer.confirm, []
+
+    def slower(self, candidates, **more):  # as when the trials were lucky
+        found = confirm(self, candidates, **more)
+        return replace(
+            found, contenders=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.contenders)
+        )
+
+    monkeypatch.setattr(ModelledMeasurer, "confirm", slower)
+    target = f"{1.2 * fast.seconds * 1e9}ns"  # the trials get there, the confirmations never do
+    kernel = tune(templates, trials=40, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
+    assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 40
+    tried = list(dict.fromkeys(g for g in goals if g is not None))
+    assert len(tried) >= 2 and tried == sorted(tried, reverse=True)
+
+
+def test_an_unusable_store_is_refused_before_anything_is_compiled(home, templates, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tune_module, "make_measurer", None)
+    with pytest.raises(StoreError, match="GPU_TUNE_CACHE_DIR"):
+        tune(templates, store=Store(tmp_path / "file"))
+
+
+def test_a_template_that_only_computes_wrong_things_gives_no_winner(home, templates):
+    base = templates["toy"]
+    knobs = tuple(Knob(k.name, ("wrong", "partial"), "") if k.name == "fault" else k for k in base.knobs)
+    wrong = gt_replace(base, knobs=knobs, default=lambda w, d: toy.config(fault="wrong"))
+    with pytest.raises(WrongResult, match="no config of matmul-20x18x16-float32-nn gave a checked kernel"):
+        tune({"toy": wrong}, trials=6)
+    assert list(Store().entries()) == []
+
+
+def test_a_damaged_winner_is_made_again_from_the_records(home, templates):
+    kernel = tune(templates)
+    (kernel.path / "kernel.cubin").write_bytes(b"")
+    again = tune(templates)
+    assert again.config == kernel.config and again.cubin == kernel.cubin
+    assert len(Records().read("modelled")) == 12
+
+
+def test_a_changed_template_is_tuned_again_but_still_loads(home, templates, tmp_path):
+    tune(templates, trials=4)
+    changed = toy.make(tmp_path)
+    changed.source.write_text(changed.source.read_text() + "\n// another version\n")
+    assert gt.load(WORKLOAD).match == "exact"
+    tune({"toy": changed}, trials=4)
+    assert len(Records().read("modelled")) == 8 and gt.load(WORKLOAD).winner.template_hash == changed.hash()
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {measure!r})
+import pathlib, gpu_tune as gt
+from gpu_tune.cuda import driver
+from tests.helpers import toy
+driver.library = lambda: None
+folder = pathlib.Path({folder!r})
+folder.mkdir(exist_ok=True)
+templates = {{"toy": toy.make(folder)}}
+def say(p):
+    print(p.phase, p.trials, flush=True)
+kernel = gt.tune(gt.Matmul(20, 18, 16, dtype="float32"), trials=60, templates=templates, jobs=1, on_trial=say)
+print("winner", kernel.winner.trials, kernel.winner.complete, kernel.config.key, flush=True)
+"""
+
+
+def start(tmp_path):
+    code = textwrap.dedent(SCRIPT).format(measure=str(Path(toy.__file__).parents[2]), folder=str(tmp_path / "toy"))
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_trials(process, n):
+    for line in process.stdout:
+        words = line.split()
+        if words[0] == "search" and int(words[1]) >= n:
+            return int(words[1])
+    raise AssertionError(process.stderr.read())
+
+
+def test_ctrl_c_keeps_the_best_and_says_that_the_search_was_cut_short(home, tmp_path):
+    process = start(tmp_path)
+    wait_for_trials(process, 8)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
+    out, err = process.communicate(timeout=120)
+    words = out.split("winner ")[1].split()
+    assert process.returncode == 0, err
+    assert 8 <= int(words[0]) < 60 and words[1] == "False"
+    assert gt.load(WORKLOAD).config.key == words[2]
+
+
+def test_kill_9_loses_at_most_the_trials_in_flight_and_the_same_call_resumes(home, tmp_path):
+    process = start(tmp_path)
+    told = wait_for_trials(process, 8)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = len(Records().read("modelled"))
+    assert kept >= told
+    out, err = start(tmp_path).communicate(timeout=240)
+    assert "winner 60 True" in out, err
+    records = Records().read("modelled")
+    assert len(records) == 60 and len({r.measurement.candidate for r in records}) == 60
+
+
+def test_load_without_a_winner_is_the_untuned_default_and_says_how_to_tune(home, monkeypatch):
+    with pytest.warns(
+        UserWarning, match=r"gpu-tune tune matmul --m 20 --n 18 --k 16 --dtype float32 --layout nn .*untuned default"
+    ):
+        kernel = gt.load(WORKLOAD)
+    assert kernel.match == "default" and kernel.cubin and "not timed" in kernel.source and "0 ns" not in kernel.source
+    monkeypatch.setenv("GPU_TUNE_STRICT", "1")
+    with pytest.raises(NotTuned, match="gpu-tune tune matmul"):
+        gt.load(WORKLOAD)
+    monkeypatch.delenv("GPU_TUNE_STRICT")
+    with pytest.raises(NotTuned):
+        gt.load(WORKLOAD, strict=True)
+
+
+def test_load_of_a_winner_needs_no_compiler(home, templates, tmp_path):
+    tune(templates, trials=4)
+    code = (
+        "import gpu_tune as gt, sys; k = gt.load(gt.Matmul(20, 18, 16, dtype='float32'), device='nvidia-h200');"
+        "print(k.match, len(k.cubin) > 0,"
+        " [m for m in ('cupy', 'lightgbm', 'gpu_tune.search.search') if m in sys.modules])"
+    )
+    env = {**os.environ, "GPU_TUNE_NVRTC": "/nonexistent", "PATH": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=2) == ["exact", "True", "[]\n"]
+
+
+def test_the_open_loop_works_on_any_space_and_finds_the_optimum():
+    knobs = (Knob("x", tuple(range(12)), ""), Knob("y", tuple(range(12)), ""))
+    trials = tuple(
+        RecordedTrial(Config(x=x, y=y), "ok", 1e-5 * (1 + (x - 8) ** 2 + (y - 3) ** 2))
+        for x in range(12)
+        for y in range(12)
+    )
+    space = RecordedSpace(Recorded("bowl", "somewhere", knobs, trials))
+    loop = gt.Tuner(spaces=[space], seed=1)
+    asked = []
+    while len(asked) < 60:
+        batch = loop.ask(8)
+        asked += batch
+        loop.tell(space.measurement(c.config) for c in batch)
+    assert len(set(asked)) == len(asked) and loop.best.candidate.config == Config(x=8, y=3)
+    with pytest.raises(InvalidInput, match="needs a workload or spaces"):
+        gt.Tuner()
+
+
+def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, templates):
+    knobs = tuple(
+        Knob(k.name, ("none", "wrong", "illegal"), "") if k.name == "fault" else k for k in templates["toy"].knobs
+    )
+    kernel = tune({"toy": gt_replace(templates["toy"], knobs=knobs)}, trials=10)
+    assert kernel.measured and kernel.path.is_relative_to(home / "kernels" / CHIP) and "measured" in kernel.source
+    assert kernel.verdict["contenders"] and kernel.config["fault"] == "none"
+    assert len(Records().read("measured")) == 10 and Records().read("modelled") == []
+    assert gt.load(WORKLOAD).winner == kernel.winner
+    with pytest.warns(UserWarning, match="not tuned"):
+        assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
+
+
+def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    reached = tune(good, trials=40, target=0.1)
+    assert reached.winner.budget["ended"] == "target" and reached.winner.trials < 40
+    assert reached.verdict["ratio"] >= 0.1
+    missed = tune(good, trials=6, target="10x", force=True)
+    assert missed.winner.budget["ended"] == "trials" and missed.winner.trials == 6 and missed.verdict["ratio"] < 10
+    trials = len(Records().read("measured"))
+    for name in ("GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
+        monkeypatch.setenv(name, "/nowhere/lib.so")
+    with pytest.raises(MeasureError, match="compares with a vendor library, and none could be timed"):
+        tune(good, trials=20, target=1.03, force=True)
+    assert len(Records().read("measured")) == trials
+
+
+def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
+    first = tune(good, trials=10)
+    assert first.winner.environment["driver"] == "580.1" and tune(good, trials=10).winner == first.winner
+    monkeypatch.setattr(nvml, "driver_version", lambda: "581.2")
+    phases = []
+    again = tune(good, trials=10, on_trial=lambda p: phases.append(p.phase))
+    assert "search" not in phases and len(Records().read("measured")) == 10
+    assert again.winner.environment["driver"] == "581.2" and again.winner.trials == first.winner.trials
+    assert tune(good, trials=10).winner == again.winner
+
+
+def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    environment = {"driver": "580.1", "nvrtc": ".".join(map(str, nvrtc.version()))}
+    monkeypatch.setattr(nvml, "driver_version", lambda: environment["driver"])
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
+    tune(good, trials=6)
+    assert tune(good, trials=8).winner.trials == 8 and len(Records().read("measured")) == 8
+    environment["driver"] = "581.2"
+    assert tune(good, trials=9).winner.trials == 9 and len(Records().read("measured")) == 8 + 9
+    environment["nvrtc"] = "12.0"
+    tune(good, trials=10)
+    environment["nvrtc"] = ".".join(map(str, nvrtc.version()))
+    before = len(Records().read("measured"))
+    tune(good, trials=11)
+    assert len(Records().read("measured")) - before == 2, "nine of the eleven are comparable"
+
+
+def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
+    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
+    first = tune(good, trials=10)
+    monkeypatch.setattr(nvml, "driver_version", lambda: "999.9")
+    there, asked = {"580.1"}, []
+
+    def opened(workload, *, kind, address, **options):
+        asked.append((kind, address))
+        measurer = make_measurer(workload, kind="gpu", **options)
+        measurer.drivers = lambda: there
+        return measurer
+
+    monkeypatch.setattr(tune_module, "make_measurer", opened)
+    phases = []
+    again = tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
+    assert again.winner == first.winner and not phases, "nothing is re-timed"
+    assert asked == [("cluster", "dask://somewhere:1")]
+    there = {"581.2"}
+    tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
+    assert phases and "search" not in phases
+
+
+def test_a_cluster_is_tuned_on_and_names_the_device(fake_cuda, home, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, resources={"GPU": 1}, dashboard_address=None
+    ) as made:
+        address = made.scheduler_address.replace("tcp://", "dask://")
+        kernel = gt.tune(WORKLOAD, trials=6, templates={"toy": toy_template()}, executor=address)
+    assert kernel.measured and kernel.chip == CHIP and kernel.winner.trials == 6
+    with pytest.raises(InvalidInput, match="is not dask://host:port"):
+        gt.tune(WORKLOAD, trials=2, templates={"toy": toy_template()}, executor="nowhere")
