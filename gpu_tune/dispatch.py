@@ -247,7 +247,7 @@ def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[
             f"run: {command(workload)} on a machine that has one"
         )
     found = sorted(
-        variants(workload, place, templates), key=lambda v: (-v.template.exact_cc, -v.template.min_cc, v.template.name)
+        variants(workload, place, templates), key=lambda v: (-v.template.only_cc, -v.template.min_cc, v.template.name)
     )
     for variant in found:
         config = TemplateSpace(variant.template, variant.workload, place).default()

@@ -186,7 +186,7 @@ def check(sizes: Sequence[int] = SIZES, archive: Path | None = None) -> int:
         checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
             (t.name, functools.partial(run_template, t, chip, runner))
             for t in registry().values()
-            if chip.cc >= t.min_cc and t.exact_cc in (0, chip.cc)
+            if chip.cc >= t.min_cc and t.only_cc in (0, chip.cc)
         ]
         for size in sizes:
             large = Matmul(size, size, size, dtype="bfloat16", layout="nt")

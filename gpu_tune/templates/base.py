@@ -66,7 +66,7 @@ class Template:
     numerics: Callable[[Config, Workload], Numerics] = lambda config, workload: Numerics()
     features: Callable[[Config, Workload, Device], Mapping[str, float]] = lambda config, workload, device: {}
     min_cc: int = 75
-    exact_cc: int = 0
+    only_cc: int = 0
     folder: Path = field(default=FOLDER)
 
     @property
@@ -83,8 +83,8 @@ class Template:
         """True, or why this template cannot compute ``workload`` on ``device`` (operation and capability included)."""
         if workload.op != self.op:
             return f"computes {self.op}, not {workload.op}"
-        if self.exact_cc and device.cc != self.exact_cc:
-            return f"needs compute capability {self.exact_cc / 10:.1f}, {device.name} has {device.cc / 10:.1f}"
+        if self.only_cc and device.cc != self.only_cc:
+            return f"needs compute capability {self.only_cc / 10:.1f}, {device.name} has {device.cc / 10:.1f}"
         if device.cc < self.min_cc:
             return f"needs compute capability {self.min_cc / 10:.1f} or newer, {device.name} has {device.cc / 10:.1f}"
         return self.supports(workload, device)

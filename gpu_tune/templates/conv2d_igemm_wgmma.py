@@ -178,5 +178,5 @@ TEMPLATE = Template(
     numerics=numerics,
     features=_features,
     min_cc=90,
-    exact_cc=90,
+    only_cc=90,
 )
