@@ -1,38 +1,71 @@
-"""Rooms import one way: spaces know nothing of models, and neither knows of the search or of measuring."""
+"""Imports point down: a room knows only rooms of lower floors, and neither rooms nor modules import in a circle.
+
+Every import of every module counts, those inside functions and under TYPE_CHECKING too. Rooms of one floor do not
+import each other. The package root and ``__main__``, which name everything, stand outside (see ``bench.house count``).
+"""
 
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
-import gpu_tune
+from bench.house import count
 
-ROOT = Path(gpu_tune.__file__).parent
-ABOVE = ("search", "search_arm", "search_stop", "measure", "loop", "tuner", "cli", "report", "report_page", "dispatch")
-FORBIDDEN = {"space": ("model", *ABOVE), "model": ABOVE, "templates": ("model", *ABOVE)}
+FLOORS = (
+    "errors",
+    "plan paths text workload",
+    "cuda reference",
+    "space emulator",
+    "trial",
+    "templates",
+    "model store measure",
+    "search kernel verify",
+    "dispatch report",
+    "tuner",
+    "cli",
+)
+"""The rooms, bottom up; those of one floor stand in one line."""
+UPWARD = {("space", "templates")}
+CIRCLES = [["workload", "workload.arrays", "workload.conv2d", "workload.matmul"]]
+"""Imports against the floors and circles of modules that are left; what is gone must leave these lists, too."""
+
+Edges = dict[count.Name, set[count.Name]]
 
 
-def imported(tree: ast.AST, inside: str) -> set[str]:
-    """Rooms that a module of ``inside`` imports when it runs, at the top or at call time."""
-    found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            if node.level == 2:
-                found |= {n.split(".")[0] for n in names}
-            elif node.level == 0 and (node.module or "").startswith("gpu_tune."):
-                found.add((node.module or "").split(".")[1])
-        found |= imported(node, inside)
-    return found
+@pytest.fixture(scope="module")
+def package() -> dict[count.Name, count.Source]:
+    sources = count.read(count.ROOT, (count.PACKAGE,))
+    return {count.name_of(s.path): s for s in sources}
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_no_room_imports_one_above_it(room: str) -> None:
-    modules = sorted((ROOT / room).rglob("*.py"))
-    assert modules
-    wrong = {m.name: imported(ast.parse(m.read_text()), room) & set(FORBIDDEN[room]) for m in modules}
-    assert {name: rooms for name, rooms in wrong.items() if rooms} == {}
+@pytest.fixture(scope="module")
+def edges(package: dict[count.Name, count.Source]) -> Edges:
+    return {name: count.imports(name, source, package) for name, source in package.items()}
+
+
+def test_every_room_has_a_floor(edges: Edges) -> None:
+    assert sorted(room for floor in FLOORS for room in floor.split()) == sorted(count.grouped(edges))
+
+
+def test_rooms_import_only_from_lower_floors(edges: Edges) -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+    graph = count.grouped(edges)
+    upward = {(room, other) for room, others in graph.items() for other in others if floor[other] >= floor[room]}
+    assert upward == UPWARD
+
+
+def test_no_modules_import_each_other_in_a_circle(edges: Edges) -> None:
+    assert count.circles(count.single(edges)) == CIRCLES
+
+
+def test_the_package_knows_nothing_of_tests_and_bench(package: dict[count.Name, count.Source]) -> None:
+    named = {
+        (str(source.path), name)
+        for source in package.values()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if name.split(".")[0] in ("tests", "bench") and not getattr(node, "level", 0)
+    }
+    assert named == set()

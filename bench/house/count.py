@@ -81,10 +81,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read(root: Path) -> list[Source]:
-    """Every Python file of the trees that are counted."""
+def read(root: Path, trees: Iterable[str] = TREES) -> list[Source]:
+    """Every Python file of those folders of a checkout."""
     found = []
-    for tree in TREES:
+    for tree in trees:
         for path in sorted((root / tree).rglob("*.py")):
             relative = path.relative_to(root)
             if path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
