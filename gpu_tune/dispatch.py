@@ -54,7 +54,7 @@ def load(
 
     A tuned winner (``kernel.match == "exact"``) needs no compiler. Without one the template's default config is
     compiled (``match == "default"``), with a warning that names the command which would tune it; with ``strict`` or
-    ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, winners of the modelled device answer.
+    ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, predicted winners answer.
     """
     require_workload(workload)
     store = opened(store)

@@ -27,7 +27,7 @@ STATUSES = (
 """How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. ``screened``: compiled,
 but left out before it ran, because builds of its kind never came near the best; nothing is wrong with it. Only ``ok``
 and ``duplicate`` (of an ok trial) carry samples."""
-MEASURED, MODELLED, REPLAYED = "measured", "modelled", "replayed"
+MEASURED, PREDICTED, REPLAYED = "measured", "predicted", "replayed"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ Rule = Callable[[Candidate, Resources], str]
 class Measurement:
     """One trial's end. ``samples`` are seconds per run of the whole launch plan; empty unless the status has times.
 
-    ``source`` is ``measured``, ``modelled`` or ``replayed``. ``warm_samples``: the same with a warm L2, where taken.
+    ``source`` is ``measured``, ``predicted`` or ``replayed``. ``warm_samples``: the same with a warm L2, where taken.
     ``environment``: driver, NVRTC, clocks, power, temperature ... ``cubin_hash`` names the binary. ``seconds``: what
     each stage cost (``render``, ``compile``, ``verify``, ``time``).
     """
@@ -97,7 +97,7 @@ class Measurement:
     error: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES or self.source not in (MEASURED, MODELLED, REPLAYED):
+        if self.status not in STATUSES or self.source not in (MEASURED, PREDICTED, REPLAYED):
             raise ValueError(f"measurement status {self.status!r} / source {self.source!r} is unknown")
         if self.status == "ok" and not self.samples:
             raise ValueError("an ok measurement needs samples")

@@ -218,6 +218,6 @@ def test_a_bad_argument_is_one_clear_error(no_gpu, call, said):
 
 def test_a_store_may_be_given_by_its_folder(no_gpu, tmp_path):
     home, w = Store(tmp_path / "kernels"), Matmul(64, 64, 64)
-    published = replace(toy_winner_for(w), source="modelled")
+    published = replace(toy_winner_for(w), source="predicted")
     home.publish(published)
     assert gt.load(w, store=str(home.folder)).winner == published

@@ -20,7 +20,7 @@ something of each, in the order of value within each:
 State, records and winners lie in ``--out``; a task that was interrupted runs again, and trials on record are not
 repeated. Each slice leaves at most ``--files`` archives of at most ``--megabytes`` that a later slice can resume from
 on another machine; they are written every 40 seconds, so that a machine that is taken away takes little with it.
-Without a GPU the device is modelled (``--kind modelled``): a rehearsal, whose times mean nothing; ``--toy`` rehearses
+Without a GPU times are predicted (``--kind predicted``): a rehearsal, whose times mean nothing; ``--toy`` rehearses
 on a small kernel that the virtual GPU of the tests knows.
 """
 
@@ -82,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--resume", type=Path, nargs="+", help="archives of an earlier slice, unpacked into --out first"
     )
-    parser.add_argument("--kind", choices=["auto", "gpu", "modelled"], default="auto")
-    parser.add_argument("--device", help="the modelled chip")
+    parser.add_argument("--kind", choices=["auto", "gpu", "predicted"], default="auto")
+    parser.add_argument("--device", help="the chip to predict for")
     parser.add_argument("--scale", type=float, default=1.0, help="below 1: a short rehearsal")
     parser.add_argument("--toy", action="store_true", help="rehearse with a small kernel")
     parser.add_argument("--jobs", type=int, default=0, help="compile workers (default: all CPUs)")

@@ -18,7 +18,7 @@ from bench.campaign.schedule import Schedule
 from bench.campaign.setup import Setup
 from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.measure import emulated
-from gpu_tune.trial import MEASURED, MODELLED
+from gpu_tune.trial import MEASURED, PREDICTED
 
 PACKAGES = (
     "gpu_tune", "numpy", "lightgbm", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cublas", "nvidia-cudnn-frontend",
@@ -58,7 +58,7 @@ def tables(schedule: Schedule) -> str:
     results, setup, told = schedule.results, schedule.setup, results_tables
     warn = "" if not setup.rehearsal else " (a rehearsal: no time here was measured on a GPU)"
     spent = ", ".join(f"{p} {s:.0f} s ({len(results[p])} tasks)" for p, s in schedule.state["spent"].items())
-    book = setup.records.read(MEASURED if setup.kind == "gpu" else MODELLED)
+    book = setup.records.read(MEASURED if setup.kind == "gpu" else PREDICTED)
     random = [r for r in book if r.run == "campaign" and r.chip == setup.device.chip]
     wanted = {n.split(" ")[1] for n in results["spaces"]}
     parts = {

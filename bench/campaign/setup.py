@@ -23,7 +23,7 @@ BOX = 40.0
 
 
 class Setup:
-    """``kind`` is auto, gpu or modelled, ``device`` a modelled chip's name; ``scale`` below 1 shrinks counts and boxes
+    """``kind`` is auto, gpu or predicted, ``device`` the chip predicted for; ``scale`` below 1 shrinks counts and boxes
     for a rehearsal; ``toy`` puts a small kernel in the place of all templates; ``jobs`` 0 compiles on all CPUs.
 
     Raises SystemExit when kind is gpu and there is none.
@@ -32,13 +32,13 @@ class Setup:
     def __init__(
         self, out: Path, kind: str, device: str | None, scale: float, seed: int, *, toy: bool = False, jobs: int = 0
     ) -> None:
-        found = driver.detect_device() if kind != "modelled" else None
+        found = driver.detect_device() if kind != "predicted" else None
         if kind == "gpu" and found is None:
-            raise SystemExit("no CUDA GPU was found; rehearse with --kind modelled")
+            raise SystemExit("no CUDA GPU was found; rehearse with --kind predicted")
         self.out, self.scale, self.seed, self.jobs = out, scale, seed, jobs or None
-        self.kind = "gpu" if found is not None else "modelled"
+        self.kind = "gpu" if found is not None else "predicted"
         self.device: Device = found or by_name(device or DEFAULT)
-        self.rehearsal = self.kind == "modelled" or toy or bool(os.environ.get("GPU_TUNE_LIBCUDA"))
+        self.rehearsal = self.kind == "predicted" or toy or bool(os.environ.get("GPU_TUNE_LIBCUDA"))
         self.only: Mapping[str, Template] | None = self._toy() if toy else None
         self.end = math.inf  # of the slice, as time.monotonic tells it
 

@@ -67,7 +67,7 @@ def _checks(setup: Setup) -> Iterator[Task]:
         first = dict(list(programs.items())[:1])  # what the driver does wrong explains all else
         for name, command in {**first, **check, **programs}.items():
             yield Task("checks", name, functools.partial(program, setup, name, command), PROGRAM / 2)
-    elif setup.kind == "modelled" and setup.scale >= 1:
+    elif setup.kind == "predicted" and setup.scale >= 1:
         command = [*conformance, "emulate", str(setup.out / "emulator.npz"), "--cc", str(setup.device.cc)]
         yield Task("checks", "conformance.py", functools.partial(program, setup, "conformance.py", command), PROGRAM)
     if setup.kind == "gpu":
@@ -208,7 +208,7 @@ def _versus(winner: Winner) -> dict[str, Any]:
 
 
 def again(setup: Setup, w: Workload) -> dict[str, Any]:
-    """The stored winner against every baseline that is installed, interleaved; on a modelled chip nothing."""
+    """The stored winner against every baseline that is installed, interleaved; with predicted times nothing."""
     if setup.kind != "gpu":
         return {"versus": None}
     found = lookup(w, setup.device.chip, MEASURED, store=setup.store)

@@ -156,12 +156,12 @@ told.seen = 0
 home = Path(sys.argv[1])
 store, records = gt.Store(home / "kernels"), Records(home / "records")
 w = gt.Matmul(256, 256, 256, dtype="float32")
-gt.tune(w, kind="modelled", trials=400, jobs=1, store=store, records=records, on_trial=told)
+gt.tune(w, kind="predicted", trials=400, jobs=1, store=store, records=records, on_trial=told)
 """
 
 
 def kill_tunings(kills: int, folder: Path, seed: int) -> dict[str, Any]:
-    """A whole tuning (on the modelled device), killed and started again; each start resumes from the records."""
+    """A whole tuning (with predicted times), killed and started again; each start resumes from the records."""
     rng, known, lost, done = random.Random(seed), 0, 0, 0
     folder.mkdir(parents=True)
     environment = {**os.environ, "GPU_TUNE_CACHE_DIR": str(folder / "cache")}

@@ -9,7 +9,7 @@ from gpu_tune.store.store import Winner
 from gpu_tune.trial import Candidate, Measurement
 from gpu_tune.workload import Matmul
 
-WORKLOAD, CHIP, SOURCE = Matmul(64, 48, 32), "nvidia-h200-132sm-141gb", "modelled"
+WORKLOAD, CHIP, SOURCE = Matmul(64, 48, 32), "nvidia-h200-132sm-141gb", "predicted"
 
 
 def winner(number: int) -> Winner:

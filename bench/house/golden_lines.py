@@ -36,7 +36,7 @@ PLAIN = [
     "replay {data}/synthetic-b.json.gz --trials 30 --seeds 2 --seed 5 --json",
     "verify matmul_simt --variants 2 --seed 1",
     "verify conv2d_depthwise --variants 2 --seed 3 --json --workers 0",
-    "gc", "gc --json", "export --to {tmp}/out", "export --to {tmp}/out --modelled",
+    "gc", "gc --json", "export --to {tmp}/out", "export --to {tmp}/out --predicted",
 ]  # fmt: skip
 
 BAD = [
@@ -73,11 +73,11 @@ TUNED = [
     "records", "records --json", "records --csv -",
     f"show kernel {_MM}", f"show kernel {_MM} --plan", f"show kernel {_MM} --json",
     f"show search {_MM}", f"show search {_MM} --json",
-    "export --to {tmp}/exported", "export --to {tmp}/exported --modelled --cpp",
+    "export --to {tmp}/exported", "export --to {tmp}/exported --predicted --cpp",
     "cat {tmp}/exported/*/*/*/kernel.hpp", "cat {tmp}/exported/*/*/*/launch.json", "cat {tmp}/exported/*/*/*/kernel.cu",
     "records --t4 {tmp}/t4.json", "cat {tmp}/t4.json", "records --kernel-tuner {tmp}/kt.json", "cat {tmp}/kt.json",
     "records --csv {tmp}/all.csv", "records --import {tmp}/all.csv", "replay {tmp}/t4.json --runs 1 --trials 3",
-    "replay {tmp}/kt.json --runs 2 --trials 3 --json", "verify {tmp}/exported/modelled/*/*/kernel.cu --variants 1",
+    "replay {tmp}/kt.json --runs 2 --trials 3 --json", "verify {tmp}/exported/predicted/*/*/kernel.cu --variants 1",
     "bench squares --select nothing", "gc --json",
 ]  # fmt: skip
 """In this order, in one user's folder."""

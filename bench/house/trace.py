@@ -4,7 +4,7 @@
     python -m bench.house trace --list    # and each file, with how many of its functions ran (--names: which)
     python -m bench.house trace --with-imports    # another count: see below
 
-The tuning is a small matmul that ``matmul_wgmma`` serves, on a modelled H200, from an empty user's folder: the search,
+The tuning is a small matmul that ``matmul_wgmma`` serves, predicted for an H200, from an empty folder: the search,
 the finals, the winner executed by the emulator, and its publication. A file counts when the body of at least one of
 its functions (methods, lambdas and a Jinja template's macros too) ran. Every module is imported beforehand, so what
 runs at import alone (module bodies, class bodies, decorators) does not count. All threads of this process are watched;

@@ -27,7 +27,7 @@ from gpu_tune.space.knob import Knob
 from gpu_tune.space.space import GridSpace, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.templates.registry import registry
-from gpu_tune.trial import MODELLED, Measurement
+from gpu_tune.trial import PREDICTED, Measurement
 from gpu_tune.workload import Matmul
 
 
@@ -59,7 +59,7 @@ def seconds(space: Any, trials: int, seed: int = 0) -> list[float]:
             break
         x = space.coordinates(space.rows([c.config for c in batch]))
         cost = 1e-3 * (1 + ((x - peak) ** 2).sum(axis=1))
-        search.tell([Measurement(c, "ok", MODELLED, samples=(float(t),)) for c, t in zip(batch, cost)])
+        search.tell([Measurement(c, "ok", PREDICTED, samples=(float(t),)) for c, t in zip(batch, cost)])
         began = time.process_time()
     return taken
 

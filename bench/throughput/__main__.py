@@ -7,7 +7,7 @@ Prints candidates per second; what the loop did with its time, which adds up to 
 handing over, waiting for measurements, the rest); beside it, what went on meanwhile: compiling (share of all workers),
 verifying and timing, and the device idle; how many binaries were timed, and that none was timed twice; and how long it
 took until the best so far was within 5 % of the final one. Records and compiled kernels go to a temporary folder, so
-that nothing is known beforehand. Without a GPU the device is modelled, and that is said: times of kernels are estimates
+that nothing is known beforehand. Without a GPU times of kernels are predicted, and that is said: they are estimates
 then, there is no idle share, and the seconds of search and compiling are real.
 """
 
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layout", default="nt")
     parser.add_argument("--epilogue", default="")
     parser.add_argument("--device")
-    parser.add_argument("--kind", default="auto", choices=["auto", "gpu", "modelled"])
+    parser.add_argument("--kind", default="auto", choices=["auto", "gpu", "predicted"])
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--jobs", type=int)
@@ -138,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs=given.jobs,
         seed=given.seed,
     )
-    modelled = " (a model: times are estimates)" if found["source"] != MEASURED else ""
-    print(f"{found['workload']} on {found['chip']}{modelled}, {found['jobs']} compile workers")
+    predicted = " (a model: times are estimates)" if found["source"] != MEASURED else ""
+    print(f"{found['workload']} on {found['chip']}{predicted}, {found['jobs']} compile workers")
     rate = f"{found['candidates_per_second']:.2f} a second"
     counts = ", ".join(f"{n} {s}" for s, n in found["statuses"].items())
     print(f"{found['trials']} trials in {found['search_phase_seconds']:.1f} s: {rate}; {counts}")

@@ -16,7 +16,7 @@ by the other repeats of the same measurements reaches, which no model can be exp
 ``--part development`` looks only at 70 % of the shapes, drawn by a hash of their sizes: settings are chosen there.
 ``--part held`` asks only about the other 30 %, and trains on everything that is not left out.
 
-Modelled records are left aside where there are measured ones, and are called modelled in the table: their times come
+Predicted records are left aside where there are measured ones, and are called predicted in the table: their times come
 from a formula, and how well a formula is learned says nothing about a GPU.
 """
 
@@ -41,7 +41,7 @@ from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.model.metrics import pairwise_accuracy, top_k
 from gpu_tune.model.ranker import LARGE, LARGE_ROWS, POOLED, Ranker, pooled
 from gpu_tune.store.interchange import RecordedSpace, load
-from gpu_tune.trial import MEASURED, MODELLED
+from gpu_tune.trial import MEASURED, PREDICTED
 
 FIRST = (1, 3, 5)
 FOLDS = 5
@@ -110,7 +110,7 @@ def record_groups(folder: str) -> list[Group]:
     from gpu_tune.templates.registry import registry
 
     book = Records(Path(folder))
-    source = next((s for s in (MEASURED, MODELLED) if any(True for _ in book.read(s))), None)
+    source = next((s for s in (MEASURED, PREDICTED) if any(True for _ in book.read(s))), None)
     by: dict[tuple[str, Any, str], list[Any]] = {}
     for record in book.read(source) if source else ():
         by.setdefault((record.measurement.candidate.template, record.workload, record.chip), []).append(
@@ -124,7 +124,7 @@ def record_groups(folder: str) -> list[Group]:
             past = Past.of(space, measurements, workload.key)
             groups.append(
                 Group(
-                    f"{source} {name}" if source == MODELLED else name,
+                    f"{source} {name}" if source == PREDICTED else name,
                     workload.key,
                     chip,
                     past.features,

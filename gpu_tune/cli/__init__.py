@@ -81,7 +81,7 @@ def main(verbose: int) -> None:
     """Tune CUDA matmul and conv2d kernels: verified, readable, reusable.
 
     Without a GPU, candidates are really compiled and winners really executed (on an emulator); only times are
-    estimates of a modelled chip, and say so.
+    predicted, and say so.
     """
     import logging
 

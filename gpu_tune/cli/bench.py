@@ -122,7 +122,7 @@ def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool)
             templates, problem = [v.template.name for v in variants(e.workload, place)], ""
         except GpuTuneError as error:
             templates, problem = [], str(error)
-        tuned = {s: lookup(e.workload, place.chip, s, store=store) is not None for s in ("measured", "modelled")}
+        tuned = {s: lookup(e.workload, place.chip, s, store=store) is not None for s in ("measured", "predicted")}
         rows.append(
             {
                 "label": e.label,

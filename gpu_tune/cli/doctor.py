@@ -76,7 +76,7 @@ def _gpu() -> tuple[bool, bool, str]:
 
     device = detect_device()
     if device is None:
-        return False, False, "none: tuning uses a modelled chip (times are estimates), kernels run on the emulator"
+        return False, False, "none: times are predicted (estimates), kernels run on the emulator"
     rates = "" if device.known else ", not in the built-in table (peak rates inferred)"
     return True, False, f"{device.product} as {device.chip}, {device.arch}{rates}"
 

@@ -10,7 +10,7 @@ import click
 from .. import text
 from ..errors import InvalidInput, NotTuned, StoreError
 from ..store.store import Store
-from ..trial import MEASURED, MODELLED
+from ..trial import MEASURED, PREDICTED
 from . import options
 
 
@@ -18,19 +18,21 @@ from . import options
 @click.option("--to", "target", required=True, metavar="FOLDER", help="Such as kernels/; made when missing.")
 @click.option("--chip", help="Of this chip only.")
 @click.option("--workload", "key", help="The workload with this key only.")
-@click.option("--modelled", is_flag=True, help="Winners of modelled chips instead (they answer for no real device).")
+@click.option(
+    "--predicted", is_flag=True, help="Winners with predicted times instead (they answer for no real device)."
+)
 @click.option(
     "--cpp", is_flag=True, help="Also write kernel.hpp, a C++ header that runs the kernel through the driver API."
 )
 @options.store_option
 @options.json_option
 def command(
-    target: str, chip: str | None, key: str | None, modelled: bool, cpp: bool, store_folder: str | None, as_json: bool
+    target: str, chip: str | None, key: str | None, predicted: bool, cpp: bool, store_folder: str | None, as_json: bool
 ) -> None:
     """Copies winners, each by one rename; a damaged one is left out, with a message."""
     from ..kernel.export_cpp import header
 
-    source = MODELLED if modelled else MEASURED
+    source = PREDICTED if predicted else MEASURED
     place = Path(target)
     if place.exists() and not place.is_dir():
         raise InvalidInput("--to", target, "is not a folder", "name a folder")
@@ -49,7 +51,7 @@ def command(
                     raise StoreError(f"{path / 'kernel.hpp'} cannot be written: {error.strerror}") from error
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})
     if not written:
-        hint = " (there are modelled ones: --modelled)" if source == MEASURED else ""
+        hint = " (there are predicted ones: --predicted)" if source == MEASURED else ""
         raise NotTuned(f"the store has no {source} winner to export{hint}; run gpu-tune tune first")
     if as_json:
         options.echo_json(written)

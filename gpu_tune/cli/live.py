@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from ..kernel.emit import duration
-from ..trial import MODELLED
+from ..trial import PREDICTED
 from ..tuner.budget import Progress
 
 EVERY = 5.0
@@ -66,7 +66,7 @@ def facts(progress: Progress) -> tuple[str, str, str]:
     far = f"{progress.trials}{of_trials} trials, {progress.seconds:.0f}{of_seconds} s"
     found = "nothing timed yet"
     if progress.best is not None:
-        mark = " (estimate)" if progress.source == MODELLED else ""
+        mark = " (estimate)" if progress.source == PREDICTED else ""
         found = f"best {duration(progress.best.time)}{mark}, {rate(progress, progress.best.time)}"
         if progress.default is not None:
             found += f", {progress.default.time / progress.best.time:.2f}x the default"

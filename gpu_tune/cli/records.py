@@ -9,12 +9,12 @@ import click
 
 from .. import text as textfiles
 from ..errors import InvalidInput
-from ..trial import MEASURED, MODELLED, REPLAYED
+from ..trial import MEASURED, PREDICTED, REPLAYED
 from . import options
 
 
 @click.command(help="List, export and import the trials kept so far.")
-@click.option("--source", type=click.Choice([MEASURED, MODELLED, REPLAYED, "all"]), default="all", show_default=True)
+@click.option("--source", type=click.Choice([MEASURED, PREDICTED, REPLAYED, "all"]), default="all", show_default=True)
 @click.option("--chip", help="Of this chip only, such as nvidia-h200-132sm-141gb.")
 @click.option("--workload", "key", help="Of the workload with this key only.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a table (- for standard output).")
@@ -52,7 +52,7 @@ def command(
     if import_files:
         _import(book, import_files)
         return
-    sources = [MEASURED, MODELLED, REPLAYED] if source == "all" else [source]
+    sources = [MEASURED, PREDICTED, REPLAYED] if source == "all" else [source]
     found = [x for s in sources for x in book.read(s, chip=chip, key=key)]
     if template is not None:
         found = [x for x in found if x.measurement.candidate.template == template]
@@ -140,7 +140,7 @@ def _list(found: list[Any], folder: str, as_json: bool) -> None:
         best = (
             "-"
             if row["best_seconds"] is None
-            else duration(row["best_seconds"]) + (" (est.)" if row["source"] == MODELLED else "")
+            else duration(row["best_seconds"]) + (" (est.)" if row["source"] == PREDICTED else "")
         )
         table.add_row(
             row["source"],

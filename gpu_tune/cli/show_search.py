@@ -9,7 +9,7 @@ import click
 
 from .. import text
 from ..kernel.emit import duration
-from ..trial import MODELLED
+from ..trial import PREDICTED
 from ..workload import Workload
 from . import options
 
@@ -68,7 +68,7 @@ def _print(facts: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     plain: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bright_black"}
-    mark = " (estimates)" if facts["source"] == MODELLED else ""
+    mark = " (estimates)" if facts["source"] == PREDICTED else ""
     ended = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in facts["statuses"].items()) or "none yet"
     click.echo(f"{facts['workload']} on {facts['device']}{mark}")
     click.echo(f"trials: {ended}; learning from {facts['records']} records")

@@ -9,7 +9,7 @@ import click
 
 from ..errors import GpuTuneError
 from ..kernel.emit import duration
-from ..trial import MODELLED
+from ..trial import PREDICTED
 from ..tuner.budget import Progress
 from ..workload import Workload
 from . import options
@@ -76,10 +76,8 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
     cluster = bool(settings["executor"])  # its workers say what device it is
     for workload in workloads if not cluster else ():  # refuse all before the first is tuned
         variants(workload, place)
-    if source == MODELLED and not cluster and not as_json:
-        said = (
-            f"No GPU: this is the modelled {place.name}. Kernels are really compiled and executed, times are estimates."
-        )
+    if source == PREDICTED and not cluster and not as_json:
+        said = f"No GPU: times are estimates, predicted for {place.name}. Kernels are really compiled and executed."
         click.echo(said, err=True)
     results, failures = [], []
     for number, workload in enumerate(workloads, 1):
@@ -152,7 +150,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    modelled = result["source"] == MODELLED
+    predicted = result["source"] == PREDICTED
     table = Table(
         title=f"{result['workload']} on {result['chip']}",
         title_justify="left",
@@ -164,7 +162,7 @@ def show(result: dict[str, Any]) -> None:
     table.add_column(style="bright_black", no_wrap=True)
     table.add_column(overflow="fold")
     flops = result["tflops"] * result["seconds"]
-    mark = " (estimate, not a measurement)" if modelled else ""
+    mark = " (estimate, not a measurement)" if predicted else ""
     if result["default_seconds"]:
         table.add_row(
             "default config",
@@ -223,8 +221,8 @@ def overview(results: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    estimate = any(r["source"] == MODELLED for r in results)
-    table = Table(title="times are estimates of a modelled chip" if estimate else None)
+    estimate = any(r["source"] == PREDICTED for r in results)
+    table = Table(title="times are predicted: estimates, not measurements" if estimate else None)
     for name in ("workload", "template", "default", "best found", "speed-up", "TFLOP/s"):
         table.add_column(name, justify="left" if name in ("workload", "template") else "right", overflow="fold")
     for r in results:

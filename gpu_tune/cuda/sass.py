@@ -2,7 +2,7 @@
 
 An instruction of compute capability 7.0 and newer takes 16 bytes; the low 9 bits of the first word name the operation
 (the three above them only the kind of operands), and a relative branch backwards ends a loop. Both were checked
-against ``nvdisasm`` (the tests do it again). Only what the modelled device needs is told apart.
+against ``nvdisasm`` (the tests do it again). Only what a prediction needs is told apart.
 """
 
 from __future__ import annotations

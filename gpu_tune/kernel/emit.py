@@ -9,7 +9,7 @@ from typing import Any
 
 from ..plan import BufferArg, LaunchPlan, MemsetStep, ScalarArg
 from ..space.knob import Config
-from ..trial import MODELLED
+from ..trial import PREDICTED
 from ..workload import Workload, to_dict
 
 WIDTH = 120
@@ -32,7 +32,7 @@ def emit(
     verdict: str,
     created: float,
 ) -> str:
-    """``code`` under its header. ``seconds`` is the median time of a run (0: not timed), an estimate where modelled."""
+    """``code`` under its header. ``seconds`` is the median time of a run (0: not timed), maybe predicted."""
     rate = workload.flops / seconds / 1e12 if seconds > 0 else 0.0
     figure = f"{duration(seconds)} a run ({rate:.3g} TFLOP/s)"
     lines: list[tuple[str, str]] = [("workload", workload.key), ("", _fields(workload))]
@@ -46,7 +46,7 @@ def emit(
     lines += [("chip", f"{chip} ({arch})")]
     if seconds <= 0:
         lines.append(("time", "not timed"))
-    elif source == MODELLED:
+    elif source == PREDICTED:
         lines.append(("estimate", f"{figure}: an analytic model's, not a measurement; no GPU ran this"))
     else:
         lines.append(("time", f"{figure}, measured"))

@@ -22,12 +22,12 @@ from ..cuda import nvml
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
-from ..trial import MEASURED, MODELLED, Candidate, Measurement, Policy, Rule
+from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Rule
 from ..workload import Workload, from_dict, to_dict
 from .compiling import Builder
 from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
-from .predicted import ModelledMeasurer
+from .predicted import PredictedMeasurer
 
 TOLERANCE = 0.05
 """Calibration times further than this from the median (relative) exclude a worker."""
@@ -40,7 +40,7 @@ _open: dict[str, Any] = {}
 class ClusterMeasurer(Builder):
     """See :class:`~gpu_tune.measure.protocol.Measurer`. ``address``: ``dask://host:port`` or ``tcp://host:port``.
 
-    ``kind``: ``gpu``, or ``modelled`` to rehearse without GPUs; ``auto`` asks the workers. ``templates`` must be
+    ``kind``: ``gpu``, or ``predicted`` to rehearse without GPUs; ``auto`` asks the workers. ``templates`` must be
     importable by the workers: they are named by their folder, not sent. ``calibration``: the candidate that proves the
     workers alike (default: the first one submitted).
     """
@@ -74,10 +74,10 @@ class ClusterMeasurer(Builder):
         except BaseException:
             self._client.close()
             raise
-        self.source = MEASURED if kind == "gpu" else MODELLED
+        self.source = MEASURED if kind == "gpu" else PREDICTED
         self.kind = kind
         super().__init__(workload, found, **options)
-        if kind == "modelled" and "policy" not in options:
+        if kind == "predicted" and "policy" not in options:
             self.policy = Policy(mode="model", repeats=7)
         self.workers: list[str] = []
         self.excluded: dict[str, str] = {}
@@ -184,8 +184,8 @@ class ClusterMeasurer(Builder):
                 "the Dask scheduler has no workers; start some with: dask worker ADDRESS --resources GPU=1"
             )
         found = {c for c in chips.values() if c}
-        if kind == "modelled" or (kind == "auto" and not found):
-            return "modelled", device or by_name(DEFAULT)
+        if kind == "predicted" or (kind == "auto" and not found):
+            return "predicted", device or by_name(DEFAULT)
         wanted = device.chip if device is not None else min(found)
         alike = [w for w, c in chips.items() if c == wanted]
         if not alike:
@@ -195,7 +195,7 @@ class ClusterMeasurer(Builder):
 
     def _calibrate(self, candidate: Candidate) -> None:
         chips = self._client.run(describe)
-        ready = {w for w, c in chips.items() if self.kind == "modelled" or c == self.device.chip}
+        ready = {w for w, c in chips.items() if self.kind == "predicted" or c == self.device.chip}
         tasks = {
             w: self._client.submit(
                 measure,
@@ -304,7 +304,7 @@ def _measurer(facts: Mapping[str, Any]) -> Any:
                     raise MeasureError(f"this worker has {here.chip if here else 'no GPU'}, not {facts['chip']}")
                 _open[key] = GpuMeasurer(workload, here, **common)
             else:
-                _open[key] = ModelledMeasurer(workload, by_name(facts["device"]), **common)
+                _open[key] = PredictedMeasurer(workload, by_name(facts["device"]), **common)
         return _open[key]
 
 

@@ -243,6 +243,6 @@ class Finals:
             return "no candidate was confirmed"
         if self.verdict is None:
             failed = [f"{c.name} failed: {c.reason or c.status}" for c in self.contenders if c.candidate is None]
-            why = f" ({'; '.join(failed)})" if failed else " (modelled device)" if self.source == "modelled" else ""
+            why = f" ({'; '.join(failed)})" if failed else " (predicted times)" if self.source == "predicted" else ""
             return f"no vendor library to compare with{why}"
         return f"{self.verdict} than {self.vendor}" if self.verdict.decided else f"{self.verdict} to {self.vendor}"

@@ -1,4 +1,4 @@
-"""The modelled device: candidates are really rendered and compiled; only their time is an estimate.
+"""Without a GPU: candidates are really rendered and compiled; only their time is predicted.
 
 The estimate comes from the machine code's hottest loop (:mod:`.sass`), the resources in the cubin, the launch plan and
 the chip's data sheet: arithmetic, issue, shared memory, L2 and DRAM each take their cycles (a roofline with more than
@@ -23,7 +23,7 @@ from ..cuda.sass import Mix, mixes
 from ..plan import KernelStep, MemsetStep
 from ..templates.base import Template
 from ..templates.registry import resolve
-from ..trial import MODELLED, Candidate, Measurement, Policy
+from ..trial import PREDICTED, Candidate, Measurement, Policy
 from ..workload import ITEMSIZE, Workload
 from . import emulated
 from .compiling import Pipeline
@@ -46,10 +46,10 @@ _MMA_FLOPS = {
 }
 
 
-class ModelledMeasurer(Pipeline):
+class PredictedMeasurer(Pipeline):
     """Estimates in place of times; see the module. ``seed`` draws the hidden constants and the noise."""
 
-    source = MODELLED
+    source = PREDICTED
     in_order = True
 
     def __init__(
@@ -73,7 +73,7 @@ class ModelledMeasurer(Pipeline):
         return Measurement(
             build.candidate,
             "ok",
-            MODELLED,
+            PREDICTED,
             samples=samples,
             policy=self.policy,
             warm_samples=tuple(map(float, self._noisy(warm, build.hash + "warm", repeats))),
@@ -86,7 +86,7 @@ class ModelledMeasurer(Pipeline):
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
         on the emulator, and the next best takes its place when that finds it wrong. There are no baselines: a vendor's
-        kernel cannot be modelled."""
+        kernel's time cannot be predicted."""
         measured = [f.result() for f in [self.submit(c) for c in dict.fromkeys(candidates)]]
         drift = np.exp(np.cumsum(_rng("drift", self.seed, self.device.chip).normal(0.0, 0.003, rounds)))
         contenders: dict[Candidate, Finalist] = {}
@@ -104,7 +104,7 @@ class ModelledMeasurer(Pipeline):
         taken = {m.candidate.key: m.resources for m in measured}
         environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
         while True:
-            found = conclude(MODELLED, list(contenders.values()), again, taken, environment)
+            found = conclude(PREDICTED, list(contenders.values()), again, taken, environment)
             if found.winner is None or emulated.unavailable() or found.contender(found.winner).checks:
                 return found
             template, workload, _ = resolve(found.winner.template, self.workload, self.device, self.templates)
@@ -138,7 +138,7 @@ class ModelledMeasurer(Pipeline):
         return {
             **super()._environment(),
             "device": self.device.name,
-            "modelled": True,
+            "predicted": True,
             "model": 1,
             "seed": self.seed,
             "emulated": "times are estimates of an analytic model; rendering and compiling are real",

@@ -48,7 +48,7 @@ class Build:
 
 
 class Measurer(Protocol):
-    """Turns candidates into measurements. ``source`` is ``measured``, ``modelled`` or ``replayed``."""
+    """Turns candidates into measurements. ``source`` is ``measured``, ``predicted`` or ``replayed``."""
 
     source: str
     device: Device

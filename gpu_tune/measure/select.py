@@ -1,4 +1,4 @@
-"""Opening the right measurer: a GPU's when there is one, else the modelled device's; a replay of what was recorded."""
+"""Opening the right measurer: a GPU's when there is one, else one that predicts; a replay of what was recorded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..cuda.driver import detect_device
 from ..errors import InvalidInput, MeasureError
 from ..paths import prepare, root
 from ..templates.base import Template
-from ..trial import MEASURED, MODELLED, Measurement, Policy
+from ..trial import MEASURED, PREDICTED, Measurement, Policy
 from ..workload import Workload
 from ..workload.command import KINDS
 from .protocol import Measurer
 
-MEASURERS = ("auto", "gpu", "modelled", "replay", "cluster")
+MEASURERS = ("auto", "gpu", "predicted", "replay", "cluster")
 
 
 def make_measurer(
@@ -36,10 +36,10 @@ def make_measurer(
 ) -> Measurer:
     """A measurer for ``workload``; close it, or use it in a ``with`` block.
 
-    ``auto``: the GPU of this machine when there is one and ``device`` is None or that GPU; else the modelled device
-    (``nvidia-h200`` unless named). ``replay`` needs ``recorded`` (measurements to answer from), ``cluster`` the
-    ``address`` of a Dask scheduler. ``jobs``: compile workers (default: all CPUs). ``store``: folder that keeps
-    compiled kernels and the journal of started trials (default: the user's folder).
+    ``auto``: the GPU of this machine when there is one and ``device`` is None or that GPU; else times are
+    predicted for ``device`` (``nvidia-h200`` unless named). ``replay`` needs ``recorded`` (measurements to answer
+    from), ``cluster`` the ``address`` of a Dask scheduler. ``jobs``: compile workers (default: all CPUs).
+    ``store``: folder that keeps compiled kernels and the journal of started trials (default: the user's folder).
     ``seen``: earlier measurements; a binary timed in them is not timed again. ``templates`` replaces the registry.
     ``options`` go to the measurer: ``gpus`` and ``baselines`` (gpu), ``worker_kind`` and ``tolerance`` (cluster) ...
     InvalidInput for an unknown kind or device; MeasureError when ``gpu`` is demanded and there is none.
@@ -64,25 +64,25 @@ def make_measurer(
     found = detect_device() if kind in ("auto", "gpu") else None
     if kind == "gpu" and found is None:
         raise MeasureError(
-            "no CUDA GPU was found on this machine; use kind='modelled', or ask gpu-tune doctor what is missing"
+            "no CUDA GPU was found on this machine; use kind='predicted', or ask gpu-tune doctor what is missing"
         )
     if found is not None and wanted is not None and wanted.chip != found.chip:
         if kind == "gpu":
             raise MeasureError(
-                f"the GPU here is {found.chip}, not {wanted.chip}; leave device out or use kind='modelled'"
+                f"the GPU here is {found.chip}, not {wanted.chip}; leave device out or use kind='predicted'"
             )
         found = None
     if found is not None:
         from .gpu import GpuMeasurer
 
         return GpuMeasurer(workload, found, seed=seed, **common)
-    from .predicted import ModelledMeasurer
+    from .predicted import PredictedMeasurer
 
-    return ModelledMeasurer(workload, wanted or by_name(DEFAULT), seed=seed, **common)
+    return PredictedMeasurer(workload, wanted or by_name(DEFAULT), seed=seed, **common)
 
 
 def select_device(device: Device | str | None = None, kind: str = "auto") -> tuple[Device, str]:
-    """The device that a call means, and ``measured`` (this machine's GPU, if it is meant) or ``modelled``."""
+    """The device that a call means, and ``measured`` (this machine's GPU, if it is meant) or ``predicted``."""
     if kind not in KINDS:
         raise InvalidInput("kind", kind, "is unknown", f"use one of {', '.join(KINDS)}")
     wanted = by_name(device) if isinstance(device, str) else device
@@ -98,4 +98,4 @@ def select_device(device: Device | str | None = None, kind: str = "auto") -> tup
             "no CUDA GPU was found on this machine" if found is None else f"the GPU here is {found.chip}, not that one"
         )
         raise MeasureError(f"{reason}; leave the device out, or run gpu-tune doctor")
-    return wanted or by_name(DEFAULT), MODELLED
+    return wanted or by_name(DEFAULT), PREDICTED

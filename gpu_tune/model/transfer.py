@@ -2,7 +2,7 @@
 
 History becomes groups, one per template, workload and chip; a ranker learns from all groups at once, each compared only
 within itself. Its score is a hint: it picks part of the first batches and is one coordinate and the linear mean of the
-smooth model, which finds out from the first own trials how far to believe it. Modelled times never teach a search that
+smooth model, which finds out from the first own trials how far to believe it. Predicted times never teach a search that
 has measured ones.
 """
 
@@ -24,7 +24,7 @@ from ..space.features import distance
 from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space, TemplateSpace
-from ..trial import MEASURED, MODELLED, Measurement
+from ..trial import MEASURED, PREDICTED, Measurement
 from .ranker import POOLED, Ranker
 
 log = logging.getLogger(__name__)
@@ -114,10 +114,10 @@ def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None =
     """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip.
     Records of a space's own workload and chip are left out (they are told, not transferred), and those of chips whose
     limits are not known here (see ``device_of``). ``source``: the one to
-    learn from; by default everything but modelled trials, or those where there is nothing else."""
+    learn from; by default everything but predicted trials, or those where there is nothing else."""
     items = list(history)
     sources = {_source(i) for i in items}
-    wanted = {source} if source else sources - {MODELLED} or sources
+    wanted = {source} if source else sources - {PREDICTED} or sources
     by_name = {s.name: s for s in spaces}
     found: dict[str, list[Past]] = {}
     records: dict[tuple[str, Any, str], list[Any]] = {}

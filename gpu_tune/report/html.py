@@ -129,7 +129,7 @@ def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
         axes.set_ylabel("TFLOP/s")
         kinds = {r.source for r in timed}
         axes.set_title(
-            f"Roofline of {device.product}" + (" (estimates, not measurements)" if "modelled" in kinds else "")
+            f"Roofline of {device.product}" + (" (estimates, not measurements)" if "predicted" in kinds else "")
         )
         axes.legend(fontsize=8)
         made["Roofline"] = png(figure)

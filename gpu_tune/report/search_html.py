@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..kernel.emit import duration
-from ..trial import MODELLED
+from ..trial import PREDICTED
 from .html import document, image, png, pyplot
 
 COLOURS = ("#3366cc", "#cc5533", "#22aa77", "#8844aa", "#bb9900", "#557788")
@@ -17,7 +17,7 @@ SHOWN = 12
 
 def page(facts: Mapping[str, Any]) -> str:
     """The page for what ``gpu-tune show search --json`` prints. InvalidInput without matplotlib."""
-    estimate = facts["source"] == MODELLED
+    estimate = facts["source"] == PREDICTED
     ended = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in facts["statuses"].items()) or "none yet"
     lines = [f"{facts['trials']} trials: {ended}", f"{facts['records']} records are learned from"]
     if estimate:
@@ -96,7 +96,7 @@ def _trials(figure: Any, axes: Any, facts: Mapping[str, Any], colour: Mapping[st
     axes.set_xlabel("trial")
     axes.set_ylabel("time (us)")
     axes.grid(alpha=0.3, linewidth=0.5)
-    estimate = " (estimates, not measurements)" if facts["source"] == MODELLED else ""
+    estimate = " (estimates, not measurements)" if facts["source"] == PREDICTED else ""
     axes.set_title(f"{facts['workload']}{estimate}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6, frameon=False)
     return png(figure)

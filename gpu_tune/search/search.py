@@ -48,7 +48,7 @@ class Search:
 
     ``history``: records of any workload and chip (or ``model.transfer.Past``); the models learn from those whose
     template has a space here. ``source``: only records of this source count (default: measured where there are any;
-    modelled records never teach a search that has measured ones). ``starts``: further configs to try first, by space
+    predicted records never teach a search that has measured ones). ``starts``: further configs to try first, by space
     name.
     """
 

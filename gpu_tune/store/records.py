@@ -2,7 +2,7 @@
 
 Rules. Truth is JSON lines, one segment file a writer (host-pid-uuid), one ``os.write`` a record, so that writers
 never meet and ``cat`` merges two machines. Readers merge all segments, drop a torn last line and skip a corrupt one,
-saying so in the log. Measured, modelled and replayed trials live in folders of their own and never mix.
+saying so in the log. Measured, predicted and replayed trials live in folders of their own and never mix.
 
 Three identities. *choice*: template hash + workload + chip, what a winner answers for (``Record.choice``).
 *measurement*: choice + driver + NVRTC + policy, what makes two times comparable: a run resumes only from such trials,
@@ -31,13 +31,13 @@ from typing import Any
 from .. import paths
 from ..errors import CorruptData, GpuTuneError, InvalidInput, StoreError
 from ..space.knob import Knob
-from ..trial import MEASURED, MODELLED, REPLAYED, Measurement
+from ..trial import MEASURED, PREDICTED, REPLAYED, Measurement
 from ..workload import Workload, from_dict, to_dict
 from .recorded_space import Recorded, from_measurements
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-SOURCES = (MEASURED, MODELLED, REPLAYED)
+SOURCES = (MEASURED, PREDICTED, REPLAYED)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Record:
 
     @property
     def source(self) -> str:
-        """``measured``, ``modelled`` or ``replayed``."""
+        """``measured``, ``predicted`` or ``replayed``."""
         return self.measurement.source
 
     @property

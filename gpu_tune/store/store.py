@@ -1,8 +1,8 @@
 """The store: winners, one directory each.
 
-Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``; modelled winners live below
-``modelled/`` and never answer for a real device. A directory is written under another name and published by one rename,
-so no reader ever sees half of one; who loses a race keeps using what it built. Whatever is malformed or damaged
+Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``; predicted winners live
+below ``predicted/`` and never answer for a real device. A directory is written under another name and published by one
+rename, so no reader ever sees half of one; who loses a race keeps using what it built. Whatever is malformed or damaged
 (every file has its hash) is a miss that is logged, never an error. Nothing in a store is unpickled or evaluated. A
 store that others own or can write is refused. Which winner is best was decided by who published it, never by readers.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 from .. import paths
 from ..errors import CorruptData, InvalidInput, StoreError
 from ..paths import root
-from ..trial import MEASURED, MODELLED
+from ..trial import MEASURED, PREDICTED
 from ..workload import Workload
 from .winner import Winner, digest
 
@@ -62,7 +62,7 @@ class Store:
 
     def path(self, workload: Workload, chip: str, source: str = MEASURED) -> Path:
         """Where the winner for ``workload`` on ``chip`` lies, whether it exists or not."""
-        base = self.folder / MODELLED if source == MODELLED else self.folder
+        base = self.folder / PREDICTED if source == PREDICTED else self.folder
         return base / _name(chip) / _name(workload.key)
 
     def get(self, workload: Workload, chip: str, source: str = MEASURED) -> Winner | None:
@@ -112,14 +112,14 @@ class Store:
         return path
 
     def entries(self) -> Iterator[Entry]:
-        """Every winner directory, measured and modelled, damaged ones included."""
+        """Every winner directory, measured and predicted, damaged ones included."""
         self._check(self.folder)
-        for base in (self.folder, self.folder / MODELLED):
+        for base in (self.folder, self.folder / PREDICTED):
             for path in sorted(base.glob("*/*")) if base.is_dir() else ():
                 if (
                     path.is_dir()
                     and not path.name.startswith(".")
-                    and (base.name == MODELLED or path.parent.name != MODELLED)
+                    and (base.name == PREDICTED or path.parent.name != PREDICTED)
                 ):
                     winner, problem = _read(path)
                     if winner or problem:
@@ -133,7 +133,7 @@ class Store:
         paths.prepare(self.folder)
         doomed = [dead for e in self.entries() if e.winner is None and (dead := _withdrawn(e.path))]
         for pattern in ("*/.tmp-*", "*/.old-*", "*/.dead-*"):
-            for base in (self.folder, self.folder / MODELLED):
+            for base in (self.folder, self.folder / PREDICTED):
                 for path in base.glob(pattern):
                     answers = path.name.startswith(".old-") and not path.with_name(path.name[5:]).exists()
                     if _age(path) > older_than and not answers:

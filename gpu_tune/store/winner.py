@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import CorruptData, GpuTuneError
 from ..plan import LaunchPlan
 from ..space.knob import Config
-from ..trial import MEASURED, MODELLED, Policy, Resources
+from ..trial import MEASURED, PREDICTED, Policy, Resources
 from ..workload import View, Workload, from_dict, to_dict
 
 FORMAT = 1
@@ -22,8 +22,8 @@ class Winner:
     """What is published: the fastest kernel of ours that was found and checked, with everything needed to run it.
 
     ``workload`` is what was asked for; ``view`` (if any) is the equivalent workload that the template really computes,
-    with the names of its buffers. ``source`` is ``measured`` or ``modelled``; ``seconds`` the median time of one run,
-    an estimate where modelled. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
+    with the names of its buffers. ``source`` is ``measured`` or ``predicted``; ``seconds`` the median time of one run,
+    an estimate where predicted. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
     with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was,
     ``budget`` what it was allowed and why it ended; ``complete`` is False when it was cut short.
     """
@@ -116,7 +116,7 @@ class Winner:
         ):
             if not isinstance(body[name], kind):
                 raise TypeError(f"{name} is not {kind.__name__}")
-        if body["source"] not in (MEASURED, MODELLED):
+        if body["source"] not in (MEASURED, PREDICTED):
             raise ValueError(f"source {body['source']!r} is unknown")
         for finalist in data["finalists"]:
             if not isinstance(finalist["template"], str):

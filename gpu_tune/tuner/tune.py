@@ -57,8 +57,8 @@ def tune(
 ) -> TunedKernel:
     """The fastest kernel for ``workload`` that was found and checked, published in the store.
 
-    On this machine's GPU, or on the modelled ``device`` (``nvidia-h200`` unless named) where there is none: then times
-    are estimates, and the kernel says so. ``trials`` and ``seconds`` bound the search, counting what is already
+    On this machine's GPU, or for ``device`` (``nvidia-h200`` unless named) where there is none: then times
+    are predicted, and the kernel says so. ``trials`` and ``seconds`` bound the search, counting what is already
     recorded: the same call resumes, and returns at once when the stored winner has had that much; ``effort`` (``quick``
     or ``full``) bounds it when neither is given. ``target`` ends it sooner: 1.03 when ours is confirmed to beat the
     fastest vendor library by 3 % (which is timed before the search), "350us" when a run takes that little. ``force``
@@ -83,7 +83,7 @@ def tune(
             place, source = select_device(device, kind)
             drivers = {nvml.driver_version()}
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
-            rule = f"compares with a vendor library, and the modelled {place.name} has none"
+            rule = "compares with a vendor library, whose time cannot be predicted"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
         hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
         home, book = explicit or Store(), records if isinstance(records, Records) else _book(records)
@@ -142,7 +142,7 @@ def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
 
 
 def _kind(kind: str, source: str) -> str:
-    return kind if kind not in ("auto", "gpu") else "gpu" if source == MEASURED else "modelled"
+    return kind if kind not in ("auto", "gpu") else "gpu" if source == MEASURED else "predicted"
 
 
 def _enough(winner: Winner, budget: Budget) -> bool:

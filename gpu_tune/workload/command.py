@@ -8,7 +8,7 @@ from typing import Any
 
 from . import Workload
 
-KINDS = ("auto", "gpu", "modelled")
+KINDS = ("auto", "gpu", "predicted")
 """What ``tune`` may be told to measure on; ``auto`` takes the GPU where there is one."""
 
 

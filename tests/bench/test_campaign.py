@@ -49,7 +49,7 @@ def ran(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def start(campaign: Any, out: Path, *more: str) -> None:
-    campaign.main(["run", "--out", str(out), "--kind", "modelled", *more])
+    campaign.main(["run", "--out", str(out), "--kind", "predicted", *more])
 
 
 def test_a_slice_that_is_interrupted_goes_on_where_it_was(campaign: Any, ran: list[str], tmp_path: Path, capsys: Any):
@@ -75,7 +75,7 @@ def test_a_slice_that_is_interrupted_goes_on_where_it_was(campaign: Any, ran: li
 
 
 def test_the_phase_furthest_behind_goes_next_and_a_task_that_does_not_fit_waits(campaign: Any, tmp_path: Path):
-    made = campaign.Schedule(campaign.Setup(tmp_path, "modelled", None, 1.0, 0))
+    made = campaign.Schedule(campaign.Setup(tmp_path, "predicted", None, 1.0, 0))
     task = {p: campaign.Task(p, p, dict, 5.0) for p in campaign.PHASES}
     waiting = {p: [task[p]] for p in campaign.PHASES}
     assert made.next(waiting, 10.0) is task["checks"]
@@ -112,7 +112,7 @@ def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
 
 
 def test_a_program_leaves_all_its_words_and_ends_with_the_slice(campaign: Any, tmp_path: Path):
-    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.tasks
+    setup, work = campaign.Setup(tmp_path, "predicted", None, 1.0, 0), campaign.tasks
     command = [sys.executable, "-u", "-c", "import sys; print('x' * 300); print('last'); sys.exit(3)"]
     found = work.program(setup, "tests/gpu/one.py", command)
     assert found["exit"] == 3 and found["tail"][-1] == "last" and len(found["tail"][0]) == 200
@@ -152,7 +152,7 @@ def test_archives_keep_their_size_and_number_and_resume_on_another_machine(
     campaign: Any, ran: list[str], tmp_path: Path
 ):
     out = tmp_path / "here"
-    records = out / "store" / "records" / "modelled"
+    records = out / "store" / "records" / "predicted"
     records.mkdir(parents=True)
     line = lambda n: json.dumps({"n": n, "x": os.urandom(300).hex()}) + "\n"  # noqa: E731
     (records / "big.jsonl").write_text("".join(map(line, range(1000))))  # 300 kB of noise, compressed
@@ -166,13 +166,13 @@ def test_archives_keep_their_size_and_number_and_resume_on_another_machine(
     for path in made:
         with tarfile.open(path) as tar:
             names += tar.getnames()
-    assert {"state.json", "environment.json", "tables.md", "store/records/modelled/small.jsonl"} <= set(names)
+    assert {"state.json", "environment.json", "tables.md", "store/records/predicted/small.jsonl"} <= set(names)
     assert "store/kernels/whole.cubin" not in names, "too large for any archive, and cannot be cut"
     assert "RESULTS.md" not in names, "a rehearsal has no results"
     done = len(ran)
     start(campaign, tmp_path / "there", "--resume", *map(str, made))
     assert "checks a" not in ran[done:] and "spaces m w 2 stop" in ran[done:]
-    there = sorted((tmp_path / "there/store/records/modelled").glob("big*.jsonl"))
+    there = sorted((tmp_path / "there/store/records/predicted").glob("big*.jsonl"))
     numbers = sorted(json.loads(text)["n"] for p in there for text in p.read_text().splitlines())
     assert len(there) > 1 and numbers == list(range(1000)), "cut between lines, nothing lost"
     start(campaign, out, "--archive", str(tmp_path / "one"), "--megabytes", "0.1", "--files", "1", "--seconds", "0")
@@ -193,12 +193,12 @@ def test_a_hostile_archive_is_refused(campaign: Any, tmp_path: Path):
 
 def test_another_chip_is_not_mixed_in(campaign: Any, ran: list[str], tmp_path: Path):
     start(campaign, tmp_path, "--seconds", "0")
-    with pytest.raises(SystemExit, match="belongs to modelled nvidia-h200"):
+    with pytest.raises(SystemExit, match="belongs to predicted nvidia-h200"):
         start(campaign, tmp_path, "--device", "nvidia-a100")
 
 
 def test_the_real_plan_has_every_phase_and_stable_distinct_names(campaign: Any, tmp_path: Path):
-    setup, work = campaign.Setup(tmp_path, "modelled", None, 1.0, 0), campaign.tasks
+    setup, work = campaign.Setup(tmp_path, "predicted", None, 1.0, 0), campaign.tasks
     names = [(t.phase, t.name) for t in work.tasks(setup)]
     assert {p for p, _ in names} == set(campaign.PHASES) and len(set(names)) == len(names)
     assert names == [(t.phase, t.name) for t in work.tasks(setup)]
@@ -244,8 +244,8 @@ def tuned(w: Matmul, ours: float, vendor: float) -> dict[str, Any]:
 def test_results_come_from_measurements_alone(campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     to = tmp_path / "RESULTS.md"
     with pytest.raises(SystemExit, match="a rehearsal measures nothing"):
-        campaign.main(["results", "--out", str(tmp_path), "--kind", "modelled", "--to", str(to)])
-    made = campaign.Schedule(campaign.Setup(tmp_path, "modelled", None, 1.0, 0))
+        campaign.main(["results", "--out", str(tmp_path), "--kind", "predicted", "--to", str(to)])
+    made = campaign.Schedule(campaign.Setup(tmp_path, "predicted", None, 1.0, 0))
     made.setup.rehearsal = False
     with pytest.raises(SystemExit, match="no workload was tuned yet"):
         campaign.pages.results_page(made)

@@ -15,7 +15,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.store.records import Record, Records
 from gpu_tune.templates.registry import registry
-from gpu_tune.trial import MODELLED, Candidate, Measurement
+from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Matmul
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "chips" in capsys.readouterr().out
 
 
-def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
+def test_shapes_are_left_out_of_records_and_predicted_ones_are_called_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device, template = by_name("nvidia-h200"), registry()["matmul_mma"]
@@ -103,7 +103,7 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
         times = 2.0**bound * (1 + 0.05 * np.abs(depth - 15)) * rng.lognormal(0, 0.02, 40)  # what an expert would expect
         for config, seconds in zip(configs, times):
             candidate = Candidate(template.name, config)
-            ended = Measurement(candidate, "ok", MODELLED, samples=(float(seconds),))
+            ended = Measurement(candidate, "ok", PREDICTED, samples=(float(seconds),))
             book.append(Record(workload, device.chip, template.hash(), ended))
     book.close()
     out = tmp_path / "out.json"
@@ -111,7 +111,7 @@ def test_shapes_are_left_out_of_records_and_modelled_ones_are_called_so(
     printed = capsys.readouterr().out
     (shapes,) = json.loads(out.read_text())["rows"]
     assert shapes["left out"] == "shapes" and shapes["result"]["groups"] == 5 == shapes["result"]["left_out"]
-    assert shapes["family"] == "modelled matmul_mma" and "modelled matmul_mma" in printed
+    assert shapes["family"] == "predicted matmul_mma" and "predicted matmul_mma" in printed
     top, chance = shapes["result"]["top"], shapes["result"]["random"]
     assert [k in printed for k in ("top 1", "top 3", "top 5")] == [True] * 3
     assert top["1"]["mean"] <= top["3"]["mean"] <= top["5"]["mean"]

@@ -18,7 +18,7 @@ def throughput() -> Any:
     return importlib.import_module("bench.throughput.__main__")
 
 
-@pytest.mark.parametrize("kind", ["gpu", "modelled"])
+@pytest.mark.parametrize("kind", ["gpu", "predicted"])
 def test_shares_add_up_and_no_binary_is_timed_twice(
     throughput: Any,
     kind: str,
@@ -42,5 +42,5 @@ def test_shares_add_up_and_no_binary_is_timed_twice(
         n for s, n in found["statuses"].items() if s in ("ok", "duplicate")
     )
     assert found["seconds_to_95_percent"] <= found["wall_seconds"]
-    assert ("a model: times are estimates" in told) == (kind == "modelled")
-    assert (found["device_idle_share"] is None) == (kind == "modelled")
+    assert ("a model: times are estimates" in told) == (kind == "predicted")
+    assert (found["device_idle_share"] is None) == (kind == "predicted")

@@ -80,7 +80,7 @@ def warm(tuned, home, monkeypatch):
 def test_tune_ends_with_a_table_and_the_path_of_the_kernel(tuned):
     folder, done = tuned
     path = Path(re.search(r"^kernel +(.*/kernel\.cu)$", done.stdout, re.MULTILINE)[1])
-    assert path.is_file() and path.is_relative_to(folder / "kernels" / "modelled")
+    assert path.is_file() and path.is_relative_to(folder / "kernels" / "predicted")
     for words in (
         "default config",
         "best found",
@@ -99,7 +99,7 @@ def test_tune_ends_with_a_table_and_the_path_of_the_kernel(tuned):
 def test_tune_again_answers_from_the_store_as_json_alone(warm):
     result = run("tune", *ARGS, "--trials", "5", "--json")
     (found,) = json.loads(result.stdout)
-    assert found["from_store"] and found["source"] == "modelled" and found["workload"] == KEY and found["seconds"] > 0
+    assert found["from_store"] and found["source"] == "predicted" and found["workload"] == KEY and found["seconds"] > 0
     assert found["config"] and Path(found["path"]).is_file() and found["ended"] == "trials"
 
 
@@ -202,7 +202,7 @@ def test_tune_of_a_range_shows_every_workload(home):
         ),
         ([*ARGS, "--target", "fast"], "target: 'fast' is neither a ratio to the vendor library nor a time"),
         ([*ARGS, "--target", "0.00035"], "or a time with its unit, as in 350us"),
-        ([*ARGS, "--target", "1.03"], "compares with a vendor library, and the modelled nvidia-h200 has none"),
+        ([*ARGS, "--target", "1.03"], "compares with a vendor library, whose time cannot be predicted"),
     ],
 )
 def test_bad_input_is_one_clear_error_and_exit_code_2(home, args, said):
@@ -309,14 +309,14 @@ def test_show_kernel_of_what_is_not_tuned_says_how_to_tune_it(home):
 def test_records_are_listed_exported_and_imported(warm, tmp_path, monkeypatch):
     assert KEY in run("records").stdout and "(est.)" in run("records").stdout
     (group, *_) = json.loads(run("records", "--json").stdout)["groups"]
-    assert group["source"] == "modelled" and group["trials"] >= 1
+    assert group["source"] == "predicted" and group["trials"] >= 1
     rows = list(csv.DictReader(io.StringIO(run("records", "--csv", "-").stdout)))
     assert len(rows) == 5 and rows[0]["workload"] == KEY
     template = rows[0]["template"]
     for flag, name in (("--t4", "t4.json"), ("--kernel-tuner", "kt.json")):
         run("records", flag, str(tmp_path / name), "--template", template, "--workload", KEY)
         assert "recorded configs" in run("replay", str(tmp_path / name), "--runs", "1", "--trials", "3").stdout
-    segment = next((warm / "records" / "modelled").glob("*.jsonl"))
+    segment = next((warm / "records" / "predicted").glob("*.jsonl"))
     run("records", "--csv", str(tmp_path / "all.csv"))
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path / "table"))
     assert "5 records added" in run("records", "--import", str(tmp_path / "all.csv")).stdout
@@ -349,8 +349,8 @@ def test_replay_compares_the_search_with_random_order(warm, tmp_path):
 
 
 def test_export_publishes_winners_and_writes_a_header_for_cpp(warm, tmp_path):
-    assert "there are modelled ones: --modelled" in run("export", "--to", str(tmp_path / "out"), code=1).stderr
-    result = run("export", "--to", str(tmp_path / "out"), "--modelled", "--cpp")
+    assert "there are predicted ones: --predicted" in run("export", "--to", str(tmp_path / "out"), code=1).stderr
+    result = run("export", "--to", str(tmp_path / "out"), "--predicted", "--cpp")
     path = Path(result.stdout.strip())
     assert sorted(os.listdir(path)) == ["kernel.cu", "kernel.cubin", "kernel.hpp", "launch.json"]
     (entry,) = Store(tmp_path / "out").entries()
@@ -364,7 +364,7 @@ def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, t
     shutil.copytree(tuned[0], tmp_path / "copy", symlinks=True)
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path / "copy"))
     os.chmod(tmp_path / "copy", 0o700)
-    left = tmp_path / "copy" / "kernels" / "modelled" / "chip" / ".tmp-host-1-abc"
+    left = tmp_path / "copy" / "kernels" / "predicted" / "chip" / ".tmp-host-1-abc"
     left.mkdir(parents=True)
     os.utime(left, (1, 1))
     facts = json.loads(run("gc", "--keep-days", "0", "--json").stdout)
@@ -433,7 +433,7 @@ def test_verify_refuses_bad_input(home, tmp_path):
 
 def test_doctor_says_what_was_found_and_what_is_missing(warm):
     result = run("doctor")
-    for words in ("python", "none: tuning uses a modelled chip", "nvrtc", "templates", "1 winners", "5 modelled"):
+    for words in ("python", "none: times are predicted", "nvrtc", "templates", "1 winners", "5 predicted"):
         assert words in result.stdout
     facts = json.loads(run("doctor", "--json").stdout)
     assert facts["able"] and {f["name"] for f in facts["findings"]} >= {

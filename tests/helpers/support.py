@@ -67,9 +67,9 @@ def gt_replace(template: Template, **changes: Any) -> Template:
 
 
 def winner(workload: Workload, code: str, plan: LaunchPlan, **more: Any) -> Winner:
-    """A modelled winner for the H200 with that source and plan, really compiled."""
+    """A predicted winner for the H200 with that source and plan, really compiled."""
     body: dict[str, Any] = dict(chip=H200.chip, device="nvidia-h200", arch="sm_90a", template="t", template_hash="h")
-    body.update(config=Config(x=1), source="modelled", seconds=1e-6, cubin=nvrtc.to_cubin(code, "sm_90a").data)
+    body.update(config=Config(x=1), source="predicted", seconds=1e-6, cubin=nvrtc.to_cubin(code, "sm_90a").data)
     return Winner(workload=workload, plan=plan, code=code, **{**body, **more})
 
 

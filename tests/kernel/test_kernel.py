@@ -93,7 +93,7 @@ def test_facts_are_properties(toy_winner):
         and "toy_none" in kernel.source
         and kernel.plan.kernels[0].kernel == "toy_none"
     )
-    assert kernel.cubin.startswith(b"\x7fELF") and kernel.workload is SMALL and "modelled" in repr(kernel)
+    assert kernel.cubin.startswith(b"\x7fELF") and kernel.workload is SMALL and "predicted" in repr(kernel)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_an_emitted_source_says_what_it_is_and_assembles_by_itself(toy_winner):
         chip=base.chip,
         arch="sm_90a",
         options=nvrtc.all_options("sm_90a"),
-        source="modelled",
+        source="predicted",
         seconds=1.5e-6,
         verdict="a */ trap",
         created=0.0,

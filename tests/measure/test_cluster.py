@@ -14,7 +14,7 @@ from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
-from gpu_tune.trial import MEASURED, MODELLED, Candidate
+from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
 
 distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
@@ -70,8 +70,8 @@ def test_trials_and_finalists_run_on_the_workers_gpus(
 def test_a_worker_killed_in_mid_run_loses_nothing(
     cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, candidate: Make
 ):
-    with opened(cluster, workload, templates, compiled, worker_kind="modelled") as m:
-        assert m.source == MODELLED
+    with opened(cluster, workload, templates, compiled, worker_kind="predicted") as m:
+        assert m.source == PREDICTED
         some = [candidate(rows=r, threads=t, unroll=u) for r in (1, 2, 4) for t in (32, 64) for u in (1, 4)]
         futures = [m.submit(c) for c in some]
         with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
@@ -85,7 +85,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(
 def test_workers_that_differ_take_no_part(
     cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, candidate: Make
 ):
-    alike = opened(cluster, workload, templates, compiled, worker_kind="modelled", tolerance=-1.0)
+    alike = opened(cluster, workload, templates, compiled, worker_kind="predicted", tolerance=-1.0)
     with alike as m, pytest.raises(MeasureError, match=r"no worker passed the calibration.*off the others"):
         m.submit(candidate())
 

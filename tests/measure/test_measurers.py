@@ -14,10 +14,10 @@ from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.measure.protocol import Measurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
-from gpu_tune.trial import MEASURED, MODELLED, REPLAYED, Candidate, Measurement, Resources
+from gpu_tune.trial import MEASURED, PREDICTED, REPLAYED, Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
 
-SOURCES = {"modelled": MODELLED, "gpu": MEASURED, "replay": REPLAYED}
+SOURCES = {"predicted": PREDICTED, "gpu": MEASURED, "replay": REPLAYED}
 Make = Callable[..., Candidate]
 
 
@@ -25,12 +25,12 @@ Make = Callable[..., Candidate]
 def measurer(
     request: pytest.FixtureRequest, templates: dict[str, Template], workload: Matmul, compiled: Path, candidate: Make
 ) -> Iterator[Measurer]:
-    """Each kind in turn; ``gpu`` on the virtual GPU, ``replay`` over what the modelled one said."""
+    """Each kind in turn; ``gpu`` on the virtual GPU, ``replay`` over what the predicting one said."""
     common: dict[str, Any] = {"templates": templates, "store": compiled, "jobs": 1}
     if request.param == "gpu":
         request.getfixturevalue("fake_cuda")
     if request.param == "replay":
-        with make_measurer(workload, kind="modelled", **common) as source:
+        with make_measurer(workload, kind="predicted", **common) as source:
             futures = [source.submit(c) for c in universe(candidate)]
             recorded = [f.result() for f in futures]
         common["recorded"] = recorded
@@ -141,18 +141,18 @@ def test_unknown_kinds_and_devices_are_refused(workload: Matmul):
         make_measurer(workload, kind="cluster")
 
 
-def test_auto_takes_the_gpu_that_is_there_and_the_modelled_device_for_another(
+def test_auto_takes_the_gpu_that_is_there_and_predictions_for_another(
     fake_cuda: Path, workload: Matmul, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with make_measurer(workload, store=compiled) as m:
         assert m.source == MEASURED
     with make_measurer(workload, store=compiled, device="nvidia-a100") as m:
-        assert m.source == MODELLED and m.device == by_name("nvidia-a100")
+        assert m.source == PREDICTED and m.device == by_name("nvidia-a100")
     with pytest.raises(MeasureError, match="the GPU here is nvidia-h200"):
         make_measurer(workload, store=compiled, device="nvidia-a100", kind="gpu")
     monkeypatch.setenv("FAKE_CUDA_COUNT", "0")
     with make_measurer(workload, store=compiled) as m:
-        assert m.source == MODELLED and m.device.name == "nvidia-h200"
+        assert m.source == PREDICTED and m.device.name == "nvidia-h200"
     with pytest.raises(MeasureError, match="no CUDA GPU"):
         make_measurer(workload, store=compiled, kind="gpu")
 
@@ -198,9 +198,9 @@ def test_two_gpus_of_a_machine_work_side_by_side(
 def test_earlier_measurements_of_the_same_binary_spare_timing_it(
     workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
 ):
-    with make_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1) as first:
+    with make_measurer(workload, kind="predicted", templates=templates, store=compiled, jobs=1) as first:
         m = first.submit(candidate()).result(60)
-    with make_measurer(workload, kind="modelled", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
+    with make_measurer(workload, kind="predicted", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
         again = second.submit(candidate()).result(60)
     assert again.status == "duplicate" and again.samples == m.samples
 

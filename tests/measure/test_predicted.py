@@ -1,4 +1,4 @@
-"""The modelled device is deterministic, marked as what it is, and has the shape of the real problem."""
+"""Predicted times are deterministic, marked as what they are, and have the shape of the real problem."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.measure import emulated
-from gpu_tune.measure.predicted import ModelledMeasurer
+from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
-from gpu_tune.trial import MODELLED, Candidate, Measurement
+from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Conv2d, Matmul
 
 Make = Callable[..., Candidate]
@@ -23,7 +23,7 @@ Make = Callable[..., Candidate]
 def times(
     workload: Matmul, candidates: list[Candidate], templates: Mapping[str, Template], store: Path, **options: Any
 ) -> dict[Candidate, Measurement]:
-    with make_measurer(workload, kind="modelled", templates=templates, store=store, jobs=1, **options) as m:
+    with make_measurer(workload, kind="predicted", templates=templates, store=store, jobs=1, **options) as m:
         futures = {c: m.submit(c) for c in candidates}
         return {c: f.result(60) for c, f in futures.items()}
 
@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_or_chip_another_l
     some = [candidate(rows=r, threads=t) for r in (1, 4) for t in (64, 128)]
     a, b = (times(w, some, templates, compiled) for _ in range(2))
     assert [a[c].samples for c in some] == [b[c].samples for c in some]
-    assert all(a[c].source == MODELLED and a[c].environment["modelled"] is True for c in some)
+    assert all(a[c].source == PREDICTED and a[c].environment["predicted"] is True for c in some)
     for change in ({"seed": 1}, {"device": "nvidia-a100"}):
         other = times(w, some, templates, compiled, **change)
         ratios = np.array([other[c].time / a[c].time for c in some])
@@ -99,8 +99,8 @@ def test_the_winner_is_executed_and_a_wrong_one_loses_to_the_next_best(
         pytest.skip(emulated.unavailable())
     w = Matmul(33, 40, 20, dtype="float32")
     wrong, right = candidate(fault="wrong"), candidate(rows=1, threads=32)
-    with make_measurer(w, kind="modelled", templates=templates, store=compiled, jobs=1) as m:
-        assert isinstance(m, ModelledMeasurer)
+    with make_measurer(w, kind="predicted", templates=templates, store=compiled, jobs=1) as m:
+        assert isinstance(m, PredictedMeasurer)
         m._chip.time = lambda build, cold: 1e-6 if build.candidate == wrong else 2e-6  # type: ignore[method-assign]
         found = m.confirm([wrong, right], rounds=7)
     assert found.winner == right and found.contender(right).checks[0].ok

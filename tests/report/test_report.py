@@ -67,12 +67,12 @@ def test_the_page_stands_alone_and_escapes(tmp_path):
 
 
 def progress(**more):
-    p = Progress(Matmul(64, 64, 64), H200, "modelled", Budget(trials=10))
+    p = Progress(Matmul(64, 64, 64), H200, "predicted", Budget(trials=10))
     p.phase = "search"
     default, best = (
-        Measurement(Candidate("t", Config(x=x)), "ok", "modelled", samples=(s,)) for x, s in ((1, 2e-6), (2, 1e-6))
+        Measurement(Candidate("t", Config(x=x)), "ok", "predicted", samples=(s,)) for x, s in ((1, 2e-6), (2, 1e-6))
     )
-    for m in (default, best, Measurement(Candidate("t", Config(x=3)), "wrong", "modelled", "off")):
+    for m in (default, best, Measurement(Candidate("t", Config(x=3)), "wrong", "predicted", "off")):
         p.note(m, frozenset({default.candidate}))
     for name, value in more.items():
         setattr(p, name, value)

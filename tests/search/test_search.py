@@ -29,7 +29,7 @@ from gpu_tune.space.space import GridSpace, Space, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record
 from gpu_tune.templates.registry import supporting
-from gpu_tune.trial import MEASURED, MODELLED, Candidate, Measurement, Resources
+from gpu_tune.trial import MEASURED, PREDICTED, Candidate, Measurement, Resources
 from gpu_tune.workload import Matmul
 
 DATA = Path(__file__).parents[1] / "data"
@@ -226,16 +226,16 @@ def records(space: TemplateSpace, source: str, n: int = 12) -> list[Record]:
     ]
 
 
-def test_records_become_groups_and_modelled_ones_never_teach_beside_measured_ones() -> None:
+def test_records_become_groups_and_predicted_ones_never_teach_beside_measured_ones() -> None:
     target, near, far = template_space(512), template_space(1024), template_space(8192, "nvidia-a100")
-    history = [*records(far, MEASURED), *records(near, MEASURED), *records(target, MEASURED), *records(near, MODELLED)]
+    history = [*records(far, MEASURED), *records(near, MEASURED), *records(target, MEASURED), *records(near, PREDICTED)]
     groups = gather(history, [target])["matmul_simt"]
     assert [g.group for g in groups] == [
         f"{s.workload.key} on {s.device.chip}" for s in (near, far)
     ]  # nearest first, own left out
     assert all(g.source == MEASURED for g in groups) and len(groups[0].times) == 12
-    assert gather(records(near, MODELLED), [target])["matmul_simt"][0].source == MODELLED
-    assert gather(records(near, MODELLED), [target], source=MEASURED) == {}
+    assert gather(records(near, PREDICTED), [target])["matmul_simt"][0].source == PREDICTED
+    assert gather(records(near, PREDICTED), [target], source=MEASURED) == {}
     search = Search([target], history=history)
     batch = search.ask()
     assert all(c.config in target for c in batch)

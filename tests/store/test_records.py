@@ -56,11 +56,11 @@ def test_readers_merge_the_segments_of_many_writers_in_time_order(log):
     assert len(log.segments()) == 3
 
 
-def test_measured_and_modelled_never_mix(log):
+def test_measured_and_predicted_never_mix(log):
     log.append(record(1))
-    log.append(record(2, source="modelled"))
+    log.append(record(2, source="predicted"))
     log.append(record(3, source="replayed"))
-    for source, tile in (("measured", 1), ("modelled", 2), ("replayed", 3)):
+    for source, tile in (("measured", 1), ("predicted", 2), ("replayed", 3)):
         assert [r.measurement.candidate.config["tile"] for r in log.read(source)] == [tile]
     with pytest.raises(InvalidInput, match="guessed"):
         log.read("guessed")

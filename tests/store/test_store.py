@@ -27,7 +27,7 @@ CONV = Conv2d(1, 8, 6, 6, 4, 1, 1)
 STEP = KernelStep("matmul", (2, 3, 1), (128, 1, 1), (BufferArg("a"), ScalarArg("alpha", "float32")), 4096)
 
 
-def winner(workload=MATMUL, tile=64, source="modelled", **more):
+def winner(workload=MATMUL, tile=64, source="predicted", **more):
     body = dict(
         workload=workload,
         chip=CHIP,
@@ -74,26 +74,26 @@ def test_a_winner_survives_publishing_and_is_three_readable_files(home):
     assert [p for p in home.folder.rglob("*") if p.name.startswith(".")] == []
 
 
-def test_modelled_never_answers_for_measured_nor_the_other_way(home):
-    home.publish(winner(source="modelled"))
+def test_predicted_never_answers_for_measured_nor_the_other_way(home):
+    home.publish(winner(source="predicted"))
     assert home.get(MATMUL, CHIP, "measured") is None
     home.publish(winner(source="measured", tile=8))
     assert home.get(MATMUL, CHIP, "measured").config["tile"] == 8
-    assert home.get(MATMUL, CHIP, "modelled").config["tile"] == 64
-    shutil.copytree(home.path(MATMUL, CHIP, "modelled"), home.path(CONV, CHIP, "measured"))
+    assert home.get(MATMUL, CHIP, "predicted").config["tile"] == 64
+    shutil.copytree(home.path(MATMUL, CHIP, "predicted"), home.path(CONV, CHIP, "measured"))
     assert home.get(CONV, CHIP, "measured") is None  # a moved winner answers for nothing but itself
 
 
 def test_other_workloads_and_chips_are_misses(home):
     home.publish(winner())
-    assert home.get(replace(MATMUL, m=65), CHIP, "modelled") is None
-    assert home.get(MATMUL, "nvidia-a100-108sm-80gb", "modelled") is None
+    assert home.get(replace(MATMUL, m=65), CHIP, "predicted") is None
+    assert home.get(MATMUL, "nvidia-a100-108sm-80gb", "predicted") is None
 
 
 def test_a_later_winner_replaces_an_earlier_one(home):
     for tile in (1, 2, 3):
         home.publish(winner(tile=tile))
-        assert home.get(MATMUL, CHIP, "modelled").config["tile"] == tile
+        assert home.get(MATMUL, CHIP, "predicted").config["tile"] == tile
     assert len(list(home.entries())) == 1
 
 
@@ -101,10 +101,10 @@ def test_replacing_works_where_directories_cannot_be_exchanged(home, monkeypatch
     monkeypatch.setattr(store, "_exchange", lambda a, b: False)
     for tile in (1, 2, 3):
         home.publish(winner(tile=tile))
-        assert home.get(MATMUL, CHIP, "modelled").config["tile"] == tile
-    path = home.path(MATMUL, CHIP, "modelled")
+        assert home.get(MATMUL, CHIP, "predicted").config["tile"] == tile
+    path = home.path(MATMUL, CHIP, "predicted")
     shutil.rmtree(path)  # the state in which a process killed between the two renames leaves the store
-    assert home.get(MATMUL, CHIP, "modelled").config["tile"] == 2
+    assert home.get(MATMUL, CHIP, "predicted").config["tile"] == 2
 
 
 @pytest.mark.parametrize("name", store.FILES)
@@ -125,7 +125,7 @@ def test_damage_is_a_logged_miss(home, name, damage, caplog, monkeypatch):
         flipped = data[:20] + bytes([data[20] ^ 1]) + data[21:]
         file.write_bytes({"truncated": data[:-20], "flipped": flipped, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        assert home.get(MATMUL, CHIP, "modelled") is None
+        assert home.get(MATMUL, CHIP, "predicted") is None
     assert "is damaged" in caplog.text and "gpu-tune gc" in caplog.text
     assert [e.winner for e in home.entries()] == [None]
     assert home.gc()[0] == 1 and list(home.entries()) == []
@@ -154,18 +154,18 @@ def test_hostile_launch_facts_with_a_right_hash_are_refused(home):
 def test_lookup_asks_the_explicit_store_then_the_users_then_the_shipped(tmp_path, monkeypatch):
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path / "user"))
     monkeypatch.setattr(paths, "shipped", lambda: tmp_path / "shipped")
-    assert store.lookup(MATMUL, CHIP, "modelled") is None
+    assert store.lookup(MATMUL, CHIP, "predicted") is None
     (tmp_path / "shipped").mkdir(mode=0o755)
     Store(tmp_path / "shipped").publish(winner(tile=1))
-    assert store.lookup(MATMUL, CHIP, "modelled")[0].config["tile"] == 1
+    assert store.lookup(MATMUL, CHIP, "predicted")[0].config["tile"] == 1
     Store().publish(winner(tile=2))
-    assert store.lookup(MATMUL, CHIP, "modelled")[0].config["tile"] == 2
+    assert store.lookup(MATMUL, CHIP, "predicted")[0].config["tile"] == 2
     explicit = Store(tmp_path / "mine")
     explicit.publish(winner(tile=3))
-    found, place = store.lookup(MATMUL, CHIP, "modelled", store=explicit)
+    found, place = store.lookup(MATMUL, CHIP, "predicted", store=explicit)
     assert found.config["tile"] == 3 and place is explicit
-    assert store.lookup(MATMUL, CHIP, "modelled", store=Store(tmp_path / "empty"))[0].config["tile"] == 2
-    assert store.lookup(MATMUL, CHIP, "modelled", store=Store(tmp_path / "empty"), user=False)[0].config["tile"] == 1
+    assert store.lookup(MATMUL, CHIP, "predicted", store=Store(tmp_path / "empty"))[0].config["tile"] == 2
+    assert store.lookup(MATMUL, CHIP, "predicted", store=Store(tmp_path / "empty"), user=False)[0].config["tile"] == 1
 
 
 def test_the_users_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -184,9 +184,9 @@ def test_a_store_that_others_can_write_is_refused(home):
     for folder in (home.folder, path.parent, path):
         folder.chmod(0o777)
         with pytest.raises(StoreError, match="written by others"):
-            home.get(MATMUL, CHIP, "modelled")
+            home.get(MATMUL, CHIP, "predicted")
         folder.chmod(0o755)
-    assert home.get(MATMUL, CHIP, "modelled") is not None
+    assert home.get(MATMUL, CHIP, "predicted") is not None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -194,7 +194,7 @@ def test_a_store_that_others_own_is_refused(home):
     home.publish(winner())
     os.chown(home.folder, 12345, -1)
     with pytest.raises(StoreError, match="belongs to user id 12345"):
-        home.get(MATMUL, CHIP, "modelled")
+        home.get(MATMUL, CHIP, "predicted")
     with pytest.raises(StoreError, match="belongs to"):
         home.publish(winner())
 
@@ -222,13 +222,13 @@ def test_kill_9_while_publishing_never_leaves_half_a_winner(tmp_path):
             w.start()
         end = time.monotonic() + 0.02 * (1 + round_ % 4)
         while time.monotonic() < end:
-            assert home.get(MATMUL, CHIP, "modelled") is not None
+            assert home.get(MATMUL, CHIP, "predicted") is not None
         for w in workers:
             os.kill(w.pid, signal.SIGKILL)
             w.join()
-        assert home.get(MATMUL, CHIP, "modelled") is not None
+        assert home.get(MATMUL, CHIP, "predicted") is not None
     home.gc(older_than=-1)
-    assert home.get(MATMUL, CHIP, "modelled") is not None
+    assert home.get(MATMUL, CHIP, "predicted") is not None
     assert len(list(home.folder.rglob("launch.json"))) == 1
 
 
@@ -236,7 +236,7 @@ def test_long_and_odd_names_stay_distinct_and_fit_the_file_system(home):
     long = [Matmul(64, 48, 32, epilogue="+".join(["clamp(-1.25,1000.5)"] * 20) + f"+clamp(0,{n})") for n in (1, 2)]
     paths = {home.publish(winner(w)) for w in long}
     assert len(paths) == 2 and all(len(p.name) < 255 for p in paths)
-    assert [home.get(w, CHIP, "modelled").workload for w in long] == long
+    assert [home.get(w, CHIP, "predicted").workload for w in long] == long
     assert home.path(MATMUL, "../../etc", "measured").is_relative_to(home.folder.resolve())
 
 
@@ -244,16 +244,16 @@ def test_gc_removes_what_is_damaged_and_old_and_nothing_that_answers(home):
     good, bad = home.publish(winner()), home.publish(winner(CONV))
     (bad / "kernel.cubin").write_bytes(b"damaged")
     waiting = winner(replace(MATMUL, m=80))
-    os.rename(home.publish(waiting), home.path(waiting.workload, CHIP, "modelled").with_name(old_name(home, waiting)))
+    os.rename(home.publish(waiting), home.path(waiting.workload, CHIP, "predicted").with_name(old_name(home, waiting)))
     (good.parent / ".tmp-host-1-abc").mkdir()
     (good.parent / f".old-{good.name}").mkdir()
     assert home.gc(older_than=-1)[0] == 3 and home.gc(older_than=-1)[0] == 0
-    assert home.get(MATMUL, CHIP, "modelled") == winner() and not bad.exists()
-    assert home.get(waiting.workload, CHIP, "modelled") == waiting, "its successor never arrived"
+    assert home.get(MATMUL, CHIP, "predicted") == winner() and not bad.exists()
+    assert home.get(waiting.workload, CHIP, "predicted") == waiting, "its successor never arrived"
 
 
 def old_name(home, w):
-    return f".old-{home.path(w.workload, CHIP, 'modelled').name}"
+    return f".old-{home.path(w.workload, CHIP, 'predicted').name}"
 
 
 def test_gc_spares_a_winner_that_replaces_a_damaged_one_meanwhile(home, monkeypatch):
@@ -269,7 +269,7 @@ def test_gc_spares_a_winner_that_replaces_a_damaged_one_meanwhile(home, monkeypa
 
     monkeypatch.setattr(store.os, "rename", late)
     home.gc(older_than=-1)
-    assert home.get(MATMUL, CHIP, "modelled") == winner(tile=2)
+    assert home.get(MATMUL, CHIP, "predicted") == winner(tile=2)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):

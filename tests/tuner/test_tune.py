@@ -15,7 +15,7 @@ import pytest
 import gpu_tune as gt
 from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
-from gpu_tune.measure.predicted import ModelledMeasurer
+from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.store.recorded_space import Recorded, RecordedSpace, RecordedTrial
@@ -52,7 +52,7 @@ def test_a_winner_is_found_checked_emitted_kept_and_found_again(home, templates)
     assert kernel.match == "exact" and not kernel.measured and kernel.winner.trials == 12 and kernel.winner.complete
     assert [seen[0][0], seen[1][0]] == ["prepare", "search"] and seen[-1] == ("done", 12) and ("confirm", 12) in seen
     assert sorted(os.listdir(kernel.path)) == ["kernel.cu", "kernel.cubin", "launch.json"]
-    assert kernel.path.is_relative_to(home / "kernels" / "modelled" / CHIP)
+    assert kernel.path.is_relative_to(home / "kernels" / "predicted" / CHIP)
     assert "an analytic model's, not a measurement" in kernel.source and kernel.verdict["ours"] == "unknown"
     assert any(c["by"] == "emulator" and c["ok"] for c in kernel.verdict["checks"])
     assert kernel.verdict["default"]["speedup"] >= 1.0 - 1e-9
@@ -62,7 +62,7 @@ def test_a_winner_is_found_checked_emitted_kept_and_found_again(home, templates)
 
 def test_the_default_config_is_the_first_trial_and_records_keep_every_trial(home, templates):
     tune(templates)
-    records = Records().read("modelled")
+    records = Records().read("predicted")
     assert len(records) == 12 and Records().read("measured") == []
     assert records[0].measurement.candidate == Candidate("toy", toy.config())
     assert len({r.measurement.candidate for r in records}) == 12
@@ -80,7 +80,7 @@ def test_a_larger_budget_goes_on_where_the_last_run_stopped(home, templates):
     tune(templates, trials=6)
     seen = []
     kernel = tune(templates, trials=14, on_trial=lambda p: seen.append(p.resumed))
-    records = Records().read("modelled")
+    records = Records().read("predicted")
     assert max(seen) == 6 and len(records) == 14 and len({r.measurement.candidate for r in records}) == 14
     assert kernel.winner.trials == 14
 
@@ -101,7 +101,7 @@ def test_one_seed_gives_one_run_and_another_seed_another(home, templates, tmp_pa
         runs.append(
             [
                 r.measurement.candidate.key
-                for r in sorted(book.read("modelled"), key=lambda r: r.measurement.candidate.key)
+                for r in sorted(book.read("predicted"), key=lambda r: r.measurement.candidate.key)
             ]
         )
     assert runs[0] == runs[1] != runs[2]
@@ -126,7 +126,7 @@ def ran(spilling, tmp_path, name, trials=(48,)):
     for n in trials:
         options = {"templates": spilling, "jobs": 2, "records": book, "store": Store(tmp_path / f"s{name}")}
         kernel = gt.tune(WORKLOAD, trials=n, seed=3, **options)
-    return kernel, {r.measurement.candidate: r.measurement for r in book.read("modelled")}
+    return kernel, {r.measurement.candidate: r.measurement for r in book.read("predicted")}
 
 
 def test_builds_of_a_kind_that_never_came_near_are_screened_alike_in_every_run(home, spilling, tmp_path):
@@ -165,7 +165,7 @@ def test_a_budget_of_seconds_ends_the_run(home, templates):
 
 def test_cancelled_trials_are_not_compiled(home, templates, tmp_path):
     configs = [toy.config(threads=t, rows=r, unroll=1) for t in (32, 64, 128) for r in (1, 2, 4, 8)]
-    with make_measurer(WORKLOAD, kind="modelled", jobs=1, templates=templates, store=tmp_path / "own") as measurer:
+    with make_measurer(WORKLOAD, kind="predicted", jobs=1, templates=templates, store=tmp_path / "own") as measurer:
         futures = [measurer.submit(Candidate("toy", c)) for c in configs]
         assert all(f.cancel() for f in futures[2:])
         assert futures[0].result().ok
@@ -180,7 +180,7 @@ def test_bad_input_is_refused_before_anything_is_compiled_or_written(home, templ
         (InvalidInput, lambda: tune(templates, seed=-1)),
         *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("fast", "", 0, -1.03, True, "1.03m", 3e-4)),
         *((InvalidInput, lambda t=t: tune(templates, target=t)) for t in ("0us", float("nan"), "1e999s", "11")),
-        (InvalidInput, lambda: tune(templates, target=1.03)),  # a modelled device has no vendor library
+        (InvalidInput, lambda: tune(templates, target=1.03)),  # predicted times compare with no vendor library
         (InvalidInput, lambda: tune(templates, device="nvidia-h2000")),
         (MeasureError, lambda: tune(templates, kind="gpu")),
         (Unsupported, lambda: gt.tune(gt.Matmul(8, 8, 8, dtype="float32", layout="tt"), templates=templates)),
@@ -204,7 +204,7 @@ def test_a_target_out_of_reach_leaves_the_other_bounds(home, templates):
 
 def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home, templates, monkeypatch):
     fast = tune(templates, trials=40)
-    confirm, goals = ModelledMeasurer.confirm, []
+    confirm, goals = PredictedMeasurer.confirm, []
 
     def slower(self, candidates, **more):  # as when the trials were lucky
         found = confirm(self, candidates, **more)
@@ -212,7 +212,7 @@ def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home
             found, contenders=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.contenders)
         )
 
-    monkeypatch.setattr(ModelledMeasurer, "confirm", slower)
+    monkeypatch.setattr(PredictedMeasurer, "confirm", slower)
     target = f"{1.2 * fast.seconds * 1e9}ns"  # the trials get there, the confirmations never do
     kernel = tune(templates, trials=40, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
     assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 40
@@ -241,7 +241,7 @@ def test_a_damaged_winner_is_made_again_from_the_records(home, templates):
     (kernel.path / "kernel.cubin").write_bytes(b"")
     again = tune(templates)
     assert again.config == kernel.config and again.cubin == kernel.cubin
-    assert len(Records().read("modelled")) == 12
+    assert len(Records().read("predicted")) == 12
 
 
 def test_a_changed_template_is_tuned_again_but_still_loads(home, templates, tmp_path):
@@ -250,7 +250,7 @@ def test_a_changed_template_is_tuned_again_but_still_loads(home, templates, tmp_
     changed.source.write_text(changed.source.read_text() + "\n// another version\n")
     assert gt.load(WORKLOAD).match == "exact"
     tune({"toy": changed}, trials=4)
-    assert len(Records().read("modelled")) == 8 and gt.load(WORKLOAD).winner.template_hash == changed.hash()
+    assert len(Records().read("predicted")) == 8 and gt.load(WORKLOAD).winner.template_hash == changed.hash()
 
 
 SCRIPT = """
@@ -301,11 +301,11 @@ def test_kill_9_loses_at_most_the_trials_in_flight_and_the_same_call_resumes(hom
     told = wait_for_trials(process, 8)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    kept = len(Records().read("modelled"))
+    kept = len(Records().read("predicted"))
     assert kept >= told
     out, err = start(tmp_path).communicate(timeout=240)
     assert "winner 60 True" in out, err
-    records = Records().read("modelled")
+    records = Records().read("predicted")
     assert len(records) == 60 and len({r.measurement.candidate for r in records}) == 60
 
 
@@ -361,7 +361,7 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
     kernel = tune({"toy": gt_replace(templates["toy"], knobs=knobs)}, trials=10)
     assert kernel.measured and kernel.path.is_relative_to(home / "kernels" / CHIP) and "measured" in kernel.source
     assert kernel.verdict["contenders"] and kernel.config["fault"] == "none"
-    assert len(Records().read("measured")) == 10 and Records().read("modelled") == []
+    assert len(Records().read("measured")) == 10 and Records().read("predicted") == []
     assert gt.load(WORKLOAD).winner == kernel.winner
     with pytest.warns(UserWarning, match="not tuned"):
         assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
