@@ -22,10 +22,10 @@ STATUSES = (
     "wrong",
     "unstable",
     "quarantined",
-    "screened",
+    "pruned",
 )
-"""How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. ``screened``: compiled,
-but left out before it ran, because builds of its kind never came near the best; nothing is wrong with it. Only ``ok``
+"""How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. ``pruned``: compiled,
+but not run, because builds of its kind never came near the best; nothing is wrong with it. Only ``ok``
 and ``duplicate`` (of an ok trial) carry samples."""
 MEASURED, PREDICTED, REPLAYED = "measured", "predicted", "replayed"
 
@@ -70,7 +70,7 @@ class Resources:
     notes: tuple[str, ...] = ()
 
 
-Rule = Callable[[Candidate, Resources], str]
+Pruner = Callable[[Candidate, Resources], str]
 """What looks at a build before it runs: '' to run it, or why not."""
 
 

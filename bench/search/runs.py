@@ -89,12 +89,12 @@ def log(job: tuple[str, int, argparse.Namespace]) -> Past:
     path, seed, args = job
     space = space_of(path)
     search = Search([space], seed=seed, batch=args.batch)
-    while len(search.told) < min(LOG_TRIALS, len(space)):
-        batch = search.ask(LOG_TRIALS - len(search.told))
+    while len(search.observations) < min(LOG_TRIALS, len(space)):
+        batch = search.ask(LOG_TRIALS - len(search.observations))
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])
-    return Past.of(space, search.told, f"{space.name} on {space.recorded.device}")
+    return Past.of(space, search.observations, f"{space.name} on {space.recorded.device}")
 
 
 def kin(path: str, paths: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ def seconds(space: Any, trials: int, seed: int = 0) -> list[float]:
         space.coordinates(space.grid.sample(1, np.random.default_rng(0))).shape[1]
     )
     taken: list[float] = []
-    while len(search.told) < trials:
+    while len(search.observations) < trials:
         batch = search.ask()
         taken.append(time.process_time() - began)
         if not batch:

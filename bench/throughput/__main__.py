@@ -84,7 +84,7 @@ def run(
         wall = time.perf_counter() - start
         busy: dict[str, float] = dict(getattr(measurer, "busy", {}))
         workers = getattr(getattr(measurer, "pool", None), "jobs", 1)
-    hashes = [m.cubin_hash for m in tuner.told if m.ok and m.cubin_hash]
+    hashes = [m.cubin_hash for m in tuner.observations if m.ok and m.cubin_hash]
     parts = {name: spent.get(name, 0.0) / searched for name in ("search", "submit", "wait")}
     device_busy = busy.get("verify", 0.0) + busy.get("time", 0.0)
     final = curve[-1][1] if curve else 0.0

@@ -22,7 +22,7 @@ from ..cuda import nvml
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template
-from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Rule
+from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Pruner
 from ..workload import Workload, from_dict, to_dict
 from .compiling import Builder
 from .finals import ROUNDS, Finalist, Finals
@@ -82,7 +82,7 @@ class ClusterMeasurer(Builder):
         self.workers: list[str] = []
         self.excluded: dict[str, str] = {}
 
-    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+    def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
         """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
@@ -94,7 +94,7 @@ class ClusterMeasurer(Builder):
             self._facts(),
             candidate.template,
             dict(candidate.config),
-            screen,
+            pruner,
             key=f"gpu_tune-{id(result)}-{candidate.key}",
             resources=RESOURCE,
             workers=self._allowed(),
@@ -254,13 +254,13 @@ def describe_fully() -> Device:
 
 
 def measure(
-    facts: Mapping[str, Any], template: str, config: Mapping[str, Any], screen: Rule | None = None
+    facts: Mapping[str, Any], template: str, config: Mapping[str, Any], pruner: Pruner | None = None
 ) -> dict[str, Any]:
     """On a worker: one trial, as JSON."""
     from ..space.knob import Config
 
     measurer = _measurer(facts)
-    found: Measurement = measurer.submit(Candidate(template, Config(config)), screen).result()
+    found: Measurement = measurer.submit(Candidate(template, Config(config)), pruner).result()
     return found.to_json()
 
 

@@ -20,7 +20,7 @@ from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, Me
 from ..plan import LaunchPlan
 from ..templates.base import ResourceEstimate, Template, render
 from ..templates.registry import resolve
-from ..trial import Candidate, Measurement, Policy, Resources, Rule
+from ..trial import Candidate, Measurement, Policy, Pruner, Resources
 from ..workload import View, Workload
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
 from .finals import Finalist, Finals
@@ -193,7 +193,7 @@ class Pipeline(Builder):
         self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
         self._waiting: Counter[Future[CompileResult]] = Counter()
 
-    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
+    def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
         """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
@@ -214,7 +214,7 @@ class Pipeline(Builder):
                 return
             try:
                 result.set_result(
-                    self._finish(candidate, prepared, compiled.result(), {"render": prepared.seconds}, screen)
+                    self._finish(candidate, prepared, compiled.result(), {"render": prepared.seconds}, pruner)
                 )
             except BaseException as error:
                 known = isinstance(error, GpuTuneError)
@@ -263,7 +263,7 @@ class Pipeline(Builder):
         prepared: Prepared,
         compiled: CompileResult,
         seconds: dict[str, float],
-        screen: Rule | None = None,
+        pruner: Pruner | None = None,
     ) -> Measurement:
         seconds["compile"] = 0.0 if compiled.cached else compiled.seconds
         with self._lock:
@@ -274,9 +274,9 @@ class Pipeline(Builder):
             build = self._built(candidate, prepared, compiled, seconds)
         except GpuTuneError as error:
             return self._ended(candidate, "compile_error", str(error), seconds)
-        reason = screen(candidate, build.resources) if screen is not None else ""
+        reason = pruner(candidate, build.resources) if pruner is not None else ""
         if reason:  # before twins are looked for: which of two is timed first may be chance
-            return self._ended(candidate, "screened", reason, seconds, build)
+            return self._ended(candidate, "pruned", reason, seconds, build)
         twin = self._by_hash.get(build.hash)
         if twin is not None:
             return replace(

@@ -13,7 +13,7 @@ from typing import Protocol
 from ..cuda.device import Device
 from ..plan import LaunchPlan
 from ..templates.base import ResourceEstimate
-from ..trial import Candidate, Measurement, Resources, Rule
+from ..trial import Candidate, Measurement, Pruner, Resources
 from ..workload import View, Workload
 from .finals import Finalist, Finals
 
@@ -54,9 +54,9 @@ class Measurer(Protocol):
     device: Device
     workload: Workload
 
-    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
-        """A future of the candidate's trial. A bad candidate is a status, never an exception. ``screen`` looks at the
-        build before it runs; where it gives a reason, the trial ends as ``screened`` and takes no GPU time."""
+    def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
+        """A future of the candidate's trial. A bad candidate is a status, never an exception. ``pruner`` looks at the
+        build before it runs; where it gives a reason, the trial ends as ``pruned`` and takes no GPU time."""
         ...
 
     def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Finals:

@@ -18,7 +18,7 @@ from ..cuda.device import Device
 from ..errors import InvalidInput, MeasureError
 from ..templates.base import Template, render
 from ..templates.registry import resolve
-from ..trial import REPLAYED, Candidate, Measurement, Resources, Rule
+from ..trial import REPLAYED, Candidate, Measurement, Pruner, Resources
 from ..workload import Workload
 from .finals import ROUNDS, Finalist, Finals, conclude
 from .protocol import Build
@@ -46,8 +46,8 @@ class ReplayMeasurer:
             raise InvalidInput("replay", None, "has no recorded measurements", "name a file that holds trials")
         self._closed = False
 
-    def submit(self, candidate: Candidate, screen: Rule | None = None) -> Future[Measurement]:
-        """A future that is already done; nothing is built, so there is nothing to screen."""
+    def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
+        """A future that is already done; nothing is built, so there is nothing to prune."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         future: Future[Measurement] = Future()

@@ -57,7 +57,7 @@ class Past:
         last = {
             m.candidate.config.key: m
             for m in measurements
-            if m.candidate.template == space.name and m.status != "screened"  # nothing is known of its time
+            if m.candidate.template == space.name and m.status != "pruned"  # nothing is known of its time
         }
         kept: list[Measurement] = []
         rows: list[Rows] = []

@@ -33,20 +33,20 @@ def explain(search: Search) -> dict[str, Any]:
     curve: list[float | None] = []
     best = math.inf
     failures: dict[tuple[str, str], dict[str, Any]] = {}
-    for m in search.told:
+    for m in search.observations:
         best = min(best, m.time if m.ok else math.inf)
         curve.append(best if math.isfinite(best) else None)
         if not m.ok:
             kind = m.status, re.sub(r"\d+", "#", m.reason.split("\n")[0])[:80]
             failures.setdefault(kind, {"status": m.status, "count": 0, "reason": m.reason})["count"] += 1
     return {
-        "trials": len(search.told),
+        "trials": len(search.observations),
         "curve": curve,
         "points": [
             {"space": m.candidate.template, "status": m.status, "seconds": m.time if m.ok else None}
-            for m in search.told
+            for m in search.observations
         ],
-        "statuses": dict(Counter(m.status for m in search.told).most_common()),
+        "statuses": dict(Counter(m.status for m in search.observations).most_common()),
         "failures": sorted(failures.values(), key=lambda f: (-f["count"], f["status"], f["reason"])),
         "spaces": {name: _explain(arm) for name, arm in search.arms.items()},
     }

@@ -21,7 +21,7 @@ class Observations:
         self._rows: dict[bytes, Rows] = {}
         self._times: dict[bytes, float] = {}
         self._kinds: dict[bytes, frozenset[str]] = {}
-        self._left: dict[bytes, frozenset[str]] = {}
+        self._pruned: dict[bytes, frozenset[str]] = {}
 
     @property
     def told(self) -> int:
@@ -48,23 +48,23 @@ class Observations:
         self._rows[key] = row
         known = self._times.get(key, math.nan)
         self._times[key] = time if math.isnan(known) else known if math.isnan(time) else min(time, known)
-        self._left.pop(key, None)
+        self._pruned.pop(key, None)
         if kinds:
             self._kinds[key] = kinds
 
-    def leave(self, row: Rows, kinds: frozenset[str]) -> None:
+    def prune(self, row: Rows, kinds: frozenset[str]) -> None:
         """A build of these kinds was left out unmeasured: a trial whose time is not known."""
         key = row.tobytes()
         self.taken.add(key)
         if key not in self._times:
-            self._rows[key], self._left[key] = row, kinds
+            self._rows[key], self._pruned[key] = row, kinds
 
     def trials(self) -> tuple[Rows, NDArray[np.float64]]:
         """Rows and times told, in an order that does not depend on when each was told. A build that was left out counts
         with the median time of its kind, and not at all where nothing is known of that."""
-        supposed = {kinds: self._supposed(kinds) for kinds in set(self._left.values())}
-        keys = sorted(k for k in self._rows if k not in self._left or not math.isnan(supposed[self._left[k]]))
-        times = np.array([supposed[self._left[k]] if k in self._left else self._times[k] for k in keys])
+        supposed = {kinds: self._supposed(kinds) for kinds in set(self._pruned.values())}
+        keys = sorted(k for k in self._rows if k not in self._pruned or not math.isnan(supposed[self._pruned[k]]))
+        times = np.array([supposed[self._pruned[k]] if k in self._pruned else self._times[k] for k in keys])
         return self._matrix(keys), times
 
     def _supposed(self, kinds: frozenset[str]) -> float:

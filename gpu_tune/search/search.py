@@ -22,7 +22,7 @@ from ..space.knob import Config
 from ..space.space import Space
 from ..trial import Candidate, Measurement
 from .space_search import Settings, SpaceSearch
-from .stopping import Screen, kinds, stopped
+from .stopping import KindPruner, kinds, stopped
 
 BATCH = 16
 FINAL_BEST, FINAL_WITHIN = 5, 0.03
@@ -77,7 +77,7 @@ class Search:
         self.spaces, self.seed, self.batch = tuple(spaces), seed, batch
         self.settings = settings or Settings()
         self.arms = {s.name: SpaceSearch(s, self.settings, seed) for s in spaces}
-        self.told: list[Measurement] = []
+        self.observations: list[Measurement] = []
         past = gather(history, spaces, source)
         with _one_thread():
             for name, arm in self.arms.items():
@@ -100,8 +100,8 @@ class Search:
             if self._take(start):
                 chosen.append(start)
         asked = sum(len(arm.taken) for arm in self.arms.values())
-        rng = np.random.default_rng([self.seed, asked - len(chosen), len(self.told)])
-        if len(self.told) < self.settings.early_until:
+        rng = np.random.default_rng([self.seed, asked - len(chosen), len(self.observations)])
+        if len(self.observations) < self.settings.early_until:
             want = min(want, max(len(chosen) + 2 * len(self.arms), self.settings.early))
         for name, count in self._allot(want - len(chosen)).items():
             arm = self.arms[name]
@@ -126,22 +126,22 @@ class Search:
                 raise InvalidInput(
                     "measurement of", m.candidate.key, str(error), "tell of configs made of the space's knobs"
                 ) from error
-            if m.status == "screened":
-                arm.leave(row, kinds(m.resources))
+            if m.status == "pruned":
+                arm.prune(row, kinds(m.resources))
             else:
                 arm.tell(row, m.time if m.ok else math.nan, kinds(m.resources))
-            self.told.append(m)
+            self.observations.append(m)
 
     @property
     def best(self) -> Measurement | None:
         """The fastest trial told, None before one succeeds; of equals the first by key."""
-        return min((m for m in self.told if m.ok), key=lambda m: (m.time, m.candidate.key), default=None)
+        return min((m for m in self.observations if m.ok), key=lambda m: (m.time, m.candidate.key), default=None)
 
     def final(self, n: int | None = None) -> list[Candidate]:
         """The last descent: untried neighbours of the best trials, nearest first; no model has a say. Empty when the
         best ones have none left, which is when a caller may stop descending."""
         want = self.batch if n is None else n
-        timed = sorted((m for m in self.told if m.ok), key=lambda m: (m.time, m.candidate.key))
+        timed = sorted((m for m in self.observations if m.ok), key=lambda m: (m.time, m.candidate.key))
         chosen: list[Candidate] = []
         for m in [m for m in timed if m.time <= timed[0].time * (1 + FINAL_WITHIN)][:FINAL_BEST]:
             space, arm = self.arms[m.candidate.template].space, self.arms[m.candidate.template]
@@ -153,19 +153,19 @@ class Search:
     def plateau(self, risk: float = 0.05) -> bool:
         """Whether to stop: so long without a gain that going on as long again is expected to gain more than 1 % in at
         most a share ``risk`` of runs (see ``search_stop``, where the calibration stands)."""
-        return stopped([m.time if m.ok else math.inf for m in self.told], risk)
+        return stopped([m.time if m.ok else math.inf for m in self.observations], risk)
 
-    def screen(self, batch: Sequence[Candidate]) -> list[Screen | None]:
+    def pruners(self, batch: Sequence[Candidate]) -> list[KindPruner | None]:
         """A second look after compiling and before running: for each candidate just asked for the rule that judges its
         build (call it with the candidate and its ``Resources``: '' to measure it, or why it is not worth it), None
         for one to measure whatever comes out. What was told until now decides, whichever build is ready first.
 
         A kind of build (that spills, whose tensor-core instructions are serialised) is left out once several of it
         were timed and none came near the best. Every other candidate has no rule: at least half of a batch is
-        measured, and a verdict on a kind that is wrong comes to light. Tell of one left out with status ``screened``:
+        measured, and a verdict on a kind that is wrong comes to light. Tell of one left out with status ``pruned``:
         the models take it for an ordinary one of its kind, not for a failure."""
-        rule = Screen.of(self.told)
-        return [rule if rule.left_out and i % 2 else None for i in range(len(batch))]
+        rule = KindPruner.of(self.observations)
+        return [rule if rule.slow and i % 2 else None for i in range(len(batch))]
 
     def _queue(self, starts: Mapping[str, Sequence[Config]]) -> list[Candidate]:
         """Defaults, then seeds and given starts of the spaces in turn; distinct and valid."""

@@ -47,21 +47,21 @@ def stopped(times: Sequence[float], risk: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Screen:
+class KindPruner:
     """A second look at a build, after compiling and before running: '' to measure it, or why it is left out.
 
     A fixed answer to what was told when it was made, so that a run does not depend on which build is ready first.
-    ``left_out``: (template, kind of build, reason).
+    ``slow``: (template, kind of build, reason).
     """
 
-    left_out: tuple[tuple[str, str, str], ...] = ()
+    slow: tuple[tuple[str, str, str], ...] = ()
 
     def __call__(self, candidate: Candidate, resources: Resources) -> str:
         own = kinds(resources)
-        return next((why for name, kind, why in self.left_out if name == candidate.template and kind in own), "")
+        return next((why for name, kind, why in self.slow if name == candidate.template and kind in own), "")
 
     @classmethod
-    def of(cls, told: Sequence[Measurement]) -> Screen:
+    def of(cls, told: Sequence[Measurement]) -> KindPruner:
         """What trials say so far of the kinds of builds (spilling, serialised tensor-core instructions)."""
         timed = [(m.candidate.template, kinds(m.resources), m.time) for m in told if m.ok and m.resources is not None]
         best = min((t for _, _, t in timed), default=math.inf)

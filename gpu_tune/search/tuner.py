@@ -9,7 +9,7 @@ from ..space.space import Space, TemplateSpace
 from ..store.records import Record
 from ..templates.base import Template
 from ..templates.registry import Variant, variants
-from ..trial import Candidate, Measurement, Rule
+from ..trial import Candidate, Measurement, Pruner
 from ..workload import Workload
 
 
@@ -52,7 +52,6 @@ class Tuner:
         options: dict[str, Any] = {} if batch is None else {"batch": batch}
         settings = PIPELINED if pipelined else Settings()
         self.search = Search(self.spaces, seed=seed, history=history, settings=settings, **options)
-        self.told: list[Measurement] = []
 
     def ask(self, n: int | None = None) -> list[Candidate]:
         """At most ``n`` new candidates (default: a batch); empty when every config has been asked for."""
@@ -60,14 +59,12 @@ class Tuner:
 
     def tell(self, measurements: Iterable[Measurement]) -> None:
         """How candidates ended, failures included."""
-        batch = list(measurements)
-        self.search.tell(batch)
-        self.told.extend(batch)
+        self.search.tell(measurements)
 
-    def screen(self, batch: Sequence[Candidate]) -> Sequence[Rule | None]:
-        """For each candidate just asked for, the rule that judges its build before it runs (call it with the candidate
-        and its Resources: '' to measure it, else why not; then tell of it with status ``screened``), or None."""
-        return self.search.screen(batch)
+    def pruners(self, batch: Sequence[Candidate]) -> Sequence[Pruner | None]:
+        """For each candidate just asked for, what may prune its build before it runs (call it with the candidate and
+        its Resources: '' to measure it, else why not; then tell of it with status ``pruned``), or None."""
+        return self.search.pruners(batch)
 
     def final(self, n: int | None = None) -> list[Candidate]:
         """For the end of a run: untried neighbours of the best; empty when those are all tried."""
@@ -78,7 +75,11 @@ class Tuner:
         return self.search.plateau()
 
     @property
+    def observations(self) -> Sequence[Measurement]:
+        """Every measurement told, in order."""
+        return self.search.observations
+
+    @property
     def best(self) -> Measurement | None:
         """The fastest measurement told so far, None when none has a time."""
-        timed = [m for m in self.told if m.ok]
-        return min(timed, key=lambda m: (m.time, m.candidate.key)) if timed else None
+        return self.search.best

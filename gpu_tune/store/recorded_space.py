@@ -119,7 +119,7 @@ def from_measurements(
     unmeasured are none)."""
     trials: dict[str, RecordedTrial] = {}
     for m in measurements:
-        if m.status == "screened":  # no result at all
+        if m.status == "pruned":  # no result at all
             continue
         trials.setdefault(
             m.candidate.config.key,

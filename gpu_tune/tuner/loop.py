@@ -16,7 +16,7 @@ from ..errors import MeasureError, StoreError, WrongResult
 from ..measure.finals import Finals
 from ..measure.protocol import Measurer
 from ..store.records import Record, Records
-from ..trial import Candidate, Measurement, Rule
+from ..trial import Candidate, Measurement, Pruner
 from .budget import OnTrial, Progress
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Loop:
                     batch = self._ask()
                     if not batch:
                         break
-                    self._flights.append([self._submit(c, rule) for c, rule in batch])
+                    self._flights.append([self._submit(c, pruner) for c, pruner in batch])
                 if self._flights:
                     self._collect(self._flights[0])
                     self._tell(self._flights.popleft())
@@ -135,7 +135,8 @@ class Loop:
     def _finalists(self, failed: set[Candidate]) -> list[Candidate]:
         best: dict[str, Measurement] = {}
         timed = sorted(
-            (m for m in self.tuner.told if m.ok and m.candidate not in failed), key=lambda m: (m.time, m.candidate.key)
+            (m for m in self.tuner.observations if m.ok and m.candidate not in failed),
+            key=lambda m: (m.time, m.candidate.key),
         )
         for m in timed:
             best.setdefault(m.cubin_hash or m.candidate.key, m)
@@ -143,8 +144,8 @@ class Loop:
         defaults = [m.candidate for m in timed if m.candidate in self.tuner.defaults]
         return chosen + [c for c in defaults[:1] if c not in chosen]
 
-    def _ask(self) -> list[tuple[Candidate, Rule | None]]:
-        """The next batch, each with the rule that judges its build: fixed now, when what was told is known."""
+    def _ask(self) -> list[tuple[Candidate, Pruner | None]]:
+        """The next batch, each with what may prune its build, fixed now by the trials that are known."""
         limit, seconds = self.progress.budget.limits
         in_flight = sum(map(len, self._flights))
         used = self.progress.resumed + self._asked
@@ -167,22 +168,22 @@ class Loop:
         if plateau and not batch:
             self.ended = "plateau"
             return []
-        rules: list[Rule | None] = [None] * len(batch)
+        pruners: list[Pruner | None] = [None] * len(batch)
         if not batch:
             batch = self.tuner.ask(room)
-            rules = list(self.tuner.screen(batch))
+            pruners = list(self.tuner.pruners(batch))
         self._asked += len(batch)
         if not batch and not in_flight:
             self.ended = "exhausted"
-        return list(zip(batch, rules))
+        return list(zip(batch, pruners))
 
     def _late(self) -> bool:
         """Whether the time is used up. However short it was, something is to be found: the first time is waited for."""
         used = self.progress.seconds >= self.progress.budget.limits[1] * (1 - RESERVED)
         return used and (self.progress.best is not None or self.progress.trials >= 2 * MOST)
 
-    def _submit(self, candidate: Candidate, rule: Rule | None) -> Future[Measurement]:
-        future = self.measurer.submit(candidate, rule)
+    def _submit(self, candidate: Candidate, pruner: Pruner | None) -> Future[Measurement]:
+        future = self.measurer.submit(candidate, pruner)
         with self._noted:
             self._open.add(future)
         future.add_done_callback(self._record)

@@ -45,7 +45,7 @@ def make_winner(
         created=created,
     )
     limits = progress.budget
-    told = next((m for m in tuner.told if m.candidate == chosen and m.ok), None)
+    told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
     return Winner(
         workload=progress.workload,
         chip=device.chip,

@@ -103,7 +103,7 @@ def tune(
         if not force:
             _resume(tuner, [r for r in history if _comparable(r.measurement, drivers, bool(executor))], place, progress)
         if measurer is None:
-            options = {"kind": _kind(kind, source), "seen": tuner.told, "templates": templates}
+            options = {"kind": _kind(kind, source), "seen": tuner.observations, "templates": templates}
             measurer = open_.enter_context(make_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
         loop = Loop(tuner, measurer, book, progress, on_trial)
         if stored is None:

@@ -62,7 +62,7 @@ def test_trials_and_finalists_run_on_the_workers_gpus(
         assert {c: f.result(120).status for c, f in ends.items()} == bad
         assert len(m.workers) == 2 and not m.excluded
         left = m.submit(candidate(rows=2), "{1.threads} threads".format).result(120)
-        assert (left.status, left.reason) == ("screened", "64 threads")
+        assert (left.status, left.reason) == ("pruned", "64 threads")
         found = m.confirm([some[0], some[-1]], rounds=7)
     assert found.winner == min(good, key=lambda c: good[c].result().time) == some[-1] and found.vendor == "cublaslt"
 

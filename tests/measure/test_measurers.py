@@ -78,7 +78,7 @@ def test_the_same_binary_is_timed_once_and_shares_its_samples(measurer: Measurer
         assert {a.status, b.status} == {"ok", "duplicate"} and a.cubin_hash == b.cubin_hash
 
 
-def test_a_screened_build_is_left_out_before_it_runs_and_the_others_are_timed(measurer: Measurer, candidate: Make):
+def test_a_pruned_build_never_runs_and_the_others_are_timed(measurer: Measurer, candidate: Make):
     def few(c: Candidate, resources: Resources) -> str:
         return f"{resources.threads} threads" if resources.threads > 32 else ""
 
@@ -87,12 +87,12 @@ def test_a_screened_build_is_left_out_before_it_runs_and_the_others_are_timed(me
     if measurer.source == REPLAYED:  # nothing is built
         assert left.status == "ok"
         return
-    assert (left.status, left.reason, left.samples) == ("screened", "64 threads", ())
+    assert (left.status, left.reason, left.samples) == ("pruned", "64 threads", ())
     assert left.resources is not None and left.resources.threads == 64 and "time" not in left.seconds
     assert Measurement.from_json(left.to_json()) == left
     assert measurer.submit(candidate(threads=64)).result(60).status == "ok"  # it was never timed, so it is no duplicate
     again = measurer.submit(candidate(threads=64), few).result(60)
-    assert again.status == "screened"  # whether a twin is known by now or not
+    assert again.status == "pruned"  # whether a twin is known by now or not
 
 
 def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer: Measurer, candidate: Make):

@@ -46,12 +46,12 @@ def result(candidate: Candidate, seconds: float, source: str = MEASURED, **more:
 
 
 def replay(search: Search, space: RecordedSpace, trials: int) -> list[float]:
-    while len(search.told) < trials:
-        batch = search.ask(trials - len(search.told))
+    while len(search.observations) < trials:
+        batch = search.ask(trials - len(search.observations))
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])
-    return [m.time if m.ok else math.inf for m in search.told]
+    return [m.time if m.ok else math.inf for m in search.observations]
 
 
 def toy(name: str = "toy", **more: object) -> GridSpace:
@@ -88,10 +88,10 @@ def test_the_same_seed_and_records_give_the_same_proposals() -> None:
     first, second, other = (Search([space], seed=s) for s in (4, 4, 5))
     for search in (first, second, other):
         replay(search, space, 60)
-    asked = [[m.candidate for m in s.told] for s in (first, second, other)]
+    asked = [[m.candidate for m in s.observations] for s in (first, second, other)]
     assert asked[0] == asked[1] != asked[2]
     resumed = Search([space], seed=4)
-    resumed.tell(first.told)  # as after a restart: told, never asked
+    resumed.tell(first.observations)  # as after a restart: told, never asked
     assert resumed.ask() == first.ask()
 
 
@@ -108,7 +108,7 @@ def test_failures_are_learned_from() -> None:
     space = GridSpace("half", [Knob(f"k{i}", tuple(range(1, 9)), "") for i in range(4)])
     search = Search([space], seed=1)
     failures: list[float] = []
-    while len(search.told) < 120:
+    while len(search.observations) < 120:
         batch = search.ask()
         bad = [c.config["k1"] > 4 for c in batch]  # type: ignore[operator]
         failures += bad
@@ -164,7 +164,7 @@ def test_trials_flow_to_the_space_that_earns_them() -> None:
     ]
     factor = {"good": 1.0, "close": 1.03, "hopeless": 4.0, "broken": math.inf}
     search = Search(spaces, seed=2)
-    while len(search.told) < 160:
+    while len(search.observations) < 160:
         search.tell(
             [result(c, factor[c.template] * (1 + sum(map(float, c.config.values())) / 100)) for c in search.ask()]
         )
@@ -179,7 +179,7 @@ def past(chip: str, seed: int = 0) -> Past:
     space = synthetic(chip)
     search = Search([space], seed=seed)
     replay(search, space, 100)
-    return Past.of(space, search.told, chip)
+    return Past.of(space, search.observations, chip)
 
 
 def test_history_of_other_chips_speeds_up_the_start_and_never_takes_all_slots() -> None:
@@ -321,7 +321,7 @@ def test_the_plateau_rule_waits_longer_for_a_smaller_risk() -> None:
             patience(bad)
     search = Search([toy()])
     search.tell([result(Candidate("toy", c), 1.0) for c in toy().sample(40, np.random.default_rng(0))])
-    assert search.plateau(0.2) == stopped([1.0] * len(search.told), 0.2)
+    assert search.plateau(0.2) == stopped([1.0] * len(search.observations), 0.2)
 
 
 SPILLS, CLEAN = Resources(registers=255, spill_bytes=400), Resources(registers=100)
@@ -330,19 +330,19 @@ SPILLS, CLEAN = Resources(registers=255, spill_bytes=400), Resources(registers=1
 def test_the_screen_leaves_out_builds_of_a_kind_that_never_came_near() -> None:
     search = Search([toy()])
     configs = [Candidate("toy", c) for c in toy().sample(20, np.random.default_rng(0))]
-    assert search.screen(configs) == [None] * 20  # nothing is known yet
+    assert search.pruners(configs) == [None] * 20  # nothing is known yet
     search.tell([result(c, 3.0, resources=SPILLS) for c in configs[:3]])
     search.tell([result(c, 1.0, resources=CLEAN) for c in configs[3:6]])
-    assert search.screen(configs) == [None] * 20  # three are too few to condemn a kind
+    assert search.pruners(configs) == [None] * 20  # three are too few to condemn a kind
     search.tell([result(configs[6], 3.0, resources=SPILLS)])
-    rules = search.screen(configs[10:])
+    rules = search.pruners(configs[10:])
     assert [r is None for r in rules] == [True, False] * 5  # at least half of a batch is measured
     rule = rules[1]
     assert rule is not None and "the best of 4 such is 3.00 times slower" in rule(configs[11], SPILLS)
     assert rule(configs[11], CLEAN) == "" == rule(Candidate("other", configs[11].config), SPILLS)
     search.tell([result(configs[10], 1.1, resources=SPILLS)])
     assert rule(configs[11], SPILLS)  # what was asked before does not change with what is told now
-    assert search.screen(configs[11:]) == [None] * 9  # one that spills came near: no verdict on the kind any more
+    assert search.pruners(configs[11:]) == [None] * 9  # one that spills came near: no verdict on the kind any more
 
 
 def test_what_is_left_out_counts_as_an_ordinary_one_of_its_kind_whenever_it_was_told() -> None:
@@ -351,8 +351,8 @@ def test_what_is_left_out_counts_as_an_ordinary_one_of_its_kind_whenever_it_was_
     timed = [result(c, t, resources=SPILLS) for c, t in zip(configs, (2.0, 3.0, 7.0))] + [
         result(configs[3], 1.0, resources=CLEAN)
     ]
-    left = Measurement(configs[4], "screened", MEASURED, "spills", resources=SPILLS)
-    unknown = Measurement(configs[5], "screened", MEASURED, "noted", resources=Resources(notes=("C7510",)))
+    left = Measurement(configs[4], "pruned", MEASURED, "spills", resources=SPILLS)
+    unknown = Measurement(configs[5], "pruned", MEASURED, "noted", resources=Resources(notes=("C7510",)))
     arms = []
     for told in ([*timed, left, unknown], [unknown, left, *timed]):
         search = Search([space])
@@ -380,7 +380,7 @@ def test_a_search_explains_itself() -> None:
     assert own["rank_correlation"] > 0.3 and own["top"]["1"] <= own["top"]["5"] <= 1.0
     assert set(own["gain"]) <= set(space.describe(space.grid.sample(1, np.random.default_rng(0)))[1])
     assert next(iter(own["gain"])) in own["shap"]
-    assert [p["seconds"] for p in told["points"]] == [m.time if m.ok else None for m in search.told]
+    assert [p["seconds"] for p in told["points"]] == [m.time if m.ok else None for m in search.observations]
     assert sum(f["count"] for f in told["failures"]) == 96 - told["statuses"]["ok"]
     ranks: Sequence[int] = own["predicted"]
     assert sorted(ranks) == sorted(own["measured"]) == list(range(len(ranks)))
@@ -414,7 +414,7 @@ def test_a_stalled_search_gives_a_third_of_its_slots_to_niches_in_turn_until_a_g
         )
 
     seen: dict[int, list[Config]] = {}
-    while len(search.told) < 400:
+    while len(search.observations) < 400:
         since = search.arms["toy"].stalled()[1]
         batch = search.ask()
         if since >= own.stall:
@@ -447,7 +447,7 @@ def test_niches_that_are_used_up_leave_their_slots_to_the_rest() -> None:
     for _ in range(9):
         batch = search.ask()
         search.tell([result(c, 1.0 + int(c.config["flag"]) + 1e-3 * int(c.config["n"])) for c in batch])
-    while len(search.told) < 180:
+    while len(search.observations) < 180:
         batch = search.ask()
         assert len(batch) == 16
         search.tell([result(c, 2.0) for c in batch])
@@ -467,7 +467,7 @@ def test_a_needle_beside_a_broad_plateau_is_found() -> None:
     found = 0
     for seed in range(6):
         search = Search([space], seed=seed)
-        while len(search.told) < 200:
-            search.tell([result(c, seconds(c.config)) for c in search.ask(200 - len(search.told))])
+        while len(search.observations) < 200:
+            search.tell([result(c, seconds(c.config)) for c in search.ask(200 - len(search.observations))])
         found += search.best is not None and search.best.time == 1.0
     assert found >= 5

@@ -129,9 +129,9 @@ def ran(spilling, tmp_path, name, trials=(48,)):
     return kernel, {r.measurement.candidate: r.measurement for r in book.read("predicted")}
 
 
-def test_builds_of_a_kind_that_never_came_near_are_screened_alike_in_every_run(home, spilling, tmp_path):
+def test_builds_of_a_kind_that_never_came_near_are_pruned_alike_in_every_run(home, spilling, tmp_path):
     kernel, first = ran(spilling, tmp_path, "a")
-    left = [m for m in first.values() if m.status == "screened"]
+    left = [m for m in first.values() if m.status == "pruned"]
     assert len(left) >= 2 and all("spills registers: the best of" in m.reason for m in left)
     assert all(m.resources.spill_bytes > 64 and m.samples == () for m in left)
     assert sum(m.status in ("ok", "duplicate") for m in first.values()) >= 24  # at least half of each batch
@@ -141,9 +141,9 @@ def test_builds_of_a_kind_that_never_came_near_are_screened_alike_in_every_run(h
     assert told[0] == told[1]
 
 
-def test_a_resumed_run_goes_on_with_what_was_screened(home, spilling, tmp_path):
+def test_a_resumed_run_goes_on_with_what_was_pruned(home, spilling, tmp_path):
     kernel, book = ran(spilling, tmp_path, "a", trials=(32, 48))
-    left = [c for c, m in book.items() if m.status == "screened"]
+    left = [c for c, m in book.items() if m.status == "pruned"]
     assert left and len(book) == 48 == kernel.winner.trials  # none of them was asked for again
     assert Candidate(kernel.template, kernel.config) not in left
 
