@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from ..errors import CorruptData, GpuTuneError
 from ..plan import LaunchPlan
 from ..space.knob import Config
 from ..trial import MEASURED, PREDICTED, Policy, Resources
-from ..workload import View, Workload, from_dict, to_dict
+from ..workload import Matmul, View, Workload, from_dict, to_dict
 
 FORMAT = 1
 
@@ -132,7 +132,7 @@ class Winner:
             seconds=float(data["seconds"]),
             samples=tuple(map(float, data["samples"])),
             resources=Resources(**{**data["resources"], **notes}) if data["resources"] else None,
-            view=View(from_dict(view["workload"]), dict(view["buffers"])) if view else None,
+            view=View(cast(Matmul, from_dict(view["workload"])), dict(view["buffers"])) if view else None,
             options=tuple(data["options"]),
             finalists=tuple(data["finalists"]),
             spent=float(data["spent"]),

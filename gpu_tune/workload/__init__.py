@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import InvalidInput
-from .arrays import ArraySpec, View
 from .conv2d import Conv2d
 from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
-from .matmul import Matmul
+from .matmul import Matmul, View
+from .operation import ArraySpec
 
 __all__ = [
     "DTYPES",

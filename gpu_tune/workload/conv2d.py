@@ -6,17 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..errors import InvalidInput
-from . import epilogue as epilogue_grammar
-from .arrays import ArraySpec, View
-from .checks import check_common, choice, pair, positive, resolve_dtypes, sides, vector_dtype
 from .dtypes import SCALES
-from .keys import join, readable_key
-from .matmul import Matmul
+from .matmul import Matmul, View
+from .operation import ArraySpec, Operation, whole
 
 
 @dataclass(frozen=True)
-class Conv2d:
+class Conv2d(Operation):
     """A 2-D convolution (cross-correlation), forward.
 
     ``n`` images of ``c`` channels, ``h`` x ``w``; ``k`` filters of ``r`` x ``s``. ``layout`` nchw: x (n,c,h,w),
@@ -56,71 +52,82 @@ class Conv2d:
     beta: ClassVar[str] = "0"
 
     def __post_init__(self) -> None:
-        for name in ("n", "c", "h", "w", "k", "r", "s", "groups"):
-            positive(self, name)
-        resolve_dtypes(self)
-        choice(self, "layout", ("nchw", "nhwc"))
-        choice(self, "scales", SCALES[:3])
-        choice(self, "weights", ("plain", "pretransformed"))
+        self._positive("n", "c", "h", "w", "k", "r", "s", "groups")
+        self._check_dtypes()
+        self._choice("layout", ("nchw", "nhwc"))
+        self._choice("scales", SCALES[:3])
+        self._choice("weights", ("plain", "pretransformed"))
         if self.direction != "fprop":
-            choice(self, "direction", ("fprop", "dgrad", "wgrad"))
-            raise InvalidInput(
-                "Conv2d direction",
+            self._choice("direction", ("fprop", "dgrad", "wgrad"))
+            raise self._invalid(
+                "direction",
                 self.direction,
                 "is not built",
                 "use direction='fprop' (a unit-stride "
                 "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
             )
-        object.__setattr__(self, "stride", pair("stride", self.stride, 1))
-        object.__setattr__(self, "dilation", pair("dilation", self.dilation, 1))
-        object.__setattr__(self, "padding", sides(self.padding))
-        check_common(self)
+        for name in ("stride", "dilation"):
+            self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of at least 1")
+        rule = "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
+        self._spread("padding", 4, 0, rule)
+        self._check_common()
         for name in ("c", "k"):
             if getattr(self, name) % self.groups:
-                raise InvalidInput(
-                    f"Conv2d {name}",
+                raise self._invalid(
+                    name,
                     getattr(self, name),
                     f"is not a multiple of groups={self.groups}",
                     f"use groups that divide both c={self.c} and k={self.k}",
                 )
         if any(op.name == "row_bias" for op in self.ops):
-            raise InvalidInput(
-                "Conv2d epilogue",
+            raise self._invalid(
+                "epilogue",
                 self.epilogue,
                 "has row_bias, which only a matmul has",
                 "use bias (per output channel)",
             )
         if self.weights == "pretransformed" and "winograd" not in self.math:
-            raise InvalidInput(
-                "Conv2d weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math"
-            )
+            raise self._invalid("weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math")
         if self.weights == "pretransformed" and ((self.r, self.s), self.stride, self.dilation, self.groups) != (
             (3, 3),
             (1, 1),
             (1, 1),
             1,
         ):
-            raise InvalidInput(
-                "Conv2d weights",
+            raise self._invalid(
+                "weights",
                 self.weights,
                 "needs a 3x3 filter, stride 1, dilation 1 and one group",
                 "use weights='plain'",
             )
         for name, size in (("p", self.p), ("q", self.q)):
             if size < 1:
-                raise InvalidInput(
-                    f"Conv2d output {name}",
+                raise self._invalid(
+                    f"output {name}",
                     size,
                     "is not positive: the filter does not fit into the padded image",
                     "enlarge padding or the image, or shrink the filter or dilation",
                 )
         if self.out_dtype == "int32" and (self.epilogue or self.scales != "none"):
-            raise InvalidInput(
-                "Conv2d out_dtype",
+            raise self._invalid(
+                "out_dtype",
                 "int32",
                 "is the exact integer result: no epilogue or scales",
                 "use out_dtype='float32' (or float16, bfloat16, int8) with them",
             )
+
+    def _spread(self, name: str, count: int, least: int, rule: str) -> None:
+        """Resolve a field that is ``count`` integers, given as one, a pair or all."""
+        given = getattr(self, name)
+        one = whole(given)
+        value = (one,) * count if isinstance(one, int) else ()
+        if isinstance(given, (tuple, list)):
+            value = tuple(map(whole, given))
+        if len(value) == 2 and count == 4:
+            value = (value[0], value[0], value[1], value[1])
+        if len(value) != count or any(type(v) is not int or not least <= v <= 65535 for v in value):
+            raise self._invalid(name, given, rule)
+        object.__setattr__(self, name, value)
 
     @property
     def p(self) -> int:
@@ -140,36 +147,24 @@ class Conv2d:
         return 4 if min(self.p, self.q) > 4 and self.dtype != "bfloat16" else 2
 
     @property
-    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
-        """The epilogue's operations, in order."""
-        return epilogue_grammar.parse(self.epilogue)
-
-    @property
     def flops(self) -> int:
         """2 n k p q (c/groups) r s: what a direct convolution does, padding included."""
         return 2 * self.n * self.k * self.p * self.q * (self.c // self.groups) * self.r * self.s
 
     @property
-    def bytes(self) -> int:
-        """Bytes that must cross memory once: every operand read, out written."""
-        return sum(s.nbytes for s in self.arrays().values())
-
-    @property
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.n}x{self.c}x{self.h}x{self.w}-k{self.k}-{self.r}x{self.s}"
-        dims += f"-s{join(self.stride)}-p{join(self.padding)}-d{join(self.dilation)}" + (
+        dims += f"-s{_short(self.stride)}-p{_short(self.padding)}-d{_short(self.dilation)}" + (
             f"-g{self.groups}" if self.groups > 1 else ""
         )
-        return readable_key(
-            self,
+        return self._readable_key(
             f"conv2d-{dims}-{self.dtype}-{self.layout}",
             skip={"n", "c", "h", "w", "k", "r", "s", "stride", "padding", "dilation", "groups", "dtype", "layout"},
             defaults={},
         )
 
     def arrays(self) -> dict[str, ArraySpec]:
-        """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
         cg, nhwc = self.c // self.groups, self.layout == "nhwc"
         out = ArraySpec((self.n, self.p, self.q, self.k) if nhwc else (self.n, self.k, self.p, self.q), self.out_dtype)
         specs = {
@@ -189,11 +184,6 @@ class Conv2d:
             specs["scale_a"] = ArraySpec((1,), "float32")
             specs["scale_b"] = ArraySpec((1,) if self.scales == "tensor" else (self.k,), "float32")
         return {**specs, "out": out}
-
-    @property
-    def vector_dtype(self) -> str:
-        """dtype of bias: out_dtype where that is a wide float, else float32."""
-        return vector_dtype(self.out_dtype)
 
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call (none)."""
@@ -229,3 +219,8 @@ class Conv2d:
             swapped = {"scale_a": "scale_b", "scale_b": "scale_a"} if self.scales == "tensor" else {}
             return (View(matmul, {"a": "w", "b": "x", "row_bias": "bias", **swapped}),)
         return ()
+
+
+def _short(values: tuple[int, ...]) -> str:
+    """One number where all are equal, else all: 1, 1x2."""
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import InvalidInput
-from . import epilogue as epilogue_grammar
-from .arrays import ArraySpec, View
-from .checks import check_common, choice, leading_dimension, positive, resolve_dtypes, vector_dtype
 from .dtypes import SCALES
-from .keys import readable_key
+from .operation import MAX_DIM, ArraySpec, Operation, whole
 
 
 @dataclass(frozen=True)
-class Matmul:
+class Matmul(Operation):
     """``out = epilogue(alpha * scales * A @ B + beta * C)``, cast to ``out_dtype``; arrays are row-major.
 
     ``layout`` names A then B: ``nn`` A(m,k) B(k,n); ``nt`` A(m,k) B(n,k); ``tn`` A(k,m) B(k,n); ``tt`` A(k,m) B(n,k).
@@ -47,21 +44,24 @@ class Matmul:
     inputs: ClassVar[tuple[str, str]] = ("a", "b")
 
     def __post_init__(self) -> None:
-        for name in ("m", "n", "k", "batch"):
-            positive(self, name)
-        resolve_dtypes(self)
-        choice(self, "layout", ("nn", "nt", "tn", "tt"))
-        choice(self, "alpha", ("1", "any"))
-        choice(self, "beta", ("0", "1", "any"))
-        choice(self, "scales", SCALES)
-        check_common(self)
+        self._positive("m", "n", "k", "batch")
+        self._check_dtypes()
+        self._choice("layout", ("nn", "nt", "tn", "tt"))
+        self._choice("alpha", ("1", "any"))
+        self._choice("beta", ("0", "1", "any"))
+        self._choice("scales", SCALES)
+        self._check_common()
         for name, columns in (("lda", self.a_shape[-1]), ("ldb", self.b_shape[-1]), ("ldc", self.n)):
-            leading_dimension(self, name, columns)
+            value = whole(getattr(self, name))
+            value = columns if value in (0, None) else value
+            valid = type(value) is int and columns <= value <= MAX_DIM
+            rule = f"is not an integer of at least the row length {columns}"
+            self._resolve(name, value, valid, rule, "leave it out for contiguous rows")
         if self.out_dtype == "int32" and (
             self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
         ):
-            raise InvalidInput(
-                "Matmul out_dtype",
+            raise self._invalid(
+                "out_dtype",
                 "int32",
                 "is the exact integer result: no epilogue, scales, alpha or general beta",
                 "use out_dtype='float32' (or float16, bfloat16, int8) with them",
@@ -78,33 +78,21 @@ class Matmul:
         return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
 
     @property
-    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
-        """The epilogue's operations, in order."""
-        return epilogue_grammar.parse(self.epilogue)
-
-    @property
     def flops(self) -> int:
         """2 m n k batch; the epilogue is not counted."""
         return 2 * self.m * self.n * self.k * self.batch
 
     @property
-    def bytes(self) -> int:
-        """Bytes that must cross memory once: every operand read, out written."""
-        return sum(s.nbytes for s in self.arrays().values())
-
-    @property
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
         dims = f"{self.m}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
-        return readable_key(
-            self,
+        return self._readable_key(
             f"matmul-{dims}-{self.dtype}-{self.layout}",
             skip={"m", "n", "k", "batch", "dtype", "layout"},
             defaults={"lda": self.a_shape[-1], "ldb": self.b_shape[-1], "ldc": self.n},
         )
 
     def arrays(self) -> dict[str, ArraySpec]:
-        """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
         lead = (self.batch,) if self.batch > 1 else ()
 
         def matrix(shape: tuple[int, int], ld: int, dtype: str) -> ArraySpec:
@@ -135,11 +123,6 @@ class Matmul:
             specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
         return {**specs, "out": out}
 
-    @property
-    def vector_dtype(self) -> str:
-        """dtype of bias and row_bias: out_dtype where that is a wide float, else float32."""
-        return vector_dtype(self.out_dtype)
-
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
         return tuple(n for n in ("alpha", "beta") if getattr(self, n) == "any")
@@ -147,3 +130,15 @@ class Matmul:
     def views(self) -> tuple[View, ...]:
         """Other workloads that compute the same on the same memory (none for a matmul)."""
         return ()
+
+
+@dataclass(frozen=True)
+class View:
+    """``workload`` computes the same on the same memory; ``buffers`` maps its buffer names to the origin's."""
+
+    workload: Matmul
+    buffers: Mapping[str, str]
+
+    def origin(self, buffer: str) -> str:
+        """The origin's name of ``buffer``."""
+        return self.buffers.get(buffer, buffer)

@@ -1,0 +1,142 @@
+"""What every workload shares: its arrays, its readable key, and the checks that resolve its fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ..errors import InvalidInput
+from . import epilogue as epilogue_grammar
+from .dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
+
+MAX_DIM = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a call: ``shape``, dtype name, ``strides`` in elements (empty: contiguous)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    strides: tuple[int, ...] = ()
+
+    @property
+    def element_strides(self) -> tuple[int, ...]:
+        """Strides in elements, contiguous ones filled in."""
+        return self.strides or tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last, gaps included."""
+        return 1 + sum((d - 1) * s for d, s in zip(self.shape, self.element_strides))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements themselves, gaps not counted."""
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+class Operation:
+    """The fields and methods that matmul and conv2d share. Checks raise InvalidInput that says what to do."""
+
+    op: ClassVar[str]
+    dtype: str
+    out_dtype: str
+    epilogue: str
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
+        raise NotImplementedError
+
+    @property
+    def ops(self) -> tuple[epilogue_grammar.Op, ...]:
+        """The epilogue's operations, in order."""
+        return epilogue_grammar.parse(self.epilogue)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must cross memory once: every operand read, out written."""
+        return sum(s.nbytes for s in self.arrays().values())
+
+    @property
+    def vector_dtype(self) -> str:
+        """dtype of bias and row_bias: out_dtype where that is a wide float, else float32."""
+        return self.out_dtype if self.out_dtype in ("float32", "float16", "bfloat16") else "float32"
+
+    def _readable_key(self, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
+        """``start`` and every field but ``skip`` that differs from its default, fit for a file name."""
+        parts = [start]
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            default = OUT_DTYPES[self.dtype][0] if f.name == "out_dtype" else defaults.get(f.name, f.default)
+            if f.name not in skip and value != default:
+                text = "+".join(value) if isinstance(value, tuple) else str(value)
+                parts.append(f"{f.name}={text}")
+        return re.sub(r"[^A-Za-z0-9.+=_\-]", "_", "-".join(parts))
+
+    def _invalid(self, field: str, value: object, rule: str, remedy: str = "") -> InvalidInput:
+        return InvalidInput(f"{type(self).__name__} {field}", value, rule, remedy)
+
+    def _resolve(self, field: str, value: Any, valid: bool, rule: str, remedy: str = "") -> None:
+        """Give the field its resolved value, if that is ``valid``."""
+        if not valid:
+            raise self._invalid(field, value, rule, remedy)
+        object.__setattr__(self, field, value)
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
+            value = whole(getattr(self, name))
+            valid = type(value) is int and 1 <= value <= MAX_DIM
+            self._resolve(name, value, valid, f"is not an integer from 1 to {MAX_DIM}", "give a positive size")
+
+    def _choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if name in ("alpha", "beta") and type(value) in (int, float) and value in (0, 1):
+            value = str(int(value))
+        if isinstance(value, str) and name == "layout":
+            value = value.lower()
+        valid = isinstance(value, str) and value in allowed
+        self._resolve(name, value, valid, "is unknown", f"use one of {', '.join(allowed)}")
+
+    def _check_dtypes(self) -> None:
+        for name in ("dtype", "out_dtype"):
+            value = getattr(self, name)
+            options = DTYPES if name == "dtype" else OUT_DTYPES[self.dtype]
+            rule = "is not a known dtype" if name == "dtype" else f"is not an output of {self.dtype}"
+            value = ALIASES.get(value, value) if isinstance(value, str) else value
+            value = options[0] if name == "out_dtype" and value == "" else value
+            valid = isinstance(value, str) and value in options
+            self._resolve(name, value, valid, rule, f"use one of {', '.join(options)}")
+
+    def _check_common(self) -> None:
+        """Epilogue, determinism, alignment, permissions and scales; after the dtypes."""
+        w: Any = self
+        object.__setattr__(self, "epilogue", epilogue_grammar.canonical(self.epilogue))
+        self._resolve("deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False")
+        valid = type(w.alignment) is int and w.alignment in (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        valid = valid and w.alignment >= ITEMSIZE[self.dtype]
+        rule = "is not a power of two from the item size to 256 bytes"
+        self._resolve("alignment", w.alignment, valid, rule, "use 16")
+        permissions = (w.math,) if isinstance(w.math, str) else w.math
+        if not isinstance(permissions, (tuple, list)) or any(not isinstance(p, str) for p in permissions):
+            raise self._invalid("math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")
+        known = tuple(p for p in MATH if p != "winograd" or self.op == "conv2d")
+        for p in permissions:
+            if p not in known:
+                raise self._invalid("math", p, "is no permission of this operation", f"use some of {known}")
+            if self.dtype not in MATH[p]:
+                rule = f"means nothing for dtype {self.dtype}"
+                raise self._invalid("math", p, rule, f"it is for {', '.join(MATH[p])}")
+        object.__setattr__(self, "math", tuple(sorted(set(permissions))))
+        if w.scales != "none" and self.dtype not in ("int8", *FP8):
+            rule = f"mean nothing for dtype {self.dtype}"
+            raise self._invalid("scales", w.scales, rule, "they are for int8 and float8 data")
+        if w.scales == "block128" and self.dtype == "int8":
+            raise self._invalid("scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
+
+
+def whole(value: Any) -> Any:
+    """NumPy's and others' integers as Python's; anything else as it is."""
+    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
