@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 
 WHEELS = (
     "gpu_tune (built here: python -m build --wheel)",
-    "numpy", "ml_dtypes", "jinja2", "markupsafe", "lightgbm", "scipy", "narwhals", "rich", "click", "pebble",
+    "numpy", "ml_dtypes", "jinja2", "markupsafe", "lightgbm", "scipy", "narwhals", "rich", "click",
     "pygments", "markdown-it-py", "mdurl", "pytest", "hypothesis", "pluggy", "iniconfig", "packaging",
     "sortedcontainers",
     "nvidia-cuda-nvrtc (of the driver's CUDA major)", "nvidia-cublas", "cupy-cuda13x or -cuda12x", "cuda-pathfinder",

@@ -21,7 +21,6 @@ _PACKAGES = {
     "numpy": "",
     "lightgbm": "",
     "jinja2": "",
-    "pebble": "",
     "ml_dtypes": "",
     "cupy": "gpu_tune[cuda13] or [cuda12]: CuPy arrays",
     "torch": "PyTorch arrays, and the library that the dispatchers use for them",

@@ -23,21 +23,7 @@ Branch = tuple[str, int, str]
 
 def all_branches(template: Template) -> set[Branch]:
     """Every branch in the template's source and in the parts that it imports, directly or not."""
-    environment, found = _environment(template.folder), set[Branch]()
-    todo, done = [template.source.name], set[str]()
-    while todo:
-        name = todo.pop()
-        if name in done:
-            continue
-        done.add(name)
-        assert environment.loader is not None
-        tree = environment.parse(environment.loader.get_source(environment, name)[0], name)
-        found.update((name, line, kind) for line, kind, _ in _bodies(tree))
-        for node in tree.find_all((nodes.FromImport, nodes.Import, nodes.Include)):
-            target = getattr(node, "template", None)
-            if isinstance(target, nodes.Const):
-                todo.append(target.value)
-    return found
+    return {(file, line, kind) for file, tree in _trees(template).items() for line, kind, _ in _bodies(tree)}
 
 
 @functools.lru_cache(maxsize=32)
@@ -47,65 +33,78 @@ def reachable_branches(template: Template) -> frozenset[Branch]:
     return frozenset(_Reach(template).found)
 
 
+def _trees(template: Template) -> dict[str, nodes.Template]:
+    """The syntax trees of the template's source and of the parts that it imports, directly or not, by file."""
+    environment = base._environment(template.folder)
+    assert environment.loader is not None
+    trees: dict[str, nodes.Template] = {}
+    todo = [template.source.name]
+    while todo:
+        name = todo.pop()
+        if name not in trees:
+            trees[name] = environment.parse(environment.loader.get_source(environment, name)[0], name)
+            todo += map(_file, trees[name].find_all((nodes.FromImport, nodes.Import, nodes.Include)))
+    return trees
+
+
+def _file(node: Any) -> str:
+    """The file that an import names; ours are all written out."""
+    return str(node.template.value)
+
+
 class _Reach:
     """Walks from the template's source through the macros it uses."""
 
     def __init__(self, template: Template) -> None:
-        self.environment = _environment(template.folder)
         kind = {"matmul": Matmul, "conv2d": Conv2d}[template.op]
         own = {f.name for f in fields(kind)}
         self.fixed = {n: v for n, v in vars(kind).items() if n not in own and isinstance(v, (str, int)) and n[0] != "_"}
         self.found: set[Branch] = set()
-        self.files: dict[str, tuple[dict[str, nodes.Macro], dict[str, str], dict[str, tuple[str, str]]]] = {}
-        self.done: set[tuple[str, str]] = set()
+        self.trees = _trees(template)
+        self.macros = {(file, m.name): m for file, tree in self.trees.items() for m in tree.find_all(nodes.Macro)}
+        self.modules: dict[tuple[str, str], str] = {}
+        self.imported: dict[tuple[str, str], tuple[str, str]] = {}
+        for file, tree in self.trees.items():
+            self.modules.update({(file, node.target): _file(node) for node in tree.find_all(nodes.Import)})
+            for node in tree.find_all(nodes.FromImport):
+                for name, alias in (n if isinstance(n, tuple) else (n, n) for n in node.names):
+                    self.imported[file, alias] = _file(node), name
+        self.opened: set[str] = set()
         self.todo: list[tuple[str, str]] = []
         self._open(template.source.name)
         while self.todo:
             file, name = self.todo.pop()
-            macro = self._open(file)[0].get(name)
-            if macro is not None and (file, name) not in self.done:
-                self.done.add((file, name))
+            self._open(file)
+            macro = self.macros.pop((file, name), None)
+            if macro is not None:
                 self.found.add((file, macro.lineno, "macro"))
                 self._walk(file, macro.defaults)
                 self._walk(file, macro.body)
 
-    def _open(self, name: str) -> tuple[dict[str, nodes.Macro], dict[str, str], dict[str, tuple[str, str]]]:
-        """(macros, imported files by alias, imported macros by alias) of a file, whose top level is walked once."""
-        if name not in self.files:
-            assert self.environment.loader is not None
-            source = self.environment.loader.get_source(self.environment, name)[0]
-            tree = jinja2.Environment._parse(self.environment, source, name, None)
-            macros = {m.name: m for m in tree.find_all(nodes.Macro)}
-            whole = {n.target: _constant(n.template) for n in tree.find_all(nodes.Import)}
-            parts: dict[str, tuple[str, str]] = {}
-            for node in tree.find_all(nodes.FromImport):
-                pairs = [n if isinstance(n, tuple) else (n, n) for n in node.names]
-                parts.update({alias: (_constant(node.template), own) for own, alias in pairs})
-            self.files[name] = macros, whole, parts
-            for file in {*whole.values(), *(file for file, _ in parts.values())}:
-                self._open(file)
-            self._walk(name, tree.body)
-        return self.files[name]
+    def _open(self, name: str) -> None:
+        """Walk the top level of a file, once, after those of the files that it imports."""
+        if name not in self.opened:
+            self.opened.add(name)
+            for node in self.trees[name].find_all((nodes.FromImport, nodes.Import)):
+                self._open(_file(node))
+            self._walk(name, self.trees[name].body)
 
     def _walk(self, file: str, todo: Iterable[nodes.Node]) -> None:
         for node in todo:
-            if isinstance(node, nodes.Macro):
+            if isinstance(node, nodes.Macro) or (isinstance(node, nodes.For) and self._no_scalars(node.iter)):
                 continue
             if isinstance(node, nodes.If):
                 self._if(file, node)
                 continue
             if isinstance(node, nodes.For):
-                if self._no_scalars(node.iter):
-                    continue
                 self.found.add((file, node.lineno, "for"))
             if isinstance(node, nodes.Include):
-                self._open(_constant(node.template))
+                self._open(_file(node))
             self._use(file, node)
             self._walk(file, node.iter_child_nodes())
 
     def _if(self, file: str, node: nodes.If) -> None:
-        kinds = [("if", node), *(("elif", other) for other in node.elif_)]
-        for kind, case in kinds:
+        for kind, case in (("if", node), *(("elif", other) for other in node.elif_)):
             holds = self._value(case.test)
             self._walk(file, [case.test])
             if holds is not False:
@@ -118,15 +117,12 @@ class _Reach:
             self._walk(file, node.else_)
 
     def _use(self, file: str, node: nodes.Node) -> None:
-        """Macros that a node names."""
-        macros, whole, parts = self.files[file]
+        """Note the macro that a node names: one of its file's own, an imported one, or one of an imported file."""
         if isinstance(node, nodes.Name):
-            if node.name in macros:
-                self.todo.append((file, node.name))
-            if node.name in parts:
-                self.todo.append(parts[node.name])
-        if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name) and node.node.name in whole:
-            self.todo.append((whole[node.node.name], node.attr))
+            self.todo.append(self.imported.get((file, node.name), (file, node.name)))
+        elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
+            module = self.modules.get((file, node.node.name))
+            self.todo += [(module, node.attr)] if module else []
 
     def _no_scalars(self, sequence: nodes.Node) -> bool:
         """Whether a loop is over ``workload.scalars()`` of an operation that has none."""
@@ -146,12 +142,6 @@ class _Reach:
             sides = [self._value(test.left), self._value(test.right)]
             return False if False in sides else None if None in sides else all(sides)
         return None
-
-
-def _constant(name: nodes.Expr) -> str:
-    """The file that an import names; ours are all written out."""
-    assert isinstance(name, nodes.Const)
-    return str(name.value)
 
 
 def taken_branches(template: Template, config: Config, workload: Workload, device: Device) -> set[Branch]:

@@ -67,7 +67,7 @@ def check_variant(template: Template, variant: Variant, *, assemble: bool = Fals
             _static(outcome, template, variant, source, problem.plan)
             _touched(outcome, template, variant)
     except GpuTuneError as error:
-        outcome.failures.append(refusal(error))
+        outcome.failures.append(failure_of(error))
     return outcome
 
 
@@ -178,7 +178,7 @@ def _finding(finding: Any, source: str) -> Failure:
     return Failure(f"{finding.kind}: {re.sub(r'[0-9]+', '#', where)[:90]}".rstrip(": "), finding.message, where)
 
 
-def refusal(error: GpuTuneError) -> Failure:
+def failure_of(error: GpuTuneError) -> Failure:
     """The class of an error that stopped a check: the first error of a compiler, or what the emulator refuses."""
     text = str(error)
     if isinstance(error, CompileError):

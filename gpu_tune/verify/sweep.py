@@ -8,19 +8,22 @@ one emitted ``kernel.cu``. What the emulator cannot certify is said in :mod:`gpu
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures import TimeoutError as Expired  # the built-in one from Python 3.11 on
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from .. import emulator, text
+from .. import text
 from ..cuda.device import by_name
-from ..errors import CompilerMissing, CorruptData, GpuTuneError, InvalidInput
+from ..emulator import build
+from ..errors import CorruptData, GpuTuneError, InvalidInput, MeasureError
+from ..measure.worker import Child, ChildLost
 from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
 from ..space.knob import Config
@@ -30,7 +33,7 @@ from ..templates.registry import registry
 from ..workload import from_dict
 from .branches import Branch
 from .cases import DEVICES, Variant
-from .check import Failure, Outcome, Problem, check_variant, refusal, run_checks
+from .check import Failure, Outcome, Problem, check_variant, failure_of, run_checks
 from .coverage import Coverage
 from .draw import Drawing, Drawn
 
@@ -58,7 +61,7 @@ class FailureClass:
 
 @dataclass
 class SweepReport:
-    """What a sweep found. ``ok``: no variant failed. ``text``: the lines that the command line prints."""
+    """What a sweep found until now. ``ok``: something was checked and nothing failed."""
 
     target: str
     variants: int = 0
@@ -70,10 +73,10 @@ class SweepReport:
     classes: dict[str, FailureClass] = field(default_factory=dict)
     covered: list[str] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def ok(self) -> bool:
-        """Whether something was checked and nothing failed."""
         return self.variants > 0 and not self.classes
 
     def text(self) -> str:
@@ -95,10 +98,13 @@ class SweepReport:
         for stage, seconds in outcome.seconds.items():
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
         self.coverage.add(variant, branches)
-        for label in dict.fromkeys(f.label for f in outcome.failures):
-            first = next(f for f in outcome.failures if f.label == label)
-            known = self.classes.setdefault(label, FailureClass(label, 0, first.message, variant.command, first.code))
-            known.count += 1
+        first: dict[str, Failure] = {}
+        for failure in outcome.failures:
+            first.setdefault(failure.label, failure)
+        for label, failure in first.items():
+            found = FailureClass(label, 0, failure.message, variant.command, failure.code)
+            self.classes.setdefault(label, found).count += 1
+        self.seconds = time.perf_counter() - self.started
 
 
 def sweep(
@@ -118,36 +124,34 @@ def sweep(
     0 checks here, one after another, as a template that is not in the registry must be). Every ``assemble_every``-th
     variant is also compiled for its chip and held to its declaration. CompilerMissing without NVRTC or a C++ compiler.
     """
-    _require_emulator()
     template = _template(target)
-    report, start = SweepReport(template.name), time.perf_counter()
+    report = SweepReport(template.name)
     drawing = Drawing(template, seed, devices)
-    jobs = _jobs(drawing, variants, assemble_every)
+    jobs = ((drawn, assemble_every > 0 and n % assemble_every == 0) for n, drawn in zip(range(variants), drawing))
     if template is not registry().get(template.name):
         workers = 0
-    for drawn, outcome, assembled in _run(template, jobs, workers, start, seconds):
-        report.add(drawn.variant, outcome, assembled, drawn.branches)
-        report.seconds = time.perf_counter() - start
-        if progress:
-            progress(report)
+    elif workers is None:
+        workers = os.cpu_count() or 1
+    stop = math.inf if seconds is None else report.started + seconds
+    with contextlib.closing(_outcomes(template, jobs, workers, stop)) as outcomes:
+        for drawn, assembled, outcome in outcomes:
+            report.add(drawn.variant, outcome, assembled, drawn.branches)
+            if progress:
+                progress(report)
     report.covered = report.coverage.summary(drawing) if report.variants else []
-    report.seconds = time.perf_counter() - start
     return report
 
 
-def check_case(template: str, case: str) -> SweepReport:
+def check_case(target: str, case: str) -> SweepReport:
     """Check the one variant that a failing class's command names (``case``: the JSON in it)."""
-    _require_emulator()
+    template, report = _template(target), SweepReport(target)
     try:
         data = json.loads(case)
     except ValueError as error:
-        raise InvalidInput(
-            "verify case", case, f"is not JSON ({error})", "copy the whole text between the quotes"
-        ) from None
-    variant = Variant.from_json(template, data)
-    report, start = SweepReport(template), time.perf_counter()
-    report.add(variant, check_variant(_template(template), variant, assemble=True), assembled=True)
-    report.seconds = time.perf_counter() - start
+        rule, remedy = f"is not JSON ({error})", "copy the whole text between the quotes"
+        raise InvalidInput("verify case", case, rule, remedy) from None
+    variant = Variant.from_json(target, data)
+    report.add(variant, check_variant(template, variant, assemble=True), assembled=True)
     return report
 
 
@@ -156,7 +160,7 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
 
     ``seeds``: how many rounds of inputs and interleavings. CorruptData when ``launch.json`` is missing or damaged.
     """
-    _require_emulator()
+    build.compiler()
     source = Path(path)
     source = source / "kernel.cu" if source.is_dir() else source
     try:
@@ -164,115 +168,92 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
         data = json.loads(text.read(source.parent / "launch.json", LIMITS["launch.json"]))
         if not isinstance(data, dict):
             raise TypeError("launch.json is not an object")
-        view = data.get("view")
-        workload = from_dict(view["workload"] if view else data["workload"])
+        workload = from_dict(data["view"]["workload"] if data.get("view") else data["workload"])
         plan, device, arch = LaunchPlan.from_json(data["plan"]), by_name(data["device"]), str(data["arch"])
-        name, config = str(data["template"]), data["config"]
+        name, config = str(data["template"]), Config(data["config"])
     except KeyError as error:
         raise CorruptData(f"{source}: its launch.json lacks {error}; it needs the one it was emitted with") from error
     except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise CorruptData(
-            f"{source}: cannot be verified ({why}); it needs the launch.json it was emitted with"
-        ) from error
+        rule = "it needs the launch.json it was emitted with"
+        raise CorruptData(f"{source}: cannot be verified ({why}); {rule}") from error
     template = registry().get(name)
-    report, start = SweepReport(str(path)), time.perf_counter()
-    for number in range(seeds):
-        variant = Variant(name, workload, device, Config(config), seed + number)
-        numerics = template.numerics(variant.config, workload) if template else Numerics()
-        problem = Problem(plan, workload, device, numerics)
+    problem = Problem(plan, workload, device, template.numerics(config, workload) if template else Numerics())
+    report = SweepReport(str(path))
+    for round_seed in range(seed, seed + seeds):
         outcome = Outcome()
         try:
-            run_checks(outcome, code, problem, seed + number, arch)
+            run_checks(outcome, code, problem, round_seed, arch)
         except GpuTuneError as error:
-            outcome.failures.append(refusal(error))
-        report.add(variant, outcome)
+            outcome.failures.append(failure_of(error))
+        report.add(Variant(name, workload, device, config, round_seed), outcome)
     for found in report.classes.values():
         found.command = f"gpu-tune verify {source} --variants {seeds} --seed {seed}"
     report.covered = [f"{workload.key} with {seeds} rounds of inputs and interleavings"]
-    report.seconds = time.perf_counter() - start
     return report
 
 
-def _require_emulator() -> None:
-    if not emulator.available():
-        raise CompilerMissing(
-            "the emulator needs a C++17 compiler, and none was found; install g++ or clang++ (or set CXX)"
-        )
-
-
 def _template(target: str | Template) -> Template:
-    if isinstance(target, Template):
-        return target
+    build.compiler()  # raises CompilerMissing: the emulator is needed for everything that follows
     known = registry()
-    if target not in known:
-        raise InvalidInput(
-            "template", target, "is unknown", f"use one of {', '.join(known)}, or the path of a kernel.cu"
-        )
-    return known[target]
+    if isinstance(target, str) and target not in known:
+        remedy = f"use one of {', '.join(known)}, or the path of a kernel.cu"
+        raise InvalidInput("template", target, "is unknown", remedy)
+    return known[target] if isinstance(target, str) else target
 
 
-def _jobs(drawing: Drawing, count: int, every: int) -> Iterator[tuple[Drawn, bool]]:
-    for number, drawn in zip(range(count), drawing):
-        yield drawn, bool(every) and number % every == 0
+def _outcomes(
+    template: Template, jobs: Iterator[tuple[Drawn, bool]], workers: int, stop: float
+) -> Generator[tuple[Drawn, bool, Outcome], None, None]:
+    """Each job (a variant, and whether to assemble it) with its outcome, in the order in which they finish.
 
-
-def _check(name: str, variant: Variant, assemble: bool) -> Outcome:
-    return check_variant(registry()[name], variant, assemble=assemble)
-
-
-def _run(
-    template: Template, jobs: Iterable[tuple[Drawn, bool]], workers: int | None, start: float, seconds: float | None
-) -> Iterator[tuple[Drawn, Outcome, bool]]:
-    """Outcomes, in the order in which they finish."""
-
-    def expired() -> bool:
-        return seconds is not None and time.perf_counter() - start > seconds
-
-    count = os.cpu_count() or 1 if workers is None else workers
-    if count == 0:
+    No job is started after ``stop``, a time of ``perf_counter``.
+    """
+    if workers == 0:
         for number, (drawn, assemble) in enumerate(jobs, 1):
-            yield drawn, check_variant(template, drawn.variant, assemble=assemble), assemble
-            if number >= LEAST and expired():
+            yield drawn, assemble, check_variant(template, drawn.variant, assemble=assemble)
+            if number >= LEAST and time.perf_counter() > stop:
                 return
         return
-    from pebble import ProcessPool
+    children = [Child("gpu_tune.verify.sweep:check_request") for _ in range(workers)]
+    idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+    for child in children:
+        idle.put(child)
 
-    with ProcessPool(max_workers=count) as pool:
-        running: dict[Future[Any], tuple[Drawn, bool]] = {}
-        todo = iter(jobs)
+    def check(drawn: Drawn, assemble: bool) -> Outcome:
+        child = idle.get()
         try:
-            while True:
-                while len(running) < 2 * count and not expired():
-                    job = next(todo, None)
-                    if job is None:
-                        break
-                    drawn, assemble = job
-                    future: Future[Any] = pool.schedule(
-                        _check, args=[template.name, drawn.variant, assemble], timeout=TIME_LIMIT
-                    )
-                    running[future] = job
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    drawn, assemble = running.pop(future)
-                    yield drawn, _outcome(future), assemble
+            outcome: Outcome = child.ask((drawn.variant, assemble), TIME_LIMIT)
+            return outcome
+        except ChildLost as lost:
+            hangs = lost.timed_out and lost.stage != "start"
+            label, message = ("hangs", f"no answer in {TIME_LIMIT:g} s") if hangs else ("checker died", str(lost))
+            return Outcome([Failure(label, message)])
+        except MeasureError as error:
+            return Outcome([Failure("checker died", str(error))])
         finally:
-            for future in running:
-                future.cancel()
-            pool.stop()
+            idle.put(child)
 
-
-def _outcome(future: Future[Any]) -> Outcome:
-    """The outcome, or the failure that a checker which died or hung amounts to."""
+    running: dict[Future[Outcome], tuple[Drawn, bool]] = {}
+    pool = ThreadPoolExecutor(workers)
     try:
-        found: Outcome = future.result()
-        return found
-    except Expired:
-        return Outcome([Failure("hangs", f"no answer in {TIME_LIMIT:g} s")])
-    except Exception as error:
-        return Outcome([Failure(f"checker died: {type(error).__name__}", str(error))])
+        while True:
+            while len(running) < 2 * workers and time.perf_counter() <= stop and (job := next(jobs, None)):
+                running[pool.submit(check, *job)] = job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield *running.pop(future), future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.kill()
+
+
+def check_request(request: tuple[Variant, bool], note: Callable[[str], None]) -> Outcome:
+    """In a worker process: check a variant of a registered template, and assemble it or not."""
+    variant, assemble = request
+    return check_variant(registry()[variant.template], variant, assemble=assemble)
 
 
 __all__ = ["FailureClass", "SweepReport", "check_case", "sweep", "verify_kernel"]

@@ -353,7 +353,14 @@ def test_processes_find_the_same_as_one(tmp_path: Path) -> None:
     assert alone.ok == pooled.ok and alone.coverage.pairs == pooled.coverage.pairs and pooled.variants == 2
 
 
-def test_the_module_is_a_command() -> None:
+def test_a_variant_that_hangs_is_a_failure_and_the_sweep_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "TIME_LIMIT", 0.001)
+    report = sweep.sweep("matmul_simt", variants=2, seed=2, workers=1, assemble_every=0)
+    assert [(c.label, c.count) for c in report.classes.values()] == [("hangs", 2)] and report.runs == 0
+    assert "gpu-tune verify matmul_simt --case" in report.text()
+
+
+def test_the_command_sweeps() -> None:
     command = [sys.executable, "-m", "gpu_tune", "verify", "matmul_simt", "--variants", "1", "--workers", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "1 variants" in done.stdout and "covered" in done.stdout, done.stderr
