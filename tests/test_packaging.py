@@ -63,7 +63,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
 def test_an_installed_wheel_finds_its_templates_suites_and_shipped_kernels(installed, tmp_path):
     code = """
 import gpu_tune, gpu_tune.paths as f
-from gpu_tune import suites
+from gpu_tune.report import suites
 from gpu_tune.cuda.device import by_name
 from gpu_tune.templates.base import render
 from gpu_tune.templates.registry import registry
