@@ -22,8 +22,7 @@ import numpy as np
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.search.search import Search
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Knob
+from gpu_tune.space.knob import Constraint, Knob
 from gpu_tune.space.space import GridSpace, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.templates.registry import registry

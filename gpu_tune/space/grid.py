@@ -1,23 +1,266 @@
 """Grids: the valid index rows of a space, by constraint tables or from a list. Plain NumPy; knows no template.
 
-A *row* holds one value index per knob (uint16). Columns that share a rule form a :class:`~.component.Component`;
-components are independent, so their counts multiply and each is sampled by itself.
+A *row* holds one value index per knob (uint16). Columns that share a rule form a component; components are independent,
+so their counts multiply and each is sampled by itself.
+
+A component is explored breadth first, column by column, pruned as soon as a rule's columns are known. Where a level
+grows beyond a limit, a uniform draw of it goes on: every valid row is then as likely as any other to be kept, and the
+product of the ratios estimates how many there are (stochastic enumeration; Rubinstein, Ridder and Vaisman 2014, "Fast
+Sequential Monte Carlo Methods", chapter 5).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .component import LISTED, Component, Rows, Rule
-
-__all__ = ["COUNTED", "Grid", "Rows", "Rule"]
-
+Rows = NDArray[np.uint16]
+"""Value indices, (rows, knobs)."""
+LISTED = 1 << 13
+"""A component of at most this many valid rows (at every depth of its listing) is listed for sampling."""
 COUNTED = 1 << 16
 """A component of at most this many valid rows (at every depth of its listing) is counted exactly."""
+_PROJECTED = 1 << 12
+"""A rule of at most this many points is tabled whole, and prunes before all its columns are known."""
+_TABLE = 1 << 22
+"""A rule of more points remembers in a dictionary, not in an array of them all."""
+
+
+@dataclass
+class Rule:
+    """A predicate over the value indices in ``columns``, remembered in a table that fills as it is asked."""
+
+    name: str
+    columns: tuple[int, ...]
+    sizes: tuple[int, ...]
+    holds: Callable[[tuple[int, ...]], bool]
+    _table: NDArray[np.int8] | None = field(default=None, repr=False)
+    _dict: dict[int, bool] = field(default_factory=dict, repr=False)
+
+    @property
+    def points(self) -> int:
+        """Assignments of its columns."""
+        return math.prod(self.sizes)
+
+    def check(self, rows: Rows, columns: Sequence[int] | None = None) -> NDArray[np.bool_]:
+        """Which rows keep the rule; ``columns`` says where in ``rows`` its columns are (default: the grid's)."""
+        flat = np.zeros(len(rows), dtype=np.int64)
+        for size, column in zip(self.sizes, self.columns if columns is None else columns):
+            flat = flat * size + rows[:, column]
+        return self.check_flat(flat)
+
+    def check_flat(self, flat: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The same for flat (row-major) indices over its own columns."""
+        if self.points > _TABLE:
+            unique, back = np.unique(flat, return_inverse=True)
+            known = np.fromiter((self._ask(int(i)) for i in unique), dtype=np.bool_, count=len(unique))
+            return known[back]
+        if self._table is None:
+            self._table = np.full(self.points, -1, dtype=np.int8)
+        missing = np.unique(flat[self._table[flat] < 0])
+        for index in missing:
+            self._table[index] = self._call(int(index))
+        return self._table[flat] == 1
+
+    def _ask(self, index: int) -> bool:
+        if index not in self._dict:
+            self._dict[index] = self._call(index)
+        return self._dict[index]
+
+    def _call(self, index: int) -> bool:
+        values = []
+        for size in reversed(self.sizes):
+            index, value = divmod(index, size)
+            values.append(value)
+        return bool(self.holds(tuple(reversed(values))))
+
+
+class Component:
+    """Columns tied together by rules. ``rows`` are all its valid rows where they were given (in ``columns``' order)."""
+
+    def __init__(
+        self, columns: Sequence[int], sizes: Sequence[int], rules: Sequence[Rule], rows: Rows | None = None
+    ) -> None:
+        self.columns = tuple(columns)
+        self.sizes = tuple(sizes[c] for c in columns)
+        self.rules = tuple(rules)
+        self.rows = rows
+        self._keys: set[bytes] | None = None
+        self._explored: dict[int, tuple[Rows, float]] = {}
+        where = {column: i for i, column in enumerate(self.columns)}
+        self._where = [tuple(where[c] for c in rule.columns) for rule in rules]
+        self.order = self._ordered()
+        self._tests = self._plan()
+
+    def valid(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of the grid's rows are valid here."""
+        ok = np.ones(len(rows), dtype=np.bool_)
+        for rule in self.rules:
+            ok[ok] = rule.check(rows[ok])
+        if self.rows is not None:
+            if self._keys is None:
+                self._keys = {r.tobytes() for r in self.rows}
+            own = np.ascontiguousarray(rows[:, list(self.columns)], dtype=np.uint16)
+            ok = np.fromiter((r.tobytes() in self._keys for r in own), dtype=np.bool_, count=len(own))
+        return ok
+
+    def explore(self, limit: int) -> tuple[Rows, float]:
+        """Valid rows, and how many each stands for: 1.0 when they are all, more when a level outgrew ``limit``."""
+        if self.rows is not None:
+            return self.rows, 1.0
+        if limit not in self._explored:
+            self._explored[limit] = self._explore(limit, np.random.default_rng(0))
+        return self._explored[limit]
+
+    def listed(self, limit: int) -> Rows | None:
+        """Every valid row, or None when a level of the listing has more than ``limit``."""
+        rows, scale = self.explore(LISTED)
+        if scale > 1.0 and limit > LISTED and len(rows) * scale < 4 * limit:  # else a second, larger look is hopeless
+            rows, scale = self.explore(limit)
+        return rows if scale == 1.0 and len(rows) <= limit else None
+
+    def count(self, limit: int) -> tuple[bool, int]:
+        """(exact, valid rows)."""
+        if not self.rules and self.rows is None:
+            return True, math.prod(self.sizes)
+        listed = self.listed(limit)
+        if listed is not None:
+            return True, len(listed)
+        rows, scale = self.explore(LISTED)
+        return scale == 1.0, round(len(rows) * scale)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Rows:
+        """Up to ``n`` valid rows, repeats possible; empty when none was found."""
+        if not self.rules and self.rows is None:
+            return np.stack([rng.integers(0, s, n, dtype=np.uint16) for s in self.sizes], axis=1)
+        rows, scale = self.explore(LISTED)
+        if scale > 1.0 and n > len(rows) // 2:
+            rows, scale = self._explore(max(LISTED, 4 * n), rng)
+        if not len(rows):
+            found = self._search(None, rng) if scale > 1.0 else None
+            return rows if found is None else found[None]
+        return rows[rng.integers(0, len(rows), n)]
+
+    def nearest(self, row: Rows, rng: np.random.Generator) -> Rows | None:
+        """A valid row near ``row``."""
+        if not self.rules and self.rows is None:
+            return row
+        rows = self.rows if self.rows is not None else self.listed(LISTED)
+        if rows is None:
+            return self._search(row, rng)
+        if not len(rows):
+            return None
+        steps = np.abs(rows.astype(np.int32) - row.astype(np.int32))
+        distance = (steps > 0).sum(axis=1) + steps.sum(axis=1) / (1.0 + sum(self.sizes))
+        ties = np.flatnonzero(distance == distance.min())
+        return rows[ties[rng.integers(len(ties))]]
+
+    def _explore(self, limit: int, rng: np.random.Generator) -> tuple[Rows, float]:
+        rows, scale = np.zeros((1, len(self.columns)), dtype=np.uint16), 1.0
+        for depth, position in enumerate(self.order):
+            size = self.sizes[position]
+            rows = np.repeat(rows, size, axis=0)
+            rows[:, position] = np.tile(np.arange(size, dtype=np.uint16), len(rows) // size)
+            rows = self._keep(rows, depth, tabled=True)
+            if scale > 1.0 and len(rows) > limit:  # a draw already: spare predicates, which cost Python time
+                rows, scale = _thinned(rows, scale, limit, rng)
+            rows = self._keep(rows, depth, tabled=False)
+            if len(rows) > limit or (scale > 1.0 and len(rows) > limit // 2):
+                rows, scale = _thinned(rows, scale, limit // 2, rng)
+        return rows, scale
+
+    def _keep(self, rows: Rows, depth: int, tabled: bool | None = None) -> Rows:
+        """The rows that pass the tests at ``depth``: the tabled ones, those that call predicates, or (None) all."""
+        for rule, columns, table in self._tests[depth]:
+            if tabled is not None and tabled != (table is not None):
+                continue
+            if table is None:
+                rows = rows[rule.check(rows, columns)]
+            else:
+                rows = rows[table[tuple(rows[:, c] for c in columns)]]
+        return rows
+
+    def _plan(self) -> list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]]:
+        """The tests at each depth: rules whose columns are then known, and projections of small rules that are partly
+        known.
+        """
+        plan: list[list[tuple[Rule, tuple[int, ...], NDArray[np.bool_] | None]]] = [[] for _ in self.order]
+        depth_of = {position: depth for depth, position in enumerate(self.order)}
+        for rule, where in zip(self.rules, self._where):
+            depths = sorted(depth_of[p] for p in where)
+            if rule.points > _PROJECTED:
+                plan[depths[-1]].append((rule, where, None))
+                continue
+            table = rule.check_flat(np.arange(rule.points)).reshape(rule.sizes)
+            for depth in depths:
+                unknown = tuple(axis for axis, p in enumerate(where) if depth_of[p] > depth)
+                known = tuple(p for p in where if depth_of[p] <= depth)
+                projected: NDArray[np.bool_] = np.asarray(table.any(axis=unknown)) if unknown else table
+                if not projected.all():
+                    plan[depth].append((rule, known, projected))
+        for tests in plan:
+            tests.sort(key=lambda test: test[2] is None)  # tabled tests first: fewer rows reach the predicates
+        return plan
+
+    def _search(self, wish: Rows | None, rng: np.random.Generator, budget: int = 20_000) -> Rows | None:
+        """Depth first with backtracking: values near ``wish`` first (random without one); None beyond ``budget``
+        nodes.
+        """
+        row = np.zeros((1, len(self.columns)), dtype=np.uint16)
+        stack: list[Iterator[int]] = []
+
+        def choices(depth: int) -> Iterator[int]:
+            size = self.sizes[self.order[depth]]
+            noise = rng.random(size) * 0.5
+            if wish is not None:
+                noise += np.abs(np.arange(size) - int(wish[self.order[depth]]))
+            return iter(np.argsort(noise, kind="stable").tolist())
+
+        stack.append(choices(0))
+        while stack and budget:
+            depth = len(stack) - 1
+            value = next(stack[-1], None)
+            if value is None:
+                stack.pop()
+                continue
+            budget -= 1
+            row[0, self.order[depth]] = value
+            if len(self._keep(row, depth)):
+                if len(stack) == len(self.order):
+                    return row[0].copy()
+                stack.append(choices(len(stack)))
+        return None
+
+    def _ordered(self) -> list[int]:
+        """Columns so that rules complete early: next the column that completes most, then sits in most, then is
+        smallest.
+        """
+        order: list[int] = []
+        left = set(range(len(self.columns)))
+        while left:
+
+            def rank(p: int) -> tuple[float, ...]:
+                known = {*order, p}
+                done = sum(1 for w in self._where if p in w and known.issuperset(w))
+                closeness = max(
+                    (len(known.intersection(w)) / len(w) for w in self._where if p in w and not known.issuperset(w)),
+                    default=0.0,
+                )
+                return (-done, -closeness, self.sizes[p], p)
+
+            best = min(left, key=rank)
+            order.append(best)
+            left.remove(best)
+        return order
+
+
+def _thinned(rows: Rows, scale: float, limit: int, rng: np.random.Generator) -> tuple[Rows, float]:
+    """``limit`` of the rows, uniformly drawn, and how many each then stands for."""
+    return rows[np.sort(rng.permutation(len(rows))[:limit])], scale * len(rows) / limit
 
 
 class Grid:

@@ -1,10 +1,11 @@
-"""Knobs: the tunable values of a template, and configs: one assignment of them. Plain data; imports no other room."""
+"""Knobs (a template's tunable values), the constraints between them, and configs. Plain data; imports no other room."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Value = int | str | bool
 
@@ -24,6 +25,20 @@ class Knob:
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or not self.values or len(set(map(repr, self.values))) != len(self.values):
             raise ValueError(f"knob {self.name!r}: needs an identifier and distinct values, has {self.values}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What every valid config keeps to.
+
+    ``knobs`` are the names that ``holds`` reads; ``holds(config, workload, device)`` sees only those (a mapping),
+    so that a space can prune as soon as they are known. ``message`` states the constraint as a sentence.
+    """
+
+    name: str
+    knobs: tuple[str, ...]
+    holds: Callable[[Any, Any, Any], bool]
+    message: str
 
 
 class Config(Mapping[str, Value]):

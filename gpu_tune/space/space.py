@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidConfig, TemplateError
-from .constraint import Constraint
 from .encoding import Encoder
 from .features import hardware
 from .grid import COUNTED, Grid, Rows, Rule
-from .knob import Config, Knob
+from .knob import Config, Constraint, Knob
 
 if TYPE_CHECKING:
     from ..cuda.device import Device

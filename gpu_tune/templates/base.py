@@ -20,8 +20,7 @@ from ..cuda.device import Device
 from ..errors import InvalidConfig, TemplateError
 from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
-from ..space.constraint import Constraint
-from ..space.knob import Config, Knob
+from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
 from .layout import reindent
 

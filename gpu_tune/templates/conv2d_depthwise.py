@@ -14,8 +14,7 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan
-from ..space.constraint import Constraint
-from ..space.knob import Config, Knob
+from ..space.knob import Config, Constraint, Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
 from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args

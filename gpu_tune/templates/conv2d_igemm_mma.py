@@ -15,8 +15,7 @@ from typing import Any
 from ..cuda.device import Device
 from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
-from ..space.constraint import Constraint
-from ..space.knob import Config, Knob
+from ..space.knob import Config, Constraint, Knob
 from ..workload import FP8, ITEMSIZE, Conv2d, Workload
 from .base import ResourceEstimate, Template
 from .lib.mma import launch

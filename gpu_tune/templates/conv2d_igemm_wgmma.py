@@ -14,8 +14,7 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..plan import Im2Col, LaunchPlan, TensorMapArg
-from ..space.constraint import Constraint
-from ..space.knob import Config
+from ..space.knob import Config, Constraint
 from ..workload import ITEMSIZE, Conv2d, Workload
 from .base import ResourceEstimate, Template
 from .lib.wgmma import constraints, derived, launch, seeds, tiles

@@ -16,8 +16,7 @@ from typing import Any
 from ..cuda.device import Device
 from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..reference.numerics import Numerics
-from ..space.constraint import Constraint
-from ..space.knob import Config
+from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template
 from .lib.wgmma import constraints, derived, launch, seeds, tiles

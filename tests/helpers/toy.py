@@ -8,8 +8,7 @@ from typing import Any
 
 from gpu_tune.cuda.device import Device
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Config, Knob
+from gpu_tune.space.knob import Config, Constraint, Knob
 from gpu_tune.templates.base import ResourceEstimate, Template
 from gpu_tune.workload import Matmul, Workload
 

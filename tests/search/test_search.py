@@ -23,8 +23,7 @@ from gpu_tune.search.diversify import Niche, niches
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.search.stopping import LEAST, patience, stopped
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Config, Knob
+from gpu_tune.space.knob import Config, Constraint, Knob
 from gpu_tune.space.space import GridSpace, Space, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, TemplateError
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Config, Knob
+from gpu_tune.space.knob import Config, Constraint, Knob
 from gpu_tune.space.space import GridSpace, TemplateSpace
 from gpu_tune.templates.registry import supporting
 from gpu_tune.workload import Matmul

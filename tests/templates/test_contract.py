@@ -18,8 +18,7 @@ import pytest
 import gpu_tune
 from gpu_tune.cuda import cubin, nvrtc, ptxas
 from gpu_tune.cuda.device import KNOWN, Device, by_name
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Config, Knob, Value
+from gpu_tune.space.knob import Config, Constraint, Knob, Value
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import Template, render, variables
 from gpu_tune.templates.registry import registry

@@ -19,8 +19,7 @@ from gpu_tune import emulator
 from gpu_tune.cuda import device, nvrtc
 from gpu_tune.errors import CorruptData, GpuTuneError, InvalidInput
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
-from gpu_tune.space.constraint import Constraint
-from gpu_tune.space.knob import Config, Knob
+from gpu_tune.space.knob import Config, Constraint, Knob
 from gpu_tune.templates.base import ResourceEstimate, Template, render
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify import sweep

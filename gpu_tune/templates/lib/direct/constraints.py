@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....space.constraint import Constraint
+from ....space.knob import Constraint
 from ..simt.launch import (
     SHARED_TYPE,
     copies_async,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....space.constraint import Constraint
+from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ..common import register_limit
 from .tiles import (

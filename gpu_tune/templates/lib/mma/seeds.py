@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....space.constraint import Constraint
-from ....space.knob import Config
+from ....space.knob import Config, Constraint
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
 from .constraints import Problem

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....space.constraint import Constraint
+from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from . import tiles as tile
 from .launch import (

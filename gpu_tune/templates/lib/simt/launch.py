@@ -12,7 +12,7 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import BufferArg, KernelStep
-from ....space.constraint import Constraint
+from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ..common import INDEX_LIMIT, epilogue_args, register_limit
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....space.constraint import Constraint
-from ....space.knob import Knob
+from ....space.knob import Constraint, Knob
 from ....workload import ITEMSIZE
 from .tiles import (
     INSTRUCTION_REGISTERS,

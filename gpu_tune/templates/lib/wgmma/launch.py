@@ -8,7 +8,7 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
-from ....space.constraint import Constraint
+from ....space.knob import Constraint
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import epilogue_args

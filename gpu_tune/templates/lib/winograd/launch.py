@@ -17,8 +17,7 @@ from ....cuda.device import Device
 from ....plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, Step
 from ....reference import winograd as matrices
 from ....reference.numerics import Numerics
-from ....space.constraint import Constraint
-from ....space.knob import Config, Knob, Value
+from ....space.knob import Config, Constraint, Knob, Value
 from ....workload import ITEMSIZE, Conv2d, Matmul, Workload
 from ...base import ResourceEstimate, Template
 from ..common import epilogue_args
