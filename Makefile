@@ -1,15 +1,18 @@
-# make demo   tunes one matmul and one conv2d            make test   linters, types and every test
+# make demo   tunes one matmul and one conv2d      make test   every test      make lint   linters and types
 # Each sets up a local virtual environment first. Needs make, g++ and Python >= 3.10 with venv; no GPU.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
+# What pytest is given besides: make test TESTS='tests/cuda -x'
+TESTS  ?=
 
 # With a GPU: the CuPy of the driver's CUDA version. Without: the compiler alone (NVRTC needs no driver).
 CUDA  := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p' | head -1)
 EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13),compiler)
 
-.PHONY: demo test lint setup setup-test clean
+.PHONY: demo test lint setup setup-test setup-lint clean
 .DELETE_ON_ERROR:
 
 # The demo keeps what it finds in build/demo, and starts afresh each time.
@@ -20,18 +23,22 @@ demo: setup
 	$(BIN)/gpu-tune tune conv2d --n 1 --c 64 --h 28 --w 28 --k 64 --r 3 --s 3 --padding 1 --layout nhwc --dtype float16 \
 	  --epilogue bias+relu --seconds 16 --seed 0
 
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: setup-test
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
-lint: setup-test
+# mypy takes the interpreter that runs it for the one to check for: NumPy's stubs are of the version that pip chose for it.
+lint: setup-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --cache-dir $(VENV)/.mypy_cache
 
 setup: $(VENV)/.demo-$(EXTRA)
 	@$(BIN)/python -c 'from gpu_tune.emulator import build; build.library()'
 
 setup-test: $(VENV)/.test-$(EXTRA)
+	@$(BIN)/python -c 'from gpu_tune.emulator import build; build.library()'
+
+setup-lint: $(VENV)/.lint-$(EXTRA)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -48,6 +55,10 @@ $(VENV)/.demo-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),report,cluster,test]'
 	@touch $@ $(VENV)/.demo-$(EXTRA)
+
+$(VENV)/.lint-$(EXTRA): $(VENV)/.test-$(EXTRA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -110,7 +110,20 @@ def test_the_readme_names_the_commands_that_exist():
     readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
     for target in ("demo", "test"):
         assert f"make {target}" in readme and f"\n{target}:" in makefile
-    assert "make test" in (ROOT / ".ci" / "run").read_text() and os.access(ROOT / ".ci" / "run", os.X_OK)
+    ci = ROOT / ".ci" / "run"
+    for target in ("lint", "test"):
+        assert f"run {target} " in ci.read_text() and f"\n{target}:" in makefile
+    assert os.access(ci, os.X_OK)
+
+
+def test_linters_are_pinned_and_apart_from_what_tests_need():
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    lint = extras["options.extras_require"]["lint"].split()
+    assert {tool.partition("==")[0] for tool in lint} == {"ruff", "mypy"} and all("==" in tool for tool in lint)
+    assert not {"ruff", "mypy"} & {
+        w.split(">")[0].split("=")[0] for w in extras["options.extras_require"]["test"].split()
+    }
 
 
 def test_the_library_names_nobody_elses_paths_and_writes_no_log_files():
