@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from gpu_tune.cuda import cubin
 from gpu_tune.errors import InvalidInput
 from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key, default_jobs
-from tests.helpers.waiting import wait_until
+from tests.helpers.processes import HANG, gone, wait_until
 
 ARCH = "sm_80"
 
@@ -50,24 +51,28 @@ def test_sources_become_cubins_and_errors_keep_the_compilers_words(store: Compil
     pool = CompilePool(store, 2)
     good = [pool.submit(source(i), ARCH) for i in range(6)]
     bad = pool.submit('extern "C" __global__ void k() { nonsense; }', ARCH)
-    assert all(cubin.read(f.result(60).cubin).kernels["k"].registers > 0 for f in good)
+    assert all(cubin.read(f.result(HANG).cubin).kernels["k"].registers > 0 for f in good)
     assert all("Used" in f.result().log for f in good)
-    found = bad.result(60)
+    found = bad.result(HANG)
     assert (
         (found.status, found.cubin) == ("compile_error", b"") and "nonsense" in found.reason and "nonsense" in found.log
     )
     pool.close()
 
 
-def test_equal_compiles_in_flight_are_one_and_stored_ones_are_read(store: CompileStore):
-    pool = CompilePool(store, 1)
+def test_equal_compiles_in_flight_are_one_and_stored_ones_are_read(
+    store: CompileStore, monkeypatch: pytest.MonkeyPatch
+):
+    pool, both, get = CompilePool(store, 1), threading.Event(), store.get
+    monkeypatch.setattr(store, "get", lambda key: get(key) if both.wait(HANG) else None)
     first, second = pool.submit(source(1), ARCH), pool.submit(source(1), ARCH)
+    both.set()
     assert first is second
-    fresh = first.result(60)
-    again = pool.submit(source(1), ARCH).result(60)
+    fresh = first.result(HANG)
+    again = pool.submit(source(1), ARCH).result(HANG)
     assert not fresh.cached and again.cached and again.cubin == fresh.cubin and again.log == fresh.log
     bad = "this fails"
-    assert not pool.submit(bad, ARCH).result(60).cached and pool.submit(bad, ARCH).result(60).cached
+    assert not pool.submit(bad, ARCH).result(HANG).cached and pool.submit(bad, ARCH).result(HANG).cached
     pool.close()
 
 
@@ -110,12 +115,14 @@ def test_shrinking_drops_the_oldest(store: CompileStore):
 
 
 def test_a_hanging_compile_is_killed_and_the_others_go_on(store: CompileStore):
-    pool = CompilePool(store, 1, timeout=1.0, entry=FAULTY)
-    assert pool.submit(source(0), ARCH).result(60).status == "ok"
+    pool = CompilePool(store, 1, timeout=HANG, entry=FAULTY)
+    assert pool.submit(source(0), ARCH).result(HANG).status == "ok"
     pid = pool.worker_pids()[0]
-    hang, after = pool.submit("// HANG", ARCH), pool.submit(source(1), ARCH)
-    assert hang.result(60).status == "compile_timeout" and after.result(60).status == "ok"
-    assert not Path(f"/proc/{pid}").exists() and store.get(compile_key("// HANG", ARCH)) is None
+    pool.timeout = 0.5
+    assert pool.submit("// HANG", ARCH).result(HANG).status == "compile_timeout"
+    assert gone(pid) and store.get(compile_key("// HANG", ARCH)) is None
+    pool.timeout = HANG
+    assert pool.submit(source(1), ARCH).result(HANG).status == "ok"
     pool.close()
 
 
@@ -123,9 +130,9 @@ def test_a_source_that_crashes_the_compiler_twice_is_an_error_and_once_is_an_acc
     store: CompileStore, tmp_path: Path
 ):
     pool = CompilePool(store, 1, entry=FAULTY)
-    crash = pool.submit("// CRASH", ARCH).result(60)
+    crash = pool.submit("// CRASH", ARCH).result(HANG)
     assert crash.status == "compile_error" and "SIGSEGV" in crash.reason
-    once = pool.submit(f"// ONCE{tmp_path}/flag \n{source(3)}", ARCH).result(60)
+    once = pool.submit(f"// ONCE{tmp_path}/flag \n{source(3)}", ARCH).result(HANG)
     assert once.status == "ok"
     pool.close()
 
@@ -134,18 +141,18 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
     pool = CompilePool(store, 2)
     futures = [pool.submit(source(i), ARCH) for i in range(40)]
     for _ in range(3):
-        assert wait_until(lambda: bool(pool.worker_pids()), 10)
+        assert wait_until(lambda: bool(pool.worker_pids()))
         for pid in pool.worker_pids():
             os.kill(pid, signal.SIGKILL)
-        next(f for f in futures if not f.done() or f is futures[-1]).result(60)
-    assert [f.result(60).status for f in futures].count("ok") >= 38, "only what was hit twice may be lost"
+        next(f for f in futures if not f.done() or f is futures[-1]).result(HANG)
+    assert [f.result(HANG).status for f in futures].count("ok") >= 38, "only what was hit twice may be lost"
     pool.close()
 
 
 def test_closing_ends_workers_and_waiting_compiles():
     pool = CompilePool(None, 1, entry=FAULTY)
     hang, waiting = pool.submit("// HANG", ARCH), pool.submit(source(1), ARCH)
-    assert wait_until(lambda: bool(pool.worker_pids()), 10)
+    assert wait_until(lambda: bool(pool.worker_pids()))
     pids = pool.worker_pids()
     pool.close()
     assert waiting.cancelled() and (hang.cancelled() or hang.exception() is not None)
@@ -157,7 +164,7 @@ def test_closing_ends_workers_and_waiting_compiles():
 def test_a_store_that_cannot_be_written_costs_nothing_but_the_keeping(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     pool = CompilePool(CompileStore(tmp_path / "file" / "compiled"), 1)
-    assert pool.submit(source(1), ARCH).result(60).status == "ok"
+    assert pool.submit(source(1), ARCH).result(HANG).status == "ok"
     pool.close()
 
 

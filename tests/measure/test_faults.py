@@ -26,33 +26,41 @@ from gpu_tune.measure.worker import Child, ChildLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
-from tests.helpers.waiting import wait_until
+from tests.helpers.processes import HANG, gone, python, started, wait_until
 
 Make = Callable[..., Candidate]
 ROUNDS = int(os.environ.get("GPU_TUNE_FAULT_ROUNDS", "8"))
 HERE = Path(__file__).parents[2]
 
 
-def gone(pid: int) -> bool:
-    """Whether process ``pid`` has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 @pytest.fixture
 def opened(
-    fake_cuda: Path, templates: dict[str, Template], workload: Matmul, tmp_path: Path
+    fake_cuda: Path, templates: dict[str, Template], workload: Matmul, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., GpuMeasurer]:
     def make(**options: Any) -> GpuMeasurer:
         made = make_measurer(
-            workload, kind="gpu", templates=templates, store=tmp_path / "store", jobs=1, run_limit=2.0, **options
+            workload, kind="gpu", templates=templates, store=tmp_path / "store", jobs=1, run_limit=1.0, **options
         )
         assert isinstance(made, GpuMeasurer)
+        for child in made.children:
+            monkeypatch.setattr(child, "ask", patient(child.ask))
         return made
 
     return make
+
+
+def patient(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """``ask`` of a child, with the time limits it is given only for candidates that hang; a busy machine is slow."""
+
+    def longer(request: Any, timeout: Any) -> Any:
+        def limit(stage: str) -> float:
+            given = timeout(stage) if callable(timeout) else timeout
+            hangs = "hang" in (stage if stage.startswith("check ") else str(request))
+            return float(given if hangs else HANG)
+
+        return ask(request, limit)
+
+    return longer
 
 
 FATAL = {"hang": "run_timeout", "crash": "run_error", "illegal": "run_error", "trap": "run_error"}
@@ -67,7 +75,7 @@ def test_each_fault_costs_its_own_config_and_killers_are_known_to_the_next_run(
     mixed = [c for pair in zip(faults, good * 3) for c in pair]
     with opened() as m:
         ends = {c: m.submit(c) for c in mixed}
-        found = {c: f.result(120) for c, f in ends.items()}
+        found = {c: f.result(HANG) for c, f in ends.items()}
         restarts = m.children[0].restarts
     assert {c: found[c].status for c in faults} == faults
     assert all(found[c].status in ("ok", "duplicate") for c in good)
@@ -75,9 +83,9 @@ def test_each_fault_costs_its_own_config_and_killers_are_known_to_the_next_run(
     assert "SIGSEGV" in found[candidate(fault="crash")].reason and "first run" in found[candidate(fault="hang")].reason
     assert "ILLEGAL_ADDRESS" in found[candidate(fault="illegal")].reason
     with opened() as m:
-        again = {f: m.submit(candidate(fault=f)).result(60) for f in FATAL}
+        again = {f: m.submit(candidate(fault=f)).result(HANG) for f in FATAL}
         assert {f: a.status for f, a in again.items()} == dict.fromkeys(FATAL, "quarantined")
-        assert m.children[0].restarts <= 0 and m.submit(candidate(rows=4)).result(60).status == "ok"
+        assert m.children[0].restarts <= 0 and m.submit(candidate(rows=4)).result(HANG).status == "ok"
 
 
 def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
@@ -85,8 +93,8 @@ def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
 ):
     hangs = [candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)]
     with opened() as m:
-        assert m.submit(candidate(rows=1)).result(60).status == "ok"
-        ends = [m.submit(c).result(60) for c in (*hangs, candidate(rows=2))]
+        assert m.submit(candidate(rows=1)).result(HANG).status == "ok"
+        ends = [m.submit(c).result(HANG) for c in (*hangs, candidate(rows=2))]
     assert [e.status for e in ends] == ["run_timeout"] * 3 + ["quarantined"] * 2
     assert "3 of 4 configs of toy hung" in ends[-1].reason
 
@@ -100,22 +108,20 @@ def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Calla
     assert [c.status for c in found.contenders].count("quarantined") == 2
 
 
-def test_a_child_killed_from_outside_costs_what_it_ran_then(opened: Callable[..., GpuMeasurer], candidate: Make):
+def test_a_child_killed_from_outside_costs_what_it_ran_then(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    stages: list[str] = []
     with opened() as m:
-        assert m.submit(candidate()).result(60).status == "ok"
+        assert m.submit(candidate()).result(HANG).status == "ok"
+        monkeypatch.setattr(m, "_limit", lambda stage: stages.append(stage) or HANG)
         pid = m.children[0].pid
         hang = m.submit(candidate(fault="hang"))
-        assert m.journal is not None
-        assert wait_until(lambda: m.journal is not None and "hang" in _started(m.journal.folder), 20)
-        assert pid is not None
+        assert wait_until(lambda: "first run" in stages) and pid is not None
         os.kill(pid, signal.SIGKILL)
-        lost = hang.result(60)
+        lost = hang.result(HANG)
         assert lost.status == "run_error" and "SIGKILL" in lost.reason
-        assert m.submit(candidate(rows=2)).result(60).status == "ok"
-
-
-def _started(folder: Path) -> str:
-    return "".join(p.read_text() for p in folder.glob("*.jsonl"))
+        assert m.submit(candidate(rows=2)).result(HANG).status == "ok"
 
 
 def test_out_of_device_memory_is_a_status(
@@ -123,7 +129,7 @@ def test_out_of_device_memory_is_a_status(
 ):
     monkeypatch.setenv("FAKE_CUDA_MEMORY", str(4 * 2**20))
     with opened() as m:
-        end = m.submit(candidate()).result(60)
+        end = m.submit(candidate()).result(HANG)
         assert end.status in ("ok", "launch_error") and (end.ok or "out of device memory" in end.reason)
 
 
@@ -133,7 +139,7 @@ def test_a_gpu_that_cannot_be_used_is_an_error_of_the_machine_and_no_trial(
     with opened() as m:
         monkeypatch.setenv("FAKE_CUDA_NONE", "1")  # lost between the survey and the child's start
         with pytest.raises(Exception, match="cannot be used"):
-            m.submit(candidate()).result(60)
+            m.submit(candidate()).result(HANG)
 
 
 def test_an_nvrtc_that_the_driver_does_not_know_is_said_before_anything_is_measured(
@@ -144,7 +150,7 @@ def test_an_nvrtc_that_the_driver_does_not_know_is_said_before_anything_is_measu
         opened() as m,
         pytest.raises(MeasureError, match=r"runs CUDA 12\.8, but NVRTC 13 .*install gpu_tune\[cuda12\]"),
     ):
-        m.submit(candidate()).result(60)
+        m.submit(candidate()).result(HANG)
 
 
 def test_a_gpu_that_needs_a_moment_after_a_lost_context_costs_no_innocent_candidate(
@@ -152,7 +158,7 @@ def test_a_gpu_that_needs_a_moment_after_a_lost_context_costs_no_innocent_candid
 ):
     monkeypatch.setattr("gpu_tune.measure.gpu.PAUSES", (0.0, 0.1, 0.1))
     with opened() as m:
-        assert m.submit(candidate(rows=1)).result(60).status == "ok"
+        assert m.submit(candidate(rows=1)).result(HANG).status == "ok"
         m.children[0].kill()
         monkeypatch.setenv("FAKE_CUDA_BUSY", "1")
         started, ask = m.children[0].restarts, m.children[0].ask
@@ -163,12 +169,12 @@ def test_a_gpu_that_needs_a_moment_after_a_lost_context_costs_no_innocent_candid
             return ask(request, timeout)
 
         monkeypatch.setattr(m.children[0], "ask", free_at_the_second_try)
-        assert m.submit(candidate(rows=2)).result(60).status == "ok"
+        assert m.submit(candidate(rows=2)).result(HANG).status == "ok"
         m.children[0].kill()
         monkeypatch.setenv("FAKE_CUDA_BUSY", "1")
         monkeypatch.setattr(m.children[0], "ask", ask)
         with pytest.raises(MeasureError, match=r"cannot be used: .*DEVICE_UNAVAILABLE.*exclusive-process"):
-            m.submit(candidate(rows=4)).result(60)
+            m.submit(candidate(rows=4)).result(HANG)
 
 
 PARENT = """
@@ -177,32 +183,27 @@ sys.path.insert(0, {here!r})
 from tests.helpers import toy
 from pathlib import Path
 from gpu_tune.measure.select import make_measurer
-from tests.helpers.waiting import wait_until
+from tests.helpers.processes import wait_until
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
 root = Path(sys.argv[1])
 w, templates = Matmul(20, 18, 16, dtype="float32"), {{"toy": toy.make(root)}}
-m = make_measurer(w, kind="gpu", templates=templates, store=root, jobs=2)
-assert m.submit(Candidate("toy", toy.config())).result(60).status == "ok"
+m = make_measurer(w, kind="gpu", templates=templates, store=root, jobs=2, run_limit=1000.0)
+assert m.submit(Candidate("toy", toy.config())).result(300).status == "ok"
 futures = [m.submit(Candidate("toy", toy.config(fault="hang")))]
 futures += [m.submit(Candidate("toy", toy.config(rows=r, threads=t))) for r in (1, 2, 8) for t in (32, 64)]
-wait_until(lambda: bool(m.pool.worker_pids()), 20)
+wait_until(lambda: bool(m.pool.worker_pids()))
 print("PIDS", m.children[0].pid, *m.pool.worker_pids(), flush=True)
 futures[0].result()
 """
 
 
 def test_kill_minus_nine_of_the_parent_leaves_no_process_behind(fake_cuda: Path, tmp_path: Path):
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(here=str(HERE)), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    line = next(text for text in parent.stdout if text.startswith("PIDS"))
-    pids = [int(w) for w in line.split()[1:]]
-    assert len(pids) >= 2 and not any(gone(p) for p in pids)
-    parent.kill()
-    parent.wait()
-    assert wait_until(lambda: all(gone(p) for p in pids), 20), "the child hangs in a kernel, and still goes"
+    with started(python(PARENT.format(here=str(HERE)), str(tmp_path))) as parent:
+        pids = [int(w) for w in parent.line(lambda text: text.startswith("PIDS")).split()[1:]]
+        assert len(pids) >= 2 and not any(gone(p) for p in pids)
+        parent.kill()
+    assert wait_until(lambda: all(gone(p) for p in pids)), "the child hangs in a kernel, and still goes"
 
 
 def stubborn(request: str, note: Callable[[str], None]) -> object:
@@ -220,20 +221,31 @@ def stubborn(request: str, note: Callable[[str], None]) -> object:
 
 def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
     child = Child("tests.measure.test_faults:stubborn")
-    first = child.ask("pid", 20)
+    first = child.ask("pid", HANG)
     with pytest.raises(ChildLost) as lost:
-        child.ask("stages", lambda stage: 0.3 if stage == "two" else 20.0)
+        child.ask("stages", lambda stage: 0.3 if stage == "two" else HANG)
     assert lost.value.timed_out and lost.value.stage == "two"
-    second = child.ask("pid", 20)
+    second = child.ask("pid", HANG)
     assert second != first and gone(first)
-    os.kill(second, signal.SIGTERM)
-    with pytest.raises(ChildLost, match="SIGTERM"):
-        child.ask("pid", 20)
+
+    def kill_in_stage_two(stage: str) -> float:
+        if stage == "two":
+            os.kill(second, signal.SIGTERM)
+        return HANG
+
+    with pytest.raises(ChildLost, match="SIGTERM") as lost:
+        child.ask("stages", kill_in_stage_two)
+    assert not lost.value.timed_out and lost.value.stage == "two"
+    third = child.ask("pid", HANG)
+    assert third != second
+    os.kill(third, signal.SIGTERM)
+    assert wait_until(lambda: gone(third))
+    assert child.ask("pid", HANG) != third, "one that ends between two requests costs none"
     with pytest.raises(Exception, match="ZeroDivisionError"):
-        child.ask("defect", 20)
-    grandchild = child.ask("children", 20)
+        child.ask("defect", HANG)
+    grandchild = child.ask("children", HANG)
     child.kill()
-    assert wait_until(lambda: gone(grandchild), 5), "the whole process group goes"
+    assert wait_until(lambda: gone(grandchild)), "the whole process group goes"
 
 
 WRITER = """
@@ -241,8 +253,9 @@ import sys
 from pathlib import Path
 from gpu_tune.measure.compile import CompileStore, CompileResult
 store = CompileStore(Path(sys.argv[1]))
-print("ready", flush=True)
 n = int(sys.argv[2])
+store.put(f"{n % 97:032x}", CompileResult("ok", bytes([n % 256]) * 200_000, "log", seconds=n))
+print("ready", flush=True)
 while True:
     n += 1
     store.put(f"{n % 97:032x}", CompileResult("ok", bytes([n % 256]) * 200_000, "log", seconds=n))
@@ -253,13 +266,10 @@ def test_writers_killed_at_any_moment_leave_whole_entries_or_none(tmp_path: Path
     rng = random.Random(0)
     killed = 0
     for r in range(ROUNDS):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(r * 1000)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.03))
-        process.kill()
-        process.wait()
+        with started(python(WRITER, str(tmp_path), str(r * 1000))) as process:
+            process.line(lambda text: text == "ready\n")
+            time.sleep(rng.uniform(0.0, 0.03))
+            process.kill()
         killed += 1
     store = CompileStore(tmp_path)
     entries = [store.get(p.stem) for p in tmp_path.glob("??/*.bin")]
@@ -271,7 +281,7 @@ def test_sixteen_writers_on_one_store_agree(tmp_path: Path):
     script = WRITER.replace("while True:", "for _ in range(60):")
     processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(i)], stdout=subprocess.DEVNULL)
                  for i in range(16)]  # fmt: skip
-    assert all(p.wait(120) == 0 for p in processes)
+    assert all(p.wait(HANG) == 0 for p in processes)
     store = CompileStore(tmp_path)
     paths = list(tmp_path.glob("??/*.bin"))
     assert len(paths) >= 75 and all(store.get(p.stem) is not None for p in paths)
@@ -291,7 +301,7 @@ root = Path(sys.argv[1])
 templates = {{"toy": toy.make(root)}}
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # from here on every file is full after 64 bytes
 m = make_measurer(Matmul(20, 18, 16, dtype="float32"), kind="gpu", templates=templates, store=root, jobs=1)
-ends = [m.submit(Candidate("toy", toy.config(rows=r))).result(60) for r in (2, 4)]
+ends = [m.submit(Candidate("toy", toy.config(rows=r))).result(300) for r in (2, 4)]
 m.close()
 print(*(e.status for e in ends))
 """
