@@ -26,8 +26,10 @@ demo: setup
 test: setup-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
-# mypy takes the interpreter that runs it for the one to check for: NumPy's stubs are of the version that pip chose for it.
+# mypy checks for the Python that runs it, with the stubs of the NumPy that pip chose for that one.
 lint: setup-lint
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make lint needs Python >= 3.11: types are exact in NumPy >= 2.3 alone; make lint PYTHON=... VENV=..."; exit 2; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --cache-dir $(VENV)/.mypy_cache

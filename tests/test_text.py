@@ -11,10 +11,10 @@ from gpu_tune.errors import CorruptData
 
 SCRIPT = """
 import locale, sys
-from gpu_tune import textfiles
+from gpu_tune import text
 assert locale.getpreferredencoding(False).upper() not in ("UTF-8", "UTF8"), locale.getpreferredencoding(False)
-textfiles.write(sys.argv[1], "3 \\u00b5s")
-assert textfiles.read(sys.argv[1]) == "3 \\u00b5s"
+text.write(sys.argv[1], "3 \\u00b5s")
+assert text.read(sys.argv[1]) == "3 \\u00b5s"
 """
 
 
