@@ -172,7 +172,7 @@ def _family_hash(folder: Path, name: str) -> str:
     shared = [
         p for p in FOLDER.glob("*.py") if not p.with_suffix(".cu.j2").exists() and p.stem not in ("__init__", "base")
     ]
-    for path in (*own, *sorted(shared), *sorted((FOLDER / "parts").glob("*"))):
+    for path in (*own, *sorted(shared), *sorted((FOLDER / "parts").rglob("*"))):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 SMALL_FLOATS = ("float16", "bfloat16", "float8_e4m3", "float8_e5m2")
 CHIPS = ("nvidia-t4", "nvidia-a100", "nvidia-rtx-4090", "nvidia-h200")  # sm_80 brings bf16, sm_89 fp8 conversions
-SOURCE = """{% import "parts/numeric.cuh.j2" as numeric %}
+SOURCE = """{% import "parts/common/numeric.cuh.j2" as numeric %}
 {% set t = numeric.ctype(dtype) %}
 {{ numeric.functions(device, [dtype], [dtype]) }}
 {% set per = numeric.per_word(dtype) | int %}

@@ -244,7 +244,7 @@ def test_branches_of_other_operations_are_not_asked_for(tmp_path: Path) -> None:
     source = (
         RIGHT
         + """
-{% import "parts/raster.cuh.j2" as raster %}
+{% import "parts/common/raster.cuh.j2" as raster %}
 {% macro unused() %}{% if rows %}{% endif %}{% endmacro %}
 {% if workload.op == "conv2d" %}{% for i in range(3) %}{% endfor %}
 {% elif workload.op == "matmul" %}{% else %}{% endif %}

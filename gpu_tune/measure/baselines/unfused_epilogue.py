@@ -17,8 +17,8 @@ from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
 
 THREADS = 256
 _SOURCE = """
-{% import "parts/numeric.cuh.j2" as numeric %}
-{% import "parts/epilogue.cuh.j2" as epilogue %}
+{% import "parts/common/numeric.cuh.j2" as numeric %}
+{% import "parts/common/epilogue.cuh.j2" as epilogue %}
 {% set acc = epilogue.acc_type(w) %}
 {{ epilogue.conversions(w, device, [given]) }}
 {{ epilogue.functions(w, device, v, acc, "n", true) }}
