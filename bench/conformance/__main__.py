@@ -36,7 +36,7 @@ from bench.conformance.cases import Case, all_cases
 from bench.conformance.gpu import Runner
 from gpu_tune import emulator
 from gpu_tune.cuda import device as devices
-from gpu_tune.cuda import launch, nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.cuda.device import Device
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.measure.select import make_measurer
@@ -171,7 +171,7 @@ def against_vendor(chip: Device, workload: Matmul, rounds: int = 11) -> tuple[bo
 
 def check(sizes: Sequence[int] = SIZES, archive: Path | None = None) -> int:
     """Everything on this machine's GPU; 0 when all agrees. ``archive``: where the GPU's dump goes."""
-    chip = launch.detect()
+    chip = driver.detect_device()
     if chip is None:
         print("no GPU: 'emulate' is the half that runs here, and nothing is confirmed by it", file=sys.stderr)
         return 2
@@ -229,7 +229,7 @@ def main() -> int:
             found = differences(all_cases(), dict(a), dict(b))
             print("".join(f"{line}\n" for line in found) + f"{len(a.files)} arrays, {len(found)} differ")
         return 1 if found else 0
-    chip = launch.detect() if options.verb == "dump" else devices.by_name(CHIPS[options.cc])
+    chip = driver.detect_device() if options.verb == "dump" else devices.by_name(CHIPS[options.cc])
     if chip is None:
         print("no GPU", file=sys.stderr)
         return 2

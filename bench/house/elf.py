@@ -1,28 +1,16 @@
-"""Machine code out of a cubin, without the product's own reader."""
+"""Hashes of what lies in a cubin."""
 
 from __future__ import annotations
 
 import hashlib
-import struct
 
-
-def sections(data: bytes) -> list[tuple[str, int, bytes]]:
-    """Name, size and bytes of each section of an ELF64 file."""
-    (table,) = struct.unpack_from("<Q", data, 40)
-    size, count, names = struct.unpack_from("<HHH", data, 58)
-    raw = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
-    strings = data[raw[names][4] : raw[names][4] + raw[names][5]]
-    found = []
-    for name, kind, _, _, offset, length, *_ in raw:
-        text = strings[name : strings.index(b"\0", name)].decode()
-        found.append((text, length, b"" if kind == 8 else data[offset : offset + length]))
-    return found
+from gpu_tune.cuda.cubin import Elf
 
 
 def code_hashes(data: bytes) -> dict[str, str]:
     """``text``: of all ``.text*`` sections by name; ``data``: of constants, and names and sizes of shared memory."""
-    text, rest = hashlib.sha256(), hashlib.sha256()
-    for name, length, body in sorted(sections(data)):
+    text, rest, elf = hashlib.sha256(), hashlib.sha256(), Elf(data)
+    for name, length, body in sorted((s.name, s.size, elf.bytes_of(s)) for s in elf.sections):
         if name.startswith(".text"):
             text.update(body)
         elif name.startswith((".nv.constant", ".nv.shared", ".nv.global")):

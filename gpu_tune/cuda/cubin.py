@@ -1,4 +1,4 @@
-"""What a compiled kernel takes, read out of its cubin in pure Python: no driver, no CUDA tool.
+"""What a compiled kernel takes and does, read from its cubin and from ptxas's log. Pure Python: no driver, no CUDA tool.
 
 A cubin is an ELF64 file. Facts of a kernel ``K`` lie in ``.nv.info`` (records of all kernels, by symbol),
 ``.nv.info.K``, ``.text.K`` and ``.nv.shared.K``. A record is ``(format u8, attribute u8, u16)``; with format 4 the u16
@@ -6,14 +6,25 @@ is the length of a payload that follows, otherwise it is the value. The attribut
 ``cuobjdump -elf`` prints; the tests compare every field with ``cuobjdump``. The bytes may be damaged or hostile: every
 offset is checked, nothing is evaluated, and what does not add up is :class:`~gpu_tune.errors.CorruptData`.
 
-Spilled bytes are not in a cubin; ptxas's log has them (:mod:`gpu_tune.cuda.ptxas`).
+Spilled bytes are not in a cubin; NVRTC's log has them when it was compiled with ``--ptxas-options=-v``
+(``nvrtc.to_cubin`` does). The log's ``C75xx`` notes say that ptxas repaired or serialised a wgmma pipeline (a missing
+fence or wait, ``setmaxnreg`` ignored): the kernel is right but slow, so a variant that has one is not fit to be
+published.
+
+An instruction of compute capability 7.0 and newer takes 16 bytes; the low 9 bits of the first word name the operation
+(the three above them only the kind of operands), and a relative branch backwards ends a loop. Both were checked
+against ``nvdisasm`` (the tests do it again). Only what the time model needs is told apart.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ..errors import CorruptData
 
@@ -67,16 +78,25 @@ class Cubin:
     kernels: dict[str, KernelFacts] = field(default_factory=dict)
 
 
+_T = TypeVar("_T")
+
+
 def read(data: bytes) -> Cubin:
     """The facts of every kernel in the cubin ``data``; CorruptData when it is no cubin or does not add up."""
+    return _reading(data, _facts)
+
+
+def _reading(data: bytes, what: Callable[[Elf], _T]) -> _T:
     try:
-        return _read(_Elf(data))
-    except (struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
+        return what(Elf(data))
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise CorruptData(f"cubin of {len(data)} bytes: {error} (damaged; compile it again)") from error
 
 
 @dataclass(frozen=True)
-class _Section:
+class Section:
+    """A section of an ELF file; ``kind`` 8 takes no bytes in it: its size is a number, not a range."""
+
     name: str
     kind: int
     offset: int
@@ -84,7 +104,7 @@ class _Section:
     link: int
 
 
-class _Elf:
+class Elf:
     """Sections and symbols of an ELF64 file; every read is bounds-checked (ValueError)."""
 
     def __init__(self, data: bytes) -> None:
@@ -94,24 +114,27 @@ class _Elf:
         (machine,) = struct.unpack_from("<H", self.data, 18)
         if machine != MACHINE_CUDA:
             raise ValueError(f"ELF machine {machine} is not CUDA ({MACHINE_CUDA})")
-        self.abi = self.data[8]
-        (self.flags,) = struct.unpack_from("<I", self.data, 48)
+        (flags,) = struct.unpack_from("<I", self.data, 48)
+        self.cc = (flags >> 8 if self.data[8] >= 8 else flags) & 0xFF
         (table,) = struct.unpack_from("<Q", self.data, 40)
         entry, count, names = struct.unpack_from("<HHH", self.data, 58)
         if entry != 64 or not 0 < count <= _MAX_SECTIONS or names >= count:
             raise ValueError(f"section table is malformed ({count} entries of {entry} bytes)")
         raw = [struct.unpack("<IIQQQQIIQQ", self.slice(table + i * 64, 64)) for i in range(count)]
         strings = self.slice(raw[names][4], raw[names][5])
-        # SHT_NOBITS (8) takes no bytes in the file: its size is a number, not a range
-        self.sections = [_Section(_string(strings, s[0]), s[1], s[4], s[5], s[6]) for s in raw]
+        self.sections = [Section(_string(strings, s[0]), s[1], s[4], s[5], s[6]) for s in raw]
 
     def slice(self, offset: int, size: int) -> bytes:
         if offset < 0 or size < 0 or offset + size > len(self.data):
             raise ValueError(f"bytes {offset}..{offset + size} lie outside the file")
         return self.data[offset : offset + size]
 
-    def bytes_of(self, section: _Section) -> bytes:
+    def bytes_of(self, section: Section) -> bytes:
         return b"" if section.kind == 8 else self.slice(section.offset, section.size)
+
+    def texts(self) -> list[tuple[str, Section]]:
+        """Name and section of each function's machine code."""
+        return [(s.name[6:], s) for s in self.sections if s.name.startswith(".text.")]
 
     def symbols(self) -> list[str]:
         for section in self.sections:
@@ -124,17 +147,13 @@ class _Elf:
         return []
 
 
-def _read(elf: _Elf) -> Cubin:
-    cc = (elf.flags >> 8 if elf.abi >= 8 else elf.flags) & 0xFF
-    kernels: dict[str, dict[str, object]] = {}
-    for section in elf.sections:
-        if section.name.startswith(".text."):
-            kernels[section.name[6:]] = {"code_bytes": section.size}
+def _facts(elf: Elf) -> Cubin:
+    kernels: dict[str, dict[str, object]] = {name: {"code_bytes": s.size} for name, s in elf.texts()}
     for section in elf.sections:
         prefix, _, name = section.name.partition(".nv.info.")
         if section.name.startswith(".nv.shared.") and section.name[11:] in kernels:
             # the ELF size includes the reserve on 9.0 and newer; sh_info of .text no longer holds the registers there
-            size = max(0, section.size - RESERVED_SHARED) if cc >= 90 else section.size
+            size = max(0, section.size - RESERVED_SHARED) if elf.cc >= 90 else section.size
             kernels[section.name[11:]]["static_shared_bytes"] = size
         elif not prefix and name in kernels:
             kernels[name].update(_own_facts(elf.bytes_of(section)))
@@ -144,7 +163,7 @@ def _read(elf: _Elf) -> Cubin:
                     kernels[symbol]["registers" if attribute == _REGCOUNT else "stack_bytes"] = value
     # device functions have .text sections too; only a kernel has records of its own
     infos = {s.name[9:] for s in elf.sections if s.name.startswith(".nv.info.")}
-    return Cubin(cc, {n: KernelFacts(n, **facts) for n, facts in kernels.items() if n in infos})  # type: ignore[arg-type]
+    return Cubin(elf.cc, {n: KernelFacts(n, **facts) for n, facts in kernels.items() if n in infos})  # type: ignore[arg-type]
 
 
 def _own_facts(body: bytes) -> dict[str, object]:
@@ -169,7 +188,7 @@ def _own_facts(body: bytes) -> dict[str, object]:
     return facts
 
 
-def _shared_facts(elf: _Elf, section: _Section) -> Iterator[tuple[int, str, int]]:
+def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[int, str, int]]:
     symbols = elf.symbols()
     for attribute, _, payload in _records(elf.bytes_of(section)):
         if attribute in (_REGCOUNT, _FRAME_SIZE, _MIN_STACK) and len(payload) == 8:
@@ -196,3 +215,136 @@ def _string(table: bytes, offset: int) -> str:
     if offset > len(table) or (end < 0 and table):
         raise ValueError(f"name at {offset} has no end")
     return table[offset : max(end, offset)].decode()
+
+
+@dataclass(frozen=True)
+class PtxasReport:
+    """What ptxas alone says of one kernel, in bytes; ``notes``: its ``C75xx`` notes, as ``C7510: text``."""
+
+    stack_bytes: int = 0
+    spill_store_bytes: int = 0
+    spill_load_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spill_bytes(self) -> int:
+        """Spill stores plus loads, the bytes that ptxas counted in the code (not what a run moves)."""
+        return self.spill_store_bytes + self.spill_load_bytes
+
+
+_ENTRY = re.compile(r"Compiling entry function '([^']+)'")
+_FUNCTION = re.compile(r"Function properties for (\S+)")
+_FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_NOTE = re.compile(r"\((C7\d{3})\)\s*(.*)")
+_IN_FUNCTION = re.compile(r"in(?: the)? function '?([A-Za-z_$][\w$]*)'?")
+
+
+def read_log(log: str) -> Mapping[str, PtxasReport]:
+    """The reports in NVRTC's ``log`` by kernel name, empty when it has none.
+
+    A note that names no kernel belongs to every kernel of the log (to the name ``""`` when the log names none).
+    """
+    found: dict[str, PtxasReport] = {}
+    loose: list[str] = []
+    kernel = function = ""
+    for line in log.splitlines():
+        if match := _ENTRY.search(line):
+            kernel = function = match[1]
+            found.setdefault(kernel, PtxasReport())
+        elif match := _FUNCTION.search(line):
+            function = match[1]
+        elif (match := _FRAME.search(line)) and function == kernel and kernel:
+            found[kernel] = PtxasReport(*map(int, match.groups()), notes=found[kernel].notes)
+        elif match := _NOTE.search(line):
+            note, place = f"{match[1]}: {match[2].strip()}", _IN_FUNCTION.search(line)
+            if place:
+                report = found.get(place[1], PtxasReport())
+                found[place[1]] = replace(report, notes=(*report.notes, note))
+            else:
+                loose.append(note)
+    if loose and not found:
+        found[""] = PtxasReport()
+    return {name: replace(report, notes=(*report.notes, *loose)) for name, report in found.items()}
+
+
+_OPERATIONS = {
+    0x020: "fmul", 0x021: "fadd", 0x023: "ffma", 0x030: "hadd2", 0x031: "hfma2", 0x032: "hmul2", 0x024: "imad",
+    0x025: "imad", 0x026: "idp", 0x03C: "mma", 0x037: "mma", 0x07A: "mma", 0x1F0: "wgmma", 0x1F1: "wgmma",
+    0x1F3: "wgmma", 0x184: "lds", 0x188: "sts", 0x181: "ldg", 0x186: "stg", 0x1AE: "ldgsts", 0x03B: "ldsm",
+    0x183: "local", 0x187: "local", 0x11D: "bar", 0x108: "mufu", 0x1B4: "tma", 0x1B5: "tma", 0x147: "bra",
+}  # fmt: skip
+_BYTES = (1, 1, 2, 2, 4, 8, 16, 16)
+MATH = ("wgmma", "mma", "ffma", "hfma2", "idp", "imad", "fadd", "fmul")
+"""Kinds that do a workload's arithmetic, the heaviest first."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One kernel's hottest loop (the whole code when it has no loop): instructions by kind, ``""`` for the rest.
+
+    ``shared_bytes``, ``global_bytes``: bytes that one thread moves through shared memory and by plain global accesses
+    in an iteration. ``loop``: whether one was found.
+    ``code_bytes``: of the whole kernel.
+    """
+
+    counts: Counter[str]
+    shared_bytes: int
+    global_bytes: int
+    loop: bool
+    code_bytes: int
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of an iteration."""
+        return sum(self.counts.values())
+
+    @property
+    def math(self) -> tuple[str, int]:
+        """The kind that does the arithmetic, and how many of it; ("", 0) when there is none."""
+        for kinds in (MATH[:1], MATH[1:2], MATH[2:5], MATH[5:]):  # IMAD also computes addresses: it comes last
+            kind = max(kinds, key=lambda k: self.counts[k])
+            if self.counts[kind]:
+                return kind, self.counts[kind]
+        return "", 0
+
+
+@functools.lru_cache(maxsize=256)
+def mixes(cubin: bytes) -> dict[str, Mix]:
+    """The mix of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
+    return _reading(cubin, lambda elf: {n: _mix(elf.bytes_of(s), elf.cc) for n, s in elf.texts()})
+
+
+def operations(code: bytes) -> list[str]:
+    """The kind of every instruction in ``code``, in order (``""``: none of those told apart)."""
+    return [_OPERATIONS.get(word & 0x1FF, "") for word, _ in struct.iter_unpack("<QQ", code)]
+
+
+def loops(code: bytes, cc: int) -> list[tuple[int, int]]:
+    """(first, last) instruction index of every loop: the target and the place of each branch backwards."""
+    found = []
+    for at, (word, _) in enumerate(struct.iter_unpack("<QQ", code)):
+        if word & 0x1FF != 0x147:
+            continue
+        signed = word - (1 << 64) if word >> 63 else word
+        offset = 4 * ((signed >> 34 << 8) | (word >> 16 & 0xFF)) if cc >= 90 else signed >> 32
+        target = at + 1 + offset // 16
+        if 0 <= target < at:
+            found.append((target, at))
+    return found
+
+
+def _mix(code: bytes, cc: int) -> Mix:
+    kinds = operations(code)
+    widths = [_BYTES[high >> 9 & 7] for _, high in struct.iter_unpack("<QQ", code)]
+    ranges = loops(code, cc)
+    inner = [r for r in ranges if not any(o != r and r[0] <= o[0] and o[1] <= r[1] for o in ranges)]
+
+    def work(span: tuple[int, int]) -> tuple[int, int]:
+        body = Counter(kinds[span[0] : span[1] + 1])
+        return 64 * body["wgmma"] + 16 * body["mma"] + body["ffma"] + body["hfma2"] + body["idp"], span[0]
+
+    first, last = max(inner, key=work) if inner else (0, len(kinds) - 1)
+    body = list(zip(kinds[first : last + 1], widths[first : last + 1]))
+    shared = sum(16 if k == "ldsm" else w for k, w in body if k in ("lds", "sts", "ldsm"))
+    plain = sum(w for k, w in body if k in ("ldg", "stg"))
+    return Mix(Counter(kinds[first : last + 1]), shared, plain, bool(inner), len(code))

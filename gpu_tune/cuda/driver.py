@@ -282,7 +282,5 @@ def memset(pointer: int, value: int, nbytes: int, stream: int) -> None:
 
 
 def detect_device() -> Device | None:
-    """The current GPU as its driver describes it, or None when there is none (or no driver)."""
-    pass
-
+    """The GPU that CUDA shows first, or None without a GPU or driver."""
     return describe() if device_count() else None

@@ -17,7 +17,6 @@ from typing import Any
 from ..errors import CorruptData, InvalidInput
 from ..plan import CTYPES, Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import cubin, driver
-from .device import Device
 
 KEPT = 64
 """Bindings that a program keeps."""
@@ -45,11 +44,6 @@ _MAP_DTYPES = {
 }
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
 _PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}
-
-
-def detect() -> Device | None:
-    """The GPU that CUDA shows first, or None without a GPU or driver."""
-    return driver.describe() if driver.device_count() else None
 
 
 class Program:

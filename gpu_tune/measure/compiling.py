@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ..cuda import cubin as cubins
-from ..cuda import nvrtc, ptxas
+from ..cuda import nvrtc
 from ..cuda.device import Device
 from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
 from ..plan import LaunchPlan
@@ -160,7 +160,7 @@ class Builder(ABC):
 
 def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
     """What the cubin takes, the largest over the plan's kernels; CompileError when it lacks one of them."""
-    facts, reports = cubins.read(compiled.cubin).kernels, ptxas.read(compiled.log)
+    facts, reports = cubins.read(compiled.cubin).kernels, cubins.read_log(compiled.log)
     missing = [step.kernel for step in plan.kernels if step.kernel not in facts]
     if missing:
         raise CompileError(

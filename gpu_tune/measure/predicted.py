@@ -1,6 +1,6 @@
 """Without a GPU: candidates are really rendered and compiled; only their time is predicted.
 
-The estimate comes from the machine code's hottest loop (:mod:`.sass`), the resources in the cubin, the launch plan and
+The estimate comes from the machine code's hottest loop (:mod:`gpu_tune.cuda.cubin`), the resources in the cubin, the launch plan and
 the chip's data sheet: arithmetic, issue, shared memory, L2 and DRAM each take their cycles (a roofline with more than
 one roof), latency is hidden as far as resident warps allow, blocks run in waves. On top come constants of the chip,
 interactions between knobs and noise that are drawn from a seed and that nothing outside this module can read. It has
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda.cubin import Mix, mixes
 from ..cuda.device import Device
-from ..cuda.sass import Mix, mixes
 from ..plan import KernelStep, MemsetStep
 from ..templates.base import Template
 from ..templates.registry import resolve

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import emulator
-from ..cuda import cubin, nvrtc, ptxas
+from ..cuda import cubin, nvrtc
 from ..cuda.device import Device
 from ..errors import CompileError, EmulationError, GpuTuneError
 from ..plan import LaunchPlan
@@ -216,7 +216,7 @@ def _static(outcome: Outcome, template: Template, variant: Variant, source: str,
     start = time.perf_counter()
     compiled = nvrtc.to_cubin(source, variant.device.arch)
     outcome.seconds["cubin"] = time.perf_counter() - start
-    facts, reports = cubin.read(compiled.data).kernels, ptxas.read(compiled.log)
+    facts, reports = cubin.read(compiled.data).kernels, cubin.read_log(compiled.log)
     estimate = template.resources(variant.config, variant.workload, variant.device)
 
     def fail(label: str, message: str) -> None:

@@ -122,7 +122,7 @@ def test_a_kernel_that_the_cubin_lacks_and_too_much_shared_memory_are_driver_err
 
 
 def test_the_gpu_is_described_by_its_driver():
-    device = launch.detect()
+    device = driver.detect_device()
     assert device is not None and device.chip == "nvidia-h200-132sm-141gb" and device.cc == 90
     assert device.clock_mhz == 1980 and round(device.bandwidth / 1e9) == 4814 and device.l2_bytes == 2**20
 
@@ -130,7 +130,7 @@ def test_the_gpu_is_described_by_its_driver():
 def test_without_a_driver_there_is_no_gpu_and_calls_say_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FAKE_CUDA_NONE", "1")
     driver.library.cache_clear()
-    assert driver.device_count() == 0 and launch.detect() is None
+    assert driver.device_count() == 0 and driver.detect_device() is None
     with pytest.raises(Exception, match=r"no CUDA GPU can be used.*NO_DEVICE.*CUDA_VISIBLE_DEVICES"):
         driver.call("cuCtxSynchronize")
 

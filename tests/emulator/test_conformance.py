@@ -87,7 +87,7 @@ def test_the_command_on_a_virtual_gpu(
     conformance: Any, fake_cuda: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The path to the archive, the templates and the vendor library; a virtual GPU runs no special instructions."""
-    from gpu_tune.cuda import launch
+    from gpu_tune.cuda import driver
     from gpu_tune.workload import Matmul
     from tests.helpers.support import toy_template
 
@@ -101,19 +101,19 @@ def test_the_command_on_a_virtual_gpu(
     assert archive.exists() and "0 cases, 0 differ" in told
     assert told.index("toy: ") < told.index("differ"), "what needs the GPU comes first"
     assert code == 0, told
-    chip = launch.detect()
+    chip = driver.detect_device()
     right, told = conformance.against_vendor(chip, Matmul(32, 24, 16, dtype="float32"), rounds=5)
     assert right and "cublasLtMatmul" in told and told.count("TFLOP/s") >= 2, told
 
 
 def test_the_command_without_a_gpu(tmp_path: Path) -> None:
-    from gpu_tune.cuda import launch
+    from gpu_tune.cuda import driver
 
     command = [sys.executable, "-m", "bench.conformance"]
     file = tmp_path / "cpu.npz"
     done = subprocess.run([*command, "emulate", str(file), "--cc", "75"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and file.exists(), done.stderr
     assert subprocess.run([*command, "compare", str(file), str(file)], capture_output=True, cwd=ROOT).returncode == 0
-    if launch.detect() is None:
+    if driver.detect_device() is None:
         check = subprocess.run([*command, "check"], capture_output=True, text=True, cwd=ROOT)
         assert check.returncode == 2 and "no GPU" in check.stderr

@@ -11,7 +11,8 @@ import numpy as np
 
 from gpu_tune import reference
 from gpu_tune.cuda import device as devices
-from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.cubin import PtxasReport, read_log
 from gpu_tune.cuda.device import Device
 from gpu_tune.emulator import Report, emulate
 from gpu_tune.errors import InvalidInput
@@ -134,10 +135,10 @@ def sample(template: Template, workload: Workload, device: Device, seed: int) ->
     return TemplateSpace(template, workload, device).sample(1, np.random.default_rng(seed))[0]
 
 
-def cubin(template: Template, config: Config, workload: Workload, device: Device) -> tuple[bytes, ptxas.Report]:
+def cubin(template: Template, config: Config, workload: Workload, device: Device) -> tuple[bytes, PtxasReport]:
     """The cubin and ptxas's report on the main kernel."""
     compiled = nvrtc.to_cubin(render(template, config, workload, device), device.arch)
-    return compiled.data, ptxas.read(compiled.log)[template.name]
+    return compiled.data, read_log(compiled.log)[template.name]
 
 
 def disassembler() -> str | None:

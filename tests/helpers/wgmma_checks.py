@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gpu_tune import emulator, reference
-from gpu_tune.cuda import device, nvrtc, ptxas
+from gpu_tune.cuda import device, nvrtc
+from gpu_tune.cuda.cubin import PtxasReport, read_log
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, render
 from gpu_tune.workload import ITEMSIZE, Workload
@@ -58,8 +59,8 @@ def chip(sms: int) -> device.Device:
 
 
 @functools.cache
-def report(source: str) -> Mapping[str, ptxas.Report]:
-    return ptxas.read(nvrtc.to_cubin(source, "sm_90a").log)
+def report(source: str) -> Mapping[str, PtxasReport]:
+    return read_log(nvrtc.to_cubin(source, "sm_90a").log)
 
 
 def assert_assembles_cleanly(template: Template, c: Config, workload: Workload) -> None:

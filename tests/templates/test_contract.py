@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import gpu_tune
-from gpu_tune.cuda import cubin, nvrtc, ptxas
+from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
 from gpu_tune.space.space import TemplateSpace
@@ -115,9 +115,9 @@ def sampled(name: str, number: int, count: int) -> list[Config]:
 
 
 @functools.cache
-def compiled(source: str, arch: str) -> tuple[cubin.Cubin, dict[str, ptxas.Report]]:
+def compiled(source: str, arch: str) -> tuple[cubin.Cubin, dict[str, cubin.PtxasReport]]:
     made = nvrtc.to_cubin(source, arch)
-    return cubin.read(made.data), dict(ptxas.read(made.log))
+    return cubin.read(made.data), dict(cubin.read_log(made.log))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

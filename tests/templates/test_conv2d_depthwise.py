@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_tune import emulator, reference
-from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.space.knob import Config
 from gpu_tune.space.space import TemplateSpace
@@ -97,7 +97,7 @@ def test_seeds_compile_without_spills(name: str) -> None:
         assert len(seeds) >= 3
         for config in seeds[::2]:
             log = nvrtc.to_cubin(render(TEMPLATE, config, workload, device), device.arch).log
-            assert not any(r.spill_bytes for r in ptxas.read(log).values()), config
+            assert not any(r.spill_bytes for r in cubin.read_log(log).values()), config
 
 
 def test_other_convolutions_are_refused_with_the_reason() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_tune import emulator, reference
-from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
@@ -140,7 +140,7 @@ def test_seeds_compile_without_spills(name: str) -> None:
         assert len(seeds) >= 3
         for config in seeds:
             log = nvrtc.to_cubin(render(TEMPLATE, config, workload, device), device.arch).log
-            assert not any(r.spill_bytes for r in ptxas.read(log).values()), config
+            assert not any(r.spill_bytes for r in cubin.read_log(log).values()), config
 
 
 def test_images_beyond_32_bit_offsets_use_64_bit_ones() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_tune import emulator
-from gpu_tune.cuda import nvrtc, ptxas
+from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, by_name
 from gpu_tune.reference import allocate, compare, example_inputs
 from gpu_tune.space.knob import Config
@@ -97,7 +97,7 @@ def test_defaults_compile_without_spills_for_every_architecture(name):
     for device in {d.arch: d for d in KNOWN.values() if d.cc >= template.min_cc}.values():
         config = template.default(workload, device)
         log = nvrtc.to_cubin(render(template, config, workload, device), device.arch).log
-        for report in ptxas.read(log).values():
+        for report in cubin.read_log(log).values():
             assert report.spill_bytes == 0 and not report.notes
 
 

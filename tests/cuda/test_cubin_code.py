@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_tune.cuda import nvrtc, sass
+from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.errors import CorruptData
 
 SOURCE = """
@@ -50,12 +50,13 @@ def nvdisasm() -> str:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_120"])
 def test_operations_and_loops_are_those_of_the_disassembler(arch: str, tmp_path: Path):
-    cubin = nvrtc.to_cubin(SOURCE, arch).data
-    (tmp_path / "k.cubin").write_bytes(cubin)
+    image = nvrtc.to_cubin(SOURCE, arch).data
+    (tmp_path / "k.cubin").write_bytes(image)
     listing = subprocess.run(
         [nvdisasm(), "-c", str(tmp_path / "k.cubin")], capture_output=True, text=True, check=True
     ).stdout
-    codes = {name: (code, cc) for name, code, cc in sass._texts(cubin)}
+    elf = cubin.Elf(image)
+    codes = {name: elf.bytes_of(section) for name, section in elf.texts()}
     for name in ("k", "tensor"):
         part = listing.split(f".text.{name}:")[1].split(".section")[0]
         expected, labels, branches = [], {}, []
@@ -66,15 +67,15 @@ def test_operations_and_loops_are_those_of_the_disassembler(arch: str, tmp_path:
                 if code[1] == "BRA" and (target := re.search(r"`\((\.L_x_\d+)\)", line)):
                     branches.append((len(expected), target[1]))
                 expected.append(NAMES.get(code[1], ""))
-        code, cc = codes[name]
+        code = codes[name]
         known = set(NAMES.values())
-        assert [o if o in known else "" for o in sass.operations(code)][: len(expected)] == expected
+        assert [o if o in known else "" for o in cubin.operations(code)][: len(expected)] == expected
         backwards = [(labels[t], at) for at, t in branches if labels[t] < at]
-        assert [x for x in sass.loops(code, cc) if x[1] < len(expected)] == backwards and backwards
+        assert [x for x in cubin.loops(code, elf.cc) if x[1] < len(expected)] == backwards and backwards
 
 
 def test_the_hottest_loop_is_found_and_counted():
-    mix = sass.mixes(nvrtc.to_cubin(SOURCE, "sm_90a").data)
+    mix = cubin.mixes(nvrtc.to_cubin(SOURCE, "sm_90a").data)
     assert mix["k"].loop and mix["k"].math == ("ffma", 16) and mix["k"].counts["bar"] == 2
     assert mix["k"].shared_bytes == 9 * 16 and mix["k"].global_bytes == 16
     assert mix["tensor"].math[0] == "mma"
@@ -83,4 +84,4 @@ def test_the_hottest_loop_is_found_and_counted():
 @pytest.mark.parametrize("data", [b"", b"not an ELF", b"\x7fELF\x02\x01" + b"\xff" * 90])
 def test_what_is_no_cubin_is_corrupt(data: bytes):
     with pytest.raises(CorruptData):
-        sass.mixes(data)
+        cubin.mixes(data)
