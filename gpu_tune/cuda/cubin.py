@@ -1,4 +1,4 @@
-"""What a compiled kernel takes and does, read from its cubin and from ptxas's log. Pure Python: no driver, no CUDA tool.
+"""What a compiled kernel takes and does, read from its cubin and ptxas's log in pure Python: no driver, no CUDA tool.
 
 A cubin is an ELF64 file. Facts of a kernel ``K`` lie in ``.nv.info`` (records of all kernels, by symbol),
 ``.nv.info.K``, ``.text.K`` and ``.nv.shared.K``. A record is ``(format u8, attribute u8, u16)``; with format 4 the u16
@@ -254,7 +254,8 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
         elif match := _FUNCTION.search(line):
             function = match[1]
         elif (match := _FRAME.search(line)) and function == kernel and kernel:
-            found[kernel] = PtxasReport(*map(int, match.groups()), notes=found[kernel].notes)
+            stack, stores, loads = map(int, match.groups())
+            found[kernel] = PtxasReport(stack, stores, loads, found[kernel].notes)
         elif match := _NOTE.search(line):
             note, place = f"{match[1]}: {match[2].strip()}", _IN_FUNCTION.search(line)
             if place:

@@ -1,6 +1,6 @@
 """Without a GPU: candidates are really rendered and compiled; only their time is predicted.
 
-The estimate comes from the machine code's hottest loop (:mod:`gpu_tune.cuda.cubin`), the resources in the cubin, the launch plan and
+The estimate comes from the machine code's hottest loop, the resources in the cubin, the launch plan and
 the chip's data sheet: arithmetic, issue, shared memory, L2 and DRAM each take their cycles (a roofline with more than
 one roof), latency is hidden as far as resident warps allow, blocks run in waves. On top come constants of the chip,
 interactions between knobs and noise that are drawn from a seed and that nothing outside this module can read. It has

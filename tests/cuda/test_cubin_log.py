@@ -77,4 +77,6 @@ def test_a_log_without_report_is_empty() -> None:
 
 
 def test_a_note_without_any_report_is_not_lost() -> None:
-    assert cubin.read_log("ptxas info : (C7510) something is serialised\n")[""].notes == ("C7510: something is serialised",)
+    assert cubin.read_log("ptxas info : (C7510) something is serialised\n")[""].notes == (
+        "C7510: something is serialised",
+    )
