@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -19,6 +20,7 @@ from gpu_tune.space.knob import Config
 from gpu_tune.store.records import Record
 from gpu_tune.trial import MEASURED, Candidate, Measurement
 from gpu_tune.workload import Matmul
+from tests.helpers.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +113,24 @@ def test_a_task_that_is_cut_short_is_not_done_and_other_phases_can_be_left_out(
         start(campaign, tmp_path, "--phases", "spaces,nonsense")
 
 
-def test_a_program_leaves_all_its_words_and_ends_with_the_slice(campaign: Any, tmp_path: Path):
+def test_a_program_leaves_all_its_words_and_ends_with_the_slice(
+    campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     setup, work = campaign.Setup(tmp_path, "predicted", None, 1.0, 0), campaign.tasks
     command = [sys.executable, "-u", "-c", "import sys; print('x' * 300); print('last'); sys.exit(3)"]
     found = work.program(setup, "tests/gpu/one.py", command)
     assert found["exit"] == 3 and found["tail"][-1] == "last" and len(found["tail"][0]) == 200
     assert (setup.logs / "tests-gpu-one.py.log").read_text() == "x" * 300 + "\nlast\n"
+    begun, wait = setup.logs / "long.log", subprocess.Popen.wait
+
+    def until_it_has_begun(process: Any, limit: float | None = None) -> int:
+        assert limit is None or wait_until(lambda: "begun" in begun.read_text())
+        return wait(process, 0.0 if limit else None)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", until_it_has_begun)
     setup.end = time.monotonic() + 1.0
     with pytest.raises(work.Unfinished, match="at the end of the slice"):
-        work.program(setup, "long", [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"])
+        work.program(setup, "long", [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"])
     assert "begun" in (setup.logs / "long.log").read_text()
 
 
@@ -129,12 +140,14 @@ def test_archives_are_written_while_tasks_run(campaign: Any, tmp_path: Path, mon
     def slow() -> dict[str, Any]:
         (tmp_path / "out" / "logs").mkdir(exist_ok=True)
         (tmp_path / "out" / "logs" / "a.log").write_text("words")
-        end = time.monotonic() + 30
-        while not seen and time.monotonic() < end:
+
+        def archived() -> bool:
             for path in tmp_path.glob("kept-1.tar.gz"):
                 with tarfile.open(path) as tar:
                     seen.extend(tar.getnames())
-            time.sleep(0.05)
+            return "logs/a.log" in seen
+
+        assert wait_until(archived)
         return {}
 
     def tasks(setup: Any) -> Any:

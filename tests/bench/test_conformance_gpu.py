@@ -14,6 +14,7 @@ import pytest
 from gpu_tune.errors import MeasureError
 from gpu_tune.measure.worker import ChildLost
 from gpu_tune.plan import KernelStep, LaunchPlan
+from tests.helpers.processes import HANG
 
 PLAN = LaunchPlan((KernelStep("k", (1, 1, 1), (1, 1, 1), ()),))
 
@@ -37,9 +38,10 @@ def conformance_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_what_fails_costs_itself_and_many_that_hang_end_it(conformance_gpu: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(conformance_gpu, "HANGS", 2)
-    with conformance_gpu.Runner("tests.bench.test_conformance_gpu:behave", 0.5) as runner:
+    with conformance_gpu.Runner("tests.bench.test_conformance_gpu:behave") as runner:
 
         def run(what: str) -> int:
+            runner._limit = 0.5 if what == "hang" else HANG
             return int(runner.run(what.encode(), PLAN, {}, {})["pid"])
 
         first = run("ok")

@@ -20,6 +20,7 @@ from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput
 from gpu_tune.store.store import Store
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers.processes import HANG, python, started
 
 ARGS = ["matmul", "--m", "32", "--n", "32", "--k", "32", "--dtype", "float32"]
 KEY = "matmul-32x32x32-float32-nn"
@@ -62,7 +63,7 @@ def tuned(tmp_path_factory):
         "--device",
         "nvidia-h200",
     ]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -225,33 +226,33 @@ def test_a_real_process_fails_without_a_traceback(home):
 
 
 def test_ctrl_c_ends_a_range_and_keeps_what_was_found(home):
-    import signal
-
     command = [sys.executable, "-m", "gpu_tune", "tune", "matmul", "--m", "16:48:16", "--n", "16", "--k", "8"]
     command += ["--dtype", "float32", "--jobs", "1", "--trials", "500", "--device", "a100"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, start_new_session=True, **streams)
-    for line in process.stderr:
-        if " ok" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "interrupted: 2 workloads were not tuned" in err and "Traceback" not in err
-    path = re.search(r"^kernel +(.*/kernel\.cu)$", out, re.MULTILINE)[1]
-    assert Path(path).is_file() and "(interrupted)" in out
+    with started(command) as process:
+        process.line(lambda line: " ok" in line, "err")
+        process.interrupt()
+        assert process.end() == 130, process.err
+    assert "interrupted: 2 workloads were not tuned" in process.err and "Traceback" not in process.err
+    path = re.search(r"^kernel +(.*/kernel\.cu)$", process.out, re.MULTILINE)[1]
+    assert Path(path).is_file() and "(interrupted)" in process.out
+
+
+COMPILES_NOTHING = """
+import sys
+from concurrent.futures import Future
+from gpu_tune.cli import main
+from gpu_tune.measure.compile import CompilePool
+CompilePool.submit = lambda self, source, arch: Future()
+main(sys.argv[1:])
+"""
 
 
 def test_ctrl_c_before_anything_was_timed_is_exit_code_130(home):
-    import signal
-
-    command = [sys.executable, "-m", "gpu_tune", "tune", *ARGS]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "preparing" in line:
-            break
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and err.splitlines()[-1] == "interrupted"
+    with started(python(COMPILES_NOTHING, "tune", *ARGS)) as process:
+        process.line(lambda line: "preparing" in line, "err")
+        process.interrupt()
+        assert process.end() == 130, process.err
+    assert process.err.splitlines()[-1] == "interrupted"
 
 
 def test_ranges_and_pairs_mean_what_they_say():

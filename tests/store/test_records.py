@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,6 +18,7 @@ from gpu_tune.space.knob import Config
 from gpu_tune.store import records as R
 from gpu_tune.trial import Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers.processes import wait_until
 
 MATMUL = Matmul(64, 48, 32)
 
@@ -151,10 +151,13 @@ def test_kill_9_while_appending_loses_no_earlier_record(tmp_path):
     workers = [context.Process(target=_append_forever, args=(tmp_path / "r", 10**6 * n)) for n in range(3)]
     for w in workers:
         w.start()
-    log, deadline = R.Records(tmp_path / "r"), time.time() + 30
-    while len(log.segments() if (tmp_path / "r").exists() else ()) < 3 and time.time() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
+    log = R.Records(tmp_path / "r")
+
+    def all_append() -> bool:
+        sizes = [p.stat().st_size for p in log.segments()] if (tmp_path / "r").exists() else []
+        return len(sizes) >= 3 and min(sizes) > 10_000
+
+    assert wait_until(all_append)
     for w in workers:
         os.kill(w.pid, signal.SIGKILL)
         w.join()

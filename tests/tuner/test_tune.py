@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ from gpu_tune.store.store import Store
 from gpu_tune.trial import Candidate
 from gpu_tune.tuner import tune as tune_module
 from tests.helpers import toy
+from tests.helpers.processes import python, started
 from tests.helpers.support import gt_replace, toy_template
 
 WORKLOAD = gt.Matmul(20, 18, 16, dtype="float32")
@@ -255,7 +255,7 @@ def test_a_changed_template_is_tuned_again_but_still_loads(home, templates, tmp_
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {measure!r})
+sys.path.insert(0, {here!r})
 import pathlib, gpu_tune as gt
 from gpu_tune.cuda import driver
 from tests.helpers import toy
@@ -265,46 +265,41 @@ folder.mkdir(exist_ok=True)
 templates = {{"toy": toy.make(folder)}}
 def say(p):
     print(p.phase, p.trials, flush=True)
-kernel = gt.tune(gt.Matmul(20, 18, 16, dtype="float32"), trials=60, templates=templates, jobs=1, on_trial=say)
+kernel = gt.tune(gt.Matmul(20, 18, 16, dtype="float32"), trials={trials}, templates=templates, jobs=1, on_trial=say)
 print("winner", kernel.winner.trials, kernel.winner.complete, kernel.config.key, flush=True)
 """
 
 
-def start(tmp_path):
-    code = textwrap.dedent(SCRIPT).format(measure=str(Path(toy.__file__).parents[2]), folder=str(tmp_path / "toy"))
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start(tmp_path, trials=60):
+    here, folder = str(Path(toy.__file__).parents[2]), str(tmp_path / "toy")
+    return started(python(textwrap.dedent(SCRIPT).format(here=here, folder=folder, trials=trials)))
 
 
-def wait_for_trials(process, n):
-    for line in process.stdout:
-        words = line.split()
-        if words[0] == "search" and int(words[1]) >= n:
-            return int(words[1])
-    raise AssertionError(process.stderr.read())
+def searched(process, n):
+    """How many trials are told as soon as that is at least ``n``."""
+    words = process.line(lambda line: line.startswith("search ") and int(line.split()[1]) >= n).split()
+    return int(words[1])
 
 
 def test_ctrl_c_keeps_the_best_and_says_that_the_search_was_cut_short(home, tmp_path):
-    process = start(tmp_path)
-    wait_for_trials(process, 8)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
-    out, err = process.communicate(timeout=120)
-    words = out.split("winner ")[1].split()
-    assert process.returncode == 0, err
-    assert 8 <= int(words[0]) < 60 and words[1] == "False"
+    with start(tmp_path, trials=1000) as process:
+        searched(process, 8)
+        process.interrupt()
+        assert process.end() == 0, process.err
+    words = process.out.split("winner ")[1].split()
+    assert 8 <= int(words[0]) < 1000 and words[1] == "False"
     assert gt.load(WORKLOAD).config.key == words[2]
 
 
 def test_kill_9_loses_at_most_the_trials_in_flight_and_the_same_call_resumes(home, tmp_path):
-    process = start(tmp_path)
-    told = wait_for_trials(process, 8)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    with start(tmp_path) as process:
+        told = searched(process, 8)
+        process.kill()
     kept = len(Records().read("predicted"))
     assert kept >= told
-    out, err = start(tmp_path).communicate(timeout=240)
-    assert "winner 60 True" in out, err
+    with start(tmp_path) as process:
+        process.end()
+    assert "winner 60 True" in process.out, process.out + process.err
     records = Records().read("predicted")
     assert len(records) == 60 and len({r.measurement.candidate for r in records}) == 60
 
