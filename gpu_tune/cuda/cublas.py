@@ -7,13 +7,8 @@ Everything is column-major there; :func:`layout` says what a row-major matrix is
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import Unavailable
@@ -72,33 +67,11 @@ class Algorithm(ctypes.Structure):
 @functools.cache
 def load(stem: str) -> ctypes.CDLL:
     """The library ``stem`` (cublas, cublasLt), found where NVRTC is; Unavailable when it is nowhere."""
-    tried = []
-    for path in _candidates(stem):
-        try:
-            return ctypes.CDLL(path)
-        except OSError as error:
-            tried.append(str(error))
-    raise Unavailable(f"lib{stem} was not found" + (f" ({tried[0]})" if tried else "") + "; install gpu_tune[cuda13]")
-
-
-def _candidates(stem: str) -> Iterator[str]:
-    named = os.environ.get(f"GPU_TUNE_{stem.upper()}")
-    if named:
-        yield named
-        return
-    yield from nvrtc.suited(_installed(stem))
-    found = ctypes.util.find_library(stem)
-    if found:
-        yield found
-
-
-def _installed(stem: str) -> Iterator[str]:
-    for folder in sys.path:
-        for pattern in (f"nvidia/cu*/lib/lib{stem}.so.*", f"nvidia/cublas/lib/lib{stem}.so.*"):
-            yield from sorted(map(str, Path(folder or ".").glob(pattern)), reverse=True)
-    folders = [Path(os.environ[v]) / "lib64" for v in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(v)]
-    for place in (*folders, Path(sys.prefix) / "lib", Path("/usr/local/cuda/lib64")):
-        yield from sorted(map(str, place.glob(f"lib{stem}.so*")))
+    try:
+        return nvrtc.load(stem)
+    except OSError as error:
+        tried = f" ({error})" if str(error) else ""
+        raise Unavailable(f"lib{stem} was not found{tried}; install gpu_tune[cuda13]") from None
 
 
 def call(stem: str, name: str, *arguments: Any) -> None:

@@ -6,6 +6,7 @@ are plain integers. Numbers of attributes and layouts of structures are those of
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -91,17 +92,28 @@ _reason = ""
 def library() -> ctypes.CDLL | None:
     """libcuda, initialised; None when this machine has no driver or no usable GPU (:func:`missing` says which)."""
     global _reason
-    _reason = "no CUDA driver (libcuda.so.1)"
+    lib = _load()
+    code = lib.cuInit(0) if lib is not None else 0
+    _reason = "no CUDA driver (libcuda.so.1)" if lib is None else ""
+    if lib is not None and code:
+        _reason = str(DriverError("cuInit", code, _name(lib, code)))
+    return None if code else lib
+
+
+def _load() -> ctypes.CDLL | None:
     for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1", "libcuda.so", *_FOLDERS):
-        if name:
-            try:
-                lib = ctypes.CDLL(name)
-            except OSError:
-                continue
-            code = lib.cuInit(0)
-            _reason = str(DriverError("cuInit", code, _name(lib, code))) if code else ""
-            return None if code else lib
+        with contextlib.suppress(OSError):
+            if name:
+                return ctypes.CDLL(name)
     return None
+
+
+def supported_major() -> int:
+    """Major version of the CUDA that the driver supports, asked without starting it; 0 without a driver."""
+    lib, number = _load(), ctypes.c_int()
+    if lib is None or not hasattr(lib, "cuDriverGetVersion"):
+        return 0
+    return 0 if lib.cuDriverGetVersion(ctypes.byref(number)) else number.value // 1000
 
 
 def missing() -> str:

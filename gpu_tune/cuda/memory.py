@@ -1,18 +1,23 @@
-"""Memory, streams, events and graphs through the driver: what the measuring child needs beside launches."""
+"""Memory, streams, events and graphs through the driver, and the workspaces of kernels: one a stream, one a graph."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..errors import GpuTuneError
+from . import driver
 from .driver import DriverError, call, library
 
-_CAPTURE_THREAD_LOCAL = 1
-_STREAM_NON_BLOCKING = 1
+_CAPTURE_THREAD_LOCAL, _CAPTURE_RELAXED = 1, 2
+_STREAM_NON_BLOCKING, _STREAM_PER_THREAD, _STREAM_CAPTURING = 1, 2, 1
+_EVENT_NO_TIMING = 2
+_POINTER_DEVICE_ORDINAL = 9
 
 
 def allocate(nbytes: int) -> int:
@@ -79,15 +84,19 @@ class Stream:
 
 
 class Event:
-    """A point in a stream's work, with a time; the driver's event goes with the object."""
+    """A point in a stream's work, with a time unless not ``timed``; the driver's event goes with the object."""
 
-    def __init__(self) -> None:
+    def __init__(self, timed: bool = True) -> None:
         self._handle = ctypes.c_void_p()
-        call("cuEventCreate", ctypes.byref(self._handle), ctypes.c_uint(0))
+        call("cuEventCreate", ctypes.byref(self._handle), ctypes.c_uint(0 if timed else _EVENT_NO_TIMING))
 
     def record(self, stream: int) -> None:
         """Mark the end of what is in ``stream`` now."""
         call("cuEventRecord", self._handle, ctypes.c_void_p(stream))
+
+    def precede(self, stream: int) -> None:
+        """What is queued in ``stream`` from now on waits for it."""
+        call("cuStreamWaitEvent", ctypes.c_void_p(stream), self._handle, ctypes.c_uint(0))
 
     def seconds_since(self, start: Event) -> float:
         """Seconds from ``start`` to this; waits for this."""
@@ -129,3 +138,116 @@ class Graph:
         if self._exec:
             executable, self._exec = self._exec, ctypes.c_void_p()
             call("cuGraphExecDestroy", executable)
+
+
+@contextlib.contextmanager
+def on_device(ordinal: int) -> Iterator[None]:
+    """A context of GPU ``ordinal`` is current inside the block: the caller's, else the primary one (CuPy's, too)."""
+    current, device, handle, lib = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int(), library()
+    call("cuDeviceGet", ctypes.byref(handle), ordinal)
+    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(device)) == 0 and device.value == handle.value:
+        yield
+        return
+    call("cuCtxPushCurrent_v2", driver.primary_context(ordinal))
+    try:
+        yield
+    finally:
+        call("cuCtxPopCurrent_v2", ctypes.byref(current))
+
+
+def device_of(pointer: int) -> int:
+    """Number of the GPU that ``pointer`` belongs to."""
+    ordinal = ctypes.c_int()
+    call("cuPointerGetAttribute", ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, ctypes.c_uint64(pointer))
+    return ordinal.value
+
+
+def order(before: int, after: int) -> None:
+    """What is queued in stream ``after`` from now on waits for what is in stream ``before`` (both CUstreams)."""
+    event = Event(timed=False)
+    event.record(before)
+    event.precede(after)
+
+
+class Workspaces:
+    """Device memory of ``nbytes`` a stream, the first ``zeroed`` bytes zero at first. Freed with :meth:`free`.
+
+    A stream runs one launch plan at a time, so its workspace is never shared; a stream that is being captured gets one
+    of its own for each call, for the graph may run beside anything. Belongs to GPU ``ordinal``, whose context is
+    current at every call but ``free``.
+    """
+
+    def __init__(self, nbytes: int, zeroed: int, ordinal: int = 0) -> None:
+        self.nbytes, self.zeroed, self.ordinal = nbytes, zeroed, ordinal
+        self._by_stream: dict[tuple[int, int], int] = {}
+        self._captured: list[int] = []
+        self._lock = threading.Lock()
+
+    def get(self, stream: int) -> int:
+        """Address of the workspace for a run in ``stream`` (0 when none is needed)."""
+        if not self.nbytes:
+            return 0
+        if _capturing(stream):
+            with quietly():
+                address = self._make(0, wait=True)
+            with self._lock:
+                self._captured.append(address)
+            return address
+        key = _identity(stream)
+        with self._lock:
+            if key not in self._by_stream:
+                with quietly():
+                    self._by_stream[key] = self._make(stream, wait=False)
+            return self._by_stream[key]
+
+    def free(self) -> None:
+        """Give the memory back. The driver waits for what still uses it."""
+        if not self._by_stream and not self._captured:
+            return
+        with self._lock, contextlib.suppress(GpuTuneError), on_device(self.ordinal), quietly():
+            for address in (*self._by_stream.values(), *self._captured):
+                with contextlib.suppress(DriverError):
+                    free(address)
+            self._by_stream.clear()
+            self._captured.clear()
+
+    def _make(self, stream: int, wait: bool) -> int:
+        address = allocate(self.nbytes)
+        if self.zeroed and wait:
+            side = Stream()
+            driver.memset(address, 0, self.zeroed, side.handle)
+            side.synchronize()
+            side.close()
+        elif self.zeroed:
+            driver.memset(address, 0, self.zeroed, stream)
+        return address
+
+
+def _identity(stream: int) -> tuple[int, int]:
+    """What tells a stream from all others, past ones that had the same handle included (where the driver says)."""
+    lib = library()
+    if hasattr(lib, "cuStreamGetId"):  # since CUDA 12.0
+        number = ctypes.c_ulonglong()
+        call("cuStreamGetId", ctypes.c_void_p(stream), ctypes.byref(number))
+        return number.value, -1
+    return stream, threading.get_ident() if stream == _STREAM_PER_THREAD else 0
+
+
+def _capturing(stream: int) -> bool:
+    status = ctypes.c_int()
+    lib = library()
+    if lib is None or stream in (0, 1):  # the legacy default stream cannot be captured
+        return False
+    call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
+    return status.value == _STREAM_CAPTURING
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Captures, of this thread or of another, tolerate allocating and loading code inside the block, uncaptured."""
+    mode = ctypes.c_int(_CAPTURE_RELAXED)
+    call("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        call("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))

@@ -9,19 +9,18 @@ major version the driver supports goes first: a driver loads no code of a newer 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import functools
-import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CompileError, CompilerMissing
+from . import driver
 
 BASE_OPTIONS = ("--std=c++17", "--no-cache")
 """Every compile's options. ``--no-cache``: a hit in NVRTC's own cache returns no ptxas report (12.9 and later)."""
@@ -119,64 +118,50 @@ def library_path() -> str:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
+    try:
+        return load("nvrtc")
+    except OSError as error:
+        tried = f" (tried {error})" if str(error) else ""
+        raise CompilerMissing(
+            f"NVRTC was not found{tried}; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12]), "
+            "or set GPU_TUNE_NVRTC"
+        ) from None
+
+
+def load(stem: str) -> ctypes.CDLL:
+    """The CUDA library ``stem`` (nvrtc, cublas, cublasLt); OSError says what was tried, nothing where none is found."""
     tried: list[str] = []
-    for path in _candidates():
+    for path in find(stem):
         try:
-            for builtins in glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so*")):
-                ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)  # NVRTC finds its builtins only when already loaded
+            for builtins in Path(path).parent.glob(f"lib{stem}-builtins.so*"):
+                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)  # NVRTC finds its builtins only when already loaded
             return ctypes.CDLL(path)
         except OSError as error:
             tried.append(f"{path} ({error})")
-    raise CompilerMissing(
-        "NVRTC was not found"
-        + (f" (tried {'; '.join(tried)})" if tried else "")
-        + "; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12]), or set GPU_TUNE_NVRTC"
-    )
+    raise OSError("; ".join(tried))
 
 
-def _candidates() -> Iterator[str]:
-    named = os.environ.get("GPU_TUNE_NVRTC")
+def find(stem: str) -> list[str]:
+    """Files of the CUDA library ``stem``, the one to try first in front; one that ``GPU_TUNE_<STEM>`` names is alone.
+
+    cuda-pathfinder looks in the same places, but takes the newest library, whether the driver supports it or not.
+    """
+    named = os.environ.get(f"GPU_TUNE_{stem.upper()}")
     if named:
-        yield named
-        return
-    yield from suited(_installed())
-    by_loader = ctypes.util.find_library("nvrtc")
-    if by_loader:
-        yield by_loader
-
-
-def suited(paths: Iterable[str]) -> list[str]:
-    """CUDA libraries (``lib*.so.13``) as they come, but those of a newer major version than the driver's last."""
-    supported = _driver_major()
-    return sorted(dict.fromkeys(paths), key=lambda path: supported > 0 and _major(path) > supported)
-
-
-def _installed() -> Iterator[str]:
-    for folder in sys.path:
-        for pattern in ("nvidia/cu*/lib/libnvrtc.so.*", "nvidia/cuda_nvrtc/lib/libnvrtc.so.*"):
-            yield from _libraries(Path(folder or ".").glob(pattern))
-    for variable in ("CUDA_PATH", "CUDA_HOME"):
-        if os.environ.get(variable):
-            yield from _libraries(Path(os.environ[variable]).glob("lib64/libnvrtc.so.*"))
-    yield from _libraries(Path(sys.prefix).glob("lib/libnvrtc.so.*"))
-    yield from _libraries(Path("/usr/local/cuda").glob("lib64/libnvrtc.so.*"))
-
-
-def _libraries(paths: Iterator[Path]) -> list[str]:
-    return sorted((str(p) for p in paths if ".alt." not in p.name), key=lambda p: (-_major(p), len(p)))
+        return [named]
+    places = [(folder or ".", "nvidia/*/lib") for folder in sys.path]
+    places += [(os.environ[name], "lib64") for name in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(name)]
+    places += [(sys.prefix, "lib"), ("/usr/local/cuda", "lib64")]
+    found: dict[str, None] = {}
+    for root, folder in places:
+        files = map(str, Path(root).glob(f"{folder}/lib{stem}.so.*"))
+        found.update(dict.fromkeys(sorted(files, key=lambda path: (-_major(path), len(path)))))
+    supported = driver.supported_major()
+    paths = sorted(found, key=lambda path: supported > 0 and _major(path) > supported)
+    by_loader = ctypes.util.find_library(stem)
+    return [*paths, by_loader] if by_loader else paths
 
 
 def _major(path: str) -> int:
-    found = re.search(r"\.so\.(\d+)", path)
-    return int(found[1]) if found else 0
-
-
-def _driver_major() -> int:
-    """Major version of the CUDA that the driver supports (asking starts nothing); 0 without a driver."""
-    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1"):
-        if name:
-            with contextlib.suppress(OSError, AttributeError):
-                number = ctypes.c_int()
-                if ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(number)) == 0:
-                    return number.value // 1000
-    return 0
+    match = re.search(r"\.so\.(\d+)", path)
+    return int(match[1]) if match else 0

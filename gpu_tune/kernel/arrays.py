@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from ..cuda.workspaces import order
+from ..cuda.memory import order
 from ..errors import InvalidInput
 from ..reference import NUMPY
 from ..workload import ArraySpec

@@ -20,7 +20,7 @@ import numpy as np
 from ..cuda import driver
 from ..cuda.device import Device, by_name
 from ..cuda.launch import Program
-from ..cuda.workspaces import Workspaces, device_of, on_device, quietly
+from ..cuda.memory import Workspaces, device_of, on_device, quietly
 from ..errors import InvalidInput, MeasureError, WrongResult
 from ..plan import LaunchPlan
 from ..reference import allocate

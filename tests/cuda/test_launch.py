@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu_tune.cuda import driver, launch, nvrtc, workspaces
+from gpu_tune.cuda import driver, launch, nvrtc
 from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.errors import CorruptData, InvalidInput, MeasureError
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
@@ -199,16 +199,16 @@ def test_the_context_of_a_thread_that_has_none_is_the_gpus_own():
         try:
             with pytest.raises(driver.DriverError, match="INVALID_CONTEXT"):
                 cuda_memory.allocate(64)
-            with workspaces.on_device(0):
+            with cuda_memory.on_device(0):
                 cuda_memory.free(cuda_memory.allocate(64))
-            found.append(workspaces.on_device)
+            found.append(cuda_memory.on_device)
         except BaseException as error:
             found.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [workspaces.on_device]
+    assert found == [cuda_memory.on_device]
 
 
 def test_a_driver_without_a_function_is_too_old_and_a_busy_gpu_says_why(monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.errors import CompileError
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="no NVRTC on this machine (install gpu_tune[cuda13])")
@@ -47,8 +47,8 @@ def test_an_nvrtc_that_the_driver_supports_goes_before_a_newer_one(tmp_path, mon
         monkeypatch.delenv(variable, raising=False)
     first = {}
     for major in (0, 12, 13):
-        monkeypatch.setattr(nvrtc, "_driver_major", lambda m=major: m)
-        found = [p for p in nvrtc._candidates() if str(tmp_path) in p]
+        monkeypatch.setattr(driver, "supported_major", lambda m=major: m)
+        found = [p for p in nvrtc.find("nvrtc") if str(tmp_path) in p]
         assert len(found) == 2
         first[major] = found[0][-2:]
     assert first == {0: "13", 12: "12", 13: "13"}
@@ -57,4 +57,4 @@ def test_an_nvrtc_that_the_driver_supports_goes_before_a_newer_one(tmp_path, mon
 def test_the_drivers_version_is_asked_without_a_gpu(fake_cuda, monkeypatch):
     monkeypatch.setenv("FAKE_CUDA_NONE", "1")
     monkeypatch.setenv("FAKE_CUDA_VERSION", "12040")
-    assert nvrtc._driver_major() == 12
+    assert driver.supported_major() == 12
