@@ -144,7 +144,7 @@ def load(stem: str) -> ctypes.CDLL:
 def find(stem: str) -> list[str]:
     """Files of the CUDA library ``stem``, the one to try first in front; one that ``GPU_TUNE_<STEM>`` names is alone.
 
-    cuda-pathfinder looks in the same places, but takes the newest library, whether the driver supports it or not.
+    cuda-pathfinder looks in the same places, but takes one library whether the driver supports it or not.
     """
     named = os.environ.get(f"GPU_TUNE_{stem.upper()}")
     if named:
