@@ -3,11 +3,9 @@
 All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
-from .compare import Comparison, compare
-from .exact import products, reduction_length
 from .inputs import allocate, example_inputs, example_scalars
-from .numerics import NUMPY, cast
-from .rounding import EPS, Bounds, bounds, reference
+from .numerics import EPS, NUMPY, cast
+from .rounding import Bounds, Comparison, bounds, compare, products, reduction_length, reference
 
 __all__ = [
     "EPS",

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..workload import ArraySpec, Workload
-from .exact import reduction_length
 from .numerics import NUMPY
+from .rounding import reduction_length
 
 _LARGE, _PIECE = 1 << 24, 1 << 20
 """Elements from which on an array is drawn in pieces, each from a generator of its own, on all CPUs; and of a piece."""

@@ -1,4 +1,4 @@
-"""NumPy's dtypes of ours, and the cast to them as kernels do it."""
+"""Data types in NumPy, the cast to them as kernels do it, and how exactly a kernel computes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
 """NumPy dtype of each dtype name."""
+EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
+"""Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
 _FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
 
 

@@ -1,4 +1,4 @@
-"""The reference and how far rounding may take a result from it, operation by operation."""
+"""The reference in float64, how far rounding may take a result from it, operation by operation, and the comparison."""
 
 from __future__ import annotations
 
@@ -9,14 +9,73 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..workload import Conv2d, Workload
+from ..errors import InvalidInput
+from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
 from . import winograd
-from .exact import products, reduction_length
-from .numerics import Numerics, cast
+from .numerics import EPS, Numerics, cast
 
 LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}
 """Largest slope of each."""
+WINOGRAD_GROWTH = {2: 3.0, 4: 60.0}
+"""2-norm of a Winograd algorithm's products over the image's largest ``|A|.|B| / sqrt(K)``, at most, for random data
+(2.7 and 54.5 were seen). The largest counts: a border element sums few products but passes through whole tiles."""
+
+
+def reduction_length(workload: Workload) -> int:
+    """Products summed for one output element."""
+    return workload.k if isinstance(workload, Matmul) else (workload.c // workload.groups) * workload.r * workload.s
+
+
+def products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The scaled product (or convolution) of the inputs, and that of their magnitudes; float64, before the epilogue."""
+    wide = {
+        n: np.asarray(arrays[n]).astype(np.float64) for n in (*workload.inputs, "scale_a", "scale_b") if n in arrays
+    }
+    return _product(workload, wide), _product(workload, {n: np.abs(a) for n, a in wide.items()})
+
+
+def _product(workload: Workload, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    return _matmul(workload, arrays) if isinstance(workload, Matmul) else _conv2d(workload, arrays)
+
+
+def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    a = arrays["a"] if w.layout[0] == "n" else np.swapaxes(arrays["a"], -1, -2)
+    b = arrays["b"] if w.layout[1] == "n" else np.swapaxes(arrays["b"], -1, -2)
+    if w.scales == "block128":
+        blocks = [slice(i, min(i + 128, w.k)) for i in range(0, w.k, 128)]
+        columns = np.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
+        parts = (
+            arrays["scale_a"][:, i, None] * columns[:, i] * (a[..., s] @ b[..., s, :]) for i, s in enumerate(blocks)
+        )
+        return functools.reduce(np.add, parts)
+    y = a @ b
+    if w.scales == "tensor":
+        return y * arrays["scale_a"][0] * arrays["scale_b"][0]
+    return y * arrays["scale_a"][:, None] * arrays["scale_b"] if w.scales == "row_col" else y
+
+
+def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    x, f = arrays["x"], arrays["w"]
+    if w.weights == "pretransformed":
+        return winograd.convolve(w, arrays, w.winograd_tile)
+    if w.layout == "nchw":
+        x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
+    top, bottom, left, right = w.padding
+    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (sh, sw), (dh, dw) = w.stride, w.dilation
+    cg, kg = w.c // w.groups, w.k // w.groups
+    out = np.zeros((w.n, w.p, w.q, w.groups, kg))
+    grouped = f.reshape(w.groups, kg, w.r, w.s, cg)
+    for r in range(w.r):
+        for s in range(w.s):
+            patch = x[:, r * dh : r * dh + (w.p - 1) * sh + 1 : sh, s * dw : s * dw + (w.q - 1) * sw + 1 : sw]
+            patch = patch.reshape(w.n, w.p, w.q, w.groups, 1, cg)
+            out += (patch @ grouped[:, :, r, s].transpose(0, 2, 1))[..., 0, :]
+    y = out.reshape(w.n, w.p, w.q, w.k)
+    if w.scales != "none":
+        y = y * arrays["scale_a"][0] * arrays["scale_b"]
+    return y.transpose(0, 3, 1, 2) if w.layout == "nchw" else y
 
 
 def activation(op: Op, y: np.ndarray) -> np.ndarray:
@@ -29,33 +88,9 @@ def activation(op: Op, y: np.ndarray) -> np.ndarray:
         return y / (1.0 + np.exp(-y))
     if op.name == "gelu_tanh":
         return 0.5 * y * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))
-    return 0.5 * y * (1.0 + _erf(y / math.sqrt(2.0)))
+    from scipy.special import erf
 
-
-def _erf(x: np.ndarray) -> np.ndarray:
-    """erf, within 1e-13: cubic Hermite interpolation of ``math.erf`` on a grid of 2^-10 (1 beyond 6)."""
-    values, slopes = _erf_grid()
-    with np.errstate(invalid="ignore"):
-        place = np.minimum(np.abs(x), 6.0) * 1024.0
-        at = np.minimum(np.nan_to_num(place).astype(np.int64), values.size - 2)
-    t, h = place - at, 1.0 / 1024.0
-    left, right = values[at], values[at + 1]
-    rise = right - left
-    curve = t * (1 - t) * ((1 - t) * (slopes[at] * h - rise) - t * (slopes[at + 1] * h - rise))
-    return np.copysign(left + t * rise + curve, x)
-
-
-@functools.cache
-def _erf_grid() -> tuple[np.ndarray, np.ndarray]:
-    grid = np.arange(6 * 1024 + 1) / 1024.0
-    return np.array([math.erf(g) for g in grid]), 2.0 / math.sqrt(math.pi) * np.exp(-grid * grid)
-
-
-EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
-"""Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
-WINOGRAD_GROWTH = {2: 3.0, 4: 60.0}
-"""2-norm of a Winograd algorithm's products over the image's largest ``|A|.|B| / sqrt(K)``, at most, for random data
-(2.7 and 54.5 were seen). The largest counts: a border element sums few products but passes through whole tiles."""
+    return 0.5 * y * (1.0 + erf(y / math.sqrt(2.0)))
 
 
 def reference(
@@ -165,3 +200,74 @@ def _winograd_magnitude(
         return np.full_like(magnitude, largest * WINOGRAD_GROWTH[tile] / math.sqrt(reduction_length(w)))
     squares = {n: np.square(arrays[n].astype(np.float64)) for n in ("x", "w")}
     return np.sqrt(winograd.convolve(w, squares, tile, squared=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a result compares: ``worst`` is the largest excess over the bound's half-width, at ``index``.
+
+    ``max_abs`` and ``max_rel`` are errors against the float64 reference; ``wrong`` counts elements outside the bound.
+    """
+
+    ok: bool
+    wrong: int
+    total: int
+    max_abs: float
+    max_rel: float
+    index: tuple[int, ...]
+    got: float
+    expected: float
+    allowed: float
+
+    def __str__(self) -> str:
+        if self.ok:
+            return (
+                f"right ({self.total} elements, largest error {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative)"
+            )
+        return (
+            f"{self.wrong} of {self.total} elements wrong; worst at {self.index}: got {self.got:g}, expected "
+            f"{self.expected:g} +- {self.allowed:.3g}"
+        )
+
+
+def compare(
+    out: np.ndarray,
+    workload: Workload,
+    arrays: Mapping[str, np.ndarray],
+    scalars: Mapping[str, float] | None = None,
+    *,
+    numerics: Numerics | None = None,
+    exact: bool = False,
+) -> Comparison:
+    """Compare ``out`` with the reference: each element must lie between cast(reference - e) and cast(reference + e).
+
+    ``e`` bounds rounding: ``(k_eps sqrt(K) eps + input_eps) |A|.|B|`` through the epilogue (each operation adds its own
+    rounding; K counts as 32 at least: tensor cores cut the products of one instruction to the largest before they add);
+    zero when ``exact`` (integer inputs and no transcendental). NaN must be NaN, infinities must agree.
+    """
+    with np.errstate(all="ignore"):
+        limits = bounds(workload, arrays, scalars, numerics=numerics, exact=exact)
+        expected, error = limits.expected, limits.error
+        lo, hi = limits.lo.astype(np.float64), limits.hi.astype(np.float64)
+        got = np.asarray(out).astype(np.float64)
+        if got.shape != expected.shape:
+            raise InvalidInput("result shape", got.shape, f"is not {expected.shape}")
+        good = (got >= lo) & (got <= hi) | (np.isnan(got) & np.isnan(expected))
+        difference = np.abs(got - expected)
+        finite = np.isfinite(difference)
+        excess = np.where(good, -1.0, np.where(finite, difference / (error + 1e-300), np.inf))
+        index = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else ()
+        relative = difference / (
+            np.abs(expected) + np.abs(expected)[np.isfinite(expected)].mean() if np.isfinite(expected).any() else 1.0
+        )
+        return Comparison(
+            bool(good.all()),
+            int((~good).sum()),
+            got.size,
+            float(difference[finite].max(initial=0.0)),
+            float(relative[finite].max(initial=0.0)),
+            tuple(int(i) for i in index),
+            float(got[index]),
+            float(expected[index]),
+            float(max(error[index], (hi - lo)[index] / 2)),
+        )
