@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -16,18 +18,36 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def fake_libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of this run, and of every run with the same ``GPU_TUNE_TEST_SHARED``."""
+    folder = Path(os.environ.get("GPU_TUNE_TEST_SHARED", "") or _of_all_workers(tmp_path_factory) / "shared")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def fake_libcuda(shared: Path) -> Path:
     """A CUDA driver whose GPU is virtual (tests/helpers/fake_cuda), compiled against NVIDIA's cuda.h."""
     headers = [h for folder in sys.path for h in Path(folder or ".").glob("nvidia/cu*/include/cuda.h")]
     headers += list(Path("/usr/local/cuda/include").glob("cuda.h"))
     if not headers or not shutil.which("g++"):
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
-    library = tmp_path_factory.mktemp("fake") / "libcuda.so"
+    library = shared / "libcuda.so"
     folders = (headers[0].parent, HERE / "helpers" / "fake_cuda", HERE / "helpers" / "fake_cuda" / "without_cublas")
     include = [option for folder in folders for option in ("-I", str(folder))]
     command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", *include]
     sources = sorted(map(str, (HERE / "helpers" / "fake_cuda").glob("*.cpp")))
-    subprocess.run([*command, *sources, "-o", str(library)], check=True)
+    with (shared / "libcuda.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            made = shared / "libcuda.new"
+            subprocess.run([*command, *sources, "-o", str(made)], check=True)
+            made.rename(library)
     return library
 
 
@@ -42,9 +62,11 @@ def fake_cuda(fake_libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 
 @pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of compiled candidates that all tests of a session share."""
-    return tmp_path_factory.mktemp("compiled")
+def compiled_once(shared: Path) -> Path:
+    """A folder of compiled candidates that all tests share; a name in it stands for source, options and compiler."""
+    folder = shared / "compiled"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 @pytest.fixture

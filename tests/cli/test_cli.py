@@ -41,7 +41,7 @@ def run(*args, code=0):
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
+def tuned(tmp_path_factory, compiled_once):
     """A user's folder in which one matmul has been tuned, by a real process."""
     from gpu_tune.emulator import build
 
@@ -49,6 +49,7 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned") / "home"
     folder.mkdir(mode=0o700)
     (folder / "emulator").symlink_to(paths.root() / "emulator")
+    (folder / "compiled").symlink_to(compiled_once)
     env = {**os.environ, "GPU_TUNE_CACHE_DIR": str(folder), "GPU_TUNE_LIBCUDA": "/nonexistent", "COLUMNS": "160"}
     command = [
         sys.executable,

@@ -25,9 +25,21 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Template]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that all tests share, so that the same source is compiled once."""
-    return tmp_path_factory.mktemp("store")
+def compiled(tmp_path_factory: pytest.TempPathFactory, compiled_once: Path) -> Path:
+    """A store for tests that leave nothing in it but compiled sources."""
+    return linked(tmp_path_factory.mktemp("store"), compiled_once)
+
+
+@pytest.fixture
+def new_store(tmp_path: Path, compiled_once: Path) -> Path:
+    """A new store, but for what has been compiled before."""
+    return linked(tmp_path / "store", compiled_once)
+
+
+def linked(folder: Path, compiled_once: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "compiled").symlink_to(compiled_once)
+    return folder
 
 
 @pytest.fixture

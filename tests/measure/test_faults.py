@@ -35,11 +35,11 @@ HERE = Path(__file__).parents[2]
 
 @pytest.fixture
 def opened(
-    fake_cuda: Path, templates: dict[str, Template], workload: Matmul, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_cuda: Path, templates: dict[str, Template], workload: Matmul, new_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., GpuMeasurer]:
     def make(**options: Any) -> GpuMeasurer:
         made = make_measurer(
-            workload, kind="gpu", templates=templates, store=tmp_path / "store", jobs=1, run_limit=1.0, **options
+            workload, kind="gpu", templates=templates, store=new_store, jobs=1, run_limit=1.0, **options
         )
         assert isinstance(made, GpuMeasurer)
         for child in made.children:
