@@ -7,13 +7,22 @@ cannot do is told by :func:`can`, and the dispatchers then use our kernel, tuned
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Unsupported
+from ..reference import activation, factors
 from ..workload import Conv2d, Matmul, Workload
+from ..workload.epilogue import Op
 from .arrays import Seen
 
+_TORCH_ACTIVATIONS: dict[str, Callable[[Any, Op, Any], Any]] = {
+    "relu": lambda functional, op, y: functional.relu(y),
+    "silu": lambda functional, op, y: functional.silu(y),
+    "gelu": lambda functional, op, y: functional.gelu(y),
+    "gelu_tanh": lambda functional, op, y: functional.gelu(y, approximate="tanh"),
+    "clamp": lambda functional, op, y: y.clamp(op.lo, op.hi),
+}
 _WIDE = ("float32", "float16", "bfloat16")
 
 
@@ -43,9 +52,7 @@ def run(workload: Workload, first: Seen, operands: Mapping[str, Any], scalars: M
 
 
 def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Mapping[str, float]) -> Any:
-    a = operands["a"] if workload.layout[0] == "n" else operands["a"].swapaxes(-1, -2)
-    b = operands["b"] if workload.layout[1] == "n" else operands["b"].swapaxes(-1, -2)
-    y = xp.matmul(a, b)
+    y = xp.matmul(*factors(workload, operands))
     if "alpha" in scalars:
         y = y * scalars["alpha"]
     if workload.beta != "0":
@@ -54,57 +61,28 @@ def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Map
 
 
 def _conv2d(workload: Conv2d, torch: Any, operands: Mapping[str, Any]) -> Any:
-    x, w = operands["x"], operands["w"]
-    channels_last = workload.layout == "nhwc"
-    if channels_last:  # the same memory, described as PyTorch does
-        x, w = x.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2)
-    functional, (top, bottom, left, right) = torch.nn.functional, workload.padding
-    if (top, left) == (bottom, right):
-        padding: Any = (top, left)
-    else:
-        x, padding = functional.pad(x, (left, right, top, bottom)), 0
+    from ..measure.baselines.torch import convolved  # much to load, and only this needs it
+
+    x, filters, padding = convolved(torch, workload, operands)
     # PyTorch's convolutions take TF32 for float32 data unless told otherwise; here it is a permission
-    cudnn = torch.backends.cudnn
+    cudnn, conv2d = torch.backends.cudnn, torch.nn.functional.conv2d
     with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32="tf32" in workload.math):
-        y = functional.conv2d(x, w, None, workload.stride, padding, workload.dilation, workload.groups)
-    return y.permute(0, 2, 3, 1) if channels_last else y
+        y = conv2d(x, filters, None, workload.stride, padding, workload.dilation, workload.groups)
+    return y.permute(0, 2, 3, 1) if workload.layout == "nhwc" else y
 
 
 def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mapping[str, Any]) -> Any:
     for op in workload.ops:
         if op.name in ("scale", "bias", "row_bias"):
-            vector = operands[op.name]
             channels_first = workload.op == "conv2d" and workload.layout == "nchw"
             shape = (-1, 1) if op.name == "row_bias" else (-1, 1, 1) if channels_first else (-1,)
-            vector = vector.reshape(shape).astype(y.dtype) if library == "cupy" else vector.reshape(shape).to(y.dtype)
+            vector = operands[op.name].reshape(shape)
+            vector = vector.astype(y.dtype) if library == "cupy" else vector.to(y.dtype)
             y = y * vector if op.name == "scale" else y + vector
         elif op.name == "residual":
             y = y + operands["residual"]
+        elif library == "cupy":
+            y = activation(op, y.astype(xp.float32), xp).astype(y.dtype)
         else:
-            y = _activation(op, xp, library, y)
+            y = _TORCH_ACTIVATIONS[op.name](xp.nn.functional, op, y)
     return y
-
-
-def _activation(op: Any, xp: Any, library: str, y: Any) -> Any:
-    if library == "torch":
-        functional = xp.nn.functional
-        return {
-            "relu": functional.relu,
-            "silu": functional.silu,
-            "gelu": functional.gelu,
-            "gelu_tanh": lambda v: functional.gelu(v, approximate="tanh"),
-            "clamp": lambda v: v.clamp(op.lo, op.hi),
-        }[op.name](y)
-    if op.name == "relu":
-        return xp.maximum(y, 0)
-    if op.name == "clamp":
-        return xp.clip(y, op.lo, op.hi)
-    wide = y.astype(xp.float32)
-    if op.name == "silu":
-        return (wide / (1 + xp.exp(-wide))).astype(y.dtype)
-    if op.name == "gelu_tanh":
-        return (0.5 * wide * (1 + xp.tanh(0.7978845608028654 * (wide + 0.044715 * wide**3)))).astype(y.dtype)
-    import importlib
-
-    erf = importlib.import_module("cupyx.scipy.special").erf
-    return (0.5 * wide * (1 + erf(wide * 0.7071067811865476))).astype(y.dtype)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +41,14 @@ def _product(workload: Workload, arrays: Mapping[str, np.ndarray]) -> np.ndarray
     return _matmul(workload, arrays) if isinstance(workload, Matmul) else _conv2d(workload, arrays)
 
 
+def factors(w: Matmul, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A (m, k) and B (k, n) as they are multiplied: views of arrays of any library."""
+    a, b = (arrays[n] if order == "n" else arrays[n].swapaxes(-1, -2) for n, order in zip("ab", w.layout))
+    return a, b
+
+
 def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    a = arrays["a"] if w.layout[0] == "n" else np.swapaxes(arrays["a"], -1, -2)
-    b = arrays["b"] if w.layout[1] == "n" else np.swapaxes(arrays["b"], -1, -2)
+    a, b = factors(w, arrays)
     if w.scales == "block128":
         blocks = [slice(i, min(i + 128, w.k)) for i in range(0, w.k, 128)]
         columns = np.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
@@ -78,19 +85,18 @@ def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return y.transpose(0, 3, 1, 2) if w.layout == "nchw" else y
 
 
-def activation(op: Op, y: np.ndarray) -> np.ndarray:
-    """``op`` of every element."""
+def activation(op: Op, y: Any, xp: Any = np) -> Any:
+    """``op`` of every element of a floating-point array of ``xp``: NumPy or CuPy."""
     if op.name == "relu":
-        return np.where(np.isnan(y), y, np.maximum(y, 0.0))
+        return xp.where(xp.isnan(y), y, xp.maximum(y, 0.0))
     if op.name == "clamp":
-        return np.clip(y, op.lo, op.hi)
+        return xp.clip(y, op.lo, op.hi)
     if op.name == "silu":
-        return y / (1.0 + np.exp(-y))
+        return y / (1.0 + xp.exp(-y))
     if op.name == "gelu_tanh":
-        return 0.5 * y * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))
-    from scipy.special import erf
-
-    return 0.5 * y * (1.0 + erf(y / math.sqrt(2.0)))
+        return 0.5 * y * (1.0 + xp.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))
+    special = importlib.import_module("cupyx.scipy.special" if xp.__name__ == "cupy" else "scipy.special")
+    return 0.5 * y * (1.0 + special.erf(y / math.sqrt(2.0)))
 
 
 def reference(

@@ -44,7 +44,7 @@ class Tensor:
     def view(self, dtype: Any) -> Tensor:
         return Tensor(self.array.view(dtype))
 
-    def transpose(self, a: int, b: int) -> Tensor:
+    def swapaxes(self, a: int, b: int) -> Tensor:
         return Tensor(np.swapaxes(self.array, a, b))
 
     def permute(self, *order: int) -> Tensor:

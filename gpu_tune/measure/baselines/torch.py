@@ -18,7 +18,7 @@ from ...cuda.device import Device
 from ...cuda.driver import call
 from ...cuda.memory import Stream
 from ...errors import Unavailable
-from ...reference import NUMPY
+from ...reference import NUMPY, factors
 from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
 from ..device_data import SCALARS, DeviceData
 from .baseline import Baseline, Run, undone_on_failure
@@ -163,12 +163,8 @@ def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], N
         raise Unavailable(f"multiplies no batches of {w.dtype}")
     torch = s.torch
 
-    def operands(t: Tensors) -> tuple[Any, Any]:
-        a = t["a"] if w.layout[0] == "n" else t["a"].transpose(-1, -2)
-        return a, t["b"] if w.layout[1] == "n" else t["b"].transpose(-1, -2)
-
     def product(t: Tensors, out: Any) -> None:
-        a, b = operands(t)
+        a, b = factors(w, t)
         if w.dtype == "int8":
             torch._int_mm(a, b, out=out)
         elif w.dtype in FP8:
@@ -190,7 +186,7 @@ def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], N
     if scaled and w.epilogue in ("", "bias"):
 
         def whole(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-            a, b = operands(t)
+            a, b = factors(w, t)
             columns = w.scales == "row_col"
             x, y = (
                 (t["scale_a"].reshape(-1, 1), t["scale_b"].reshape(1, -1)) if columns else (t["scale_a"], t["scale_b"])
@@ -203,7 +199,7 @@ def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], N
     if bare and not names:
 
         def added(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-            (a, b), out = operands(t), t["out"]
+            (a, b), out = factors(w, t), t["out"]
             beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
             add = torch.addmm if w.batch == 1 else torch.baddbmm
             add(t.get("c", out), a, b, beta=beta, alpha=scalars.get("alpha", 1.0), out=out)
@@ -213,14 +209,14 @@ def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], N
         if names == ["bias"]:
 
             def biased(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-                torch.addmm(t["bias"], *operands(t), out=t["out"])
+                torch.addmm(t["bias"], *factors(w, t), out=t["out"])
 
             yield "torch.addmm with fused bias", biased, 0
         elif names in (["bias", "relu"], ["bias", "gelu_tanh"]):
             gelu = names[1] == "gelu_tanh"
 
             def activated(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-                torch._addmm_activation(t["bias"], *operands(t), use_gelu=gelu, out=t["out"])
+                torch._addmm_activation(t["bias"], *factors(w, t), use_gelu=gelu, out=t["out"])
 
             yield f"torch._addmm_activation ({w.epilogue})", activated, 0
     if w.dtype in _WIDE and given(w) != w.dtype:
@@ -241,39 +237,42 @@ def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], N
     yield f"{kind} and an elementwise kernel", finished, 1
 
 
+def convolved(torch: Any, w: Conv2d, t: Tensors) -> tuple[Any, Any, Any]:
+    """Image, filters and padding as PyTorch takes them: the same memory, channels first; uneven padding is added."""
+    x, filters = (t[n].permute(0, 3, 1, 2) if w.layout == "nhwc" else t[n] for n in ("x", "w"))
+    top, bottom, left, right = w.padding
+    if (top, left) == (bottom, right):
+        return x, filters, (top, left)
+    return torch.nn.functional.pad(x, (left, right, top, bottom)), filters, 0
+
+
 def _convolutions(s: Session, w: Conv2d, device: Device, cleanup: list[Callable[[], None]]) -> Iterator[Way]:
     """As :func:`_matmuls`."""
     if w.dtype not in _WIDE or given(w) != w.dtype:
         raise Unavailable(f"convolves {w.dtype} into {w.out_dtype} in no way")
-    torch, nhwc = s.torch, w.layout == "nhwc"
-    functional, (top, bottom, left, right) = torch.nn.functional, w.padding
-    even = (top, left) == (bottom, right)
+    torch, nhwc, (top, bottom, left, right) = s.torch, w.layout == "nhwc", w.padding
     names = [op.name for op in w.ops]
     winograd = "winograd" not in w.math and (w.r, w.s) == (3, 3) and w.stride == (1, 1)
     words = " (cuDNN chooses; Winograd cannot be denied)" if winograd else " (cuDNN chooses)"
-
-    def operands(t: Tensors) -> tuple[Any, Any]:
-        x, k = (t[n].permute(0, 3, 1, 2) if nhwc else t[n] for n in ("x", "w"))
-        return (x if even else functional.pad(x, (left, right, top, bottom))), k
 
     def laid(y: Any) -> Any:
         """``y`` in memory as the workload says; a copy only where cuDNN chose otherwise."""
         return y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) if nhwc else y.contiguous()
 
     def convolve(t: Tensors, bias: Any = None) -> Any:
-        x, k = operands(t)
-        return functional.conv2d(x, k, bias, w.stride, (top, left) if even else 0, w.dilation, w.groups)
+        x, k, padding = convolved(torch, w, t)
+        return torch.nn.functional.conv2d(x, k, bias, w.stride, padding, w.dilation, w.groups)
 
     if not names:
         yield f"conv2d{words}", lambda t, _, on: laid(convolve(t)), 0
         return
     if names == ["bias"]:
         yield f"conv2d with bias{words}", lambda t, _, on: laid(convolve(t, t["bias"])), 1
-    if names == ["bias", "relu"] and even:
+    if names == ["bias", "relu"] and (top, left) == (bottom, right):
 
         def activated(t: Tensors, scalars: Mapping[str, float], on: int) -> Any:
-            x, k = operands(t)
-            return laid(torch.cudnn_convolution_relu(x, k, t["bias"], w.stride, (top, left), w.dilation, w.groups))
+            x, k, padding = convolved(torch, w, t)
+            return laid(torch.cudnn_convolution_relu(x, k, t["bias"], w.stride, padding, w.dilation, w.groups))
 
         yield f"cudnn_convolution_relu{words}", activated, 1
     finisher = Finisher(w, device)
