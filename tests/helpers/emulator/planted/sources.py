@@ -1,11 +1,11 @@
-"""Planted bugs: global memory that an asynchronous copy in flight still reads. Added to ``planted.PLANTED``."""
+"""Planted bugs: global memory that an asynchronous copy in flight still reads."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpu_tune.plan import BufferArg
-from tests.helpers.emulator.planted import plant, words
+from tests.helpers.emulator.planted.bug import plant, words
 from tests.helpers.emulator.snippets import tensor_map
 
 plant(

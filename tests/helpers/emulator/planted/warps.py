@@ -1,4 +1,4 @@
-"""Planted bugs: instructions for a whole warp that only some lanes execute. Added to ``planted.PLANTED``.
+"""Planted bugs: instructions for a whole warp that only some lanes execute.
 
 PTX asks of an ``.aligned`` instruction that all threads of the warp execute the same one; it may stand in conditional
 code only when they all evaluate the condition alike. (It does not ask for a ``bar.warp.sync`` before: lanes that parted
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.helpers.emulator.planted import plant, words
+from tests.helpers.emulator.planted.bug import plant, words
 
 
 def plant_partial(name: str, instruction: str, *, report: str = "", **more: Any) -> None:
