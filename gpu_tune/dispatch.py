@@ -29,6 +29,7 @@ from .reference import cast, reference
 from .space.space import TemplateSpace
 from .store.records import now
 from .store.store import Store, Winner, lookup, opened
+from .store.winner import Compiler
 from .templates.base import Template, render
 from .templates.registry import variants
 from .trial import MEASURED
@@ -289,7 +290,7 @@ def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[
                 source=source,
                 seconds=0.0,
                 view=variant.view,
-                nvrtc=".".join(map(str, nvrtc.version())),
+                compiler=Compiler("nvrtc", nvrtc.identity()),
                 options=options,
                 verdict={"text": "untuned default config, not timed", "ours": "unknown"},
                 complete=False,

@@ -1,4 +1,4 @@
-"""Where gpu_tune keeps things, and which folders it trusts.
+"""Where gpu_tune keeps things, which folders it trusts, and how files are written there: whole, or line by line.
 
 ``GPU_TUNE_CACHE_DIR`` names the user's folder, else ``$XDG_CACHE_HOME/gpu_tune``, else ``~/.cache/gpu_tune``. Below it:
 ``records/`` (trials), ``kernels/`` (winners). What lies there is run on the GPU, so the trust boundary is ownership and
@@ -7,10 +7,18 @@ mode: a folder that somebody else owns or can write is refused.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import grp
 import os
 import pwd
+import re
+import socket
 import stat
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import StoreError
@@ -86,6 +94,52 @@ def prepare(folder: Path) -> Path:
             f"store {str(folder)!r} is not writable; set GPU_TUNE_CACHE_DIR to a folder that you can write"
         )
     return folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, private file beside ``path``, which takes its place by one rename when the block ends well, and is removed
+    otherwise. OSError as the file system raises it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+class LineFile:
+    """Appends lines to a file of its own in ``folder`` (host-pid-uuid), each with one system call: writers never meet,
+    and a line is in the file whole, or torn as its last one. Thread-safe; a forked child starts another file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file, self._pid, self._lock = -1, -1, threading.Lock()
+
+    def append(self, line: str, *, sync: bool = False) -> None:
+        """Write ``line``; with ``sync`` it is on disk when this returns. StoreError or OSError when that fails."""
+        data = line.encode()
+        with self._lock:
+            if self._pid != os.getpid():
+                host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host"
+                path = prepare(self.folder) / f"{host}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
+                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._pid = os.getpid()
+            if os.write(self._file, data) != len(data):
+                self.close()  # what comes next, when there is space again, goes to a file without a torn line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Close the file; a later line starts another. Nothing is buffered."""
+        if self._pid == os.getpid():
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+        self._pid = -1
 
 
 def _private_group(gid: int) -> bool:

@@ -11,10 +11,10 @@ Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from . import text
 from .errors import CorruptData, InvalidInput
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
@@ -42,6 +42,7 @@ Dim3 = tuple[int, int, int]
 class BufferArg:
     """A 64-bit device pointer: the buffer's first element plus ``offset`` bytes."""
 
+    type: ClassVar[str] = "buffer"
     buffer: str
     offset: int = 0
 
@@ -50,6 +51,7 @@ class BufferArg:
 class ScalarArg:
     """A number by value. ``value`` is fixed in the plan, or None for a run-time scalar named ``name``."""
 
+    type: ClassVar[str] = "scalar"
     name: str
     ctype: str
     value: int | float | None = None
@@ -64,6 +66,7 @@ class TensorMapArg:
     none. ``l2_promotion`` is 0, 64, 128 or 256 bytes. ``im2col`` makes it an im2col map (rank 3..5).
     """
 
+    type: ClassVar[str] = "tensor_map"
     buffer: str
     dtype: str
     shape: tuple[int, ...]
@@ -81,6 +84,7 @@ class TensorMapArg:
 class Im2Col:
     """The im2col half of a tensor map (cuTensorMapEncodeIm2col); corners are W, H(, D) first; ``box`` is unused."""
 
+    type: ClassVar[str] = "im2col"
     lower_corner: tuple[int, ...]
     upper_corner: tuple[int, ...]
     channels_per_pixel: int
@@ -94,6 +98,7 @@ Arg = BufferArg | ScalarArg | TensorMapArg
 class KernelStep:
     """One kernel launch. ``grid`` counts blocks (a multiple of ``cluster``); ``shared_bytes`` is dynamic."""
 
+    type: ClassVar[str] = "kernel"
     kernel: str
     grid: Dim3
     block: Dim3
@@ -116,6 +121,7 @@ class KernelStep:
 class MemsetStep:
     """``nbytes`` of ``buffer`` from ``offset`` set to ``value`` (a byte)."""
 
+    type: ClassVar[str] = "memset"
     buffer: str
     nbytes: int
     value: int = 0
@@ -174,25 +180,15 @@ class LaunchPlan:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that ``from_json`` turns back into an equal plan."""
-        return {
-            "steps": [_tagged(s) for s in self.steps],
-            "workspace_bytes": self.workspace_bytes,
-            "workspace_zeroed": self.workspace_zeroed,
-            "zeroed_bytes": self.zeroed_bytes,
-        }
+        return dict(text.to_json(self))
 
     @classmethod
     def from_json(cls, data: object) -> LaunchPlan:
         """The plan in ``data``; CorruptData when it is not exactly what ``to_json`` writes."""
         try:
-            if not isinstance(data, Mapping):
-                raise TypeError(f"expected an object, found {type(data).__name__}")
-            steps = tuple(_untagged(s) for s in _list(data["steps"]))
-            zeroed = data["workspace_zeroed"]
-            if not isinstance(zeroed, bool) or any(not isinstance(s, (KernelStep, MemsetStep)) for s in steps):
-                raise TypeError("wrong type")
-            return cls(steps, _int(data["workspace_bytes"]), zeroed, _int(data.get("zeroed_bytes", 0))).check()
-        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+            plan: LaunchPlan = text.from_json(cls, data, name="plan")
+            return plan.check()
+        except (TypeError, ValueError, InvalidInput) as error:
             raise CorruptData(f"launch plan: {error!s} (damaged or hand-edited; tune again to replace it)") from error
 
 
@@ -242,69 +238,6 @@ def _check_kernel(step: KernelStep) -> None:
                 _require(
                     arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}"
                 )
-
-
-_TYPES: dict[str, Any] = {
-    "kernel": KernelStep,
-    "memset": MemsetStep,
-    "buffer": BufferArg,
-    "scalar": ScalarArg,
-    "tensor_map": TensorMapArg,
-    "im2col": Im2Col,
-}
-_TAGS = {cls: tag for tag, cls in _TYPES.items()}
-
-
-def _tagged(value: Any) -> Any:
-    if type(value) in _TAGS:
-        body = {f.name: _tagged(getattr(value, f.name)) for f in fields(value)}
-        return {"type": _TAGS[type(value)], **body}
-    return [_tagged(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _untagged(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_untagged(v) for v in value)
-    if not isinstance(value, Mapping):
-        return value
-    cls = _TYPES[value["type"]]
-    body = {k: _untagged(v) for k, v in value.items() if k != "type"}
-    made = cls(**body)
-    for field in fields(cls):
-        _typed(field.name, str(field.type), getattr(made, field.name))
-    return made
-
-
-def _typed(name: str, annotation: str, value: Any) -> None:
-    def ints(v: Any) -> bool:
-        return isinstance(v, tuple) and all(type(i) is int for i in v)
-
-    checks = {
-        "int": lambda v: type(v) is int,
-        "str": lambda v: isinstance(v, str),
-        "bool": lambda v: isinstance(v, bool),
-        "Dim3": ints,
-        "tuple[int, ...]": ints,
-        "int | float | None": lambda v: v is None or type(v) in (int, float),
-        "tuple[Arg, ...]": lambda v: (
-            isinstance(v, tuple) and all(isinstance(a, (BufferArg, ScalarArg, TensorMapArg)) for a in v)
-        ),
-        "Im2Col | None": lambda v: v is None or isinstance(v, Im2Col),
-    }
-    if not checks[annotation](value):
-        raise TypeError(f"{name} is {value!r}, not {annotation}")
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError("steps is not a list")
-    return value
-
-
-def _int(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not an integer")
-    return value
 
 
 def _require(ok: bool, subject: str, value: object, rule: str) -> None:

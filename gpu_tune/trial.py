@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from . import text
 from .space.knob import Config
 
 STATUSES = (
@@ -116,32 +116,21 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; ``from_json`` inverts it."""
-        return {
-            **asdict(self),
-            "candidate": {"template": self.candidate.template, "config": dict(self.candidate.config)},
-        }
+        return dict(text.to_json(self))
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
-        """Inverse of ``to_json``; TypeError, KeyError or ValueError when ``data`` is not such a dict."""
-        body = dict(data)
-        body["candidate"] = Candidate(str(data["candidate"]["template"]), Config(data["candidate"]["config"]))
-        for name, value in body["candidate"].config.items():
-            if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-                raise TypeError(f"knob {name} is neither a finite number, nor text, nor a boolean")
-        body["policy"] = Policy(**data["policy"])
-        if data.get("resources") is not None:
-            body["resources"] = Resources(**{**data["resources"], "notes": tuple(data["resources"].get("notes", ()))})
-            if any(type(v) is not int for n, v in vars(body["resources"]).items() if n != "notes"):
-                raise TypeError("resources are not integers")
-        for name in ("samples", "warm_samples"):
-            body[name] = tuple(float(s) for s in data.get(name, ()))
-            if not all(0 < s < math.inf for s in body[name]):
-                raise ValueError(f"{name} are not positive seconds")
-        for name in ("environment", "seconds", "error"):
-            if not isinstance(data.get(name, {}), Mapping):
-                raise TypeError(f"{name} is no object")
-        for name in ("reason", "cubin_hash"):
-            if not isinstance(data.get(name, ""), str):
-                raise TypeError(f"{name} is not text")
-        return cls(**body)
+    def from_json(cls, data: object) -> Measurement:
+        """Inverse of ``to_json``; TypeError or ValueError when ``data`` is not such a dict."""
+        found: Measurement = text.from_json(cls, data, READERS, "measurement")
+        if not all(s > 0 for s in (*found.samples, *found.warm_samples)):
+            raise ValueError("measurement.samples are not positive seconds")
+        return found
+
+
+def read_config(data: object) -> Config:
+    """The config in a JSON object of words, booleans and finite numbers; TypeError on anything else."""
+    return Config(text.from_json(Mapping[str, bool | int | float | str], data, name="config"))
+
+
+READERS: text.Readers = {Config: read_config}
+"""How JSON holds what is no dataclass."""

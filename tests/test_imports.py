@@ -14,7 +14,8 @@ from bench.house import count
 
 FLOORS = (
     "errors",
-    "plan paths text workload",
+    "text",
+    "plan paths workload",
     "cuda reference",
     "space emulator",
     "trial",

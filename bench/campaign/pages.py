@@ -43,7 +43,7 @@ def environment(setup: Setup) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "nvrtc": ".".join(map(str, nvrtc.version())),
+        "nvrtc": nvrtc.identity(),
         "driver": nvml.driver_version(),
         "emulator": emulated.unavailable() or "ok",
     }

@@ -94,8 +94,7 @@ def _nvrtc() -> tuple[bool, bool, str]:
     if not nvrtc.available():
         return False, True, "no NVRTC; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12], or [compiler])"
     archs = nvrtc.architectures()
-    version = ".".join(map(str, nvrtc.version()))
-    found = f"{version} for sm_{archs[0]} to sm_{archs[-1]} ({nvrtc.library_path()})"
+    found = f"{nvrtc.identity()} for sm_{archs[0]} to sm_{archs[-1]} ({nvrtc.library_path()})"
     if driver.device_count():
         supported, device = driver.version()[0], driver.describe()
         if nvrtc.version()[0] > supported:
@@ -144,9 +143,11 @@ def _store() -> tuple[bool, bool, str]:
 
     store = Store()
     entries = list(store.entries())
-    damaged = sum(e.winner is None for e in entries)
+    winners, damaged = sum(e.winner is not None for e in entries), sum(e.damaged for e in entries)
     told = f", {damaged} damaged (gpu-tune gc removes them)" if damaged else ""
-    return not damaged, False, f"{store.folder}: {len(entries) - damaged} winners{told}, {store.size() / 1e6:.1f} MB"
+    if other := len(entries) - winners - damaged:
+        told += f", {other} of another format (tune again)"
+    return not damaged, False, f"{store.folder}: {winners} winners{told}, {store.size() / 1e6:.1f} MB"
 
 
 def _shipped() -> tuple[bool, bool, str]:

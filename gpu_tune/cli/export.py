@@ -41,7 +41,7 @@ def command(
     for entry in options.open_store(store_folder).entries():
         w = entry.winner
         if w is None:
-            click.echo(f"{entry.path} is damaged ({entry.problem}): left out", err=True)
+            click.echo(f"{entry.path} {entry.problem}: left out", err=True)
         elif w.source == source and chip in (None, w.chip) and key in (None, w.workload.key):
             path = destination.publish(w)
             if cpp:

@@ -9,6 +9,7 @@ major version the driver supports goes first: a driver loads no code of a newer 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
@@ -41,6 +42,17 @@ def version() -> tuple[int, int]:
     major, minor = ctypes.c_int(), ctypes.c_int()
     _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value
+
+
+@functools.cache
+def identity() -> str:
+    """The release of the NVRTC that is used with its patch level, such as ``13.0.88``, as the PTX that it makes tells
+    (nvrtcVersion has no patch level); ``13.0`` where the PTX does not. CompilerMissing when there is none."""
+    with contextlib.suppress(CompileError):
+        header = to_ptx("", f"sm_{architectures()[-1]}").data.decode(errors="replace")
+        if found := re.search(r"^// Cuda compilation tools, .*\bV(\d+\.\d+\.\d+)", header, re.MULTILINE):
+            return found[1]
+    return ".".join(map(str, version()))
 
 
 @functools.cache

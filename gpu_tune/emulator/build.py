@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,14 +100,8 @@ def _compile(source: Path, objects: Path) -> Path:
 
 def _publish(command: list[str], target: Path) -> None:
     """Run a compiler command whose output appears as ``target`` in one step."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent)
-    os.close(handle)
-    try:
-        _run([*command, "-o", temporary])
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with paths.replacing(target) as new:
+        _run([*command, "-o", str(new)])
 
 
 def _run(command: list[str]) -> None:

@@ -6,9 +6,7 @@ import ctypes
 import functools
 import hashlib
 import json
-import os
 import re
-import tempfile
 import time
 import weakref
 from collections.abc import Mapping
@@ -107,7 +105,7 @@ def is_ptx(text: str) -> bool:
 
 def compile_ptx(source: str, arch: str) -> str:
     """PTX with line information for a CUDA source, from the cache on disk when it is there."""
-    key = hashlib.sha256(repr((source, arch, nvrtc.version())).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((source, arch, nvrtc.identity())).encode()).hexdigest()[:32]
     path = build.folder() / "ptx" / key[:2] / f"{key}.ptx"
     try:
         return path.read_text()
@@ -115,10 +113,8 @@ def compile_ptx(source: str, arch: str) -> str:
         pass
     ptx = nvrtc.to_ptx(source, arch, lineinfo=True).data.decode()
     paths.prepare(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(ptx)
-    os.replace(temporary, path)
+    with paths.replacing(path) as new:
+        new.write_text(ptx)
     return ptx
 
 

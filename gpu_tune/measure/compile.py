@@ -1,6 +1,6 @@
 """Compiling many sources at once: a pool of killable NVRTC workers in front of a content-addressed store.
 
-A compile's identity is the source, the full option list and the NVRTC version. A compile that fails is kept as well
+A compile's identity is the source, the full option list and the NVRTC release. A compile that fails is kept as well
 (the same source fails again); one that runs into its time limit or loses its worker is not: that may be the machine.
 """
 
@@ -13,7 +13,6 @@ import logging
 import os
 import queue
 import resource
-import tempfile
 import threading
 import time
 import weakref
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import paths
 from ..cuda import nvrtc
 from ..errors import CompileError, InvalidInput
 from .worker import Child, ChildLost
@@ -50,8 +50,8 @@ class CompileResult:
 
 
 def compile_key(source: str, arch: str) -> str:
-    """Identity of a compile: 32 hex digits over source, options and NVRTC version."""
-    parts = [source, *nvrtc.all_options(arch), ".".join(map(str, nvrtc.version()))]
+    """Identity of a compile: 32 hex digits over source, options and NVRTC release."""
+    parts = [source, *nvrtc.all_options(arch), nvrtc.identity()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -94,39 +94,14 @@ class CompileStore:
             return
         facts = {"key": key, "status": result.status, "log": result.log, "reason": result.reason,
                  "seconds": round(result.seconds, 4), "sha256": hashlib.sha256(result.cubin).hexdigest()}  # fmt: skip
-        path, name = self.path(key), None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-                name = file.name
-                file.write(MAGIC + json.dumps(facts).encode() + b"\n" + result.cubin)
-            os.replace(name, path)
+            self.path(key).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with paths.replacing(self.path(key)) as new:
+                new.write_bytes(MAGIC + json.dumps(facts).encode() + b"\n" + result.cubin)
         except OSError as error:
-            if name:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
             if not self._complained:
                 self._complained = True
                 log.warning("compiled kernels cannot be kept in %s (%s): going on without", self.folder, error)
-
-    def shrink(self, limit_bytes: int) -> int:
-        """Delete the least recently written files until at most ``limit_bytes`` remain; bytes freed."""
-        entries = []
-        for path in self.folder.glob("??/*.bin"):
-            with contextlib.suppress(OSError):
-                entries.append((path.stat().st_mtime, path.stat().st_size, path))
-        for path in self.folder.glob("??/.new-*"):  # left behind by a killed writer
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > 3600:
-                    path.unlink()
-        total, freed = sum(size for _, size, _ in entries), 0
-        for _, size, path in sorted(entries):
-            if total - freed <= limit_bytes:
-                break
-            with contextlib.suppress(OSError):
-                path.unlink()
-                freed += size
-        return freed
 
 
 def default_jobs() -> int:
@@ -181,10 +156,6 @@ class CompilePool:
                 thread.start()
         self._queue.put((key, source, arch, future))
         return future
-
-    def worker_pids(self) -> list[int]:
-        """Process ids of the live workers."""
-        return [pid for child in self._children if (pid := child.pid) is not None]
 
     def close(self) -> None:
         """Cancel what waits, end the workers. A compile in flight ends as a cancelled future."""

@@ -104,7 +104,7 @@ class Builder(ABC):
         return ()
 
     def _environment(self) -> dict[str, Any]:
-        return {"nvrtc": ".".join(map(str, nvrtc.version())), "chip": self.device.chip}
+        return {"nvrtc": nvrtc.identity(), "chip": self.device.chip}
 
     def _prepare(self, candidate: Candidate) -> Prepared:
         start = time.perf_counter()
@@ -132,7 +132,7 @@ class Builder(ABC):
             prepared.estimate,
             compiled.log,
             prepared.view,
-            ".".join(map(str, nvrtc.version())),
+            nvrtc.identity(),
             {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds},
             compiled.cached,
         )

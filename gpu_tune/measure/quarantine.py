@@ -8,13 +8,13 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import paths, text
+from ..errors import StoreError
 from ..workload import Workload
 
 log = logging.getLogger("gpu_tune.journal")
@@ -36,9 +36,8 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file = -1
+        self._file = paths.LineFile(folder)
         self._complained = False
-        self._lock = threading.Lock()
 
     def started(self, build_hash: str, what: str) -> None:
         """Note, on disk before this returns, that ``build_hash`` is about to run."""
@@ -54,7 +53,11 @@ class Journal:
         found: dict[str, Killer] = {}
         for path in sorted(self.folder.glob("*.jsonl")):
             running: dict[str, dict[str, Any]] = {}
-            for line in _lines(path):
+            try:
+                content = path.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            for line in text.read_lines(content, str(path), _event):
                 if line["event"] == "started":
                     running[line["hash"]] = line
                 elif line["event"] == "ended":
@@ -75,49 +78,32 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+        self._file.close()
 
     def _append(self, event: dict[str, Any], sync: bool = False) -> None:
+        pid, host = os.getpid(), socket.gethostname()
         event = {
             **event,
             "time": round(time.time(), 3),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "pid": pid,
+            "host": host,
             "boot": _boot(),
-            "birth": _birth(os.getpid()),
+            "birth": _birth(pid),
         }
-        line = (json.dumps(event) + "\n").encode()
-        with self._lock:
-            try:
-                if self._file < 0:
-                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                    self._file = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-                if os.write(self._file, line) == len(line) and sync:
-                    os.fdatasync(self._file)
-            except OSError as error:  # a full disk must not end a tuning; only the protection is lost
-                if not self._complained:
-                    self._complained = True
-                    log.warning(
-                        "started trials cannot be noted in %s (%s): killers will not be known", self.folder, error
-                    )
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
         try:
-            event = json.loads(line)
-            if isinstance(event["hash"], str) and isinstance(event["event"], str):
-                yield event
-        except (ValueError, KeyError, TypeError):
-            continue  # torn by a crash, or not ours
+            self._file.append(json.dumps(event) + "\n", sync=sync)
+        except (OSError, StoreError) as error:  # a full disk must not end a tuning; only the protection is lost
+            if not self._complained:
+                self._complained = True
+                log.warning("started trials cannot be noted in %s (%s): killers will not be known", self.folder, error)
+
+
+def _event(line: str) -> dict[str, Any]:
+    with text.refused("event"):
+        event = json.loads(line)
+        if not isinstance(event["hash"], str) or not isinstance(event["event"], str):
+            raise TypeError("hash or event is not text")
+        return dict(event)
 
 
 def _alive(line: dict[str, Any]) -> bool:

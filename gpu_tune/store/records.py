@@ -17,26 +17,22 @@ import hashlib
 import io
 import json
 import logging
-import math
-import os
-import re
-import socket
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..errors import CorruptData, GpuTuneError, InvalidInput, StoreError
+from ..errors import InvalidInput, StoreError
 from ..space.knob import Knob
+from ..text import check_format, from_json, other_format, read_lines, refused, to_json
 from ..trial import MEASURED, PREDICTED, REPLAYED, Measurement
-from ..workload import Workload, from_dict, to_dict
+from ..workload import Workload
 from .recorded_space import Recorded, from_measurements
+from .winner import FORMAT, FORMAT_1_PREDICTED, READERS
 
 log = logging.getLogger(__name__)
-FORMAT = 1
 SOURCES = (MEASURED, PREDICTED, REPLAYED)
 
 
@@ -45,6 +41,7 @@ class Record:
     """One trial as stored: the measurement and what it was made for. ``time`` is seconds since the epoch.
 
     ``workload`` is what the template computed (for a view: the view's workload). ``run`` names the tuning that made it.
+    ``prediction``: the static terms of a predicted time, by name.
     """
 
     workload: Workload
@@ -53,6 +50,7 @@ class Record:
     measurement: Measurement
     time: float = 0.0
     run: str = ""
+    prediction: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -66,49 +64,20 @@ class Record:
 
     def line(self) -> str:
         """One JSON line; ``parse`` inverts it. Identity comes first, so that readers can filter before they parse."""
-        return (
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "chip": self.chip,
-                    "key": self.workload.key,
-                    "template_hash": self.template_hash,
-                    "time": round(self.time, 3),
-                    "run": self.run,
-                    "workload": to_dict(self.workload),
-                    "measurement": self.measurement.to_json(),
-                },
-                separators=(",", ":"),
-                default=_plain,
-            )
-            + "\n"
-        )
+        first = {"format": FORMAT, "chip": self.chip, "key": self.workload.key}
+        body = to_json(replace(self, time=round(self.time, 3)))
+        return json.dumps({**first, **body}, separators=(",", ":")) + "\n"
 
 
 def parse(line: str) -> Record:
-    """The record in one JSON line; CorruptData on anything else."""
-    try:
+    """The record in one JSON line; OtherFormat for one of another format, CorruptData on anything else."""
+    with refused("record"):
         data = json.loads(line)
+        check_format(data, FORMAT)
         if "\\ud" in line:  # an escaped surrogate: half a character is no text
             json.dumps(data, ensure_ascii=False).encode()
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"format {data.get('format') if isinstance(data, dict) else None!r} is not {FORMAT}")
-        for name in ("chip", "template_hash", "run"):
-            if not isinstance(data[name], str):
-                raise TypeError(f"{name} is not text")
-        when = float(data["time"])
-        if not math.isfinite(when):
-            raise ValueError(f"time {when} is not seconds since the epoch")
-        return Record(
-            from_dict(data["workload"]),
-            data["chip"],
-            data["template_hash"],
-            Measurement.from_json(data["measurement"]),
-            when,
-            data["run"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, GpuTuneError) as error:
-        raise CorruptData(f"record: {type(error).__name__} {error}") from error
+        found: Record = from_json(Record, {k: v for k, v in data.items() if k not in ("format", "key")}, READERS)
+        return found
 
 
 def choice_id(template_hash: str, workload: Workload, chip: str) -> str:
@@ -125,7 +94,7 @@ class Records:
     """The records below ``folder`` (default: the user's). Reading never fails on content; writing may (StoreError)."""
 
     folder: Path = field(default_factory=lambda: paths.root() / "records")
-    _open: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _segments: dict[str, paths.LineFile] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).expanduser().absolute()
@@ -135,14 +104,12 @@ class Records:
         paths.prepare(self.folder)
 
     def append(self, record: Record) -> None:
-        """Write ``record`` with one system call: it is in the file whole, or as a line that readers skip."""
-        descriptor = self._segment(record.source)
-        data = record.line().encode()
+        """Write ``record`` into the segment of this object; StoreError when that fails."""
         try:
-            written = os.write(descriptor, data)
-            if written != len(data):
-                self.close()  # what comes next, when there is space again, goes to a segment without a torn line
-                raise OSError(28, "no space left")
+            if record.source not in self._segments:
+                self.prepare()
+                self._segments[record.source] = paths.LineFile(self.folder / record.source)
+            self._segments[record.source].append(record.line())
         except OSError as error:
             raise StoreError(
                 f"records in {str(self.folder)!r} cannot be written: {error.strerror}; free some space or set "
@@ -154,7 +121,12 @@ class Records:
         marks = [f'"{name}":{json.dumps(value)}' for name, value in (("chip", chip), ("key", key)) if value is not None]
         found: list[Record] = []
         for path in self.segments(source):
-            found.extend(_read_segment(path, marks))
+            try:
+                found.extend(read_text(path.read_bytes().decode(errors="replace"), str(path), marks))
+            except OSError as error:
+                log.warning("records %s cannot be read (%s): skipped", path, error.strerror)
+        if source == PREDICTED and (self.folder / FORMAT_1_PREDICTED).is_dir():
+            log.warning("records in %s: %s", self.folder / FORMAT_1_PREDICTED, other_format(1, FORMAT))
         wanted = (r for r in found if chip in (None, r.chip) and key in (None, r.workload.key))
         return sorted(wanted, key=lambda r: r.time)  # the marks may stand elsewhere in a line, too
 
@@ -169,53 +141,14 @@ class Records:
 
     def close(self) -> None:
         """Close the segments this object writes. Records are in the file from ``append`` on; nothing is buffered."""
-        for descriptor, pid in self._open.values():
-            if pid == os.getpid():
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
-        self._open.clear()
-
-    def _segment(self, source: str) -> int:
-        descriptor, pid = self._open.get(source, (-1, -1))
-        if pid == os.getpid():  # after a fork the child writes a segment of its own
-            return descriptor
-        paths.prepare(self.folder)
-        folder = paths.prepare(self.folder / source)
-        host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host"
-        path = folder / f"{host}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(
-                f"records {str(path)!r} cannot be made: {error.strerror}; set GPU_TUNE_CACHE_DIR to a folder "
-                "that you can write"
-            ) from error
-        self._open[source] = (descriptor, os.getpid())
-        return descriptor
-
-
-def _read_segment(path: Path, marks: Sequence[str]) -> Iterator[Record]:
-    try:
-        text = path.read_bytes().decode(errors="replace")
-    except OSError as error:
-        log.warning("records %s cannot be read (%s): skipped", path, error.strerror)
-        return
-    yield from read_text(text, str(path), marks)
+        for segment in self._segments.values():
+            segment.close()
 
 
 def read_text(text: str, name: str, marks: Sequence[str] = ()) -> Iterator[Record]:
-    """The records in JSON-lines ``text``; each bad line is skipped with a warning that names ``name`` and the line."""
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line or any(mark not in line for mark in marks):
-            continue
-        try:
-            yield parse(line)
-        except CorruptData as error:
-            if number == len(lines):
-                log.info("%s: the last line is torn (a writer was killed): dropped", name)
-            else:
-                log.warning("%s line %d is not a record (%s): skipped", name, number, str(error)[:200])
+    """The records in JSON-lines ``text`` that hold all ``marks``; bad lines are skipped with a warning that names
+    ``name`` and the line."""
+    return read_lines(text, name, lambda line: parse(line) if all(mark in line for mark in marks) else None)
 
 
 CSV_COLUMNS = (
@@ -292,15 +225,6 @@ def now() -> float:
 
 def _median(samples: Sequence[float]) -> Any:
     return sorted(samples)[len(samples) // 2] if samples else ""
-
-
-def _plain(value: Any) -> Any:
-    """JSON for what measurers put into ``environment``: NumPy scalars, mappings, paths."""
-    if hasattr(value, "item"):
-        return value.item()
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value)
 
 
 def as_recorded(records: Iterable[Record]) -> Recorded:

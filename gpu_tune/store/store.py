@@ -27,9 +27,10 @@ from pathlib import Path
 from .. import paths
 from ..errors import CorruptData, InvalidInput, StoreError
 from ..paths import root
+from ..text import OtherFormat, other_format
 from ..trial import MEASURED, PREDICTED
 from ..workload import Workload
-from .winner import Winner, digest
+from .winner import FORMAT, FORMAT_1_PREDICTED, Winner, digest
 
 log = logging.getLogger(__name__)
 FILES = ("kernel.cu", "kernel.cubin", "launch.json")
@@ -37,13 +38,19 @@ LIMITS = {"kernel.cu": 16 << 20, "kernel.cubin": 256 << 20, "launch.json": 16 <<
 """Bytes beyond which a file is malformed: a store cannot exhaust the memory of who reads it."""
 
 
+NO_CHIPS = (PREDICTED, FORMAT_1_PREDICTED)
+"""Folders of a store that hold chips, and are none."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A winner's directory, as listed: ``winner`` is None when it is damaged, and ``problem`` says how."""
+    """A winner's directory. ``winner`` is None when it is ``damaged`` or of another format (as ``problem`` says), or
+    when there is none."""
 
     path: Path
-    winner: Winner | None
+    winner: Winner | None = None
     problem: str = ""
+    damaged: bool = False
 
 
 class Store:
@@ -66,13 +73,16 @@ class Store:
         return base / _name(chip) / _name(workload.key)
 
     def get(self, workload: Workload, chip: str, source: str = MEASURED) -> Winner | None:
-        """The winner, or None; a damaged one is None and logged. StoreError when the store is not to be trusted."""
+        """The winner, or None; one that is damaged or of another format is logged and None. StoreError when the store
+        is not to be trusted."""
         path = self.path(workload, chip, source)
         self._check(path)
         for place in (path, path.with_name(f".old-{path.name}")):
-            winner, problem = _read(place)
-            if problem:
-                log.warning("winner %s is damaged (%s): ignored; gpu-tune gc removes it", place, problem)
+            entry = _read(place)
+            winner = entry.winner
+            if entry.problem:
+                remedy = "; gpu-tune gc removes it" if entry.damaged else ""
+                log.warning("winner %s %s: ignored%s", place, entry.problem, remedy)
             if winner and (winner.workload, winner.chip, winner.source) == (workload, chip, source):
                 return winner
             if winner:
@@ -83,6 +93,10 @@ class Store:
                     winner.chip,
                     winner.source,
                 )
+        if source == PREDICTED:
+            before = self.folder / FORMAT_1_PREDICTED / path.relative_to(self.folder / PREDICTED)
+            if before.is_dir():
+                log.warning("winner %s has %s", before, other_format(1, FORMAT))
         return None
 
     def publish(self, winner: Winner) -> Path:
@@ -112,26 +126,27 @@ class Store:
         return path
 
     def entries(self) -> Iterator[Entry]:
-        """Every winner directory, measured and predicted, damaged ones included."""
+        """Every winner directory, measured and predicted, damaged ones and those of another format included."""
         self._check(self.folder)
-        for base in (self.folder, self.folder / PREDICTED):
-            for path in sorted(base.glob("*/*")) if base.is_dir() else ():
-                if (
-                    path.is_dir()
-                    and not path.name.startswith(".")
-                    and (base.name == PREDICTED or path.parent.name != PREDICTED)
-                ):
-                    winner, problem = _read(path)
-                    if winner or problem:
-                        yield Entry(path, winner, problem)
+        for path in (*sorted(self.folder.glob("*/*")), *sorted((self.folder / PREDICTED).glob("*/*"))):
+            if path.is_dir() and not path.name.startswith(".") and path.parent.name not in NO_CHIPS:
+                entry = _read(path)
+                if entry.winner or entry.problem:
+                    yield entry
 
     def gc(self, *, older_than: float = 3600.0) -> tuple[int, int]:
         """Remove damaged winners and what killed writers left (older than that many seconds); (directories, bytes).
 
-        An ``.old-`` winner whose successor never arrived still answers for it, and stays.
+        Winners of another format stay, and are logged. So does an ``.old-`` winner whose successor never arrived: it
+        still answers for it.
         """
         paths.prepare(self.folder)
-        doomed = [dead for e in self.entries() if e.winner is None and (dead := _withdrawn(e.path))]
+        doomed = []
+        for entry in self.entries():
+            if entry.damaged and (dead := _withdrawn(entry.path)):
+                doomed.append(dead)
+            elif entry.problem and not entry.damaged:
+                log.warning("winner %s %s", entry.path, entry.problem)
         for pattern in ("*/.tmp-*", "*/.old-*", "*/.dead-*"):
             for base in (self.folder, self.folder / PREDICTED):
                 for path in base.glob(pattern):
@@ -180,20 +195,22 @@ def stores(explicit: Store | None = None, user: bool = True) -> Sequence[Store]:
     return *own, *([Store()] if user or not own else []), Store(paths.shipped(), trusted=True)
 
 
-def _read(path: Path) -> tuple[Winner | None, str]:
-    """The winner, or what is wrong with it; neither where there is none."""
+def _read(path: Path) -> Entry:
+    """What lies there: a winner, what is wrong with it, or neither where there is none."""
     problem = ""
     for attempt in (1, 2, 3):
         try:
-            return _load(path), ""
+            return Entry(path, _load(path))
+        except OtherFormat as error:
+            return Entry(path, problem=f"has {error}")
         except FileNotFoundError:
             if not path.exists():
-                return None, ""
+                return Entry(path)
             problem = "a file is missing"
         except (CorruptData, OSError) as error:
             problem = str(error)
         time.sleep(0.01 * attempt)  # a publisher may just have replaced it
-    return None, problem
+    return Entry(path, problem=f"is damaged ({problem})", damaged=True)
 
 
 def _withdrawn(path: Path) -> Path | None:
@@ -203,7 +220,7 @@ def _withdrawn(path: Path) -> Path | None:
         os.rename(path, dead)
     except OSError:
         return None
-    if _read(dead)[0] is not None:
+    if not _read(dead).damaged:
         with contextlib.suppress(OSError):  # there is a still newer one: this one is removed
             os.rename(dead, path)
             return None

@@ -10,7 +10,7 @@ from ..cuda import nvrtc
 from ..kernel.emit import emit
 from ..measure.finals import Finals
 from ..measure.protocol import Measurer
-from ..store.winner import Winner
+from ..store.winner import Compiler, Winner
 from ..trial import Candidate, Policy
 from .budget import Progress
 
@@ -64,14 +64,10 @@ def make_winner(
         verdict=verdict,
         resources=build.resources,
         policy=told.policy if told else Policy(),
-        nvrtc=build.nvrtc,
+        compiler=Compiler("nvrtc", build.nvrtc),
         options=options,
         environment=dict(confirmation.environment or (told.environment if told else {})),
-        finalists=tuple(
-            {"template": c.candidate.template, "config": dict(c.candidate.config)}
-            for c in confirmation.contenders
-            if c.candidate is not None and c.ok
-        ),
+        finalists=tuple(c.candidate for c in confirmation.contenders if c.candidate is not None and c.ok),
         seed=seed,
         trials=progress.trials,
         spent=progress.seconds,

@@ -22,12 +22,11 @@ from ..kernel.kernel import TunedKernel
 from ..measure.protocol import Measurer
 from ..measure.select import make_measurer, select_device
 from ..search.tuner import Tuner
-from ..space.knob import Config
 from ..store.records import Record, Records
 from ..store.store import Store, Winner, lookup, opened
 from ..templates.base import Template
 from ..templates.registry import variants
-from ..trial import MEASURED, Candidate, Measurement
+from ..trial import MEASURED, Measurement
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress
 from .goal import SpeedGoal
@@ -113,7 +112,7 @@ def tune(
             confirmation = loop.settle()
             winner = make_winner(tuner, measurer, confirmation, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
-            confirmation = loop.confirm([Candidate(f["template"], Config(f["config"])) for f in stored.finalists])
+            confirmation = loop.confirm(stored.finalists)
             ended = str(stored.budget.get("ended", ""))
             winner = make_winner(tuner, measurer, confirmation, progress, ended, stored.seed)
             winner = dataclasses.replace(
@@ -158,10 +157,10 @@ def _enough(winner: Winner, budget: Budget) -> bool:
 
 def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
     """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
-    same NVRTC. Those of other circumstances still teach the models.
+    same NVRTC release. Those of other circumstances still teach the models.
     """
     driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
-    same = elsewhere or not compiler or compiler == ".".join(map(str, nvrtc.version()))
+    same = elsewhere or not compiler or compiler == nvrtc.identity()
     return same and (m.source != MEASURED or not driver or driver in drivers)
 
 

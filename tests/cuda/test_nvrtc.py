@@ -1,3 +1,5 @@
+import importlib.metadata
+import re
 import subprocess
 import sys
 
@@ -34,6 +36,16 @@ def test_importing_the_package_loads_no_gpu_library():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_the_identity_has_the_patch_release_that_the_library_itself_tells():
+    major, minor = nvrtc.version()
+    found = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", nvrtc.identity())
+    assert found is not None and (int(found[1]), int(found[2])) == (major, minor)
+    wheels = [d for d in importlib.metadata.distributions() if re.fullmatch("nvidia-cuda-nvrtc.*", d.metadata["Name"])]
+    for wheel in wheels:  # where the library lies in a wheel, the wheel's version agrees
+        if any(str(wheel.locate_file(f)) == nvrtc.library_path() for f in wheel.files or ()):
+            assert wheel.version.startswith(nvrtc.identity())
 
 
 def test_an_nvrtc_that_the_driver_supports_goes_before_a_newer_one(tmp_path, monkeypatch):

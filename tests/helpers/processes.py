@@ -15,7 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpu_tune.measure.compile import CompilePool
 
 HANG = 300.0
 """Seconds after which something that has not come will never come."""
@@ -29,6 +32,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = HANG) -> bool:
             return True
         time.sleep(0.01)
     return condition()
+
+
+def worker_pids(pool: CompilePool) -> list[int]:
+    """Process ids of the live workers of ``pool``."""
+    return [pid for child in pool._children if (pid := child.pid) is not None]
 
 
 def gone(pid: int) -> bool:

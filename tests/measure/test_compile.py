@@ -13,7 +13,7 @@ import pytest
 from gpu_tune.cuda import cubin
 from gpu_tune.errors import InvalidInput
 from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key, default_jobs
-from tests.helpers.processes import HANG, gone, wait_until
+from tests.helpers.processes import HANG, gone, wait_until, worker_pids
 
 ARCH = "sm_80"
 
@@ -106,18 +106,10 @@ def test_a_timeout_is_not_kept_and_the_folder_is_private(store: CompileStore):
     assert stat.S_IMODE(store.path("ab" * 16).parent.stat().st_mode) & 0o077 == 0
 
 
-def test_shrinking_drops_the_oldest(store: CompileStore):
-    for i in range(5):
-        store.put(f"{i:02d}" * 16, CompileResult("ok", bytes(10_000)))
-        os.utime(store.path(f"{i:02d}" * 16), (i, i))
-    assert store.shrink(25_000) > 20_000
-    assert [i for i in range(5) if store.get(f"{i:02d}" * 16)] == [3, 4]
-
-
 def test_a_hanging_compile_is_killed_and_the_others_go_on(store: CompileStore):
     pool = CompilePool(store, 1, timeout=HANG, entry=FAULTY)
     assert pool.submit(source(0), ARCH).result(HANG).status == "ok"
-    pid = pool.worker_pids()[0]
+    pid = worker_pids(pool)[0]
     pool.timeout = 0.5
     assert pool.submit("// HANG", ARCH).result(HANG).status == "compile_timeout"
     assert gone(pid) and store.get(compile_key("// HANG", ARCH)) is None
@@ -141,8 +133,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
     pool = CompilePool(store, 2)
     futures = [pool.submit(source(i), ARCH) for i in range(40)]
     for _ in range(3):
-        assert wait_until(lambda: bool(pool.worker_pids()))
-        for pid in pool.worker_pids():
+        assert wait_until(lambda: bool(worker_pids(pool)))
+        for pid in worker_pids(pool):
             os.kill(pid, signal.SIGKILL)
         next(f for f in futures if not f.done() or f is futures[-1]).result(HANG)
     assert [f.result(HANG).status for f in futures].count("ok") >= 38, "only what was hit twice may be lost"
@@ -152,8 +144,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
 def test_closing_ends_workers_and_waiting_compiles():
     pool = CompilePool(None, 1, entry=FAULTY)
     hang, waiting = pool.submit("// HANG", ARCH), pool.submit(source(1), ARCH)
-    assert wait_until(lambda: bool(pool.worker_pids()))
-    pids = pool.worker_pids()
+    assert wait_until(lambda: bool(worker_pids(pool)))
+    pids = worker_pids(pool)
     pool.close()
     assert waiting.cancelled() and (hang.cancelled() or hang.exception() is not None)
     assert all(not Path(f"/proc/{pid}").exists() for pid in pids)

@@ -183,7 +183,7 @@ sys.path.insert(0, {here!r})
 from tests.helpers import toy
 from pathlib import Path
 from gpu_tune.measure.select import make_measurer
-from tests.helpers.processes import wait_until
+from tests.helpers.processes import wait_until, worker_pids
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
 root = Path(sys.argv[1])
@@ -192,8 +192,8 @@ m = make_measurer(w, kind="gpu", templates=templates, store=root, jobs=2, run_li
 assert m.submit(Candidate("toy", toy.config())).result(300).status == "ok"
 futures = [m.submit(Candidate("toy", toy.config(fault="hang")))]
 futures += [m.submit(Candidate("toy", toy.config(rows=r, threads=t))) for r in (1, 2, 8) for t in (32, 64)]
-wait_until(lambda: bool(m.pool.worker_pids()))
-print("PIDS", m.children[0].pid, *m.pool.worker_pids(), flush=True)
+wait_until(lambda: bool(worker_pids(m.pool)))
+print("PIDS", m.children[0].pid, *worker_pids(m.pool), flush=True)
 futures[0].result()
 """
 

@@ -18,7 +18,7 @@ from gpu_tune.space.knob import Config
 from gpu_tune.store import store
 from gpu_tune.store import winner as winners
 from gpu_tune.store.store import Store, Winner
-from gpu_tune.trial import Policy, Resources
+from gpu_tune.trial import Candidate, Policy, Resources
 from gpu_tune.workload import Conv2d, Matmul
 
 CHIP = "nvidia-h200-132sm-141gb"
@@ -46,9 +46,9 @@ def winner(workload=MATMUL, tile=64, source="predicted", **more):
         resources=Resources(40, notes=("C7510",)),
         policy=Policy("model"),
         environment={"nvrtc": [13, 0]},
-        nvrtc="13.0",
+        compiler=winners.Compiler("nvrtc", "13.0.88"),
         options=("--std=c++17",),
-        finalists=({"template": "matmul_simt", "config": {"tile": 32}},),
+        finalists=(Candidate("matmul_simt", Config(tile=32)),),
         trials=9,
         created=3.0,
     )
@@ -61,11 +61,13 @@ def home(tmp_path):
 
 
 def test_a_winner_survives_publishing_and_is_three_readable_files(home):
-    for w in (winner(), winner(CONV, view=CONV.views()[0], source="measured", complete=False)):
+    foreseen = dict(prediction={"dram": 1e-6, "waves": 2.0}, host_seconds=2e-6, open=("m",))
+    for w in (winner(), winner(**foreseen), winner(CONV, view=CONV.views()[0], source="measured", complete=False)):
         path = home.publish(w)
         assert sorted(os.listdir(path)) == sorted(store.FILES)
         assert home.get(w.workload, CHIP, w.source) == w
     facts = json.loads((path / "launch.json").read_text())
+    assert facts["format"] == 2 and facts["compiler"] == {"name": "nvrtc", "version": "13.0.88"}
     assert (
         facts["workload"]["op"] == "conv2d"
         and facts["config"] == {"tile": 64, "swizzle": True}
@@ -143,6 +145,12 @@ def test_hostile_launch_facts_with_a_right_hash_are_refused(home):
         ("policy", {"exec": "rm"}),
         ("view", {"workload": 1}),
         ("seconds", None),
+        ("prediction", {"dram": "much"}),
+        ("prediction", {"dram": float("nan")}),
+        ("host_seconds", -1e-6),
+        ("open", ["m", 3]),
+        ("compiler", {"name": "nvrtc", "version": 13}),
+        ("unheard_of", 1),
     ):
         body = {**facts, name: value}
         body.pop("hash")

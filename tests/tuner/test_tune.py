@@ -396,7 +396,7 @@ def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cu
 def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
-    environment = {"driver": "580.1", "nvrtc": ".".join(map(str, nvrtc.version()))}
+    environment = {"driver": "580.1", "nvrtc": nvrtc.identity()}
     monkeypatch.setattr(nvml, "driver_version", lambda: environment["driver"])
     monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
     tune(good, trials=6)
@@ -405,7 +405,7 @@ def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda
     assert tune(good, trials=9).winner.trials == 9 and len(Records().read("measured")) == 8 + 9
     environment["nvrtc"] = "12.0"
     tune(good, trials=10)
-    environment["nvrtc"] = ".".join(map(str, nvrtc.version()))
+    environment["nvrtc"] = nvrtc.identity()
     before = len(Records().read("measured"))
     tune(good, trials=11)
     assert len(Records().read("measured")) - before == 2, "nine of the eleven are comparable"
