@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from bench.search.peers import kernel_tuner
-from gpu_tune.model.transfer import Past
+from gpu_tune.model.transfer import HistoryGroup
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import PIPELINED, Settings
 from gpu_tune.store.interchange import RecordedSpace, load
 
 SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
 LOGS, LOG_TRIALS = 4, 200
-TREES = Settings(spread=1, trees=0.6, smooth=0.0, children=0.3, early=16, niche=0.0)
-GENETIC = Settings(spread=1, trees=0.0, smooth=0.0, children=0.9, early=16, niche=0.0)
+TREES = Settings(spread=1, trees=0.6, gaussian_process=0.0, children=0.3, early=16, diversify=0.0)
+GENETIC = Settings(spread=1, trees=0.0, gaussian_process=0.0, children=0.9, early=16, diversify=0.0)
 
 _spaces: dict[str, RecordedSpace] = {}
 _logs: dict[tuple[str, int], list[int]] = {}
@@ -33,7 +33,9 @@ def space_of(path: str) -> RecordedSpace:
     return _spaces[path]
 
 
-def run(job: tuple[str, str, int, argparse.Namespace, Sequence[Past]]) -> tuple[str, str, int, list[float], float]:
+def run(
+    job: tuple[str, str, int, argparse.Namespace, Sequence[HistoryGroup]],
+) -> tuple[str, str, int, list[float], float]:
     """One replay: (path, searcher, seed, best ratio after each trial, seconds spent searching)."""
     path, searcher, seed, args, history = job
     space = space_of(path)
@@ -51,7 +53,12 @@ def run(job: tuple[str, str, int, argparse.Namespace, Sequence[Past]]) -> tuple[
 
 
 def ours(
-    space: RecordedSpace, searcher: str, seed: int, budget: int, args: argparse.Namespace, history: Sequence[Past]
+    space: RecordedSpace,
+    searcher: str,
+    seed: int,
+    budget: int,
+    args: argparse.Namespace,
+    history: Sequence[HistoryGroup],
 ) -> tuple[list[float], float]:
     """Times in the order tried (inf: failed) and the seconds of ask and tell."""
     late = int(args.pipelined or searcher == "cold-late")
@@ -78,13 +85,13 @@ def ours(
     return order, spent
 
 
-def logs(paths: Sequence[str], args: argparse.Namespace, pool: Any) -> dict[tuple[str, int], Past]:
+def logs(paths: Sequence[str], args: argparse.Namespace, pool: Any) -> dict[tuple[str, int], HistoryGroup]:
     """What warm runs are given: cold runs of ``LOG_TRIALS`` trials on every space, ``LOGS`` of them by turns."""
     jobs = [(path, 10_000 + i, args) for path in paths for i in range(LOGS)]
     return dict(zip([(p, s - 10_000) for p, s, _ in jobs], pool(log, jobs)))
 
 
-def log(job: tuple[str, int, argparse.Namespace]) -> Past:
+def log(job: tuple[str, int, argparse.Namespace]) -> HistoryGroup:
     """One cold run as history."""
     path, seed, args = job
     space = space_of(path)
@@ -94,7 +101,7 @@ def log(job: tuple[str, int, argparse.Namespace]) -> Past:
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])
-    return Past.of(space, search.observations, f"{space.name} on {space.recorded.device}")
+    return HistoryGroup.of(space, search.observations, f"{space.name} on {space.recorded.device}")
 
 
 def kin(path: str, paths: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_tune.search.stopping import LEAST, PATIENCE, stopped
+from gpu_tune.search.observations import LEAST, PATIENCE, stopped
 
 
 def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draws: int = 1000) -> dict[str, Any]:

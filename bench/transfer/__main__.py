@@ -38,8 +38,8 @@ import numpy as np
 import gpu_tune
 from bench.transfer import autoheuristic
 from gpu_tune.errors import GpuTuneError, InvalidInput
-from gpu_tune.model.metrics import pairwise_accuracy, top_k
-from gpu_tune.model.ranker import LARGE, LARGE_ROWS, POOLED, Ranker, pooled
+from gpu_tune.model.ranker import POOLED, Ranker, Shape, pairwise_accuracy, top_k
+from gpu_tune.model.transfer import HistoryGroup, device_of
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.trial import MEASURED, PREDICTED
 
@@ -49,6 +49,9 @@ MISS = 0.1
 """What a choice counts where everything chosen failed."""
 HELD = 3
 """Tenths of the shapes on which no setting was chosen."""
+LARGE = Shape(trees=300, leaves=31, min_rows=5, power=4.0, objective="lambdarank")
+LARGE_ROWS = 10_000
+"""For more trials than one search gathers from its history: what is fitted once, beforehand, may take seconds."""
 LEAVE = ("shapes", "chips", "both")
 PARTS = ("all", "development", "held")
 
@@ -104,7 +107,6 @@ def recorded_group(path: str) -> Group:
 
 def record_groups(folder: str) -> list[Group]:
     """This project's records, with the features that the search uses."""
-    from gpu_tune.model.transfer import Past, device_of
     from gpu_tune.space.space import TemplateSpace
     from gpu_tune.store.records import Records
     from gpu_tune.templates.registry import registry
@@ -121,7 +123,7 @@ def record_groups(folder: str) -> list[Group]:
         device = device_of(chip)
         if name in registry() and device is not None:
             space = TemplateSpace(registry()[name], workload, device)
-            past = Past.of(space, measurements, workload.key)
+            past = HistoryGroup.of(space, measurements, workload.key)
             groups.append(
                 Group(
                     f"{source} {name}" if source == PREDICTED else name,
@@ -160,6 +162,11 @@ def folds(groups: Sequence[Group], by: Callable[[Group], str], count: int, seed:
     values = sorted({by(g) for g in groups})
     shuffled = np.random.default_rng(seed).permutation(len(values))
     return {values[i]: int(j % min(count, len(values))) for j, i in enumerate(shuffled)}
+
+
+def pooled(rows: int) -> Shape:
+    """The ranker's shape for ``rows`` trials of many runs."""
+    return POOLED if rows < LARGE_ROWS else LARGE
 
 
 def score(train: Sequence[Group], asked: Sequence[Group], seed: int) -> list[Scored]:

@@ -1,4 +1,4 @@
-"""The ranker: LightGBM that learns to order candidates, not to predict milliseconds.
+"""The ranker: LightGBM that learns to order candidates, not to predict milliseconds; and how good an order is.
 
 ``rank_xendcg`` (Bruch 2021, "An Alternative Cross Entropy Loss for Learning-to-Rank") over graded relevance: how
 close a trial's time is to the best of its group. ``lambdarank`` (Burges 2010, "From RankNet to LambdaRank to
@@ -10,6 +10,7 @@ learns nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,6 @@ from typing import Any
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
-
-from ..errors import CorruptData
 
 GRADES = 30
 """LightGBM's ranking objectives take at most 31 grades, 0 (failed or hopeless) to this."""
@@ -43,35 +42,10 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
     # grades count as they are, not as 2^grade (near-equals differ by noise); pairs far from the top are left out
     "lambdarank": {"label_gain": list(range(GRADES + 1)), "lambdarank_truncation_level": 10},
 }
-_PLAIN = str.maketrans(dict.fromkeys(',:"[]{} ', "_"))
-"""LightGBM refuses JSON's special characters in feature names, and turns blanks into underscores."""
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """``names`` with a number behind those that were there before: LightGBM refuses equal ones (a knob may be named
-    like a hardware feature)."""
-    out: list[str] = []
-    for name in names:
-        other, n = name, 1
-        while other in out:
-            n += 1
-            other = f"{name}_{n}"
-        out.append(other)
-    return out
-
-
 OWN = Shape()
 """For the trials of one run."""
 POOLED = Shape(trees=200, leaves=16, min_rows=5, power=2.0)
 """For the trials of many runs."""
-LARGE = Shape(trees=300, leaves=31, min_rows=5, power=4.0, objective="lambdarank")
-LARGE_ROWS = 10_000
-"""For more trials than one search gathers from its history: what is fitted once, beforehand, may take seconds."""
-
-
-def pooled(rows: int) -> Shape:
-    """The shape for ``rows`` trials of many runs."""
-    return POOLED if rows < LARGE_ROWS else LARGE
 
 
 def grades(times: NDArray[np.floating], power: float = 1.0) -> NDArray[np.int32]:
@@ -84,10 +58,12 @@ def grades(times: NDArray[np.floating], power: float = 1.0) -> NDArray[np.int32]
 
 
 class Ranker:
-    """A fitted model. ``score`` orders rows of features; scores of different groups or models do not compare."""
+    """A fitted model of features ``names``. ``score`` orders rows of features; scores of different groups or models do
+    not compare."""
 
-    def __init__(self, booster: lightgbm.Booster) -> None:
+    def __init__(self, booster: lightgbm.Booster, names: Sequence[str] | None = None) -> None:
         self._booster = booster
+        self.names = list(names or booster.feature_name())
 
     @classmethod
     def fit(
@@ -108,7 +84,6 @@ class Ranker:
         label = np.concatenate(labels)
         if not any(len(np.unique(part)) > 1 for part in labels):
             return None
-        titles: Any = _distinct([n.translate(_PLAIN) for n in names]) if names else "auto"
         parameters = {
             "objective": shape.objective,
             **_OBJECTIVES[shape.objective],
@@ -125,15 +100,11 @@ class Ranker:
             "verbosity": -1,
         }
         for cautious in ({}, {"min_sum_hessian_in_leaf": 0.1, "min_data_in_leaf": max(5, shape.min_rows)}):
-            data = lightgbm.Dataset(
-                np.asarray(x, dtype=np.float32), label, group=sizes, feature_name=titles, free_raw_data=True
-            )
-            try:
-                return cls(lightgbm.train({**parameters, **cautious}, data, shape.trees, keep_training_booster=True))
-            except (
-                lightgbm.basic.LightGBMError
-            ):  # numerically empty splits (4.7: "left_count > 0"); larger leaves avoid them
-                continue
+            data = lightgbm.Dataset(np.asarray(x, dtype=np.float32), label, group=sizes, free_raw_data=True)
+            # numerically empty splits (4.7: "left_count > 0") are an error; larger leaves avoid them
+            with contextlib.suppress(lightgbm.basic.LightGBMError):
+                booster = lightgbm.train({**parameters, **cautious}, data, shape.trees, keep_training_booster=True)
+                return cls(booster, names)
         return None
 
     def score(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -141,11 +112,13 @@ class Ranker:
         return np.asarray(self._booster.predict(np.asarray(x, dtype=np.float32), num_threads=1), dtype=np.float64)
 
     def gain(self) -> dict[str, float]:
-        """Each feature's share of the total split gain, largest first, unused ones left out."""
+        """Each feature's share of the total split gain, largest first, unused ones left out; equal names add up."""
         gains = self._booster.feature_importance("gain")
-        total = float(gains.sum()) or 1.0
-        pairs = sorted(zip(self._booster.feature_name(), gains.tolist()), key=lambda p: (-p[1], p[0]))
-        return {name: value / total for name, value in pairs if value > 0}
+        found: dict[str, float] = {}
+        for name, share in zip(self.names, (gains / (gains.sum() or 1.0)).tolist()):
+            if share > 0:
+                found[name] = found.get(name, 0.0) + share
+        return dict(sorted(found.items(), key=lambda p: (-p[1], p[0])))
 
     def contributions(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """SHAP contributions (n, features + 1) of each feature to each score; the last column is the base value."""
@@ -153,19 +126,26 @@ class Ranker:
             self._booster.predict(np.asarray(x, dtype=np.float32), pred_contrib=True, num_threads=1), dtype=np.float64
         )
 
-    @property
-    def names(self) -> list[str]:
-        """The features' names, in order."""
-        return list(self._booster.feature_name())
 
-    def to_text(self) -> str:
-        """LightGBM's own text form."""
-        return str(self._booster.model_to_string())
+def top_k(score: NDArray[np.floating], times: NDArray[np.floating], k: int) -> float:
+    """Best time of all over the best among the ``k`` highest scores (1: found; 0: all of them failed). Failures are
+    nan or inf.
+    """
+    ok = np.isfinite(times)
+    if not ok.any():
+        return 1.0
+    chosen = np.argsort(-score, kind="stable")[:k]
+    good = chosen[ok[chosen]]
+    return float(times[ok].min() / times[good].min()) if len(good) else 0.0
 
-    @classmethod
-    def from_text(cls, text: str) -> Ranker:
-        """Inverse of ``to_text``; CorruptData on anything else."""
-        try:
-            return cls(lightgbm.Booster(model_str=text))
-        except (lightgbm.basic.LightGBMError, ValueError, TypeError) as error:
-            raise CorruptData(f"ranker model: LightGBM refuses the text ({error})") from error
+
+def pairwise_accuracy(score: NDArray[np.floating], times: NDArray[np.floating]) -> float:
+    """Share of pairs with different times that the scores order rightly (0.5: none the wiser; equal scores count
+    half).
+    """
+    t = np.where(np.isfinite(times), times, np.inf)
+    with np.errstate(invalid="ignore"):
+        faster = t[:, None] < t[None]
+    gap = score[:, None] - score[None]
+    pairs = int(faster.sum())
+    return float(((gap > 0)[faster].sum() + 0.5 * (gap == 0)[faster].sum()) / pairs) if pairs else 0.5

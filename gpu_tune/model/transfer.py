@@ -1,9 +1,13 @@
-"""Transfer: what trials of other workloads and chips say about this one.
+"""What is known from elsewhere: trials of other workloads and chips, and NVIDIA's own advice.
 
 History becomes groups, one per template, workload and chip; a ranker learns from all groups at once, each compared only
-within itself. Its score is a hint: it picks part of the first batches and is one coordinate and the linear mean of the
-smooth model, which finds out from the first own trials how far to believe it. Predicted times never teach a search that
-has measured ones.
+within itself. What it predicts picks part of the first batches and is one coordinate and the linear mean of the
+Gaussian process, which finds out from the first own trials how much it is worth. Predicted times never teach a search
+that has measured ones.
+
+``suggest`` asks nvidia-matmul-heuristics, an optional, proprietary package (``pip install nvidia-matmul-heuristics``).
+Its answers name tiles, stages, clusters and split-K; each becomes the nearest valid config of a space whose knobs carry
+those names. They are starts to be measured like any other, not truths: many of them are ties.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +29,7 @@ from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space, TemplateSpace
 from ..trial import MEASURED, PREDICTED, Measurement
+from ..workload import Matmul, Workload
 from .ranker import POOLED, Ranker
 
 log = logging.getLogger(__name__)
@@ -33,13 +38,46 @@ GROUPS, BEST_ROWS, OTHER_ROWS = 16, 150, 150
 ROWS = 1_600
 """Trials that one template's history gives at most, all groups together: describing each costs half a millisecond."""
 OTHER_CHIP = 2.0
-"""How unlike another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
+"""How far another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
+_GPUS = {
+    "nvidia-a100": "A100_SXM_80GB",
+    "nvidia-a10": "A10_PCIE",
+    "nvidia-rtx-3090": "RTX_3090",
+    "nvidia-rtx-4090": "RTX_4090",
+    "nvidia-l40s": "L40S",
+    "nvidia-h100": "H100_SXM",
+    "nvidia-h100-pcie": "H100_PCIE",
+    "nvidia-h200": "H200_SXM",
+    "nvidia-b200": "B200",
+    "nvidia-rtx-5090": "RTX_5090",
+}
+_PRECISIONS = {
+    ("float16", "float16"): "HSH",
+    ("float16", "float32"): "HSS",
+    ("bfloat16", "bfloat16"): "TST",
+    ("bfloat16", "float32"): "TSS",
+    ("float32", "float32"): "SSS",
+}
+"""Letters for input, accumulation and output; others are not documented well enough to be asked for."""
+_KNOBS = {
+    "block_m": "cta_tile_m",
+    "block_n": "cta_tile_n",
+    "block_k": "cta_tile_k",
+    "warp_m": "warp_tile_m",
+    "warp_n": "warp_tile_n",
+    "stages": "stages",
+    "split_k": "split_k",
+    "cluster_m": "cluster_m",
+    "cluster_n": "cluster_n",
+    "raster_group": "swizzle_factor",
+    "group_m": "swizzle_factor",
+}
 
 
 @dataclass(frozen=True)
-class Past:
+class HistoryGroup:
     """Trials of one template (or recorded kernel) on one workload and chip. ``times`` are seconds, nan for failures;
-    ``unlike`` is how far the group is from the workload and chip that are searched now."""
+    ``distance`` is how far the group is from the workload and chip that are searched now."""
 
     name: str
     group: str
@@ -47,11 +85,11 @@ class Past:
     names: tuple[str, ...]
     times: NDArray[np.float64]
     configs: tuple[Config, ...]
-    unlike: float = 0.0
+    distance: float = 0.0
     source: str = MEASURED
 
     @classmethod
-    def of(cls, space: Space, measurements: Iterable[Measurement], group: str, unlike: float = 0.0) -> Past:
+    def of(cls, space: Space, measurements: Iterable[Measurement], group: str, distance: float = 0.0) -> HistoryGroup:
         """From measurements of configs in ``space``; configs that are not valid there (any more) are left out, and of
         equal configs the last counts."""
         last = {
@@ -78,7 +116,7 @@ class Past:
             tuple(names),
             np.array([m.time if m.ok else math.nan for m in kept]),
             tuple(m.candidate.config for m in kept),
-            unlike,
+            distance,
             source,
         )
 
@@ -92,95 +130,88 @@ class Past:
         order = np.argsort(np.where(np.isfinite(self.times), self.times, np.inf), kind="stable")
         return [self.configs[i] for i in order[:n] if np.isfinite(self.times[i])]
 
-    def thinned(self, rng: np.random.Generator) -> Past:
+    def thinned(self, rng: np.random.Generator) -> HistoryGroup:
         """At most ``BEST_ROWS`` best and ``OTHER_ROWS`` other trials."""
         if len(self.times) <= BEST_ROWS + OTHER_ROWS:
             return self
         order = np.argsort(np.where(np.isfinite(self.times), self.times, np.inf), kind="stable")
         keep = np.sort(np.concatenate([order[:BEST_ROWS], rng.permutation(order[BEST_ROWS:])[:OTHER_ROWS]]))
-        return Past(
-            self.name,
-            self.group,
-            self.features[keep],
-            self.names,
-            self.times[keep],
-            tuple(self.configs[i] for i in keep),
-            self.unlike,
-            self.source,
-        )
+        configs = tuple(self.configs[i] for i in keep)
+        return replace(self, features=self.features[keep], times=self.times[keep], configs=configs)
 
 
-def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[Past]]:
-    """History by space name, nearest first: ``Past`` as it is, records grouped by template, workload and chip.
-    Records of a space's own workload and chip are left out (they are told, not transferred), and those of chips whose
-    limits are not known here (see ``device_of``). ``source``: the one to
-    learn from; by default everything but predicted trials, or those where there is nothing else."""
+def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[HistoryGroup]]:
+    """History by space name, nearest first: a ``HistoryGroup`` as it is, records grouped by template, workload and
+    chip. Records of a space's own workload and chip are left out (they are told, not transferred), and those of chips
+    whose limits are not known here (see ``device_of``). ``source``: the one to learn from; by default everything but
+    predicted trials, or those where there is nothing else."""
     items = list(history)
-    sources = {_source(i) for i in items}
+    sources = {i.source for i in items}
     wanted = {source} if source else sources - {PREDICTED} or sources
-    by_name = {s.name: s for s in spaces}
-    found: dict[str, list[Past]] = {}
-    records: dict[tuple[str, Any, str], list[Any]] = {}
+    found: dict[str, list[HistoryGroup]] = {}
+    records: dict[str, dict[tuple[Workload, str], list[Measurement]]] = {}
     for item in items:
-        if _source(item) not in wanted:
+        if item.source not in wanted:
             continue
-        if isinstance(item, Past):
-            if item.name in by_name:
-                found.setdefault(item.name, []).append(item)
+        if isinstance(item, HistoryGroup):
+            found.setdefault(item.name, []).append(item)
         else:
-            records.setdefault((item.measurement.candidate.template, item.workload, item.chip), []).append(item)
-    near: dict[str, list[tuple[float, Any, Device, list[Any]]]] = {}
-    for (name, workload, chip), group in records.items():
-        space = by_name.get(name)
-        device = device_of(chip, space)
-        if (
-            not isinstance(space, TemplateSpace)
-            or device is None
-            or (workload == space.workload and chip == space.device.chip)
-        ):
-            continue
-        unlike = distance(workload, space.workload) + OTHER_CHIP * (chip != space.device.chip)
-        near.setdefault(name, []).append((unlike, workload, device, group))
-    for name, groups in near.items():
-        template = by_name[name].template  # type: ignore[attr-defined]
-        nearest = sorted(groups, key=lambda g: (g[0], g[1].key, g[2].chip))[:GROUPS]
-        best = min(BEST_ROWS, ROWS // (2 * len(nearest)))
-        others = min(OTHER_ROWS, ROWS // (2 * len(nearest)))
-        for unlike, workload, device, group in nearest:
-            order = sorted(
-                (r.measurement for r in group), key=lambda m: (m.time if m.ok else math.inf, m.candidate.key)
-            )
-            step = max(1, (len(order) - best) // others)
-            some = order[:best] + order[best::step][:others]
-            past = Past.of(TemplateSpace(template, workload, device), some, f"{workload.key} on {device.chip}", unlike)
-            found.setdefault(name, []).append(past)
+            m = item.measurement
+            records.setdefault(m.candidate.template, {}).setdefault((item.workload, item.chip), []).append(m)
+    for space in spaces:
+        if isinstance(space, TemplateSpace) and space.name in records:
+            found.setdefault(space.name, []).extend(_nearest_groups(space, records[space.name]))
     return {
-        name: sorted((p for p in pasts if p.ok), key=lambda p: (p.unlike, p.group))[:GROUPS]
-        for name, pasts in found.items()
+        s.name: sorted((g for g in found[s.name] if g.ok), key=lambda g: (g.distance, g.group))[:GROUPS]
+        for s in spaces
+        if found.get(s.name)
     }
 
 
-class Prior:
-    """What history expects of a space's configs. ``hint`` is near 0 for an ordinary config, near 1 for the best."""
+def _nearest_groups(
+    space: TemplateSpace, records: Mapping[tuple[Workload, str], Sequence[Measurement]]
+) -> list[HistoryGroup]:
+    """The nearest ``GROUPS`` of the template's records by workload and chip, each thinned so that all together are at
+    most ``ROWS``."""
+    near = []
+    for (workload, chip), measurements in records.items():
+        device = device_of(chip, space)
+        if device is not None and (workload, chip) != (space.workload, space.device.chip):
+            away = distance(workload, space.workload) + OTHER_CHIP * (chip != space.device.chip)
+            near.append((away, workload, device, measurements))
+    nearest = sorted(near, key=lambda g: (g[0], g[1].key, g[2].chip))[:GROUPS]
+    found = []
+    for away, workload, device, measurements in nearest:
+        best, others = (min(rows, ROWS // (2 * len(nearest))) for rows in (BEST_ROWS, OTHER_ROWS))
+        order = sorted(measurements, key=lambda m: (m.time if m.ok else math.inf, m.candidate.key))
+        step = max(1, (len(order) - best) // others)
+        some = order[:best] + order[best::step][:others]
+        name = f"{workload.key} on {device.chip}"
+        found.append(HistoryGroup.of(TemplateSpace(space.template, workload, device), some, name, away))
+    return found
+
+
+class TransferModel:
+    """What history expects of a space's configs: ``predict`` is near 0 for an ordinary config, near 1 for the best."""
 
     def __init__(self, ranker: Ranker, low: float, high: float) -> None:
         self._ranker, self._low, self._span = ranker, low, max(high - low, 1e-9)
 
     @classmethod
-    def of(cls, space: Space, pasts: Sequence[Past], seed: int) -> Prior | None:
+    def of(cls, space: Space, history: Sequence[HistoryGroup], seed: int) -> TransferModel | None:
         """Fitted on the groups that have the space's features; None when nothing can be learned."""
         rng = np.random.default_rng(seed)
         sample = space.grid.sample(512, rng)
         if not len(sample):
             return None
         x, names = space.describe(sample)
-        groups = [p.thinned(rng) for p in pasts if list(p.names) == names and p.ok]
+        groups = [g.thinned(rng) for g in history if list(g.names) == names and g.ok]
         if not groups:
             return None
         ranker = Ranker.fit(
-            np.concatenate([p.features for p in groups]),
-            np.concatenate([p.times for p in groups]),
-            [len(p.times) for p in groups],
+            np.concatenate([g.features for g in groups]),
+            np.concatenate([g.times for g in groups]),
+            [len(g.times) for g in groups],
             seed=seed,
             shape=POOLED,
             names=names,
@@ -190,13 +221,9 @@ class Prior:
         score = ranker.score(x)
         return cls(ranker, float(np.median(score)), float(np.max(score)))
 
-    def hint(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def predict(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n,) for features (n, f)."""
         return np.clip((self._ranker.score(x) - self._low) / self._span, -1.0, 1.5)
-
-
-def _source(item: Any) -> str:
-    return str(item.source)
 
 
 def device_of(chip: str, space: Any = None) -> Device | None:
@@ -221,3 +248,50 @@ def device_of(chip: str, space: Any = None) -> Device | None:
     if found is None:
         log.debug("records of %s are not learned from: its limits are not in the device table", chip)
     return found
+
+
+def suggest(space: Space, n: int = 4) -> list[Config]:
+    """At most ``n`` distinct valid configs; none when the package, the GPU, the dtype or the knobs are not there."""
+    if not isinstance(space, TemplateSpace) or not isinstance(space.workload, Matmul):
+        return []
+    default = space.default()
+    precision = _PRECISIONS.get((space.workload.dtype, space.workload.out_dtype))
+    gpu = _GPUS.get(space.device.name)
+    if default is None or precision is None or gpu is None or not {"block_m", "block_n"} <= set(default):
+        return []
+    found: list[Config] = []
+    for answer in _ask(space.workload, gpu, precision, 4 * n):
+        config = _nearest(space, default, answer)
+        if config is not None and config not in found:
+            found.append(config)
+    return found[:n]
+
+
+def _ask(workload: Matmul, gpu: str, precision: str, n: int) -> list[Any]:
+    """The package's kernels, best first. It is not ours: whatever goes wrong in it means no suggestion."""
+    try:
+        import nvMatmulHeuristics as package
+
+        interface = package.NvMatmulHeuristicsInterfaceEx(
+            backend=package.NvMatmulHeuristicsTarget.CUTLASS3, gpu=package.NvMatmulHeuristicsNvidiaGpu[gpu]
+        )
+        layout = package.boolsToNvMatmulHeuristicsLayout(workload.layout[0] == "t", workload.layout[1] == "t")
+        problem = interface.makeNvMatmulHeuristicsProblem(workload.m, workload.n, workload.k, layout, workload.batch)
+        return [answer["kernel"] for answer in interface.get(problem, n, precision)]
+    except ImportError:
+        return []
+    except Exception as error:
+        log.debug("nvidia-matmul-heuristics gave no suggestion for %s: %s", workload.key, error)
+        return []
+
+
+def _nearest(space: TemplateSpace, default: Config, answer: Any) -> Config | None:
+    """``default`` with the answer's tiles at the nearest listed values, then made valid by small steps."""
+    wanted = {}
+    for knob in space.knobs:
+        value = getattr(answer, _KNOBS.get(knob.name, ""), None)
+        numbers = [v for v in knob.values if isinstance(v, int) and not isinstance(v, bool) and v > 0]
+        if isinstance(value, int) and value > 0 and len(numbers) == len(knob.values):
+            wanted[knob.name] = min(numbers, key=lambda v: abs(np.log2(v / value)))
+    row = space.grid.repair(space.rows([default.replace(**wanted)])[0], np.random.default_rng(0))
+    return None if row is None else space.configs(row[None])[0]

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
-from ..model.metrics import pairwise_accuracy, rank_correlation, top_k
-from ..model.ranker import Ranker
+from ..model.ranker import Ranker, pairwise_accuracy, top_k
 
 if TYPE_CHECKING:
     from ..search.search import Search
@@ -48,35 +48,35 @@ def explain(search: Search) -> dict[str, Any]:
         ],
         "statuses": dict(Counter(m.status for m in search.observations).most_common()),
         "failures": sorted(failures.values(), key=lambda f: (-f["count"], f["status"], f["reason"])),
-        "spaces": {name: _explain(arm) for name, arm in search.arms.items()},
+        "spaces": {name: _explain(own) for name, own in search.space_searches.items()},
     }
 
 
-def _explain(arm: SpaceSearch) -> dict[str, Any]:
-    rows, times = arm.trials()
-    out: dict[str, Any] = {"trials": len(times), "best": arm.best if math.isfinite(arm.best) else None}
-    model = arm.fit()
-    if model is None or len(times) < 2 * FOLDS:
+def _explain(search: SpaceSearch) -> dict[str, Any]:
+    rows, times = search.trials()
+    out: dict[str, Any] = {"trials": len(times), "best": search.best if math.isfinite(search.best) else None}
+    if len(times) < 2 * FOLDS:
         return out
-    x, names = arm.space.describe(rows)
+    x, names = search.space.describe(rows)
+    model = Ranker.fit(x, times, seed=search.seed, names=names)
+    if model is None:
+        return out
     shap = np.abs(model.contributions(x)[:, :-1]).mean(axis=0)
     order = np.argsort(-shap, kind="stable")
     held = np.full(len(times), np.nan)
-    fold = np.random.default_rng(arm.seed).permutation(len(times)) % FOLDS
+    fold = np.random.default_rng(search.seed).permutation(len(times)) % FOLDS
     for f in range(FOLDS):
-        part = Ranker.fit(x[fold != f], times[fold != f], seed=arm.seed)
+        part = Ranker.fit(x[fold != f], times[fold != f], seed=search.seed)
         score = np.zeros(int((fold == f).sum())) if part is None else part.score(x[fold == f])
         held[fold == f] = score - (0.0 if part is None else part.score(x[fold != f]).mean())  # models share no zero
-    plain = dict(zip(model.names, names))  # LightGBM's spelling to ours
     known = np.isfinite(times)
-    predicted = np.argsort(np.argsort(-held[known], kind="stable"), kind="stable")
-    measured = np.argsort(np.argsort(times[known], kind="stable"), kind="stable")
+    predicted, measured = (stats.rankdata(v[known], method="ordinal").astype(int) - 1 for v in (-held, times))
     out.update(
-        gain={plain[n]: share for n, share in model.gain().items()},
+        gain=model.gain(),
         shap={names[i]: float(shap[i]) for i in order if shap[i] > 0},
         predicted=predicted.tolist(),
         measured=measured.tolist(),
-        rank_correlation=rank_correlation(predicted, measured),
+        rank_correlation=float(stats.spearmanr(predicted, measured).statistic) if len(predicted) > 1 else 0.0,
         pairwise_accuracy=pairwise_accuracy(held, times),
         top={str(k): top_k(held, times, k) for k in (1, 3, 5)},
     )

@@ -16,20 +16,19 @@ from hypothesis import strategies as st
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidInput
-from gpu_tune.model.transfer import ROWS, Past, gather
+from gpu_tune.model.transfer import ROWS, HistoryGroup, gather
 from gpu_tune.report import search_html
 from gpu_tune.report.search_facts import explain
-from gpu_tune.search.diversify import Niche, niches
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
-from gpu_tune.search.stopping import LEAST, patience, stopped
-from gpu_tune.space.knob import Config, Constraint, Knob
+from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.space import GridSpace, Space, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record
 from gpu_tune.templates.registry import supporting
-from gpu_tune.trial import MEASURED, PREDICTED, Candidate, Measurement, Resources
+from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
+from tests.helpers.searching import result, toy_space
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -37,11 +36,6 @@ DATA = Path(__file__).parents[1] / "data"
 @functools.cache
 def synthetic(chip: str) -> RecordedSpace:
     return RecordedSpace(load(DATA / f"synthetic-{chip}.json.gz"))
-
-
-def result(candidate: Candidate, seconds: float, source: str = MEASURED, **more: object) -> Measurement:
-    ok = math.isfinite(seconds)
-    return Measurement(candidate, "ok" if ok else "run_error", source, samples=(seconds,) if ok else (), **more)  # type: ignore[arg-type]
 
 
 def replay(search: Search, space: RecordedSpace, trials: int) -> list[float]:
@@ -53,12 +47,6 @@ def replay(search: Search, space: RecordedSpace, trials: int) -> list[float]:
     return [m.time if m.ok else math.inf for m in search.observations]
 
 
-def toy(name: str = "toy", **more: object) -> GridSpace:
-    knobs = [Knob("m", (1, 2, 4, 8, 16), ""), Knob("n", (1, 2, 4, 8), ""), Knob("kind", ("p", "q", "r"), "", False)]
-    rule = Constraint("fits", ("m", "n"), lambda c, w, d: c["m"] * c["n"] <= 32, "fits")
-    return GridSpace(name, knobs, [rule])
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 1000), st.lists(st.integers(1, 20), min_size=1, max_size=30), st.floats(0, 0.9), st.integers(0, 2)
@@ -66,7 +54,7 @@ def toy(name: str = "toy", **more: object) -> GridSpace:
 def test_asked_configs_are_valid_and_never_repeat_whatever_is_told(
     seed: int, sizes: list[int], failing: float, late: int
 ) -> None:
-    space, rng = toy(), np.random.default_rng(seed)
+    space, rng = toy_space(), np.random.default_rng(seed)
     search = Search([space], seed=seed)
     seen: list[Candidate] = []
     flight: list[list[Candidate]] = []
@@ -121,15 +109,15 @@ def test_every_source_keeps_its_share_even_in_batches_of_one() -> None:
     space = synthetic("b")
     for size in (1, 16):
         search = Search([space], seed=0, settings=Settings(early_until=0))
-        arm = search.arms[space.name]
+        own = search.space_searches[space.name]
         counts = np.zeros(3)
         asked = 0
         while asked < 160:
-            counts += arm._shares(size)
-            arm.taken.update(bytes([asked % 256, asked // 256, i]) for i in range(size))
+            counts += own._shares(size)
+            own.taken.update(bytes([asked % 256, asked // 256, i]) for i in range(size))
             asked += size
-        own = search.settings
-        assert np.allclose(counts / 160, [own.smooth, own.trees, own.children], atol=0.05)
+        shares = [search.settings.gaussian_process, search.settings.trees, search.settings.children]
+        assert np.allclose(counts / 160, shares, atol=0.05)
 
 
 class Started(GridSpace):
@@ -141,8 +129,8 @@ class Started(GridSpace):
 
 
 def test_defaults_seeds_and_given_starts_come_first_once() -> None:
-    a = Started("a", toy().knobs, toy().constraints)
-    b = Started("b", toy().knobs, toy().constraints)
+    a = Started("a", toy_space().knobs, toy_space().constraints)
+    b = Started("b", toy_space().knobs, toy_space().constraints)
     extra = Config(m=8, n=1, kind="r")
     invalid = Config(m=16, n=8, kind="r")
     batch = Search([a, b], starts={"b": [invalid, extra]}).ask()
@@ -167,42 +155,42 @@ def test_trials_flow_to_the_space_that_earns_them() -> None:
         search.tell(
             [result(c, factor[c.template] * (1 + sum(map(float, c.config.values())) / 100)) for c in search.ask()]
         )
-    tried = {name: len(arm.taken) for name, arm in search.arms.items()}
+    tried = {name: len(own.taken) for name, own in search.space_searches.items()}
     assert tried["hopeless"] < 16 and tried["broken"] < 16  # left after a few
     assert tried["good"] > tried["hopeless"] and tried["close"] > 25
     assert search.best is not None and search.best.candidate.template == "good"
 
 
 @functools.cache
-def past(chip: str, seed: int = 0) -> Past:
+def history_of(chip: str, seed: int = 0) -> HistoryGroup:
     space = synthetic(chip)
     search = Search([space], seed=seed)
     replay(search, space, 100)
-    return Past.of(space, search.observations, chip)
+    return HistoryGroup.of(space, search.observations, chip)
 
 
 def test_history_of_other_chips_speeds_up_the_start_and_never_takes_all_slots() -> None:
-    space, history = synthetic("a"), [past("b"), past("c")]
+    space, history = synthetic("a"), [history_of("b"), history_of("c")]
     cold = [space.optimum / min(replay(Search([space], seed=s), space, 24)) for s in range(3)]
     warm = [space.optimum / min(replay(Search([space], seed=s, history=history), space, 24)) for s in range(3)]
     assert np.mean(warm) > np.mean(cold) + 0.02
     search = Search([space], seed=0, history=history)
     assert history[0].winners(1)[0] in [c.config for c in search.ask()]
-    arm = search.arms[space.name]
-    assert arm.prior is not None
-    hint = arm.prior.hint(space.describe(space.grid.all(20_000))[0])  # type: ignore[arg-type]
+    prior = search.space_searches[space.name].prior
+    assert prior is not None
+    expected = prior.predict(space.describe(space.grid.all(20_000))[0])  # type: ignore[arg-type]
     random = space.rows([c.config for c in Search([space], seed=0).ask()])
-    assert (arm.prior.hint(space.describe(random)[0]) < np.quantile(hint, 0.9)).any()
+    assert (prior.predict(space.describe(random)[0]) < np.quantile(expected, 0.9)).any()
 
 
 def test_misleading_history_is_overcome() -> None:
     space = synthetic("b")
-    liar = past("a")
-    upside_down = Past(liar.name, liar.group, liar.features, liar.names, 1.0 / liar.times, liar.configs)
+    liar = history_of("a")
+    upside_down = HistoryGroup(liar.name, liar.group, liar.features, liar.names, 1.0 / liar.times, liar.configs)
     search = Search([space], seed=0, history=[upside_down])
     warm = space.optimum / min(replay(search, space, 120))
     cold = space.optimum / min(replay(Search([space], seed=0), space, 120))
-    assert not search.arms[space.name]._believed()
+    assert not search.space_searches[space.name]._prior_is_useful()
     assert warm > cold - 0.08  # its first batches were wasted
 
 
@@ -238,7 +226,7 @@ def test_records_become_groups_and_predicted_ones_never_teach_beside_measured_on
     search = Search([target], history=history)
     batch = search.ask()
     assert all(c.config in target for c in batch)
-    assert search.arms["matmul_simt"].prior is not None
+    assert search.space_searches["matmul_simt"].prior is not None
 
 
 def test_slices_of_a_known_chip_are_learned_from_and_unknown_chips_are_not() -> None:
@@ -278,8 +266,8 @@ def test_a_template_space_is_searched_with_hardware_features() -> None:
 
 
 def test_bad_arguments_and_foreign_measurements_get_clear_errors() -> None:
-    space = toy()
-    cases: list[dict[str, Any]] = [{"spaces": []}, {"spaces": [space, toy()]}]
+    space = toy_space()
+    cases: list[dict[str, Any]] = [{"spaces": []}, {"spaces": [space, toy_space()]}]
     for bad in [*cases, {"spaces": [space], "seed": -1}, {"spaces": [space], "batch": 0}]:
         with pytest.raises(InvalidInput):
             Search(**bad)
@@ -291,7 +279,7 @@ def test_bad_arguments_and_foreign_measurements_get_clear_errors() -> None:
 
 
 def test_the_last_descent_tries_every_neighbour_of_the_best_and_ends() -> None:
-    space: Space = toy()
+    space: Space = toy_space()
     search = Search([space], seed=0)
     search.tell(
         [
@@ -303,68 +291,8 @@ def test_the_last_descent_tries_every_neighbour_of_the_best_and_ends() -> None:
     assert all(sum(c.config[k] != v for k, v in {"m": 4, "n": 4, "kind": "q"}.items()) == 1 for c in asked)
     while more := search.final():
         asked += more
-    neighbours = toy().neighbours(Config(m=4, n=4, kind="q"))
+    neighbours = space.configs(space.steps(space.rows([Config(m=4, n=4, kind="q")])[0]))
     assert {c.config for c in asked} == set(neighbours) and len(asked) == len(neighbours)
-
-
-def test_the_plateau_rule_waits_longer_for_a_smaller_risk() -> None:
-    gain_at_40 = [10.0] * 39 + [5.0]
-    assert not stopped(gain_at_40 + [5.0] * (LEAST - 1), 0.2)
-    lengths = [
-        next(n for n in range(1, 2000) if stopped(gain_at_40 + [5.0] * n, risk)) for risk in (0.2, 0.1, 0.05, 0.02)
-    ]
-    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
-    assert not stopped([math.inf] * 500, 0.2)  # nothing works yet
-    for bad in (0.0, 1.0, -1.0, math.nan):
-        with pytest.raises(InvalidInput):
-            patience(bad)
-    search = Search([toy()])
-    search.tell([result(Candidate("toy", c), 1.0) for c in toy().sample(40, np.random.default_rng(0))])
-    assert search.plateau(0.2) == stopped([1.0] * len(search.observations), 0.2)
-
-
-SPILLS, CLEAN = Resources(registers=255, spill_bytes=400), Resources(registers=100)
-
-
-def test_the_screen_leaves_out_builds_of_a_kind_that_never_came_near() -> None:
-    search = Search([toy()])
-    configs = [Candidate("toy", c) for c in toy().sample(20, np.random.default_rng(0))]
-    assert search.pruners(configs) == [None] * 20  # nothing is known yet
-    search.tell([result(c, 3.0, resources=SPILLS) for c in configs[:3]])
-    search.tell([result(c, 1.0, resources=CLEAN) for c in configs[3:6]])
-    assert search.pruners(configs) == [None] * 20  # three are too few to condemn a kind
-    search.tell([result(configs[6], 3.0, resources=SPILLS)])
-    rules = search.pruners(configs[10:])
-    assert [r is None for r in rules] == [True, False] * 5  # at least half of a batch is measured
-    rule = rules[1]
-    assert rule is not None and "the best of 4 such is 3.00 times slower" in rule(configs[11], SPILLS)
-    assert rule(configs[11], CLEAN) == "" == rule(Candidate("other", configs[11].config), SPILLS)
-    search.tell([result(configs[10], 1.1, resources=SPILLS)])
-    assert rule(configs[11], SPILLS)  # what was asked before does not change with what is told now
-    assert search.pruners(configs[11:]) == [None] * 9  # one that spills came near: no verdict on the kind any more
-
-
-def test_what_is_left_out_counts_as_an_ordinary_one_of_its_kind_whenever_it_was_told() -> None:
-    space = toy()
-    configs = [Candidate("toy", c) for c in space.sample(8, np.random.default_rng(0))]
-    timed = [result(c, t, resources=SPILLS) for c, t in zip(configs, (2.0, 3.0, 7.0))] + [
-        result(configs[3], 1.0, resources=CLEAN)
-    ]
-    left = Measurement(configs[4], "pruned", MEASURED, "spills", resources=SPILLS)
-    unknown = Measurement(configs[5], "pruned", MEASURED, "noted", resources=Resources(notes=("C7510",)))
-    arms = []
-    for told in ([*timed, left, unknown], [unknown, left, *timed]):
-        search = Search([space])
-        search.tell(told)
-        arms.append(search.arms["toy"])
-        asked = [c for _ in range(20) for c in search.ask()]
-        assert configs[4] not in asked and configs[5] not in asked  # never asked for again
-    rows, times = arms[0].trials()
-    assert dict(zip(map(bytes, rows), times)) == {
-        bytes(space.rows([c.config])[0]): t for c, t in zip(configs, (2.0, 3.0, 7.0, 1.0, 3.0))
-    }
-    assert np.array_equal(rows, arms[1].trials()[0]) and np.array_equal(times, arms[1].trials()[1])
-    assert arms[0].best == 1.0 and search.best is not None and search.best.candidate == configs[3]
 
 
 def test_a_search_explains_itself() -> None:
@@ -389,84 +317,3 @@ def test_a_search_explains_itself() -> None:
     page = search_html.page(facts)
     assert page.count("<img") == 2 and search_html.judgement(space.name, own) in page
     assert explain(Search([space]))["spaces"][space.name] == {"trials": 0, "best": None}
-
-
-def test_niches_shut_out_what_the_best_agree_on_most() -> None:
-    knobs = (Knob("a", (1, 2, 4), ""), Knob("b", (0, 1), ""), Knob("c", (3, 5, 7), ""), Knob("one", (9, 10), ""))
-    rows = np.array([[0, 1, 2, 0], [1, 1, 2, 0], [2, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]], dtype=np.uint16)
-    times = np.array([1.0, 1.1, 1.2, 9.0, math.nan])
-    # all three leaders share b, two share c, none a; "one" was never varied and shuts nothing out
-    assert niches(knobs, rows, times, 3) == [Niche(1, 1), Niche(2, 2), Niche(0, 0)]
-    assert Niche(1, 1).holds(rows).tolist() == [False, False, False, True, True]
-    assert niches(knobs, rows[:1], times[:1], 3) == [] == niches(knobs, rows[4:], times[4:], 3)
-
-
-def test_a_stalled_search_gives_a_third_of_its_slots_to_niches_in_turn_until_a_gain() -> None:
-    knobs = [Knob(name, tuple(range(1, 9)), "") for name in "abcd"]
-    space = GridSpace("toy", knobs)
-    search = Search([space], seed=0, settings=Settings(early_until=0))
-    own = search.settings
-
-    def slow(config: Config) -> float:  # a broad basin at a = b = 8
-        return (
-            1.0 + 0.01 * ((8 - int(config["a"])) ** 2 + (8 - int(config["b"])) ** 2) + 0.02 * abs(int(config["c"]) - 4)
-        )
-
-    seen: dict[int, list[Config]] = {}
-    while len(search.observations) < 400:
-        since = search.arms["toy"].stalled()[1]
-        batch = search.ask()
-        if since >= own.stall:
-            seen.setdefault((since - own.stall) // own.turn, []).extend(c.config for c in batch)
-        search.tell([result(c, slow(c.config)) for c in batch])
-    best = search.best
-    assert best is not None and (best.candidate.config["a"], best.candidate.config["b"]) == (8, 8)
-    counts = [
-        {name: float(np.mean([c[name] != best.candidate.config[name] for c in asked])) for name in "abcd"}
-        for asked in seen.values()
-    ]
-    assert len(counts) > 2 * own.niches
-    assert {max(count, key=lambda name: count[name]) for count in counts} >= {
-        "a",
-        "b",
-    }  # more than one niche has its turn
-    assert all(max(count.values()) >= 0.25 for count in counts)
-    arm = search.arms["toy"]
-    assert arm._niche() is not None
-    row = arm.free(space.grid.sample(50, np.random.default_rng(1)))[0]
-    arm.tell(row, 0.5)
-    assert arm._niche() is None  # a gain ends it
-
-
-def test_niches_that_are_used_up_leave_their_slots_to_the_rest() -> None:
-    knobs = [Knob("flag", (0, 1), ""), Knob("n", tuple(range(1, 200)), "")]
-    rare = Constraint("rare", ("flag", "n"), lambda c, w, d: c["flag"] == 0 or c["n"] <= 4, "few of the other kind")
-    space = GridSpace("toy", knobs, [rare])
-    search = Search([space], seed=3)
-    for _ in range(9):
-        batch = search.ask()
-        search.tell([result(c, 1.0 + int(c.config["flag"]) + 1e-3 * int(c.config["n"])) for c in batch])
-    while len(search.observations) < 180:
-        batch = search.ask()
-        assert len(batch) == 16
-        search.tell([result(c, 2.0) for c in batch])
-
-
-def test_a_needle_beside_a_broad_plateau_is_found() -> None:
-    """One config in a thousand, in a basin that the plateau's trials say nothing good of."""
-    knobs = [Knob("stage", (0, 1), ""), *(Knob(name, (1, 2, 4, 8), "") for name in "abcde")]
-    space = GridSpace("toy", knobs)
-
-    def seconds(config: Config) -> float:
-        x = np.log2([float(config[name]) for name in "abcde"])
-        if config["stage"]:
-            return float(1.2 + 0.05 * x.sum())  # plateau: never far from the best
-        return float(1.0 + 1.5 * np.abs(x - 3).sum())  # mostly useless, but for its corner
-
-    found = 0
-    for seed in range(6):
-        search = Search([space], seed=seed)
-        while len(search.observations) < 200:
-            search.tell([result(c, seconds(c.config)) for c in search.ask(200 - len(search.observations))])
-        found += search.best is not None and search.best.time == 1.0
-    assert found >= 5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda.device import by_name
-from gpu_tune.model.suggestions import suggest
+from gpu_tune.model.transfer import suggest
 from gpu_tune.space.features import NAMES, Launch, distance, gemm_shape, hardware, launch_features, operands
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.registry import registry
