@@ -16,7 +16,7 @@ from ..cuda import memory, nvrtc
 from ..cuda.driver import memset
 from ..cuda.launch import Program
 from ..plan import BufferArg, KernelStep, LaunchPlan
-from ..reference import NUMPY
+from ..reference import NUMPY, Bounds
 from ..workload import ITEMSIZE, ArraySpec
 
 THREADS = 256
@@ -50,14 +50,13 @@ class Found:
     distance: float
 
 
-def source(spec: ArraySpec, dtype: str) -> str:
-    """CUDA source of both kernels for an array like ``spec`` (of element type ``dtype``)."""
+def source(spec: ArraySpec) -> str:
+    """CUDA source of both kernels for an array like ``spec``."""
     rows, columns, ld = shape(spec)
-    word = _WORD[ITEMSIZE[dtype]]
-    last = rows * columns
+    word, last = _WORD[ITEMSIZE[spec.dtype]], rows * columns
     return f"""
 __device__ __forceinline__ double value(unsigned x) {{
-    {_DECODE[dtype]}
+    {_DECODE[spec.dtype]}
 }}
 extern "C" __global__ void __launch_bounds__({THREADS})
 inspect(const {word}* __restrict__ out, const {word}* __restrict__ lo, const {word}* __restrict__ hi,
@@ -69,7 +68,7 @@ inspect(const {word}* __restrict__ out, const {word}* __restrict__ lo, const {wo
         const long long row = at / {ld}, column = at % {ld};
         const unsigned bits = out[at];
         if (column >= {columns}) {{
-            gaps += bits != {(1 << 8 * ITEMSIZE[dtype]) - 1}u;
+            gaps += bits != {(1 << 8 * ITEMSIZE[spec.dtype]) - 1}u;
             continue;
         }}
         const long long i = row * {columns} + column;
@@ -119,48 +118,51 @@ def shape(spec: ArraySpec) -> tuple[int, int, int]:
     return rows, columns, ld
 
 
-class Inspector:
+class DeviceCompare:
     """Both kernels, compiled and loaded, for outputs like ``spec``; bounds stay on the device while they are used."""
 
     def __init__(self, spec: ArraySpec, arch: str, sm_count: int, stream: memory.Stream) -> None:
         self.spec, self.stream = spec, stream
         self._nbytes = spec.span * ITEMSIZE[spec.dtype]
-        cubin = nvrtc.to_cubin(source(spec, spec.dtype), arch).data
+        cubin = nvrtc.to_cubin(source(spec), arch).data
         self._inspect, self._differ = (Program(cubin, p) for p in plans(spec, 4 * sm_count))
         self._result = memory.allocate(COUNTERS)
         self._kept = memory.allocate(self._nbytes)
 
-    def upload(self, lo: np.ndarray, hi: np.ndarray) -> tuple[int, int]:
-        """Addresses of the bounds (C-contiguous arrays of the output's dtype) on the device."""
+    def place(self, limits: Bounds) -> tuple[int, int]:
+        """Addresses of the bounds' C-contiguous copies on the device."""
         places = []
-        for array in (lo, hi):
+        for array in (limits.lo, limits.hi):
             assert array.dtype == NUMPY[self.spec.dtype]
             places.append(memory.allocate(array.nbytes))
             memory.upload(places[-1], array)
         return places[0], places[1]
 
+    def release(self, bounds: tuple[int, int]) -> None:
+        """Free bounds that :meth:`place` gave."""
+        for address in bounds:
+            memory.free(address)
+
     def inspect(self, out: int, bounds: tuple[int, int]) -> Found:
         """Compare the output at ``out`` (its gaps poisoned with 0xFF) with ``bounds``, and keep a copy of it."""
-        self._reset()
-        self._inspect.run({"out": out, "a": bounds[0], "b": bounds[1], "workspace": self._result}, self.stream.handle)
-        self.stream.synchronize()
+        counters = self._run(self._inspect, {"out": out, "a": bounds[0], "b": bounds[1]})
         memory.copy(self._kept, out, self._nbytes)
-        return read(memory.download(self._result, COUNTERS), self.spec)
+        return read(counters, self.spec)
 
     def differing(self, out: int) -> int:
         """Elements in which the output at ``out`` differs from the copy that was kept."""
-        self._reset()
-        self._differ.run({"a": self._kept, "b": out, "workspace": self._result}, self.stream.handle)
-        self.stream.synchronize()
-        return int(memory.download(self._result, COUNTERS).view(np.uint64)[0])
+        return int(self._run(self._differ, {"a": self._kept, "b": out}).view(np.uint64)[0])
 
     def close(self) -> None:
         """Free its memory."""
         memory.free(self._result)
         memory.free(self._kept)
 
-    def _reset(self) -> None:
+    def _run(self, program: Program, buffers: dict[str, int]) -> np.ndarray:
         memset(self._result, 0, COUNTERS, self.stream.handle)
+        program.run({**buffers, "workspace": self._result}, self.stream.handle)
+        self.stream.synchronize()
+        return memory.download(self._result, COUNTERS)
 
 
 def read(raw: np.ndarray, spec: ArraySpec) -> Found:

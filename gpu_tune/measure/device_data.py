@@ -68,10 +68,6 @@ class DeviceData:
         """Fill the output to verify, and the guard bands around it, with the byte ``value``."""
         memset(self.verify["out"] - GUARD, value, self.nbytes("out") + 2 * GUARD, stream)
 
-    def output(self) -> np.ndarray:
-        """The bytes of the output to verify, guard bands included."""
-        return memory.download(self.verify["out"] - GUARD, self.nbytes("out") + 2 * GUARD)
-
     def guards(self) -> np.ndarray:
         """The bytes of both guard bands of the output to verify."""
         start = self.verify["out"]
@@ -105,13 +101,6 @@ def layout(specs: Mapping[str, ArraySpec]) -> tuple[dict[str, int], int]:
         at += spec.span * NUMPY[spec.dtype].itemsize + (GUARD if name == "out" else 0)
         at = -(-at // _STEP) * _STEP
     return offsets, at
-
-
-def elements(raw: np.ndarray, spec: ArraySpec) -> np.ndarray:
-    """The array that the bytes ``raw`` (from the first element to the last) hold."""
-    dtype = NUMPY[spec.dtype]
-    strides = tuple(s * dtype.itemsize for s in spec.element_strides)
-    return np.ndarray(spec.shape, dtype, np.ascontiguousarray(raw), strides=strides)
 
 
 def _flat(array: np.ndarray, spec: ArraySpec) -> np.ndarray:

@@ -22,9 +22,9 @@ from ..errors import GpuTuneError, InvalidInput
 from ..reference.numerics import Numerics
 from ..trial import Policy
 from ..workload import Workload, from_dict
-from .check import Verifier
+from .check import Checker
 from .device_data import DeviceData, LoadedKernel
-from .timing import WARM_UP, Flush, Stopwatch, hopeless, interleave, repeat, rough, unstable, warm_up
+from .timing import WARM_UP, Flush, Stopwatch, estimate_runtime, interleave, is_much_slower, repeat, unstable, warm_up
 
 Note = Callable[[str], None]
 SETTLE = 0.25
@@ -59,7 +59,7 @@ class Gpu:
         self.stream = memory.Stream()
         size = 3 * max(self.device.l2_bytes, 1 << 20)
         self.flush = Flush(memory.allocate(size), size)
-        self._data: tuple[Any, DeviceData, Verifier] | None = None
+        self._data: tuple[Any, DeviceData, Checker] | None = None
 
     def answer(self, request: Mapping[str, Any], note: Note) -> Any:
         """The reply to one request; ``do`` names the method."""
@@ -85,23 +85,23 @@ class Gpu:
         stage, start = "launch_error", time.perf_counter()
         try:
             note("inputs")
-            data, verifier = self._inputs(request)
+            data, checker = self._inputs(request)
             note("load")
             kernel = LoadedKernel(request, data, policy.pdl)
             note("launch")
             stage = "run_error"
-            verdict = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, note)
+            result = checker.check(kernel, note)
             seconds["verify"] = time.perf_counter() - start
-            if verdict.status != "ok":
-                return _reply(verdict.status, verdict.reason, error=verdict.error, seconds=seconds)
+            if result.status != "ok":
+                return _reply(result.status, result.reason, error=result.error, seconds=seconds)
             note("time")
             start = time.perf_counter()
             before = nvml.read(self.bus)
             kernel.prepare_to_time(self.stream)
-            best, once = float(request.get("best") or 0.0), rough(kernel, self.stream)
-            if hopeless(once, best):
+            best, once = float(request.get("best") or 0.0), estimate_runtime(kernel, self.stream)
+            if is_much_slower(once, best):
                 seconds["time"] = time.perf_counter() - start
-                return _reply("ok", samples=(once,), warm=(once,), error=verdict.error, seconds=seconds)
+                return _reply("ok", samples=(once,), warm=(once,), error=result.error, seconds=seconds)
             note("time")
             watch = Stopwatch(kernel, policy, self.stream, self.flush, self.device.l2_bytes)
             warm_up([watch], WARM_UP)
@@ -123,7 +123,7 @@ class Gpu:
                 "ok",
                 samples=samples,
                 warm=warm if policy.l2 == "cold" else samples,
-                error=verdict.error,
+                error=result.error,
                 seconds=seconds,
                 clocks=clocks,
             )
@@ -149,19 +149,19 @@ class Gpu:
         running: list[tuple[str, Any]] = []
         current = ""
         try:
-            data, verifier = self._inputs(request)
+            data, checker = self._inputs(request)
             for entry in request["entries"]:
                 current = entry["name"]
                 note(f"check {current}|load")
                 kernel = LoadedKernel(entry, data, policy.pdl)
                 running.append((current, kernel))
                 named = _named_note(note, current)
-                found = verifier.check(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, named)
+                found = checker.check(kernel, named)
                 checks = {"inputs of the search": (found.status == "ok", found.reason)}
                 replies[current] = _reply(found.status, found.reason, checks=checks)
             running = [(name, k) for name, k in running if replies[name]["status"] == "ok"]
             current = ""
-            libraries, missing = self._baselines(request, data, verifier, note)
+            libraries, missing = self._baselines(request, data, checker, note)
             for library in libraries:
                 running.append((library.name, library))
                 replies[library.name] = _reply("ok", label=library.label)
@@ -204,10 +204,10 @@ class Gpu:
         kernel = None
         try:
             note(f"check {request['name']}|inputs")
-            data, verifier = self._inputs(request)
+            data, checker = self._inputs(request)
             kernel = LoadedKernel(request, data, False)
             fresh, named = int(request["seed"]) + 1, _named_note(note, request["name"])
-            found = verifier.check_winner(kernel.run, kernel.plan, kernel.numerics, kernel.workspace, fresh, named)
+            found = checker.check_winner(kernel, fresh, named)
             return {"checks": {n: (v.status == "ok", v.reason) for n, v in found.items()}, "lost": False}
         except DriverError as error:
             return {"checks": {"new inputs": (False, str(error))}, "lost": error.sticky}
@@ -215,21 +215,21 @@ class Gpu:
             self._close(kernel)
 
     def _baselines(
-        self, request: Mapping[str, Any], data: DeviceData, verifier: Verifier, note: Note
+        self, request: Mapping[str, Any], data: DeviceData, checker: Checker, note: Note
     ) -> tuple[Sequence[Any], Mapping[str, str]]:
         if not request.get("baselines"):
             return (), {}
         from . import baselines
 
-        return baselines.prepare(request["baselines"], data, verifier, self.stream, self.device, note)
+        return baselines.prepare(request["baselines"], data, checker, self.stream, self.device, note)
 
-    def _inputs(self, request: Mapping[str, Any]) -> tuple[DeviceData, Verifier]:
+    def _inputs(self, request: Mapping[str, Any]) -> tuple[DeviceData, Checker]:
         key = (repr(sorted(request["workload"].items())), request["seed"])
         if self._data is None or self._data[0] != key:
             self._forget()
             workload: Workload = from_dict(request["workload"])
             data = DeviceData(workload, int(request["seed"]), self.device.l2_bytes)
-            self._data = (key, data, Verifier(data, self.stream, self.device))
+            self._data = (key, data, Checker(data, self.stream, self.device))
         return self._data[1], self._data[2]
 
     def _forget(self) -> None:

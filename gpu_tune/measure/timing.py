@@ -27,15 +27,15 @@ MIN_REPEATS, MAX_UNROLL = 5, 512
 SLOW = 3.0
 """Timing ends early for a candidate that is this many times slower than the best."""
 UNSTABLE = 0.2
-HOPELESS = 0.05
+LONG_RUN = 0.05
 """Seconds from which on one run is enough to see that a candidate is ``SLOW`` times slower than the best."""
 MAX_FLUSHES = 4
-"""The L2 is overwritten at most so often to keep the device busy."""
+"""At most this many L2 flushes between samples keep the device busy."""
 WARM_UP = 0.01
 """Seconds of untimed work before a candidate's samples: clocks rise within milliseconds of work."""
 
 
-class Contestant(Protocol):
+class Timeable(Protocol):
     """Something to time: ``sets`` buffer sets, ``launch(i, stream)`` issues one run on set ``i``."""
 
     sets: int
@@ -57,21 +57,34 @@ class Flush:
         memset(self.address, self.turn & 0xFF, self.nbytes, stream)
 
 
-class Stopwatch:
-    """One contestant, ready to be timed again and again: ``cold()`` and ``warm()`` are seconds of one run."""
+class Timer:
+    """Called with a function that issues work into a stream: the seconds that the device takes for it."""
 
-    def __init__(self, contestant: Contestant, policy: Policy, stream: Stream, flush: Flush, l2_bytes: int) -> None:
-        self._contestant, self._policy, self._stream, self._flush = contestant, policy, stream, flush
-        self._start, self._end = Event(), Event()
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._start, self._end = stream, Event(), Event()
+
+    def __call__(self, issue: Callable[[int], None]) -> float:
+        self._start.record(self._stream.handle)
+        issue(self._stream.handle)
+        self._end.record(self._stream.handle)
+        return self._end.seconds_since(self._start)
+
+
+class Stopwatch:
+    """A kernel or library call, ready to be timed again and again: ``cold()`` and ``warm()`` are seconds of a run."""
+
+    def __init__(self, timed: Timeable, policy: Policy, stream: Stream, flush: Flush, l2_bytes: int) -> None:
+        self._timed, self._policy, self._stream, self._flush = timed, policy, stream, flush
+        self._seconds = Timer(stream)
         for _ in range(2):
-            contestant.launch(0, stream.handle)
+            timed.launch(0, stream.handle)
         stream.synchronize()
         self._graphs: list[Graph] = []
-        rough = min(self._span(lambda s: contestant.launch(0, s)) for _ in range(3))
-        self._build(rough, l2_bytes)
+        estimate = min(self._seconds(lambda s: timed.launch(0, s)) for _ in range(3))
+        self._build(estimate, l2_bytes)
         if policy.mode == "graph":  # issuing one by one costs more than a short kernel: now the graph tells its length
             exact = min(self.warm() for _ in range(2))
-            if exact < 0.7 * rough:
+            if exact < 0.7 * estimate:
                 self.close()
                 self._build(exact, l2_bytes)
 
@@ -79,12 +92,12 @@ class Stopwatch:
         """Seconds of one run that finds nothing in the L2."""
         for _ in range(self._flushes):
             self._flush(self._stream.handle)
-        return self._span(self._cold) / self.unroll
+        return self._seconds(self._cold) / self.unroll
 
     def warm(self) -> float:
         """Seconds of one run on the buffers of the run before."""
         self._warm(self._stream.handle)  # keeps the device busy while the timed one is issued
-        return self._span(self._warm) / self.unroll_warm
+        return self._seconds(self._warm) / self.unroll_warm
 
     def sample(self, l2: str) -> float:
         """``cold`` or ``warm``."""
@@ -96,14 +109,14 @@ class Stopwatch:
             self._graphs.pop().close()
 
     def _build(self, seconds: float, l2_bytes: int) -> None:
-        contestant, graph = self._contestant, self._policy.mode == "graph"
+        timed, graph = self._timed, self._policy.mode == "graph"
         wanted = max(1, math.ceil(GRAPH_SECONDS / max(seconds, 1e-7)))
-        rotating = contestant.sets * contestant.footprint >= 3 * l2_bytes
-        self.unroll = min(wanted, MAX_UNROLL if rotating else contestant.sets) if graph else 1
+        rotating = timed.sets * timed.footprint >= 3 * l2_bytes
+        self.unroll = min(wanted, MAX_UNROLL if rotating else timed.sets) if graph else 1
         self.unroll_warm = min(wanted, MAX_UNROLL) if graph else 1
-        self._cold = self._prepare(self.unroll, contestant.sets)
+        self._cold = self._prepare(self.unroll, timed.sets)
         self._warm = self._prepare(self.unroll_warm, 1)
-        flushing = self._span(self._flush)
+        flushing = self._seconds(self._flush)
         self._flushes = max(1, min(MAX_FLUSHES, math.ceil(2 * self._issuing() / max(flushing, 1e-7))))
 
     def _issuing(self) -> float:
@@ -117,18 +130,10 @@ class Stopwatch:
         self._stream.synchronize()
         return min(seconds)
 
-    def _span(self, issue: Callable[[int], None]) -> float:
-        self._start.record(self._stream.handle)
-        issue(self._stream.handle)
-        self._end.record(self._stream.handle)
-        return self._end.seconds_since(self._start)
-
     def _prepare(self, unroll: int, sets: int) -> Callable[[int], None]:
-        contestant = self._contestant
-
         def issue(stream: int) -> None:
             for i in range(unroll):
-                contestant.launch(i % sets, stream)
+                self._timed.launch(i % sets, stream)
 
         if self._policy.mode != "graph":
             return issue
@@ -137,19 +142,15 @@ class Stopwatch:
         return lambda stream: graph.launch(self._stream)
 
 
-def rough(contestant: Contestant, stream: Stream) -> float:
+def estimate_runtime(timed: Timeable, stream: Stream) -> float:
     """Seconds of one run issued by itself, after one that is not timed: microseconds too many."""
-    start, end = Event(), Event()
-    contestant.launch(0, stream.handle)
-    start.record(stream.handle)
-    contestant.launch(0, stream.handle)
-    end.record(stream.handle)
-    return end.seconds_since(start)
+    timed.launch(0, stream.handle)
+    return Timer(stream)(lambda on: timed.launch(0, on))
 
 
-def hopeless(seconds: float, best: float) -> bool:
+def is_much_slower(seconds: float, best: float) -> bool:
     """Whether a run of so many seconds needs no closer look beside the ``best`` one known (0: none)."""
-    return best > 0 and seconds > max(SLOW * best, HOPELESS)
+    return best > 0 and seconds > max(SLOW * best, LONG_RUN)
 
 
 def warm_up(watches: Sequence[Stopwatch], seconds: float) -> None:

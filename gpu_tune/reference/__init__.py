@@ -3,23 +3,38 @@
 All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
-from .inputs import allocate, example_inputs, example_scalars
+from .inputs import POISON, allocate, changed_gaps, elements, example_inputs, example_scalars
 from .numerics import EPS, NUMPY, cast
-from .rounding import Bounds, Comparison, activation, bounds, compare, factors, products, reduction_length, reference
+from .rounding import (
+    Bounds,
+    Comparison,
+    activation,
+    bounds,
+    compare,
+    factors,
+    inside,
+    products,
+    reduction_length,
+    reference,
+)
 
 __all__ = [
     "EPS",
     "NUMPY",
+    "POISON",
     "Bounds",
     "Comparison",
     "activation",
     "allocate",
     "bounds",
     "cast",
+    "changed_gaps",
     "compare",
+    "elements",
     "example_inputs",
     "example_scalars",
     "factors",
+    "inside",
     "products",
     "reduction_length",
     "reference",

@@ -18,11 +18,27 @@ _LARGE, _PIECE = 1 << 24, 1 << 20
 """Elements from which on an array is drawn in pieces, each from a generator of its own, on all CPUs; and of a piece."""
 
 
+POISON = 0xFF
+"""Every byte of a result before a run: NaN in each float type, -1 in integers."""
+
+
 def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
     """An array of ``spec``'s shape, dtype and strides, all ``fill``; its memory ends with its last element."""
+    return elements(np.full(spec.span, fill, NUMPY[spec.dtype]), spec)
+
+
+def elements(memory: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """The array that ``memory``, from the first element of ``spec`` to the last, holds."""
     dtype = NUMPY[spec.dtype]
-    flat = np.full(spec.span, fill, dtype)
-    return np.ndarray(spec.shape, dtype, flat, 0, tuple(s * dtype.itemsize for s in spec.element_strides))
+    strides = tuple(s * dtype.itemsize for s in spec.element_strides)
+    return np.ndarray(spec.shape, dtype, np.ascontiguousarray(memory), strides=strides)
+
+
+def changed_gaps(raw: np.ndarray, spec: ArraySpec) -> int:
+    """Elements between rows in the bytes ``raw`` that do not hold :data:`POISON` any more."""
+    gaps = np.ones(spec.span, bool)
+    np.ndarray(spec.shape, bool, gaps, strides=spec.element_strides)[...] = False
+    return int((raw.reshape(spec.span, -1)[gaps] != POISON).any(axis=1).sum())
 
 
 def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +30,15 @@ def reduction_length(workload: Workload) -> int:
     return workload.k if isinstance(workload, Matmul) else (workload.c // workload.groups) * workload.r * workload.s
 
 
-def products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The scaled product (or convolution) of the inputs, and that of their magnitudes; float64, before the epilogue."""
-    wide = {
-        n: np.asarray(arrays[n]).astype(np.float64) for n in (*workload.inputs, "scale_a", "scale_b") if n in arrays
-    }
-    return _product(workload, wide), _product(workload, {n: np.abs(a) for n, a in wide.items()})
+def products(workload: Workload, arrays: Mapping[str, Any], xp: Any = np) -> tuple[Any, Any]:
+    """The scaled product (or convolution) of the inputs, and that of their magnitudes; float64, before the epilogue.
 
-
-def _product(workload: Workload, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    return _matmul(workload, arrays) if isinstance(workload, Matmul) else _conv2d(workload, arrays)
+    ``xp``: the library that computes them from arrays of its own: NumPy or CuPy.
+    """
+    names = [n for n in (*workload.inputs, "scale_a", "scale_b") if n in arrays]
+    wide = {n: xp.asarray(arrays[n]).astype(xp.float64) for n in names}
+    compute: Callable[..., Any] = _matmul if isinstance(workload, Matmul) else _conv2d
+    return compute(workload, wide, xp), compute(workload, {n: abs(a) for n, a in wide.items()}, xp)
 
 
 def factors(w: Matmul, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -47,39 +47,38 @@ def factors(w: Matmul, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
     return a, b
 
 
-def _matmul(w: Matmul, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _matmul(w: Matmul, arrays: Mapping[str, Any], xp: Any) -> Any:
     a, b = factors(w, arrays)
     if w.scales == "block128":
         blocks = [slice(i, min(i + 128, w.k)) for i in range(0, w.k, 128)]
-        columns = np.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
+        columns = xp.repeat(arrays["scale_b"], 128, axis=0)[: w.n]
         parts = (
             arrays["scale_a"][:, i, None] * columns[:, i] * (a[..., s] @ b[..., s, :]) for i, s in enumerate(blocks)
         )
-        return functools.reduce(np.add, parts)
+        return functools.reduce(operator.add, parts)
     y = a @ b
     if w.scales == "tensor":
         return y * arrays["scale_a"][0] * arrays["scale_b"][0]
     return y * arrays["scale_a"][:, None] * arrays["scale_b"] if w.scales == "row_col" else y
 
 
-def _conv2d(w: Conv2d, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def _conv2d(w: Conv2d, arrays: Mapping[str, Any], xp: Any) -> Any:
     x, f = arrays["x"], arrays["w"]
     if w.weights == "pretransformed":
         return winograd.convolve(w, arrays, w.winograd_tile)
     if w.layout == "nchw":
         x, f = x.transpose(0, 2, 3, 1), f.transpose(0, 2, 3, 1)
     top, bottom, left, right = w.padding
-    x = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    x = xp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     (sh, sw), (dh, dw) = w.stride, w.dilation
-    cg, kg = w.c // w.groups, w.k // w.groups
-    out = np.zeros((w.n, w.p, w.q, w.groups, kg))
-    grouped = f.reshape(w.groups, kg, w.r, w.s, cg)
+    groups = f.reshape(w.groups, w.k // w.groups, w.r, w.s, w.c // w.groups)
+    sums = xp.zeros((w.groups, w.n * w.p * w.q, w.k // w.groups))
     for r in range(w.r):
         for s in range(w.s):
             patch = x[:, r * dh : r * dh + (w.p - 1) * sh + 1 : sh, s * dw : s * dw + (w.q - 1) * sw + 1 : sw]
-            patch = patch.reshape(w.n, w.p, w.q, w.groups, 1, cg)
-            out += (patch @ grouped[:, :, r, s].transpose(0, 2, 1))[..., 0, :]
-    y = out.reshape(w.n, w.p, w.q, w.k)
+            pixels = patch.reshape(w.n * w.p * w.q, w.groups, w.c // w.groups)
+            sums += pixels.swapaxes(0, 1) @ groups[:, :, r, s].swapaxes(1, 2)
+    y = sums.swapaxes(0, 1).reshape(w.n, w.p, w.q, w.k)
     if w.scales != "none":
         y = y * arrays["scale_a"][0] * arrays["scale_b"]
     return y.transpose(0, 3, 1, 2) if w.layout == "nchw" else y
@@ -208,6 +207,12 @@ def _winograd_magnitude(
     return np.sqrt(winograd.convolve(w, squares, tile, squared=True))
 
 
+def inside(out: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    """Where ``out`` lies within ``lo`` .. ``hi``, or is NaN as they are; dtypes that compare exactly."""
+    with np.errstate(invalid="ignore"):
+        return (out >= lo) & (out <= hi) | np.isnan(lo) & np.isnan(out)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How a result compares: ``worst`` is the largest excess over the bound's half-width, at ``index``.
@@ -258,7 +263,7 @@ def compare(
         got = np.asarray(out).astype(np.float64)
         if got.shape != expected.shape:
             raise InvalidInput("result shape", got.shape, f"is not {expected.shape}")
-        good = (got >= lo) & (got <= hi) | (np.isnan(got) & np.isnan(expected))
+        good = inside(got, lo, hi)
         difference = np.abs(got - expected)
         finite = np.isfinite(difference)
         excess = np.where(good, -1.0, np.where(finite, difference / (error + 1e-300), np.inf))

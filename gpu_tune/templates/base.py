@@ -131,6 +131,11 @@ def render(template: Template, config: Config, workload: Workload, device: Devic
     return "\n".join(kept).strip() + "\n"
 
 
+def render_text(text: str, names: Mapping[str, Any]) -> str:
+    """The Jinja source ``text``, which may import this folder's parts, rendered with ``names``."""
+    return _environment(FOLDER).from_string(text).render(names)
+
+
 def variables(template: Template) -> set[str]:
     """The free names in the template's source (knobs + workload, device, launch when all is well)."""
     env = _environment(template.folder)

@@ -15,15 +15,12 @@ from ..cuda import cubin, nvrtc
 from ..cuda.device import Device
 from ..errors import CompileError, EmulationError, GpuTuneError
 from ..plan import LaunchPlan
-from ..reference import NUMPY, compare, example_inputs, example_scalars
+from ..reference import NUMPY, POISON, changed_gaps, compare, elements, example_inputs, example_scalars
 from ..reference.numerics import Numerics
 from ..templates.base import Template, render
 from ..workload import ArraySpec, Workload
 from .cases import Variant
 from .draw import filling
-
-POISON = 0xFF
-"""Every byte of the result before a run: NaN in each float type, -1 in integers."""
 
 
 @dataclass(frozen=True)
@@ -152,22 +149,13 @@ def _compare(
     numerics: Numerics,
     exact: bool,
 ) -> list[Failure]:
-    dtype = NUMPY[spec.dtype]
-    strides = tuple(s * dtype.itemsize for s in spec.element_strides)
-    out = np.ndarray(spec.shape, dtype, raw, strides=strides)
     found = []
-    result = compare(out, workload, arrays, scalars, numerics=numerics, exact=exact)
+    result = compare(elements(raw, spec), workload, arrays, scalars, numerics=numerics, exact=exact)
     if not result.ok:
         found.append(Failure("wrong result", f"{result} ({'integer' if exact else 'normal'} inputs)"))
-    gaps = np.ones(spec.span, bool)
-    np.ndarray(spec.shape, bool, gaps, strides=spec.element_strides)[...] = False
-    touched = raw.reshape(spec.span, dtype.itemsize)[gaps]
-    if (touched != POISON).any():
-        found.append(
-            Failure(
-                "writes between rows", f"{int((touched != POISON).any(1).sum())} elements beyond n were overwritten"
-            )
-        )
+    changed = changed_gaps(raw, spec)
+    if changed:
+        found.append(Failure("writes between rows", f"{changed} elements beyond n were overwritten"))
     return found
 
 

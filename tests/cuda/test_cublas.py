@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,11 +55,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.mark.parametrize("w", WORKLOADS, ids=lambda w: w.key)
 def test_every_attribute_is_one_that_the_library_knows_in_that_size(asked: list[str], w: Matmul):
     buffers = {n: 4096 * (i + 1) for i, n in enumerate(w.arrays())}
-    cleanup: list[Callable[[], None]] = []
-    data: Any = SimpleNamespace(verify=buffers, timing=[buffers])
-    assert (
-        baseline_cublas._lt_fused(w, data, 4096, cleanup) == []
-    )  # no GPU, no algorithms; a refusal would raise BlasError
+    session: Any = SimpleNamespace(data=SimpleNamespace(verify=buffers, timing=[buffers]), owned=ExitStack())
+    found = baseline_cublas.lt_calls(session, w, 4096)
+    assert found == []  # no GPU, no algorithms; a refusal would raise BlasError
     assert {"cublasLtMatmulDescSetAttribute", "cublasLtMatrixLayoutCreate"} <= set(asked)
     assert asked.count("cublasLtMatmulPreferenceSetAttribute") >= 6 and "cublasLtMatmulAlgoGetHeuristic" in asked
     assert ("cublasLtMatrixLayoutSetAttribute" in asked) == (w.batch > 1)

@@ -11,7 +11,7 @@ import pytest
 from gpu_tune.cuda import driver, memory
 from gpu_tune.cuda.device import by_name
 from gpu_tune.measure import baselines
-from gpu_tune.measure.check import Verifier
+from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
@@ -56,6 +56,15 @@ def candidate() -> Callable[..., Candidate]:
 
 
 @pytest.fixture
+def stream(fake_cuda: Path) -> Iterator[memory.Stream]:
+    """A stream of the virtual GPU."""
+    driver.use_context()
+    made = memory.Stream()
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def prepared(fake_cuda: Path) -> Iterator[Any]:
     """Asks for one baseline of a workload on the virtual GPU; see :func:`gpu_tune.measure.baselines.prepare`."""
     driver.use_context()
@@ -66,7 +75,7 @@ def prepared(fake_cuda: Path) -> Iterator[Any]:
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
         return baselines.prepare(
-            (name,), data, Verifier(data, stream), stream, by_name("nvidia-h200"), lambda text: None
+            (name,), data, Checker(data, stream), stream, by_name("nvidia-h200"), lambda text: None
         )
 
     yield prepare

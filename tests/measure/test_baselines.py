@@ -16,7 +16,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import emulate, unavailable_reason
 from gpu_tune.measure import baselines
 from gpu_tune.measure.baselines import unfused_epilogue
-from gpu_tune.measure.check import Verifier
+from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.workload import Conv2d, Matmul
 
@@ -34,7 +34,7 @@ def prepared(fake_cuda: Path):
         stream = memory.Stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
-        return baselines.prepare(names, data, Verifier(data, stream), stream, H200, lambda text: None)
+        return baselines.prepare(names, data, Checker(data, stream), stream, H200, lambda text: None)
 
     yield prepare
     for data in owned:
@@ -57,7 +57,7 @@ def test_batches_go_in_one_call(prepared: Any):
 
 def test_the_fastest_algorithm_is_taken_and_one_that_fails_is_not(prepared: Any):
     good, _ = prepared(Matmul(8, 8, 8, dtype="float32"), ("cublaslt",))
-    assert "algorithm 1, fastest of 3 variants" in good[0].label
+    assert "algorithm 1, fastest of 3" in good[0].label
 
 
 F8 = {"dtype": "float8_e4m3", "layout": "nt", "out_dtype": "bfloat16"}

@@ -107,7 +107,7 @@ OWN = [  # what only Triton itself compiles
 
 def right(w: Matmul, config: Config, chip: str) -> None:
     device = by_name(chip)
-    built = triton_baseline.build(w, config, device, True)
+    built = triton_baseline.build(w, config, device)
     arrays = reference.example_inputs(w, 1, "integer")
     buffers = {**arrays, "out": reference.allocate(w.arrays()["out"])}
     report = emulate(built.ptx, built.plan, buffers, arch=device.arch, device=device)
@@ -135,7 +135,7 @@ def test_float8_sums_are_promoted_unless_fast_accumulation_is_permitted(triton: 
     ptx = []
     for math in ((), ("fast_accumulate",)):
         w = Matmul(64, 64, 256, dtype="float8_e4m3", layout="nt", out_dtype="bfloat16", math=math)
-        ptx.append(triton_baseline.build(w, Config(64, 64, 64, 4, 3), by_name("nvidia-h200"), True).ptx)
+        ptx.append(triton_baseline.build(w, Config(64, 64, 64, 4, 3), by_name("nvidia-h200")).ptx)
         right(w, Config(64, 64, 64, 4, 3), "nvidia-h200")
     strict, fast = (text.count("add.f32") + text.count("add.rn.f32") for text in ptx)
     assert strict > fast
@@ -146,11 +146,11 @@ def test_epilogues_that_are_not_fused_are_finished_and_configs_fit_the_output(tr
     assert fusable(Matmul(8, 8, 8, epilogue="bias+relu")) and not fusable(Matmul(8, 8, 8, epilogue="relu+bias"))
     assert not fusable(Matmul(8, 8, 8, alpha="any")) and not fusable(Matmul(8, 8, 8, epilogue="residual"))
     assert not fusable(Matmul(8, 8, 8, dtype="int8", out_dtype="float16", scales="tensor", layout="nt"))
-    assert all(c.m <= 32 for c in triton_baseline._worth(Matmul(16, 4096, 4096)))
-    assert len(triton_baseline._worth(Matmul(4096, 4096, 4096))) == len(triton_baseline.CONFIGS)
+    assert all(c.m <= 32 for c in triton_baseline._fitting(Matmul(16, 4096, 4096)))
+    assert len(triton_baseline._fitting(Matmul(4096, 4096, 4096))) == len(triton_baseline.CONFIGS)
 
 
 def test_without_triton_that_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(Unavailable, match=r"Triton is not installed.*pip install triton"):
-        triton_baseline.build(CASES[0], SMALL, by_name("nvidia-a100"), True)
+        triton_baseline.build(CASES[0], SMALL, by_name("nvidia-a100"))

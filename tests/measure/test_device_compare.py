@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import emulate, unavailable_reason
 from gpu_tune.measure import check, device_compare
-from gpu_tune.measure.device_compare import Found, Inspector
+from gpu_tune.measure.device_compare import DeviceCompare, Found
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.plan import LaunchPlan
 from gpu_tune.reference import NUMPY, Bounds, bounds, example_inputs, reference
@@ -35,7 +36,7 @@ def run(spec: ArraySpec, which: int, out: np.ndarray, a: np.ndarray, b: np.ndarr
     )  # the result is not zero again
     result = np.zeros(4, np.int32).repeat(2).view(np.uint8)
     arrays = {"a": a, "b": b, "workspace": result} | ({"out": out} if which == 0 else {})
-    report = emulate(device_compare.source(spec, spec.dtype), plan, arrays, arch="sm_90a", device=H200)
+    report = emulate(device_compare.source(spec), plan, arrays, arch="sm_90a", device=H200)
     assert report.ok, str(report)
     return np.ascontiguousarray(report.arrays["workspace"])
 
@@ -80,8 +81,8 @@ def test_changed_gaps_and_differing_elements_are_counted():
     assert run(spec, 1, other, memory, other).view(np.uint64)[0] == 2
 
 
-class Emulated(Inspector):
-    """The inspector with the virtual GPU's memory and the emulator's execution."""
+class Emulated(DeviceCompare):
+    """The comparison with the virtual GPU's memory and the emulator's execution."""
 
     def inspect(self, out: int, bounds: tuple[int, int]) -> Found:
         n = int(np.prod(self.spec.shape))
@@ -105,23 +106,23 @@ W = Matmul(9, 10, 8, dtype="bfloat16", ldc=12)
 
 
 @pytest.fixture
-def verifier(fake_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[check.Verifier]:
-    monkeypatch.setattr(check, "Inspector", Emulated)
+def checker(fake_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[check.Checker]:
+    monkeypatch.setattr(check, "DeviceCompare", Emulated)
     driver.use_context()
     stream = cuda_memory.Stream()
     data = DeviceData(W, 0, 1 << 16)
-    made = check.Verifier(data, stream, H200, large=1)
+    made = check.Checker(data, stream, H200, large=1)
     yield made
     made.close()
     data.close()
 
 
-def writer(verifier: check.Verifier, change: Any = None, only_second: bool = False) -> Any:
+def writer(checker: check.Checker, change: Any = None, only_second: bool = False) -> Any:
     calls = [0]
 
     def issue(buffers: Any, scalars: Any, on: int) -> None:
-        data = verifier.data
-        loaded = verifier._loaded
+        data = checker.data
+        loaded = checker._loaded
         cuda_memory.synchronize()  # a kernel comes after what is in the stream
         memory = cuda_memory.download(buffers["out"], data.nbytes("out")).view(NUMPY["bfloat16"])
         body = np.lib.stride_tricks.as_strided(memory, W.arrays()["out"].shape, (2 * W.ldc, 2))
@@ -135,17 +136,21 @@ def writer(verifier: check.Verifier, change: Any = None, only_second: bool = Fal
     return issue
 
 
-def test_the_verifier_uses_it_for_large_outputs(verifier: check.Verifier):
-    def check(run: Any) -> check.Verdict:
-        return verifier.check(run, LaunchPlan(()), Numerics(), 0, lambda text: None)
+def kernel(run: Any) -> Any:
+    return SimpleNamespace(run=run, plan=LaunchPlan(()), numerics=Numerics(), workspace=0)
 
-    assert check(writer(verifier)).status == "ok"
-    wrong = check(writer(verifier, 3))
+
+def test_the_checker_uses_it_for_large_outputs(checker: check.Checker):
+    def check(run: Any) -> check.CheckResult:
+        return checker.check(kernel(run), lambda text: None)
+
+    assert check(writer(checker)).status == "ok"
+    wrong = check(writer(checker, 3))
     assert wrong.status == "wrong" and "1 of 90 elements wrong, first at (0, 3): got 0.125" in wrong.reason
     assert "rows 0 of 9, columns 3 of 10, 0 of them not written" in wrong.reason
-    assert "gaps between rows" in check(writer(verifier, 10)).reason
-    assert "1 of 90 elements differ between two runs" in check(writer(verifier, 3, only_second=True)).reason
-    cases = verifier.check_winner(writer(verifier), LaunchPlan(()), Numerics(), 0, 5, lambda text: None)
+    assert "gaps between rows" in check(writer(checker, 10)).reason
+    assert "1 of 90 elements differ between two runs" in check(writer(checker, 3, only_second=True)).reason
+    cases = checker.check_winner(kernel(writer(checker)), 5, lambda text: None)
     assert {n: v.status for n, v in cases.items()} == dict.fromkeys(
         ("new inputs", "integers, exactly", "inf and nan"), "ok"
     )

@@ -1,59 +1,80 @@
-"""What a baseline is: something that can be issued into a stream on given buffers."""
+"""What a library brings: algorithms, each of which computes the workload; the fastest competes as a baseline."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ..device_data import DeviceData
+from ...cuda import memory
+from ...cuda.device import Device
+from ...cuda.memory import Stream
+from ...plan import LaunchPlan
+from ...reference.numerics import Numerics
+from ..check import Run
+from ..device_data import SCALARS, DeviceData
 
-Run = Callable[[Mapping[str, int], Mapping[str, float], int], None]
-"""(addresses by buffer name, scalars, stream): issue once."""
+
+@dataclass
+class Algorithm:
+    """One way to compute the workload: ``label`` tells how, ``run`` issues it.
+
+    ``roundings``: casts between the library's sum and the result. ``failed``: why it could not be timed.
+    """
+
+    label: str
+    run: Run
+    roundings: int = 0
+    failed: str = ""
+
+
+@dataclass
+class Session:
+    """What a library works with: buffers, a stream, the device. ``owned`` frees what the library takes.
+
+    ``note`` says that the library is at work: every algorithm has a time limit of its own. ``users``: the baselines
+    that compete with what it owns.
+    """
+
+    data: DeviceData
+    stream: Stream
+    device: Device
+    note: Callable[[], None] = lambda: None
+    owned: ExitStack = field(default_factory=ExitStack)
+    users: int = 0
+
+    def __post_init__(self) -> None:
+        self.scalars = {n: SCALARS[n] for n in self.data.workload.scalars()}
+
+    def allocate(self, nbytes: int) -> int:
+        """Device memory until the session ends."""
+        address = memory.allocate(nbytes)
+        self.owned.callback(memory.free, address)
+        return address
 
 
 @dataclass
 class Baseline:
-    """``label`` says in words what it is, ``run`` issues it; ``roundings``: casts between library and result."""
+    """The algorithm that competes for library ``name``, ready to be checked and timed like a kernel of ours."""
 
     name: str
     label: str
-    run: Run
-    data: DeviceData
-    scalars: Mapping[str, float]
-    roundings: int = 0
-    cleanup: Sequence[Callable[[], None]] = field(default_factory=list)
+    algorithm: Algorithm
+    session: Session
+    numerics: Numerics
+    plan: LaunchPlan = field(default_factory=lambda: LaunchPlan(()))
+    workspace: int = 0
 
-    @property
-    def sets(self) -> int:
-        """Buffer sets to time on."""
-        return self.data.sets
-
-    @property
-    def footprint(self) -> int:
-        """Bytes of one set."""
-        return self.data.footprint
+    def __post_init__(self) -> None:
+        self.run, self.data = self.algorithm.run, self.session.data
+        self.sets, self.footprint = self.data.sets, self.data.footprint
 
     def launch(self, i: int, stream: int) -> None:
         """Issue it once on timing set ``i``."""
-        self.run(self.data.timing[i], self.scalars, stream)
+        self.run(self.data.timing[i], self.session.scalars, stream)
 
     def close(self) -> None:
-        """Free what it holds."""
-        undo(self.cleanup)
-
-
-def undo(cleanup: Sequence[Callable[[], None]]) -> None:
-    """Free what was taken, the last thing first."""
-    for step in reversed(cleanup):
-        step()
-
-
-@contextlib.contextmanager
-def undone_on_failure(cleanup: Sequence[Callable[[], None]]) -> Iterator[None]:
-    """What is in ``cleanup`` by then is freed when the body raises."""
-    try:
-        yield
-    except BaseException:
-        undo(cleanup)
-        raise
+        """Free what it holds, unless another baseline of the library still uses it."""
+        self.session.users -= 1
+        if not self.session.users:
+            self.session.owned.close()

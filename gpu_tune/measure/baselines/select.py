@@ -1,58 +1,128 @@
-"""Which of a library's ways to compute a workload is the fastest: each is tried, then timed in a small graph."""
+"""Which baselines compete: each library's algorithms are tried and timed in small graphs, the fastest is checked."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ...cuda.device import Device
 from ...cuda.driver import DriverError
-from ...cuda.memory import Event, Graph, Stream
+from ...cuda.memory import Graph, Stream
+from ...errors import Unavailable
+from ...reference import EPS
+from ...reference.numerics import Numerics
+from ...workload import FP8, Workload
+from ..check import Checker
 from ..device_data import DeviceData
-from .baseline import Run
+from ..timing import SLOW, Timer
+from . import cublas, cudnn, torch, triton
+from .baseline import Algorithm, Baseline, Session
 
 log = logging.getLogger("gpu_tune.baselines")
-FINALISTS = 5
+LIBRARIES: Mapping[str, tuple[Callable[[Session], Sequence[Algorithm]], tuple[str, ...]]] = {
+    "cublas": (cublas.gemm_ex, ("matmul",)),
+    "cublaslt": (cublas.lt, ("matmul",)),
+    "cudnn": (cudnn.algorithms, ("conv2d",)),
+    "torch": (torch.algorithms, ("matmul", "conv2d")),
+    "triton": (triton.algorithms, ("matmul",)),
+}
+"""By name: what gives the algorithms, and the operations that they are meant for."""
+NAMES = tuple(LIBRARIES)
+FINALISTS, RETRIALS = 5, 5
 LAUNCHES, SERIES = 8, 3
-LONG, SLOW = 100e-6, 3.0
-"""A run of that many seconds is timed well without a graph; one that much slower than the best is timed no further."""
+LONG = 100e-6
+"""A run of that many seconds is timed well without a graph."""
 
 
-@dataclass
-class Variant:
-    """One way to compute the workload: ``label`` tells how, ``run`` does it; ``roundings`` as in a Baseline.
-
-    ``failed``: why it could not be timed.
-    """
-
-    label: str
-    run: Run
-    roundings: int = 0
-    failed: str = ""
+def names_for(workload: Workload) -> tuple[str, ...]:
+    """The baselines that are meant for workloads of that kind, installed or not."""
+    return tuple(name for name, (_, ops) in LIBRARIES.items() if workload.op in ops)
 
 
-def quick(
-    variant: Variant, data: DeviceData, scalars: Mapping[str, float], stream: Stream, best: float = float("inf")
-) -> float:
+def prepare(
+    names: Sequence[str],
+    data: DeviceData,
+    checker: Checker,
+    stream: Stream,
+    device: Device,
+    note: Callable[[str], None],
+) -> tuple[list[Baseline], dict[str, str]]:
+    """The baselines that can compute the workload and do it right; and for each other one, the reason why not."""
+    good: list[Baseline] = []
+    missing: dict[str, str] = {}
+    for name in names:  # should this library take the process down, its name is known
+        session = Session(data, stream, device, functools.partial(note, f"check {name}|baselines"))
+        session.note()
+        try:
+            for baseline in _contest(name, session):
+                result = checker.check_result(baseline)
+                if result.status == "ok":
+                    session.users += 1
+                    good.append(baseline)
+                else:
+                    missing[baseline.name] = f"its result is wrong: {result.reason}"
+        except Unavailable as reason:
+            missing[name] = str(reason)
+        except Exception as error:  # of another version, or none that we know: it does not compete, and says why
+            if isinstance(error, DriverError) and error.sticky:
+                raise
+            log.warning("baseline %s: %s", name, error)
+            missing[name] = f"{type(error).__name__}: {error}"
+        if not session.users:
+            session.owned.close()
+    return good, missing
+
+
+def _contest(name: str, session: Session) -> Iterator[Baseline]:
+    """The fastest algorithm of library ``name``; of cuDNN also the one that its heuristic puts first."""
+    workload = session.data.workload
+    if name not in LIBRARIES:
+        raise Unavailable(f"is unknown; use {', '.join(NAMES)}")
+    offer, ops = LIBRARIES[name]
+    if workload.op not in ops:
+        raise Unavailable("multiplies matrices" if "matmul" in ops else "is compared with for convolutions")
+    algorithms = offer(session)
+    best = fastest(algorithms, session)
+    if best is None:
+        failure = next((f": {a.failed}" for a in algorithms if a.failed), "")
+        raise Unavailable(f"offers nothing for {workload.key}{failure}")
+    label = best.label + (f", fastest of {len(algorithms)}" if len(algorithms) > 1 else "")
+    yield Baseline(name, label, best, session, _tolerance(workload, best.roundings))
+    if name == "cudnn":
+        first = next(a for a in algorithms if not a.failed)
+        label = f"{first.label}, first by its heuristic"
+        yield Baseline("cudnn-first", label, first, session, _tolerance(workload, first.roundings))
+
+
+def fastest(algorithms: Sequence[Algorithm], session: Session) -> Algorithm | None:
+    """The fastest of ``algorithms``, None when all fail. Those that were fastest at first are timed again."""
+    timed: list[float] = []
+    for algorithm in algorithms:
+        session.note()
+        timed.append(_seconds(algorithm, session, min(timed, default=math.inf)))
+    order = sorted((t, i) for i, t in enumerate(timed) if t < math.inf)
+    finalists = [algorithms[i] for _, i in order[:FINALISTS]]
+    return min(finalists, key=lambda a: min(_seconds(a, session) for _ in range(RETRIALS)), default=None)
+
+
+def _seconds(algorithm: Algorithm, session: Session, best: float = math.inf) -> float:
     """Seconds of one run, the best of three short graphs on rotating buffers; inf where the library refuses.
 
     A graph, because issuing from Python takes longer than a small kernel runs; a long one is issued once a graph, and
     one that is far from ``best`` is not timed again.
     """
-    start, end = Event(), Event()
-    launches = LAUNCHES
+    data, stream, launches = session.data, session.stream, LAUNCHES
 
     def issue(on: int) -> None:
         for i in range(launches):
-            variant.run(data.timing[i % data.sets], scalars, on)
+            algorithm.run(data.timing[i % data.sets], session.scalars, on)
 
     try:
-        variant.run(data.timing[0], scalars, stream.handle)
-        start.record(stream.handle)
-        variant.run(data.timing[0], scalars, stream.handle)
-        end.record(stream.handle)
-        once = end.seconds_since(start)
+        timer = Timer(stream)
+        algorithm.run(data.timing[0], session.scalars, stream.handle)
+        once = timer(lambda on: algorithm.run(data.timing[0], session.scalars, on))
         if once > LONG:
             if once > SLOW * best:
                 return once
@@ -60,41 +130,25 @@ def quick(
         graph = Graph(stream, issue)
         try:
             graph.launch(stream)
-            times = []
-            for _ in range(SERIES):
-                start.record(stream.handle)
-                graph.launch(stream)
-                end.record(stream.handle)
-                times.append(end.seconds_since(start) / launches)
-            return min(times)
+            return min(timer(lambda on: graph.launch(stream)) / launches for _ in range(SERIES))
         finally:
             graph.close()
     except Exception as error:  # the libraries' errors have no common root; one way that fails leaves the others
         if isinstance(error, DriverError) and error.sticky:
             raise
-        variant.failed = f"{type(error).__name__}: {error}"
-        log.debug("%s fails: %s", variant.label, error)
-        return float("inf")
+        algorithm.failed = f"{type(error).__name__}: {error}"
+        log.debug("%s fails: %s", algorithm.label, error)
+        return math.inf
 
 
-def fastest(
-    variants: Sequence[Variant],
-    data: DeviceData,
-    scalars: Mapping[str, float],
-    stream: Stream,
-    note: Callable[[str], None] = lambda text: None,
-) -> tuple[Variant | None, list[float]]:
-    """(the fastest variant, None when all fail; the seconds of each in a first trial). Five finalists are re-timed."""
-    timed: list[float] = []
-    for variant in variants:
-        note("baselines")
-        timed.append(quick(variant, data, scalars, stream, min(timed, default=float("inf"))))
-    order = sorted((t, i) for i, t in enumerate(timed) if t < float("inf"))
-    finalists = [variants[i] for _, i in order[:FINALISTS]]
-    best = min(finalists, key=lambda v: min(quick(v, data, scalars, stream) for _ in range(5)), default=None)
-    return best, timed
+def _tolerance(workload: Workload, roundings: int) -> Numerics:
+    """Wide enough for what was permitted and for intermediate roundings; a wrong layout or operand is far outside.
 
-
-def why_none(variants: Sequence[Variant]) -> str:
-    """In words, how the variants failed: the first failure, and whether there were any."""
-    return next((f": {v.failed}" for v in variants if v.failed), "")
+    float8: tensor cores cut products to about 13 fraction bits before they add them, and without fast accumulation
+    libraries add such sums of a few steps in float32.
+    """
+    eps = EPS.get(workload.out_dtype, EPS["float32"])
+    loose = {"tf32": 2.0**-9, "tf32x3": 2.0**-16, "fp16_accumulate": 2.0**-7, "fast_accumulate": 2.0**-7}
+    permitted = max((loose.get(p, 0.0) for p in workload.math), default=0.0)
+    permitted = max(permitted, 2.0**-10 if workload.dtype in FP8 else 0.0)
+    return Numerics(k_eps=8.0, input_eps=permitted + 4 * roundings * eps)

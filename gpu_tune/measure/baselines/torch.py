@@ -1,4 +1,4 @@
-"""PyTorch as a contender: the call that its users make, on the same memory, in the same stream and graphs.
+"""PyTorch as a baseline: the call that its users make, on the same memory, in the same stream and graphs.
 
 Tensors are views of our buffers (no copies), PyTorch's current stream is ours (``torch.cuda.ExternalStream``), and what
 it issues is captured like a launch of our own, after it has run once: by then its allocator holds all the memory that
@@ -14,53 +14,38 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...cuda.device import Device
 from ...cuda.driver import call
-from ...cuda.memory import Stream
 from ...errors import Unavailable
 from ...reference import NUMPY, factors
 from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
-from ..device_data import SCALARS, DeviceData
-from .baseline import Baseline, Run, undone_on_failure
-from .select import Variant, fastest, why_none
-from .unfused_epilogue import Finisher, given, plain
+from .baseline import Algorithm, Session
+from .unfused_epilogue import UnfusedEpilogue, plain_product
 
 _RAW = {1: "|u1", 2: "<i2", 4: "<i4"}
 _NAMES = {"float8_e4m3": "float8_e4m3fn", "float8_e5m2": "float8_e5m2"}
 _WIDE = ("float32", "float16", "bfloat16")
 Tensors = Mapping[str, Any]
-Compute = Callable[[Tensors, Mapping[str, float], int], Any]
-"""(tensors by buffer name, scalars, stream) -> the result, or None when it lies in ``out``."""
+Compute = Callable[[Tensors, Mapping[str, float]], Any]
+"""(tensors by buffer name, scalars) -> the result, or None when it lies in ``out``."""
 
 
-def make(w: Workload, data: DeviceData, stream: Stream, device: Device, note: Callable[[str], None]) -> Baseline:
-    """The fastest of PyTorch's ways; Unavailable when it is not installed, sees no GPU, or has none."""
-    session = Session(w, data)
-    cleanup: list[Callable[[], None]] = [session.close]
-    scalars = {n: SCALARS[n] for n in w.scalars()}
-    with undone_on_failure(cleanup):
-        if isinstance(w, Matmul):
-            ways = _matmuls(session, w, device, cleanup)
-        else:
-            ways = _convolutions(session, w, device, cleanup)
-        variants = [Variant(label, session.run(way), cut) for label, way, cut in ways]
-        for variant in variants:
-            note("baselines")
-            with contextlib.suppress(Exception):  # a way that fails here fails again where it is timed, and is dropped
-                for buffers in (data.verify, *data.timing):  # nothing may be allocated while a graph is captured
-                    variant.run(buffers, scalars, stream.handle)
-        stream.synchronize()
-        best, _ = fastest(variants, data, scalars, stream, note)
-        if best is None:
-            raise Unavailable(f"offers nothing for {w.key}{why_none(variants)}")
-    label = f"PyTorch {session.torch.__version__} {best.label}"
-    return Baseline("torch", label, best.run, data, scalars, best.roundings, cleanup)
+def algorithms(session: Session) -> list[Algorithm]:
+    """PyTorch's ways; Unavailable when it is not installed or sees no GPU."""
+    torch, w = Torch(session), session.data.workload
+    found = list(_matmuls(torch, w) if isinstance(w, Matmul) else _convolutions(torch, w))
+    for algorithm in found:
+        session.note()
+        with contextlib.suppress(Exception):  # a way that fails here fails again where it is timed, and is dropped
+            for buffers in (session.data.verify, *session.data.timing):  # no allocation while a graph is captured
+                algorithm.run(buffers, session.scalars, session.stream.handle)
+    session.stream.synchronize()
+    return found
 
 
-class Session:
-    """PyTorch bound to this workload's buffers, permissions and streams."""
+class Torch:
+    """PyTorch bound to a session's buffers, streams and permissions."""
 
-    def __init__(self, w: Workload, data: DeviceData) -> None:
+    def __init__(self, session: Session) -> None:
         try:
             import torch
         except ImportError as error:
@@ -68,58 +53,56 @@ class Session:
         if not torch.cuda.is_available():
             raise Unavailable(f"PyTorch {torch.__version__} sees no GPU; install a build of it for your CUDA")
         self.torch: Any = torch
-        self.workload, self.data = w, data
+        self.session = session
         ordinal = ctypes.c_int()
         call("cuCtxGetDevice", ctypes.byref(ordinal))
-        self.ordinal = ordinal.value
-        self._seen: dict[int, Tensors] = {}
+        self.device = f"cuda:{ordinal.value}"
+        self._tensors: dict[Any, Tensors] = {}
         self._streams: dict[int, Any] = {}
-        self._results: dict[int, Any] = {}
-        self._specs = w.arrays()
+        self.results: dict[int, Any] = {}
+        session.owned.callback(self._close)
 
-    def run(self, compute: Compute) -> Run:
-        """``compute`` as something to issue. A result of its own is kept until its buffers come round again, so that
+    def algorithm(self, w: Workload, label: str, compute: Compute, roundings: int = 0) -> Algorithm:
+        """``compute`` on the arrays of ``w``. A result of its own is kept until its buffers come round again, so that
         results rotate as buffers do; it is copied to ``out`` only on the set to verify on."""
 
         def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
-            with self._on(stream), permitted(self.torch, self.workload), self.torch.no_grad():
-                tensors = self.tensors(buffers)
-                result = compute(tensors, scalars, stream)
+            with self.issuing(stream):
+                tensors = self.tensors(w, buffers)
+                result = compute(tensors, scalars)
                 if result is not None:
-                    self._results[buffers["out"]] = result
-                    if buffers["out"] == self.data.verify["out"]:
+                    self.results[buffers["out"]] = result
+                    if buffers["out"] == self.session.data.verify["out"]:
                         tensors["out"].copy_(result)
 
-        return issue
+        return Algorithm(f"PyTorch {self.torch.__version__} {label}", issue, roundings)
 
-    def tensors(self, buffers: Mapping[str, int]) -> Tensors:
-        """Views of ``buffers``."""
-        key = buffers["out"]
-        if key not in self._seen:
-            self._seen[key] = {n: self.view(buffers[n], spec) for n, spec in self._specs.items()}
-        return self._seen[key]
+    @contextlib.contextmanager
+    def issuing(self, stream: int) -> Iterator[None]:
+        """PyTorch's calls go to ``stream``, bound to what the workload permits."""
+        if stream not in self._streams:
+            self._streams[stream] = self.torch.cuda.ExternalStream(stream, device=self.device)
+        permissions = permitted(self.torch, self.session.data.workload)
+        with self.torch.cuda.stream(self._streams[stream]), permissions, self.torch.no_grad():
+            yield
 
-    def view(self, address: int, spec: ArraySpec) -> Any:
-        """The tensor that lies at ``address``."""
+    def tensors(self, w: Workload, buffers: Mapping[str, int]) -> Tensors:
+        """Views of ``buffers`` as the arrays of ``w``."""
+        key = (w.key, *sorted(buffers.items()))
+        if key not in self._tensors:
+            self._tensors[key] = {n: self._view(buffers[n], spec) for n, spec in w.arrays().items()}
+        return self._tensors[key]
+
+    def _view(self, address: int, spec: ArraySpec) -> Any:
         size = NUMPY[spec.dtype].itemsize
         strides = tuple(s * size for s in spec.element_strides)
-        raw = self.torch.as_tensor(_Memory(address, spec.shape, _RAW[size], strides), device=f"cuda:{self.ordinal}")
-        return raw.view(self.dtype(spec.dtype))
+        raw = self.torch.as_tensor(_Memory(address, spec.shape, _RAW[size], strides), device=self.device)
+        return raw.view(getattr(self.torch, _NAMES.get(spec.dtype, spec.dtype)))
 
-    def dtype(self, name: str) -> Any:
-        """PyTorch's dtype of that name."""
-        return getattr(self.torch, _NAMES.get(name, name))
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._seen.clear()
-        self._results.clear()
+    def _close(self) -> None:
+        self._tensors.clear()
+        self.results.clear()
         self.torch.cuda.empty_cache()
-
-    def _on(self, stream: int) -> Any:
-        if stream not in self._streams:
-            self._streams[stream] = self.torch.cuda.ExternalStream(stream, device=f"cuda:{self.ordinal}")
-        return self.torch.cuda.stream(self._streams[stream])
 
 
 class _Memory:
@@ -152,105 +135,84 @@ def permitted(torch: Any, w: Workload) -> Iterator[None]:
             setattr(matmul, name, value)
 
 
-Way = tuple[str, Compute, int]
-
-
-def _matmuls(s: Session, w: Matmul, device: Device, cleanup: list[Callable[[], None]]) -> Iterator[Way]:
-    """(label, how, roundings between the library and the result) of each way."""
+def _matmuls(t: Torch, w: Matmul) -> Iterator[Algorithm]:
     if w.scales == "block128":
         raise Unavailable("is not asked for block scales")
     if w.dtype in (*FP8, "int8") and w.batch > 1:
         raise Unavailable(f"multiplies no batches of {w.dtype}")
-    torch = s.torch
+    torch = t.torch
+    fast, names = "fast_accumulate" in w.math, [op.name for op in w.ops]
 
-    def product(t: Tensors, out: Any) -> None:
-        a, b = factors(w, t)
-        if w.dtype == "int8":
-            torch._int_mm(a, b, out=out)
-        elif w.dtype in FP8:
-            one = unit()
-            torch._scaled_mm(a, b, one, one, out_dtype=out.dtype, use_fast_accum=fast, out=out)
-        else:
-            torch.matmul(a, b, out=out)
+    def scaled_mm(x: Tensors, scale_a: Any, scale_b: Any, **bias: Any) -> None:
+        out = x["out"]
+        torch._scaled_mm(*factors(w, x), scale_a, scale_b, out_dtype=out.dtype, use_fast_accum=fast, out=out, **bias)
 
     @functools.cache
     def unit() -> Any:
-        return torch.ones((), dtype=torch.float32, device=f"cuda:{s.ordinal}")
+        return torch.ones((), dtype=torch.float32, device=t.device)
 
-    fast, names = "fast_accumulate" in w.math, [op.name for op in w.ops]
-    kind = {"int8": "torch._int_mm", **dict.fromkeys(FP8, "torch._scaled_mm")}.get(w.dtype, "torch.matmul")
-    if plain(w) and given(w) == w.out_dtype and (w.dtype not in _WIDE or w.out_dtype == w.dtype):
-        yield kind, lambda t, _, on: product(t, t["out"]), 0
+    def product(x: Tensors, scalars: Mapping[str, float]) -> None:
+        if w.dtype in FP8:
+            scaled_mm(x, unit(), unit())
+        else:
+            (torch._int_mm if w.dtype == "int8" else torch.matmul)(*factors(w, x), out=x["out"])
+
+    same = w.dtype in _WIDE and w.out_dtype == w.dtype
+    if plain_product(w) == w and (same or w.dtype not in _WIDE):
+        kind = {"int8": "torch._int_mm", **dict.fromkeys(FP8, "torch._scaled_mm")}.get(w.dtype, "torch.matmul")
+        yield t.algorithm(w, kind, product)
         return
     scaled = w.scales in ("tensor", "row_col") and w.dtype in FP8 and w.alpha == "1" and w.beta == "0"
     if scaled and w.epilogue in ("", "bias"):
 
-        def whole(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-            a, b = factors(w, t)
-            columns = w.scales == "row_col"
-            x, y = (
-                (t["scale_a"].reshape(-1, 1), t["scale_b"].reshape(1, -1)) if columns else (t["scale_a"], t["scale_b"])
-            )
-            bias, out = t.get("bias"), t["out"]
-            torch._scaled_mm(a, b, x, y, bias=bias, out_dtype=out.dtype, use_fast_accum=fast, out=out)
+        def whole(x: Tensors, scalars: Mapping[str, float]) -> None:
+            a, b = x["scale_a"], x["scale_b"]
+            if w.scales == "row_col":
+                a, b = a.reshape(-1, 1), b.reshape(1, -1)
+            scaled_mm(x, a, b, bias=x.get("bias"))
 
-        yield "torch._scaled_mm" + (" with fused bias" if names else ""), whole, 0
-    bare = w.dtype in _WIDE and w.out_dtype == w.dtype and w.scales == "none"
+        yield t.algorithm(w, "torch._scaled_mm" + (" with fused bias" if names else ""), whole)
+    bare = same and w.scales == "none"
     if bare and not names:
 
-        def added(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-            (a, b), out = factors(w, t), t["out"]
+        def added(x: Tensors, scalars: Mapping[str, float]) -> None:
+            (a, b), out = factors(w, x), x["out"]
             beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
             add = torch.addmm if w.batch == 1 else torch.baddbmm
-            add(t.get("c", out), a, b, beta=beta, alpha=scalars.get("alpha", 1.0), out=out)
+            add(x.get("c", out), a, b, beta=beta, alpha=scalars.get("alpha", 1.0), out=out)
 
-        yield "torch.addmm" if w.batch == 1 else "torch.baddbmm", added, 0
-    if bare and w.batch == 1 and w.alpha == "1" and w.beta == "0" and names[:1] == ["bias"]:
+        yield t.algorithm(w, "torch.addmm" if w.batch == 1 else "torch.baddbmm", added)
+    if bare and w.batch == 1 and w.alpha == "1" and w.beta == "0":
         if names == ["bias"]:
 
-            def biased(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-                torch.addmm(t["bias"], *factors(w, t), out=t["out"])
+            def biased(x: Tensors, scalars: Mapping[str, float]) -> None:
+                torch.addmm(x["bias"], *factors(w, x), out=x["out"])
 
-            yield "torch.addmm with fused bias", biased, 0
+            yield t.algorithm(w, "torch.addmm with fused bias", biased)
         elif names in (["bias", "relu"], ["bias", "gelu_tanh"]):
-            gelu = names[1] == "gelu_tanh"
 
-            def activated(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-                torch._addmm_activation(t["bias"], *factors(w, t), use_gelu=gelu, out=t["out"])
+            def activated(x: Tensors, scalars: Mapping[str, float]) -> None:
+                torch._addmm_activation(x["bias"], *factors(w, x), use_gelu=names[1] == "gelu_tanh", out=x["out"])
 
-            yield f"torch._addmm_activation ({w.epilogue})", activated, 0
-    if w.dtype in _WIDE and given(w) != w.dtype:
-        if bare or names:
-            return
+            yield t.algorithm(w, f"torch._addmm_activation ({w.epilogue})", activated)
+    if w.dtype in _WIDE and plain_product(w).out_dtype != w.dtype:
         raise Unavailable(f"multiplies {w.dtype} into {w.dtype} alone")
-    finisher = Finisher(w, device)
-    cleanup.append(finisher.close)
-    spec = w.arrays()["out"]
-    between = ArraySpec(spec.shape, finisher.dtype, spec.strides)
-
-    def finished(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-        buffers = {n: tensor.data_ptr() for n, tensor in t.items()}
-        target = finisher.target(buffers)
-        product(t, t["out"] if target == buffers["out"] else s.view(target, between))
-        finisher.run(buffers, scalars, on)
-
-    yield f"{kind} and an elementwise kernel", finished, 1
+    yield from map(UnfusedEpilogue(t.session).after, _matmuls(t, plain_product(w)))
 
 
-def convolved(torch: Any, w: Conv2d, t: Tensors) -> tuple[Any, Any, Any]:
+def convolved(torch: Any, w: Conv2d, x: Tensors) -> tuple[Any, Any, Any]:
     """Image, filters and padding as PyTorch takes them: the same memory, channels first; uneven padding is added."""
-    x, filters = (t[n].permute(0, 3, 1, 2) if w.layout == "nhwc" else t[n] for n in ("x", "w"))
+    image, filters = (x[n].permute(0, 3, 1, 2) if w.layout == "nhwc" else x[n] for n in ("x", "w"))
     top, bottom, left, right = w.padding
     if (top, left) == (bottom, right):
-        return x, filters, (top, left)
-    return torch.nn.functional.pad(x, (left, right, top, bottom)), filters, 0
+        return image, filters, (top, left)
+    return torch.nn.functional.pad(image, (left, right, top, bottom)), filters, 0
 
 
-def _convolutions(s: Session, w: Conv2d, device: Device, cleanup: list[Callable[[], None]]) -> Iterator[Way]:
-    """As :func:`_matmuls`."""
-    if w.dtype not in _WIDE or given(w) != w.dtype:
+def _convolutions(t: Torch, w: Conv2d) -> Iterator[Algorithm]:
+    if w.dtype not in _WIDE or plain_product(w).out_dtype != w.dtype:
         raise Unavailable(f"convolves {w.dtype} into {w.out_dtype} in no way")
-    torch, nhwc, (top, bottom, left, right) = s.torch, w.layout == "nhwc", w.padding
+    torch, nhwc, (top, bottom, left, right) = t.torch, w.layout == "nhwc", w.padding
     names = [op.name for op in w.ops]
     winograd = "winograd" not in w.math and (w.r, w.s) == (3, 3) and w.stride == (1, 1)
     words = " (cuDNN chooses; Winograd cannot be denied)" if winograd else " (cuDNN chooses)"
@@ -259,30 +221,26 @@ def _convolutions(s: Session, w: Conv2d, device: Device, cleanup: list[Callable[
         """``y`` in memory as the workload says; a copy only where cuDNN chose otherwise."""
         return y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) if nhwc else y.contiguous()
 
-    def convolve(t: Tensors, bias: Any = None) -> Any:
-        x, k, padding = convolved(torch, w, t)
-        return torch.nn.functional.conv2d(x, k, bias, w.stride, padding, w.dilation, w.groups)
+    def convolve(x: Tensors, bias: Any = None) -> Any:
+        image, filters, padding = convolved(torch, w, x)
+        return laid(torch.nn.functional.conv2d(image, filters, bias, w.stride, padding, w.dilation, w.groups))
+
+    def activated(x: Tensors, scalars: Mapping[str, float]) -> Any:
+        image, filters, padding = convolved(torch, w, x)
+        return laid(torch.cudnn_convolution_relu(image, filters, x["bias"], w.stride, padding, w.dilation, w.groups))
 
     if not names:
-        yield f"conv2d{words}", lambda t, _, on: laid(convolve(t)), 0
+        yield t.algorithm(w, f"conv2d{words}", lambda x, _: convolve(x))
         return
     if names == ["bias"]:
-        yield f"conv2d with bias{words}", lambda t, _, on: laid(convolve(t, t["bias"])), 1
+        yield t.algorithm(w, f"conv2d with bias{words}", lambda x, _: convolve(x, x["bias"]), 1)
     if names == ["bias", "relu"] and (top, left) == (bottom, right):
+        yield t.algorithm(w, f"cudnn_convolution_relu{words}", activated, 1)
+    epilogue, plain = UnfusedEpilogue(t.session), t.algorithm(w, f"conv2d{words}", lambda x, _: convolve(x))
 
-        def activated(t: Tensors, scalars: Mapping[str, float], on: int) -> Any:
-            x, k, padding = convolved(torch, w, t)
-            return laid(torch.cudnn_convolution_relu(x, k, t["bias"], w.stride, padding, w.dilation, w.groups))
+    def finished(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+        with t.issuing(stream):
+            t.results[buffers["out"]] = y = convolve(t.tensors(w, buffers))
+        epilogue.run(buffers, scalars, stream, y.data_ptr())
 
-        yield f"cudnn_convolution_relu{words}", activated, 1
-    finisher = Finisher(w, device)
-    cleanup.append(finisher.close)
-    kept: dict[int, Any] = {}
-
-    def finished(t: Tensors, scalars: Mapping[str, float], on: int) -> None:
-        buffers = {n: tensor.data_ptr() for n, tensor in t.items()}
-        kept[buffers["out"]] = y = laid(convolve(t))
-        finisher.run(buffers, scalars, on, product=y.data_ptr())
-
-    cleanup.append(kept.clear)
-    yield f"conv2d{words} and an elementwise kernel", finished, 1
+    yield Algorithm(f"{plain.label} and an elementwise kernel", finished, 1)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from ...cuda import memory, nvrtc
+from ...cuda import nvrtc
 from ...cuda.device import Device
 from ...cuda.launch import Program
 from ...errors import Unavailable
 from ...plan import BufferArg, KernelStep, LaunchPlan
-from ...reference import NUMPY
-from ...templates import base
+from ...templates.base import render_text
 from ...templates.lib.common import epilogue_args
 from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
+from .baseline import Algorithm, Session
 
 THREADS = 256
+OneWorkload = TypeVar("OneWorkload", Matmul, Conv2d)
 _SOURCE = """
 {% import "parts/common/numeric.cuh.j2" as numeric %}
 {% import "parts/common/epilogue.cuh.j2" as epilogue %}
@@ -64,7 +66,7 @@ def source(workload: Matmul, given: str, device: Device) -> str:
     width = vector_width(workload, given)
     plain = replace(workload, scales="tensor") if workload.scales == "block128" else workload
     names = {"w": plain, "device": device, "given": given, "v": width, "item": ITEMSIZE[given], "threads": THREADS}
-    return base._environment(base.FOLDER).from_string(_SOURCE).render(names)
+    return render_text(_SOURCE, names)
 
 
 def plan(workload: Matmul, given: str) -> LaunchPlan:
@@ -76,21 +78,22 @@ def plan(workload: Matmul, given: str) -> LaunchPlan:
     )
 
 
-def compile_cubin(workload: Matmul, given: str, device: Device) -> bytes:
-    """The kernel's cubin, compiled here and now (about 0.1 s)."""
-    return nvrtc.to_cubin(source(workload, given, device), device.arch).data
-
-
-def plain(w: Workload) -> bool:
-    """Whether nothing follows the product but the cast."""
-    return not w.epilogue and w.scales == "none" and w.alpha == "1" and w.beta == "0"
-
-
-def given(w: Workload) -> str:
+def product_dtype(w: Workload) -> str:
     """dtype in which a library leaves the plain product when something is still to be done."""
     if w.dtype == "int8":
         return "int32"
     return w.out_dtype if w.out_dtype in ("float32", "float16", "bfloat16") else "float32"
+
+
+def plain_product(w: OneWorkload) -> OneWorkload:
+    """``w`` with nothing after the product; equal to ``w`` where nothing is left to do."""
+    more: dict[str, Any] = {} if isinstance(w, Conv2d) else {"alpha": "1", "beta": "0"}
+    return replace(w, epilogue="", scales="none", out_dtype=product_dtype(w), **more)
+
+
+def is_plain(w: Workload) -> bool:
+    """Whether nothing follows the product but the cast."""
+    return not w.epilogue and w.scales == "none" and w.alpha == "1" and w.beta == "0"
 
 
 def as_matmul(w: Workload) -> Matmul:
@@ -113,31 +116,34 @@ def as_matmul(w: Workload) -> Matmul:
     return Matmul(w.k, w.p * w.q, size, batch=w.n, epilogue=epilogue, **rest)  # type: ignore[arg-type]
 
 
-class Finisher:
-    """Finishes a product in dtype :func:`given`: scales, alpha, beta, epilogue, cast."""
+class UnfusedEpilogue:
+    """Does to a product in dtype :func:`product_dtype` what is left: scales, alpha, beta, epilogue, cast."""
 
-    def __init__(self, w: Workload, device: Device) -> None:
-        matmul, self.dtype = as_matmul(w), given(w)
+    def __init__(self, session: Session) -> None:
+        w = session.data.workload
+        matmul, dtype = as_matmul(w), product_dtype(w)
         if w.scales == "block128":
             raise Unavailable("has no plain product for block scales")
-        self._rows = w.op == "conv2d" and w.layout == "nchw"
-        self._program = Program(compile_cubin(matmul, self.dtype, device), plan(matmul, self.dtype))
-        nbytes = matmul.batch * matmul.m * matmul.ldc * NUMPY[self.dtype].itemsize
-        self._scratch = 0 if self.dtype == w.out_dtype else memory.allocate(nbytes)
+        self._bias = "row_bias" if isinstance(w, Conv2d) and w.layout == "nchw" else "bias"
+        cubin = nvrtc.to_cubin(source(matmul, dtype, session.device), session.device.arch).data
+        self._program = Program(cubin, plan(matmul, dtype))
+        session.owned.callback(self._program.unload)
+        nbytes = matmul.batch * matmul.m * matmul.ldc * ITEMSIZE[dtype]
+        self._scratch = 0 if dtype == w.out_dtype else session.allocate(nbytes)
 
-    def target(self, buffers: Mapping[str, int]) -> int:
-        """Where the library should leave its product: in ``out`` itself when the dtypes are equal."""
-        return self._scratch or buffers["out"]
+    def after(self, algorithm: Algorithm) -> Algorithm:
+        """``algorithm``, which leaves the plain product in ``out``, and then this kernel."""
 
-    def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int, product: int = 0) -> None:
-        """Issue the kernel on the product at ``product`` (default: :meth:`target`)."""
-        known = {**buffers, "workspace": product or self.target(buffers)}
-        if self._rows and "bias" in buffers:
-            known["row_bias"] = buffers["bias"]
+        def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+            product = self._scratch or buffers["out"]
+            algorithm.run({**buffers, "out": product}, {}, stream)
+            self.run(buffers, scalars, stream, product)
+
+        return Algorithm(f"{algorithm.label} and an elementwise kernel", issue, 1)
+
+    def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int, product: int) -> None:
+        """Issue the kernel on the product at address ``product``."""
+        known = {**buffers, "workspace": product}
+        if "bias" in buffers:
+            known[self._bias] = buffers["bias"]
         self._program.bind(known, scalars)(stream)
-
-    def close(self) -> None:
-        """Free its code and memory."""
-        self._program.unload()
-        if self._scratch:
-            memory.free(self._scratch)
