@@ -94,7 +94,7 @@ def matmul(
     row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. NumPy arrays are computed by
     NumPy. Returns an array of the library that ``a`` came from.
     """
-    first, second = arrays.see("a", a), arrays.see("b", b)
+    first, second = arrays.view("a", a), arrays.view("b", b)
     for name, seen in (("a", first), ("b", second)):
         if len(seen.shape) not in (2, 3):
             raise InvalidInput(f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
@@ -152,7 +152,7 @@ def conv2d(
 
     ``nchw``: ``x`` is (n, c, h, w), filters (k, c/groups, r, s); ``nhwc``: (n, h, w, c) and (k, r, s, c/groups).
     """
-    first, second = arrays.see("x", x), arrays.see("w", w)
+    first, second = arrays.view("x", x), arrays.view("w", w)
     if len(first.shape) != 4 or len(second.shape) != 4:
         raise InvalidInput("x.shape, w.shape", (first.shape, second.shape), "are not four-dimensional")
     order = (0, 3, 1, 2) if str(layout).lower() == "nhwc" else (0, 1, 2, 3)
@@ -182,7 +182,7 @@ def conv2d(
 
 def _dispatch(
     workload: Workload,
-    first: arrays.Seen,
+    first: arrays.ArrayView,
     operands: dict[str, Any],
     scalars: dict[str, float],
     out: Any,
@@ -192,7 +192,7 @@ def _dispatch(
     for name, value in operands.items():
         if name not in specs:
             raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
-        arrays.check(name, arrays.see(name, value), specs[name], 1)
+        arrays.check(name, arrays.view(name, value), specs[name], 1)
     for name in specs:
         if name not in operands and name != "out":
             raise InvalidInput(name, rule=f"is missing: {workload.key} needs it", remedy=f"pass {name}=")
@@ -200,7 +200,7 @@ def _dispatch(
         return _on_host(workload, operands, scalars, out)
     store = opened(store)
     kernel = _chosen(workload, first.device, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
-    given = [arrays.see(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
+    given = [arrays.view(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
     aligned = all(seen.pointer % workload.alignment == 0 for seen in given)
     if kernel is None or not aligned:
         if vendor.can(workload, first.library):
@@ -233,7 +233,7 @@ def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[s
     result = cast(reference(workload, host, scalars), workload.out_dtype)
     if out is None:
         return result
-    arrays.check("out", arrays.see("out", out), workload.arrays()["out"], 1)
+    arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1)
     if not np.asarray(out).flags.writeable:
         raise InvalidInput("out", rule="cannot be written", remedy="pass a writable array, or leave it out")
     np.asarray(out)[...] = result
@@ -308,5 +308,5 @@ def _layout(layout: str) -> None:
         raise InvalidInput("matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
 
 
-def _leading(seen: arrays.Seen) -> int:
+def _leading(seen: arrays.ArrayView) -> int:
     return seen.strides[-2] if seen.shape[-2] > 1 else 0

@@ -10,30 +10,52 @@ Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b w
 
 from __future__ import annotations
 
+import ctypes
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from . import text
 from .errors import CorruptData, InvalidInput
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
 SCALARS = ("alpha", "beta")
-CTYPES = {"int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "float32": 4}
+CTYPES: dict[str, Any] = {
+    "int32": ctypes.c_int32,
+    "uint32": ctypes.c_uint32,
+    "int64": ctypes.c_int64,
+    "uint64": ctypes.c_uint64,
+    "float32": ctypes.c_float,
+}
+"""What a scalar may be passed as."""
+
+
+class MapDtype(NamedTuple):
+    """A data type of tensor maps: bytes of an element, CUtensorMapDataType, and its name in PTX."""
+
+    itemsize: int
+    number: int
+    ptx: str
+
+
 TENSOR_MAP_DTYPES = {
-    "uint8": 1,
-    "uint16": 2,
-    "uint32": 4,
-    "int32": 4,
-    "uint64": 8,
-    "int64": 8,
-    "float16": 2,
-    "float32": 4,
-    "float64": 8,
-    "bfloat16": 2,
-    "tfloat32": 4,
+    "uint8": MapDtype(1, 0, "u8"),
+    "uint16": MapDtype(2, 1, "u16"),
+    "uint32": MapDtype(4, 2, "u32"),
+    "int32": MapDtype(4, 3, "s32"),
+    "uint64": MapDtype(8, 4, "u64"),
+    "int64": MapDtype(8, 5, "s64"),
+    "float16": MapDtype(2, 6, "f16"),
+    "float32": MapDtype(4, 7, "f32"),
+    "float64": MapDtype(8, 8, "f64"),
+    "bfloat16": MapDtype(2, 9, "bf16"),
+    "tfloat32": MapDtype(4, 11, "tf32"),
 }
 SWIZZLES = (0, 32, 64, 128)
+"""Bytes, in the order of CUtensorMapSwizzle."""
+L2_PROMOTIONS = (0, 64, 128, 256)
+"""Bytes, in the order of CUtensorMapL2promotion."""
 
 Dim3 = tuple[int, int, int]
 
@@ -55,6 +77,13 @@ class ScalarArg:
     name: str
     ctype: str
     value: int | float | None = None
+
+    def evaluate(self, scalars: Mapping[str, float]) -> Any:
+        """The number as a ctypes object, from ``scalars`` where the plan has none; InvalidInput when it is missing."""
+        value = scalars.get(self.name) if self.value is None else self.value
+        if value is None:
+            raise InvalidInput(f"scalar {self.name}", None, "is missing", f"pass {self.name}=")
+        return CTYPES[self.ctype](value if self.ctype == "float32" else int(value))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_bad_calls_are_refused(no_gpu):
 def test_the_vendor_fallback_computes_the_epilogue(monkeypatch, workload):
     monkeypatch.setitem(sys.modules, "cupy", np)
     given, scalars = example_inputs(workload), example_scalars(workload)
-    first = replace(arrays.see("a", given["a"]), library="cupy")
+    first = replace(arrays.view("a", given["a"]), library="cupy")
     assert vendor.can(workload, "cupy")
     assert compare(vendor.run(workload, first, given, scalars, None), workload, given, scalars).ok
 
@@ -116,7 +116,7 @@ def test_the_vendor_fallback_computes_the_epilogue(monkeypatch, workload):
 def test_what_the_vendor_cannot_do_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", np)
     given = example_inputs(Matmul(4, 4, 4, dtype="int8"))
-    first = replace(arrays.see("a", given["a"]), library="cupy")
+    first = replace(arrays.view("a", given["a"]), library="cupy")
     assert not vendor.can(Matmul(4, 4, 4, dtype="int8"), "cupy") and not vendor.can(Conv2d(1, 4, 4, 4, 4, 1, 1), "cupy")
     with pytest.raises(Unsupported, match="use gpu_tune\\.load"):
         vendor.run(Matmul(4, 4, 4, dtype="int8"), first, given, {}, None)
@@ -156,7 +156,7 @@ def test_our_kernel_serves_only_where_it_was_measured_to_be_faster(fake_cuda, ho
 
 def test_dtypes_of_other_libraries_are_known_by_their_names():
     for dtype, name in ((ml_dtypes.bfloat16, "bfloat16"), (ml_dtypes.float8_e4m3fn, "float8_e4m3"), (np.int8, "int8")):
-        assert arrays.see("x", np.zeros((2, 3), dtype)).dtype == name
+        assert arrays.view("x", np.zeros((2, 3), dtype)).dtype == name
 
 
 def test_dlpack_is_read_without_a_library():
@@ -171,7 +171,7 @@ def test_dlpack_is_read_without_a_library():
             return self.array.__dlpack_device__()
 
     array = np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2]
-    seen, direct = arrays.see("x", Plain(array)), arrays.see("x", array)
+    seen, direct = arrays.view("x", Plain(array)), arrays.view("x", array)
     assert (seen.pointer, seen.shape, seen.strides, seen.dtype) == (direct.pointer, (4, 3), (6, 2), "float32")
     assert seen.library == "dlpack" and seen.place == arrays.HOST
 

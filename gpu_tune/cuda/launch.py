@@ -15,35 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import CorruptData, InvalidInput
-from ..plan import CTYPES, Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from ..plan import (
+    CTYPES,
+    L2_PROMOTIONS,
+    SWIZZLES,
+    TENSOR_MAP_DTYPES,
+    Arg,
+    BufferArg,
+    KernelStep,
+    LaunchPlan,
+    MemsetStep,
+    ScalarArg,
+    TensorMapArg,
+)
 from . import cubin, driver
 
 KEPT = 64
 """Bindings that a program keeps."""
 PORTABLE_CLUSTER = 8
 """Blocks of a cluster that every chip with clusters can run; more must be allowed kernel by kernel."""
-_CTYPES: dict[str, Any] = {
-    "int32": ctypes.c_int32,
-    "uint32": ctypes.c_uint32,
-    "int64": ctypes.c_int64,
-    "uint64": ctypes.c_uint64,
-    "float32": ctypes.c_float,
-}
-_MAP_DTYPES = {
-    "uint8": 0,
-    "uint16": 1,
-    "uint32": 2,
-    "int32": 3,
-    "uint64": 4,
-    "int64": 5,
-    "float16": 6,
-    "float32": 7,
-    "float64": 8,
-    "bfloat16": 9,
-    "tfloat32": 11,
-}
-_SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
-_PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}
+_BYTES = {BufferArg: 8, TensorMapArg: 128}
 
 
 class Program:
@@ -113,7 +104,7 @@ class Program:
     def _launch(
         self, step: KernelStep, buffers: Mapping[str, int], scalars: Mapping[str, float], pdl: bool
     ) -> Callable[[int], None]:
-        arguments = [_argument(arg, buffers, scalars, step.kernel) for arg in step.args]
+        arguments = [_argument(arg, buffers, scalars) for arg in step.args]
         function = self._functions[step.kernel]
         return driver.Launch(function, step.grid, step.block, step.shared_bytes, step.cluster, arguments, pdl)
 
@@ -128,8 +119,10 @@ def _belong_together(image: bytes, plan: LaunchPlan) -> None:
     for step in plan.kernels:
         if step.kernel in kernels:
             taken = [param.size for param in kernels[step.kernel].params]
-            passed = [CTYPES[a.ctype] if isinstance(a, ScalarArg) else 8 if isinstance(a, BufferArg) else 128
-                      for a in step.args]  # fmt: skip
+            passed = [
+                ctypes.sizeof(CTYPES[arg.ctype]) if isinstance(arg, ScalarArg) else _BYTES[type(arg)]
+                for arg in step.args
+            ]
             if taken != passed:
                 raise CorruptData(
                     f"launch plan: kernel {step.kernel} takes arguments of {taken} bytes, the plan passes {passed}; "
@@ -158,8 +151,15 @@ def encode(arg: TensorMapArg, base: int) -> ctypes.Array[ctypes.c_char]:
     shape = (ctypes.c_uint64 * rank)(*arg.shape)
     strides = (ctypes.c_uint64 * max(1, rank - 1))(*arg.strides)
     steps = (ctypes.c_uint32 * rank)(*(arg.element_strides or (1,) * rank))
-    head = (made, _MAP_DTYPES[arg.dtype], ctypes.c_uint32(rank), ctypes.c_void_p(base + arg.offset), shape, strides)
-    tail = (steps, 0, _SWIZZLES[arg.swizzle], _PROMOTIONS[arg.l2_promotion], int(arg.oob_nan))
+    head = (
+        made,
+        TENSOR_MAP_DTYPES[arg.dtype].number,
+        ctypes.c_uint32(rank),
+        ctypes.c_void_p(base + arg.offset),
+        shape,
+        strides,
+    )
+    tail = (steps, 0, SWIZZLES.index(arg.swizzle), L2_PROMOTIONS.index(arg.l2_promotion), int(arg.oob_nan))
     try:
         if arg.im2col is None:
             driver.call("cuTensorMapEncodeTiled", *head, (ctypes.c_uint32 * rank)(*arg.box), *tail)
@@ -175,16 +175,12 @@ def encode(arg: TensorMapArg, base: int) -> ctypes.Array[ctypes.c_char]:
     return made
 
 
-def _argument(arg: Arg, buffers: Mapping[str, int], scalars: Mapping[str, float], kernel: str) -> Any:
+def _argument(arg: Arg, buffers: Mapping[str, int], scalars: Mapping[str, float]) -> Any:
     if isinstance(arg, BufferArg):
         return ctypes.c_uint64(_address(buffers, arg.buffer) + arg.offset)
     if isinstance(arg, TensorMapArg):
         return encode(arg, _address(buffers, arg.buffer))
-    assert isinstance(arg, ScalarArg)
-    value = arg.value if arg.value is not None else scalars.get(arg.name)
-    if value is None:
-        raise InvalidInput(f"scalar {arg.name}", None, f"is missing; kernel {kernel} needs it", f"pass {arg.name}=")
-    return _CTYPES[arg.ctype](value if arg.ctype == "float32" else int(value))
+    return arg.evaluate(scalars)
 
 
 def _address(buffers: Mapping[str, int], name: str) -> int:

@@ -19,19 +19,12 @@ from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
 from ..errors import EmulationError, InvalidInput
-from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from ..plan import BUFFERS, TENSOR_MAP_DTYPES, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build, tensor_map
 from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
 
 WRITABLE = ("out", "workspace")
 DEFAULT_RESIDENT_BLOCKS = 64
-_CTYPES: dict[str, Any] = {
-    "int32": np.int32,
-    "uint32": np.uint32,
-    "int64": np.int64,
-    "uint64": np.uint64,
-    "float32": np.float32,
-}
 _MAGIC = 0x70616D726F736E65
 
 
@@ -302,10 +295,7 @@ class _Run:
 
     def _argument(self, handle: int, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes:
         if isinstance(arg, ScalarArg):
-            value = arg.value if arg.value is not None else self.scalars.get(arg.name)
-            if value is None:
-                raise InvalidInput(f"run-time scalar {arg.name!r}", None, "has no value", "pass it in `scalars`")
-            return np.asarray(value).astype(_CTYPES[arg.ctype]).tobytes()
+            return bytes(arg.evaluate(self.scalars))
         buffer = self._buffer(arg.buffer, bound, f"kernel {step.kernel!r}")
         address = buffer.address + arg.offset
         if isinstance(arg, BufferArg):
@@ -317,7 +307,7 @@ class _Run:
                 f"kernel {step.kernel!r}: the tensor map of buffer {arg.buffer!r} is not legal: {'; '.join(broken)}"
             )
         numbers = tensor_map.pack(
-            arg, buffer.index, address, self.library.emu_type(tensor_map.ELEMENT[arg.dtype].encode())
+            arg, buffer.index, address, self.library.emu_type(TENSOR_MAP_DTYPES[arg.dtype].ptx.encode())
         )
         index = self.library.emu_tensor_map(handle, (ctypes.c_int64 * len(numbers))(*numbers))
         if index < 0:

@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..plan import TENSOR_MAP_DTYPES, TensorMapArg
-
-ELEMENT = {
-    "uint8": "u8",
-    "uint16": "u16",
-    "uint32": "u32",
-    "int32": "s32",
-    "uint64": "u64",
-    "int64": "s64",
-    "float16": "f16",
-    "float32": "f32",
-    "float64": "f64",
-    "bfloat16": "bf16",
-    "tfloat32": "tf32",
-}
+from ..plan import L2_PROMOTIONS, TENSOR_MAP_DTYPES, TensorMapArg
 
 
 def broken_rules(m: TensorMapArg, base: int, available: int) -> list[str]:
@@ -30,7 +16,7 @@ def broken_rules(m: TensorMapArg, base: int, available: int) -> list[str]:
 
 
 def _common(m: TensorMapArg, base: int, available: int) -> Iterator[str]:
-    size, rank = TENSOR_MAP_DTYPES[m.dtype], len(m.shape)
+    size, rank = TENSOR_MAP_DTYPES[m.dtype].itemsize, len(m.shape)
     if base % 16:
         yield f"the global address is {base % 16} bytes off a multiple of 16"
     if not 1 <= rank <= 5:
@@ -46,7 +32,7 @@ def _common(m: TensorMapArg, base: int, available: int) -> Iterator[str]:
             yield f"stride {stride} of dimension {k + 1} is not a multiple of 16 below 2^40"
     if m.element_strides and (len(m.element_strides) != rank or any(not 1 <= e <= 8 for e in m.element_strides)):
         yield f"element strides {m.element_strides} are not {rank} numbers in 1..8"
-    if m.l2_promotion not in (0, 64, 128, 256):
+    if m.l2_promotion not in L2_PROMOTIONS:
         yield f"L2 promotion {m.l2_promotion} is not 0, 64, 128 or 256"
     if m.oob_nan and m.dtype not in ("float16", "float32", "float64", "bfloat16", "tfloat32"):
         yield f"NaN fill needs a floating-point type, not {m.dtype}"
@@ -63,7 +49,7 @@ def _inner_box(size: int, swizzle: int) -> Iterator[str]:
 
 
 def _tiled(m: TensorMapArg) -> Iterator[str]:
-    size = TENSOR_MAP_DTYPES[m.dtype]
+    size = TENSOR_MAP_DTYPES[m.dtype].itemsize
     if len(m.box) != len(m.shape):
         yield f"box {m.box} has not the rank of shape {m.shape}"
         return
@@ -87,7 +73,7 @@ def _im2col(m: TensorMapArg) -> Iterator[str]:
         yield f"channels per pixel {im.channels_per_pixel} is not in 1..256"
     if not 1 <= im.pixels_per_column <= 1024:
         yield f"pixels per column {im.pixels_per_column} is not in 1..1024"
-    yield from _inner_box(im.channels_per_pixel * TENSOR_MAP_DTYPES[m.dtype], m.swizzle)
+    yield from _inner_box(im.channels_per_pixel * TENSOR_MAP_DTYPES[m.dtype].itemsize, m.swizzle)
 
 
 def pack(m: TensorMapArg, buffer: int, base: int, type_number: int) -> list[int]:
@@ -101,7 +87,7 @@ def pack(m: TensorMapArg, buffer: int, base: int, type_number: int) -> list[int]
     return [
         buffer,
         rank,
-        TENSOR_MAP_DTYPES[m.dtype],
+        TENSOR_MAP_DTYPES[m.dtype].itemsize,
         m.swizzle,
         type_number,
         base,

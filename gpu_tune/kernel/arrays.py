@@ -1,4 +1,4 @@
-"""Arrays of other libraries, seen without copying: PyTorch, CuPy, NumPy, DLPack and ``__cuda_array_interface__``.
+"""Arrays of other libraries, array without copying: PyTorch, CuPy, NumPy, DLPack and ``__cuda_array_interface__``.
 
 No library is imported: an object tells what it is, and PyTorch and CuPy are used only where the caller already did.
 """
@@ -16,20 +16,12 @@ from ..reference import NUMPY
 from ..workload import ArraySpec
 
 CUDA, HOST = "cuda", "host"
-_NAMES = {
-    "float8_e4m3fn": "float8_e4m3",
-    "float8_e4m3": "float8_e4m3",
-    "float8_e5m2": "float8_e5m2",
-    "bfloat16": "bfloat16",
-    "<f4": "float32",
-    "<f2": "float16",
-    "|i1": "int8",
-    "<i4": "int32",
-}
+_NAMES = {theirs: name for name, dtype in NUMPY.items() for theirs in (dtype.name, dtype.str)}
+"""Our names of data types by NumPy's (PyTorch's are the same) and by typestr."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ArrayView:
     """One array as its owner describes it. ``strides`` in elements; ``pointer`` to the first element.
 
     ``place`` is ``cuda`` or ``host``, ``device`` the GPU's number. ``library`` is ``torch``, ``cupy``, ``numpy``,
@@ -46,51 +38,22 @@ class Seen:
     owner: Any
 
 
-def see(name: str, value: Any, stream: int = 0) -> Seen:
+def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     """``value`` as an array; InvalidInput when it is none. ``stream`` (a CUstream) is where its data will be read."""
     library = type(value).__module__.partition(".")[0]
     if library == "torch" and hasattr(value, "data_ptr"):
-        kind = value.device.type
-        dtype = str(value.dtype).partition(".")[2]
-        return Seen(
-            value.data_ptr(),
-            tuple(value.shape),
-            tuple(value.stride()),
-            _NAMES.get(dtype, dtype),
-            CUDA if kind == "cuda" else HOST if kind == "cpu" else kind,
-            value.device.index or 0,
-            "torch",
-            value,
-        )
-    if library == "cupy" and hasattr(value, "data"):
-        size = value.dtype.itemsize
-        return Seen(
-            value.data.ptr,
-            value.shape,
-            tuple(s // size for s in value.strides),
-            _name(value.dtype.name),
-            CUDA,
-            value.device.id,
-            "cupy",
-            value,
-        )
-    if (
-        library == "numpy"
-        and hasattr(value, "__array_interface__")
-        and value.ndim is not None
-        and hasattr(value, "ctypes")
-    ):
-        size = value.dtype.itemsize
-        return Seen(
-            value.ctypes.data,
-            value.shape,
-            tuple(s // size for s in value.strides),
-            _name(value.dtype.name),
-            HOST,
-            0,
-            "numpy",
-            value,
-        )
+        place = HOST if value.device.type == "cpu" else value.device.type
+        dtype, device = str(value.dtype).partition(".")[2], value.device.index or 0
+        shape, strides = tuple(value.shape), tuple(value.stride())
+        return ArrayView(value.data_ptr(), shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
+    if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
+        if library == "cupy":
+            pointer, place, device = value.data.ptr, CUDA, value.device.id
+        else:
+            pointer, place, device = value.ctypes.data, HOST, 0
+        strides = tuple(s // value.dtype.itemsize for s in value.strides)
+        dtype = _NAMES.get(value.dtype.name, value.dtype.name)
+        return ArrayView(pointer, value.shape, strides, dtype, place, device, library, value)
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(name, value, stream)
     if hasattr(value, "__cuda_array_interface__"):
@@ -104,30 +67,30 @@ def see(name: str, value: Any, stream: int = 0) -> Seen:
     )
 
 
-def check(name: str, seen: Seen, spec: ArraySpec, alignment: int) -> None:
-    """Raise InvalidInput unless ``seen`` has the shape, dtype, strides (elements) and alignment (bytes) compiled in."""
-    if seen.shape != spec.shape:
+def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
+    """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in."""
+    if array.shape != spec.shape:
         raise InvalidInput(
             f"{name}.shape",
-            seen.shape,
+            array.shape,
             f"is not {spec.shape}",
             "the kernel is compiled for that shape alone: tune the shape you have",
         )
     size = NUMPY[spec.dtype].itemsize
-    if seen.dtype not in (spec.dtype, f"void{8 * size}"):
-        raise InvalidInput(f"{name}.dtype", seen.dtype, f"is not {spec.dtype}", "convert it before the call")
+    if array.dtype not in (spec.dtype, f"void{8 * size}"):
+        raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
     expected = spec.element_strides
-    if any(d > 1 and have != want for d, have, want in zip(spec.shape, seen.strides, expected)):
+    if any(d > 1 and have != want for d, have, want in zip(spec.shape, array.strides, expected)):
         raise InvalidInput(
             f"{name} strides (elements)",
-            seen.strides,
+            array.strides,
             f"are not {expected}",
             "make it contiguous, or tune the workload with your lda/ldb/ldc or layout",
         )
-    if seen.place == CUDA and seen.pointer % alignment:
+    if array.place == CUDA and array.pointer % alignment:
         raise InvalidInput(
             f"{name} address",
-            hex(seen.pointer),
+            hex(array.pointer),
             f"is not a multiple of {alignment} bytes",
             "tune the workload with a smaller alignment=, or copy the array",
         )
@@ -144,7 +107,7 @@ def current_stream(library: str, device: int) -> int:
     return 0
 
 
-def allocate(spec: ArraySpec, like: Seen) -> Any:
+def allocate(spec: ArraySpec, like: ArrayView) -> Any:
     """A new array of ``spec`` in the library that ``like`` came from; InvalidInput where that library cannot."""
     module: Any = sys.modules.get(like.library)
     if like.library == "torch" and module is not None:
@@ -166,15 +129,11 @@ def allocate(spec: ArraySpec, like: Seen) -> Any:
     )
 
 
-def span(seen: Seen) -> tuple[int, int]:
+def span(array: ArrayView) -> tuple[int, int]:
     """First address and the one after the last of an array's memory (strides not negative)."""
-    size = NUMPY[seen.dtype].itemsize if seen.dtype in NUMPY else 1
-    last = sum((d - 1) * s for d, s in zip(seen.shape, seen.strides) if d)
-    return seen.pointer, seen.pointer + (last + 1) * size
-
-
-def _name(numpy_name: str) -> str:
-    return _NAMES.get(numpy_name, numpy_name)
+    size = NUMPY[array.dtype].itemsize if array.dtype in NUMPY else 1
+    last = sum((d - 1) * s for d, s in zip(array.shape, array.strides) if d)
+    return array.pointer, array.pointer + (last + 1) * size
 
 
 class _Device(ctypes.Structure):
@@ -211,7 +170,7 @@ _DLPACK_DTYPES = {
 _DLPACK_PLACES = {1: HOST, 2: CUDA, 3: HOST, 13: CUDA}  # CPU, CUDA, pinned host, managed
 
 
-def _from_dlpack(name: str, value: Any, stream: int) -> Seen:
+def _from_dlpack(name: str, value: Any, stream: int) -> ArrayView:
     place = _DLPACK_PLACES.get(int(value.__dlpack_device__()[0]))
     if place is None:
         raise InvalidInput(name, type(value).__name__, "is not in CUDA memory", "copy it to the GPU")
@@ -227,12 +186,12 @@ def _from_dlpack(name: str, value: Any, stream: int) -> Seen:
         strides = ArraySpec(shape, "float32").element_strides
     code = (tensor.dtype.code, tensor.dtype.bits)
     dtype = _DLPACK_DTYPES.get(code, f"DLPack type {code}") if tensor.dtype.lanes == 1 else "DLPack vector type"
-    return Seen(
+    return ArrayView(
         (tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, place, tensor.device.id, "dlpack", capsule
     )
 
 
-def _from_interface(name: str, value: Any, stream: int) -> Seen:
+def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
     facts = value.__cuda_array_interface__
     text, shape = facts["typestr"], tuple(facts["shape"])
     if facts.get("mask") is not None:
@@ -244,4 +203,4 @@ def _from_interface(name: str, value: Any, stream: int) -> Seen:
     dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
     strides = facts.get("strides")
     counted = tuple(s // size for s in strides) if strides else ArraySpec(shape, "float32").element_strides
-    return Seen(int(facts["data"][0]), shape, counted, dtype, CUDA, 0, "interface", value)
+    return ArrayView(int(facts["data"][0]), shape, counted, dtype, CUDA, 0, "interface", value)

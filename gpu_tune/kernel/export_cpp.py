@@ -14,28 +14,14 @@ from ..cuda.launch import PORTABLE_CLUSTER
 from ..plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from ..workload import View, Workload
 
-_ENUM = {
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "int32": "INT32",
-    "uint64": "UINT64",
-    "int64": "INT64",
-    "float16": "FLOAT16",
-    "float32": "FLOAT32",
-    "float64": "FLOAT64",
-    "bfloat16": "BFLOAT16",
-    "tfloat32": "TFLOAT32",
-}
-_SWIZZLE = {0: "NONE", 32: "32B", 64: "64B", 128: "128B"}
-_PROMOTION = {0: "NONE", 64: "L2_64B", 128: "L2_128B", 256: "L2_256B"}
 _CTYPE = {
-    "int32": "int",
-    "uint32": "unsigned",
-    "int64": "long long",
-    "uint64": "unsigned long long",
-    "float32": "float",
+    "int32": ("int", ""),
+    "uint32": ("unsigned", "u"),
+    "int64": ("long long", "ll"),
+    "uint64": ("unsigned long long", "ull"),
+    "float32": ("float", "f"),
 }
+"""The type in C++ and the suffix of its literals."""
 
 
 def header(plan: LaunchPlan, workload: Workload, *, chip: str = "", view: View | None = None) -> str:
@@ -132,7 +118,7 @@ def _launch(number: int, step: KernelStep, origin: Callable[[str], str]) -> list
             body.append(f"CUdeviceptr {name} = buffers.{origin(arg.buffer)}{offset};")
         elif isinstance(arg, ScalarArg):
             value = f"buffers.{arg.name}" if arg.value is None else _literal(arg)
-            body.append(f"{_CTYPE[arg.ctype]} {name} = {value};")
+            body.append(f"{_CTYPE[arg.ctype][0]} {name} = {value};")
         else:
             body += _tensor_map(name, arg, origin(arg.buffer))
     dims = ", ".join(map(str, (*step.grid, *step.block)))
@@ -146,10 +132,8 @@ def _launch(number: int, step: KernelStep, origin: Callable[[str], str]) -> list
 
 
 def _literal(arg: ScalarArg) -> str:
-    if arg.ctype == "float32":
-        return f"{float(arg.value or 0)!r}f"
-    suffix = {"int32": "", "uint32": "u", "int64": "ll", "uint64": "ull"}[arg.ctype]
-    return f"{int(arg.value or 0)}{suffix}"
+    value = arg.value or 0
+    return (repr(float(value)) if arg.ctype == "float32" else str(int(value))) + _CTYPE[arg.ctype][1]
 
 
 def _tensor_map(name: str, arg: TensorMapArg, buffer: str) -> list[str]:
@@ -162,10 +146,11 @@ def _tensor_map(name: str, arg: TensorMapArg, buffer: str) -> list[str]:
         f"const cuuint64_t {name}_strides[] = {{{_join(arg.strides) or '0'}}};  // bytes, dimensions 1 and up",
         f"const cuuint32_t {name}_steps[] = {{{_join(strides)}}};",
     ]
-    common = f"&{name}, CU_TENSOR_MAP_DATA_TYPE_{_ENUM[arg.dtype]}, {rank}, {where}, {name}_shape, {name}_strides"
+    common = f"&{name}, CU_TENSOR_MAP_DATA_TYPE_{arg.dtype.upper()}, {rank}, {where}, {name}_shape, {name}_strides"
+    swizzle = f"{arg.swizzle}B" if arg.swizzle else "NONE"
+    promotion = f"L2_{arg.l2_promotion}B" if arg.l2_promotion else "NONE"
     tail = (
-        f"CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_{_SWIZZLE[arg.swizzle]}, "
-        f"CU_TENSOR_MAP_L2_PROMOTION_{_PROMOTION[arg.l2_promotion]}, "
+        f"CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_{swizzle}, CU_TENSOR_MAP_L2_PROMOTION_{promotion}, "
         f"CU_TENSOR_MAP_FLOAT_OOB_FILL_{'NAN_REQUEST_ZERO_FMA' if arg.oob_nan else 'NONE'}"
     )
     if arg.im2col is None:

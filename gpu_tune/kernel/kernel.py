@@ -29,7 +29,7 @@ from ..store.winner import Winner
 from ..trial import MEASURED
 from ..workload import Workload
 from . import arrays
-from .arrays import HOST, Seen
+from .arrays import HOST, ArrayView
 
 KEPT = 256
 """Combinations of arrays that are known to be good and are not checked again."""
@@ -125,13 +125,13 @@ class TunedKernel:
         given = self._given(operands, named)
         scalars = self._scalars(alpha, beta)
         lead = self.workload.inputs[0]
-        first = arrays.see(lead, given[lead], stream or 0)
+        first = arrays.view(lead, given[lead], stream or 0)
         if stream is None:
             stream = 0 if first.place == HOST else arrays.current_stream(first.library, first.device)
-        seen = {name: arrays.see(name, value, stream) for name, value in given.items() if name != lead or stream}
+        seen = {name: arrays.view(name, value, stream) for name, value in given.items() if name != lead or stream}
         seen.setdefault(lead, first)
         if out is not None:
-            seen["out"] = arrays.see("out", out, stream)
+            seen["out"] = arrays.view("out", out, stream)
         key = tuple((n, a.pointer, a.shape, a.strides, a.dtype, a.place, a.device) for n, a in seen.items())
         if key not in self._checked:
             self._check(seen, first, scalars)
@@ -144,11 +144,11 @@ class TunedKernel:
             return self._on_host(given, scalars, out)
         if out is None:
             out = arrays.allocate(self._specs["out"], first)
-            seen["out"] = arrays.see("out", out, stream)
+            seen["out"] = arrays.view("out", out, stream)
         self._launch(seen, scalars, stream)
         return out
 
-    def _check(self, seen: Mapping[str, Seen], first: Seen, scalars: Mapping[str, float]) -> None:
+    def _check(self, seen: Mapping[str, ArrayView], first: ArrayView, scalars: Mapping[str, float]) -> None:
         """Raise InvalidInput unless the arrays are what the kernel is compiled for, in one place, and apart."""
         lead = self.workload.inputs[0]
         if self._needs_c(scalars) and "c" not in seen:
@@ -213,7 +213,7 @@ class TunedKernel:
                 raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
         return scalars
 
-    def _launch(self, seen: Mapping[str, Seen], scalars: Mapping[str, float], stream: int) -> None:
+    def _launch(self, seen: Mapping[str, ArrayView], scalars: Mapping[str, float], stream: int) -> None:
         target = seen["out"]
         guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
         device = device_of(target.pointer) if guess else target.device
@@ -270,9 +270,9 @@ class TunedKernel:
 
         host = {n: np.asarray(v) for n, v in given.items()}
         for name, array in host.items():
-            arrays.check(name, arrays.see(name, array), self._specs[name], self.workload.alignment)
+            arrays.check(name, arrays.view(name, array), self._specs[name], self.workload.alignment)
         result = allocate(self._specs["out"]) if out is None else np.asarray(out)
-        arrays.check("out", arrays.see("out", result), self._specs["out"], self.workload.alignment)
+        arrays.check("out", arrays.view("out", result), self._specs["out"], self.workload.alignment)
         buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
         if self.workload.beta != "0":
             buffers.setdefault("c", result)
@@ -294,7 +294,7 @@ def _model(name: str) -> Device | None:
         return None
 
 
-def _same_place(name: str, array: Seen, other: str, first: Seen) -> None:
+def _same_place(name: str, array: ArrayView, other: str, first: ArrayView) -> None:
     if array.place != first.place or (array.place != HOST and array.device != first.device):
         raise InvalidInput(
             name,
@@ -304,7 +304,7 @@ def _same_place(name: str, array: Seen, other: str, first: Seen) -> None:
         )
 
 
-def _check_overlap(out: Seen, seen: Mapping[str, Seen]) -> None:
+def _check_overlap(out: ArrayView, seen: Mapping[str, ArrayView]) -> None:
     start, end = arrays.span(out)
     for name, array in seen.items():
         low, high = arrays.span(array)

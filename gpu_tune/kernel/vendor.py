@@ -14,7 +14,7 @@ from ..errors import Unsupported
 from ..reference import activation, factors
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
-from .arrays import Seen
+from .arrays import ArrayView
 
 _TORCH_ACTIVATIONS: dict[str, Callable[[Any, Op, Any], Any]] = {
     "relu": lambda functional, op, y: functional.relu(y),
@@ -35,7 +35,9 @@ def can(workload: Workload, library: str) -> bool:
     return simple and library == "cupy" and sys.modules.get("cupy") is not None
 
 
-def run(workload: Workload, first: Seen, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
+def run(
+    workload: Workload, first: ArrayView, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any
+) -> Any:
     """The result, computed by the library that ``first`` came from; Unsupported when it cannot."""
     if not can(workload, first.library):
         raise Unsupported(f"{workload.key}: {first.library} arrays have no vendor library for this; use gpu_tune.load")
