@@ -10,6 +10,7 @@ import functools
 import logging
 import numbers
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,6 @@ from .kernel.kernel import TunedKernel
 from .measure.select import select_device
 from .reference import cast, reference
 from .space.space import TemplateSpace
-from .store.records import now
 from .store.store import Store, Winner, lookup, opened
 from .store.winner import Compiler
 from .templates.base import Template, render
@@ -258,7 +258,7 @@ def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[
             render(variant.template, config, variant.workload, place),
             variant.template.plan(config, variant.workload, place).check(),
         )
-        options, created = nvrtc.all_options(place.arch), now()
+        options, created = nvrtc.all_options(place.arch), time.time()
         code = emit(
             body,
             workload=workload,

@@ -6,7 +6,6 @@ A compile's identity is the source, the full option list and the NVRTC release. 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,9 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from .. import paths
+from .. import paths, text
 from ..cuda import nvrtc
 from ..errors import CompileError, InvalidInput
 from .worker import Child, ChildLost
@@ -70,21 +68,19 @@ class CompileStore:
         """The stored result, or None."""
         try:
             data = self.path(key).read_bytes()
-        except OSError:
-            return None
-        try:
             if not data.startswith(MAGIC):
                 raise ValueError("unknown start")
             head, _, cubin = data[len(MAGIC) :].partition(b"\n")
             facts = json.loads(head)
-            if facts["key"] != key or hashlib.sha256(cubin).hexdigest() != facts["sha256"]:
+            if facts.pop("key") != key or facts.pop("sha256") != hashlib.sha256(cubin).hexdigest():
                 raise ValueError("digest differs")
-            if facts["status"] not in ("ok", "compile_error") or (facts["status"] == "ok") != bool(cubin):
+            result: CompileResult = text.from_json(CompileResult, {**facts, "cubin": cubin, "cached": True})
+            if result.status not in ("ok", "compile_error") or (result.status == "ok") != bool(cubin):
                 raise ValueError("status and content differ")
-            return CompileResult(
-                facts["status"], cubin, str(facts["log"]), str(facts["reason"]), float(facts["seconds"]), True
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            return result
+        except OSError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("compiled file %s is damaged (%s): compiling again", self.path(key), error)
             return None
 
@@ -175,25 +171,23 @@ class CompilePool:
         done = 0
         while (job := self._queue.get()) is not None:
             key, source, arch, future = job
-            if not future.set_running_or_notify_cancel():
-                with self._lock:
-                    if self._running.get(key) is future:
-                        del self._running[key]
-                continue
+            wanted, result = future.set_running_or_notify_cancel(), None
             try:
-                result = self.store.get(key) if self.store else None
-                if result is None:
+                result = self.store.get(key) if wanted and self.store else None
+                if wanted and result is None:
                     result = self._compile(child, source, arch)
                     done += 1
                     if self.store and not self._closed:
                         self.store.put(key, result)
             except BaseException as error:
-                result = CompileResult("compile_error", reason=f"the compile could not be run: {error}")
                 if self._closed:
-                    return _finish(future, lambda f: f.set_exception(RuntimeError("the compile pool was closed")))
+                    return future.set_exception(RuntimeError("the compile pool was closed"))
+                result = CompileResult("compile_error", reason=f"the compile could not be run: {error}")
             with self._lock:
-                self._running.pop(key, None)
-            _finish(future, lambda f, r=result: f.set_result(r))  # type: ignore[misc]
+                if self._running.get(key) is future:
+                    del self._running[key]
+            if result is not None:
+                future.set_result(result)
             if done >= _RENEW_AFTER:
                 child.kill()
                 done = 0
@@ -240,11 +234,6 @@ def _first_error(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
     return (telling or lines or [""])[0][:300]
-
-
-def _finish(future: Future[CompileResult], action: Callable[[Any], None]) -> None:
-    with contextlib.suppress(Exception):  # cancelled meanwhile by close()
-        action(future)
 
 
 def _kill_all(children: list[Child]) -> None:

@@ -21,7 +21,7 @@ from .compiling import Pipeline
 from .finals import ROUNDS, Check, Finalist, Finals, conclude
 from .gpu_worker import request_of
 from .protocol import Build
-from .quarantine import Journal, Patience, run_seconds
+from .quarantine import CircuitBreaker, Journal, run_seconds
 from .worker import Child, ChildLost
 
 ENTRY = "gpu_tune.measure.gpu_worker:handler"
@@ -67,7 +67,7 @@ class GpuMeasurer(Pipeline):
         self.journal = Journal(store / "started") if store is not None else None
         self.killers = self.journal.killers() if self.journal else {}
         self._best = 0.0
-        self.patience = Patience()
+        self.breaker = CircuitBreaker()
         self._timed_out = False
         self._facts: dict[str, Any] = {}
         self._known: dict[Child, int] = {}
@@ -123,8 +123,8 @@ class GpuMeasurer(Pipeline):
     def _spared(self, failed: str, builds: Mapping[str, Build], out: Mapping[str, Finalist]) -> dict[str, Finalist]:
         """The others of the template of ``failed``, should it be given up: they are not run any more."""
         template = builds[failed].candidate.template
-        self.patience.note(template, lost=True, hung=self._timed_out)
-        reason = self.patience.over(template)
+        self.breaker.note(template, lost=True, hung=self._timed_out)
+        reason = self.breaker.tripped(template)
         same = {n: b.candidate for n, b in builds.items() if n not in out and b.candidate.template == template}
         return {n: Finalist(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
 
@@ -153,7 +153,7 @@ class GpuMeasurer(Pipeline):
         killer = self.killers.get(build.hash)
         if killer is not None:
             return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
-        reason = self.patience.over(build.candidate.template)
+        reason = self.breaker.tripped(build.candidate.template)
         if reason:
             return self._ended(build.candidate, "quarantined", reason, build.seconds, build)
         request = {**self._request("trial", best=self._best), **self._entry(build)}
@@ -177,7 +177,7 @@ class GpuMeasurer(Pipeline):
             self._free.put(child)
         if self.journal:
             self.journal.ended(build.hash, reply["status"], lost)
-        self.patience.note(build.candidate.template, lost=lost, hung=reply["status"] == "run_timeout")
+        self.breaker.note(build.candidate.template, lost=lost, hung=reply["status"] == "run_timeout")
         if reply["status"] == "ok":
             median = sorted(reply["samples"])[len(reply["samples"]) // 2]
             self._best = min(self._best or median, median)

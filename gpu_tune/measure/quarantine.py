@@ -41,11 +41,21 @@ class Journal:
 
     def started(self, build_hash: str, what: str) -> None:
         """Note, on disk before this returns, that ``build_hash`` is about to run."""
-        self._append({"event": "started", "hash": build_hash, "what": what}, sync=True)
+        self._note(True, event="started", hash=build_hash, what=what)
 
     def ended(self, build_hash: str, status: str, lost: bool = False) -> None:
         """Note how it ended; ``lost``: it took its process with it."""
-        self._append({"event": "ended", "hash": build_hash, "status": status, "lost": lost})
+        self._note(False, event="ended", hash=build_hash, status=status, lost=lost)
+
+    def _note(self, sync: bool, **event: Any) -> None:
+        pid, host = os.getpid(), socket.gethostname()
+        event.update(time=round(time.time(), 3), pid=pid, host=host, boot=_boot(), birth=_birth(pid))
+        try:
+            self._file.append(json.dumps(event) + "\n", sync=sync)
+        except (OSError, StoreError) as error:  # a full disk must not end a tuning; only the protection is lost
+            if not self._complained:
+                self._complained = True
+                log.warning("started trials cannot be noted in %s (%s): killers will not be known", self.folder, error)
 
     def killers(self) -> dict[str, Killer]:
         """The quarantined binaries, by hash."""
@@ -79,23 +89,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _append(self, event: dict[str, Any], sync: bool = False) -> None:
-        pid, host = os.getpid(), socket.gethostname()
-        event = {
-            **event,
-            "time": round(time.time(), 3),
-            "pid": pid,
-            "host": host,
-            "boot": _boot(),
-            "birth": _birth(pid),
-        }
-        try:
-            self._file.append(json.dumps(event) + "\n", sync=sync)
-        except (OSError, StoreError) as error:  # a full disk must not end a tuning; only the protection is lost
-            if not self._complained:
-                self._complained = True
-                log.warning("started trials cannot be noted in %s (%s): killers will not be known", self.folder, error)
 
 
 def _event(line: str) -> dict[str, Any]:
@@ -137,7 +130,7 @@ def run_seconds(workload: Workload) -> float:
     return min(20.0, 6.0 + workload.flops / 1e11)
 
 
-class Patience:
+class CircuitBreaker:
     """How the configs of each template ended, and whether any more of it are worth running."""
 
     def __init__(self) -> None:
@@ -151,7 +144,7 @@ class Patience:
             self._lost[template] += count * lost
             self._hung[template] += count * hung
 
-    def over(self, template: str) -> str:
+    def tripped(self, template: str) -> str:
         """Why no more of ``template`` is run: one that hangs costs seconds, and it may be broken here. Else empty."""
         ran, hung, lost = self._ran[template], self._hung[template], self._lost[template]
         if (hung < HANGS and lost < LOSSES) or 4 * lost < ran:

@@ -67,7 +67,6 @@ class RecordedSpace(GridSpace):
         rows = self.rows(t.config for t in recorded.trials)
         super().__init__(recorded.kernel, recorded.knobs, (), rows)
         self._trials = {t.config.key: t for t in recorded.trials}
-        self._order = [k.name for k in recorded.knobs]
 
     def __len__(self) -> int:
         return len(self.recorded.trials)
@@ -75,9 +74,7 @@ class RecordedSpace(GridSpace):
     @property
     def optimum(self) -> float:
         """The best recorded time, seconds."""
-        best = self.recorded.best.time
-        assert best is not None
-        return best
+        return self.recorded.best.time or 0.0
 
     def times(self) -> NDArray[np.float64]:
         """Recorded times in seconds by row of ``grid.all()``; inf where the trial failed (for statistics, never

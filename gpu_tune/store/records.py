@@ -4,20 +4,19 @@ Rules. Truth is JSON lines, one segment file a writer (host-pid-uuid), one ``os.
 never meet and ``cat`` merges two machines. Readers merge all segments, drop a torn last line and skip a corrupt one,
 saying so in the log. Measured, predicted and replayed trials live in folders of their own and never mix.
 
-Three identities. *choice*: template hash + workload + chip, what a winner answers for (``Record.choice``).
-*measurement*: choice + driver + NVRTC + policy, what makes two times comparable: a run resumes only from such trials,
-the others teach the models. *artifact*: source + options + NVRTC, what makes a cubin reusable (``compile_key``).
+Three identities. *choice*: template hash + workload + chip, what a winner answers for. *measurement*: choice + driver +
+NVRTC + policy, what makes two times comparable: a run resumes only from such trials, the others teach the models.
+*artifact*: source + options + NVRTC, what makes a cubin reusable (``compile_key``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import logging
-import time
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,11 +56,6 @@ class Record:
         """``measured``, ``predicted`` or ``replayed``."""
         return self.measurement.source
 
-    @property
-    def choice(self) -> str:
-        """Identity of the choice that this record speaks for."""
-        return choice_id(self.template_hash, self.workload, self.chip)
-
     def line(self) -> str:
         """One JSON line; ``parse`` inverts it. Identity comes first, so that readers can filter before they parse."""
         first = {"format": FORMAT, "chip": self.chip, "key": self.workload.key}
@@ -78,15 +72,6 @@ def parse(line: str) -> Record:
             json.dumps(data, ensure_ascii=False).encode()
         found: Record = from_json(Record, {k: v for k, v in data.items() if k not in ("format", "key")}, READERS)
         return found
-
-
-def choice_id(template_hash: str, workload: Workload, chip: str) -> str:
-    """Identity of a choice: which template as it now is, computing what, on which chip (16 hex digits)."""
-    return _digest("choice", template_hash, workload.key, chip)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -198,7 +183,7 @@ def to_csv(records: Iterable[Record]) -> str:
                 "template_hash": r.template_hash,
                 "status": m.status,
                 "seconds": m.time if m.ok else "",
-                "warm_seconds": _median(m.warm_samples),
+                "warm_seconds": statistics.median(m.warm_samples) if m.warm_samples else "",
                 "samples": json.dumps(m.samples),
                 "cubin_hash": m.cubin_hash,
                 "reason": m.reason,
@@ -216,15 +201,6 @@ def from_csv(text: str, name: str) -> Iterator[Record]:
     with contextlib.suppress(csv.Error):
         rows = [row.get("record") or "" for row in csv.DictReader(io.StringIO(text, newline=""))]
         yield from read_text("".join(f"{row}\n" for row in rows), name)
-
-
-def now() -> float:
-    """Seconds since the epoch."""
-    return time.time()
-
-
-def _median(samples: Sequence[float]) -> Any:
-    return sorted(samples)[len(samples) // 2] if samples else ""
 
 
 def as_recorded(records: Iterable[Record]) -> Recorded:

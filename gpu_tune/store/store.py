@@ -20,7 +20,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,8 +151,9 @@ class Store:
             for base in (self.folder, self.folder / PREDICTED):
                 for path in base.glob(pattern):
                     answers = path.name.startswith(".old-") and not path.with_name(path.name[5:]).exists()
-                    if _age(path) > older_than and not answers:
-                        doomed.append(path)
+                    with contextlib.suppress(OSError):
+                        if time.time() - path.stat().st_mtime > older_than and not answers:
+                            doomed.append(path)
         doomed = list(dict.fromkeys(doomed))
         size = sum(map(_bytes, doomed))
         for path in doomed:
@@ -182,17 +183,13 @@ def lookup(
     workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None, user: bool = True
 ) -> tuple[Winner, Store] | None:
     """The winner and where it came from: ``store`` if given, then the user's (with ``user``), then the shipped ones."""
-    for place in stores(store, user):
+    own = [store] if store is not None else []
+    users = [Store()] if user or not own else []
+    for place in (*own, *users, Store(paths.shipped(), trusted=True)):  # the shipped folder: as trusted as our code
         winner = place.get(workload, chip, source)
         if winner is not None:
             return winner, place
     return None
-
-
-def stores(explicit: Store | None = None, user: bool = True) -> Sequence[Store]:
-    """Where to look, in order. The shipped folder is as trusted as the package's code beside it."""
-    own = [explicit] if explicit is not None else []
-    return *own, *([Store()] if user or not own else []), Store(paths.shipped(), trusted=True)
 
 
 def _read(path: Path) -> Entry:
@@ -303,10 +300,3 @@ def _bytes(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(base, name)).st_size
     return total
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -215,22 +215,6 @@ def test_an_unwritable_or_foreign_folder_is_refused(tmp_path):
         R.Records(loose).read()
 
 
-def test_identities_change_with_what_they_name_and_with_nothing_else():
-    base = record().choice
-    assert base == R.Record(MATMUL, "nvidia-h200-132sm-141gb", "abc", measurement(tile=9), 5.0, "other").choice
-    assert (
-        len(
-            {
-                base,
-                R.choice_id("abd", MATMUL, "c"),
-                R.choice_id("abc", Matmul(64, 48, 31), "c"),
-                R.choice_id("abc", MATMUL, "d"),
-            }
-        )
-        == 4
-    )
-
-
 def test_csv_has_one_row_a_record_and_no_time_for_a_failure(log):
     rows = list(
         csv.DictReader(io.StringIO(R.to_csv([record(1), record(2, status="run_timeout", reason="10 s, no end")])))

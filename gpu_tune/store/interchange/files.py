@@ -1,20 +1,41 @@
-"""The files themselves: bounded reading of strangers' JSON, torn ends mended, and writing by one rename."""
+"""What both formats share: strangers' JSON read within bounds and mended where it is torn, knobs out of recorded
+configs, checked numbers, times and texts, and writing by one rename."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
-import tempfile
+import sys
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import paths
 from ...errors import CorruptData, InvalidInput
+from ...space.knob import Config, Knob
 
 MAX_BYTES = 1 << 28
 """Most bytes of JSON (after decompression) that are read."""
+MAX_KNOBS, MAX_VALUES = 200, 60_000
+MAX_VALUE = 1e30
+"""Models see values as float32."""
+FAILED_TIME = 1e20
+"""A time from here on means that the config failed (an old habit of Kernel Tuner strategies)."""
+ERROR_STATUS = {
+    "CompilationFailedConfig": "compile_error",
+    "RuntimeFailedConfig": "run_error",
+    "InvalidConfig": "invalid",
+}
+"""Kernel Tuner's names of errors, which T4 files hold, too."""
+ERROR_NAME = {
+    "invalid": "InvalidConfig",
+    "compile_error": "CompilationFailedConfig",
+    "compile_timeout": "CompilationFailedConfig",
+}
 
 
 def read(name: str) -> str:
@@ -50,8 +71,8 @@ def parse(text: str, name: str) -> Any:
             return json.loads(attempt, object_pairs_hook=_distinct)
         except RecursionError as error:
             raise CorruptData(f"{name}: is nested too deeply to be a recorded space") from error
-        except _Duplicate as error:
-            raise CorruptData(f"{name}: the key {error.key[:80]!r} stands twice in one object; keep one") from error
+        except CorruptData as error:
+            raise CorruptData(f"{name}: {error}") from error
         except ValueError as error:
             first = first or error
     raise CorruptData(f"{name}: is not JSON ({first})")
@@ -70,32 +91,118 @@ def _attempts(text: str) -> Iterator[str]:
             yield torn + "}}"
 
 
-class _Duplicate(ValueError):
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        raise _Duplicate(next(k for k, _ in pairs if k in seen or seen.add(k)))  # type: ignore[func-returns-value]
+        key = next(k for k, times in Counter(k for k, _ in pairs).items() if times > 1)
+        raise CorruptData(f"the key {key[:80]!r} stands twice in one object; keep one")
     return found
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (compressed where the name ends in ``.gz``) by one rename; InvalidInput when it cannot be."""
-    target = Path(path)
-    body = text.encode()
-    if target.suffix == ".gz":
-        body = gzip.compress(body, mtime=0)
+    target, body = Path(path), text.encode()
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as out:
-            out.write(body)
-        os.chmod(out.name, 0o644)
-        os.replace(out.name, target)
+        with paths.replacing(target) as new:
+            new.write_bytes(gzip.compress(body, mtime=0) if target.suffix == ".gz" else body)
+            new.chmod(0o644)
     except OSError as error:
         raise InvalidInput(
             "output file", str(target), f"cannot be written ({error.strerror or error})", "choose another place"
         ) from error
+
+
+def knobs(
+    keys: Sequence[str], configs: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None, name: str
+) -> tuple[Knob, ...]:
+    """The knobs that ``configs`` (and ``params``, the values a file lists) use; CorruptData beyond the limits."""
+    if not configs:
+        raise CorruptData(f"{name}: records no config at all")
+    if len(keys) > MAX_KNOBS:
+        raise CorruptData(f"{name}: has {len(keys)} parameters; at most {MAX_KNOBS} are read")
+    knobs = []
+    for key in keys:
+        if not key.isidentifier():
+            raise CorruptData(f"{name}: parameter name {key[:40]!r} is not an identifier")
+        values: dict[Any, Any] = {}
+        listed = params[key] if params is not None else []
+        if not isinstance(listed, list):
+            raise CorruptData(f"{name}: tune_params[{key!r}] is not a list")
+        for v in (*listed, *(c[key] for c in configs)):
+            if not (len(v) <= 1000 if isinstance(v, str) else isinstance(v, (int, float)) and abs(v) <= MAX_VALUE):
+                raise CorruptData(
+                    f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a word, a boolean or a number "
+                    f"up to {MAX_VALUE:g}"
+                )
+            values.setdefault(v, v)  # 1, 1.0 and True are one value, spelt as first seen
+        if len(values) > MAX_VALUES:
+            raise CorruptData(f"{name}: parameter {key} has {len(values)} values; at most {MAX_VALUES} are read")
+        numeric = all(isinstance(v, (int, float)) for v in values)
+        knobs.append(Knob(key, tuple(sorted(values) if numeric else values), "recorded parameter", ordinal=numeric))
+    return tuple(knobs)
+
+
+def canonical(configs: Sequence[Mapping[str, Any]], knobs: Sequence[Knob], name: str) -> Iterator[Config]:
+    """Each config with its values spelt as its knobs spell them; CorruptData for a config that stands twice."""
+    spelt = {k.name: {v: v for v in k.values} for k in knobs}
+    seen = set()
+    for c in configs:
+        config = Config({k.name: spelt[k.name][c[k.name]] for k in knobs})
+        if config.key in seen:
+            raise CorruptData(f"{name}: config {config.key} is recorded twice; keep one entry for each")
+        seen.add(config.key)
+        yield config
+
+
+def text(data: Mapping[str, Any], key: str, name: str) -> str:
+    """``data[key]`` (or ""), a short text."""
+    value = data.get(key, "")
+    if not isinstance(value, str) or len(value) > 1000:
+        raise CorruptData(f"{name}: {key} is not a short text")
+    return value
+
+
+def problem_size(value: Any, name: str) -> tuple[int, ...]:
+    """A recorded problem size: a number, a short list of numbers, or none."""
+    values = value if isinstance(value, list) else [] if value is None or isinstance(value, str) else [value]
+    if len(values) > 16 or not all(isinstance(v, (int, float)) and finite(v) for v in values):
+        raise CorruptData(f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers")
+    return tuple(int(v) for v in values)
+
+
+def samples(value: Any, unit: float, where: str) -> tuple[float, ...]:
+    """Repeats in seconds, ``unit`` being the file's unit in seconds."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise CorruptData(f"{where}: its repeats are not a list")
+    return tuple(time(v, where, "a repeat") * unit for v in value)
+
+
+def time(value: Any, where: str, what: str) -> float:
+    """A positive, finite number."""
+    found = number(value, where, what)
+    if found <= 0:
+        raise CorruptData(f"{where}: {what} is {found}; a time is positive")
+    return found
+
+
+def number(value: Any, where: str, what: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite(value):
+        raise CorruptData(f"{where}: {what} is {str(value)[:80]!r}, not a finite number")
+    return float(value)
+
+
+def finite(value: Any) -> bool:
+    """Whether ``value`` is no number, or a finite one."""
+    return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
+
+
+def milliseconds(seconds: float) -> float:
+    """The milliseconds that read back as exactly ``seconds``, where a double has them."""
+    near = seconds * 1e3
+    for value in (near, math.nextafter(near, 0.0), math.nextafter(near, math.inf)):
+        if value * 1e-3 == seconds:
+            return value
+    return near

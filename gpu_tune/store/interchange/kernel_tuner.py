@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import CorruptData
 from ...space.knob import Config
 from ..recorded_space import Recorded, RecordedTrial
-from . import files, values
+from . import files
 
 _COSTS = {
     "compile_time": "compile",
@@ -28,14 +28,14 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
     for t in recorded.trials:
         entry: dict[str, Any] = {k: t.config[k] for k in keys}
         if t.time is None:
-            entry["time"] = values.ERROR_NAME.get(t.status, "RuntimeFailedConfig")
+            entry["time"] = files.ERROR_NAME.get(t.status, "RuntimeFailedConfig")
             entry["times"] = []
         else:
             entry["time"], entry["times"] = (
-                values.milliseconds(t.time),
-                [values.milliseconds(s) for s in t.samples or (t.time,)],
+                files.milliseconds(t.time),
+                [files.milliseconds(s) for s in t.samples or (t.time,)],
             )
-        entry.update({theirs: values.milliseconds(t.seconds.get(ours, 0.0)) for theirs, ours in _COSTS.items()})
+        entry.update({theirs: files.milliseconds(t.seconds.get(ours, 0.0)) for theirs, ours in _COSTS.items()})
         entry.update({k: v for k, v in t.extra.items() if k not in entry})
         if t.timestamp:
             entry["timestamp"] = t.timestamp
@@ -66,7 +66,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
     params = data.get("tune_params")
     if params is not None and (not isinstance(params, dict) or set(params) != set(keys)):
         raise CorruptData(f"{name}: tune_params does not name the same parameters as tune_params_keys")
-    objective = values.text(data, "objective", name) or "time"
+    objective = files.text(data, "objective", name) or "time"
     entries = data["cache"]
     configs = []
     for key, entry in entries.items():
@@ -80,17 +80,17 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
                 f"{name}: cache entry {key[:80]!r} holds the values {str(recorded)[:120]}; key and values must agree"
             )
         configs.append(dict(zip(keys, recorded)))
-    knobs = values.knobs(keys, configs, params, name)
+    knobs = files.knobs(keys, configs, params, name)
     trials = [
         _trial(config, entry, objective, f"{name}: cache entry {key[:80]!r}")
-        for config, (key, entry) in zip(values.canonical(configs, knobs, name), entries.items())
+        for config, (key, entry) in zip(files.canonical(configs, knobs, name), entries.items())
     ]
     return Recorded(
-        values.text(data, "kernel_name", name),
-        values.text(data, "device_name", name),
+        files.text(data, "kernel_name", name),
+        files.text(data, "device_name", name),
         knobs,
         tuple(trials),
-        values.problem_size(data.get("problem_size"), name),
+        files.problem_size(data.get("problem_size"), name),
         objective,
     )
 
@@ -99,26 +99,26 @@ def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str)
     error = entry.get("__error__")
     value = error if isinstance(error, str) else entry.get(objective, entry.get("time"))
     costs = {
-        ours: values.number(entry[theirs], where, theirs) * 1e-3
+        ours: files.number(entry[theirs], where, theirs) * 1e-3
         for theirs, ours in _COSTS.items()
         if entry.get(theirs) is not None
     }
     known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
-    extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and values.finite(v)}
+    extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and files.finite(v)}
     stamp = str(entry.get("timestamp", ""))
     if isinstance(value, str):
-        return RecordedTrial(config, values.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
+        return RecordedTrial(config, files.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
     if value is None:
         raise CorruptData(f"{where}: has neither {objective!r} nor an error")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < values.FAILED_TIME:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < files.FAILED_TIME:
         if value < 0:
             raise CorruptData(f"{where}: {objective} is {value}; a time is positive")
         return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
     return RecordedTrial(
         config,
         "ok",
-        values.time(value, where, objective) * 1e-3,
-        values.samples(entry.get("times"), 1e-3, where),
+        files.time(value, where, objective) * 1e-3,
+        files.samples(entry.get("times"), 1e-3, where),
         "",
         costs,
         stamp,

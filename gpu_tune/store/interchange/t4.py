@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CorruptData
 from ...space.knob import Config
 from ..recorded_space import Recorded, RecordedTrial
-from . import files, values
+from . import files
 
 _STATUS = {
     "correct": "ok",
@@ -56,13 +56,13 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
     results = []
     for t in recorded.trials:
         times: dict[str, Any] = {
-            theirs: values.milliseconds(t.seconds.get(ours, 0.0))
+            theirs: files.milliseconds(t.seconds.get(ours, 0.0))
             for theirs, ours in _COSTS.items()
             if theirs != "compilation_time"
         }
-        times["runtimes"] = [] if t.time is None else [values.milliseconds(s) for s in t.samples or (t.time,)]
+        times["runtimes"] = [] if t.time is None else [files.milliseconds(s) for s in t.samples or (t.time,)]
         value: Any = (
-            values.ERROR_NAME.get(t.status, "RuntimeFailedConfig") if t.time is None else values.milliseconds(t.time)
+            files.ERROR_NAME.get(t.status, "RuntimeFailedConfig") if t.time is None else files.milliseconds(t.time)
         )
         result: dict[str, Any] = {
             "configuration": dict(t.config),
@@ -110,10 +110,10 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
             raise CorruptData(
                 f"{name}: result {i} has other parameters than result 0: {sorted(set(c) ^ set(keys))[:8]}"
             )
-    knobs = values.knobs(keys, configs, None, name)
+    knobs = files.knobs(keys, configs, None, name)
     trials = [
         _trial(config, r, unit, f"{name}: result {i}")
-        for i, (config, r) in enumerate(zip(values.canonical(configs, knobs, name), results))
+        for i, (config, r) in enumerate(zip(files.canonical(configs, knobs, name), results))
     ]
     objectives = results[0].get("objectives") if results else None
     objective = str(objectives[0]) if isinstance(objectives, list) and objectives else "time"
@@ -122,7 +122,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
         str(metadata.get("device") or ""),
         knobs,
         tuple(trials),
-        values.problem_size(metadata.get("problem_size"), name),
+        files.problem_size(metadata.get("problem_size"), name),
         objective,
     )
 
@@ -135,7 +135,7 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
     times = r.get("times") if isinstance(r.get("times"), dict) else {}
     assert times is not None
     costs = {
-        ours: values.number(times[theirs], where, theirs) * unit
+        ours: files.number(times[theirs], where, theirs) * unit
         for theirs, ours in _COSTS.items()
         if times.get(theirs) is not None
     }
@@ -148,7 +148,7 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
     extra = {
         k: m.get("value")
         for k, m in measured.items()
-        if k != objective and isinstance(m.get("value"), (int, float, str)) and values.finite(m["value"])
+        if k != objective and isinstance(m.get("value"), (int, float, str)) and files.finite(m["value"])
     }
     stamp = str(r.get("timestamp", ""))
     main = measured.get(objective, {})
@@ -158,14 +158,14 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
             config, status, None, (), value if isinstance(value, str) else str(invalidity), costs, stamp, extra
         )
     if isinstance(value, str):
-        return RecordedTrial(config, values.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
-    samples = values.samples(times.get("runtimes"), unit, where)
+        return RecordedTrial(config, files.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
+    samples = files.samples(times.get("runtimes"), unit, where)
     if value is None:
         if not samples:
             raise CorruptData(f"{where}: is correct but has neither the measurement {objective!r} nor runtimes")
         time = sum(samples) / len(samples)
-    elif isinstance(value, (int, float)) and value >= values.FAILED_TIME:
+    elif isinstance(value, (int, float)) and value >= files.FAILED_TIME:
         return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
     else:
-        time = values.time(value, where, objective) * _UNITS.get(str(main.get("unit", "")).lower(), unit)
+        time = files.time(value, where, objective) * _UNITS.get(str(main.get("unit", "")).lower(), unit)
     return RecordedTrial(config, status, time, samples, "", costs, stamp, extra)
