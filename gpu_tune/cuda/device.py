@@ -109,6 +109,15 @@ _RATES = {  # FLOP per clock and SM where the product is not in the table
     121: (256, 256, 512, 2048, 1024),
 }
 _KINDS = ("fp32", "tf32", "fp16", "int8", "fp8")
+PEAK_KIND = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "fp16",
+    "int8": "int8",
+    "float8_e4m3": "fp8",
+    "float8_e5m2": "fp8",
+}
+"""The kind of peak rate (``Device.peak_flops``) at which products of a dtype run, without any permission."""
 
 
 def limits(compute_capability: tuple[int, int]) -> dict[str, int]:

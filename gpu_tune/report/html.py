@@ -1,160 +1,200 @@
-"""A benchmark as one HTML file that stands alone, with its plots. Needs matplotlib (extra ``report``)."""
+"""A benchmark, or a search, as one HTML file that stands alone, with its plots (drawn by matplotlib: extra ``report``)."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
-from ..cuda.device import Device
+from ..cuda.device import PEAK_KIND, Device
 from ..errors import InvalidInput
 from ..kernel.emit import duration
-from .summary import PEAK, Row, roofline, summarise, text
+from ..trial import PREDICTED
+from .search_facts import ended, judgement
+from .summary import COLUMNS, Row, cells, peak_flops, summarise, text
+
+COLOURS = ("#3366cc", "#cc5533", "#22aa77", "#8844aa", "#bb9900", "#557788")
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .8rem;text-align:right;"
+    "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    "pre{white-space:pre-wrap}"
+)
+FEATURES = 12
+"""How many features of a model are drawn."""
 
 
-def page(rows: Sequence[Row], device: Device, title: str, facts: Mapping[str, Any]) -> str:
-    """One HTML file that stands alone: speed-up bars, roofline, the table. Needs matplotlib (extra ``report``)."""
-    summary = summarise(rows)
-    figures = [image(name, png) for name, png in plots(rows, device).items()]
-    names = sorted({n for r in rows for n in r.baselines})
-    head = "".join(f"<th>{html.escape(n)}</th>" for n in ("shape", "ours", *names, "ratio", "TFLOP/s", "roofline"))
-    body = "".join(
-        "<tr><td>"
-        + "</td><td>".join(
-            html.escape(c)
-            for c in (
-                r.label,
-                duration(r.ours) if r.ours else r.note or "-",
-                *(duration(r.baselines[n]) if n in r.baselines else "-" for n in names),
-                f"{r.ratio:.3f}" if r.ratio else "-",
-                f"{r.workload.flops / r.ours / 1e12:.4g}" if r.ours else "-",
-                f"{roofline(r.workload, device) / r.ours:.0%}" if r.ours else "-",
-            )
-        )
-        + "</td></tr>"
-        for r in rows
-    )
-    facts_ = "".join(f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items())
-    told = html.escape(text(summary)) if summary else "No baseline was timed: nothing is compared."
-    return document(
-        title,
-        f"<ul>{facts_}</ul><pre>{told}</pre>{''.join(figures)}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
+def benchmark_page(rows: Sequence[Row], device: Device, title: str, facts: Mapping[str, Any]) -> str:
+    """Speed-up bars, roofline and the table of a benchmark. InvalidInput without matplotlib."""
+    summary, names = summarise(rows), sorted({n for r in rows for n in r.baselines})
+    columns = ["shape", "ours", *names, *(c for c in COLUMNS if c != "GB/s")]
+    told = escape(text(summary)) if summary else "No baseline was timed: nothing is compared."
+    body = _table(columns, ([cells(r, device).get(c, "-") for c in columns] for r in rows))
+    return _document(
+        title, [f"{k}: {v}" for k, v in facts.items()], f"<pre>{told}</pre>", benchmark_plots(rows, device), body
     )
 
 
-def image(name: str, png: bytes) -> str:
-    """An HTML image that carries its own bytes."""
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def search_page(facts: Mapping[str, Any]) -> str:
+    """What was tried, what the models learned and how rightly they predict, from what ``gpu-tune show search --json``
+    prints. InvalidInput without matplotlib."""
+    lines = [f"{facts['trials']} trials: {ended(facts)}", f"{facts['records']} records are learned from"]
+    if facts["source"] == PREDICTED:
+        lines.append("times are estimates of an analytic model, not measurements")
+    if facts["best"]:
+        lines.append(f"best: {duration(facts['best']['seconds'])} with {facts['best']['key']}")
+    lines += [judgement(name, s) for name, s in facts["spaces"].items() if "rank_correlation" in s]
+    failures = [(f["status"], str(f["count"]), f["reason"][:300]) for f in facts["failures"]]
+    failed = "<h2>What failed</h2>" + _table(("status", "trials", "why"), failures) if failures else ""
+    return _document(f"Search for {facts['workload']} on {facts['device']}", lines, "", search_plots(facts), failed)
 
 
-def document(title: str, body: str) -> str:
-    """A whole HTML page; ``title`` is text, ``body`` HTML."""
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
-        "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .8rem;text-align:right;"
-        "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-        "pre{white-space:pre-wrap}"
+def _document(title: str, facts: Iterable[str], head: str, figures: Mapping[str, bytes], body: str) -> str:
+    """A whole page; ``title`` and ``facts`` are text, ``head`` and ``body``, before and after the figures, HTML."""
+    name, listed = escape(title), "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    images = "".join(
+        f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        for alt, png in figures.items()
     )
-    name = html.escape(title)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f"<style>{style}</style></head><body><h1>{name}</h1>{body}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head>'
+        f"<body><h1>{name}</h1><ul>{listed}</ul>{head}{images}{body}</body></html>\n"
     )
 
 
-def plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(f'<th>{escape(c)}</th>' for c in head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def benchmark_plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
     """PNG images by title: speed-up per shape (with baselines) and the roofline. InvalidInput without matplotlib."""
-    plt = pyplot()
     made: dict[str, bytes] = {}
-    told = [r for r in rows if r.ratio is not None]
-    if told:
-        figure, axes = plt.subplots(figsize=(10, max(2.0, 0.28 * len(told) + 1)), layout="constrained")
-        ratios = [r.ratio or 0.0 for r in told]
-        errors = [
-            [max(0.0, x - (r.low if r.low is not None else x)) for r, x in zip(told, ratios)],
-            [max(0.0, (r.high if r.high is not None else x) - x) for r, x in zip(told, ratios)],
-        ]
-        axes.barh(
-            range(len(told)),
-            ratios,
-            xerr=errors,
-            color=[_colour(r) for r in told],
-            ecolor="#555",
-        )
-        axes.axvline(1.0, color="#222", linewidth=1)
-        axes.set_yticks(range(len(told)), [r.label for r in told], fontsize=8)
-        axes.margins(y=0.01)
-        axes.invert_yaxis()
-        axes.set_xlabel("time(best baseline) / time(ours): above 1 is faster")
-        axes.set_title("Speed-up")
-        made["Speed-up"] = png(figure)
-        plt.close(figure)
-    timed = [r for r in rows if r.ours]
-    if timed:
-        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-        intensity = [r.workload.flops / r.workload.bytes for r in timed]
-        axes.scatter(
-            intensity,
-            [r.workload.flops / (r.ours or 1.0) / 1e12 for r in timed],
-            s=18,
-            color="#36c",
-            label="ours",
-            zorder=3,
-        )
-        best = [(r.workload.flops / r.workload.bytes, r.workload.flops / r.best[1] / 1e12) for r in timed if r.best]
-        if best:
-            axes.scatter(
-                [x for x, _ in best],
-                [y for _, y in best],
-                s=18,
-                marker="x",
-                color="#c53",
-                label="best baseline",
-                zorder=3,
-            )
-        xs = [
-            10 ** (math.log10(min(intensity) / 2) + i / 100 * math.log10(4 * max(intensity) / min(intensity)))
-            for i in range(101)
-        ]
-        for kind in sorted({PEAK[r.workload.dtype] for r in timed}):
-            peak = device.peak_flops(kind) or device.peak_flops("fp16") or device.peak_flops("fp32")
-            axes.plot(xs, [min(peak, x * device.bandwidth) / 1e12 for x in xs], linewidth=1.2, label=f"{kind} roofline")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("FLOP per byte of operands and result")
-        axes.set_ylabel("TFLOP/s")
-        kinds = {r.source for r in timed}
-        axes.set_title(
-            f"Roofline of {device.product}" + (" (estimates, not measurements)" if "predicted" in kinds else "")
-        )
-        axes.legend(fontsize=8)
-        made["Roofline"] = png(figure)
-        plt.close(figure)
+    if any(r.ratio is not None for r in rows):
+        made["Speed-up"] = _speed_ups([r for r in rows if r.ratio is not None])
+    if any(r.ours for r in rows):
+        made["Roofline"] = _roofline([r for r in rows if r.ours], device)
     return made
 
 
-def _colour(row: Row) -> str:
-    return "#999999" if not row.decided else "#22aa77" if (row.ratio or 0.0) > 1 else "#cc5533"
+def _speed_ups(rows: Sequence[Row]) -> bytes:
+    figure = _figure(10, max(2.0, 0.28 * len(rows) + 1))
+    axes, ratios = figure.subplots(), [r.ratio or 0.0 for r in rows]
+    below = [max(0.0, x - (x if r.low is None else r.low)) for r, x in zip(rows, ratios)]
+    above = [max(0.0, (x if r.high is None else r.high) - x) for r, x in zip(rows, ratios)]
+    colours = ["#999999" if not r.decided else "#22aa77" if x > 1 else "#cc5533" for r, x in zip(rows, ratios)]
+    axes.barh(range(len(rows)), ratios, xerr=[below, above], color=colours, ecolor="#555")
+    axes.axvline(1.0, color="#222", linewidth=1)
+    axes.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=8)
+    axes.margins(y=0.01)
+    axes.invert_yaxis()
+    axes.set_xlabel("time(best baseline) / time(ours): above 1 is faster")
+    axes.set_title("Speed-up")
+    return _png(figure)
 
 
-def pyplot() -> Any:
-    """matplotlib.pyplot, drawing to files. InvalidInput without matplotlib."""
+def _roofline(rows: Sequence[Row], device: Device) -> bytes:
+    figure = _figure(8, 5)
+    axes, intensity = figure.subplots(), [r.workload.flops / r.workload.bytes for r in rows]
+    rates = [r.workload.flops / (r.ours or 1.0) / 1e12 for r in rows]
+    axes.scatter(intensity, rates, s=18, color="#36c", label="ours", zorder=3)
+    best = [(x, r.workload.flops / r.best[1] / 1e12) for x, r in zip(intensity, rows) if r.best]
+    if best:
+        axes.scatter(*zip(*best), s=18, marker="x", color="#c53", label="best baseline", zorder=3)
+    first, decades = min(intensity) / 2, math.log10(4 * max(intensity) / min(intensity))
+    xs = [first * 10 ** (i / 100 * decades) for i in range(101)]
+    for kind in sorted({PEAK_KIND[r.workload.dtype] for r in rows}):
+        peak = peak_flops(device, kind)
+        axes.plot(xs, [min(peak, x * device.bandwidth) / 1e12 for x in xs], linewidth=1.2, label=f"{kind} roofline")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("FLOP per byte of operands and result")
+    axes.set_ylabel("TFLOP/s")
+    estimates = " (estimates, not measurements)" if any(r.source == PREDICTED for r in rows) else ""
+    axes.set_title(f"Roofline of {device.product}{estimates}")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def search_plots(facts: Mapping[str, Any]) -> dict[str, bytes]:
+    """PNG images by title: every trial and the best so far; for each space with a model, what it goes by, and predicted
+    against measured rank. InvalidInput without matplotlib."""
+    made: dict[str, bytes] = {}
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(facts["spaces"])}
+    if any(t is not None for t in facts["curve"]):
+        made["Trials and the best so far"] = _trials(facts, colour)
+    for name, space in facts["spaces"].items():
+        if space.get("gain"):
+            title = f"What the model of {name} goes by, and how rightly it predicts"
+            made[title] = _model(name, space, colour[name])
+    return made
+
+
+def _trials(facts: Mapping[str, Any], colour: Mapping[str, str]) -> bytes:
+    figure = _figure(10, 4.8)
+    axes, points = figure.subplots(), list(enumerate(facts["points"], 1))
+    for name in facts["spaces"]:
+        mine = [(n, p["seconds"] * 1e6) for n, p in points if p["space"] == name and p["seconds"] is not None]
+        if mine:
+            axes.scatter(*zip(*mine), s=11, color=colour[name], alpha=0.6, linewidths=0, label=f"{name} ({len(mine)})")
+    curve = [(n, t * 1e6) for n, t in enumerate(facts["curve"], 1) if t is not None]
+    axes.step(*zip(*curve), where="post", color="#222", linewidth=1.4, label="best so far")
+    axes.set_yscale("log")
+    failed = [n for n, p in points if p["seconds"] is None]
+    if failed:  # on the upper edge, whatever the times are
+        label, edge = f"no time ({len(failed)})", axes.get_xaxis_transform()
+        axes.scatter(failed, [0.985] * len(failed), transform=edge, marker="|", s=45, color="#999", label=label)
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if str(f"{y:e}")[0] in "25" else "")
+    axes.set_xlim(0, len(points) + 1)
+    axes.set_xlabel("trial")
+    axes.set_ylabel("time (us)")
+    axes.grid(alpha=0.3, linewidth=0.5)
+    estimates = " (estimates, not measurements)" if facts["source"] == PREDICTED else ""
+    axes.set_title(f"{facts['workload']}{estimates}", fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6, frameon=False)
+    return _png(figure)
+
+
+def _model(name: str, space: Mapping[str, Any], colour: str) -> bytes:
+    figure = _figure(13, 4.2)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.05))
+    for axes, key, title in ((left, "gain", "share of split gain"), (middle, "shap", "mean |SHAP|")):
+        shown = list(space[key].items())[:FEATURES]
+        axes.barh([n for n, _ in shown], [v for _, v in shown], color=colour)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", labelsize=7)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title(title, fontsize=9)
+    last = len(space["measured"]) - 1
+    right.plot([0, last], [0, last], color="#999", linewidth=1)
+    right.scatter(space["measured"], space["predicted"], s=10, color=colour, alpha=0.7, linewidths=0)
+    right.set_xlabel("measured rank (0: fastest)", fontsize=8)
+    right.set_ylabel("predicted rank", fontsize=8)
+    right.tick_params(labelsize=8)
+    right.set_aspect("equal")
+    right.set_title(
+        f"predicted before it was seen\nrank correlation {space['rank_correlation']:.2f}, "
+        f"{space['pairwise_accuracy']:.0%} of pairs",
+        fontsize=9,
+    )
+    figure.suptitle(f"{name}: {space['trials']} trials", fontsize=10)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure, inches; InvalidInput without matplotlib."""
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise InvalidInput("report", None, "needs matplotlib", "pip install 'gpu_tune[report]'") from error
-    return matplotlib.pyplot
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def png(figure: Any) -> bytes:
-    """A figure as a PNG image."""
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

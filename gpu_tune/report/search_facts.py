@@ -1,8 +1,11 @@
+"""What a search tried and learned, as plain data, and sentences about it."""
+
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +16,6 @@ from ..model.ranker import Ranker, pairwise_accuracy, top_k
 if TYPE_CHECKING:
     from ..search.search import Search
     from ..search.space_search import SpaceSearch
-
 
 FOLDS = 5
 
@@ -81,3 +83,17 @@ def _explain(search: SpaceSearch) -> dict[str, Any]:
         top={str(k): top_k(held, times, k) for k in (1, 3, 5)},
     )
     return out
+
+
+def ended(facts: Mapping[str, Any]) -> str:
+    """How the trials ended, most frequent first."""
+    return ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in facts["statuses"].items()) or "none yet"
+
+
+def judgement(name: str, space: Mapping[str, Any]) -> str:
+    """One line on how rightly the model of a space predicts trials that it had not seen."""
+    first = ", ".join(f"{float(x):.3f} among its first {k}" for k, x in space["top"].items())
+    return (
+        f"{name}: of two unseen trials the model tells the faster in {space['pairwise_accuracy']:.0%}, "
+        f"rank correlation {space['rank_correlation']:.2f}; best time / best it would have picked: {first}"
+    )

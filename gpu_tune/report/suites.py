@@ -64,24 +64,20 @@ def load(name: str, **overrides: Any) -> Suite:
         raise InvalidInput("suite", name, f"does not exist{hint}", f"use a .json file or one of {', '.join(names())}")
     try:
         data = json.loads(text.read(path))
-        columns, rows, defaults = data["columns"], data["rows"], data["defaults"]
-        if not isinstance(defaults, Mapping) or any(len(row) != len(columns) for row in rows):
+        columns, defaults = data["columns"], data["defaults"]
+        if not isinstance(defaults, Mapping) or any(len(row) != len(columns) for row in data["rows"]):
             raise TypeError("a row has another length than columns")
-        fields = [dict(zip(columns, row)) for row in rows]
-        head = [str(data[key]) for key in ("name", "title", "source")]
-        op = data["op"]
+        rows = [dict(zip(columns, row)) for row in data["rows"]]
+        op, head = data["op"], [str(data[key]) for key in ("name", "title", "source")]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptData(f"suite file {path}: {error!r}; see the head of gpu_tune/suites.py for the format") from error
+        remedy = "see the head of gpu_tune/report/suites.py for the format"
+        raise CorruptData(f"suite file {path}: {error!r}; {remedy}") from error
     entries = []
-    for i, row in enumerate(fields):
+    for i, row in enumerate(rows):
         label = str(row.pop("label", ""))
         try:
             workload = wl.from_dict({"op": op, **defaults, **row, **overrides})
         except InvalidInput as error:
             raise InvalidInput(f"suite {path.name} row {i + 1}: {error}") from error
-        entries.append(Entry(label or _label(row), workload))
-    return Suite(head[0], head[1], head[2], tuple(entries))
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in row.items() if v not in (0, ""))
+        entries.append(Entry(label or " ".join(f"{k}={v}" for k, v in row.items() if v not in (0, "")), workload))
+    return Suite(*head, tuple(entries))

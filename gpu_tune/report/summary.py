@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..cuda.device import Device
+import numpy as np
+
+from ..cuda.device import PEAK_KIND, Device
 from ..kernel.emit import duration
 from ..workload import Workload
 
-PEAK = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "fp16",
-    "int8": "int8",
-    "float8_e4m3": "fp8",
-    "float8_e5m2": "fp8",
-}
+COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline")
+"""What a table says of a shape beside its name and times."""
 
 
 @dataclass(frozen=True)
@@ -51,42 +47,29 @@ class Row:
         """time(best baseline) / time(ours), above 1 where ours is faster."""
         return self.best[1] / self.ours if self.best and self.ours else None
 
-    def roofline(self, device: Device) -> float:
-        """Seconds that the device's peak rates allow at least: arithmetic or memory, whichever takes longer."""
-        return roofline(self.workload, device)
-
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "label": self.label,
-            "workload": self.workload.key,
-            "flops": self.workload.flops,
-            "bytes": self.workload.bytes,
-            "ours": self.ours,
-            "baselines": dict(self.baselines),
-            "ratio": self.ratio,
-            "low": self.low,
-            "high": self.high,
-            "decided": self.decided,
-            "template": self.template,
-            "source": self.source,
-            "note": self.note,
-        }
+        w = self.workload
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**plain, "workload": w.key, "flops": w.flops, "bytes": w.bytes, "ratio": self.ratio}
 
 
 def roofline(workload: Workload, device: Device) -> float:
     """Seconds at the peak rate of the dtype (tf32 where permitted) or at the peak bandwidth, whichever is longer."""
-    kind = PEAK[workload.dtype]
-    peak = device.peak_flops("tf32" if kind == "fp32" and "tf32" in workload.math else kind) or device.peak_flops(
-        "fp16"
-    )
-    peak = peak or device.peak_flops("fp32")
+    kind = PEAK_KIND[workload.dtype]
+    peak = peak_flops(device, "tf32" if kind == "fp32" and "tf32" in workload.math else kind)
     return max(workload.flops / peak, workload.bytes / device.bandwidth)
+
+
+def peak_flops(device: Device, kind: str) -> float:
+    """FLOP/s of a kind of rate; where the device has none of it, of fp16, else of fp32."""
+    return device.peak_flops(kind) or device.peak_flops("fp16") or device.peak_flops("fp32")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Over the shapes with a ratio: geometric means, share of ratios >= 1, 5 % quantile, decided losses."""
+    """Over the shapes with a ratio: geometric means (``decades``: of how many shapes, and the mean, by the power of ten
+    of their FLOP), share of ratios >= 1, 5 % quantile, decided losses, and the worst shape with its ratio."""
 
     shapes: int
     geomean: float
@@ -96,63 +79,63 @@ class Summary:
     losses: tuple[str, ...]
     worst: tuple[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        decades = {f"1e{d}": mean for d, (_, mean) in self.decades.items()}
+        return {"shapes": self.shapes, "geomean": self.geomean, "share": self.share, "quantile_5": self.quantile,
+                "losses": self.losses, "decades": decades}  # fmt: skip
+
 
 def summarise(rows: Sequence[Row]) -> Summary | None:
     """The summary, or None when no row has both ours and a baseline."""
-    told = [(r, r.ratio) for r in rows if r.ratio is not None]
-    if not told:
+    ratios = [(r, r.ratio) for r in rows if r.ratio is not None]
+    if not ratios:
         return None
-    ratios = [x for _, x in told if x]
+    values = [x for _, x in ratios]
     decades: dict[int, list[float]] = {}
-    for row, ratio in told:
-        decades.setdefault(int(math.log10(row.workload.flops)), []).append(ratio or 0.0)
-    worst = min(told, key=lambda item: item[1] or 0.0)
+    for row, ratio in ratios:
+        decades.setdefault(int(math.log10(row.workload.flops)), []).append(ratio)
+    worst, least = min(ratios, key=lambda item: item[1])
     return Summary(
-        len(told),
-        geomean(ratios),
-        {d: (len(v), geomean(v)) for d, v in sorted(decades.items())},
-        sum(x >= 1.0 for x in ratios) / len(ratios),
-        quantile(ratios, 0.05),
-        tuple(r.label for r, x in told if x and x < 1.0 and r.decided),
-        (worst[0].label, worst[1] or 0.0),
+        len(values),
+        statistics.geometric_mean(values),
+        {d: (len(v), statistics.geometric_mean(v)) for d, v in sorted(decades.items())},
+        sum(x >= 1.0 for x in values) / len(values),
+        float(np.quantile(values, 0.05)),
+        tuple(r.label for r, x in ratios if x < 1.0 and r.decided),
+        (worst.label, least),
     )
 
 
-def geomean(values: Sequence[float]) -> float:
-    """Geometric mean of positive numbers."""
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
-def quantile(values: Sequence[float], q: float) -> float:
-    """The ``q`` quantile, linear between order statistics."""
-    ordered = sorted(values)
-    place = q * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+def cells(row: Row, device: Device) -> dict[str, str]:
+    """What a table says of a shape, by the name of the column: ``shape``, ``ours``, the baselines and ``COLUMNS``."""
+    found = {"shape": row.label, "ours": row.note or "-", **{n: duration(t) for n, t in row.baselines.items()}}
+    if row.ratio is not None:
+        found["ratio"] = f"{row.ratio:.3f}"
+    if row.ours:
+        found["ours"] = duration(row.ours)
+        found["TFLOP/s"] = f"{row.workload.flops / row.ours / 1e12:.4g}"
+        found["GB/s"] = f"{row.workload.bytes / row.ours / 1e9:.4g}"
+        found["roofline"] = f"{roofline(row.workload, device) / row.ours:.0%}"
+    return found
 
 
 def table(rows: Sequence[Row], device: Device, title: str = "") -> Any:
     """A rich table, one row a shape."""
     from rich.table import Table
+    from rich.text import Text
 
-    names = sorted({n for r in rows for n in r.baselines})
+    columns = ["shape", "ours", *sorted({n for r in rows for n in r.baselines}), *COLUMNS]
     made = Table(title=title or None, title_justify="left")
-    for name in ("shape", "ours", *names, "ratio", "TFLOP/s", "GB/s", "roofline"):
+    for name in columns:
         made.add_column(name, justify="left" if name == "shape" else "right", overflow="fold")
     for r in rows:
-        interval = f" [{r.low:.2f}, {r.high:.2f}]" if r.low is not None and r.high is not None else ""
-        ratio = "-" if r.ratio is None else f"{r.ratio:.3f}{interval}"
-        colour = "" if r.ratio is None or not r.decided else "green" if r.ratio > 1 else "red"
-        made.add_row(
-            r.label,
-            duration(r.ours) if r.ours else r.note or "-",
-            *(duration(r.baselines[n]) if n in r.baselines else "-" for n in names),
-            f"[{colour}]{ratio.replace('[', chr(92) + '[')}[/{colour}]" if colour else ratio.replace("[", "\\["),
-            f"{r.workload.flops / r.ours / 1e12:.4g}" if r.ours else "-",
-            f"{r.workload.bytes / r.ours / 1e9:.4g}" if r.ours else "-",
-            f"{roofline(r.workload, device) / r.ours:.0%}" if r.ours else "-",
-        )
+        found: dict[str, Any] = cells(r, device)
+        if r.ratio is not None:
+            interval = f" [{r.low:.2f}, {r.high:.2f}]" if r.low is not None and r.high is not None else ""
+            colour = "" if not r.decided else "green" if r.ratio > 1 else "red"
+            found["ratio"] = Text(found["ratio"] + interval, colour)
+        made.add_row(*(found.get(c, "-") for c in columns))
     return made
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cuda.device import Device
+from ..cuda.device import PEAK_KIND, Device
 from ..workload import ITEMSIZE, Matmul, Workload
 from .knob import Config
 
@@ -82,14 +82,6 @@ _TILES = {
     "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
     "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
     "k": ("block_k", "tile_k", "bk", "block_c"),
-}
-_KIND = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "fp16",
-    "int8": "int8",
-    "float8_e4m3": "fp8",
-    "float8_e5m2": "fp8",
 }
 
 
@@ -172,7 +164,7 @@ def launch_features(launch: Launch, workload: Workload, device: Device) -> list[
     wave_bytes = (min(math.ceil(together / columns), down) * tile_m + columns * tile_n) * k / split * item
     traffic = math.ceil(tiles * split / together) * wave_bytes + written
     through_shared = tiles * tile_m * tile_n * k * item / max(1.0, math.sqrt(max(launch.accumulators, 1)))
-    peak = device.peak_flops(launch.kind or _KIND[workload.dtype]) or device.peak_flops("fp32")
+    peak = device.peak_flops(launch.kind or PEAK_KIND[workload.dtype]) or device.peak_flops("fp32")
     compute = workload.flops * padded / peak / (waves / math.ceil(waves)) if waves else 0.0
     memory = through_l2 / (4.0 * device.bandwidth)
     return [

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidInput
 from gpu_tune.model.transfer import ROWS, HistoryGroup, gather
-from gpu_tune.report import search_html
-from gpu_tune.report.search_facts import explain
+from gpu_tune.report.html import search_page, search_plots
+from gpu_tune.report.search_facts import explain, judgement
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.space.knob import Config, Knob
@@ -312,8 +312,8 @@ def test_a_search_explains_itself() -> None:
     ranks: Sequence[int] = own["predicted"]
     assert sorted(ranks) == sorted(own["measured"]) == list(range(len(ranks)))
     facts = {"workload": "w", "device": "d", "source": MEASURED, "records": 0, "best": None, **told}
-    drawn = search_html.plots(facts)
+    drawn = search_plots(facts)
     assert len(drawn) == 2 and all(png.startswith(b"\x89PNG") for png in drawn.values())
-    page = search_html.page(facts)
-    assert page.count("<img") == 2 and search_html.judgement(space.name, own) in page
+    page = search_page(facts)
+    assert page.count("<img") == 2 and judgement(space.name, own) in page
     assert explain(Search([space]))["spaces"][space.name] == {"trials": 0, "best": None}
