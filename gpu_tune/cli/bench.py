@@ -12,8 +12,9 @@ import click
 
 from .. import text
 from ..errors import GpuTuneError, InvalidInput
+from ..report import summary as report
 from ..report.summary import Row
-from ..trial import MEASURED
+from ..trial import MEASURED, PREDICTED
 from . import options
 from .live import Live
 
@@ -78,18 +79,17 @@ def command(
     unknown = [n for n in names if n not in NAMES]
     if unknown:
         raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
-    place, source = select_device(device)
+    chosen, source = select_device(device)
+    store = options.open_store(store_folder)
     if source != MEASURED:
-        _plan(loaded, entries, place, options.open_store(store_folder), as_json)
+        _plan(loaded, entries, chosen, store, as_json)
         return
     absent: dict[str, str] = {}
-    rows = [
-        _measure(e, place, names or names_for(e.workload), seconds, no_tune, seed, store_folder, as_json, absent)
-        for e in entries
-    ]
+    budget = None if no_tune else seconds
+    rows = [_measure(e, chosen, names or names_for(e.workload), budget, seed, store, as_json, absent) for e in entries]
     for name, reason in absent.items():
         click.echo(f"{name}: {reason}", err=True)
-    _report(rows, loaded, place, report_file, as_json)
+    _report(rows, loaded, chosen, report_file, as_json)
 
 
 def _list(as_json: bool) -> None:
@@ -100,29 +100,23 @@ def _list(as_json: bool) -> None:
         options.echo_json(
             [{"name": s.name, "title": s.title, "shapes": len(s.entries), "source": s.source} for s in found]
         )
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("suite", "shapes", "what", box=None, padding=(0, 2, 0, 0), header_style="bright_black")
-    for s in found:
-        table.add_row(s.name, str(len(s.entries)), s.title)
-    Console(highlight=False).print(table)
+    else:
+        rows = [(s.name, str(len(s.entries)), s.title) for s in found]
+        options.print_table(("suite", "shapes", "what"), rows, lines=False)
 
 
-def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool) -> None:
+def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool) -> None:
     """Without a GPU: what would run, and why nothing is compared."""
-    from ..report.summary import roofline
+    from ..kernel.emit import duration
     from ..store.store import lookup
     from ..templates.registry import variants
 
     rows = []
     for e in entries:
         try:
-            templates, problem = [v.template.name for v in variants(e.workload, place)], ""
+            templates, problem = [v.template.name for v in variants(e.workload, device)], ""
         except GpuTuneError as error:
             templates, problem = [], str(error)
-        tuned = {s: lookup(e.workload, place.chip, s, store=store) is not None for s in ("measured", "predicted")}
         rows.append(
             {
                 "label": e.label,
@@ -131,8 +125,8 @@ def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool)
                 "bytes": e.workload.bytes,
                 "templates": templates,
                 "problem": problem,
-                "tuned": [s for s, yes in tuned.items() if yes],
-                "roofline_seconds": roofline(e.workload, place),
+                "tuned": [s for s in (MEASURED, PREDICTED) if lookup(e.workload, device.chip, s, store=store)],
+                "roofline_seconds": report.roofline(e.workload, device),
             }
         )
     reason = (
@@ -140,116 +134,93 @@ def _plan(suite: Any, entries: list[Any], place: Any, store: Any, as_json: bool)
         "On a GPU this would run:"
     )
     if as_json:
-        options.echo_json(
-            {"suite": suite.name, "device": place.chip, "compared": False, "reason": reason, "would_run": rows}
-        )
+        facts = {"suite": suite.name, "device": device.chip, "compared": False, "reason": reason, "would_run": rows}
+        options.echo_json(facts)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..kernel.emit import duration
-
     click.echo(f"{suite.title}: {reason}")
-    table = Table(title=f"{len(rows)} shapes; roofline of {place.product}", title_justify="left")
-    for name in ("shape", "workload", "GFLOP", "roofline", "templates", "tuned"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("GFLOP", "roofline") else "left")
-    for row in rows:
-        table.add_row(
-            row["label"],
-            row["workload"],
-            f"{row['flops'] / 1e9:.4g}",
-            duration(row["roofline_seconds"]),
-            " ".join(row["templates"]) or "none",
-            " ".join(row["tuned"]) or "-",
-        )
-    Console(highlight=False).print(table)
+    options.print_table(
+        ("shape", "workload", "GFLOP", "roofline", "templates", "tuned"),
+        (
+            (
+                row["label"],
+                row["workload"],
+                f"{row['flops'] / 1e9:.4g}",
+                duration(row["roofline_seconds"]),
+                " ".join(row["templates"]) or "none",
+                " ".join(row["tuned"]) or "-",
+            )
+            for row in rows
+        ),
+        title=f"{len(rows)} shapes; roofline of {device.product}",
+        right=("GFLOP", "roofline"),
+    )
 
 
 def _measure(
     entry: Any,
-    place: Any,
+    device: Any,
     against: Sequence[str],
-    seconds: float,
-    no_tune: bool,
+    seconds: float | None,
     seed: int,
-    store_folder: str | None,
+    store: Any,
     quiet: bool,
     absent: dict[str, str],
 ) -> Row:
-    """One row; why a baseline was not timed goes to ``absent``, the first reason of each."""
+    """One row, tuned for ``seconds`` before unless that is None. Why a baseline was not timed goes to ``absent``, the
+    first reason of each."""
     from ..measure.select import make_measurer
     from ..store.store import lookup
     from ..trial import Candidate
     from ..tuner.tune import tune
 
-    store, workload = options.open_store(store_folder), entry.workload
+    label, workload = entry.label, entry.workload
     try:
-        if not no_tune:
-            with Live(entry.label, quiet=quiet) as live:
+        if seconds is not None:
+            with Live(label, quiet=quiet) as live:
                 tune(workload, seconds=seconds, seed=seed, store=store, on_trial=live.update)
-        found = lookup(workload, place.chip, MEASURED, store=store)
+        found = lookup(workload, device.chip, MEASURED, store=store)
         if found is None:
-            return Row(entry.label, workload, None, note="not tuned")
+            return Row(label, workload, None, note="not tuned")
         ours = Candidate(found[0].template, found[0].config)
         with make_measurer(workload, kind="gpu", seed=seed, baselines=against) as measurer:
             confirmation = measurer.confirm([ours])
     except GpuTuneError as error:
-        click.echo(f"{entry.label}: {error}", err=True)
-        return Row(entry.label, workload, None, note=type(error).__name__)
-    times = {c.name: statistics.median(c.samples) for c in confirmation.contenders if c.ok and c.candidate is None}
-    for c in confirmation.contenders:
-        if c.candidate is None and not c.ok:
-            absent.setdefault(c.name, f"{c.reason or c.status} ({entry.label})")
-    mine = confirmation.contender(ours)
-    versus = confirmation.verdict
+        click.echo(f"{label}: {error}", err=True)
+        return Row(label, workload, None, note=type(error).__name__)
+    baselines = [c for c in confirmation.contenders if c.candidate is None]
+    for c in baselines:
+        if not c.ok:
+            absent.setdefault(c.name, f"{c.reason or c.status} ({label})")
+    mine, versus = confirmation.contender(ours), confirmation.verdict
     return Row(
-        entry.label,
+        label,
         workload,
         statistics.median(mine.samples) if mine.ok else None,
-        times,
+        {c.name: statistics.median(c.samples) for c in baselines if c.ok},
         versus.low if versus else None,
         versus.high if versus else None,
         bool(versus and versus.decided),
         ours.template,
-        MEASURED,
-        "" if mine.ok else mine.status,
+        note="" if mine.ok else mine.status,
     )
 
 
-def _report(rows: list[Row], suite: Any, place: Any, report_file: str | None, as_json: bool) -> None:
-    from ..report import html
-    from ..report import summary as report
-
+def _report(rows: list[Row], suite: Any, device: Any, report_file: str | None, as_json: bool) -> None:
     summary = report.summarise(rows)
     facts = {
-        "device": place.product,
-        "chip": place.chip,
+        "device": device.product,
+        "chip": device.chip,
         "suite": suite.name,
         "source": suite.source,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     if report_file is not None:
-        text.write(report_file, html.page(rows, place, suite.title, facts))
-    if as_json:
-        options.echo_json(
-            {
-                **facts,
-                "compared": True,
-                "rows": [r.to_json() for r in rows],
-                "summary": {
-                    "shapes": summary.shapes,
-                    "geomean": summary.geomean,
-                    "share": summary.share,
-                    "quantile_5": summary.quantile,
-                    "losses": summary.losses,
-                    "decades": {f"1e{d}": mean for d, (_, mean) in summary.decades.items()},
-                }
-                if summary
-                else None,
-            }
-        )
-        return
-    from rich.console import Console
+        from ..report.html import benchmark_page
 
-    Console(highlight=False).print(report.table(rows, place, suite.title))
+        text.write(report_file, benchmark_page(rows, device, suite.title, facts))
+    if as_json:
+        whole = summary.to_json() if summary else None
+        options.echo_json({**facts, "compared": True, "rows": [r.to_json() for r in rows], "summary": whole})
+        return
+    options.console().print(report.table(rows, device, suite.title))
     click.echo(report.text(summary) if summary else "No baseline was timed: nothing is compared.")

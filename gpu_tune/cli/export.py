@@ -33,11 +33,10 @@ def command(
     from ..kernel.export_cpp import header
 
     source = PREDICTED if predicted else MEASURED
-    place = Path(target)
-    if place.exists() and not place.is_dir():
+    if Path(target).exists() and not Path(target).is_dir():
         raise InvalidInput("--to", target, "is not a folder", "name a folder")
     written: list[dict[str, Any]] = []
-    destination = Store(place)
+    destination = Store(target)
     for entry in options.open_store(store_folder).entries():
         w = entry.winner
         if w is None:
@@ -45,10 +44,7 @@ def command(
         elif w.source == source and chip in (None, w.chip) and key in (None, w.workload.key):
             path = destination.publish(w)
             if cpp:
-                try:
-                    text.write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
-                except OSError as error:
-                    raise StoreError(f"{path / 'kernel.hpp'} cannot be written: {error.strerror}") from error
+                _write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})
     if not written:
         hint = " (there are predicted ones: --predicted)" if source == MEASURED else ""
@@ -56,5 +52,11 @@ def command(
     if as_json:
         options.echo_json(written)
     else:
-        for row in written:
-            click.echo(row["path"])
+        click.echo("\n".join(row["path"] for row in written))
+
+
+def _write(path: Path, code: str) -> None:
+    try:
+        text.write(path, code)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error

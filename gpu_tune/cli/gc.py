@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 import time
 from pathlib import Path
 
@@ -26,39 +28,35 @@ from . import options
 @options.json_option
 def command(keep_days: float, quarantine: bool, store_folder: str | None, as_json: bool) -> None:
     """Frees disk space; never removes a sound winner or a record."""
-    store = options.open_store(store_folder)
-    paths.check_trusted(store.folder)
+    store, compiled = options.open_store(store_folder), paths.root() / "compiled"
+    for folder in (store.folder, compiled):
+        paths.check_trusted(folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
-    files = freed = 0
-    compiled = paths.root() / "compiled"
-    paths.check_trusted(compiled)
-    for path in compiled.rglob("*") if compiled.is_dir() else ():
-        files_, freed_ = _remove(path, keep_days * 86400)
-        files, freed = files + files_, freed + freed_
-    released = 0
-    for path in (paths.root() / "started").glob("*.jsonl") if quarantine else ():
+    freed = [_remove(path, time.time() - keep_days * 86400) for path in compiled.rglob("*")]
+    files, freed_bytes = len(freed) - freed.count(None), sum(filter(None, freed))
+    journals = list((paths.root() / "started").glob("*.jsonl")) if quarantine else []
+    for path in journals:
         path.unlink()
-        released += 1
-    facts = {
-        "quarantine_files": released,
-        "winner_directories": count,
-        "winner_bytes": size,
-        "compiled_files": files,
-        "compiled_bytes": freed,
-    }
     if as_json:
-        options.echo_json(facts)
+        options.echo_json(
+            {
+                "quarantine_files": len(journals),
+                "winner_directories": count,
+                "winner_bytes": size,
+                "compiled_files": files,
+                "compiled_bytes": freed_bytes,
+            }
+        )
         return
     click.echo(f"{count} damaged or left-over winner directories removed ({size / 1e6:.1f} MB)")
-    click.echo(f"{files} compiled candidates removed ({freed / 1e6:.1f} MB)")
+    click.echo(f"{files} compiled candidates removed ({freed_bytes / 1e6:.1f} MB)")
 
 
-def _remove(path: Path, older_than: float) -> tuple[int, int]:
-    try:
+def _remove(path: Path, before: float) -> int | None:
+    """Delete a file that was last used before a time: the bytes it had; None where it stays."""
+    with contextlib.suppress(OSError):
         info = path.lstat()
-        if not path.is_symlink() and path.is_file() and time.time() - max(info.st_mtime, info.st_atime) >= older_than:
+        if stat.S_ISREG(info.st_mode) and max(info.st_mtime, info.st_atime) <= before:
             path.unlink()
-            return 1, info.st_size
-    except OSError:
-        pass
-    return 0, 0
+            return info.st_size
+    return None

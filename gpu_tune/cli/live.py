@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -26,7 +28,7 @@ class Live:
         self._tty = self.stream.isatty() and not quiet
         self._live: Any = None
         self._said, self._phase = 0.0, ""
-        self._progress: Progress | None = None
+        self.progress: Progress | None = None
 
     def __enter__(self) -> Live:
         if self._tty:
@@ -38,8 +40,8 @@ class Live:
         return self
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
-        if self._progress is not None:
-            yield render(self.title, self._progress, console.width)
+        if self.progress is not None:
+            yield render(self.title, self.progress, console.width)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -49,7 +51,7 @@ class Live:
 
     def update(self, progress: Progress) -> None:
         """Show ``progress``."""
-        self._progress = progress
+        self.progress = progress
         if self._live is not None:
             return  # rich asks eight times a second, so that the clock runs between trials
         now = time.monotonic()
@@ -58,62 +60,51 @@ class Live:
             print(plain(self.title, progress), file=self.stream, flush=True)
 
 
-def facts(progress: Progress) -> tuple[str, str, str]:
+def statuses(counts: Counter[str]) -> str:
+    """How trials ended, most frequent first."""
+    return ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.most_common()) or "no trial yet"
+
+
+def _facts(progress: Progress) -> tuple[str, str, str]:
     """(how far, what was found, how trials ended), as short texts."""
-    trials, seconds = progress.budget.limits
-    of_trials = f"/{trials:.0f}" if trials != float("inf") else ""
-    of_seconds = f"/{seconds:.0f}" if seconds != float("inf") else ""
-    far = f"{progress.trials}{of_trials} trials, {progress.seconds:.0f}{of_seconds} s"
-    found = "nothing timed yet"
-    if progress.best is not None:
+    trials, seconds = (f"/{limit:.0f}" if math.isfinite(limit) else "" for limit in progress.budget.limits)
+    far = f"{progress.trials}{trials} trials, {progress.seconds:.0f}{seconds} s"
+    found, best = "nothing timed yet", progress.best
+    if best is not None:
         mark = " (estimate)" if progress.source == PREDICTED else ""
-        found = f"best {duration(progress.best.time)}{mark}, {rate(progress, progress.best.time)}"
+        found = f"best {duration(best.time)}{mark}, {progress.workload.flops / best.time / 1e12:.3g} TFLOP/s"
         if progress.default is not None:
-            found += f", {progress.default.time / progress.best.time:.2f}x the default"
+            found += f", {progress.default.time / best.time:.2f}x the default"
     if progress.goal is not None:
         found += f", target {duration(progress.goal)}"
     return far, found, statuses(progress.statuses)
 
 
-def rate(progress: Progress, seconds: float) -> str:
-    """TFLOP/s of one run."""
-    return f"{progress.workload.flops / seconds / 1e12:.3g} TFLOP/s"
-
-
-def statuses(counts: Any) -> str:
-    """How trials ended, most frequent first."""
-    return ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.most_common()) or "no trial yet"
-
-
-def share(progress: Progress) -> float:
-    """Part of the budget that is used, 0 to 1."""
-    trials, seconds = progress.budget.limits
-    return min(1.0, max(progress.trials / trials, progress.seconds / seconds))
-
-
 def plain(title: str, progress: Progress) -> str:
     """One line of plain text."""
-    far, found, ended = facts(progress)
     if progress.phase == "prepare":
-        return f"{title}: preparing the search"
-    what = {"confirm": "checking and re-timing the finalists; ", "done": "done; "}.get(progress.phase, "")
-    return f"{title}: {what}{far}; {found}; {ended}"
+        return f"{title}: {PHASES['prepare']}"
+    what = {"confirm": f"{PHASES['confirm']}; ", "done": "done; "}.get(progress.phase, "")
+    return f"{title}: {what}{'; '.join(_facts(progress))}"
 
 
 def render(title: str, progress: Progress, width: int) -> Any:
-    """The live line (two lines on narrow terminals)."""
+    """The live lines: title, bar and how far, what was found, how trials ended."""
     from rich.text import Text
 
-    far, found, ended = facts(progress)
-    filled = round(share(progress) * BAR)
+    far, found, ended = _facts(progress)
     if progress.phase in PHASES:
         far = f"{PHASES[progress.phase]}, {progress.seconds:.0f} s"
-    text = Text(no_wrap=True, overflow="ellipsis")
-    text.append(title if len(title) < width - 2 else title[: width - 3] + "…", style="bold")
-    text.append("\n  ")
-    text.append("━" * filled, style="green")
-    text.append("━" * (BAR - filled), style="bright_black")
-    text.append(f" {far}\n  ")
-    text.append(found, style="cyan")
-    text.append(f"\n  {ended}", style="bright_black")
-    return text
+    trials, seconds = progress.budget.limits
+    filled = round(BAR * min(1.0, max(progress.trials / trials, progress.seconds / seconds)))
+    return Text.assemble(
+        (title if len(title) < width - 2 else title[: width - 3] + "…", "bold"),
+        "\n  ",
+        ("━" * filled, "green"),
+        ("━" * (BAR - filled), "bright_black"),
+        f" {far}\n  ",
+        (found, "cyan"),
+        (f"\n  {ended}", "bright_black"),
+        no_wrap=True,
+        overflow="ellipsis",
+    )

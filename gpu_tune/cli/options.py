@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import itertools
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import text
 from ..errors import InvalidInput
 from ..store.store import Store
 from ..workload import Conv2d, Matmul, Workload
@@ -60,30 +64,20 @@ def workload_options(op: str) -> Callable[[Callable[..., Any]], Callable[..., An
     """Adds an option for every field of the workload ``op``; the command gets ``workloads``, a list."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def run(**values: Any) -> Any:
-            names = [f.name for f in fields(_CLASSES[op])]
-            given = {n: values.pop(f"workload_{n}") for n in names}
+            given = {f.name: values.pop(f"workload_{f.name}") for f in fields(_CLASSES[op])}
             return function(workloads=expand(op, {n: v for n, v in given.items() if v is not None}), **values)
 
-        run.__name__, run.__doc__ = function.__name__, function.__doc__
-        for param in reversed(getattr(function, "__click_params__", [])):
-            run.__click_params__ = [param, *getattr(run, "__click_params__", [])]  # type: ignore[attr-defined]
         for f in reversed(fields(_CLASSES[op])):
-            flag, required = f.name.replace("_", "-"), f.name in REQUIRED[op]
+            flag, required = f"--{f.name.replace('_', '-')}", f.name in REQUIRED[op]
             help_ = (_CONV_HELP if op == "conv2d" else {}).get(f.name) or _HELP[f.name]
+            details: dict[str, Any] = {"required": required, "metavar": "N" if required else "VALUE"}
             if f.name == "deterministic":
-                run = click.option(
-                    "--deterministic/--no-deterministic", f"workload_{f.name}", default=None, help=help_
-                )(run)
-                continue
-            default = "" if required or f.default in (MISSING, "", (), 0) else f"  [default: {f.default}]"
-            run = click.option(
-                f"--{flag}",
-                f"workload_{f.name}",
-                required=required,
-                help=help_ + default,
-                metavar="N" if required else "VALUE",
-            )(run)
+                flag, details = f"{flag}/--no-deterministic", {"default": None}
+            elif not required and f.default not in (MISSING, "", (), 0):
+                help_ += f"  [default: {f.default}]"
+            run = click.option(flag, f"workload_{f.name}", help=help_, **details)(run)
         return run
 
     return decorate
@@ -91,48 +85,44 @@ def workload_options(op: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
     """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists."""
-    cls = _CLASSES[op]
-    kinds = {f.name: f.type for f in fields(cls)}
-    choices: dict[str, list[Any]] = {}
-    for name, text in texts.items():
-        if isinstance(text, bool):
-            choices[name] = [text]
-        elif name == "math":
-            choices[name] = [tuple(p for p in text.split("+") if p)]
-        elif name == "epilogue":
-            choices[name] = [text]
-        elif name in _PAIRS:
-            choices[name] = [_tuple(name, part) for part in text.split(",")]
-        elif kinds[name] == "int":
-            choices[name] = [n for part in text.split(",") for n in numbers(f"--{name.replace('_', '-')}", part)]
-        else:
-            choices[name] = text.split(",")
-    count = 1
-    for values in choices.values():
-        count *= len(values)
+    kinds = {f.name: str(f.type) for f in fields(_CLASSES[op])}
+    choices = {name: _values(name, kinds[name], text) for name, text in texts.items()}
+    count = math.prod(map(len, choices.values()))
     if count > MOST_WORKLOADS:
         raise InvalidInput("workloads", count, f"are more than {MOST_WORKLOADS}", "use shorter ranges")
-    made = [cls(**dict(zip(choices, point))) for point in itertools.product(*choices.values())]
-    return list(dict.fromkeys(made))
+    points = itertools.product(*choices.values())
+    return list(dict.fromkeys(_CLASSES[op](**dict(zip(choices, point))) for point in points))
 
 
-def numbers(option: str, text: str) -> list[int]:
+def _values(name: str, kind: str, text: Any) -> list[Any]:
+    """What the text of one option means."""
+    if name == "math":
+        return [tuple(p for p in text.split("+") if p)]
+    if name == "epilogue" or isinstance(text, bool):
+        return [text]
+    parts = text.split(",")
+    if name in _PAIRS:
+        return [_pair(name, part) for part in parts]
+    return [n for part in parts for n in numbers(f"--{name.replace('_', '-')}", part)] if kind == "int" else parts
+
+
+def numbers(option: str, words: str) -> list[int]:
     """``7``, or ``start:stop`` and ``start:stop:step`` with both ends in."""
     try:
-        parts = [int(p) for p in text.split(":")]
+        parts = [int(p) for p in words.split(":")]
     except ValueError:
         parts = []
     if len(parts) == 1:
         return parts
     step = parts[2] if len(parts) == 3 else 1
     if len(parts) not in (2, 3) or step < 1 or parts[1] < parts[0]:
-        raise InvalidInput(option, text, "is not a number, a list or a range", "write 512, or 1,2,4, or 512:4096:512")
+        raise InvalidInput(option, words, "is not a number, a list or a range", "write 512, or 1,2,4, or 512:4096:512")
     if (parts[1] - parts[0]) // step >= MOST_WORKLOADS:
-        raise InvalidInput(option, text, f"has more than {MOST_WORKLOADS} values", "use a larger step")
+        raise InvalidInput(option, words, f"has more than {MOST_WORKLOADS} values", "use a larger step")
     return list(range(parts[0], parts[1] + 1, step))
 
 
-def _tuple(name: str, text: str) -> Any:
+def _pair(name: str, text: str) -> Any:
     try:
         values = tuple(int(p) for p in text.split("x"))
     except ValueError:
@@ -157,14 +147,12 @@ def open_store(folder: str | None) -> Store:
     return Store(folder) if folder else Store()
 
 
-def echo_json(value: Any) -> None:
-    """``value`` as JSON on standard output."""
-    click.echo(json.dumps(value, indent=1, sort_keys=True, default=str))
-
-
-def joined(texts: Sequence[str]) -> str:
-    """Comma-separated."""
-    return ", ".join(texts)
+def read_text(option: str, name: str, remedy: str) -> str:
+    """The text of the file that an option names; InvalidInput when it cannot be read."""
+    try:
+        return text.read(name)
+    except OSError as error:
+        raise InvalidInput(option, name, f"cannot be read ({error.strerror})", remedy) from error
 
 
 def check_report(name: str) -> None:
@@ -174,7 +162,37 @@ def check_report(name: str) -> None:
         raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidInput("--report", name, "cannot be written", "name another file")
-    import importlib.util
-
     if importlib.util.find_spec("matplotlib") is None:
         raise InvalidInput("--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'")
+
+
+def echo_json(value: Any) -> None:
+    """``value`` as JSON on standard output."""
+    click.echo(json.dumps(value, indent=1, sort_keys=True, default=str))
+
+
+def console() -> Any:
+    """A rich console on standard output that leaves numbers as they are."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    right: Collection[str] = (),
+    lines: bool = True,
+) -> None:
+    """Print a table. ``right``: the columns of numbers; ``lines``: whether it has a frame."""
+    from rich.table import Table
+
+    plain: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bright_black"}
+    table = Table(title=title, title_justify="left", **({} if lines else plain))
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)

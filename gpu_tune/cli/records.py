@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import click
 
-from .. import text as textfiles
+from .. import text
 from ..errors import InvalidInput
+from ..kernel.emit import duration
 from ..trial import MEASURED, PREDICTED, REPLAYED
 from . import options
 
@@ -46,119 +47,87 @@ def command(
     as_json: bool,
 ) -> None:
     """Without options: how many trials of what are kept, where."""
-    from ..store import records as r
+    from ..store import interchange, records
 
-    book = r.Records()
+    kept = records.Records()
     if import_files:
-        _import(book, import_files)
+        _import(kept, import_files)
         return
     sources = [MEASURED, PREDICTED, REPLAYED] if source == "all" else [source]
-    found = [x for s in sources for x in book.read(s, chip=chip, key=key)]
+    found = [r for s in sources for r in kept.read(s, chip=chip, key=key)]
     if template is not None:
-        found = [x for x in found if x.measurement.candidate.template == template]
+        found = [r for r in found if r.measurement.candidate.template == template]
     if csv_file is not None:
-        _write(csv_file, r.to_csv(found))
+        _write(csv_file, records.to_csv(found))
     if t4_file is not None or kt_file is not None:
-        from ..store import interchange
-
-        recorded = r.as_recorded(found)
+        recorded = records.as_recorded(found)
         if t4_file is not None:
             interchange.save_t4(recorded, t4_file)
         if kt_file is not None:
             interchange.save_kernel_tuner(recorded, kt_file)
         click.echo(f"{len(recorded.trials)} trials written", err=True)
     if csv_file is None and t4_file is None and kt_file is None:
-        _list(found, str(book.folder), as_json)
+        _list(found, str(kept.folder), as_json)
 
 
-def _import(book: Any, names: tuple[str, ...]) -> None:
-    from ..store import records as r
+def _import(kept: Any, names: tuple[str, ...]) -> None:
+    from ..store import records
 
-    texts = []
-    for name in names:  # read all before anything is written
-        try:
-            texts.append((name, textfiles.read(name)))
-        except OSError as error:
-            raise InvalidInput(
-                "--import", name, f"cannot be read ({error.strerror})", "name a .jsonl file of records"
-            ) from error
-    known = {x.line() for s in r.SOURCES for x in book.read(s)}
+    texts = [(n, options.read_text("--import", n, "name a .jsonl file of records")) for n in names]  # before any write
+    known = {r.line() for s in records.SOURCES for r in kept.read(s)}
     added = 0
-    for name, text in texts:
-        found = list(r.from_csv(text, name) if name.endswith(".csv") else r.read_text(text, name))
-        new = [x for x in found if x.line() not in known]
-        if text.strip() and not found:
-            raise InvalidInput(
-                "--import",
-                name,
-                "holds no record",
-                "name a .jsonl or .csv file that gpu-tune wrote, or use replay for other formats",
-            )
-        for x in new:
-            book.append(x)
-            known.add(x.line())
+    for name, content in texts:
+        found = list((records.from_csv if name.endswith(".csv") else records.read_text)(content, name))
+        if content.strip() and not found:
+            remedy = "name a .jsonl or .csv file that gpu-tune wrote, or use replay for other formats"
+            raise InvalidInput("--import", name, "holds no record", remedy)
+        new = [r for r in found if r.line() not in known]
+        for r in new:
+            kept.append(r)
+            known.add(r.line())
         added += len(new)
-    book.close()
+    kept.close()
     click.echo(f"{added} records added")
 
 
 def _list(found: list[Any], folder: str, as_json: bool) -> None:
-    groups: dict[tuple[str, str, str, str], list[Any]] = {}
-    for x in found:
-        groups.setdefault((x.source, x.chip, x.workload.key, x.measurement.candidate.template), []).append(
-            x.measurement
-        )
-    rows: list[dict[str, Any]] = []
-    for (source, chip, key, template), trials in sorted(groups.items()):
-        timed = [m.time for m in trials if m.ok]
-        rows.append(
-            {
-                "source": source,
-                "chip": chip,
-                "workload": key,
-                "template": template,
-                "trials": len(trials),
-                "statuses": dict(Counter(m.status for m in trials)),
-                "best_seconds": min(timed) if timed else None,
-            }
-        )
+    groups: dict[tuple[str, str, str, str], list[Any]] = defaultdict(list)
+    for r in found:
+        groups[r.source, r.chip, r.workload.key, r.measurement.candidate.template].append(r.measurement)
+    rows: list[dict[str, Any]] = [
+        {
+            **dict(zip(("source", "chip", "workload", "template"), group)),
+            "trials": len(trials),
+            "statuses": dict(Counter(m.status for m in trials)),
+            "best_seconds": min((m.time for m in trials if m.ok), default=None),
+        }
+        for group, trials in sorted(groups.items(), key=lambda item: item[0])
+    ]
     if as_json:
         options.echo_json({"folder": folder, "groups": rows})
-        return
-    if not rows:
+    elif not rows:
         click.echo(f"no records in {folder}")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..kernel.emit import duration
-
-    table = Table(title=f"{len(found)} trials in {folder}", title_justify="left")
-    for name in ("source", "chip", "workload", "template", "trials", "best", "ended"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("trials", "best") else "left")
-    for row in rows:
-        best = (
-            "-"
-            if row["best_seconds"] is None
-            else duration(row["best_seconds"]) + (" (est.)" if row["source"] == PREDICTED else "")
+    else:
+        options.print_table(
+            ("source", "chip", "workload", "template", "trials", "best", "ended"),
+            map(_cells, rows),
+            title=f"{len(found)} trials in {folder}",
+            right=("trials", "best"),
         )
-        table.add_row(
-            row["source"],
-            row["chip"],
-            row["workload"],
-            row["template"],
-            str(row["trials"]),
-            best,
-            ", ".join(f"{n} {s}" for s, n in row["statuses"].items()),
-        )
-    Console().print(table)
 
 
-def _write(name: str, text: str) -> None:
+def _cells(row: dict[str, Any]) -> list[str]:
+    mark = " (est.)" if row["source"] == PREDICTED else ""
+    best = "-" if row["best_seconds"] is None else duration(row["best_seconds"]) + mark
+    ended = ", ".join(f"{n} {status}" for status, n in row["statuses"].items())
+    return [row["source"], row["chip"], row["workload"], row["template"], str(row["trials"]), best, ended]
+
+
+def _write(name: str, table: str) -> None:
     if name == "-":
-        click.echo(text, nl=False)
+        click.echo(table, nl=False)
         return
     try:
-        textfiles.write(name, text)
+        text.write(name, table)
     except OSError as error:
         raise InvalidInput("--csv", name, f"cannot be written ({error.strerror})", "name another file") from error

@@ -6,9 +6,10 @@ import statistics
 from typing import Any
 
 import click
+import numpy as np
 
-from .. import text as textfiles
 from ..errors import CorruptData, InvalidInput
+from ..kernel.emit import duration
 from . import options
 
 
@@ -37,83 +38,63 @@ def command(
     """Beside the search, random order over the same space: what luck alone would find."""
     if seed < 0:
         raise InvalidInput("--seed", seed, "is negative", "give 0 or more")
-    recorded = _load(file, template, key, chip)
     from ..store.interchange import RecordedSpace
 
+    recorded = _load(file, template, key, chip)
     space = RecordedSpace(recorded)
     if not any(t.time is not None for t in recorded.trials):
         raise CorruptData(f"{file}: no recorded trial has a time; there is nothing to search for")
     marks = sorted({n for n in (25, 50, 100, 200, 500, 1000) if n < trials} | {min(trials, len(space))})
-    searched = [_search(space, trials, seed + i) for i in range(runs)]
-    lucky = [_random(space, trials, seed + i) for i in range(runs)]
-    rows = [
-        {
-            "trials": n,
-            "search": statistics.median(_at(c, n) for c in searched),
-            "random": statistics.median(_at(c, n) for c in lucky),
-        }
-        for n in marks
-    ]
-    facts: dict[str, Any] = {
-        "kernel": recorded.kernel,
-        "device": recorded.device,
-        "configs": len(space),
-        "optimum_seconds": space.optimum,
-        "failed": sum(t.time is None for t in recorded.trials),
-        "runs": runs,
-        "seed": seed,
-        "rows": rows,
-    }
+    searched, lucky = ([run(space, trials, seed + i) for i in range(runs)] for run in (_search, _random))
+    rows = [{"trials": n, "search": _median_at(searched, n), "random": _median_at(lucky, n)} for n in marks]
+    failed = sum(t.time is None for t in recorded.trials)
     if as_json:
-        options.echo_json(facts)
+        options.echo_json(
+            {
+                "kernel": recorded.kernel,
+                "device": recorded.device,
+                "configs": len(space),
+                "optimum_seconds": space.optimum,
+                "failed": failed,
+                "runs": runs,
+                "seed": seed,
+                "rows": rows,
+            }
+        )
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..kernel.emit import duration
-
     click.echo(
-        f"{recorded.kernel} on {recorded.device}: {len(space)} recorded configs ({facts['failed']} failed), "
+        f"{recorded.kernel} on {recorded.device}: {len(space)} recorded configs ({failed} failed), "
         f"optimum {duration(space.optimum)}"
     )
-    table = Table(title=f"best found, as a share of the optimum's speed (median of {runs} runs)", title_justify="left")
-    for name in ("trials", "search", "random"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(str(row["trials"]), f"{row['search']:.1%}", f"{row['random']:.1%}")
-    Console().print(table)
+    columns = ("trials", "search", "random")
+    title = f"best found, as a share of the optimum's speed (median of {runs} runs)"
+    shown = [(str(row["trials"]), f"{row['search']:.1%}", f"{row['random']:.1%}") for row in rows]
+    options.print_table(columns, shown, title=title, right=columns)
 
 
 def _load(file: str, template: str | None, key: str | None, chip: str | None) -> Any:
-    from ..store import interchange
-    from ..store import records as r
+    from ..store import interchange, records
 
     if not file.endswith(".jsonl"):
         return interchange.load(file)
-    try:
-        text = textfiles.read(file)
-    except OSError as error:
-        raise InvalidInput("FILE", file, f"cannot be read ({error.strerror})", "name a file") from error
-    found = [
-        x
-        for x in r.read_text(text, file)
-        if template in (None, x.measurement.candidate.template)
-        and key in (None, x.workload.key)
-        and chip in (None, x.chip)
-    ]
-    return r.as_recorded(found)
+    return records.as_recorded(
+        [
+            r
+            for r in records.read_text(options.read_text("FILE", file, "name a file"), file)
+            if template in (None, r.measurement.candidate.template)
+            and key in (None, r.workload.key)
+            and chip in (None, r.chip)
+        ]
+    )
 
 
 def _search(space: Any, trials: int, seed: int) -> list[float]:
-    """Best share of the optimum's speed after each trial."""
+    """Best share of the optimum's speed after each trial of a search."""
     from ..search.tuner import Tuner
 
     tuner = Tuner(spaces=[space], seed=seed)
     curve: list[float] = []
-    while len(curve) < trials:
-        batch = tuner.ask(trials - len(curve))
-        if not batch:
-            break
+    while len(curve) < trials and (batch := tuner.ask(trials - len(curve))):
         ended = [space.measurement(c.config, repeats=False) for c in batch]
         tuner.tell(ended)
         for m in ended:
@@ -123,13 +104,12 @@ def _search(space: Any, trials: int, seed: int) -> list[float]:
 
 
 def _random(space: Any, trials: int, seed: int) -> list[float]:
-    import numpy as np
-
+    """The same of trials in random order."""
     times = space.times()
-    order = np.random.default_rng(seed).permutation(len(times))[:trials]
-    shares = np.where(np.isfinite(times[order]), space.optimum / times[order], 0.0)
-    return [float(s) for s in np.maximum.accumulate(shares)]
+    times = times[np.random.default_rng(seed).permutation(len(times))[:trials]]
+    shares = np.maximum.accumulate(np.where(np.isfinite(times), space.optimum / times, 0.0))
+    return [float(share) for share in shares]
 
 
-def _at(curve: list[float], n: int) -> float:
-    return curve[min(n, len(curve)) - 1]
+def _median_at(curves: list[list[float]], trials: int) -> float:
+    return statistics.median(curve[min(trials, len(curve)) - 1] for curve in curves)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import text
 from ..errors import NotTuned
-from ..kernel.emit import describe
+from ..kernel.emit import describe, duration
+from ..trial import PREDICTED
 from ..workload import Workload
-from . import options, show_search
+from . import options
+
+MARKS = (1, 10, 25, 50, 100, 200, 500, 1000, 2000)
+"""Trials after which the best so far is told."""
+FEATURES, FAILURES, BEST = 6, 8, 6
+"""Rows shown of each table of a search."""
 
 
 @click.group(help="Show a space, a search, or a stored kernel.")
@@ -39,62 +47,138 @@ def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
     from ..space.space import TemplateSpace
     from ..templates.registry import variants
 
-    place, _ = select_device(device)
-    found: list[dict[str, Any]] = []
-    for variant in variants(workload, place):
-        space = TemplateSpace(variant.template, variant.workload, place)
-        count, removed = space.count(), space.removed()
-        default = space.default()
-        found.append(
-            {
-                "template": variant.template.name,
-                "summary": variant.template.summary,
-                "computes": variant.workload.key,
-                "knobs": [{"name": k.name, "values": list(k.values), "meaning": k.meaning} for k in space.knobs],
-                "raw": count.raw,
-                "valid": count.valid,
-                "exact": count.exact,
-                "default": dict(default) if default else None,
-                "constraints": [
-                    {
-                        "name": c.name,
-                        "rule": c.message,
-                        "removes": removed[c.name].points,
-                        "exact": removed[c.name].exact,
-                    }
-                    for c in space.constraints
-                ],
-            }
-        )
+    chosen, _ = select_device(device)
+    spaces = [
+        _space_facts(v.template, TemplateSpace(v.template, v.workload, chosen)) for v in variants(workload, chosen)
+    ]
     if as_json:
-        options.echo_json({"workload": workload.key, "device": place.chip, "spaces": found})
+        options.echo_json({"workload": workload.key, "device": chosen.chip, "spaces": spaces})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.print(f"[bold]{workload.key}[/bold] on {place.chip}")
-    for s in found:
-        console.print(
-            f"\n[bold]{s['template']}[/bold]: {s['summary']}"
-            + (f" (as {s['computes']})" if s["computes"] != workload.key else "")
-        )
-        knobs = Table(
-            "knob", "values", "default", "meaning", box=None, padding=(0, 2, 0, 0), header_style="bright_black"
-        )
-        for k in s["knobs"]:
-            chosen = s["default"][k["name"]] if s["default"] else "-"
-            knobs.add_row(k["name"], " ".join(map(str, k["values"])), str(chosen), k["meaning"])
-        console.print(knobs)
-        rules = Table("constraint", "removes", "rule", box=None, padding=(0, 2, 0, 0), header_style="bright_black")
+    options.console().print(f"[bold]{workload.key}[/bold] on {chosen.chip}")
+    for s in spaces:
+        computes = f" (as {s['computes']})" if s["computes"] != workload.key else ""
+        options.console().print(f"\n[bold]{s['template']}[/bold]: {s['summary']}{computes}")
+        default = s["default"] or {}
+        knobs = [
+            (k["name"], " ".join(map(str, k["values"])), str(default.get(k["name"], "-")), k["meaning"])
+            for k in s["knobs"]
+        ]
+        options.print_table(("knob", "values", "default", "meaning"), knobs, lines=False)
+        rules = []
         for c in s["constraints"]:
-            rules.add_row(
-                c["name"],
-                f"{'' if c['exact'] else '~'}{_count(c['removes'])} ({c['removes'] / s['raw']:.1%})",
-                c["rule"],
-            )
-        console.print(rules)
-        console.print(f"{_count(s['raw'])} points, {'' if s['exact'] else 'about '}{_count(s['valid'])} valid configs")
+            about = "" if c["exact"] else "~"
+            rules.append((c["name"], f"{about}{_count(c['removes'])} ({c['removes'] / s['raw']:.1%})", c["rule"]))
+        options.print_table(("constraint", "removes", "rule"), rules, lines=False)
+        about = "" if s["exact"] else "about "
+        options.console().print(f"{_count(s['raw'])} points, {about}{_count(s['valid'])} valid configs")
+
+
+def _space_facts(template: Any, space: Any) -> dict[str, Any]:
+    count, removed, default = space.count(), space.removed(), space.default()
+    return {
+        "template": template.name,
+        "summary": template.summary,
+        "computes": space.workload.key,
+        "knobs": [{"name": k.name, "values": list(k.values), "meaning": k.meaning} for k in space.knobs],
+        "raw": count.raw,
+        "valid": count.valid,
+        "exact": count.exact,
+        "default": dict(default) if default else None,
+        "constraints": [
+            {"name": c.name, "rule": c.message, "removes": removed[c.name].points, "exact": removed[c.name].exact}
+            for c in space.constraints
+        ],
+    }
+
+
+def _count(n: int) -> str:
+    return f"{n:,}" if n < 10**7 else f"{n:.3g}"
+
+
+def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int, report_file: str | None) -> None:
+    if report_file is not None:
+        options.check_report(report_file)
+    facts = _search_facts(workload, device, seed)
+    if report_file is not None:
+        from ..report.html import search_page
+
+        text.write(report_file, search_page(facts))
+    if as_json:
+        options.echo_json(facts)
+    else:
+        _print_search(facts)
+        if report_file is not None:
+            click.echo(f"report: {Path(report_file).absolute()}")
+
+
+def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str, Any]:
+    """What is known of the search for one workload, from the records."""
+    from ..measure.select import select_device
+    from ..report.search_facts import explain
+    from ..search.tuner import Tuner
+    from ..store.records import Records
+
+    chosen, source = select_device(device)
+    records = Records().read(source)
+    tuner = Tuner(workload, device=chosen, seed=seed, history=records)
+    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
+    mine = [r for r in records if r.chip == chosen.chip and (r.template_hash, r.workload) in now]
+    tuner.tell({r.measurement.candidate: r.measurement for r in mine}.values())
+    batch = tuner.ask()
+    return {
+        "workload": workload.key,
+        "device": chosen.chip,
+        "source": source,
+        "records": len(records),
+        "best": {"key": tuner.best.candidate.key, "seconds": tuner.best.time} if tuner.best else None,
+        **explain(tuner.search),
+        "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
+    }
+
+
+def _print_search(facts: dict[str, Any]) -> None:
+    from ..report.search_facts import ended
+
+    mark = " (estimates)" if facts["source"] == PREDICTED else ""
+    click.echo(f"{facts['workload']} on {facts['device']}{mark}")
+    click.echo(f"trials: {ended(facts)}; learning from {facts['records']} records")
+    if facts["best"]:
+        click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
+    trials = len(facts["curve"])
+    curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None and (n in MARKS or n == trials)]
+    if curve:
+        click.echo("best so far: " + ", ".join(f"{duration(t)} after {n}" for n, t in curve))
+    if facts["failures"]:
+        rows = [
+            (str(f["count"]), f["status"].replace("_", " "), f["reason"].split("\n")[0][:200])
+            for f in facts["failures"][:FAILURES]
+        ]
+        options.print_table(("trials", "status", "why"), rows, title="what failed", lines=False)
+        if len(facts["failures"]) > FAILURES:
+            click.echo(f"and {len(facts['failures']) - FAILURES} more kinds of failure")
+    for name, space in facts["spaces"].items():
+        _print_model(name, space)
+    click.echo("next:")
+    for c in facts["next"]:
+        click.echo(f"  {c['template']}  " + " ".join(f"{k}={v}" for k, v in c["config"].items()))
+
+
+def _print_model(name: str, space: dict[str, Any]) -> None:
+    """What the model of one space learned, and how rightly it predicts."""
+    from ..report.search_facts import judgement
+
+    if "gain" not in space:
+        options.console().print(f"{name}: {space['trials']} trials, no model yet")
+        return
+    columns = ("what the model goes by", "share of gain", "mean |SHAP|")
+    rows = [
+        (f, f"{gain:.0%}", f"{space['shap'].get(f, 0.0):.3g}") for f, gain in list(space["gain"].items())[:FEATURES]
+    ]
+    options.print_table(columns, rows, title=f"{name}: {space['trials']} trials", right=columns[1:], lines=False)
+    ranks = sorted(zip(space["measured"], space["predicted"]))
+    pairs = ", ".join(f"{m + 1} as {p + 1}" for m, p in ranks[:BEST])
+    options.console().print(f"rank measured as predicted before it was seen (of {len(ranks)}): {pairs}")
+    options.console().print(judgement(name, space))
 
 
 def _kernel(
@@ -104,28 +188,24 @@ def _kernel(
     from ..store.store import lookup
     from ..workload.command import command as tune_command
 
-    place, source = select_device(device)
-    found = lookup(workload, place.chip, source, store=options.open_store(store_folder))
+    chosen, source = select_device(device)
+    found = lookup(workload, chosen.chip, source, store=options.open_store(store_folder))
     if found is None:
-        raise NotTuned(f"{workload.key} is not tuned for {place.chip}; run: {tune_command(workload, device)}")
+        raise NotTuned(f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, device)}")
     winner, store = found
     if as_json:
-        options.echo_json({**winner.to_json(), "path": str(store.path(workload, place.chip, source))})
+        options.echo_json({**winner.to_json(), "path": str(store.path(workload, chosen.chip, source))})
     elif plan_only:
         click.echo("\n".join(describe(winner.plan)))
     else:
         click.echo(winner.code, nl=False)
 
 
-def _count(n: int) -> str:
-    return f"{n:,}" if n < 10**7 else f"{n:.3g}"
-
-
 _for_each_op("space", "Knobs, constraints and how many points each removes, for every template.", _space)
 _for_each_op(
     "search",
     "What was tried, what failed and why, what the models learned, and what comes next.",
-    show_search.show,
+    _search,
     options.seed_option,
     click.option("--report", "report_file", metavar="FILE", help="Also write an HTML page (needs gpu_tune[report])."),
 )

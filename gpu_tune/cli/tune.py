@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -72,32 +73,28 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
     from ..templates.registry import variants
     from ..tuner.tune import tune
 
-    place, source = select_device(settings["device"])
-    cluster = bool(settings["executor"])  # its workers say what device it is
-    for workload in workloads if not cluster else ():  # refuse all before the first is tuned
-        variants(workload, place)
-    if source == PREDICTED and not cluster and not as_json:
-        said = f"No GPU: times are estimates, predicted for {place.name}. Kernels are really compiled and executed."
-        click.echo(said, err=True)
+    if not settings["executor"]:  # the workers of a cluster say what device it is
+        device, source = select_device(settings["device"])
+        for workload in workloads:  # refuse all before the first is tuned
+            variants(workload, device)
+        if source == PREDICTED and not as_json:
+            said = (
+                f"No GPU: times are estimates, predicted for {device.name}. Kernels are really compiled and executed."
+            )
+            click.echo(said, err=True)
     results, failures = [], []
     for number, workload in enumerate(workloads, 1):
         title = workload.key if len(workloads) == 1 else f"[{number}/{len(workloads)}] {workload.key}"
-        seen: list[Progress] = []
         try:
             with Live(title, quiet=as_json) as live:
-
-                def on_trial(progress: Progress, live: Live = live, seen: list[Progress] = seen) -> None:
-                    seen[:] = [progress]
-                    live.update(progress)
-
-                kernel = tune(workload, on_trial=on_trial, store=options.open_store(store_folder), **settings)
+                kernel = tune(workload, on_trial=live.update, store=options.open_store(store_folder), **settings)
         except GpuTuneError as error:
             if len(workloads) == 1:
                 raise
             failures.append(str(error))
             click.echo(f"Error: {error}", err=True)
             continue
-        results.append(summary(kernel, seen[0] if seen else None))
+        results.append(summary(kernel, live.progress))
         if not as_json:
             show(results[-1])
         if not kernel.winner.complete and number < len(workloads):
@@ -142,91 +139,71 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
     }
 
 
+ENDED = {
+    "trials": "all trials used",
+    "seconds": "time used",
+    "exhausted": "space exhausted",
+    "interrupted": "interrupted",
+    "plateau": "no more progress",
+    "target": "target reached",
+    "device lost": "the device was lost",
+}
+EXECUTED = {"emulator": "executed by the emulator on the CPU", "gpu": "executed on the GPU"}
+
+
 def show(result: dict[str, Any]) -> None:
     """One result, for people."""
-    from collections import Counter
-
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    predicted = result["source"] == PREDICTED
-    table = Table(
-        title=f"{result['workload']} on {result['chip']}",
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    title = f"{result['workload']} on {result['chip']}"
+    plain: dict[str, Any] = {"show_header": False, "box": None, "padding": (0, 2, 0, 0)}
+    table = Table(title=title, title_justify="left", title_style="bold", **plain)
     table.add_column(style="bright_black", no_wrap=True)
     table.add_column(overflow="fold")
-    flops = result["tflops"] * result["seconds"]
-    mark = " (estimate, not a measurement)" if predicted else ""
-    if result["default_seconds"]:
-        table.add_row(
-            "default config",
-            f"{duration(result['default_seconds'])}  {flops / result['default_seconds']:.3g} TFLOP/s  "
-            f"{(result['default'] or '').split(' ')[0]}",
-        )
-    config = " ".join(f"{k}={v}" for k, v in result["config"].items())
-    table.add_row(
-        "best found",
-        f"[bold]{duration(result['seconds'])}[/bold]  {result['tflops']:.3g} TFLOP/s  {result['template']}{mark}",
-    )
-    table.add_row("", config)
+    for name, value in _lines(result):
+        table.add_row(name, value)
+    options.console().print(table)
+    path = result["path"] or "not kept (see the message above)"
+    options.console().print(f"[bright_black]kernel[/bright_black]  {path}", soft_wrap=True)
+
+
+def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is said of one result: a name and a text of rich's markup."""
+    verdict, default = result["verdict"], result["default_seconds"]
+    if default:
+        rate = result["tflops"] * result["seconds"] / default
+        name = (result["default"] or "").split(" ")[0]
+        yield "default config", f"{duration(default)}  {rate:.3g} TFLOP/s  {name}"
+    mark = " (estimate, not a measurement)" if result["source"] == PREDICTED else ""
+    best = f"[bold]{duration(result['seconds'])}[/bold]  {result['tflops']:.3g} TFLOP/s  {result['template']}{mark}"
+    yield "best found", best
+    yield "", " ".join(f"{k}={v}" for k, v in result["config"].items())
     if result["speedup"]:
-        text = result["verdict"]["default"]["text"]
-        table.add_row("speed-up", f"[bold]{result['speedup']:.2f}x[/bold] over the default ({text})")
-    table.add_row("vendor", result["verdict"]["text"])
-    ended = {
-        "trials": "all trials used",
-        "seconds": "time used",
-        "exhausted": "space exhausted",
-        "interrupted": "interrupted",
-        "plateau": "no more progress",
-        "target": "target reached",
-        "device lost": "the device was lost",
-    }.get(result["ended"], "")
+        yield "speed-up", f"[bold]{result['speedup']:.2f}x[/bold] over the default ({verdict['default']['text']})"
+    yield "vendor", verdict["text"]
     if result["from_store"]:
-        table.add_row("trials", f"{result['trials']}, kept from earlier: the store answered, nothing was compiled")
+        yield "trials", f"{result['trials']}, kept from earlier: the store answered, nothing was compiled"
     else:
-        table.add_row(
-            "trials",
-            f"{result['trials']} in {result['spent']:.1f} s ({ended}): {statuses(Counter(result['statuses']))}",
-        )
-    checks = result["verdict"].get("checks", [])
-    if checks:
-        by = {"emulator": "executed by the emulator on the CPU", "gpu": "executed on the GPU"}
-        run = ", ".join(dict.fromkeys(by.get(c["by"], c["by"]) for c in checks))
-        where = ", ".join(
-            dict.fromkeys(c["workload"] for c in checks if c["workload"] and c["workload"] != result["workload"])
-        )
-        table.add_row(
-            "checked",
-            f"{run}: {sum(c['ok'] for c in checks)} of {len(checks)} checks right"
-            + (f" (on {where})" if where else ""),
-        )
-    else:
-        table.add_row("checked", f"[bold]not executed[/bold]: {escape(result['unchecked'])}")
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"[bright_black]kernel[/bright_black]  {result['path'] or 'not kept (see the message above)'}", soft_wrap=True
-    )
+        why, ended = ENDED.get(result["ended"], ""), statuses(Counter(result["statuses"]))
+        yield "trials", f"{result['trials']} in {result['spent']:.1f} s ({why}): {ended}"
+    checks = verdict.get("checks", [])
+    if not checks:
+        from rich.markup import escape
+
+        yield "checked", f"[bold]not executed[/bold]: {escape(result['unchecked'])}"
+        return
+    run = ", ".join(dict.fromkeys(EXECUTED.get(c["by"], c["by"]) for c in checks))
+    others = ", ".join(dict.fromkeys(c["workload"] for c in checks if c["workload"] not in ("", result["workload"])))
+    on = f" (on {others})" if others else ""
+    yield "checked", f"{run}: {sum(c['ok'] for c in checks)} of {len(checks)} checks right{on}"
 
 
 def overview(results: list[dict[str, Any]]) -> None:
     """A table over many workloads."""
-    from rich.console import Console
-    from rich.table import Table
-
     estimate = any(r["source"] == PREDICTED for r in results)
-    table = Table(title="times are predicted: estimates, not measurements" if estimate else None)
-    for name in ("workload", "template", "default", "best found", "speed-up", "TFLOP/s"):
-        table.add_column(name, justify="left" if name in ("workload", "template") else "right", overflow="fold")
-    for r in results:
-        table.add_row(
+    columns = ("workload", "template", "default", "best found", "speed-up", "TFLOP/s")
+    rows = (
+        (
             r["workload"],
             r["template"],
             duration(r["default_seconds"]) if r["default_seconds"] else "-",
@@ -234,4 +211,7 @@ def overview(results: list[dict[str, Any]]) -> None:
             f"{r['speedup']:.2f}x" if r["speedup"] else "-",
             f"{r['tflops']:.3g}",
         )
-    Console().print(table)
+        for r in results
+    )
+    title = "times are predicted: estimates, not measurements" if estimate else None
+    options.print_table(columns, rows, title=title, right=columns[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,12 @@ def command(
             target, variants=variants, seed=seed, seconds=seconds, workers=workers, progress=_progress(as_json)
         )
     if as_json:
-        options.echo_json(
-            {
-                "target": report.target,
-                "ok": report.ok,
-                "variants": report.variants,
-                "runs": report.runs,
-                "assembled": report.assembled,
-                "spilling": report.spilling,
-                "seconds": report.seconds,
-                "failures": [
-                    {"label": f.label, "count": f.count, "message": f.message, "command": f.command}
-                    for f in report.classes.values()
-                ],
-                "covered": report.covered,
-            }
-        )
+        names = ("target", "ok", "variants", "runs", "assembled", "spilling", "seconds", "covered")
+        failures = [
+            {"label": f.label, "count": f.count, "message": f.message, "command": f.command}
+            for f in report.classes.values()
+        ]
+        options.echo_json({**{name: getattr(report, name) for name in names}, "failures": failures})
     else:
         click.echo(report.text())
     if not report.ok:
@@ -66,8 +57,6 @@ def command(
 
 
 def _progress(quiet: bool) -> Any:
-    import sys
-
     if quiet or not sys.stderr.isatty():
         return None
 

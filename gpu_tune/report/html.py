@@ -1,4 +1,4 @@
-"""A benchmark, or a search, as one HTML file that stands alone, with its plots (drawn by matplotlib: extra ``report``)."""
+"""A benchmark, or a search, as one HTML file that stands alone, with plots by matplotlib (extra ``report``)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def _document(title: str, facts: Iterable[str], head: str, figures: Mapping[str,
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(f'<th>{escape(c)}</th>' for c in head)}</tr></thead><tbody>{body}</tbody></table>"
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{escape(c)}</th>' for c in head)}</tr></thead><tbody>{body}</tbody></table>"
+    )
 
 
 def benchmark_plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:

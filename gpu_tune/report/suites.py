@@ -68,7 +68,8 @@ def load(name: str, **overrides: Any) -> Suite:
         if not isinstance(defaults, Mapping) or any(len(row) != len(columns) for row in data["rows"]):
             raise TypeError("a row has another length than columns")
         rows = [dict(zip(columns, row)) for row in data["rows"]]
-        op, head = data["op"], [str(data[key]) for key in ("name", "title", "source")]
+        title, source, op = str(data["title"]), str(data["source"]), data["op"]
+        own_name = str(data["name"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         remedy = "see the head of gpu_tune/report/suites.py for the format"
         raise CorruptData(f"suite file {path}: {error!r}; {remedy}") from error
@@ -80,4 +81,4 @@ def load(name: str, **overrides: Any) -> Suite:
         except InvalidInput as error:
             raise InvalidInput(f"suite {path.name} row {i + 1}: {error}") from error
         entries.append(Entry(label or " ".join(f"{k}={v}" for k, v in row.items() if v not in (0, "")), workload))
-    return Suite(*head, tuple(entries))
+    return Suite(own_name, title, source, tuple(entries))
