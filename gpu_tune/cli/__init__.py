@@ -7,6 +7,8 @@ messages to standard error.
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import sys
 import traceback
@@ -18,15 +20,15 @@ from .. import __version__
 from ..errors import GpuTuneError, MeasureError, NotTuned, WrongResult
 
 COMMANDS = {
-    "tune": ("tune", "Find the fastest checked kernel for a workload, and keep it."),
-    "bench": ("bench", "Compare with the vendor libraries over a suite of shapes."),
-    "show": ("show", "Show a space, a search, or a stored kernel."),
-    "records": ("records", "List, export and import the trials kept so far."),
-    "replay": ("replay", "Search a recorded space again, without a GPU."),
-    "verify": ("verify", "Check random variants of a template, or an emitted kernel, on the emulator."),
-    "export": ("export", "Publish winners into a folder, for a repository or for C++."),
-    "doctor": ("doctor", "Say what was found on this machine and what is missing."),
-    "gc": ("gc", "Remove damaged winners, leftovers of killed runs and compiled candidates."),
+    "tune": "Find the fastest checked kernel for a workload, and keep it.",
+    "bench": "Compare with the vendor libraries over a suite of shapes.",
+    "show": "Show a space, a search, or a stored kernel.",
+    "records": "List, export and import the trials kept so far.",
+    "replay": "Search a recorded space again, without a GPU.",
+    "verify": "Check random variants of a template, or an emitted kernel, on the emulator.",
+    "export": "Publish winners into a folder, for a repository or for C++.",
+    "doctor": "Say what was found on this machine and what is missing.",
+    "gc": "Remove damaged winners, leftovers of killed runs and compiled candidates.",
 }
 
 
@@ -37,16 +39,11 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        import importlib
-
-        command: click.Command = importlib.import_module(f".{COMMANDS[cmd_name][0]}", __name__).command
-        return command
+        return importlib.import_module(f".{cmd_name}", __name__).command if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -65,12 +62,10 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.params.get("verbose"):
                 raise
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{os.path.basename(where.filename)}:{where.lineno}"
-            click.echo(
-                f"Internal error at {place}: {error!r}. This is a bug of gpu_tune; gpu-tune -v ... shows all of it.",
-                err=True,
-            )
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+            remark = "This is a bug of gpu_tune; gpu-tune -v ... shows all of it."
+            click.echo(f"Internal error at {place}: {error!r}. {remark}", err=True)
             raise SystemExit(3) from None
 
 
@@ -83,11 +78,9 @@ def main(verbose: int) -> None:
     Without a GPU, candidates are really compiled and winners really executed (on an emulator); only times are
     predicted, and say so.
     """
-    import logging
-
-    level = logging.ERROR if verbose == 0 else logging.INFO if verbose == 1 else logging.DEBUG
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("gpu_tune").setLevel(min(level, logging.WARNING) if verbose else logging.WARNING)
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.getLogger("gpu_tune").setLevel(level)
 
 
 __all__ = ["main"]

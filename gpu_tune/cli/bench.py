@@ -12,9 +12,13 @@ import click
 
 from .. import text
 from ..errors import GpuTuneError, InvalidInput
+from ..kernel.emit import duration
+from ..measure.select import make_measurer, select_device
+from ..report import suites
 from ..report import summary as report
 from ..report.summary import Row
-from ..trial import MEASURED, PREDICTED
+from ..store.store import Store, lookup
+from ..trial import MEASURED, PREDICTED, Candidate
 from . import options
 from .live import Live
 
@@ -54,13 +58,11 @@ def command(
     report_file: str | None,
     seed: int,
     device: str | None,
-    store_folder: str | None,
+    store: Store,
     as_json: bool,
 ) -> None:
     """On a GPU: tunes what is not tuned, then times ours and every baseline interleaved on the same inputs."""
     from ..measure.baselines import NAMES, names_for
-    from ..measure.select import select_device
-    from ..report import suites
 
     if list_only or suite is None:
         _list(as_json)
@@ -80,7 +82,6 @@ def command(
     if unknown:
         raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
     chosen, source = select_device(device)
-    store = options.open_store(store_folder)
     if source != MEASURED:
         _plan(loaded, entries, chosen, store, as_json)
         return
@@ -93,7 +94,6 @@ def command(
 
 
 def _list(as_json: bool) -> None:
-    from ..report import suites
 
     found = [suites.load(n) for n in suites.names()]
     if as_json:
@@ -107,8 +107,6 @@ def _list(as_json: bool) -> None:
 
 def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool) -> None:
     """Without a GPU: what would run, and why nothing is compared."""
-    from ..kernel.emit import duration
-    from ..store.store import lookup
     from ..templates.registry import variants
 
     rows = []
@@ -168,9 +166,6 @@ def _measure(
 ) -> Row:
     """One row, tuned for ``seconds`` before unless that is None. Why a baseline was not timed goes to ``absent``, the
     first reason of each."""
-    from ..measure.select import make_measurer
-    from ..store.store import lookup
-    from ..trial import Candidate
     from ..tuner.tune import tune
 
     label, workload = entry.label, entry.workload

@@ -15,11 +15,17 @@ from typing import Any
 import click
 
 from .. import __version__, paths
+from ..cuda import cublas, driver, nvrtc
 from ..errors import GpuTuneError, Unavailable
+from ..measure.quarantine import Journal
+from ..store.records import SOURCES, Records
+from ..store.store import Store
+from ..templates.registry import registry
 from . import options
 
 _PACKAGES = {
     "numpy": "",
+    "scipy": "",
     "lightgbm": "",
     "jinja2": "",
     "ml_dtypes": "",
@@ -73,9 +79,7 @@ def _python() -> tuple[bool, str]:
 
 
 def _gpu() -> tuple[bool, str]:
-    from ..cuda.driver import detect_device
-
-    device = detect_device()
+    device = driver.detect_device()
     if device is None:
         return False, "none: times are predicted (estimates), kernels run on the emulator"
     rates = "" if device.known else ", not in the built-in table (peak rates inferred)"
@@ -83,16 +87,12 @@ def _gpu() -> tuple[bool, str]:
 
 
 def _driver() -> tuple[bool, str]:
-    from ..cuda import driver
-
     if driver.library() is None:
         return False, driver.missing()
     return True, "supports CUDA {}.{}".format(*driver.version())
 
 
 def _nvrtc() -> tuple[bool, str]:
-    from ..cuda import driver, nvrtc
-
     if not nvrtc.available():
         return False, "no NVRTC; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12], or [compiler])"
     archs = nvrtc.architectures()
@@ -107,9 +107,7 @@ def _nvrtc() -> tuple[bool, str]:
 
 
 def _cublas() -> tuple[bool, str]:
-    from ..cuda.cublas import load
-
-    return True, f"the baselines cublas and cublaslt ({load('cublasLt')._name})"
+    return True, f"the baselines cublas and cublaslt ({cublas.load('cublasLt')._name})"
 
 
 def _compiler() -> tuple[bool, str]:
@@ -122,14 +120,10 @@ def _compiler() -> tuple[bool, str]:
 
 
 def _templates() -> tuple[bool, str]:
-    from ..templates.registry import registry
-
     return bool(registry()), ", ".join(registry()) or "none"
 
 
 def _store() -> tuple[bool, str]:
-    from ..store.store import Store
-
     store = Store()
     entries = list(store.entries())
     winners, damaged = sum(e.winner is not None for e in entries), sum(e.damaged for e in entries)
@@ -140,15 +134,11 @@ def _store() -> tuple[bool, str]:
 
 
 def _shipped() -> tuple[bool, str]:
-    from ..store.store import Store
-
     entries = list(Store(paths.shipped(), trusted=True).entries())
     return True, f"{paths.shipped()}: {sum(e.winner is not None for e in entries)} winners"
 
 
 def _records() -> tuple[bool, str]:
-    from ..store.records import SOURCES, Records
-
     records = Records()
     counts = [f"{len(records.read(s))} {s}" for s in SOURCES]
     size = sum(p.stat().st_size for s in SOURCES for p in records.segments(s))
@@ -156,8 +146,6 @@ def _records() -> tuple[bool, str]:
 
 
 def _quarantine() -> tuple[bool, str]:
-    from ..measure.quarantine import Journal
-
     folder = paths.root() / "started"
     killers = Journal(folder).killers() if folder.is_dir() else {}
     named = "; ".join(f"{k.what} ({k.why})" for k in list(killers.values())[:5])

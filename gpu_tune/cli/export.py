@@ -27,7 +27,7 @@ from . import options
 @options.store_option
 @options.json_option
 def command(
-    target: str, chip: str | None, key: str | None, predicted: bool, cpp: bool, store_folder: str | None, as_json: bool
+    target: str, chip: str | None, key: str | None, predicted: bool, cpp: bool, store: Store, as_json: bool
 ) -> None:
     """Copies winners, each by one rename; a damaged one is left out, with a message."""
     from ..kernel.export_cpp import header
@@ -37,7 +37,7 @@ def command(
         raise InvalidInput("--to", target, "is not a folder", "name a folder")
     written: list[dict[str, Any]] = []
     destination = Store(target)
-    for entry in options.open_store(store_folder).entries():
+    for entry in store.entries():
         w = entry.winner
         if w is None:
             click.echo(f"{entry.path} {entry.problem}: left out", err=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from .. import paths
+from ..store.store import Store
 from . import options
 
 
@@ -26,9 +27,9 @@ from . import options
 @click.option("--quarantine", is_flag=True, help="Forget which configs took a GPU down: they may be tried again.")
 @options.store_option
 @options.json_option
-def command(keep_days: float, quarantine: bool, store_folder: str | None, as_json: bool) -> None:
+def command(keep_days: float, quarantine: bool, store: Store, as_json: bool) -> None:
     """Frees disk space; never removes a sound winner or a record."""
-    store, compiled = options.open_store(store_folder), paths.root() / "compiled"
+    compiled = paths.root() / "compiled"
     for folder in (store.folder, compiled):
         paths.check_trusted(folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)

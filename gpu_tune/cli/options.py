@@ -138,13 +138,12 @@ seed_option = click.option(
     "--seed", type=int, default=0, show_default=True, help="The search is a function of seed and records."
 )
 store_option = click.option(
-    "--store", "store_folder", metavar="FOLDER", help="Winners go here instead of the user's store."
+    "--store",
+    metavar="FOLDER",
+    callback=lambda context, option, folder: Store(folder or None),
+    help="Winners go here instead of the user's store.",
 )
-
-
-def open_store(folder: str | None) -> Store:
-    """The store that ``--store`` names, else the user's."""
-    return Store(folder) if folder else Store()
+"""The command gets a Store: the named one, else the user's."""
 
 
 def read_text(option: str, name: str, remedy: str) -> str:

@@ -11,8 +11,14 @@ import click
 from .. import text
 from ..errors import NotTuned
 from ..kernel.emit import describe, duration
+from ..measure.select import select_device
+from ..space.space import TemplateSpace
+from ..store.records import Records
+from ..store.store import Store, lookup
+from ..templates.registry import variants
 from ..trial import PREDICTED
 from ..workload import Workload
+from ..workload.command import command as tune_command
 from . import options
 
 MARKS = (1, 10, 25, 50, 100, 200, 500, 1000, 2000)
@@ -43,9 +49,6 @@ def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Cal
 
 
 def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
-    from ..measure.select import select_device
-    from ..space.space import TemplateSpace
-    from ..templates.registry import variants
 
     chosen, _ = select_device(device)
     spaces = [
@@ -113,10 +116,8 @@ def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int,
 
 def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str, Any]:
     """What is known of the search for one workload, from the records."""
-    from ..measure.select import select_device
     from ..report.search_facts import explain
     from ..search.tuner import Tuner
-    from ..store.records import Records
 
     chosen, source = select_device(device)
     records = Records().read(source)
@@ -181,20 +182,15 @@ def _print_model(name: str, space: dict[str, Any]) -> None:
     options.console().print(judgement(name, space))
 
 
-def _kernel(
-    workload: Workload, *, device: str | None, as_json: bool, store_folder: str | None, plan_only: bool
-) -> None:
-    from ..measure.select import select_device
-    from ..store.store import lookup
-    from ..workload.command import command as tune_command
+def _kernel(workload: Workload, *, device: str | None, as_json: bool, store: Store, plan_only: bool) -> None:
 
     chosen, source = select_device(device)
-    found = lookup(workload, chosen.chip, source, store=options.open_store(store_folder))
+    found = lookup(workload, chosen.chip, source, store=store)
     if found is None:
         raise NotTuned(f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, device)}")
-    winner, store = found
+    winner, holder = found
     if as_json:
-        options.echo_json({**winner.to_json(), "path": str(store.path(workload, chosen.chip, source))})
+        options.echo_json({**winner.to_json(), "path": str(holder.path(workload, chosen.chip, source))})
     elif plan_only:
         click.echo("\n".join(describe(winner.plan)))
     else:

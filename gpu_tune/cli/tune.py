@@ -68,7 +68,7 @@ def conv2d(workloads: list[Workload], **settings: Any) -> None:
     _tune(workloads, **settings)
 
 
-def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None, **settings: Any) -> None:
+def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
     from ..measure.select import select_device
     from ..templates.registry import variants
     from ..tuner.tune import tune
@@ -87,7 +87,7 @@ def _tune(workloads: list[Workload], *, as_json: bool, store_folder: str | None,
         title = workload.key if len(workloads) == 1 else f"[{number}/{len(workloads)}] {workload.key}"
         try:
             with Live(title, quiet=as_json) as live:
-                kernel = tune(workload, on_trial=live.update, store=options.open_store(store_folder), **settings)
+                kernel = tune(workload, on_trial=live.update, **settings)
         except GpuTuneError as error:
             if len(workloads) == 1:
                 raise

@@ -93,8 +93,7 @@ def _speed_ups(rows: Sequence[Row]) -> bytes:
     axes.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=8)
     axes.margins(y=0.01)
     axes.invert_yaxis()
-    axes.set_xlabel("time(best baseline) / time(ours): above 1 is faster")
-    axes.set_title("Speed-up")
+    axes.set(title="Speed-up", xlabel="time(best baseline) / time(ours): above 1 is faster")
     return _png(figure)
 
 
@@ -111,12 +110,8 @@ def _roofline(rows: Sequence[Row], device: Device) -> bytes:
     for kind in sorted({PEAK_KIND[r.workload.dtype] for r in rows}):
         peak = peak_flops(device, kind)
         axes.plot(xs, [min(peak, x * device.bandwidth) / 1e12 for x in xs], linewidth=1.2, label=f"{kind} roofline")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("FLOP per byte of operands and result")
-    axes.set_ylabel("TFLOP/s")
-    estimates = " (estimates, not measurements)" if any(r.source == PREDICTED for r in rows) else ""
-    axes.set_title(f"Roofline of {device.product}{estimates}")
+    title = f"Roofline of {device.product}{_mark(any(r.source == PREDICTED for r in rows))}"
+    axes.set(title=title, xlabel="FLOP per byte of operands and result", ylabel="TFLOP/s", xscale="log", yscale="log")
     axes.legend(fontsize=8)
     return _png(figure)
 
@@ -144,19 +139,15 @@ def _trials(facts: Mapping[str, Any], colour: Mapping[str, str]) -> bytes:
             axes.scatter(*zip(*mine), s=11, color=colour[name], alpha=0.6, linewidths=0, label=f"{name} ({len(mine)})")
     curve = [(n, t * 1e6) for n, t in enumerate(facts["curve"], 1) if t is not None]
     axes.step(*zip(*curve), where="post", color="#222", linewidth=1.4, label="best so far")
-    axes.set_yscale("log")
+    axes.set(xlim=(0, len(points) + 1), xlabel="trial", ylabel="time (us)", yscale="log")
     failed = [n for n, p in points if p["seconds"] is None]
     if failed:  # on the upper edge, whatever the times are
         label, edge = f"no time ({len(failed)})", axes.get_xaxis_transform()
         axes.scatter(failed, [0.985] * len(failed), transform=edge, marker="|", s=45, color="#999", label=label)
     axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if str(f"{y:e}")[0] in "25" else "")
-    axes.set_xlim(0, len(points) + 1)
-    axes.set_xlabel("trial")
-    axes.set_ylabel("time (us)")
     axes.grid(alpha=0.3, linewidth=0.5)
-    estimates = " (estimates, not measurements)" if facts["source"] == PREDICTED else ""
-    axes.set_title(f"{facts['workload']}{estimates}", fontsize=10)
+    axes.set_title(f"{facts['workload']}{_mark(facts['source'] == PREDICTED)}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=6, frameon=False)
     return _png(figure)
 
@@ -168,8 +159,7 @@ def _model(name: str, space: Mapping[str, Any], colour: str) -> bytes:
         shown = list(space[key].items())[:FEATURES]
         axes.barh([n for n, _ in shown], [v for _, v in shown], color=colour)
         axes.invert_yaxis()
-        axes.tick_params(axis="y", labelsize=7)
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(labelsize=7)
         axes.set_title(title, fontsize=9)
     last = len(space["measured"]) - 1
     right.plot([0, last], [0, last], color="#999", linewidth=1)
@@ -185,6 +175,10 @@ def _model(name: str, space: Mapping[str, Any], colour: str) -> bytes:
     )
     figure.suptitle(f"{name}: {space['trials']} trials", fontsize=10)
     return _png(figure)
+
+
+def _mark(predicted: bool) -> str:
+    return " (estimates, not measurements)" if predicted else ""
 
 
 def _figure(width: float, height: float) -> Any:
