@@ -6,20 +6,17 @@ on. Any sizes, leading dimensions and alignment; every epilogue, scale, alpha an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
-from ..space.knob import Config
-from ..workload import FP8, ITEMSIZE, Matmul, Workload
-from .base import ResourceEstimate, Template
-from .lib.mma import launch
-from .lib.mma.constraints import Problem, rules
-from .lib.mma.derived import Loader
-from .lib.mma.seeds import complete, default, features, seeds
-from .lib.mma.tiles import KNOBS, Operand, Shape, copy_width, promotes
+from ..workload import FP8, Workload
+from .base import Template
+from .lib.mma import launch, seeds
+from .lib.mma.constraints import constraints
+from .lib.mma.derived import derived, loader
+from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
 
 
 def problem(w: Any) -> Problem:
@@ -30,60 +27,24 @@ def problem(w: Any) -> Problem:
 def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
     """A's and B's tiles."""
     return (
-        _operand("A", config, w, config["block_m"], w.layout[0] == "n", w.lda),
-        _operand("B", config, w, config["block_n"], w.layout[1] == "t", w.ldb),
+        operand("A", config["block_m"], config, w, w.lda, w.layout[0] == "n"),
+        operand("B", config["block_n"], config, w, w.ldb, w.layout[1] == "t"),
     )
 
 
-def _operand(name: str, config: Mapping[str, Any], w: Matmul, extent: int, k_major: bool, ld: int) -> Operand:
-    size = ITEMSIZE[w.dtype]
-    width = copy_width(config["copy_bytes"], ld * size, w.alignment)
-    turned = not k_major and size == 1
-    major = "k" if k_major or turned else "mn"
-    return Operand(
-        name,
-        extent,
-        config["block_k"],
-        size,
-        major,
-        config["shared_layout"],
-        width if width >= 4 and not turned else 0,
-        turned,
-    )
-
-
-def loaders(config: Mapping[str, Any], w: Any, threads: int) -> tuple[Loader, Loader]:
-    """How A's and B's tiles are copied."""
-    a, b = operands(config, w)
-    return _loader(a, threads, w, w.lda, w.a_shape), _loader(b, threads, w, w.ldb, w.b_shape)
-
-
-def _loader(op: Operand, threads: int, w: Matmul, ld: int, shape: tuple[int, int]) -> Loader:
-    stride = ld * op.itemsize
-    words = copy_width(4, stride, w.alignment) == 4 and shape[1] % 4 == 0
-    if op.transposes:
-        text = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
-    else:
-        order = "k runs along a row" if op.major == "k" else "one k each"
-        text = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
-    return Loader(op, threads, stride, shape[0], shape[1], words, text)
-
-
-def _supports(w: Workload, device: Device) -> bool | str:
-    assert isinstance(w, Matmul)
+def _supports(w: Any, device: Device) -> bool | str:
     if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
         return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
     if w.dtype in FP8 and device.cc < 89:
         return f"needs compute capability 8.9 for float8, {device.name} has {device.cc / 10:.1f}"
-    if complete({}, w, device, TEMPLATE) is None:
+    if seeds.complete({}, w, device, TEMPLATE) is None:
         return "the result has more than 2^31 tiles of the largest size"
     return True
 
 
-def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
-    assert isinstance(w, Matmul)
-    shape = Shape(config, w.dtype, promotes(w, device))
-    load_a, load_b = loaders(config, w, shape.threads)
+def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
+    threads = Shape.of(config, w.dtype, promotes(w, device)).threads
+    a, b = operands(config, w)
     last = ((w.batch - 1) * w.m + w.m - 1) * w.ldc + w.n
     wide = last >= 2**31
 
@@ -91,12 +52,12 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
         z = f"z * {w.m * w.ldc}{'LL' if wide else ''} + " if w.batch > 1 else ""
         return f"{z}{row} * {w.ldc}{'LL' if wide else ''} + {column}"
 
-    found = launch.facts(
+    found = derived(
         config,
         w,
         device,
         problem(w),
-        (load_a, load_b),
+        (loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)),
         name="matmul_mma",
         row_elements=w.ldc,
         place=place,
@@ -114,18 +75,6 @@ def _derive(config: Config, w: Workload, device: Device) -> Mapping[str, Any]:
         origin_b=f"{n}, {k}" if w.layout[1] == "t" else f"{k}, {n}",
     )
     return found
-
-
-def _ldc(w: Any) -> int:
-    return int(w.ldc)
-
-
-def _plan(config: Config, w: Workload, device: Device) -> LaunchPlan:
-    return launch.plan(config, w, device, problem(w), operands(config, w), "matmul_mma", _ldc(w))
-
-
-def _resources(config: Config, w: Workload, device: Device) -> ResourceEstimate:
-    return launch.resources(config, w, device, problem(w), operands(config, w))
 
 
 def _atomics(w: Any) -> bool:
@@ -149,31 +98,19 @@ def numerics(config: Mapping[str, Any], w: Workload) -> Numerics:
     return Numerics()
 
 
-def _default(w: Workload, device: Device) -> Config:
-    return default(w, device, TEMPLATE, problem(w))
-
-
-def _seeds(w: Workload, device: Device) -> Sequence[Config]:
-    return seeds(w, device, TEMPLATE, problem(w))
-
-
-def _features(config: Config, w: Workload, device: Device) -> Mapping[str, float]:
-    return features(config, w, device, problem(w))
-
-
-TEMPLATE = Template(
+TEMPLATE: Template = Template(
     name="matmul_mma",
     op="matmul",
     summary="tensor cores by mma.sync, operands through a multistage cp.async pipeline",
     knobs=KNOBS,
-    constraints=rules(problem, operands, _atomics),
+    constraints=constraints(problem, operands, _atomics),
     supports=_supports,
-    derive=_derive,
-    resources=_resources,
-    plan=_plan,
-    default=_default,
-    seeds=_seeds,
-    features=_features,
+    derive=_derived,
+    resources=lambda c, w, d: launch.resources(c, w, d, problem(w), operands(c, w)),
+    plan=lambda c, w, d: launch.plan(_derived(c, w, d), c, w, problem(w)),
+    default=lambda w, d: seeds.default(w, d, TEMPLATE, problem(w)),
+    seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, problem(w)),
+    features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
     min_cc=80,
 )

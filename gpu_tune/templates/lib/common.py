@@ -1,4 +1,4 @@
-"""Kernel arguments that many templates share, in the order in which ``parts/epilogue.cuh.j2`` declares them."""
+"""What the families of every architecture share: limits, rounding, and the arguments that an epilogue takes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ INDEX_LIMIT = 2**31 - 2**20
 """int indices reach up to here, with room for the last block's overhang."""
 
 
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
 def register_limit(threads: int, min_blocks: int, device: Device) -> int:
     """Registers that ``__launch_bounds__(threads, min_blocks)`` leaves a thread, in steps of 8.
 
     Warps are dealt to the SM's four schedulers, each with a quarter of the registers; the fullest one counts.
     """
-    warps = -(-((threads + 31) // 32) * max(1, min_blocks) // 4)
+    warps = ceil_div(ceil_div(threads, 32) * max(1, min_blocks), 4)
     return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
 
 
 def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
-    """``out``, then whatever of ``c``, epilogue operands, scales and run-time scalars the workload uses."""
+    """``out``, then whatever of ``c``, epilogue operands, scales and run-time scalars the workload uses.
+
+    ``parts/common/epilogue.cuh.j2`` declares them in this order.
+    """
     names = ["out"] + (["c"] if workload.beta != "0" else [])
     names += [op.name for op in workload.ops if op.name in ("bias", "row_bias", "residual", "scale")]
     names += ["scale_a", "scale_b"] if workload.scales != "none" else []

@@ -1,12 +1,11 @@
-"""The rules of the mma.sync families: what cannot run, would spill, or equals another config.
+"""The constraints of the mma.sync families: what cannot run, would spill, or equals another config.
 
-A family says what its operands look like and how large the product is; the rules follow.
+A family says what its operands look like and how large the product is; the constraints follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
@@ -17,6 +16,7 @@ from .tiles import (
     STAGING_REGISTERS,
     TRANSCENDENTAL,
     Operand,
+    Problem,
     Shape,
     promotes,
     ring_bytes,
@@ -26,137 +26,53 @@ from .tiles import (
 )
 
 Config = Mapping[str, Any]
-TILE = ("block_m", "block_n", "block_k")
+Problems = Callable[[Any], Problem]
+"""The product behind a workload."""
+Operands = Callable[[Config, Any], tuple[Operand, Operand]]
+"""A's and B's tiles of a config and workload."""
 WARPS = ("block_m", "block_n", "warp_m", "warp_n", "slice_k")
 _PROBE = {"block_m": 16, "block_n": 16, "block_k": 64, "shared_layout": "xor", "copy_bytes": 16}
-"""For questions about an operand that do not depend on these."""
+"""For questions about an operand or a shape that do not depend on these."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """The matrix product behind an operation: ``batch`` products of (m, k) by (k, n)."""
-
-    m: int
-    n: int
-    k: int
-    batch: int
-
-    def tiles(self, config: Config) -> tuple[int, int]:
-        """Output tiles along m and n."""
-        return -(-self.m // config["block_m"]), -(-self.n // config["block_n"])
-
-    def k_tiles(self, config: Config) -> int:
-        """Stages that the whole of K takes."""
-        return -(-self.k // config["block_k"])
-
-
-def threads(config: Config) -> int:
-    """Threads of a block; for rules that know only the tile knobs."""
-    return 32 * (config["block_m"] // config["warp_m"]) * (config["block_n"] // config["warp_n"]) * config["slice_k"]
-
-
-def rules(
-    problem: Callable[[Any], Problem],
-    operands: Callable[[Config, Any], tuple[Operand, Operand]],
-    atomics: Callable[[Any], bool],
-    state: int = 0,
+def constraints(
+    problem: Problems, operands: Operands, atomics: Callable[[Any], bool], state: int = 0
 ) -> tuple[Constraint, ...]:
-    """Every rule. ``atomics`` says whether sums may be added to ``out`` itself, part by part.
+    """Every constraint. ``atomics`` says whether sums may be added to ``out`` itself, part by part.
 
     ``state``: registers of a thread in which the family's loaders keep where they are.
     """
+    return (
+        *_of_the_product(problem),
+        *_WARP_TILES,
+        *_of_registers(operands, state),
+        *_of_shared_memory(operands),
+        *_of_the_split(problem, atomics),
+        *_of_the_order(problem),
+        *_of_the_copies(operands),
+        *_EPILOGUE,
+    )
 
-    def shape(c: Config, w: Any, d: Device) -> Shape:
-        return Shape(c, w.dtype, promotes(w, d))
 
-    def arithmetic(c: Config, w: Any, d: Device) -> bool:
-        return c["arithmetic"] in w.math if c["arithmetic"] != "strict" else w.dtype != "float32"
+def threads(config: Config) -> int:
+    """Threads of a block; for constraints that know only the tile knobs."""
+    return 32 * (config["block_m"] // config["warp_m"]) * (config["block_n"] // config["warp_n"]) * config["slice_k"]
 
-    def depth(c: Config, w: Any, d: Device) -> bool:
-        return 32 <= c["block_k"] * ITEMSIZE[w.dtype] <= 256 and (c["block_k"] <= 128 or not promotes(w, d))
 
-    def warp_tile(c: Config, w: Any, d: Device) -> bool:
-        sums = c["warp_m"] * c["warp_n"] // 32
-        return sums * (2 if promotes(w, d) else 1) <= 192
-
-    def buffers(c: Config, w: Any, d: Device) -> bool:
-        return c["fragment_buffers"] == 1 or c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 2
-
-    def probe(c: Config, w: Any) -> tuple[Operand, Operand]:
-        return operands({**_PROBE, **c}, w)
-
-    def registers(c: Config, w: Any, d: Device) -> bool:
-        s = shape(c, w, d)
-        tiles = probe({}, w)
-        turned = 12 if any(op.transposes for op in tiles) else 0  # what a thread's squares take while they are turned
-        needed = s.registers(not all(op.copy for op in tiles), d, state + turned)
-        return needed <= register_limit(s.threads, c["min_blocks"], d)
-
-    def staging(c: Config, w: Any, d: Device) -> bool:
-        ops = operands({**_PROBE, **c}, w)
-        return (
-            all(op.copy for op in ops)
-            or sum(op.staging_registers(max(32, threads(c))) for op in ops) <= STAGING_REGISTERS
-        )
-
-    def fits(size: int, c: Config, d: Device) -> bool:
-        return (
-            size <= d.shared_bytes_per_block
-            and (size + d.shared_reserved_per_block) * c["min_blocks"] <= d.shared_bytes_per_sm
-        )
-
-    def ring(c: Config, w: Any, d: Device) -> bool:
-        return fits(ring_bytes(c["stages"], *probe(c, w)), c, d)
-
-    def slices(c: Config, w: Any, d: Device) -> bool:
-        return c["slice_k"] == 1 or fits(slice_bytes(c), c, d)
-
-    def slab(c: Config, w: Any, d: Device) -> bool:
-        return c["epilogue_store"] == "direct" or fits(slab_bytes(c), c, d)
-
-    def direct(c: Config, w: Any, d: Device) -> bool:
-        plain = two_kernels(c) or not any(op.name in TRANSCENDENTAL for op in w.ops)
-        return plain or c["epilogue_store"] == "staged" or c["warp_m"] * c["warp_n"] // 32 <= 32
-
-    def useful_stages(c: Config, w: Any, d: Device) -> bool:
-        return c["stages"] <= max(2, problem(w).k_tiles(c) // c["split_k"])
-
-    def reduction(c: Config, w: Any, d: Device) -> bool:
-        if c["reduction"] == "atomic":
-            return c["split_k"] > 1 and atomics(w)
-        return c["split_k"] > 1 or c["reduction"] == "workspace"
-
-    def workspace(c: Config, w: Any, d: Device) -> bool:
-        p = problem(w)
-        return c["split_k"] == 1 or 4 * p.m * p.n * p.batch * c["split_k"] <= d.memory_bytes // 32
-
-    def work(c: Config, w: Any, d: Device) -> bool:
-        p = problem(w)
-        rows, columns = p.tiles(c)
-        return rows * columns * p.batch * c["split_k"] < 2**31
-
-    def band(c: Config, w: Any, d: Device) -> bool:
-        tiles = problem(w).tiles(c)[0 if c["raster_along"] == "m" else 1]
-        return c["raster_group"] == 1 or c["raster_group"] < 2 * tiles
-
-    def copies(c: Config, w: Any, d: Device) -> bool:
-        widths = [op.copy for op in probe(c, w)]
-        return c["copy_bytes"] == max(4, *widths)
-
-    def prefetch(c: Config, w: Any, d: Device) -> bool:
-        return c["prefetch_bytes"] == 0 or any(op.copy for op in probe(c, w))
-
+def _of_the_product(problem: Problems) -> tuple[Constraint, ...]:
     return (
         Constraint(
             "arithmetic_permitted",
             ("arithmetic",),
-            arithmetic,
+            lambda c, w, d: c["arithmetic"] in w.math if c["arithmetic"] != "strict" else w.dtype != "float32",
             "arithmetic is a permission of the workload; strict exists for every dtype but float32",
         ),
         Constraint(
             "block_k_bytes",
             ("block_k",),
-            depth,
+            lambda c, w, d: (
+                32 <= c["block_k"] * ITEMSIZE[w.dtype] <= 256 and (c["block_k"] <= 128 or not promotes(w, d))
+            ),
             "a stage holds 32 to 256 bytes of K a row; sums that are promoted every 128 k need block_k <= 128",
         ),
         Constraint(
@@ -177,77 +93,121 @@ def rules(
             lambda c, w, d: c["block_k"] < 2 * max(problem(w).k, 64 // ITEMSIZE[w.dtype]),
             "block_k is below twice k (a shallower stage does the same)",
         ),
-        Constraint(
-            "warp_m_divides",
-            ("block_m", "warp_m"),
-            lambda c, w, d: c["block_m"] % c["warp_m"] == 0,
-            "warp_m divides block_m",
-        ),
-        Constraint(
-            "warp_n_divides",
-            ("block_n", "warp_n"),
-            lambda c, w, d: c["block_n"] % c["warp_n"] == 0,
-            "warp_n divides block_n",
-        ),
-        Constraint(
-            "warp_tile",
-            ("warp_m", "warp_n"),
-            warp_tile,
-            "a warp tile has at most 192 sums a thread (96 where they are promoted)",
-        ),
-        Constraint(
-            "slices_divide_k",
-            ("block_k", "slice_k"),
-            lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] // 32 % c["slice_k"] == 0,
-            "slice_k divides the k steps of a stage",
-        ),
-        Constraint(
-            "buffers_need_steps",
-            ("block_k", "slice_k", "fragment_buffers"),
-            buffers,
-            "two fragment buffers need two k steps of a warp in a stage",
-        ),
-        Constraint("warps", WARPS, lambda c, w, d: 1 <= threads(c) // 32 <= 16, "a block has 1 to 16 warps"),
-        Constraint(
-            "resident_threads",
-            (*WARPS, "min_blocks"),
-            lambda c, w, d: c["min_blocks"] <= d.blocks_per_sm and threads(c) * c["min_blocks"] <= d.threads_per_sm,
-            "min_blocks blocks fit the threads of an SM",
-        ),
+    )
+
+
+_WARP_TILES = (
+    Constraint(
+        "warp_m_divides",
+        ("block_m", "warp_m"),
+        lambda c, w, d: c["block_m"] % c["warp_m"] == 0,
+        "warp_m divides block_m",
+    ),
+    Constraint(
+        "warp_n_divides",
+        ("block_n", "warp_n"),
+        lambda c, w, d: c["block_n"] % c["warp_n"] == 0,
+        "warp_n divides block_n",
+    ),
+    Constraint(
+        "warp_tile",
+        ("warp_m", "warp_n"),
+        lambda c, w, d: c["warp_m"] * c["warp_n"] // 32 * (2 if promotes(w, d) else 1) <= 192,
+        "a warp tile has at most 192 sums a thread (96 where they are promoted)",
+    ),
+    Constraint(
+        "slices_divide_k",
+        ("block_k", "slice_k"),
+        lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] // 32 % c["slice_k"] == 0,
+        "slice_k divides the k steps of a stage",
+    ),
+    Constraint(
+        "buffers_need_steps",
+        ("block_k", "slice_k", "fragment_buffers"),
+        lambda c, w, d: c["fragment_buffers"] == 1 or c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 2,
+        "two fragment buffers need two k steps of a warp in a stage",
+    ),
+    Constraint("warps", WARPS, lambda c, w, d: 1 <= threads(c) // 32 <= 16, "a block has 1 to 16 warps"),
+    Constraint(
+        "resident_threads",
+        (*WARPS, "min_blocks"),
+        lambda c, w, d: c["min_blocks"] <= d.blocks_per_sm and threads(c) * c["min_blocks"] <= d.threads_per_sm,
+        "min_blocks blocks fit the threads of an SM",
+    ),
+)
+
+
+def _of_registers(operands: Operands, state: int) -> tuple[Constraint, ...]:
+    def fits(c: Config, w: Any, d: Device) -> bool:
+        shape, tiles = Shape.of({**_PROBE, **c}, w.dtype, promotes(w, d)), operands(_PROBE, w)
+        turned = 12 if any(op.transposes for op in tiles) else 0  # what a thread's squares take while they are turned
+        needed = shape.registers(not all(op.copy for op in tiles), d, state + turned)
+        return needed <= register_limit(shape.threads, c["min_blocks"], d)
+
+    def staged(c: Config, w: Any, d: Device) -> bool:
+        count = max(32, threads(c))
+        return sum(op.staging_registers(count) for op in operands({**_PROBE, **c}, w)) <= STAGING_REGISTERS
+
+    return (
         Constraint(
             "registers",
             (*WARPS, "fragment_buffers", "min_blocks", "arithmetic"),
-            registers,
+            fits,
             "accumulators, fragments and staging fit the registers that the launch bounds leave",
         ),
         Constraint(
             "staging",
             (*WARPS, "block_k", "copy_bytes"),
-            staging,
+            staged,
             f"data that goes through registers takes at most {STAGING_REGISTERS} of them a thread",
         ),
+    )
+
+
+def _fits(size: int, c: Config, d: Device) -> bool:
+    """Whether each of ``min_blocks`` blocks of an SM has ``size`` bytes of shared memory."""
+    each = (size + d.shared_reserved_per_block) * c["min_blocks"]
+    return size <= d.shared_bytes_per_block and bool(each <= d.shared_bytes_per_sm)
+
+
+def _of_shared_memory(operands: Operands) -> tuple[Constraint, ...]:
+    return (
         Constraint(
             "stages_fit",
-            (*TILE, "stages", "shared_layout", "min_blocks"),
-            ring,
+            ("block_m", "block_n", "block_k", "stages", "shared_layout", "min_blocks"),
+            lambda c, w, d: _fits(ring_bytes(c["stages"], *operands({**_PROBE, **c}, w)), c, d),
             "the stages of min_blocks blocks fit shared memory",
         ),
         Constraint(
             "slices_fit",
             ("block_m", "block_n", "slice_k", "min_blocks"),
-            slices,
+            lambda c, w, d: c["slice_k"] == 1 or _fits(slice_bytes(c), c, d),
             "the sums of a slice fit shared memory, over which the slices meet",
         ),
         Constraint(
             "staged_rows_fit",
             ("block_m", "block_n", "warp_m", "epilogue_store", "min_blocks"),
-            slab,
+            lambda c, w, d: c["epilogue_store"] == "direct" or _fits(slab_bytes(c), c, d),
             "the rows of the staged epilogue fit shared memory",
         ),
+    )
+
+
+def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Constraint, ...]:
+    def reduction(c: Config, w: Any, d: Device) -> bool:
+        if c["reduction"] == "atomic":
+            return c["split_k"] > 1 and atomics(w)
+        return c["split_k"] > 1 or c["reduction"] == "workspace"
+
+    def workspace(c: Config, w: Any, d: Device) -> bool:
+        p = problem(w)
+        return c["split_k"] == 1 or 4 * p.m * p.n * p.batch * c["split_k"] <= d.memory_bytes // 32
+
+    return (
         Constraint(
             "stages_useful",
             ("block_k", "stages", "split_k"),
-            useful_stages,
+            lambda c, w, d: c["stages"] <= max(2, problem(w).k_tiles(c) // c["split_k"]),
             "there are as many k tiles as stages (or 2 stages)",
         ),
         Constraint(
@@ -266,7 +226,17 @@ def rules(
         Constraint(
             "workspace", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"
         ),
-        Constraint("grid", ("block_m", "block_n", "split_k"), work, "there are fewer than 2^31 tiles"),
+    )
+
+
+def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
+    return (
+        Constraint(
+            "grid",
+            ("block_m", "block_n", "split_k"),
+            lambda c, w, d: problem(w).units(c) * c["split_k"] < 2**31,
+            "there are fewer than 2^31 tiles",
+        ),
         Constraint(
             "turnstile_in_order",
             ("persistent", "reduction"),
@@ -276,31 +246,48 @@ def rules(
         Constraint(
             "raster_useful",
             ("block_m", "block_n", "raster_group", "raster_along"),
-            band,
+            lambda c, w, d: (
+                c["raster_group"] == 1
+                or c["raster_group"] < 2 * problem(w).tiles(c)[0 if c["raster_along"] == "m" else 1]
+            ),
             "a band of the raster is narrower than twice the tiles there are",
         ),
+    )
+
+
+def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
+    return (
         Constraint(
             "copy_width",
             ("copy_bytes",),
-            copies,
+            lambda c, w, d: c["copy_bytes"] == max(4, *(op.copy for op in operands({**_PROBE, **c}, w))),
             "copy_bytes is a width that the alignment allows for an operand (4 when none is)",
         ),
         Constraint(
             "prefetch_needs_copies",
             ("copy_bytes", "prefetch_bytes"),
-            prefetch,
+            lambda c, w, d: c["prefetch_bytes"] == 0 or any(op.copy for op in operands({**_PROBE, **c}, w)),
             "only asynchronous copies carry a prefetch hint",
         ),
-        Constraint(
-            "direct_epilogue",
-            ("warp_m", "warp_n", "split_k", "reduction", "epilogue_store"),
-            direct,
-            "gelu and silu are unrolled for every result that leaves directly: at most 32 of a thread",
-        ),
-        Constraint(
-            "epilogue_of_parts",
-            ("split_k", "reduction", "epilogue_store"),
-            lambda c, w, d: not two_kernels(c) or c["epilogue_store"] == "direct",
-            "parts that go to the workspace leave directly",
-        ),
     )
+
+
+_EPILOGUE = (
+    Constraint(
+        "direct_epilogue",
+        ("warp_m", "warp_n", "split_k", "reduction", "epilogue_store"),
+        lambda c, w, d: (
+            two_kernels(c)
+            or not any(op.name in TRANSCENDENTAL for op in w.ops)
+            or c["epilogue_store"] == "staged"
+            or c["warp_m"] * c["warp_n"] // 32 <= 32
+        ),
+        "gelu and silu are unrolled for every result that leaves directly: at most 32 of a thread",
+    ),
+    Constraint(
+        "epilogue_of_parts",
+        ("split_k", "reduction", "epilogue_store"),
+        lambda c, w, d: not two_kernels(c) or c["epilogue_store"] == "direct",
+        "parts that go to the workspace leave directly",
+    ),
+)

@@ -1,39 +1,43 @@
-"""How a tile of gathered pixels gets to shared memory; ``parts/image_tile.cuh.j2`` renders it."""
+"""What the sources of the mma.sync families see as ``launch``: how operands are copied, and all that follows."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ....workload import Conv2d
-from .tiles import CHUNK, Operand
+from ....cuda.device import Device
+from ....workload import ITEMSIZE, Conv2d, Workload
+from ..common import ceil_div
+from .launch import counter_bytes
+from .tiles import (
+    CHUNK,
+    INSTRUCTION,
+    TRANSCENDENTAL,
+    Operand,
+    Problem,
+    Shape,
+    copy_width,
+    promotes,
+    shared_bytes,
+    two_kernels,
+)
 
-
-class Vectors:
-    """The pieces in which an ``operand`` moves, of matrices and of images."""
-
-    operand: Operand
-
-    @property
-    def vector(self) -> int:
-        """Bytes that move at once."""
-        return self.operand.copy or CHUNK
-
-    @property
-    def elements(self) -> int:
-        """Elements of a vector."""
-        return self.vector // self.operand.itemsize
-
-    @property
-    def vectors_per_chunk(self) -> int:
-        """Vectors of a 16-byte chunk."""
-        return CHUNK // self.vector
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Loader(Vectors):
-    """How a matrix operand's tile is copied: every thread moves ``count`` vectors.
+class Loader:
+    """How a matrix operand's tile is copied: every thread moves ``count`` of its ``total`` vectors.
 
     ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
+    ``words``: rows may be read in 32-bit words; ``gathers``: single elements are read. ``vector``: bytes that move at
+    once; ``elements`` of them; ``vectors`` of a tile row. Transposed tiles count 4 x 4 squares instead. ``ragged``:
+    some threads have one less. ``regular``: a thread's vectors lie below each other, ``step`` rows apart; ``steady``:
+    the XOR is the same for all of them. ``thread_row``, ``thread_vector``: C expressions of a thread's first one.
+    ``advance``: what the next k tile moves along, rows or columns of the matrix. ``guard_rows``, ``guard_columns``:
+    a tile may reach past the matrix's last row, or past the end of a row.
     """
 
     operand: Operand
@@ -43,78 +47,22 @@ class Loader(Vectors):
     column_limit: int
     words: bool
     description: str
-
-    @property
-    def gathers(self) -> bool:
-        """Whether it reads single elements."""
-        return not self.operand.copy and not (self.operand.transposes and self.words)
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of a tile row."""
-        return self.operand.columns * self.operand.itemsize // self.vector
-
-    @property
-    def total(self) -> int:
-        """Vectors (or 4 x 4 squares, when the tile is transposed) of a tile."""
-        if self.operand.transposes:
-            return self.operand.extent * self.operand.block_k // 16
-        return self.operand.rows * self.vectors
-
-    @property
-    def count(self) -> int:
-        """Vectors of a thread."""
-        return -(-self.total // self.threads)
-
-    @property
-    def ragged(self) -> bool:
-        """Whether some threads have one vector less."""
-        return self.total % self.threads != 0
-
-    @property
-    def regular(self) -> bool:
-        """Whether a thread's vectors lie below each other, ``step`` rows apart."""
-        return self.threads % self.vectors == 0
-
-    @property
-    def step(self) -> int:
-        """Rows between a thread's vectors."""
-        return self.threads // self.vectors
-
-    @property
-    def steady(self) -> bool:
-        """Whether the XOR is the same for all of a thread's vectors."""
-        return not self.operand.flip("r") or self.step % 8 == 0
-
-    @property
-    def thread_row(self) -> str:
-        """C expression of a thread's first row."""
-        return "threadIdx.x" if self.vectors == 1 else f"threadIdx.x / {self.vectors}"
-
-    @property
-    def thread_vector(self) -> str:
-        """C expression of a thread's vector in its rows."""
-        return f"threadIdx.x % {self.vectors}"
-
-    @property
-    def advance(self) -> str:
-        """What the next k tile moves along: rows or columns of the matrix."""
-        return "columns" if self.operand.major == "k" and not self.operand.transposes else "rows"
-
-    @property
-    def _tile(self) -> tuple[int, int]:
-        op = self.operand
-        return (op.block_k, op.extent) if op.transposes else (op.rows, op.columns)
-
-    @property
-    def guard_rows(self) -> bool:
-        """Whether a tile may reach past the matrix's last row."""
-        return self.row_limit % self._tile[0] != 0
-
-    @property
-    def guard_columns(self) -> bool:
-        """Whether a tile may reach past the end of a row."""
-        return self.column_limit % self._tile[1] != 0
+    gathers: bool
+    vector: int
+    elements: int
+    vectors_per_chunk: int
+    vectors: int
+    total: int
+    count: int
+    ragged: bool
+    regular: bool
+    step: int
+    steady: bool
+    thread_row: str
+    thread_vector: str
+    advance: str
+    guard_rows: bool
+    guard_columns: bool
 
     def row_step(self, rows: int) -> str:
         """C constant: bytes from a row to the one ``rows`` below."""
@@ -122,12 +70,54 @@ class Loader(Vectors):
         return f"{size}LL" if size * max(self.count, 1) >= 2**31 else str(size)
 
 
+def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) -> Loader:
+    """The loader of a matrix of ``shape``, ``row`` elements from one of its rows to the next."""
+    words = copy_width(4, row * op.itemsize, w.alignment) == 4 and shape[1] % 4 == 0
+    vector = op.copy or CHUNK
+    vectors, order = op.columns * op.itemsize // vector, "k runs along a row" if op.major == "k" else "one k each"
+    description = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
+    total, tile, advance = op.rows * vectors, (op.rows, op.columns), "columns" if op.major == "k" else "rows"
+    if op.transposes:
+        description = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
+        total, tile, advance = op.extent * op.block_k // 16, (op.block_k, op.extent), "rows"
+    step = threads // vectors
+    return Loader(
+        op,
+        threads,
+        row * op.itemsize,
+        *shape,
+        words,
+        description,
+        gathers=not op.copy and not (op.transposes and words),
+        vector=vector,
+        elements=vector // op.itemsize,
+        vectors_per_chunk=CHUNK // vector,
+        vectors=vectors,
+        total=total,
+        count=ceil_div(total, threads),
+        ragged=total % threads != 0,
+        regular=threads % vectors == 0,
+        step=step,
+        steady=not op.flip("r") or step % 8 == 0,
+        thread_row="threadIdx.x" if vectors == 1 else f"threadIdx.x / {vectors}",
+        thread_vector=f"threadIdx.x % {vectors}",
+        advance=advance,
+        guard_rows=shape[0] % tile[0] != 0,
+        guard_columns=shape[1] % tile[1] != 0,
+    )
+
+
 @dataclass(frozen=True)
-class ImageLoader(Vectors):
+class ImageLoader:
     """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
 
-    Copied: a thread copies vectors of one place in k for ``count`` pixels. Through registers: neighbouring threads take
-    neighbouring pixels, each thread ``chunk_count`` chunks of ``pixels`` pixels.
+    Copied: a thread copies ``count`` vectors (``vector`` bytes, ``elements``; ``vectors`` a tile row) of one place in
+    k, of pixels ``step`` apart; ``ragged``: some threads have one less; ``steady``: the XOR is the same for all.
+    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks, ``apart`` each
+    other, of ``pixels`` pixels; ``ragged_chunks``: some have one less. ``channels``: of a group, ``group_stride``
+    elements of x. ``strides``: elements between images, rows, columns and channels of x; ``wide``: such offsets need 64
+    bits (the corner of a padded image may lie before or behind it). ``checked``: taps are compared with the image.
+    ``reduction``: k of the product. ``guard_rows``, ``guard_k``: a tile may reach past the last pixel, or the last k.
     """
 
     operand: Operand
@@ -135,116 +125,30 @@ class ImageLoader(Vectors):
     workload: Conv2d
     iterator: str
     k_tiles: int
+    nhwc: bool
+    vector: int
+    elements: int
+    vectors_per_chunk: int
+    vectors: int
+    step: int
+    count: int
+    ragged: bool
+    steady: bool
+    pixels: int
+    apart: int
+    chunk_count: int
+    ragged_chunks: bool
+    channels: int
+    group_stride: int
+    strides: tuple[int, int, int, int]
+    wide: bool
+    total_pixels: int
+    checked: bool
+    reduction: int
+    guard_rows: bool
+    guard_k: bool
+    gathers: bool = False
     words: bool = False
-
-    @property
-    def gathers(self) -> bool:
-        """Whether it reads through the matrix loaders' gather function (it has its own)."""
-        return False
-
-    @property
-    def channels(self) -> int:
-        """Channels of a group."""
-        return self.workload.c // self.workload.groups
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of a tile row."""
-        return self.operand.block_k // self.elements
-
-    @property
-    def step(self) -> int:
-        """Pixels between a thread's vectors (copies)."""
-        return self.threads // self.vectors
-
-    @property
-    def count(self) -> int:
-        """Pixels of a thread (copies)."""
-        return -(-self.operand.extent // self.step)
-
-    @property
-    def ragged(self) -> bool:
-        """Whether some threads have one pixel less."""
-        return self.operand.extent % self.step != 0
-
-    @property
-    def steady(self) -> bool:
-        """Whether the XOR is the same for all of a thread's pixels."""
-        return not self.operand.flip("r") or self.step % 8 == 0
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of a thread (through registers)."""
-        return max(1, self.operand.extent // self.threads)
-
-    @property
-    def apart(self) -> int:
-        """Chunks between a thread's chunks (through registers)."""
-        return max(1, self.threads // self.operand.extent)
-
-    @property
-    def chunk_count(self) -> int:
-        """Chunks of each of a thread's pixels (through registers)."""
-        return -(-self.operand.chunks // self.apart)
-
-    @property
-    def ragged_chunks(self) -> bool:
-        """Whether some threads have one chunk less."""
-        return self.operand.chunks % self.apart != 0
-
-    @property
-    def total_pixels(self) -> int:
-        """Pixels of the whole output."""
-        w = self.workload
-        return w.n * w.p * w.q
-
-    @property
-    def guard_rows(self) -> bool:
-        """Whether a tile may reach past the last pixel."""
-        return self.total_pixels % self.operand.extent != 0
-
-    @property
-    def guard_k(self) -> bool:
-        """Whether a tile may reach past the last k."""
-        return self.reduction % self.operand.block_k != 0
-
-    @property
-    def padded(self) -> bool:
-        """Whether taps may lie outside the image."""
-        return any(self.workload.padding)
-
-    @property
-    def checked(self) -> bool:
-        """Whether a tap's row and column are compared with the image."""
-        return self.padded or self.guard_rows
-
-    @property
-    def reduction(self) -> int:
-        """k of the product."""
-        return self.channels * self.workload.r * self.workload.s
-
-    @property
-    def nhwc(self) -> bool:
-        """Whether channels are innermost."""
-        return self.workload.layout == "nhwc"
-
-    @property
-    def strides(self) -> tuple[int, int, int, int]:
-        """Elements between images, rows, columns and channels of x."""
-        w = self.workload
-        return (w.h * w.w * w.c, w.w * w.c, w.c, 1) if self.nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
-
-    @property
-    def wide(self) -> bool:
-        """Whether offsets in x need 64 bits (the corner of a padded image may lie before or behind it)."""
-        w = self.workload
-        border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(self.strides[1:])
-        return w.n * self.strides[0] + border >= 2**31
-
-    @property
-    def group_stride(self) -> int:
-        """Elements of x from one group's channels to the next's."""
-        return self.channels * self.strides[3]
 
     def tap(self, k: int) -> tuple[int, int, int]:
         """(r, s, c) of a k."""
@@ -262,3 +166,139 @@ class ImageLoader(Vectors):
             y, x = r * w.dilation[0], s * w.dilation[1]
             found.append((y * row + x * column + c * channel, y, x) if k < self.reduction else (0, 1 << 25, 0))
         return found
+
+
+def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
+    """The loader of an implicit matrix product's pixels."""
+    nhwc, vector, channels, total_pixels = w.layout == "nhwc", op.copy or CHUNK, w.c // w.groups, w.n * w.p * w.q
+    elements, reduction = vector // op.itemsize, channels * w.r * w.s
+    vectors = op.block_k // elements
+    step, apart = threads // vectors, max(1, threads // op.extent)
+    strides = (w.h * w.w * w.c, w.w * w.c, w.c, 1) if nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
+    border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(strides[1:])
+    guard_rows = total_pixels % op.extent != 0
+    return ImageLoader(
+        op,
+        threads,
+        w,
+        iterator,
+        k_tiles,
+        nhwc,
+        vector,
+        elements,
+        vectors_per_chunk=CHUNK // vector,
+        vectors=vectors,
+        step=step,
+        count=ceil_div(op.extent, step),
+        ragged=op.extent % step != 0,
+        steady=not op.flip("r") or step % 8 == 0,
+        pixels=max(1, op.extent // threads),
+        apart=apart,
+        chunk_count=ceil_div(op.chunks, apart),
+        ragged_chunks=op.chunks % apart != 0,
+        channels=channels,
+        group_stride=channels * strides[3],
+        strides=strides,
+        wide=w.n * strides[0] + border >= 2**31,
+        total_pixels=total_pixels,
+        checked=any(w.padding) or guard_rows,
+        reduction=reduction,
+        guard_rows=guard_rows,
+        guard_k=reduction % op.block_k != 0,
+    )
+
+
+def derived(
+    config: Config,
+    workload: Workload,
+    device: Device,
+    problem: Problem,
+    loaders: tuple[Any, Any],
+    *,
+    name: str,
+    row_elements: int,
+    place: Callable[[str, str], str],
+    coordinates: Callable[[str, str], str],
+    along: str,
+    wide: bool,
+) -> dict[str, Any]:
+    """Everything but how the loaders are built. ``row_elements``: elements of ``out`` side by side, for vectors."""
+    load_a, load_b = loaders
+    a, b = load_a.operand, load_b.operand
+    shape = Shape.of(config, workload.dtype, promotes(workload, device))
+    (rows, columns), units, split = problem.tiles(config), problem.units(config), config["split_k"]
+    work = units * split
+    grid = min(work, device.sm_count * config["min_blocks"]) if config["persistent"] else work
+    k_tiles, both, staged = problem.k_tiles(config), two_kernels(config), config["epilogue_store"] == "staged"
+    aligned = max(1, workload.alignment // ITEMSIZE[workload.out_dtype])
+    # results that leave in one store: at most 2 from fragments, 4 from a staged row or by the second kernel
+    vector = math.gcd(4, problem.n if both else 4 if staged else 2, row_elements, aligned)
+    instruction, operand_type = INSTRUCTION[workload.dtype]
+    sum_type = "s32" if workload.dtype == "int8" else "f16" if config["arithmetic"] == "fp16_accumulate" else "f32"
+    z = "work" if rows * columns == 1 else f"work / {rows * columns}"
+    return {
+        "name": name,
+        "config": config,
+        "overlap": config["persistent"] and not staged and split == 1 and work > grid,
+        "shape": shape,
+        "a": a,
+        "b": b,
+        "load_a": load_a,
+        "load_b": load_b,
+        "loaders": list(loaders),
+        "itemsize": a.itemsize,
+        "prefetch": config["prefetch_bytes"],
+        "gathers": any(x.gathers for x in loaders),
+        "instruction": instruction,
+        "operand_type": operand_type,
+        "sum_type": sum_type,
+        "sum_ctype": "int" if sum_type == "s32" else "float",
+        "tf32x3": config["arithmetic"] == "tf32x3",
+        "serpentine": config["mma_order"] == "serpentine" and shape.mmas_m > 1,
+        "stages": config["stages"],
+        "stage_bytes": a.bytes + b.bytes,
+        "shared_bytes": shared_bytes(config, a, b),
+        "buffers": config["fragment_buffers"],
+        "asynchronous": bool(a.copy or b.copy),
+        "through_registers": not (a.copy and b.copy),
+        "slices": config["slice_k"],
+        "block_m": config["block_m"],
+        "block_n": config["block_n"],
+        "block_k": config["block_k"],
+        "warp_m": config["warp_m"],
+        "promote": shape.promote,
+        "promote_every": max(1, 128 // config["block_k"]),
+        "block_scales": workload.scales == "block128",
+        "scale_blocks": ceil_div(problem.k, 128),
+        "m": problem.m,
+        "n": problem.n,
+        "batch": problem.batch,
+        "tiles_m": rows,
+        "tiles_n": columns,
+        "tiles": rows * columns,
+        "work": work,
+        "grid": grid,
+        "k_tiles": k_tiles,
+        "split_begin": lambda index: (
+            f"{index} * {k_tiles // split}" if k_tiles % split == 0 else f"{index} * {k_tiles} / {split}"
+        ),
+        "z": "0" if problem.batch == 1 else z if work == units else f"{z} % {problem.batch}",
+        "split_k": split,
+        "reduction": config["reduction"] if split > 1 else "",
+        "two_kernels": both,
+        "counter_bytes": counter_bytes(config, problem),
+        "units": units,
+        "guard_m": problem.m % config["block_m"] != 0,
+        "guard_n": problem.n % config["block_n"] != 0,
+        "staged": staged,
+        "scattered": not staged,
+        "heavy": any(op.name in TRANSCENDENTAL for op in workload.ops),
+        "vector": vector,
+        "widths": [vector] + ([1] if vector > 1 and problem.n % vector and not both else []),
+        "along": along,
+        "wide": wide,
+        "place": place,
+        "coordinates": coordinates,
+        "reduce_vector": vector,
+        "reduce_total": problem.batch * problem.m * problem.n // vector,
+    }

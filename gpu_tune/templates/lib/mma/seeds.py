@@ -10,8 +10,8 @@ from ....cuda.device import Device
 from ....space.knob import Config, Constraint
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
-from .constraints import Problem
-from .tiles import CHUNK, Shape, native_fp8, promotes
+from ..common import ceil_div
+from .tiles import CHUNK, Problem, Shape, native_fp8, promotes
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
     (128, 256, 64, 64, 64, 1, 3),
@@ -77,7 +77,7 @@ _RETREATS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 
 
 def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Template) -> Config | None:
-    """A valid config with ``known`` and otherwise usual values, giving way to rules; None when there is none."""
+    """A valid config with ``known`` and otherwise usual values, giving way to constraints; None when there is none."""
     tile: dict[str, Any] = dict(
         block_m=16, block_n=16, block_k=64 // ITEMSIZE[w.dtype], warp_m=16, warp_n=16, slice_k=1, stages=2
     )
@@ -85,7 +85,7 @@ def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Te
     if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
         values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
     for knob, retreats in _RETREATS:
-        if knob in values and any(knob in rule.knobs for rule in _broken(values, w, device, template)):
+        if knob in values and any(knob in x.knobs for x in _broken(values, w, device, template)):
             legal = [values[knob], *(v for v in retreats if v in template.knob[knob].values)]
             broken = [len(_broken({**values, knob: v}, w, device, template)) for v in legal]
             values[knob] = legal[broken.index(min(broken))]
@@ -94,8 +94,7 @@ def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Te
 
 
 def _broken(values: Mapping[str, Any], w: Workload, device: Device, template: Template) -> list[Constraint]:
-    """The rules that ``values`` break."""
-    return [rule for rule in template.constraints if not rule.holds(values, w, device)]
+    return [x for x in template.constraints if not x.holds(values, w, device)]
 
 
 def candidates(w: Workload, device: Device, template: Template, problem: Problem) -> Iterator[Config]:
@@ -112,8 +111,7 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         )
         if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
             continue
-        rows, columns = problem.tiles(base)
-        room = device.sm_count // max(1, rows * columns * problem.batch)
+        room = device.sm_count // max(1, problem.units(base))
         splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
         for split, how in ((1, "workspace"), *((s, "last_block") for s in splits[-1:] + splits[:1])):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
@@ -129,14 +127,13 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     and than the latency that its stages leave uncovered. No kernel beats the memory that it must read and write once.
     """
     c, size = config, ITEMSIZE[w.dtype]
-    shape = Shape(config, w.dtype, promotes(w, device))
-    rows, columns = problem.tiles(c)
-    work = rows * columns * problem.batch * c["split_k"]
-    k_tiles = -(-problem.k_tiles(c) // c["split_k"])
+    shape = Shape.of(config, w.dtype, promotes(w, device))
+    work = problem.units(c) * c["split_k"]
+    k_tiles = ceil_div(problem.k_tiles(c), c["split_k"])
     warps = shape.threads // 32
     area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
     fits = _resident(c, w, device, shape)
-    each = -(-work // device.sm_count)
+    each = ceil_div(work, device.sm_count)
 
     # what a k tile takes of an SM
     kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
@@ -169,11 +166,10 @@ def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Pr
     """The rough time and what it is made of, for a ranker to weigh: rounds of blocks, how full they are, and how many
     tensor instructions a warp does for each of its reads.
     """
-    shape = Shape(config, w.dtype, promotes(w, device))
-    rows, columns = problem.tiles(config)
+    shape = Shape.of(config, w.dtype, promotes(w, device))
     places = device.sm_count * _resident(config, w, device, shape)
-    work = rows * columns * problem.batch * config["split_k"]
-    rounds = -(-work // places)
+    work = problem.units(config) * config["split_k"]
+    rounds = ceil_div(work, places)
     return {
         "log2 clocks": math.log2(cost(config, w, device, problem)),
         "log2 rounds": math.log2(rounds),

@@ -1,8 +1,8 @@
 """What the mma.sync families share: tiles in shared memory, how they are copied and read, and what a config takes.
 
 Every mma.sync instruction used here multiplies 16 rows by 8 columns over 32 bytes of K, so layouts are counted in
-bytes: a *chunk* is 16 bytes, a *k step* two chunks. The parts ``tile``, ``mma``, ``multistage`` and ``split_k`` render
-from these objects; a family brings its own loaders (a struct with ``copy(tile)``, or ``fetch()`` and ``store(tile)``).
+bytes: a *chunk* is 16 bytes, a *k step* two chunks. ``parts/mma`` renders from these objects; a family brings its own
+loaders (a struct with ``copy(tile)``, or ``fetch()`` and ``store(tile)``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
+from ..common import ceil_div
 
 CHUNK = 16
 KNOBS = (
@@ -158,88 +159,65 @@ class Operand:
 
     def staging_registers(self, threads: int) -> int:
         """Registers per thread that hold a tile on its way through registers."""
-        if self.copy:
-            return 0
-        return 4 * -(-self.rows * self.chunks // threads)
+        return 0 if self.copy else 4 * ceil_div(self.rows * self.chunks, threads)
+
+
+def operand(name: str, extent: int, c: Mapping[str, Any], w: Any, row: int, k_major: bool = True) -> Operand:
+    """The tile of a matrix whose rows in memory are ``row`` elements apart (0: single elements, nothing is copied)."""
+    size = ITEMSIZE[w.dtype]
+    width, turned = copy_width(c["copy_bytes"], row * size, w.alignment), not k_major and size == 1
+    copy = width if row and width >= 4 and not turned else 0
+    return Operand(
+        name, extent, c["block_k"], size, "k" if k_major or turned else "mn", c["shared_layout"], copy, turned
+    )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A config's derived sizes, the same for every family. Registers are 32-bit."""
+    """What a config means for a warp and a thread, the same for every family.
 
-    config: Mapping[str, Any]
+    ``tile_threads``: threads that hold the output tile after the K slices met. ``mmas_m``, ``mmas_n``, ``k_steps``:
+    instructions of a warp along m and n, and along K in a stage. ``accumulators``, ``fragments``: 32-bit registers of a
+    thread. ``slab_rows``, ``slab_pitch``: rows of the staged epilogue's slab, one instruction's 16 for every warp along
+    m, and sums from one to the next.
+    """
+
     dtype: str
     promote: bool
+    warps_m: int
+    warps_n: int
+    threads: int
+    tile_threads: int
+    mmas_m: int
+    mmas_n: int
+    k_steps: int
+    accumulators: int
+    fragments: int
+    slab_pitch: int
+    slab_rows: int
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element."""
-        return ITEMSIZE[self.dtype]
-
-    @property
-    def warps_m(self) -> int:
-        """Warps along m."""
-        return self.config["block_m"] // self.config["warp_m"]
-
-    @property
-    def warps_n(self) -> int:
-        """Warps along n."""
-        return self.config["block_n"] // self.config["warp_n"]
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * self.warps_m * self.warps_n * self.config["slice_k"]
-
-    @property
-    def tile_threads(self) -> int:
-        """Threads that hold the output tile after the K slices met."""
-        return 32 * self.warps_m * self.warps_n
-
-    @property
-    def mmas_m(self) -> int:
-        """Instructions of a warp along m."""
-        return self.config["warp_m"] // 16
-
-    @property
-    def mmas_n(self) -> int:
-        """Instructions of a warp along n."""
-        return self.config["warp_n"] // 8
-
-    @property
-    def k_steps(self) -> int:
-        """Instructions along K that a warp does in a stage."""
-        return self.config["block_k"] * self.itemsize // 32 // self.config["slice_k"]
-
-    @property
-    def accumulators(self) -> int:
-        """Accumulator registers of a thread."""
-        per = 2 if self.config["arithmetic"] == "fp16_accumulate" else 4
-        return self.mmas_m * self.mmas_n * per * (2 if self.promote else 1)
-
-    @property
-    def fragments(self) -> int:
-        """Operand registers of a thread."""
-        one = self.mmas_m * 4 + self.mmas_n * 2
-        return one * self.config["fragment_buffers"] * (2 if self.config["arithmetic"] == "tf32x3" else 1)
-
-    @property
-    def slab_pitch(self) -> int:
-        """Sums from one row of the staged epilogue's slab to the next; the 8 more keep rows in different banks."""
-        return self.config["block_n"] + 8
-
-    @property
-    def slab_rows(self) -> int:
-        """Rows of the slab: one instruction's 16 for every warp along m."""
-        return 16 * self.warps_m
-
-    def shared_bytes(self, a: Operand, b: Operand) -> int:
-        """Dynamic shared memory: the ring of stages, which slices and staged epilogue use again."""
-        slices = slice_bytes(self.config) if self.config["slice_k"] > 1 else 0
-        slab = (
-            slab_bytes(self.config) if self.config["epilogue_store"] == "staged" and not two_kernels(self.config) else 0
+    @classmethod
+    def of(cls, c: Mapping[str, Any], dtype: str, promote: bool) -> Shape:
+        """The shape of a config; ``promote`` as :func:`promotes` says."""
+        warps_m, warps_n = c["block_m"] // c["warp_m"], c["block_n"] // c["warp_n"]
+        mmas_m, mmas_n = c["warp_m"] // 16, c["warp_n"] // 8
+        sums = mmas_m * mmas_n * (2 if c["arithmetic"] == "fp16_accumulate" else 4)
+        operands = (mmas_m * 4 + mmas_n * 2) * (2 if c["arithmetic"] == "tf32x3" else 1)
+        return cls(
+            dtype,
+            promote,
+            warps_m,
+            warps_n,
+            threads=32 * warps_m * warps_n * c["slice_k"],
+            tile_threads=32 * warps_m * warps_n,
+            mmas_m=mmas_m,
+            mmas_n=mmas_n,
+            k_steps=c["block_k"] * ITEMSIZE[dtype] // 32 // c["slice_k"],
+            accumulators=sums * (2 if promote else 1),
+            fragments=operands * c["fragment_buffers"],
+            slab_pitch=_slab_pitch(c),
+            slab_rows=16 * warps_m,
         )
-        return max(ring_bytes(self.config["stages"], a, b), slices, slab)
 
     def registers(self, staged: bool, device: Device, state: int = 0) -> int:
         """About what ptxas uses of a thread. ``staged``: data goes through registers; ``state``: what loaders keep."""
@@ -249,6 +227,28 @@ class Shape:
         return self.accumulators + fragments + (STAGING_REGISTERS if staged else 0) + state + BASE_REGISTERS
 
 
+@dataclass(frozen=True)
+class Problem:
+    """The matrix product behind an operation: ``batch`` products of (m, k) by (k, n)."""
+
+    m: int
+    n: int
+    k: int
+    batch: int
+
+    def tiles(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Output tiles along m and n."""
+        return ceil_div(self.m, config["block_m"]), ceil_div(self.n, config["block_n"])
+
+    def units(self, config: Mapping[str, Any]) -> int:
+        """Output tiles of the whole batch."""
+        return math.prod(self.tiles(config)) * self.batch
+
+    def k_tiles(self, config: Mapping[str, Any]) -> int:
+        """Stages that the whole of K takes."""
+        return ceil_div(self.k, config["block_k"])
+
+
 def ring_bytes(stages: int, a: Operand, b: Operand) -> int:
     """Shared bytes of the stages; the last row's padding is not needed."""
     return stages * (a.bytes + b.bytes) - (b.pitch - CHUNK * b.chunks)
@@ -256,15 +256,24 @@ def ring_bytes(stages: int, a: Operand, b: Operand) -> int:
 
 def slice_bytes(config: Mapping[str, Any]) -> int:
     """Shared bytes through which the K slices of a tile meet."""
-    size: int = config["block_m"] * config["block_n"] * 4
-    return size
+    return int(config["block_m"] * config["block_n"] * 4)
+
+
+def _slab_pitch(config: Mapping[str, Any]) -> int:
+    return int(config["block_n"]) + 8  # the 8 more keep rows in different banks
 
 
 def slab_bytes(config: Mapping[str, Any]) -> int:
-    """Shared bytes of the staged epilogue: 16 rows for every warp along m."""
+    """Shared bytes of the staged epilogue: 16 rows for every warp along m, without what follows the last."""
     rows = 16 * config["block_m"] // config["warp_m"]
-    size: int = ((rows - 1) * (config["block_n"] + 8) + config["block_n"]) * 4
-    return size
+    return int((rows - 1) * _slab_pitch(config) + config["block_n"]) * 4
+
+
+def shared_bytes(config: Mapping[str, Any], a: Operand, b: Operand) -> int:
+    """Dynamic shared memory: the ring of stages, which slices and staged epilogue use again."""
+    slices = slice_bytes(config) if config["slice_k"] > 1 else 0
+    slab = slab_bytes(config) if config["epilogue_store"] == "staged" and not two_kernels(config) else 0
+    return max(ring_bytes(config["stages"], a, b), slices, slab)
 
 
 def two_kernels(config: Mapping[str, Any]) -> bool:
