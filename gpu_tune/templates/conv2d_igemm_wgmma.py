@@ -15,14 +15,14 @@ from typing import Any
 from ..cuda.device import Device
 from ..plan import Im2Col, LaunchPlan, TensorMapArg
 from ..space.knob import Config, Constraint
-from ..workload import ITEMSIZE, Conv2d, Workload
-from .base import ResourceEstimate, Template
+from ..workload import ITEMSIZE
+from .base import Template
+from .lib.common import ceil_div
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
-from .matmul_wgmma import FLAGSHIP, numerics
+from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
-def _supports(w: Workload, device: Device) -> bool | str:
-    assert isinstance(w, Conv2d)
+def _supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     top, bottom, left, right = w.padding
     if w.dtype == "float32" and "tf32" not in w.math:
@@ -52,23 +52,17 @@ def _supports(w: Workload, device: Device) -> bool | str:
     return True
 
 
-def _pixels(w: Any) -> int:
-    return int(w.n * w.p * w.q)
-
-
 def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
-    return int(-(-w.c // w.groups // c["block_k"]))
+    return ceil_div(w.c // w.groups, c["block_k"])
 
 
-def _k_tiles(c: Mapping[str, Any], w: Any) -> int:
-    return int(w.r * w.s * _channel_tiles(c, w))
+def problem(w: Any) -> tiles.Problem:
+    """The implicit product: pixels by output channels, each place of the filter whole slices of channels."""
+    return tiles.Problem(w.n * w.p * w.q, w.k, 1, w.k, lambda c: w.r * w.s * _channel_tiles(c, w))
 
 
-def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
-    assert isinstance(w, Conv2d)
-    g = launch.geometry(
-        c, w, device, m=_pixels(w), n=w.k, ldc=w.k, k_tiles=_k_tiles(c, w), mn_major={"a": False, "b": False}
-    )
+def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
+    g = derived.derived(c, w, device, problem(w), {"a": False, "b": False})
     about = derived.about(c, g)
     g.update(
         kernel="conv2d_igemm_wgmma",
@@ -85,9 +79,8 @@ def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]
     return g
 
 
-def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
-    assert isinstance(w, Conv2d)
-    g, size = _derive(c, w, device), ITEMSIZE[w.dtype]
+def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    g, size = _derived(c, w, device), ITEMSIZE[w.dtype]
     top, bottom, left, right = w.padding
     image = TensorMapArg(
         "x",
@@ -115,17 +108,11 @@ def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
         swizzle=g["b"].span,
         l2_promotion=launch.L2_PROMOTION,
     )
-    return launch.plan(c, w, g, (image, filters))
-
-
-def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> ResourceEstimate:
-    assert isinstance(w, Conv2d)
-    return launch.resources(c, w, _pixels(w), w.k)
+    return launch.plan(c, w, problem(w), g, (image, filters))
 
 
 CONSTRAINTS = (
-    *constraints.constraints(),
-    *launch.constraints(lambda w: w.k, _k_tiles, _pixels, lambda w: w.k),
+    *constraints.constraints(problem),
     Constraint(
         "groups",
         ("block_n", "block_k", "cluster_n"),
@@ -139,43 +126,30 @@ CONSTRAINTS = (
 
 
 @functools.lru_cache(maxsize=256)
-def _seeds(w: Workload, device: Device) -> Sequence[Config]:
-    assert isinstance(w, Conv2d)
-    return tuple(seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
+def _seeds(w: Any, device: Device) -> Sequence[Config]:
+    return tuple(seeds.seeds(w, device, TEMPLATE, problem(w), FLAGSHIP))
 
 
-def _problem(w: Conv2d) -> seeds.Problem:
-    return seeds.Problem(_pixels(w), w.k, 1, lambda c: _k_tiles(c, w))
-
-
-def _features(c: Mapping[str, Any], w: Workload, device: Device) -> Mapping[str, float]:
-    assert isinstance(w, Conv2d)
-    return seeds.features(c, w, device, _problem(w))
-
-
-def _default(w: Workload, device: Device) -> Config:
-    assert isinstance(w, Conv2d)
-    columns = w.k // w.groups
-    width = 64 if w.groups == 1 else next(n for n in (64, 32, 16, 8) if columns % n == 0)
-    small = dict(block_m=64, block_n=width, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1)
-    plain = Config({**FLAGSHIP, **small, "epilogue": "direct", "producer_registers": 0})
+def _default(w: Any, device: Device) -> Config:
+    width = 64 if w.groups == 1 else next(n for n in (64, 32, 16, 8) if w.k // w.groups % n == 0)
+    plain = Config({**PLAIN, "block_n": width, "block_k": 128 // ITEMSIZE[w.dtype]})
     return next(iter(_seeds(w, device)), plain)
 
 
-TEMPLATE = Template(
+TEMPLATE: Template = Template(
     name="conv2d_igemm_wgmma",
     op="conv2d",
     summary="implicit GEMM on Hopper tensor cores (wgmma), image gathered by the copy engine (TMA im2col), NHWC",
     knobs=constraints.KNOBS,
     constraints=CONSTRAINTS,
     supports=_supports,
-    derive=_derive,
-    resources=_resources,
+    derive=_derived,
+    resources=lambda c, w, d: launch.resources(c, w, problem(w)),
     plan=_plan,
     default=_default,
     seeds=_seeds,
     numerics=numerics,
-    features=_features,
+    features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     min_cc=90,
     only_cc=90,
 )

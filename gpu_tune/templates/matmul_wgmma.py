@@ -3,7 +3,7 @@
 One warpgroup keeps a ring of shared-memory slots filled through the copy engine, one to three others multiply. Shapes
 are compiled in. Where the knobs come from: CUTLASS's sm90 kernels, DeepGEMM, "fast.cu"; what each is worth is measured,
 not assumed. wgmma transposes 16-bit data alone: another operand that is not contiguous along k is copied, transposed,
-to the workspace first (:mod:`.hopper_transpose`), a step of the plan like the others.
+to the workspace first, a step of the plan like the others.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..reference.numerics import Numerics
 from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template
+from .lib.common import ceil_div
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.launch import Transposed
 
 
-def _supports(w: Workload, device: Device) -> bool | str:
-    assert isinstance(w, Matmul)
+def _supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     if w.dtype == "float32" and "tf32" not in w.math:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
@@ -38,17 +38,16 @@ def _supports(w: Workload, device: Device) -> bool | str:
     return True
 
 
-def _k_tiles(c: Mapping[str, Any], w: Matmul) -> int:
-    return -(-w.k // c["block_k"])
+def problem(w: Any) -> tiles.Problem:
+    """The product itself."""
+    return tiles.Problem(w.m, w.n, w.batch, w.ldc, lambda c: ceil_div(w.k, c["block_k"]))
 
 
-def _derive(c: Mapping[str, Any], w: Workload, device: Device) -> dict[str, Any]:
-    assert isinstance(w, Matmul)
+def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
-    tiles = _k_tiles(c, w)
-    g = launch.geometry(c, w, device, m=w.m, n=w.n, ldc=w.ldc, k_tiles=tiles, mn_major=mn_major)
-    blocks = -(-w.k // 128)
+    g = derived.derived(c, w, device, problem(w), mn_major)
+    blocks = ceil_div(w.k, 128)
     g.update(
         kernel="matmul_wgmma",
         scale_blocks=blocks,
@@ -81,9 +80,8 @@ def _title(w: Matmul) -> str:
     return f"{times}C[{w.m}, {w.n}] = {a} * {b}, {w.dtype} to {w.out_dtype}"
 
 
-def _resources(c: Mapping[str, Any], w: Workload, device: Device) -> ResourceEstimate:
-    assert isinstance(w, Matmul)
-    made = launch.resources(c, w, w.m, w.n)
+def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+    made = launch.resources(c, w, problem(w))
     shared = [made.shared_bytes, *(t.shared_bytes for t in launch.transposed(w).values())]
     workspace = launch.end(w, made.workspace_bytes)
     return replace(made, shared_bytes=max(shared), workspace_bytes=workspace)
@@ -107,15 +105,14 @@ def _map(name: str, operand: tiles.Operand, w: Matmul, copy: Transposed | None) 
     )
 
 
-def _plan(c: Mapping[str, Any], w: Workload, device: Device) -> LaunchPlan:
-    assert isinstance(w, Matmul)
-    g = _derive(c, w, device)
+def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    g, p = _derived(c, w, device), problem(w)
     scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
-    start = launch.workspace_bytes(c, w, w.m, w.n)
+    start = launch.workspace_bytes(c, p)
     copies = launch.transposed(w, start)
     maps = tuple(_map(name, g[name], w, copies.get(name)) for name in "ab")
     first = tuple(t.step() for t in copies.values())
-    return launch.plan(c, w, g, maps, scales, first, launch.end(w, start))
+    return launch.plan(c, w, p, g, maps, scales, first, launch.end(w, start))
 
 
 def _mn_major(c: Any, w: Any, d: Any) -> bool:
@@ -124,8 +121,7 @@ def _mn_major(c: Any, w: Any, d: Any) -> bool:
 
 
 CONSTRAINTS = (
-    *constraints.constraints(),
-    *launch.constraints(lambda w: w.ldc, _k_tiles, lambda w: w.m, lambda w: w.n),
+    *constraints.constraints(problem),
     Constraint(
         "mn_major_span",
         ("block_m", "block_n"),
@@ -154,31 +150,15 @@ FLAGSHIP: dict[str, Any] = dict(
 )
 
 
+PLAIN: dict[str, Any] = dict(
+    FLAGSHIP, block_m=64, block_n=64, consumers=1, cluster_m=1, epilogue="direct", producer_registers=0
+)
+"""But for a ``block_k`` of 128 bytes valid wherever nothing better is."""
+
+
 @functools.lru_cache(maxsize=256)
-def _seeds(w: Workload, device: Device) -> Sequence[Config]:
-    assert isinstance(w, Matmul)
-    return tuple(seeds.seeds(w, device, TEMPLATE, _problem(w), FLAGSHIP))
-
-
-def _problem(w: Matmul) -> seeds.Problem:
-    return seeds.Problem(w.m, w.n, w.batch, lambda c: _k_tiles(c, w))
-
-
-def _features(c: Mapping[str, Any], w: Workload, device: Device) -> Mapping[str, float]:
-    assert isinstance(w, Matmul)
-    return seeds.features(c, w, device, _problem(w))
-
-
-def _default(w: Workload, device: Device) -> Config:
-    assert isinstance(w, Matmul)
-    plain = Config(
-        {
-            **FLAGSHIP,
-            **dict(block_m=64, block_n=64, block_k=128 // ITEMSIZE[w.dtype], consumers=1, stages=4, cluster_m=1),
-            **dict(epilogue="direct", producer_registers=0),
-        }
-    )
-    return next(iter(_seeds(w, device)), plain)
+def _seeds(w: Any, device: Device) -> Sequence[Config]:
+    return tuple(seeds.seeds(w, device, TEMPLATE, problem(w), FLAGSHIP))
 
 
 def numerics(c: Mapping[str, Any], w: Workload) -> Numerics:
@@ -192,20 +172,20 @@ def numerics(c: Mapping[str, Any], w: Workload) -> Numerics:
     return Numerics()
 
 
-TEMPLATE = Template(
+TEMPLATE: Template = Template(
     name="matmul_wgmma",
     op="matmul",
     summary="Hopper tensor cores (wgmma) fed by the copy engine (TMA), warp-specialised",
     knobs=constraints.KNOBS,
     constraints=CONSTRAINTS,
     supports=_supports,
-    derive=_derive,
+    derive=_derived,
     resources=_resources,
     plan=_plan,
-    default=_default,
+    default=lambda w, d: next(iter(_seeds(w, d)), Config({**PLAIN, "block_k": 128 // ITEMSIZE[w.dtype]})),
     seeds=_seeds,
     numerics=numerics,
-    features=_features,
+    features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     min_cc=90,
     only_cc=90,
 )

@@ -1,27 +1,37 @@
-"""Knobs and rules that the wgmma families (sm_90a) share; the words are those of :mod:`.hopper`.
+"""Knobs and constraints that the wgmma families (sm_90a) share; the words are those of tiles.
 
-The rules keep out what the GPU would punish: more registers asked for than there are (setmaxnreg waits for ever),
+The constraints keep out what the GPU would punish: more registers asked for than there are (setmaxnreg waits for ever),
 spills, wgmmas that ptxas serialises or refuses, boxes that the driver rejects, slots that do not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ....cuda.device import Device
 from ....space.knob import Constraint, Knob
 from ....workload import ITEMSIZE
+from ..common import ceil_div
 from .tiles import (
     INSTRUCTION_REGISTERS,
     MIN_REGISTERS,
     PROMOTED_K,
     SPAN,
+    Problem,
     accumulators,
     blocks_of_64,
+    box_bytes,
     consumer_registers,
     launch_registers,
     narrow_sizes,
+    out_itemsize,
+    part_pad,
+    parts,
     promotes,
     right_rows,
+    shared_bytes,
+    sums_in_cluster,
 )
 
 ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
@@ -83,133 +93,209 @@ KNOBS = (
 )
 
 
-def constraints() -> tuple[Constraint, ...]:
-    """Rules that hold whatever the operation; those that need it are the family's."""
-    shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
+Config = Mapping[str, Any]
+_SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
+SPLIT_ROUNDS = 4
+"""Rounds of blocks over the chip from which on there is nothing left that a split K could fill."""
 
-    def within(c: Any, w: Any, d: Any) -> bool:
-        held = accumulators(c, promotes(w))
-        operands = sum(op.name in ("scale", "bias", "residual") for op in w.ops)
-        operands += (w.scales == "row_col") + (w.beta != "0" if w.op == "matmul" else 0)
-        tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
-        spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
-        if w.scales == "block128" and c["swap_ab"]:
-            spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
-        return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
 
-    def registers(c: Any, w: Any, d: Any) -> bool:
-        at_launch = launch_registers(c["consumers"], c["min_blocks"], d)
-        consumer = consumer_registers(c, d)
-        return not c["producer_registers"] or (
-            c["producer_registers"] <= at_launch <= consumer
-            and consumer >= MIN_REGISTERS
-            and c["producer_registers"] + c["consumers"] * consumer <= (c["consumers"] + 1) * at_launch
-        )
+def constraints(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]:
+    """Every constraint but those of the family's operands. ``problem(workload)`` is the product behind it."""
+    return (*_TILES, *_CLUSTERS, *_REGISTERS, *_SCALES, *_of_the_product(problem))
 
-    def slices(c: Any, w: Any, d: Any) -> bool:
-        return all(
-            rows % (8 * share) == 0 for rows, share in ((c["block_m"], c["cluster_n"]), (c["block_n"], c["cluster_m"]))
-        )
+
+_TILES = (
+    Constraint(
+        "wgmma_left",
+        _SHAPE,
+        lambda c, w, d: 1 <= blocks_of_64(c) <= 4,
+        "a consumer multiplies 64, 128, 192 or 256 rows of the left operand (block_m; block_n when transposed)",
+    ),
+    Constraint(
+        "wgmma_right",
+        ("block_m", "block_n", "swap_ab"),
+        lambda c, w, d: right_rows(c) in narrow_sizes(w.dtype),
+        "the right operand (block_n, or block_m when transposed) must be an n that wgmma takes: "
+        "a multiple of 8 up to 256, for int8 8, 24 or a multiple of 16",
+    ),
+    Constraint(
+        "box_rows",
+        ("block_m", "block_n"),
+        lambda c, w, d: max(c["block_m"], c["block_n"]) <= 256,
+        "a box of the copy engine has at most 256 rows",
+    ),
+    Constraint(
+        "pingpong_pair",
+        ("consumers", "schedule"),
+        lambda c, w, d: c["schedule"] != "pingpong" or c["consumers"] == 2,
+        "pingpong is for two consumers, one storing while the other multiplies",
+    ),
+    Constraint(
+        "block_k_spans",
+        ("block_k",),
+        lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SPAN, 2 * SPAN),
+        "a slice of K is one or two 128-byte spans",
+    ),
+)
+_CLUSTERS = (
+    Constraint(
+        "cluster_size",
+        ("cluster_m", "cluster_n"),
+        lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
+        "a cluster has at most 4 blocks",
+    ),
+    Constraint(
+        "cluster_sum",
+        ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
+        lambda c, w, d: (
+            c["reduction"] == "kernel"
+            or (
+                c["split_k"] in (2, 4, 8)
+                and (c["cluster_m"], c["cluster_n"]) == (1, 1)
+                and (c["schedule"], c["grid"], c["epilogue"]) == ("cooperative", "units", "direct")
+            )
+        ),
+        "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
+    ),
+    Constraint(
+        "grid_resident",
+        ("cluster_m", "cluster_n", "grid"),
+        lambda c, w, d: c["grid"] != "resident" or c["cluster_m"] * c["cluster_n"] > 2,
+        "blocks and clusters of two always fill the chip: resident differs from all for larger clusters alone",
+    ),
+    Constraint(
+        "multicast_slices",
+        ("block_m", "block_n", "cluster_m", "cluster_n"),
+        lambda c, w, d: c["block_m"] % (8 * c["cluster_n"]) == 0 and c["block_n"] % (8 * c["cluster_m"]) == 0,
+        "blocks that share a tile load whole groups of 8 rows each",
+    ),
+)
+
+
+def _accumulators_fit(c: Any, w: Any, d: Any) -> bool:
+    held = accumulators(c, promotes(w))
+    operands = sum(op.name in ("scale", "bias", "residual") for op in w.ops)
+    operands += (w.scales == "row_col") + (w.beta != "0" if w.op == "matmul" else 0)
+    tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
+    spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
+    if w.scales == "block128" and c["swap_ab"]:
+        spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
+    return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
+
+
+def _enough_to_move(c: Any, w: Any, d: Any) -> bool:
+    at_launch = launch_registers(c["consumers"], c["min_blocks"], d)
+    consumer = consumer_registers(c, d)
+    return not c["producer_registers"] or (
+        c["producer_registers"] <= at_launch <= consumer
+        and consumer >= MIN_REGISTERS
+        and c["producer_registers"] + c["consumers"] * consumer <= (c["consumers"] + 1) * at_launch
+    )
+
+
+_REGISTERS = (
+    Constraint(
+        "setmaxnreg",
+        ("consumers", "min_blocks", "producer_registers"),
+        _enough_to_move,
+        "producer and consumers together may not take more registers than the launch gave: setmaxnreg would wait "
+        "for ever",
+    ),
+    Constraint(
+        "instruction_registers",
+        ("block_m", "block_n", "consumers", "swap_ab", "min_blocks"),
+        lambda c, w, d: (
+            right_rows(c) // 2 + INSTRUCTION_REGISTERS <= launch_registers(c["consumers"], c["min_blocks"], d)
+        ),
+        "ptxas assembles a wgmma only when its accumulators and 26 more registers fit what the launch bounds leave",
+    ),
+    Constraint(
+        "accumulators",
+        (*_SHAPE, "min_blocks", "producer_registers"),
+        _accumulators_fit,
+        "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
+        "without setmaxnreg; there, and with several blocks of 64 rows, 24 more for each operand of the epilogue, "
+        "or 40 above 128 accumulators); transposed, 96 at most",
+    ),
+)
+_SCALES = (
+    Constraint(
+        "promotion",
+        ("block_k",),
+        lambda c, w, d: not promotes(w) or PROMOTED_K % c["block_k"] == 0,
+        f"sums that leave the tensor cores every {PROMOTED_K} elements of K need a block_k that divides these",
+    ),
+    Constraint(
+        "block_scale_tiles",
+        ("block_k", "block_n", "swap_ab"),
+        lambda c, w, d: (
+            w.scales != "block128"
+            or (c["block_k"] == 128 and (c["swap_ab"] or 128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
+        ),
+        "scales per 128 of K need block_k = 128 and, unless transposed, a block_n of a part or whole 128s",
+    ),
+)
+
+
+def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]:
+    def fits(c: Config, w: Any, d: Device) -> bool:
+        needed = shared_bytes(c, ITEMSIZE[w.dtype], out_itemsize(c, w))
+        each = c["min_blocks"] * (needed + d.shared_reserved_per_block)
+        return bool(needed <= d.shared_bytes_per_block and each <= d.shared_bytes_per_sm)
+
+    def few(c: Config, w: Any, d: Device) -> bool:
+        p = problem(w)
+        blocks = ceil_div(p.m, c["block_m"]) * ceil_div(p.n, c["block_n"]) * p.batch * c["split_k"]
+        return bool(c["split_k"] == 1 or blocks <= SPLIT_ROUNDS * d.sm_count * c["min_blocks"])
+
+    def storable(c: Config, w: Any, d: Device) -> bool:
+        if c["epilogue"] == "direct":
+            return True
+        if (c["swap_ab"] and c["epilogue"] == "narrow_ring") or not blocks_of_64(c):
+            return False
+        item = out_itemsize(c, w)
+        return box_bytes(c, item) > 0 and (parts(c) > 1 or problem(w).ldc * item % 16 == 0)
 
     return (
         Constraint(
-            "wgmma_left",
-            shape,
-            lambda c, w, d: 1 <= blocks_of_64(c) <= 4,
-            "a consumer multiplies 64, 128, 192 or 256 rows of the left operand (block_m; block_n when transposed)",
+            "swap_short_m",
+            ("swap_ab",),
+            lambda c, w, d: not c["swap_ab"] or problem(w).m <= 256,
+            "the transposed product is for m up to 256",
         ),
         Constraint(
-            "wgmma_right",
-            ("block_m", "block_n", "swap_ab"),
-            lambda c, w, d: right_rows(c) in narrow_sizes(w.dtype),
-            "the right operand (block_n, or block_m when transposed) must be an n that wgmma takes: "
-            "a multiple of 8 up to 256, for int8 8, 24 or a multiple of 16",
+            "split_has_work",
+            ("block_k", "split_k"),
+            lambda c, w, d: c["split_k"] <= problem(w).k_tiles(c),
+            "every part of K has at least one slice",
         ),
         Constraint(
-            "box_rows",
-            ("block_m", "block_n"),
-            lambda c, w, d: max(c["block_m"], c["block_n"]) <= 256,
-            "a box of the copy engine has at most 256 rows",
+            "split_few_tiles",
+            ("block_m", "block_n", "split_k", "min_blocks"),
+            few,
+            f"K is split where tiles are few: all parts in {SPLIT_ROUNDS} rounds of blocks at most",
         ),
         Constraint(
-            "pingpong_pair",
-            ("consumers", "schedule"),
-            lambda c, w, d: c["schedule"] != "pingpong" or c["consumers"] == 2,
-            "pingpong is for two consumers, one storing while the other multiplies",
-        ),
-        Constraint(
-            "block_k_spans",
-            ("block_k",),
-            lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SPAN, 2 * SPAN),
-            "a slice of K is one or two 128-byte spans",
-        ),
-        Constraint(
-            "cluster_size",
-            ("cluster_m", "cluster_n"),
-            lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
-            "a cluster has at most 4 blocks",
-        ),
-        Constraint(
-            "cluster_sum",
-            ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
+            "part_in_ring",
+            ("block_m", "block_n", "block_k", "stages", "swap_ab", "split_k", "reduction"),
             lambda c, w, d: (
-                c["reduction"] == "kernel"
-                or (
-                    c["split_k"] in (2, 4, 8)
-                    and (c["cluster_m"], c["cluster_n"]) == (1, 1)
-                    and (c["schedule"], c["grid"], c["epilogue"]) == ("cooperative", "units", "direct")
-                )
+                not sums_in_cluster(c)
+                or 4 * c["block_m"] * (c["block_n"] + part_pad(c))
+                <= c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * ITEMSIZE[w.dtype]
             ),
-            "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
+            "the sums of a part take the place of the ring, and must fit there",
         ),
         Constraint(
-            "grid_resident",
-            ("cluster_m", "cluster_n", "grid"),
-            lambda c, w, d: c["grid"] != "resident" or c["cluster_m"] * c["cluster_n"] > 2,
-            "blocks and clusters of two always fill the chip: resident differs from all for larger clusters alone",
+            "tma_store",
+            (*_SHAPE, "epilogue", "split_k", "reduction"),
+            storable,
+            "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
+            "direct epilogue; transposed, there is no narrow ring",
         ),
         Constraint(
-            "multicast_slices",
-            ("block_m", "block_n", "cluster_m", "cluster_n"),
-            slices,
-            "blocks that share a tile load whole groups of 8 rows each",
-        ),
-        Constraint(
-            "setmaxnreg",
-            ("consumers", "min_blocks", "producer_registers"),
-            registers,
-            "producer and consumers together may not take more registers than the launch gave: setmaxnreg would wait "
-            "for ever",
-        ),
-        Constraint(
-            "instruction_registers",
-            ("block_m", "block_n", "consumers", "swap_ab", "min_blocks"),
-            lambda c, w, d: (
-                right_rows(c) // 2 + INSTRUCTION_REGISTERS <= launch_registers(c["consumers"], c["min_blocks"], d)
-            ),
-            "ptxas assembles a wgmma only when its accumulators and 26 more registers fit what the launch bounds leave",
-        ),
-        Constraint(
-            "accumulators",
-            (*shape, "min_blocks", "producer_registers"),
-            within,
-            "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
-            "without setmaxnreg; there, and with several blocks of 64 rows, 24 more for each operand of the epilogue, "
-            "or 40 above 128 accumulators); transposed, 96 at most",
-        ),
-        Constraint(
-            "promotion",
-            ("block_k",),
-            lambda c, w, d: not promotes(w) or PROMOTED_K % c["block_k"] == 0,
-            f"sums that leave the tensor cores every {PROMOTED_K} elements of K need a block_k that divides these",
-        ),
-        Constraint(
-            "block_scale_tiles",
-            ("block_k", "block_n", "swap_ab"),
-            lambda c, w, d: (
-                w.scales != "block128"
-                or (c["block_k"] == 128 and (c["swap_ab"] or 128 % c["block_n"] == 0 or c["block_n"] % 128 == 0))
-            ),
-            "scales per 128 of K need block_k = 128 and, unless transposed, a block_n of a part or whole 128s",
+            "shared_memory",
+            (*_SHAPE, "block_k", "stages", "epilogue", "split_k", "reduction", "min_blocks"),
+            fits,
+            "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
         ),
     )

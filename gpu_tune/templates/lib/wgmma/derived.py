@@ -1,4 +1,4 @@
-"""The geometry of a wgmma kernel: everything its parts ask of ``g``. The words are those of :mod:`.hopper`."""
+"""What the sources of the wgmma families see as ``launch``, and their parts as ``g``; the words are those of tiles."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....workload import ITEMSIZE
+from ....workload import ITEMSIZE, Workload
+from ..common import ceil_div
+from .launch import SUM_THREADS, target
 from .tiles import (
     PROMOTED_K,
+    Operand,
+    Problem,
     blocks_of_64,
     box_bytes,
+    buffers,
     cluster_size,
     clusters,
     consumer_registers,
@@ -19,149 +24,145 @@ from .tiles import (
     out_boxes,
     part_pad,
     parts,
+    promotes,
     right_rows,
     shared_bytes,
     staging_bytes,
     sums_in_cluster,
 )
 
+Config = Mapping[str, Any]
 
-def geometry(
-    c: Mapping[str, Any],
-    device: Device,
-    *,
-    m: int,
-    n: int,
-    k_tiles: int,
-    batch: int,
-    dtype: str,
-    mn_major: Mapping[str, bool],
-    ldc: int,
-    target: Any,
-    promoted: bool,
-    block_scales: bool,
-) -> dict[str, Any]:
-    """Everything the parts ask of ``g``.
 
-    ``target`` is the workload whose epilogue the main kernel applies to ``m`` x ``n`` outputs in rows of ``ldc``, once
-    for each matrix of the batch and part of K. ``k_tiles`` slices of K make one sum.
-    """
-    types, instruction_k = instruction(dtype)
-    a, b = (operand(name, c, dtype, mn_major[name]) for name in ("a", "b"))
-    swap, pingpong = bool(c["swap_ab"]), c["schedule"] == "pingpong"
-    left, right = (b, a) if swap else (a, b)
-    cluster, peers, together = cluster_size(c), c["cluster_m"] * c["cluster_n"], sums_in_cluster(c)
-    tiles = (-(-m // (c["block_m"] * c["cluster_m"])), -(-n // (c["block_n"] * c["cluster_n"])))
-    units = tiles[0] * tiles[1] * parts(c) * batch
-    out_bytes = ITEMSIZE[target.out_dtype]
-    mt, narrow, width = blocks_of_64(c), right_rows(c), box_bytes(c, out_bytes)
-    store = "direct" if c["epilogue"] == "direct" else "tma"
-    boxes = out_boxes(c, out_bytes) if store == "tma" else 0
-    buffers = boxes if c["epilogue"] == "full" else min(2, boxes)
-    box_rows = narrow if swap else 64
-    names = {op.name for op in target.ops}
-    reads_matrix = target.beta != "0" or "residual" in names
-    ragged = {
-        "ragged_m": m % (c["block_m"] * c["cluster_m"]) != 0,
-        "ragged_n": n % (c["block_n"] * c["cluster_n"]) != 0,
+def derived(c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool]) -> dict[str, Any]:
+    """Everything that the parts ask of ``g``: operands and instructions, units of work, output, sum of a split K."""
+    a, b = (operand(name, c, w.dtype, mn_major[name]) for name in ("a", "b"))
+    to = target(c, w, problem)
+    columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
+    return {
+        **_multiplication(c, w, a, b),
+        **_work(c, device, problem, columns),
+        **_output(c, problem, to, columns, ldc, c["stages"] * (a.bytes + b.bytes)),
+        "c": c,
+        "shared": shared_bytes(c, a.itemsize, ITEMSIZE[to.out_dtype]),
+        "per_unit": False,
+        "n_total": problem.n,
+        "out_ld": problem.ldc,
+        "ld_partial": to.n if parts(c) > 1 else 0,
+        "sum_vector": 4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
+        "sum_threads": SUM_THREADS,
+        "sum_wide": problem.batch * problem.m * problem.ldc >= 2**31,
+        "scale_parameters": "",
     }
-    reads_vector = bool(names & {"bias", "row_bias", "scale"}) or target.scales == "row_col"
-    ring = c["stages"] * (a.bytes + b.bytes)
-    staged = staging_bytes(c, out_bytes)
-    releases = (1 if pingpong else c["consumers"]) * peers
-    outputs = batch * parts(c)
-    if together:
-        vector = 4 if n % 4 == 0 and ldc % 4 == 0 else 1
-    else:
-        vector = 2 if not swap and n % 2 == 0 and ldc % 2 == 0 else 1
-    single = clusters(c, units, device) == units and not pingpong
-    split = c["split_k"] > 1
-    hint = c["l2_keep"] != "both"
-    return dict(
-        ragged,
-        c=c,
-        m=m,
-        batch=batch,
-        rows=m,
-        columns=n,
-        ldc=ldc,
-        per_unit=False,
-        loads=[
-            (3 if batch > 1 else 2, multicast, False, hint)
-            for multicast in (False, True)
-            if multicast in (a.share > 1, b.share > 1)
-        ],
-        hint=hint,
-        a=a,
-        b=b,
-        left=left.name,
-        right=right.name,
-        swap=swap,
-        pingpong=pingpong,
-        consumers=c["consumers"],
-        mt=mt,
-        n=narrow,
-        shape=f"m64n{narrow}k{instruction_k}",
-        types=types,
-        acc="int" if dtype == "int8" else "float",
-        transpose=(int(left.mn_major), int(right.mn_major)) if ITEMSIZE[dtype] == 2 else None,
-        k_steps=c["block_k"] // instruction_k,
-        cluster=cluster,
-        peers=peers,
-        partial=parts(c) > 1,
-        cluster_sum=together,
-        part_pad=part_pad(c),
-        threads=128 * (c["consumers"] + 1),
-        units=units,
-        clusters=clusters(c, units, device),
-        single_unit=single,
-        stride="CLUSTERS" if cluster > 1 else "BLOCKS",
-        cluster_tiles_m=tiles[0],
-        cluster_tiles_n=tiles[1],
-        tiles_in_cluster_units=tiles[0] * tiles[1],
-        rank=3 if batch > 1 else 2,
-        out_rank=3 if outputs > 1 else 2,
-        outputs=outputs,
-        store=store,
-        boxes=boxes,
-        buffers=buffers,
-        box_bytes=width,
-        box_rows=box_rows,
-        box_columns=width // out_bytes if width else 0,
-        stmatrix=out_bytes == 2,
-        out_bytes=out_bytes,
-        vector=vector,
-        wide=outputs * m * ldc >= 2**31,
-        reads_at=store == "direct" or reads_matrix,
-        guarded=(reads_matrix or reads_vector) and any(ragged.values()),
-        split_rows=c["consumers"] > 1 and not pingpong,
-        consumer_rows=64 * mt,
-        split_out=store == "tma" and c["consumers"] > 1,
-        out_bytes_each=staged // c["consumers"],
-        out_offset=ring,
-        barrier_offset=ring + staged,
-        releases=releases,
-        releases_comment="one for each consumer"
-        + (
-            " that reads the slot, in each block of the cluster"
-            if peers > 1
-            else ": a slot belongs to one of them"
-            if pingpong
-            else ""
-        ),
-        consumer_registers=consumer_registers(c, device),
-        b_peers=sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
-        k_tiles=k_tiles,
-        first="unit.first" if split else "0",
-        last="unit.last" if split else "SLICES",
-        other_slices="other.last - other.first" if split else "SLICES",
-        split_k=c["split_k"],
-        promote=PROMOTED_K // c["block_k"] if promoted else 0,
-        promote_k=PROMOTED_K,
-        block_scales=block_scales,
-        shared=shared_bytes(c, a.itemsize, out_bytes),
-        tile_workload=target,
-    )
+
+
+def _multiplication(c: Config, w: Workload, a: Operand, b: Operand) -> dict[str, Any]:
+    """The operands, how they are loaded, and the instructions that multiply them."""
+    types, instruction_k = instruction(w.dtype)
+    left, right = (b, a) if c["swap_ab"] else (a, b)
+    narrow, rank, hint = right_rows(c), 3 if w.batch > 1 else 2, c["l2_keep"] != "both"
+    return {
+        "a": a,
+        "b": b,
+        "left": left.name,
+        "right": right.name,
+        "swap": bool(c["swap_ab"]),
+        "rank": rank,
+        "hint": hint,
+        "loads": [(rank, shared, False, hint) for shared in sorted({a.share > 1, b.share > 1})],
+        "b_peers": sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
+        "mt": blocks_of_64(c),
+        "n": narrow,
+        "shape": f"m64n{narrow}k{instruction_k}",
+        "types": types,
+        "acc": "int" if w.dtype == "int8" else "float",
+        "transpose": (int(left.mn_major), int(right.mn_major)) if a.itemsize == 2 else None,
+        "k_steps": c["block_k"] // instruction_k,
+        "promote": PROMOTED_K // c["block_k"] if promotes(w) else 0,
+        "promote_k": PROMOTED_K,
+        "block_scales": w.scales == "block128",
+    }
+
+
+def _work(c: Config, device: Device, p: Problem, n: int) -> dict[str, Any]:
+    """The tiles of an output of ``n`` columns, who works on them, and over which slices of K."""
+    rows, columns = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
+    tiles = ceil_div(p.m, rows), ceil_div(n, columns)
+    units, k_tiles = tiles[0] * tiles[1] * parts(c) * p.batch, p.k_tiles(c)
+    launched, cluster, peers = clusters(c, units, device), cluster_size(c), c["cluster_m"] * c["cluster_n"]
+    pingpong, split = c["schedule"] == "pingpong", c["split_k"] > 1
+    readers = " that reads the slot, in each block of the cluster" if peers > 1 else ""
+    if pingpong and peers == 1:
+        readers = ": a slot belongs to one of them"
+    return {
+        "m": p.m,
+        "batch": p.batch,
+        "rows": p.m,
+        "columns": n,
+        "ragged_m": p.m % rows != 0,
+        "ragged_n": n % columns != 0,
+        "cluster_tiles_m": tiles[0],
+        "cluster_tiles_n": tiles[1],
+        "tiles_in_cluster_units": tiles[0] * tiles[1],
+        "units": units,
+        "clusters": launched,
+        "single_unit": launched == units and not pingpong,
+        "stride": "CLUSTERS" if cluster > 1 else "BLOCKS",
+        "cluster": cluster,
+        "peers": peers,
+        "pingpong": pingpong,
+        "consumers": c["consumers"],
+        "threads": 128 * (c["consumers"] + 1),
+        "consumer_registers": consumer_registers(c, device),
+        "releases": (1 if pingpong else c["consumers"]) * peers,
+        "releases_comment": f"one for each consumer{readers}",
+        "k_tiles": k_tiles,
+        "split_k": c["split_k"],
+        "first": "unit.first" if split else "0",
+        "last": "unit.last" if split else "SLICES",
+        "other_slices": "other.last - other.first" if split else "SLICES",
+        "partial": parts(c) > 1,
+        "cluster_sum": sums_in_cluster(c),
+        "part_pad": part_pad(c),
+    }
+
+
+def _output(c: Config, p: Problem, to: Any, n: int, ldc: int, ring: int) -> dict[str, Any]:
+    """How sums leave for an output of ``n`` columns in rows of ``ldc``; the ring takes ``ring`` bytes before them.
+
+    ``to`` is the workload whose epilogue the main kernel applies, for each matrix of the batch and part of K.
+    """
+    item, tma, outputs = ITEMSIZE[to.out_dtype], c["epilogue"] != "direct", p.batch * parts(c)
+    width, staged, several = box_bytes(c, item), staging_bytes(c, item), c["consumers"] > 1
+    names = {op.name for op in to.ops}
+    reads_matrix = to.beta != "0" or "residual" in names
+    reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
+    ragged = p.m % (c["block_m"] * c["cluster_m"]) or n % (c["block_n"] * c["cluster_n"])
+    widest = 4 if sums_in_cluster(c) else 1 if c["swap_ab"] else 2
+    return {
+        "tile_workload": to,
+        "ldc": ldc,
+        "outputs": outputs,
+        "out_rank": 3 if outputs > 1 else 2,
+        "out_bytes": item,
+        "store": "tma" if tma else "direct",
+        "boxes": out_boxes(c, item) if tma else 0,
+        "buffers": buffers(c, item) if tma else 0,
+        "box_bytes": width,
+        "box_rows": right_rows(c) if c["swap_ab"] else 64,
+        "box_columns": width // item,
+        "stmatrix": item == 2,
+        "vector": widest if n % widest == 0 and ldc % widest == 0 else 1,
+        "wide": outputs * p.m * ldc >= 2**31,
+        "reads_at": not tma or reads_matrix,
+        "guarded": (reads_matrix or reads_vector) and bool(ragged),
+        "split_rows": several and c["schedule"] != "pingpong",
+        "consumer_rows": 64 * blocks_of_64(c),
+        "split_out": tma and several,
+        "out_bytes_each": staged // c["consumers"],
+        "out_offset": ring,
+        "barrier_offset": ring + staged,
+    }
 
 
 def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:

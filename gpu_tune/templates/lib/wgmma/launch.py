@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
-from ....space.knob import Constraint
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
-from ..common import epilogue_args
-from . import derived, tiles
+from ..common import ceil_div, epilogue_args
+from . import tiles
 
 ALIGNMENT = 256
+SUM_THREADS = 256
+L2_PROMOTION = 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Transposed:
     @property
     def out_ld(self) -> int:
         """Elements from row to row of the copy: k, rounded up to 16 bytes."""
-        return -(-self.k * self.itemsize // 16) * 16 // self.itemsize
+        return ceil_div(self.k * self.itemsize, 16) * 16 // self.itemsize
 
     @property
     def bytes(self) -> int:
@@ -53,7 +53,7 @@ class Transposed:
 
     def step(self) -> KernelStep:
         """The launch that makes the copy."""
-        blocks = -(-self.rows // self.tile) * -(-self.k // self.tile) * self.batch
+        blocks = ceil_div(self.rows, self.tile) * ceil_div(self.k, self.tile) * self.batch
         args = (BufferArg(self.name), BufferArg("workspace", self.offset))
         return KernelStep(f"transpose_{self.name}", (blocks, 1, 1), (self.threads, 1, 1), args)
 
@@ -63,7 +63,7 @@ def transposed(w: Matmul, start: int = 0) -> dict[str, Transposed]:
     found: dict[str, Transposed] = {}
     for name, rows, ld, wrong in (("a", w.m, w.lda, w.layout[0] == "t"), ("b", w.n, w.ldb, w.layout[1] == "n")):
         if wrong and ITEMSIZE[w.dtype] != 2:
-            start = -(-start // ALIGNMENT) * ALIGNMENT
+            start = ceil_div(start, ALIGNMENT) * ALIGNMENT
             found[name] = Transposed(name, rows, w.k, w.batch, ld, ITEMSIZE[w.dtype], start)
             start += found[name].bytes
     return found
@@ -74,69 +74,24 @@ def end(w: Matmul, start: int) -> int:
     return max([start, *(t.offset + t.bytes for t in transposed(w, start).values())])
 
 
-SUM_THREADS = 256
-L2_PROMOTION = 256
-SPLIT_ROUNDS = 4
-"""Rounds of blocks over the chip from which on there is nothing left that a split K could fill."""
-
-
-def target(c: Mapping[str, Any], w: Workload, m: int, n: int) -> Workload:
+def target(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> Any:
     """Whose epilogue the main kernel applies: the workload's own, or with split-K bare sums in rows of 16 bytes."""
     if tiles.parts(c) == 1:
         return w
     wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
-    return Matmul(m, -(-n // 4) * 4, 1, w.batch * c["split_k"], layout="nt", **wide)
+    return Matmul(problem.m, ceil_div(problem.n, 4) * 4, 1, problem.batch * c["split_k"], layout="nt", **wide)
 
 
-def workspace_bytes(c: Mapping[str, Any], w: Workload, m: int, n: int) -> int:
+def workspace_bytes(c: Mapping[str, Any], problem: tiles.Problem) -> int:
     """Bytes of the parts of a split-K."""
-    return 4 * w.batch * c["split_k"] * m * (-(-n // 4) * 4) if tiles.parts(c) > 1 else 0
-
-
-def geometry(
-    c: Mapping[str, Any],
-    w: Workload,
-    device: Device,
-    *,
-    m: int,
-    n: int,
-    ldc: int,
-    k_tiles: int,
-    mn_major: Mapping[str, bool],
-) -> dict[str, Any]:
-    """``launch`` of a family: m x n outputs in rows of ``ldc``, ``k_tiles`` slices of K each."""
-    to = target(c, w, m, n)
-    split = tiles.parts(c) > 1
-    g = derived.geometry(
-        c,
-        device,
-        m=m,
-        n=to.n if split else n,
-        ldc=to.n if split else ldc,
-        k_tiles=k_tiles,
-        batch=w.batch,
-        dtype=w.dtype,
-        mn_major=mn_major,
-        target=to,
-        promoted=tiles.promotes(w),
-        block_scales=w.scales == "block128",
-    )
-    vector = 4 if n % 4 == 0 and ldc % 4 == 0 else 1
-    g.update(
-        n_total=n,
-        out_ld=ldc,
-        ld_partial=to.n if split else 0,
-        sum_vector=vector,
-        sum_threads=SUM_THREADS,
-        sum_wide=w.batch * m * ldc >= 2**31,
-        scale_parameters="",
-    )
-    return g
+    row = ceil_div(problem.n, 4) * 4
+    return 4 * problem.batch * c["split_k"] * problem.m * row if tiles.parts(c) > 1 else 0
 
 
 def plan(
     c: Mapping[str, Any],
     w: Workload,
+    problem: tiles.Problem,
     g: Mapping[str, Any],
     maps: tuple[Arg, ...],
     scales: tuple[Arg, ...] = (),
@@ -166,89 +121,19 @@ def plan(
     grid, block, cluster = (g["clusters"] * g["cluster"], 1, 1), (g["threads"], 1, 1), (g["cluster"], 1, 1)
     steps = [*first, KernelStep(g["kernel"], grid, block, args, g["shared"], cluster)]
     if split:
-        items = w.batch * g["m"] * (g["n_total"] // g["sum_vector"])
+        items = problem.batch * problem.m * (problem.n // g["sum_vector"])
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
-        steps.append(KernelStep("sum_parts", (-(-items // SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
-    return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, w, g["m"], g["n_total"]))).check()
+        steps.append(KernelStep("sum_parts", (ceil_div(items, SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
+    return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, problem))).check()
 
 
-def resources(c: Mapping[str, Any], w: Workload, m: int, n: int) -> ResourceEstimate:
+def resources(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
     """What a config takes."""
-    out_bytes = ITEMSIZE[target(c, w, m, n).out_dtype]
     blocks = tiles.blocks_of_64(c)
-    inside = min(blocks, -(-(n if c["swap_ab"] else m) // 64))  # sums outside the output take no registers
+    inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
     return ResourceEstimate(
         128 * (c["consumers"] + 1),
-        tiles.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes),
+        tiles.shared_bytes(c, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)),
         tiles.accumulators(c, tiles.promotes(w)) // max(1, blocks) * inside,
-        workspace_bytes(c, w, m, n),
-    )
-
-
-def constraints(ldc: Any, k_tiles: Any, rows: Any, columns: Any) -> tuple[Constraint, ...]:
-    """Rules that need the operation: ``ldc(w)``, ``k_tiles(c, w)``, ``rows(w)`` and ``columns(w)`` say what it is."""
-    shape = ("block_m", "block_n", "consumers", "schedule", "swap_ab")
-
-    def out_bytes(c: Any, w: Any) -> int:
-        return 4 if tiles.parts(c) > 1 else ITEMSIZE[w.out_dtype]
-
-    def fits(c: Any, w: Any, d: Any) -> bool:
-        needed = tiles.shared_bytes(c, ITEMSIZE[w.dtype], out_bytes(c, w))
-        twice = c["min_blocks"] * (needed + d.shared_reserved_per_block)
-        return bool(needed <= d.shared_bytes_per_block and twice <= d.shared_bytes_per_sm)
-
-    def few(c: Any, w: Any, d: Any) -> bool:
-        blocks = -(-rows(w) // c["block_m"]) * -(-columns(w) // c["block_n"]) * w.batch * c["split_k"]
-        return bool(c["split_k"] == 1 or blocks <= SPLIT_ROUNDS * d.sm_count * c["min_blocks"])
-
-    def storable(c: Any, w: Any, d: Any) -> bool:
-        if c["epilogue"] == "direct":
-            return True
-        if (c["swap_ab"] and c["epilogue"] == "narrow_ring") or not tiles.blocks_of_64(c):
-            return False
-        size = out_bytes(c, w)
-        return tiles.box_bytes(c, size) > 0 and (tiles.parts(c) > 1 or ldc(w) * size % 16 == 0)
-
-    return (
-        Constraint(
-            "swap_short_m",
-            ("swap_ab",),
-            lambda c, w, d: not c["swap_ab"] or rows(w) <= 256,
-            "the transposed product is for m up to 256",
-        ),
-        Constraint(
-            "split_has_work",
-            ("block_k", "split_k"),
-            lambda c, w, d: c["split_k"] <= k_tiles(c, w),
-            "every part of K has at least one slice",
-        ),
-        Constraint(
-            "split_few_tiles",
-            ("block_m", "block_n", "split_k", "min_blocks"),
-            few,
-            f"K is split where tiles are few: all parts in {SPLIT_ROUNDS} rounds of blocks at most",
-        ),
-        Constraint(
-            "part_in_ring",
-            ("block_m", "block_n", "block_k", "stages", "swap_ab", "split_k", "reduction"),
-            lambda c, w, d: (
-                not tiles.sums_in_cluster(c)
-                or 4 * c["block_m"] * (c["block_n"] + tiles.part_pad(c))
-                <= c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * ITEMSIZE[w.dtype]
-            ),
-            "the sums of a part take the place of the ring, and must fit there",
-        ),
-        Constraint(
-            "tma_store",
-            (*shape, "epilogue", "split_k", "reduction"),
-            storable,
-            "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
-            "direct epilogue; transposed, there is no narrow ring",
-        ),
-        Constraint(
-            "shared_memory",
-            (*shape, "block_k", "stages", "epilogue", "split_k", "reduction", "min_blocks"),
-            fits,
-            "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
-        ),
+        workspace_bytes(c, problem),
     )

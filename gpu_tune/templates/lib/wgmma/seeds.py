@@ -9,15 +9,16 @@ configs, never to predict a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....cuda.device import Device
 from ....space.knob import Config
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
+from ..common import ceil_div
 from . import constraints, tiles
+from .tiles import Problem
 
 L2_BYTES, FILL_BYTES, SHARED_BYTES = 32, 48, 128
 """Bytes a clock for one SM: its share of L2 when all read, what it takes in alone, what its shared memory reads."""
@@ -37,25 +38,20 @@ _COOPERATIVE = (
     *((64, n, 1) for n in (256, 192, 160, 128, 96, 64, 48, 32, 16)),
     *((128, n, 1) for n in (96, 64, 32)),
 )
-_TWICE = ((128, 96, 2), (128, 64, 2), (64, 128, 1), (64, 64, 1))
 _PINGPONG = (
-    *((64, n) for n in (256, 224, 192, 160, 128, 96, 64, 32)),
-    *((128, n) for n in (192, 160, 128, 96, 64)),
+    *((64, n, 2) for n in (256, 224, 192, 160, 128, 96, 64, 32)),
+    *((128, n, 2) for n in (192, 160, 128, 96, 64)),
 )
+_TILES: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (_COOPERATIVE, dict(schedule="cooperative")),
+    (((128, 96, 2), (128, 64, 2), (64, 128, 1), (64, 64, 1)), dict(schedule="cooperative", min_blocks=2)),
+    (_PINGPONG, dict(schedule="pingpong")),
+)
+"""(block_m, block_n, consumers) and what else a tile means."""
 _TRANSPOSED = ((64, 1), (128, 2), (192, 3), (256, 2), (128, 1))
 _SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab", "reduction", "min_blocks")
 _CLUSTERS = ((1, 1), (2, 1), (1, 2), (2, 2))
 _SPLITS = (2, 3, 4, 6, 8, 12, 16)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The product behind the operation: ``m`` x ``n`` sums of ``k_tiles(config)`` slices, ``batch`` times."""
-
-    m: int
-    n: int
-    batch: int
-    k_tiles: Callable[[Mapping[str, Any]], int]
 
 
 def seeds(w: Workload, device: Device, template: Template, problem: Problem, base: Mapping[str, Any]) -> list[Config]:
@@ -74,43 +70,27 @@ def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str
         for cluster_m, cluster_n in _CLUSTERS:
             c = {**base, **tile, "cluster_m": cluster_m, "cluster_n": cluster_n}
             c["block_k"] = 128 // ITEMSIZE[w.dtype]
-            rows, columns = -(-problem.m // c["block_m"]), -(-problem.n // c["block_n"])
+            rows, columns = ceil_div(problem.m, c["block_m"]), ceil_div(problem.n, c["block_n"])
             if cluster_m > rows or cluster_n > columns:
                 continue
             room = device.sm_count * c["min_blocks"] // max(1, rows * columns * problem.batch)
             splits = [s for s in _SPLITS if s <= room and problem.k_tiles(c) // s >= 4]
-            for split in (1, *splits[-2:]):
-                made = _fitted({**c, "split_k": split}, w, device, problem)
-                if made is not None:
-                    yield made
-            for split in (2, 4, 8) if (cluster_m, cluster_n) == (1, 1) else ():
-                if split in splits and c["schedule"] == "cooperative":
-                    made = _fitted({**c, "split_k": split, "reduction": "cluster"}, w, device, problem)
-                    if made is not None:
-                        yield made
+            ways: list[dict[str, Any]] = [{"split_k": s} for s in (1, *splits[-2:])]
+            if (cluster_m, cluster_n, c["schedule"]) == (1, 1, "cooperative"):
+                ways += [{"split_k": s, "reduction": "cluster"} for s in (2, 4, 8) if s in splits]
+            made = (_fitted({**c, **way}, w, device, problem) for way in ways)
+            yield from (config for config in made if config is not None)
 
 
 def _tiles(problem: Problem) -> Iterator[dict[str, Any]]:
     m, n = max(problem.m, 64), max(problem.n, 16)
-    for block_m, block_n, consumers in _COOPERATIVE:
-        if block_m < 2 * m and block_n < 2 * n:
-            yield dict(block_m=block_m, block_n=block_n, consumers=consumers, schedule="cooperative", swap_ab=False)
-    for block_m, block_n, consumers in _TWICE:
-        if block_m < 2 * m and block_n < 2 * n:
-            yield dict(
-                block_m=block_m,
-                block_n=block_n,
-                consumers=consumers,
-                schedule="cooperative",
-                swap_ab=False,
-                min_blocks=2,
-            )
-    for block_m, block_n in _PINGPONG:
-        if block_m < 2 * m and block_n < 2 * n:
-            yield dict(block_m=block_m, block_n=block_n, consumers=2, schedule="pingpong", swap_ab=False)
+    for shapes, rest in _TILES:
+        for block_m, block_n, consumers in shapes:
+            if block_m < 2 * m and block_n < 2 * n:
+                yield dict(block_m=block_m, block_n=block_n, consumers=consumers, swap_ab=False, **rest)
     if problem.m <= 256:
         narrow = {b for b in constraints.ROWS if b >= problem.m}
-        parts = {b for b in constraints.ROWS if b >= -(-problem.m // 2)}
+        parts = {b for b in constraints.ROWS if b >= ceil_div(problem.m, 2)}
         for block_m in sorted({min(s) for s in (narrow, parts) if s}):
             for block_n, consumers in _TRANSPOSED:
                 yield dict(block_m=block_m, block_n=block_n, consumers=consumers, schedule="cooperative", swap_ab=True)
@@ -118,14 +98,14 @@ def _tiles(problem: Problem) -> Iterator[dict[str, Any]]:
 
 def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, Any] | None:
     """``c`` with a store, as many stages as fit, and a walk over the tiles; None when two stages do not fit."""
-    out_bytes = _out_bytes(c, w)
+    out_bytes = tiles.out_itemsize(c, w)
     if not tiles.blocks_of_64(c):
         return None
-    row = (-(-problem.n // 4) * 4 if tiles.parts(c) > 1 else getattr(w, "ldc", problem.n)) * out_bytes
+    row = (ceil_div(problem.n, 4) * 4 if tiles.parts(c) > 1 else problem.ldc) * out_bytes
     together = tiles.sums_in_cluster(c)
     few = c["swap_ab"] and c["block_m"] < 32  # rows: not worth staging
-    c["epilogue"] = "direct" if few or row % 16 or together else "ring"
-    if c["epilogue"] == "ring" and not tiles.box_bytes(c, out_bytes):
+    c["epilogue"] = "ring"
+    if few or row % 16 or together or not tiles.box_bytes(c, out_bytes):
         c["epilogue"] = "direct"
     stages = _stages(c, w, device)
     if c["epilogue"] == "ring" and stages < 4 and not c["swap_ab"]:
@@ -135,17 +115,12 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     if not stages:
         return None
     units, places = _units(c, problem), _places(c, device)
-    size = tiles.cluster_size(c)
     c["stages"] = stages
     alone = together or (units <= places and c["schedule"] != "pingpong")
-    c["grid"] = "units" if alone else "resident" if size > 2 else "fewest"
+    c["grid"] = "units" if alone else "resident" if tiles.cluster_size(c) > 2 else "fewest"
     height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
-    c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + -(-places // g) * width)
+    c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + ceil_div(places, g) * width)
     return c
-
-
-def _out_bytes(c: Mapping[str, Any], w: Workload) -> int:
-    return 4 if tiles.parts(c) > 1 else ITEMSIZE[w.out_dtype]
 
 
 def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
@@ -153,14 +128,15 @@ def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
     room = min(
         device.shared_bytes_per_block, device.shared_bytes_per_sm // c["min_blocks"] - device.shared_reserved_per_block
     )
-    one, two = (tiles.shared_bytes({**c, "stages": s}, ITEMSIZE[w.dtype], _out_bytes(c, w)) for s in (1, 2))
+    one, two = (tiles.shared_bytes({**c, "stages": s}, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)) for s in (1, 2))
     stages = 1 + (room - one) // (two - one)
     return min(12, stages) if stages > 1 else 0
 
 
 def _units(c: Mapping[str, Any], problem: Problem) -> int:
     """Units of work for a cluster."""
-    rows, columns = -(-problem.m // (c["block_m"] * c["cluster_m"])), -(-problem.n // (c["block_n"] * c["cluster_n"]))
+    rows = ceil_div(problem.m, c["block_m"] * c["cluster_m"])
+    columns = ceil_div(problem.n, c["block_n"] * c["cluster_n"])
     return int(rows * columns * problem.batch * tiles.parts(c))
 
 
@@ -176,7 +152,7 @@ def _places(c: Mapping[str, Any], device: Device) -> int:
 def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
     """The estimate and what it is made of, for a ranker to weigh: rounds of clusters, and how full they are."""
     units, places = _units(c, problem), _places(c, device)
-    rounds = -(-units // places)
+    rounds = ceil_div(units, places)
     return {
         "log2 clocks": math.log2(cost(c, w, device, problem)),
         "log2 rounds": math.log2(rounds),
@@ -188,10 +164,10 @@ def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem
 
 def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> float:
     """A rough time in clocks, good enough to order starting points."""
-    size, out_bytes = ITEMSIZE[w.dtype], _out_bytes(c, w)
+    size, out_bytes = ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)
     cluster, together = tiles.cluster_size(c), tiles.sums_in_cluster(c)
     units, places = _units(c, problem), _places(c, device)
-    slices = -(-problem.k_tiles(c) // c["split_k"])
+    slices = ceil_div(problem.k_tiles(c), c["split_k"])
     mt, narrow, pingpong = tiles.blocks_of_64(c), tiles.right_rows(c), c["schedule"] == "pingpong"
     own = 1 if pingpong else c["consumers"]  # consumers of a tile
     blocks = c["min_blocks"]  # on an SM
@@ -212,7 +188,7 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     sums = mt * narrow / 2  # of a thread
     store = 4.0 if together else 7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes
     leave = 300 + sums * (store + 4.0 * len(w.ops))
-    rounds = -(-units // places)
+    rounds = ceil_div(units, places)
     if pingpong or blocks > 1:  # two tiles at a time, one in its epilogue while the other multiplies
         pair = max(2 * slices * pace, slices * pace + leave)
         total = rounds * pair / (1 if blocks > 1 else 2) + leave + slices * pace * (pingpong and rounds == 1)

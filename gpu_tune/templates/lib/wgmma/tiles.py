@@ -9,12 +9,13 @@ Sizes and limits follow the PTX ISA (wgmma, cp.async.bulk.tensor, setmaxnreg) an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
 from ....workload import FP8, ITEMSIZE
+from ..common import ceil_div
 
 SPAN = 128
 """Bytes of a swizzled shared row of a K-major operand; a box of the copy engine is at most this wide."""
@@ -49,99 +50,84 @@ INSTRUCTION_REGISTERS = 26
 
 
 @dataclass(frozen=True)
+class Problem:
+    """The product behind an operation: ``m`` x ``n`` sums of ``k_tiles(config)`` slices, ``batch`` times.
+
+    ``ldc``: elements from row to row of the output.
+    """
+
+    m: int
+    n: int
+    batch: int
+    ldc: int
+    k_tiles: Callable[[Mapping[str, Any]], int]
+
+
+@dataclass(frozen=True)
 class Operand:
     """A matrix's tile in a slot: ``rows`` of m or n by ``block_k``. ``share``: blocks of the cluster that share it.
 
     K-major: boxes are one span of K wide and ``rows / share`` high. MN-major (contiguous along m or n): boxes are one
-    span of m or n wide and ``block_k / share`` high. Descriptor offsets are in units of 16 bytes.
+    span of m or n wide and ``block_k / share`` high. ``bytes``: of the tile. ``span``: bytes of a shared row, which is
+    also the swizzle. ``boxes``: box columns of the tile, ``box_inner`` elements wide and ``box_stride`` bytes apart.
+    ``slice_rows``, ``slice_bytes``: of one box, this block's slice. ``descriptor``: all but its address. Its steps, in
+    units of 16 bytes: ``k_step`` of one wgmma along K, ``k_steps_per_span`` of them before the address jumps by
+    ``span_step`` to another box column (K-major), and ``block_step`` of 64 rows.
     """
 
     name: str
-    rows: int
-    block_k: int
     itemsize: int
     mn_major: bool
     share: int
-    instruction_k: int
+    bytes: int
+    span: int
+    box_inner: int
+    boxes: int
+    box_stride: int
+    slice_rows: int
+    slice_bytes: int
+    descriptor: int
+    descriptor_comment: str
+    k_steps_per_span: int
+    k_step: int
+    span_step: int
+    block_step: int
 
-    @property
-    def span(self) -> int:
-        """Bytes of a shared row, which is also the swizzle."""
-        if not self.mn_major:
-            return SPAN
-        return next((s for s in (128, 64, 32) if self.rows * self.itemsize % s == 0), 0)
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of the tile."""
-        return self.rows * self.block_k * self.itemsize
-
-    @property
-    def box_inner(self) -> int:
-        """Elements of a box's row."""
-        return self.span // self.itemsize
-
-    @property
-    def boxes(self) -> int:
-        """Boxes side by side in the tile."""
-        return (self.rows if self.mn_major else self.block_k) // self.box_inner
-
-    @property
-    def box_rows(self) -> int:
-        """Shared rows of one box column, all slices together."""
-        return self.block_k if self.mn_major else self.rows
-
-    @property
-    def slice_rows(self) -> int:
-        """Rows of one box: this block's slice."""
-        return self.box_rows // self.share
-
-    @property
-    def box_stride(self) -> int:
-        """Bytes from one box column to the next."""
-        return self.box_rows * self.span
-
-    @property
-    def slice_bytes(self) -> int:
-        """Bytes of one box."""
-        return self.slice_rows * self.span
-
-    @property
-    def descriptor(self) -> int:
-        """The descriptor but for its address: leading and stride byte offsets, swizzle."""
-        leading, stride = (self.box_stride // 16, 8 * self.span // 16) if self.mn_major else (1, 8 * SPAN // 16)
-        return leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[self.span] << 62
-
-    @property
-    def descriptor_comment(self) -> str:
-        """What the descriptor says, in words."""
-        if self.mn_major:
-            return (
-                f"{self.name}: contiguous along {'m' if self.name == 'a' else 'n'}, {self.span}-byte swizzle; "
-                "8 rows of k to the next "
-                f"8: {8 * self.span} bytes, {self.box_inner} columns to the next: {self.box_stride}"
-            )
-        return f"{self.name}: contiguous along k, 128-byte swizzle, 8 rows to the next 8: 1024 bytes"
-
-    @property
-    def k_steps_per_span(self) -> int:
-        """wgmma steps along K before the address jumps to another box column."""
-        return 1 << 30 if self.mn_major else SPAN // (self.instruction_k * self.itemsize)
-
-    @property
-    def k_step(self) -> int:
-        """Descriptor step of one wgmma along K."""
-        return self.instruction_k * (self.span if self.mn_major else self.itemsize) // 16
-
-    @property
-    def span_step(self) -> int:
-        """Descriptor step to the next box column (K-major)."""
-        return self.box_stride // 16
-
-    @property
-    def block_step(self) -> int:
-        """Descriptor step of 64 rows."""
-        return (64 * self.itemsize // self.span * self.box_stride if self.mn_major else 64 * SPAN) // 16
+def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Operand:
+    """Matrix ``a`` or ``b`` of a config."""
+    rows, share = (c["block_m"], c["cluster_n"]) if name == "a" else (c["block_n"], c["cluster_m"])
+    size, instruction_k = ITEMSIZE[dtype], instruction(dtype)[1]
+    span = next(s for s in (128, 64, 32) if rows * size % s == 0) if mn_major else SPAN
+    inner = span // size
+    boxes, box_rows = (rows // inner, c["block_k"]) if mn_major else (c["block_k"] // inner, rows)
+    box_stride = box_rows * span
+    leading, stride = (box_stride // 16, 8 * span // 16) if mn_major else (1, 8 * SPAN // 16)
+    comment = f"{name}: contiguous along k, 128-byte swizzle, 8 rows to the next 8: 1024 bytes"
+    if mn_major:
+        comment = (
+            f"{name}: contiguous along {'m' if name == 'a' else 'n'}, {span}-byte swizzle; 8 rows of k to the next "
+            f"8: {8 * span} bytes, {inner} columns to the next: {box_stride}"
+        )
+    return Operand(
+        name,
+        size,
+        mn_major,
+        share,
+        bytes=rows * c["block_k"] * size,
+        span=span,
+        box_inner=inner,
+        boxes=boxes,
+        box_stride=box_stride,
+        slice_rows=box_rows // share,
+        slice_bytes=box_rows // share * span,
+        descriptor=leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[span] << 62,
+        descriptor_comment=comment,
+        k_steps_per_span=1 << 30 if mn_major else SPAN // (instruction_k * size),
+        k_step=instruction_k * (span if mn_major else size) // 16,
+        span_step=box_stride // 16,
+        block_step=(64 * size // span * box_stride if mn_major else 64 * SPAN) // 16,
+    )
 
 
 def narrow_sizes(dtype: str) -> frozenset[int]:
@@ -155,11 +141,6 @@ def instruction(dtype: str) -> tuple[str, int]:
     return _TYPES[dtype]
 
 
-def left_rows(c: Mapping[str, Any]) -> int:
-    """Rows of the left operand's tile: m, or n when transposed."""
-    return int(c["block_n"] if c["swap_ab"] else c["block_m"])
-
-
 def right_rows(c: Mapping[str, Any]) -> int:
     """Rows of the right operand's tile: the n of the wgmma."""
     return int(c["block_m"] if c["swap_ab"] else c["block_n"])
@@ -167,8 +148,11 @@ def right_rows(c: Mapping[str, Any]) -> int:
 
 def blocks_of_64(c: Mapping[str, Any]) -> int:
     """wgmmas along the left operand that one consumer issues for each step of K (0: the tile does not divide)."""
-    share = 64 * (1 if c["schedule"] == "pingpong" else c["consumers"])
-    return left_rows(c) // share if left_rows(c) % share == 0 else 0
+    rows, share = (
+        c["block_n" if c["swap_ab"] else "block_m"],
+        64 * (1 if c["schedule"] == "pingpong" else c["consumers"]),
+    )
+    return int(rows // share) if rows % share == 0 else 0
 
 
 def launch_registers(consumers: int, min_blocks: int, device: Device) -> int:
@@ -208,6 +192,11 @@ def accumulators(c: Mapping[str, Any], promoted: bool) -> int:
     return blocks_of_64(c) * right_rows(c) // 2 * (2 if promoted else 1)
 
 
+def out_itemsize(c: Mapping[str, Any], workload: Any) -> int:
+    """Bytes of an element that the main kernel stores: a result, or a part of one."""
+    return 4 if parts(c) > 1 else ITEMSIZE[workload.out_dtype]
+
+
 def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Width of a stored box in bytes, which is also its swizzle (0: no legal width)."""
     wide = (64 if c["swap_ab"] else right_rows(c)) * out_bytes
@@ -217,10 +206,14 @@ def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
 
 def out_boxes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Boxes that a consumer stores for a tile: 64 rows each (transposed: all rows, 64 columns or a part of them)."""
-    width = box_bytes(c, out_bytes)
-    if c["swap_ab"]:
-        return blocks_of_64(c) * 64 * out_bytes // width
-    return blocks_of_64(c) * right_rows(c) * out_bytes // width
+    columns = 64 if c["swap_ab"] else right_rows(c)
+    return blocks_of_64(c) * columns * out_bytes // box_bytes(c, out_bytes)
+
+
+def buffers(c: Mapping[str, Any], out_bytes: int) -> int:
+    """Staged boxes of a consumer that exist at once."""
+    boxes = out_boxes(c, out_bytes)
+    return boxes if c["epilogue"] == "full" else min(2, boxes)
 
 
 def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
@@ -228,19 +221,14 @@ def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     if c["epilogue"] == "direct" or not box_bytes(c, out_bytes):
         return 0
     rows = right_rows(c) if c["swap_ab"] else 64
-    buffers = out_boxes(c, out_bytes) if c["epilogue"] == "full" else min(2, out_boxes(c, out_bytes))
-    return int(c["consumers"] * buffers * rows * box_bytes(c, out_bytes))
-
-
-def barrier_bytes(c: Mapping[str, Any]) -> int:
-    """Bytes of the mbarriers: full and empty for every slot, and the turns of pingpong."""
-    return 16 * int(c["stages"]) + (16 if c["schedule"] == "pingpong" else 0)
+    return int(c["consumers"] * buffers(c, out_bytes) * rows * box_bytes(c, out_bytes))
 
 
 def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
     """Dynamic shared memory of a block."""
     ring = c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * itemsize
-    return int(ring) + staging_bytes(c, out_bytes) + barrier_bytes(c)
+    barriers = 16 * (c["stages"] + (c["schedule"] == "pingpong"))  # full and empty for every slot, and pingpong's turns
+    return int(ring + barriers) + staging_bytes(c, out_bytes)
 
 
 def sums_in_cluster(c: Mapping[str, Any]) -> bool:
@@ -273,13 +261,7 @@ def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
         sms -= GPCS * max(0, size - 2)
     places = max(1, sms * c["min_blocks"] // size)
     if c["schedule"] == "pingpong":
-        units = -(-units // 2)  # two units keep a block's two consumers busy
+        units = ceil_div(units, 2)  # two units keep a block's two consumers busy
     if c["grid"] == "units":
         return units
-    return -(-units // -(-units // places)) if c["grid"] == "fewest" else min(units, places)
-
-
-def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Operand:
-    """Matrix ``a`` or ``b`` of a config."""
-    rows, share = (c["block_m"], c["cluster_n"]) if name == "a" else (c["block_n"], c["cluster_m"])
-    return Operand(name, rows, c["block_k"], ITEMSIZE[dtype], mn_major, share, instruction(dtype)[1])
+    return ceil_div(units, ceil_div(units, places)) if c["grid"] == "fewest" else min(units, places)
