@@ -25,6 +25,12 @@ class InvalidInput(GpuTuneError, ValueError):
         return f"{text}; {self.remedy}" if self.remedy else text
 
 
+def require(valid: object, subject: str, value: object, rule: str, remedy: str = "") -> None:
+    """Raise :class:`InvalidInput` unless ``valid``."""
+    if not valid:
+        raise InvalidInput(subject, value, rule, remedy)
+
+
 class Unsupported(GpuTuneError):
     """No template supports the workload on the device; the message lists what is supported."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from . import text
-from .errors import CorruptData, InvalidInput
+from .errors import CorruptData, InvalidInput, require
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
 SCALARS = ("alpha", "beta")
@@ -188,8 +188,8 @@ class LaunchPlan:
         """Return self, or raise InvalidInput when a rule that holds on every device is broken."""
         for step in self.steps:
             if isinstance(step, MemsetStep):
-                _require(step.buffer in BUFFERS, "launch plan memset", step.buffer, f"is not one of {BUFFERS}")
-                _require(
+                require(step.buffer in BUFFERS, "launch plan memset", step.buffer, f"is not one of {BUFFERS}")
+                require(
                     0 <= step.value < 256 and step.nbytes > 0 and step.offset >= 0,
                     "launch plan memset",
                     step,
@@ -197,9 +197,9 @@ class LaunchPlan:
                 )
             else:
                 _check_kernel(step)
-        _require(bool(self.kernels), "launch plan", None, "has no kernel launch")
-        _require(self.workspace_bytes >= 0, "launch plan workspace_bytes", self.workspace_bytes, "is negative")
-        _require(
+        require(bool(self.kernels), "launch plan", None, "has no kernel launch")
+        require(self.workspace_bytes >= 0, "launch plan workspace_bytes", self.workspace_bytes, "is negative")
+        require(
             0 <= self.zeroed_bytes <= self.workspace_bytes,
             "launch plan zeroed_bytes",
             self.zeroed_bytes,
@@ -223,55 +223,48 @@ class LaunchPlan:
 
 def _check_kernel(step: KernelStep) -> None:
     what = f"launch plan kernel {step.kernel!r}"
-    _require(step.kernel.isidentifier(), "launch plan kernel", step.kernel, "is not an identifier")
+    require(step.kernel.isidentifier(), "launch plan kernel", step.kernel, "is not an identifier")
     for name in ("grid", "block", "cluster"):
         dims = getattr(step, name)
-        _require(
+        require(
             len(dims) == 3 and all(isinstance(d, int) and d >= 1 for d in dims),
             f"{what} {name}",
             dims,
             "needs three positive integers",
         )
-    _require(
+    require(
         all(g % c == 0 for g, c in zip(step.grid, step.cluster)),
         f"{what} grid",
         step.grid,
         f"is not a multiple of the cluster {step.cluster}",
     )
-    _require(step.threads <= 1024 and step.block[2] <= 64, f"{what} block", step.block, "exceeds 1024 threads")
-    _require(
+    require(step.threads <= 1024 and step.block[2] <= 64, f"{what} block", step.block, "exceeds 1024 threads")
+    require(
         step.grid[0] < 2**31 and step.grid[1] < 65536 and step.grid[2] < 65536,
         f"{what} grid",
         step.grid,
         "exceeds (2^31-1, 65535, 65535)",
     )
-    _require(step.shared_bytes >= 0, f"{what} shared_bytes", step.shared_bytes, "is negative")
+    require(step.shared_bytes >= 0, f"{what} shared_bytes", step.shared_bytes, "is negative")
     for arg in step.args:
         if isinstance(arg, ScalarArg):
-            _require(arg.ctype in CTYPES, f"{what} scalar {arg.name}", arg.ctype, f"is not one of {tuple(CTYPES)}")
-            _require(
+            require(arg.ctype in CTYPES, f"{what} scalar {arg.name}", arg.ctype, f"is not one of {tuple(CTYPES)}")
+            require(
                 arg.value is not None or arg.name in SCALARS,
                 f"{what} scalar",
                 arg.name,
                 f"has no value and is not one of {SCALARS}",
             )
         else:
-            _require(arg.buffer in BUFFERS, f"{what} buffer", arg.buffer, f"is not one of {BUFFERS}")
+            require(arg.buffer in BUFFERS, f"{what} buffer", arg.buffer, f"is not one of {BUFFERS}")
             if isinstance(arg, TensorMapArg):
-                _require(
+                require(
                     arg.dtype in TENSOR_MAP_DTYPES,
                     f"{what} tensor map dtype",
                     arg.dtype,
                     f"is not one of {tuple(TENSOR_MAP_DTYPES)}",
                 )
-                _require(
-                    arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}"
-                )
-
-
-def _require(ok: bool, subject: str, value: object, rule: str) -> None:
-    if not ok:
-        raise InvalidInput(subject, value, rule)
+                require(arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}")
 
 
 __all__ = [

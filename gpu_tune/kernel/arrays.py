@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cuda.memory import order
-from ..errors import InvalidInput
+from ..errors import InvalidInput, require
 from ..reference import NUMPY
 from ..workload import ArraySpec
 
@@ -69,31 +69,30 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
 
 def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
     """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in."""
-    if array.shape != spec.shape:
-        raise InvalidInput(
-            f"{name}.shape",
-            array.shape,
-            f"is not {spec.shape}",
-            "the kernel is compiled for that shape alone: tune the shape you have",
-        )
-    size = NUMPY[spec.dtype].itemsize
-    if array.dtype not in (spec.dtype, f"void{8 * size}"):
-        raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
+    require(
+        array.shape == spec.shape,
+        f"{name}.shape",
+        array.shape,
+        f"is not {spec.shape}",
+        "the kernel is compiled for that shape alone: tune the shape you have",
+    )
+    same = array.dtype in (spec.dtype, f"void{8 * NUMPY[spec.dtype].itemsize}")
+    require(same, f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
     expected = spec.element_strides
-    if any(d > 1 and have != want for d, have, want in zip(spec.shape, array.strides, expected)):
-        raise InvalidInput(
-            f"{name} strides (elements)",
-            array.strides,
-            f"are not {expected}",
-            "make it contiguous, or tune the workload with your lda/ldb/ldc or layout",
-        )
-    if array.place == CUDA and array.pointer % alignment:
-        raise InvalidInput(
-            f"{name} address",
-            hex(array.pointer),
-            f"is not a multiple of {alignment} bytes",
-            "tune the workload with a smaller alignment=, or copy the array",
-        )
+    require(
+        all(d <= 1 or have == want for d, have, want in zip(spec.shape, array.strides, expected)),
+        f"{name} strides (elements)",
+        array.strides,
+        f"are not {expected}",
+        "make it contiguous, or tune the workload with your lda/ldb/ldc or layout",
+    )
+    require(
+        array.place != CUDA or array.pointer % alignment == 0,
+        f"{name} address",
+        hex(array.pointer),
+        f"is not a multiple of {alignment} bytes",
+        "tune the workload with a smaller alignment=, or copy the array",
+    )
 
 
 def current_stream(library: str, device: int) -> int:
@@ -194,8 +193,7 @@ def _from_dlpack(name: str, value: Any, stream: int) -> ArrayView:
 def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
     facts = value.__cuda_array_interface__
     text, shape = facts["typestr"], tuple(facts["shape"])
-    if facts.get("mask") is not None:
-        raise InvalidInput(name, type(value).__name__, "has a mask", "pass a plain array")
+    require(facts.get("mask") is None, name, type(value).__name__, "has a mask", "pass a plain array")
     theirs = facts.get("stream")  # where its data is still being made; 1 is the legacy default stream
     if theirs is not None and int(theirs) != (stream or 1):
         order(int(theirs), stream)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, require
 from .conv2d import Conv2d
 from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
 from .matmul import Matmul, View
@@ -34,16 +34,14 @@ Workload = Matmul | Conv2d
 def from_dict(data: Mapping[str, Any]) -> Workload:
     """The workload that ``to_dict`` wrote; InvalidInput on anything else."""
     classes: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
-    if not isinstance(data, Mapping):
-        raise InvalidInput("workload", data, "is not an object with op and the workload's fields")
+    require(isinstance(data, Mapping), "workload", data, "is not an object with op and the workload's fields")
     op = data.get("op")
-    if not isinstance(op, str) or op not in classes:
-        raise InvalidInput("workload op", op, f"is not one of {tuple(classes)}")
-    cls = classes[op]
+    require(isinstance(op, str) and op in classes, "workload op", op, f"is not one of {tuple(classes)}")
+    cls = classes[str(op)]
     known = {f.name for f in fields(cls)}
     for name in data:
-        if name != "op" and name not in known:
-            raise InvalidInput(f"{cls.__name__} field", name, "is unknown", f"use {', '.join(sorted(known))}")
+        valid = name == "op" or name in known
+        require(valid, f"{cls.__name__} field", name, "is unknown", f"use {', '.join(sorted(known))}")
     body = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "op"}
     try:
         return cls(**body)
@@ -59,8 +57,6 @@ def to_dict(workload: Workload) -> dict[str, Any]:
 
 def require_workload(workload: object) -> Workload:
     """``workload`` itself; InvalidInput when it is none."""
-    if not isinstance(workload, Workload):
-        raise InvalidInput(
-            "workload", workload, "is not a Matmul or Conv2d", "give one, such as gpu_tune.Matmul(m, n, k)"
-        )
-    return workload
+    if isinstance(workload, Workload):
+        return workload
+    raise InvalidInput("workload", workload, "is not a Matmul or Conv2d", "give one, such as gpu_tune.Matmul(m, n, k)")

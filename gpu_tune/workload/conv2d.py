@@ -57,64 +57,51 @@ class Conv2d(Operation):
         self._choice("layout", ("nchw", "nhwc"))
         self._choice("scales", SCALES[:3])
         self._choice("weights", ("plain", "pretransformed"))
-        if self.direction != "fprop":
-            self._choice("direction", ("fprop", "dgrad", "wgrad"))
-            raise self._invalid(
-                "direction",
-                self.direction,
-                "is not built",
-                "use direction='fprop' (a unit-stride "
-                "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
-            )
+        self._choice("direction", ("fprop", "dgrad", "wgrad"))
+        self._require(
+            self.direction == "fprop",
+            "direction",
+            self.direction,
+            "is not built",
+            "use direction='fprop' (a unit-stride "
+            "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
+        )
         for name in ("stride", "dilation"):
             self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of at least 1")
         rule = "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
         self._spread("padding", 4, 0, rule)
         self._check_common()
         for name in ("c", "k"):
-            if getattr(self, name) % self.groups:
-                raise self._invalid(
-                    name,
-                    getattr(self, name),
-                    f"is not a multiple of groups={self.groups}",
-                    f"use groups that divide both c={self.c} and k={self.k}",
-                )
-        if any(op.name == "row_bias" for op in self.ops):
-            raise self._invalid(
-                "epilogue",
-                self.epilogue,
-                "has row_bias, which only a matmul has",
-                "use bias (per output channel)",
-            )
-        if self.weights == "pretransformed" and "winograd" not in self.math:
-            raise self._invalid("weights", self.weights, "needs the permission 'winograd'", "add 'winograd' to math")
-        if self.weights == "pretransformed" and ((self.r, self.s), self.stride, self.dilation, self.groups) != (
-            (3, 3),
-            (1, 1),
-            (1, 1),
-            1,
-        ):
-            raise self._invalid(
-                "weights",
-                self.weights,
-                "needs a 3x3 filter, stride 1, dilation 1 and one group",
-                "use weights='plain'",
-            )
+            size, remedy = getattr(self, name), f"use groups that divide both c={self.c} and k={self.k}"
+            self._require(size % self.groups == 0, name, size, f"is not a multiple of groups={self.groups}", remedy)
+        self._require(
+            all(op.name != "row_bias" for op in self.ops),
+            "epilogue",
+            self.epilogue,
+            "has row_bias, which only a matmul has",
+            "use bias (per output channel)",
+        )
+        plain, winograd = self.weights == "plain", "winograd" in self.math
+        rule = "needs the permission 'winograd'"
+        self._require(plain or winograd, "weights", self.weights, rule, "add 'winograd' to math")
+        transformable = (self.r, self.s, self.stride, self.dilation, self.groups) == (3, 3, (1, 1), (1, 1), 1)
+        rule = "needs a 3x3 filter, stride 1, dilation 1 and one group"
+        self._require(plain or transformable, "weights", self.weights, rule, "use weights='plain'")
         for name, size in (("p", self.p), ("q", self.q)):
-            if size < 1:
-                raise self._invalid(
-                    f"output {name}",
-                    size,
-                    "is not positive: the filter does not fit into the padded image",
-                    "enlarge padding or the image, or shrink the filter or dilation",
-                )
-        if self.out_dtype == "int32" and (self.epilogue or self.scales != "none"):
-            raise self._invalid(
-                "out_dtype",
-                "int32",
-                "is the exact integer result: no epilogue or scales",
-                "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+            self._require(
+                size >= 1,
+                f"output {name}",
+                size,
+                "is not positive: the filter does not fit into the padded image",
+                "enlarge padding or the image, or shrink the filter or dilation",
             )
+        self._require(
+            self.out_dtype != "int32" or not (self.epilogue or self.scales != "none"),
+            "out_dtype",
+            "int32",
+            "is the exact integer result: no epilogue or scales",
+            "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+        )
 
     def _spread(self, name: str, count: int, least: int, rule: str) -> None:
         """Resolve a field that is ``count`` integers, given as one, a pair or all."""
@@ -125,8 +112,8 @@ class Conv2d(Operation):
             value = tuple(map(whole, given))
         if len(value) == 2 and count == 4:
             value = (value[0], value[0], value[1], value[1])
-        if len(value) != count or any(type(v) is not int or not least <= v <= 65535 for v in value):
-            raise self._invalid(name, given, rule)
+        valid = len(value) == count and all(type(v) is int and least <= v <= 65535 for v in value)
+        self._require(valid, name, given, rule)
         object.__setattr__(self, name, value)
 
     @property

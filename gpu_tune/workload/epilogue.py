@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, require
 
 OPERANDS = ("scale", "bias", "row_bias", "residual")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
@@ -32,11 +32,14 @@ class Op:
 
 def parse(text: str) -> tuple[Op, ...]:
     """The operations in ``text`` (empty: none); InvalidInput names what is wrong."""
-    if not isinstance(text, str):
-        raise InvalidInput("epilogue", text, "is not a string", f"write {GRAMMAR}")
+    require(isinstance(text, str), "epilogue", text, "is not a string", f"write {GRAMMAR}")
     if not text.strip():
         return ()
-    return _distinct(tuple(_parse_one(part.strip(), text) for part in re.split(r"\+(?![^(]*\))", text)), text)
+    ops = tuple(_parse_one(part.strip(), text) for part in re.split(r"\+(?![^(]*\))", text))
+    for name in OPERANDS:
+        rule = f"uses {name} twice, but a call passes one array of that name"
+        require(sum(op.name == name for op in ops) <= 1, "epilogue", text, rule, f"keep one {name}")
+    return ops
 
 
 def canonical(text: str) -> str:
@@ -56,15 +59,6 @@ def _parse_one(part: str, text: str) -> Op:
         raise InvalidInput(
             "epilogue", text, f"has a clamp bound that is not a number: {part!r}", "write clamp(0,6)"
         ) from None
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-        raise InvalidInput("epilogue", text, f"needs finite lo < hi in {part!r}", "write clamp(0,6)")
+    finite = math.isfinite(lo) and math.isfinite(hi)
+    require(finite and lo < hi, "epilogue", text, f"needs finite lo < hi in {part!r}", "write clamp(0,6)")
     return Op("clamp", lo, hi)
-
-
-def _distinct(ops: tuple[Op, ...], text: str) -> tuple[Op, ...]:
-    for name in OPERANDS:
-        if sum(op.name == name for op in ops) > 1:
-            raise InvalidInput(
-                "epilogue", text, f"uses {name} twice, but a call passes one array of that name", f"keep one {name}"
-            )
-    return ops

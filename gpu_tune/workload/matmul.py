@@ -57,15 +57,14 @@ class Matmul(Operation):
             valid = type(value) is int and columns <= value <= MAX_DIM
             rule = f"is not an integer of at least the row length {columns}"
             self._resolve(name, value, valid, rule, "leave it out for contiguous rows")
-        if self.out_dtype == "int32" and (
-            self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
-        ):
-            raise self._invalid(
-                "out_dtype",
-                "int32",
-                "is the exact integer result: no epilogue, scales, alpha or general beta",
-                "use out_dtype='float32' (or float16, bfloat16, int8) with them",
-            )
+        changed = self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
+        self._require(
+            self.out_dtype != "int32" or not changed,
+            "out_dtype",
+            "int32",
+            "is the exact integer result: no epilogue, scales, alpha or general beta",
+            "use out_dtype='float32' (or float16, bfloat16, int8) with them",
+        )
 
     @property
     def a_shape(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from ..errors import InvalidInput
+from ..errors import require
 from . import epilogue as epilogue_grammar
 from .dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
 
@@ -76,13 +76,12 @@ class Operation:
                 parts.append(f"{f.name}={text}")
         return re.sub(r"[^A-Za-z0-9.+=_\-]", "_", "-".join(parts))
 
-    def _invalid(self, field: str, value: object, rule: str, remedy: str = "") -> InvalidInput:
-        return InvalidInput(f"{type(self).__name__} {field}", value, rule, remedy)
+    def _require(self, valid: object, field: str, value: object, rule: str, remedy: str = "") -> None:
+        require(valid, f"{type(self).__name__} {field}", value, rule, remedy)
 
-    def _resolve(self, field: str, value: Any, valid: bool, rule: str, remedy: str = "") -> None:
+    def _resolve(self, field: str, value: Any, valid: object, rule: str, remedy: str = "") -> None:
         """Give the field its resolved value, if that is ``valid``."""
-        if not valid:
-            raise self._invalid(field, value, rule, remedy)
+        self._require(valid, field, value, rule, remedy)
         object.__setattr__(self, field, value)
 
     def _positive(self, *names: str) -> None:
@@ -120,21 +119,18 @@ class Operation:
         rule = "is not a power of two from the item size to 256 bytes"
         self._resolve("alignment", w.alignment, valid, rule, "use 16")
         permissions = (w.math,) if isinstance(w.math, str) else w.math
-        if not isinstance(permissions, (tuple, list)) or any(not isinstance(p, str) for p in permissions):
-            raise self._invalid("math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")
+        valid = isinstance(permissions, (tuple, list)) and all(isinstance(p, str) for p in permissions)
+        self._require(valid, "math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")
         known = tuple(p for p in MATH if p != "winograd" or self.op == "conv2d")
         for p in permissions:
-            if p not in known:
-                raise self._invalid("math", p, "is no permission of this operation", f"use some of {known}")
-            if self.dtype not in MATH[p]:
-                rule = f"means nothing for dtype {self.dtype}"
-                raise self._invalid("math", p, rule, f"it is for {', '.join(MATH[p])}")
+            self._require(p in known, "math", p, "is no permission of this operation", f"use some of {known}")
+            rule = f"means nothing for dtype {self.dtype}"
+            self._require(self.dtype in MATH[p], "math", p, rule, f"it is for {', '.join(MATH[p])}")
         object.__setattr__(self, "math", tuple(sorted(set(permissions))))
-        if w.scales != "none" and self.dtype not in ("int8", *FP8):
-            rule = f"mean nothing for dtype {self.dtype}"
-            raise self._invalid("scales", w.scales, rule, "they are for int8 and float8 data")
-        if w.scales == "block128" and self.dtype == "int8":
-            raise self._invalid("scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
+        scalable, rule = self.dtype in ("int8", *FP8), f"mean nothing for dtype {self.dtype}"
+        self._require(w.scales == "none" or scalable, "scales", w.scales, rule, "they are for int8 and float8 data")
+        valid = w.scales != "block128" or self.dtype != "int8"
+        self._require(valid, "scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
 
 
 def whole(value: Any) -> Any:
