@@ -23,9 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda.device import GIB, KNOWN, Device
-from ..errors import InvalidConfig
 from ..space.features import distance
-from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space, TemplateSpace
 from ..trial import MEASURED, PREDICTED, Measurement
@@ -97,17 +95,8 @@ class HistoryGroup:
             for m in measurements
             if m.candidate.template == space.name and m.status != "pruned"  # nothing is known of its time
         }
-        kept: list[Measurement] = []
-        rows: list[Rows] = []
-        for m in last.values():
-            try:
-                row = space.rows([m.candidate.config])
-            except InvalidConfig:
-                continue
-            if space.grid.valid(row)[0]:
-                kept.append(m)
-                rows.append(row[0])
-        x, names = space.describe(np.array(rows, dtype=np.uint16).reshape(len(rows), len(space.knobs)))
+        kept = [m for m in last.values() if m.candidate.config in space]
+        x, names = space.describe(space.rows(m.candidate.config for m in kept))
         source = kept[0].source if kept else MEASURED
         return cls(
             space.name,
@@ -127,14 +116,14 @@ class HistoryGroup:
 
     def winners(self, n: int) -> list[Config]:
         """Its ``n`` fastest configs."""
-        order = np.argsort(np.where(np.isfinite(self.times), self.times, np.inf), kind="stable")
+        order = np.argsort(self.times, kind="stable")
         return [self.configs[i] for i in order[:n] if np.isfinite(self.times[i])]
 
     def thinned(self, rng: np.random.Generator) -> HistoryGroup:
         """At most ``BEST_ROWS`` best and ``OTHER_ROWS`` other trials."""
         if len(self.times) <= BEST_ROWS + OTHER_ROWS:
             return self
-        order = np.argsort(np.where(np.isfinite(self.times), self.times, np.inf), kind="stable")
+        order = np.argsort(self.times, kind="stable")  # failures, nan, come last
         keep = np.sort(np.concatenate([order[:BEST_ROWS], rng.permutation(order[BEST_ROWS:])[:OTHER_ROWS]]))
         configs = tuple(self.configs[i] for i in keep)
         return replace(self, features=self.features[keep], times=self.times[keep], configs=configs)

@@ -168,7 +168,7 @@ class Search:
         named = [[Candidate(s.name, c) for c in own if c is not None] for s, own in zip(self.spaces, lists)]
         queue = dict.fromkeys(itertools.chain.from_iterable(itertools.zip_longest(*named)))
         spaces = {s.name: s for s in self.spaces}
-        return [c for c in queue if c is not None and c.config in spaces[c.template]]  # type: ignore[operator]
+        return [c for c in queue if c is not None and c.config in spaces[c.template]]
 
     def _allot(self, n: int) -> dict[str, int]:
         """How many of ``n`` slots each space gets: its best against the best of all, plus a bonus for being little

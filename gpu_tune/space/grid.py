@@ -48,10 +48,8 @@ class Rule:
 
     def check(self, rows: Rows, columns: Sequence[int] | None = None) -> NDArray[np.bool_]:
         """Which rows keep the rule; ``columns`` says where in ``rows`` its columns are (default: the grid's)."""
-        flat = np.zeros(len(rows), dtype=np.int64)
-        for size, column in zip(self.sizes, self.columns if columns is None else columns):
-            flat = flat * size + rows[:, column]
-        return self.check_flat(flat)
+        places = self.columns if columns is None else columns
+        return self.check_flat(np.ravel_multi_index(tuple(rows[:, c] for c in places), self.sizes))
 
     def check_flat(self, flat: NDArray[np.int64]) -> NDArray[np.bool_]:
         """The same for flat (row-major) indices over its own columns."""
@@ -72,11 +70,7 @@ class Rule:
         return self._dict[index]
 
     def _call(self, index: int) -> bool:
-        values = []
-        for size in reversed(self.sizes):
-            index, value = divmod(index, size)
-            values.append(value)
-        return bool(self.holds(tuple(reversed(values))))
+        return bool(self.holds(tuple(map(int, np.unravel_index(index, self.sizes)))))
 
 
 class Component:
@@ -301,7 +295,9 @@ class Grid:
 
     def all(self, limit: int = LISTED) -> Rows | None:
         """Every valid row in a fixed order, or None when there are more than ``limit``."""
-        if self._all is None and not self.empty:
+        if self.empty:
+            return np.zeros((0, len(self.sizes)), dtype=np.uint16)
+        if self._all is None:
             listed = [part.listed(limit) for part in self.parts]
             if any(r is None for r in listed) or math.prod(len(r) for r in listed if r is not None) > limit:
                 return None
@@ -311,8 +307,6 @@ class Grid:
                 out = np.repeat(out, len(rows), axis=0)
                 out[:, list(part.columns)] = np.tile(rows, (len(out) // max(len(rows), 1), 1))
             self._all = out
-        elif self._all is None:
-            self._all = np.zeros((0, len(self.sizes)), dtype=np.uint16)
         return self._all
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:

@@ -58,6 +58,9 @@ class Space(Protocol):
     def seeds(self) -> list[Config]:
         """Further good starts, valid ones only."""
 
+    def __contains__(self, config: object) -> bool:
+        """Whether it is a valid config."""
+
     def rows(self, configs: Iterable[Config]) -> Rows:
         """Index rows of configs."""
 
