@@ -7,14 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from gpu_tune.cuda import driver
+from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.measure.compile import CompileResult, CompileStore, compile_key
 
 HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: the short ones then fill what is left of every process's time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +73,26 @@ def compiled_once(shared: Path) -> Path:
     folder = shared / "compiled"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def compile_once(compiled_once: Path) -> Iterator[None]:
+    """Cubins of ``nvrtc.to_cubin`` come from the shared folder where they are there."""
+    store, compile_now = CompileStore(compiled_once), nvrtc.to_cubin
+
+    def to_cubin(source: str, arch: str, *, options: Sequence[str] = ()) -> nvrtc.Compiled:
+        key = compile_key(source, arch)
+        found = None if options else store.get(key)
+        if found is not None and found.status == "ok":
+            return nvrtc.Compiled(found.cubin, found.log)
+        made = compile_now(source, arch, options=options)
+        if not options:
+            store.put(key, CompileResult("ok", made.data, made.log))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nvrtc, "to_cubin", to_cubin)
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from gpu_tune.reference import compare, example_inputs, example_scalars, referen
 from gpu_tune.store.store import Store
 from gpu_tune.workload import Conv2d, Matmul
 from gpu_tune.workload.command import command
-from tests.helpers.support import OnGpu, toy_winner_for
+from tests.helpers.on_gpu import OnGpu
+from tests.helpers.winners import toy_winner_for
 
 WORKLOADS = [
     Matmul(20, 18, 16, dtype="float32", epilogue="bias+gelu"),

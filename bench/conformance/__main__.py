@@ -11,8 +11,8 @@ Compute capability 9.0 runs every case, others those that they have. ``check`` a
   (tensor maps by value, clusters, dynamic shared memory, argument order);
 * the newest matmul template at 4096 and 8192 cubed (``--sizes``): its default and its seeds, verified and re-timed in
   interleaved CUDA graphs against the fastest algorithm of cuBLASLt, as the product confirms a winner;
-* with ``--archive tests/emulator/fixtures/hardware-cc90.npz`` the dump of the GPU is kept: a fixture from then on,
-  with which ``tests/emulator/test_conformance.py`` compares the emulator.
+* with ``--archive tests/bench/fixtures/hardware-cc90.npz`` the dump of the GPU is kept: a fixture from then on,
+  with which ``tests/bench/test_conformance.py`` compares the emulator.
 
 The emulator's semantics are written from NVIDIA's documents; **no dump of a GPU has confirmed them yet**.
 """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpu_tune.space.knob import Knob
-from tests.helpers.support import gt_replace, toy_template
+from tests.helpers.winners import toy_template
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_shares_add_up_and_no_binary_is_timed_twice(
 ):
     base = toy_template()
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in base.knobs)
-    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: {"toy": gt_replace(base, knobs=knobs)})
+    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: {"toy": replace(base, knobs=knobs)})
     out = tmp_path / "t.json"
     size = ["matmul", "20", "18", "16", "--dtype", "float32", "--layout", "nn", "--trials", "12", "--jobs", "1"]
     throughput.main([*size, "--kind", kind, "--json", str(out)])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from gpu_tune.cli import main
 from gpu_tune.space.knob import Knob
-from tests.helpers.support import gt_replace, toy_template
+from tests.helpers.winners import toy_template
 
 SUITE = {
     "name": "tiny",
@@ -26,7 +27,7 @@ SUITE = {
 def suite(fake_cuda, home, tmp_path, monkeypatch):
     base = toy_template()
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in base.knobs)
-    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: {"toy": gt_replace(base, knobs=knobs)})
+    monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: {"toy": replace(base, knobs=knobs)})
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "tiny.json").write_text(json.dumps(SUITE))
     return str(tmp_path / "tiny.json")

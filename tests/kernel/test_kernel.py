@@ -16,7 +16,8 @@ from gpu_tune.kernel.kernel import EmulatedResult, TunedKernel
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.reference import allocate, example_inputs, reference
 from gpu_tune.workload import Conv2d, Matmul
-from tests.helpers.support import OnGpu, toy_winner_for, winner
+from tests.helpers.on_gpu import OnGpu
+from tests.helpers.winners import toy_winner_for, winner
 
 SMALL = Matmul(20, 18, 16, dtype="float32")
 GENERAL = """

@@ -168,6 +168,7 @@ def test_seeds_are_configs_of_the_space(name: str) -> None:
     assert valid or not any(template.seeds(w, d) for w, d in served(name))
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_defaults_compile_without_spills_and_as_declared(name: str) -> None:
@@ -179,6 +180,7 @@ def test_defaults_compile_without_spills_and_as_declared(name: str) -> None:
         agrees(template, config, workload, device, facts)
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_random_configs_compile_as_declared(name: str) -> None:
@@ -219,6 +221,7 @@ def test_rendering_is_deterministic_and_clean(name: str) -> None:
         assert all(line == line.rstrip() for line in source.split("\n")) and "\n\n\n" not in source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_every_knob_value_changes_the_code_or_the_launch_somewhere(name: str) -> None:
     template = registry()[name]

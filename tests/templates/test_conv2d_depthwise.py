@@ -38,6 +38,7 @@ def run(workload: Conv2d, config: Config, device: Any, kind: str = "integer") ->
     assert result.ok, (workload.key, config, str(result))
 
 
+@pytest.mark.slow
 @needs_emulator
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,6 +88,7 @@ def test_defaults_are_right(layout: str) -> None:
         run(workload, TEMPLATE.default(workload, A100), A100, "normal")
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", ["t4", "a100", "rtx-3090", "rtx-4090", "h200", "rtx-5090"])
 def test_seeds_compile_without_spills(name: str) -> None:

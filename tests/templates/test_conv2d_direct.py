@@ -72,6 +72,7 @@ def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind
     return report
 
 
+@pytest.mark.slow
 @needs_emulator
 def test_random_variants_are_right() -> None:
     """Random convolutions over all dtypes, layouts, epilogues, random configs, several interleavings each."""
@@ -130,6 +131,7 @@ def test_default_stages_filters_without_bank_conflicts(layout: str) -> None:
     assert conflicts.load_extra <= conflicts.load_wavefronts // 3
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", ["t4", "a100", "rtx-3090", "rtx-4090", "h200", "rtx-5090"])
 def test_seeds_compile_without_spills(name: str) -> None:

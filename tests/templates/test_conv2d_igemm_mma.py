@@ -31,6 +31,7 @@ RESNET = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESNET)
 @pytest.mark.parametrize("chip", sweep.CHIPS[::2], ids=lambda d: d.name)
 def test_defaults_compile_without_spills(name: str, chip: Any) -> None:

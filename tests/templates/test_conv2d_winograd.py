@@ -42,6 +42,7 @@ def run(name, workload, config, kind="normal", seed=0):
     return compare(report.arrays["out"], workload, arrays, numerics=numerics, exact=exact)
 
 
+@pytest.mark.slow
 @needs_emulator
 @needs_nvrtc
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
@@ -89,6 +90,7 @@ def test_filters_transformed_ahead_are_copied_as_their_alignment_allows():
     assert not template.violations(wide, dataclasses.replace(loose, alignment=16), H200)
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", ["conv2d_winograd", "conv2d_winograd_simt"])
 def test_defaults_compile_without_spills_for_every_architecture(name):

@@ -20,6 +20,7 @@ COUNT = int(os.environ.get("GPU_TUNE_LAUNCH_VARIANTS", "3"))
 SEED = int(os.environ.get("GPU_TUNE_LAUNCH_SEED", "0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry())
 def test_every_launch_of_random_variants_is_legal(name: str, fake_cuda: Path):
     driver.use_context()

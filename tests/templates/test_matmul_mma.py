@@ -39,6 +39,7 @@ def config(workload: Matmul, device: object = A100, **known: object) -> Config:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("chip", sweep.CHIPS, ids=lambda d: d.name)
 def test_defaults_compile_without_spills(name: str, chip: object) -> None:
@@ -86,6 +87,7 @@ def test_sass_has_the_tensor_instructions(dtype: str, opcode: str, tmp_path: Pat
     assert "STL" not in text and "LDL" not in text
 
 
+@pytest.mark.slow
 @emulated
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
 @pytest.mark.parametrize("dtype", sweep.DTYPES)

@@ -72,6 +72,7 @@ def run(
     return report
 
 
+@pytest.mark.slow
 @needs_emulator
 def test_random_variants_are_right() -> None:
     """Random workloads over all dtypes, layouts, epilogues and sizes, random configs, several interleavings each."""
@@ -176,6 +177,7 @@ def test_stages_choose_the_copies() -> None:
     assert TEMPLATE.violations(wide.replace(stages=3), workload, T4)
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("name", ["t4", "a100", "rtx-3090", "rtx-4090", "h200", "rtx-5090"])
 def test_seeds_compile_without_spills(name: str) -> None:

@@ -24,7 +24,7 @@ from gpu_tune.trial import Candidate
 from gpu_tune.tuner import tune as tune_module
 from tests.helpers import toy
 from tests.helpers.processes import python, started
-from tests.helpers.support import gt_replace, toy_template
+from tests.helpers.winners import toy_template
 
 WORKLOAD = gt.Matmul(20, 18, 16, dtype="float32")
 CHIP = "nvidia-h200-132sm-141gb"
@@ -118,7 +118,7 @@ def spilling(tmp_path_factory):
     knobs = [Knob(k.name, changed.get(k.name, k.values), k.meaning, k.ordinal) for k in made.knobs]
     knobs.append(Knob("squeeze", (False, True), "registers for full occupancy", False))
     default = toy.config(threads=128, rows=16, unroll=1, squeeze=False)
-    return {"toy": gt_replace(made, knobs=tuple(knobs), constraints=(), default=lambda w, d: default)}
+    return {"toy": replace(made, knobs=tuple(knobs), constraints=(), default=lambda w, d: default)}
 
 
 def ran(spilling, tmp_path, name, trials=(48,)):
@@ -151,7 +151,7 @@ def test_a_resumed_run_goes_on_with_what_was_pruned(home, spilling, tmp_path):
 def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templates, monkeypatch):
     small = toy.make(Path(templates["toy"].folder))
     knobs = tuple(Knob(k.name, k.values if k.name == "unroll" else (toy.config()[k.name],), "") for k in small.knobs)
-    few = {"toy": gt_replace(small, knobs=knobs)}
+    few = {"toy": replace(small, knobs=knobs)}
     kernel = tune(few, trials=50)
     assert kernel.winner.trials == 3 and kernel.winner.budget["ended"] == "exhausted"
     monkeypatch.setattr(tune_module, "make_measurer", None)
@@ -230,7 +230,7 @@ def test_an_unusable_store_is_refused_before_anything_is_compiled(home, template
 def test_a_template_that_only_computes_wrong_things_gives_no_winner(home, templates):
     base = templates["toy"]
     knobs = tuple(Knob(k.name, ("wrong", "partial"), "") if k.name == "fault" else k for k in base.knobs)
-    wrong = gt_replace(base, knobs=knobs, default=lambda w, d: toy.config(fault="wrong"))
+    wrong = replace(base, knobs=knobs, default=lambda w, d: toy.config(fault="wrong"))
     with pytest.raises(WrongResult, match="no config of matmul-20x18x16-float32-nn gave a checked kernel"):
         tune({"toy": wrong}, trials=6)
     assert list(Store().entries()) == []
@@ -353,7 +353,7 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
     knobs = tuple(
         Knob(k.name, ("none", "wrong", "illegal"), "") if k.name == "fault" else k for k in templates["toy"].knobs
     )
-    kernel = tune({"toy": gt_replace(templates["toy"], knobs=knobs)}, trials=10)
+    kernel = tune({"toy": replace(templates["toy"], knobs=knobs)}, trials=10)
     assert kernel.measured and kernel.path.is_relative_to(home / "kernels" / CHIP) and "measured" in kernel.source
     assert kernel.verdict["contenders"] and kernel.config["fault"] == "none"
     assert len(Records().read("measured")) == 10 and Records().read("predicted") == []
@@ -364,7 +364,7 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
 
 def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    good = {"toy": replace(templates["toy"], knobs=knobs)}
     reached = tune(good, trials=40, target=0.1)
     assert reached.winner.budget["ended"] == "target" and reached.winner.trials < 40
     assert reached.verdict["ratio"] >= 0.1
@@ -380,7 +380,7 @@ def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, 
 
 def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    good = {"toy": replace(templates["toy"], knobs=knobs)}
     monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
     monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
     first = tune(good, trials=10)
@@ -395,7 +395,7 @@ def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cu
 
 def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    good = {"toy": replace(templates["toy"], knobs=knobs)}
     environment = {"driver": "580.1", "nvrtc": nvrtc.identity()}
     monkeypatch.setattr(nvml, "driver_version", lambda: environment["driver"])
     monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
@@ -413,7 +413,7 @@ def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda
 
 def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": gt_replace(templates["toy"], knobs=knobs)}
+    good = {"toy": replace(templates["toy"], knobs=knobs)}
     monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
     monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
     first = tune(good, trials=10)

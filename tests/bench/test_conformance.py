@@ -89,7 +89,7 @@ def test_the_command_on_a_virtual_gpu(
     """The path to the archive, the templates and the vendor library; a virtual GPU runs no special instructions."""
     from gpu_tune.cuda import driver
     from gpu_tune.workload import Matmul
-    from tests.helpers.support import toy_template
+    from tests.helpers.winners import toy_template
 
     toys = {"toy": toy_template()}
     monkeypatch.setattr("gpu_tune.templates.registry.registry", lambda: toys)
