@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidInput
+from ..errors import require
 from ..space.grid import Rows
 from ..space.knob import Knob
 from ..space.space import Space
@@ -211,8 +211,7 @@ def since_gain(times: Iterable[float]) -> int:
 def patience(risk: float) -> float:
     """Trials since the last gain over trials until it at which a run is given up, for a risk in (0, 1); risks beyond
     the calibrated ones count as the nearest of those."""
-    if not 0 < risk < 1:
-        raise InvalidInput("plateau risk", risk, "is not between 0 and 1", "use 0.05")
+    require(0 < risk < 1, "plateau risk", risk, "is not between 0 and 1", "use 0.05")
     risks, patiences = zip(*reversed(PATIENCE))
     return float(np.interp(math.log(risk), np.log(risks), patiences))
 

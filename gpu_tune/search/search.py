@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..errors import InvalidConfig, InvalidInput
+from ..errors import InvalidConfig, InvalidInput, require
 from ..model.transfer import gather, suggest
 from ..space.knob import Config
 from ..space.space import Space
@@ -61,17 +61,12 @@ class Search:
         starts: Mapping[str, Sequence[Config]] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        if not spaces or len({s.name for s in spaces}) != len(spaces):
-            raise InvalidInput(
-                "search spaces",
-                [s.name for s in spaces],
-                "are none, or two share a name",
-                "give one or more, named apart",
-            )
-        if type(seed) is not int or seed < 0:
-            raise InvalidInput("search seed", seed, "is not a non-negative integer", "give 0 or more")
-        if type(batch) is not int or batch < 1:
-            raise InvalidInput("search batch", batch, "is not a positive integer", f"leave it out for {BATCH}")
+        names = [s.name for s in spaces]
+        distinct = 0 < len(names) == len(set(names))
+        require(distinct, "search spaces", names, "are none, or two share a name", "give one or more, named apart")
+        require(type(seed) is int and seed >= 0, "search seed", seed, "is not a non-negative integer", "give 0 or more")
+        whole = type(batch) is int and batch > 0
+        require(whole, "search batch", batch, "is not a positive integer", f"leave it out for {BATCH}")
         self.spaces, self.seed, self.batch = tuple(spaces), seed, batch
         self.settings = settings or Settings()
         self.observations: list[Measurement] = []

@@ -9,6 +9,7 @@ not by size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,44 +23,38 @@ class Encoder:
     are left out.
     """
 
-    def __init__(self, knobs: Sequence[Knob], pairs: bool = True) -> None:
-        self._columns: list[tuple[int, NDArray[np.float32]]] = []
+    def __init__(self, knobs: Sequence[Knob]) -> None:
+        self._columns: list[tuple[int, NDArray[np.float32], bool]] = []
         self._twos: list[tuple[int, NDArray[np.float32]]] = []
-        self._labels: list[bool] = []
         self.names: list[str] = []
-        logs: list[int] = []
+        logs: dict[int, str] = {}
         for column, knob in enumerate(knobs):
             if len(knob.values) < 2:
                 continue
-            numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in knob.values)
-            if numeric and knob.ordinal and all(v > 0 for v in knob.values):  # type: ignore[operator]
-                values = np.log2(np.array(knob.values, dtype=np.float64))
-                logs.append(len(self.names))
-                self.names.append(f"log2 {knob.name}")
+            flags = [isinstance(v, bool) for v in knob.values]
+            numeric = all(isinstance(v, (int, float)) for v in knob.values) and not any(flags)
+            name, values = knob.name, np.arange(len(knob.values), dtype=np.float64)
+            if numeric or all(flags):
+                values = np.array(knob.values, dtype=np.float64)
+            if numeric and knob.ordinal and values.min() > 0:
+                logs[len(self.names)] = name
+                name, values = f"log2 {name}", np.log2(values)
                 whole = [v for v in knob.values if isinstance(v, int)]
                 if len(whole) == len(knob.values) and any(v & (v - 1) for v in whole):
                     twos = np.array([(v & -v).bit_length() - 1 for v in whole], dtype=np.float32)
                     if twos.any():
                         self._twos.append((column, twos))
-            elif numeric or all(isinstance(v, bool) for v in knob.values):
-                values = np.array([float(v) for v in knob.values])
-                self.names.append(knob.name)
-            else:
-                values = np.arange(len(knob.values), dtype=np.float64)
-                self.names.append(knob.name)
-            self._labels.append(not knob.ordinal and len(knob.values) > 2)
-            self._columns.append((column, values.astype(np.float32)))
-        self._left = [a for i, a in enumerate(logs) for _ in logs[i + 1 :]] if pairs else []
-        self._right = [b for i in range(len(logs)) for b in logs[i + 1 :]] if pairs else []
-        single = [n.removeprefix("log2 ") for n in self.names]
-        self.names += [f"log2 {single[a]}*{single[b]}" for a, b in zip(self._left, self._right)]
-        self.names += [f"log2 {single[a]}/{single[b]}" for a, b in zip(self._left, self._right)]
+            self.names.append(name)
+            self._columns.append((column, values.astype(np.float32), not knob.ordinal and len(knob.values) > 2))
+        pairs = list(itertools.combinations(logs, 2))
+        self._left, self._right = [a for a, _ in pairs], [b for _, b in pairs]
+        self.names += [f"log2 {logs[a]}{sign}{logs[b]}" for sign in "*/" for a, b in pairs]
         self.names += [f"twos of {knobs[column].name}" for column, _ in self._twos]
 
     def coordinates(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Rows as points of a unit cube (n, d): ordinal knobs by value (log2 where positive), labels one-hot."""
         parts = []
-        for (column, values), label in zip(self._columns, self._labels):
+        for column, values, label in self._columns:
             if label:
                 parts.append(np.eye(len(values), dtype=np.float32)[rows[:, column]] * np.float32(0.5**0.5))
             else:
@@ -71,7 +66,7 @@ class Encoder:
     def __call__(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Features of index rows."""
         base = np.empty((len(rows), len(self._columns)), dtype=np.float32)
-        for i, (column, values) in enumerate(self._columns):
+        for i, (column, values, _) in enumerate(self._columns):
             base[:, i] = values[rows[:, column]]
         left, right = base[:, self._left], base[:, self._right]
         twos = [values[rows[:, column]][:, None] for column, values in self._twos]
