@@ -81,6 +81,10 @@ def call(stem: str, name: str, *arguments: Any) -> None:
         raise BlasError(f"{name} failed with status {status}")
 
 
+def _set(function: str, target: ctypes.c_void_p, attribute: int, value: Any) -> None:
+    call("cublasLt", function, target, attribute, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value)))
+
+
 class Gemm:
     """D = alpha op(A) op(B) + beta C, column-major, on strided batches: cublasLtMatmul, described once."""
 
@@ -92,26 +96,17 @@ class Gemm:
 
     def set(self, name: str, value: Any) -> None:
         """One attribute of the operation (a ctypes value)."""
-        size = ctypes.c_size_t(ctypes.sizeof(value))
-        call("cublasLt", "cublasLtMatmulDescSetAttribute", self.desc, _DESC[name], ctypes.byref(value), size)
+        _set("cublasLtMatmulDescSetAttribute", self.desc, _DESC[name], value)
 
     def matrix(self, name: str, dtype: str, rows: int, columns: int, ld: int, batch: int, stride: int) -> None:
         """Describe matrix ``name`` (A, B, C or D)."""
         made = ctypes.c_void_p()
-        call(
-            "cublasLt",
-            "cublasLtMatrixLayoutCreate",
-            ctypes.byref(made),
-            TYPES[dtype],
-            ctypes.c_uint64(rows),
-            ctypes.c_uint64(columns),
-            ctypes.c_int64(ld),
-        )
+        sizes = (ctypes.c_uint64(rows), ctypes.c_uint64(columns), ctypes.c_int64(ld))
+        call("cublasLt", "cublasLtMatrixLayoutCreate", ctypes.byref(made), TYPES[dtype], *sizes)
         self.layouts[name] = made
         if batch > 1:
-            for attribute, value in ((_LAYOUT_BATCH, ctypes.c_int32(batch)), (_LAYOUT_STRIDE, ctypes.c_int64(stride))):
-                size = ctypes.c_size_t(ctypes.sizeof(value))
-                call("cublasLt", "cublasLtMatrixLayoutSetAttribute", made, attribute, ctypes.byref(value), size)
+            _set("cublasLtMatrixLayoutSetAttribute", made, _LAYOUT_BATCH, ctypes.c_int32(batch))
+            _set("cublasLtMatrixLayoutSetAttribute", made, _LAYOUT_STRIDE, ctypes.c_int64(stride))
 
     def algorithms(self, alignment: int, any_reduction: bool, count: int = ALGORITHMS) -> list[Algorithm]:
         """What the heuristic proposes, its favourite first; empty when the library cannot do it.
@@ -121,10 +116,10 @@ class Gemm:
         """
         call("cublasLt", "cublasLtMatmulPreferenceCreate", ctypes.byref(self.preference))
         reductions = _REDUCE_ANYHOW if any_reduction else _REDUCE_IN_COMPUTE_TYPE
-        self._prefer(_PREF_WORKSPACE, ctypes.c_size_t(WORKSPACE))
-        self._prefer(_PREF_REDUCTIONS, ctypes.c_uint32(reductions))
-        for matrix in range(4):
-            self._prefer(_PREF_ALIGNMENT_A + matrix, ctypes.c_uint32(alignment))
+        preferences = {_PREF_WORKSPACE: ctypes.c_size_t(WORKSPACE), _PREF_REDUCTIONS: ctypes.c_uint32(reductions)}
+        preferences |= {_PREF_ALIGNMENT_A + matrix: ctypes.c_uint32(alignment) for matrix in range(4)}
+        for attribute, value in preferences.items():
+            _set("cublasLtMatmulPreferenceSetAttribute", self.preference, attribute, value)
         results, returned = (Algorithm * count)(), ctypes.c_int()
         try:
             call(
@@ -144,11 +139,6 @@ class Gemm:
         except BlasError:
             return []
         return [results[i] for i in range(returned.value) if results[i].state == 0]
-
-    def _prefer(self, attribute: int, value: Any) -> None:
-        size = ctypes.c_size_t(ctypes.sizeof(value))
-        name = "cublasLtMatmulPreferenceSetAttribute"
-        call("cublasLt", name, self.preference, attribute, ctypes.byref(value), size)
 
     def run(
         self, algorithm: Algorithm, alpha: Any, a: int, b: int, beta: Any, c: int, d: int, workspace: int, stream: int

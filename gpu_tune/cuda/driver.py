@@ -141,6 +141,13 @@ def call(name: str, *arguments: Any) -> None:
         raise DriverError(name, code, _name(lib, code))
 
 
+def ask(kind: Any, name: str, *arguments: Any) -> Any:
+    """What the driver function ``name`` puts into its first argument, of the ctypes type ``kind`` (null: 0)."""
+    result = kind()
+    call(name, ctypes.byref(result), *arguments)
+    return result.value or 0
+
+
 def _name(lib: ctypes.CDLL, code: int) -> str:
     text = ctypes.c_char_p()
     lib.cuGetErrorName(code, ctypes.byref(text))
@@ -149,34 +156,26 @@ def _name(lib: ctypes.CDLL, code: int) -> str:
 
 def version() -> tuple[int, int]:
     """(major, minor) of the CUDA version that the driver supports."""
-    number = ctypes.c_int()
-    call("cuDriverGetVersion", ctypes.byref(number))
-    return number.value // 1000, number.value % 1000 // 10
+    number = ask(ctypes.c_int, "cuDriverGetVersion")
+    return number // 1000, number % 1000 // 10
 
 
 def device_count() -> int:
     """GPUs that this process can see; 0 without a driver."""
-    count = ctypes.c_int()
-    if library() is None:
-        return 0
-    call("cuDeviceGetCount", ctypes.byref(count))
-    return count.value
+    return 0 if library() is None else int(ask(ctypes.c_int, "cuDeviceGetCount"))
 
 
 def describe(ordinal: int = 0) -> Device:
     """Limits and identity of GPU ``ordinal``, as the driver tells them."""
-    handle, name, memory = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
-    call("cuDeviceGet", ctypes.byref(handle), ordinal)
+    handle, name = handle_of(ordinal), ctypes.create_string_buffer(256)
     call("cuDeviceGetName", name, 256, handle)
-    call("cuDeviceTotalMem_v2", ctypes.byref(memory), handle)
 
     def attribute(number: int) -> int:
-        value = ctypes.c_int()
-        call("cuDeviceGetAttribute", ctypes.byref(value), number, handle)
-        return value.value
+        return int(ask(ctypes.c_int, "cuDeviceGetAttribute", number, handle))
 
+    memory_bytes = ask(ctypes.c_size_t, "cuDeviceTotalMem_v2", handle)
     facts: dict[str, Any] = {field: attribute(number) for field, number in _ATTRIBUTES.items()}
-    facts.update(compute_capability=(attribute(_CC_MAJOR), attribute(_CC_MINOR)), memory_bytes=memory.value)
+    facts.update(compute_capability=(attribute(_CC_MAJOR), attribute(_CC_MINOR)), memory_bytes=memory_bytes)
     clock, memory_clock, bus = attribute(_CLOCK_KHZ), attribute(_MEMORY_KHZ), attribute(_BUS_BITS)
     if clock:  # some drivers keep these three to themselves (virtual machines, integrated GPUs)
         facts["clock_mhz"] = clock // 1000
@@ -185,20 +184,21 @@ def describe(ordinal: int = 0) -> Device:
     return from_driver(name.value.decode(), facts)
 
 
+def handle_of(ordinal: int) -> int:
+    """The driver's handle of GPU ``ordinal``."""
+    return int(ask(ctypes.c_int, "cuDeviceGet", ordinal))
+
+
 def bus_id(ordinal: int = 0) -> str:
     """PCI bus id of GPU ``ordinal`` (NVML knows GPUs by it, whatever CUDA_VISIBLE_DEVICES says)."""
-    handle, text = ctypes.c_int(), ctypes.create_string_buffer(64)
-    call("cuDeviceGet", ctypes.byref(handle), ordinal)
-    call("cuDeviceGetPCIBusId", text, 64, handle)
+    text = ctypes.create_string_buffer(64)
+    call("cuDeviceGetPCIBusId", text, 64, handle_of(ordinal))
     return text.value.decode()
 
 
 @functools.cache
 def _primary(library_: int, ordinal: int) -> int:
-    handle, context = ctypes.c_int(), ctypes.c_void_p()
-    call("cuDeviceGet", ctypes.byref(handle), ordinal)
-    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
-    return int(context.value or 0)
+    return int(ask(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", handle_of(ordinal)))
 
 
 def primary_context(ordinal: int) -> ctypes.c_void_p:
@@ -208,30 +208,25 @@ def primary_context(ordinal: int) -> ctypes.c_void_p:
 
 def use_context(ordinal: int | None = None) -> None:
     """Make a context current in this thread unless one is: GPU ``ordinal``'s primary context (None: GPU 0's)."""
-    current = ctypes.c_void_p()
-    call("cuCtxGetCurrent", ctypes.byref(current))
-    if current and ordinal is None:
-        return
-    call("cuCtxSetCurrent", primary_context(ordinal or 0))
+    if ordinal is not None or not ask(ctypes.c_void_p, "cuCtxGetCurrent"):
+        call("cuCtxSetCurrent", primary_context(ordinal or 0))
 
 
 class Module:
     """A cubin loaded into the current context. Kernels stay valid while it lives."""
 
     def __init__(self, cubin: bytes) -> None:
-        self._handle = ctypes.c_void_p()
         self._image = ctypes.create_string_buffer(cubin + b"\0", len(cubin) + 1)
-        call("cuModuleLoadData", ctypes.byref(self._handle), self._image)
+        self._handle = ctypes.c_void_p(ask(ctypes.c_void_p, "cuModuleLoadData", self._image))
 
     def kernel(self, name: str, shared_bytes: int = 0, wide_cluster: bool = False) -> int:
         """Handle of ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8).
 
         The allowance is the kernel's, not the launch's: ask once, with the most that any launch needs.
         """
-        function = ctypes.c_void_p()
-        call("cuModuleGetFunction", ctypes.byref(function), self._handle, name.encode())
-        registers = ctypes.c_int()  # what loads it now: a lazy load would break a graph capture, or be timed
-        call("cuFuncGetAttribute", ctypes.byref(registers), _FUNC_REGISTERS, function)
+        function = ctypes.c_void_p(ask(ctypes.c_void_p, "cuModuleGetFunction", self._handle, name.encode()))
+        # what loads it now: a lazy load would break a graph capture, or be timed
+        ask(ctypes.c_int, "cuFuncGetAttribute", _FUNC_REGISTERS, function)
         if hasattr(library(), "cuFuncLoad"):  # since CUDA 12.4
             call("cuFuncLoad", function)
         if shared_bytes:
@@ -266,12 +261,10 @@ class Launch:
         self._attributes = (_Attribute * 2)()
         count = 0
         if tuple(cluster) != (1, 1, 1):
-            self._attributes[count].id = _LAUNCH_CLUSTER
-            self._attributes[count].value.cluster = _Dim(*cluster)
-            count += 1
+            self._attributes[0] = _Attribute(_LAUNCH_CLUSTER, value=_Value(cluster=_Dim(*cluster)))
+            count = 1
         if pdl:
-            self._attributes[count].id = _LAUNCH_PDL
-            self._attributes[count].value.flag = 1
+            self._attributes[count] = _Attribute(_LAUNCH_PDL, value=_Value(flag=1))
             count += 1
         self._config = _LaunchConfig((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, None,
                                      self._attributes, count)  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import GpuTuneError
 from . import driver
-from .driver import DriverError, call, library
+from .driver import DriverError, ask, call, library
 
 _CAPTURE_THREAD_LOCAL, _CAPTURE_RELAXED = 1, 2
 _STREAM_NON_BLOCKING, _STREAM_PER_THREAD, _STREAM_CAPTURING = 1, 2, 1
@@ -22,9 +22,7 @@ _POINTER_DEVICE_ORDINAL = 9
 
 def allocate(nbytes: int) -> int:
     """Device address of ``nbytes`` new bytes, aligned to 256; DriverError 2 when out of memory."""
-    address = ctypes.c_uint64()
-    call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, nbytes)))
-    return address.value
+    return int(ask(ctypes.c_uint64, "cuMemAlloc_v2", ctypes.c_size_t(max(1, nbytes))))
 
 
 def free(address: int) -> None:
@@ -34,9 +32,7 @@ def free(address: int) -> None:
 
 def free_bytes() -> int:
     """Bytes of device memory not in use."""
-    left, total = ctypes.c_size_t(), ctypes.c_size_t()
-    call("cuMemGetInfo_v2", ctypes.byref(left), ctypes.byref(total))
-    return left.value
+    return int(ask(ctypes.c_size_t, "cuMemGetInfo_v2", ctypes.byref(ctypes.c_size_t())))
 
 
 def upload(address: int, data: np.ndarray) -> None:
@@ -70,9 +66,7 @@ class Stream:
     """A stream that does not wait for the default one. ``handle`` is the CUstream as an integer."""
 
     def __init__(self) -> None:
-        handle = ctypes.c_void_p()
-        call("cuStreamCreate", ctypes.byref(handle), ctypes.c_uint(_STREAM_NON_BLOCKING))
-        self.handle = int(handle.value or 0)
+        self.handle = int(ask(ctypes.c_void_p, "cuStreamCreate", ctypes.c_uint(_STREAM_NON_BLOCKING)))
 
     def synchronize(self) -> None:
         """Wait until all its work is done."""
@@ -87,8 +81,8 @@ class Event:
     """A point in a stream's work, with a time unless not ``timed``; the driver's event goes with the object."""
 
     def __init__(self, timed: bool = True) -> None:
-        self._handle = ctypes.c_void_p()
-        call("cuEventCreate", ctypes.byref(self._handle), ctypes.c_uint(0 if timed else _EVENT_NO_TIMING))
+        flags = ctypes.c_uint(0 if timed else _EVENT_NO_TIMING)
+        self._handle = ctypes.c_void_p(ask(ctypes.c_void_p, "cuEventCreate", flags))
 
     def record(self, stream: int) -> None:
         """Mark the end of what is in ``stream`` now."""
@@ -101,9 +95,7 @@ class Event:
     def seconds_since(self, start: Event) -> float:
         """Seconds from ``start`` to this; waits for this."""
         call("cuEventSynchronize", self._handle)
-        milliseconds = ctypes.c_float()
-        call("cuEventElapsedTime", ctypes.byref(milliseconds), start._handle, self._handle)
-        return milliseconds.value * 1e-3
+        return float(ask(ctypes.c_float, "cuEventElapsedTime", start._handle, self._handle)) * 1e-3
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the context may be lost, or the interpreter ending
@@ -143,9 +135,8 @@ class Graph:
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
     """A context of GPU ``ordinal`` is current inside the block: the caller's, else the primary one (CuPy's, too)."""
-    current, device, handle, lib = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int(), library()
-    call("cuDeviceGet", ctypes.byref(handle), ordinal)
-    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(device)) == 0 and device.value == handle.value:
+    current, device, handle, lib = ctypes.c_void_p(), ctypes.c_int(), driver.handle_of(ordinal), library()
+    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(device)) == 0 and device.value == handle:
         yield
         return
     call("cuCtxPushCurrent_v2", driver.primary_context(ordinal))
@@ -157,9 +148,7 @@ def on_device(ordinal: int) -> Iterator[None]:
 
 def device_of(pointer: int) -> int:
     """Number of the GPU that ``pointer`` belongs to."""
-    ordinal = ctypes.c_int()
-    call("cuPointerGetAttribute", ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, ctypes.c_uint64(pointer))
-    return ordinal.value
+    return int(ask(ctypes.c_int, "cuPointerGetAttribute", _POINTER_DEVICE_ORDINAL, ctypes.c_uint64(pointer)))
 
 
 def order(before: int, after: int) -> None:
@@ -179,41 +168,34 @@ class Workspaces:
 
     def __init__(self, nbytes: int, zeroed: int, ordinal: int = 0) -> None:
         self.nbytes, self.zeroed, self.ordinal = nbytes, zeroed, ordinal
-        self._by_stream: dict[tuple[int, int], int] = {}
-        self._captured: list[int] = []
+        self._addresses: dict[object, int] = {}
         self._lock = threading.Lock()
 
     def get(self, stream: int) -> int:
         """Address of the workspace for a run in ``stream`` (0 when none is needed)."""
         if not self.nbytes:
             return 0
-        if _capturing(stream):
-            with quietly():
-                address = self._make(0, wait=True)
-            with self._lock:
-                self._captured.append(address)
-            return address
-        key = _identity(stream)
+        capturing = _capturing(stream)
+        key = object() if capturing else _identity(stream)
         with self._lock:
-            if key not in self._by_stream:
+            if key not in self._addresses:
                 with quietly():
-                    self._by_stream[key] = self._make(stream, wait=False)
-            return self._by_stream[key]
+                    self._addresses[key] = self._make(stream, capturing)
+            return self._addresses[key]
 
     def free(self) -> None:
         """Give the memory back. The driver waits for what still uses it."""
-        if not self._by_stream and not self._captured:
+        if not self._addresses:
             return
         with self._lock, contextlib.suppress(GpuTuneError), on_device(self.ordinal), quietly():
-            for address in (*self._by_stream.values(), *self._captured):
+            for address in self._addresses.values():
                 with contextlib.suppress(DriverError):
                     free(address)
-            self._by_stream.clear()
-            self._captured.clear()
+            self._addresses.clear()
 
-    def _make(self, stream: int, wait: bool) -> int:
+    def _make(self, stream: int, capturing: bool) -> int:
         address = allocate(self.nbytes)
-        if self.zeroed and wait:
+        if self.zeroed and capturing:
             side = Stream()
             driver.memset(address, 0, self.zeroed, side.handle)
             side.synchronize()

@@ -216,7 +216,7 @@ def test_each_stream_has_a_workspace_of_its_own_zeroed_once(cleared, gpu_log):
     for stream in (one, two, one, one):
         kernel(a, b, out=out, stream=stream.handle)
     _, workspaces = kernel._programs[0]
-    addresses = list(workspaces._by_stream.values())
+    addresses = list(workspaces._addresses.values())
     assert len(set(addresses)) == 2
     memory.synchronize()
     for address in addresses:
@@ -231,7 +231,7 @@ def test_a_call_can_be_captured_into_the_callers_graph_even_as_the_first(cleared
     for graph in graphs:
         graph.launch(stream)
     np.testing.assert_allclose(out.get(), reference(SMALL, given), rtol=1e-5, atol=1e-5)
-    assert len(set(kernel._programs[0][1]._captured)) == 2  # two graphs may run at once
+    assert len(set(kernel._programs[0][1]._addresses.values())) == 2  # two graphs may run at once
 
 
 def test_threads_may_call_one_kernel_at_a_time(cleared, gpu_log):
