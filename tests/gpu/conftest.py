@@ -81,7 +81,7 @@ def told() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def _stepping() -> Iterator[Child]:
-    child = Child("steps:handler")
+    child = Child("tests.gpu.steps:handler")
     yield child
     child.kill()
 

@@ -11,7 +11,9 @@ from gpu_tune.cuda import driver, memory, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.cuda.launch import Program
 from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.measure.worker import Child
 from tests.gpu import probes
+from tests.helpers.processes import HANG
 
 H200 = by_name("nvidia-h200")
 
@@ -38,3 +40,10 @@ def test_the_driver_takes_a_probe_as_it_is(name: str, fake_cuda: Path):
     graph.launch(stream)
     stream.synchronize()
     graph.close()
+
+
+def test_the_process_in_which_steps_run_starts(fake_cuda: Path):
+    child = Child("tests.gpu.steps:handler")
+    child.ask({"do": "ready"}, HANG)
+    assert child.pid is not None
+    child.kill()
