@@ -7,7 +7,6 @@ read twice hits in L1.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,18 +16,16 @@ from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..space.knob import Config, Constraint, Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
-from .lib.simt.launch import (
-    ceil,
-    fitting_rule,
-    grid_rule,
-    loads,
-    min_blocks_rules,
-    raster_rule,
-    registers_rule,
-    shared_rule,
-    whole_vectors,
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, ceil_div, epilogue_args
+from .lib.simt.constraints import (
+    fitting_constraint,
+    grid_constraint,
+    min_blocks_constraints,
+    raster_constraint,
+    registers_constraint,
+    shared_constraint,
 )
+from .lib.simt.tiles import loads, whole_vectors
 
 CODE_LIMIT = 2048  # multiply-adds and loads that are unrolled
 
@@ -63,9 +60,9 @@ def _threads(c: Mapping[str, Any]) -> int:
 def _tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
     """Blocks along channels, rows and columns."""
     return (
-        ceil(w.k, c["threads_c"] * _channels(c, w)),
-        ceil(w.p, c["threads_p"] * c["thread_p"]),
-        ceil(w.q, c["threads_q"] * c["thread_q"]),
+        ceil_div(w.k, c["threads_c"] * _channels(c, w)),
+        ceil_div(w.p, c["threads_p"] * c["thread_p"]),
+        ceil_div(w.q, c["threads_q"] * c["thread_q"]),
     )
 
 
@@ -128,8 +125,10 @@ CONSTRAINTS = (
         lambda c, w, d: c["threads_c"] == 1 or c["threads_c"] * _channels(c, w) < 2 * w.k,
         "at most half of the block's channels are idle",
     ),
-    fitting_rule("p", ("threads_p", "thread_p"), lambda c, w: c["threads_p"] * c["thread_p"], lambda w: w.p, 1, "rows"),
-    fitting_rule(
+    fitting_constraint(
+        "p", ("threads_p", "thread_p"), lambda c, w: c["threads_p"] * c["thread_p"], lambda w: w.p, 1, "rows"
+    ),
+    fitting_constraint(
         "q", ("threads_q", "thread_q"), lambda c, w: c["threads_q"] * c["thread_q"], lambda w: w.q, 32, "columns"
     ),
     Constraint(
@@ -138,28 +137,27 @@ CONSTRAINTS = (
         lambda c, w, d: _code(c, w) <= CODE_LIMIT,
         f"at most {CODE_LIMIT} multiply-adds and loads are unrolled",
     ),
-    registers_rule(
+    registers_constraint(
         (*_TILE, "filters"),
         _registers,
         _threads,
         "sums, filter and input row fit into the registers that a thread may have",
     ),
-    shared_rule(
+    shared_constraint(
         "shared_memory",
         _SHARED,
         _shared_bytes,
         "the block's filters fit into statically declared shared memory",
         STATIC_LIMIT,
     ),
-    *min_blocks_rules(_THREADS, _threads, _SHARED, _shared_bytes),
-    raster_rule(_TILE, _tiles),
-    grid_rule(_TILE, lambda c, w: math.prod(_tiles(c, w)) * w.n),
+    *min_blocks_constraints(_THREADS, _threads, _SHARED, _shared_bytes),
+    raster_constraint(_TILE, _tiles),
+    grid_constraint(_TILE, lambda c, w: math.prod(_tiles(c, w)) * w.n),
 )
 
 
-@functools.lru_cache(maxsize=256)
-def _facts(config: Config, w: Any) -> dict[str, Any]:
-    c: Mapping[str, Any] = config
+def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
+    """What the source sees as ``launch``."""
     tiles_c, tiles_p, tiles_q = _tiles(c, w)
     rows, columns = _window(c, w)
     last_row = (tiles_p * c["threads_p"] * c["thread_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
@@ -178,11 +176,6 @@ def _facts(config: Config, w: Any) -> dict[str, Any]:
         "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
         "wide_out": w.n * w.k * w.p * w.q > INDEX_LIMIT,
     }
-
-
-def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
-    return _facts(config, workload)
 
 
 def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
@@ -279,7 +272,7 @@ TEMPLATE = Template(
     knobs=KNOBS,
     constraints=CONSTRAINTS,
     supports=supports,
-    derive=derive,
+    derive=derived,
     resources=resources,
     plan=plan,
     default=default,

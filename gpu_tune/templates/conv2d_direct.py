@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import BufferArg, KernelStep, LaunchPlan
-from ..space.knob import Config, Knob
+from ..plan import LaunchPlan
+from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT
 from .lib.direct import seeds
 from .lib.direct import tiles as tile
 from .lib.direct.constraints import CONSTRAINTS
-from .lib.simt.launch import REDUCE_THREADS, adding_step, ceil, shared_item
+from .lib.simt import launch
+from .lib.simt.tiles import shared_item
 
 KNOBS = (
     Knob("block_k", (1, 2, 4, 8, 16, 32, 64, 128), "output channels that a block computes"),
@@ -60,8 +61,8 @@ KNOBS = (
 
 
 @functools.lru_cache(maxsize=256)
-def _facts(config: Config, w: Any) -> dict[str, Any]:
-    c: Mapping[str, Any] = config
+def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
+    """What the source sees as ``launch``."""
     tiles_k, tiles_p, tiles_q = tile.tiles(c, w)
     steps, per_slice = tile.slices(c, w)
     rows, columns = tile.patch_rows(c, w), tile.patch_columns(c, w)
@@ -104,39 +105,21 @@ def _facts(config: Config, w: Any) -> dict[str, Any]:
         "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
         "wide_w": kg * cg * w.r * w.s > INDEX_LIMIT,
         "wide_out": tile.outputs(w) > INDEX_LIMIT,
-        "reduce_threads": REDUCE_THREADS,
+        "reduce_threads": launch.REDUCE_THREADS,
         "outputs": tile.outputs(w),
     }
 
 
-def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
-    return _facts(config, workload)
+def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+    """Threads, shared memory, sums and workspace of a config."""
+    g, workspace = derived(c, w, device), launch.workspace_bytes(c["split_c"], w, tile.outputs(w))
+    return ResourceEstimate(g["threads"], g["shared_bytes"], tile.sums(c), workspace)
 
 
-def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
-    """Threads, shared memory, sums and workspace of ``config``."""
-    f = _facts(config, workload)
-    return ResourceEstimate(f["threads"], f["shared_bytes"], tile.sums(config), _workspace(config, workload))
-
-
-def _workspace(c: Mapping[str, Any], w: Any) -> int:
-    return 4 * int(c["split_c"]) * tile.outputs(w) if c["split_c"] > 1 else 0
-
-
-def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
-    """One launch, and with ``split_c`` a second one that adds the slices and runs the epilogue."""
-    c: Mapping[str, Any] = config
-    f = _facts(config, workload)
-    inputs = (BufferArg("x"), BufferArg("w"))
-    split = c["split_c"] > 1
-    args = (*inputs, BufferArg("workspace")) if split else (*inputs, *epilogue_args(workload))
-    grid = (tile.grid(c, workload), c["split_c"], 1)
-    steps = [KernelStep("conv2d_direct", grid, (f["threads"], 1, 1), args, f["shared_bytes"] if f["dynamic"] else 0)]
-    if split:
-        blocks = ceil(f["outputs"] // c["vector_width_out"], REDUCE_THREADS)
-        steps.append(adding_step("conv2d_direct_reduce", (blocks, 1, 1), workload))
-    return LaunchPlan(tuple(steps), _workspace(c, workload)).check()
+def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    """One launch, and with ``split_c`` a second one."""
+    g, vector = derived(c, w, device), c["vector_width_out"]
+    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_c"], g["outputs"], vector)
 
 
 def supports(workload: Any, device: Device) -> bool | str:
@@ -148,25 +131,17 @@ def supports(workload: Any, device: Device) -> bool | str:
     return True
 
 
-def _default(workload: Any, device: Device) -> Config:
-    return seeds.default(workload, device, TEMPLATE)
-
-
-def _seeds(workload: Any, device: Device) -> list[Config]:
-    return seeds.seeds(workload, device, TEMPLATE)
-
-
-TEMPLATE = Template(
+TEMPLATE: Template = Template(
     name="conv2d_direct",
     op="conv2d",
     summary="direct convolution on plain arithmetic units, every layout, dtype, filter and group",
     knobs=KNOBS,
     constraints=CONSTRAINTS,
     supports=supports,
-    derive=derive,
+    derive=derived,
     resources=resources,
     plan=plan,
-    default=_default,
-    seeds=_seeds,
+    default=lambda w, d: seeds.default(w, d, TEMPLATE),
+    seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
     min_cc=75,
 )

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import BufferArg, KernelStep, LaunchPlan
-from ..space.knob import Config, Knob
+from ..plan import LaunchPlan
+from ..space.knob import Knob
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, epilogue_args
-from .lib.simt import seeds
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT
+from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
 from .lib.simt.constraints import CONSTRAINTS
-from .lib.simt.launch import REDUCE_THREADS, adding_step, ceil, shared_item
 
 KNOBS = (
     Knob("block_m", (16, 32, 64, 128, 256), "rows of C that a block computes"),
@@ -58,8 +57,8 @@ KNOBS = (
 
 
 @functools.lru_cache(maxsize=256)
-def _facts(c: Config, w: Any) -> dict[str, Any]:
-    config: Mapping[str, Any] = c
+def derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
+    """What the source sees as ``launch``."""
     tiles_m, tiles_n = tile.tiles(config, w)
     tiles_k, per_slice = tile.slices(config, w)
     a_bytes, b_bytes = tile.shared_bytes(config, w)
@@ -74,8 +73,8 @@ def _facts(c: Config, w: Any) -> dict[str, Any]:
         "b": tile.operand(config, w, "b"),
         "dynamic": a_bytes + b_bytes > STATIC_LIMIT,
         "b_offset": a_bytes,
-        "a_elements": a_bytes // shared_item(config, w),
-        "b_elements": b_bytes // shared_item(config, w),
+        "a_elements": a_bytes // tile.shared_item(config, w),
+        "b_elements": b_bytes // tile.shared_item(config, w),
         "shared_bytes": a_bytes + b_bytes,
         "lanes_n": lanes_n,
         "lanes_m": 32 // lanes_n,
@@ -85,18 +84,13 @@ def _facts(c: Config, w: Any) -> dict[str, Any]:
         "piece_n": config["thread_n"] // config["interleave_n"],
         "wide_out": w.m * w.ldc > INDEX_LIMIT,
         "wide_sum": w.m * w.n > INDEX_LIMIT,
-        "fold_batch": w.batch > 65535,
-        "reduce_threads": REDUCE_THREADS,
+        "fold_batch": w.batch > launch.GRID_Z,
+        "reduce_threads": launch.REDUCE_THREADS,
         "dp4a": w.dtype == "int8"
         and config["shared_type"] == "stored"
         and config["fragment_k"] == 4
         and config["shared_a"] == config["shared_b"] == "k_inner",
     }
-
-
-def derive(config: Config, workload: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
-    return _facts(config, workload)
 
 
 def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
@@ -106,62 +100,39 @@ def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
     return sum(min(piece, max(0, extent - p * lanes * piece)) for p in range(pieces))
 
 
-def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:
-    """Threads, shared memory, accumulators and workspace of ``config``."""
-    f, c = _facts(config, workload), dict[str, Any](config)
-    if f["tiles_k"] > c["split_k"]:
-        sums = tile.accumulators(c, workload)
+def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+    """Threads, shared memory, accumulators and workspace of a config."""
+    g = derived(c, w, device)
+    if g["tiles_k"] > c["split_k"]:
+        sums = tile.accumulators(c, w)
     else:  # one tile of K for each: scaled at once, and the compiler may finish one row of sums after the other
         sums = c["thread_m"] * c["thread_n"] if c["block_k"] > 8 else c["thread_n"]
     # where the tile reaches past the matrix, the compiler drops the sums that no thread has inside
-    live = _live(workload.m, c["block_m"], f["lanes_m"], f["piece_m"], c["interleave_m"])
-    live *= _live(workload.n, c["block_n"], f["lanes_n"], f["piece_n"], c["interleave_n"])
+    live = _live(w.m, c["block_m"], g["lanes_m"], g["piece_m"], c["interleave_m"])
+    live *= _live(w.n, c["block_n"], g["lanes_n"], g["piece_n"], c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
-    return ResourceEstimate(f["threads"], f["shared_bytes"], sums, _workspace(c, workload))
+    workspace = launch.workspace_bytes(c["split_k"], w, w.m * w.n)
+    return ResourceEstimate(g["threads"], g["shared_bytes"], sums, workspace)
 
 
-def _workspace(c: Mapping[str, Any], w: Any) -> int:
-    return 4 * c["split_k"] * w.batch * w.m * w.n if c["split_k"] > 1 else 0
+def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    """One launch, and with ``split_k`` a second one."""
+    g, vector = derived(c, w, device), c["vector_width_out"]
+    blocks = g["tiles_m"] * g["tiles_n"]
+    return launch.plan("matmul_simt", g, w, ("a", "b"), blocks, c["split_k"], w.m * w.n, vector)
 
 
-def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
-    """One launch, and with ``split_k`` a second one that adds the slices and runs the epilogue."""
-    c: Mapping[str, Any] = config
-    f, w = _facts(config, workload), workload
-    tiles = f["tiles_m"] * f["tiles_n"]
-    grid = (tiles * w.batch, c["split_k"], 1) if f["fold_batch"] else (tiles, c["split_k"], w.batch)
-    split = c["split_k"] > 1
-    scales = (BufferArg("scale_a"), BufferArg("scale_b")) if w.scales == "block128" else ()
-    inputs = (BufferArg("a"), BufferArg("b"))
-    args = (*inputs, BufferArg("workspace"), *scales) if split else (*inputs, *epilogue_args(w))
-    dynamic = f["shared_bytes"] if f["dynamic"] else 0
-    steps = [KernelStep("matmul_simt", grid, (f["threads"], 1, 1), args, dynamic)]
-    if split:
-        blocks = ceil(w.m * w.n // c["vector_width_out"], REDUCE_THREADS)
-        reduce_grid = (blocks * w.batch, 1, 1) if f["fold_batch"] else (blocks, 1, w.batch)
-        steps.append(adding_step("matmul_simt_reduce", reduce_grid, w))
-    return LaunchPlan(tuple(steps), _workspace(c, w)).check()
-
-
-def _default(workload: Any, device: Device) -> Config:
-    return seeds.default(workload, device, TEMPLATE)
-
-
-def _seeds(workload: Any, device: Device) -> list[Config]:
-    return seeds.seeds(workload, device, TEMPLATE)
-
-
-TEMPLATE = Template(
+TEMPLATE: Template = Template(
     name="matmul_simt",
     op="matmul",
     summary="plain arithmetic units, every layout, dtype, size and epilogue",
     knobs=KNOBS,
     constraints=CONSTRAINTS,
     supports=lambda workload, device: True,
-    derive=derive,
+    derive=derived,
     resources=resources,
     plan=plan,
-    default=_default,
-    seeds=_seeds,
+    default=lambda w, d: seeds.default(w, d, TEMPLATE),
+    seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
     min_cc=75,
 )

@@ -1,4 +1,4 @@
-"""The rules of conv2d_direct: what cannot run, would spill, or equals another config."""
+"""The constraints of conv2d_direct: what cannot run, would spill, or equals another config."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....space.knob import Constraint
-from ..simt.launch import (
+from ..simt.constraints import (
     SHARED_TYPE,
-    copies_async,
-    divides_rule,
-    fitting_rule,
-    fragment_rule,
-    grid_rule,
-    loads,
-    min_blocks_rules,
-    raster_rule,
-    registers_rule,
-    shared_item,
-    shared_rule,
-    slices_fit,
-    split_rule,
-    stores,
+    divides_constraint,
+    fitting_constraint,
+    fragment_constraint,
+    grid_constraint,
+    min_blocks_constraints,
+    raster_constraint,
+    registers_constraint,
+    shared_constraint,
+    split_constraint,
 )
+from ..simt.tiles import copies_async, loads, shared_item, slices_fit, stores
 from . import tiles as tile
 
 
@@ -73,9 +69,9 @@ _SHARED = tuple(dict.fromkeys(_X + _W))
 _THREADS = ("block_k", "block_p", "block_q", "thread_k", "thread_p", "thread_q")
 
 CONSTRAINTS = (
-    divides_rule("block_k", "thread_k", "a thread's channels divide the block's"),
-    divides_rule("block_p", "thread_p", "a thread's rows divide the block's"),
-    divides_rule("block_q", "thread_q", "a thread's columns divide the block's"),
+    divides_constraint("block_k", "thread_k", "a thread's channels divide the block's"),
+    divides_constraint("block_p", "thread_p", "a thread's rows divide the block's"),
+    divides_constraint("block_q", "thread_q", "a thread's columns divide the block's"),
     Constraint(
         "threads",
         _THREADS,
@@ -88,17 +84,19 @@ CONSTRAINTS = (
         lambda c, w, d: tile.sums(c) <= 128,
         "a thread keeps at most 128 sums",
     ),
-    fitting_rule("k", ("block_k",), lambda c, w: c["block_k"], lambda w: tile.channels(w)[1], 8, "channels"),
-    fitting_rule("p", ("block_p",), lambda c, w: c["block_p"], lambda w: w.p, 2, "rows"),
-    fitting_rule("q", ("block_q",), lambda c, w: c["block_q"], lambda w: w.q, 8, "columns"),
-    fitting_rule("c", ("block_c",), lambda c, w: c["block_c"], lambda w: tile.channels(w)[0], 4, "staged channels"),
+    fitting_constraint("k", ("block_k",), lambda c, w: c["block_k"], lambda w: tile.channels(w)[1], 8, "channels"),
+    fitting_constraint("p", ("block_p",), lambda c, w: c["block_p"], lambda w: w.p, 2, "rows"),
+    fitting_constraint("q", ("block_q",), lambda c, w: c["block_q"], lambda w: w.q, 8, "columns"),
+    fitting_constraint(
+        "c", ("block_c",), lambda c, w: c["block_c"], lambda w: tile.channels(w)[0], 4, "staged channels"
+    ),
     Constraint(
         "columns",
         ("columns", "thread_q"),
         lambda c, w, d: c["columns"] == "adjacent" or c["thread_q"] > 1,
         "only several columns can be spread",
     ),
-    fragment_rule("block_c", "fragment_c", "unroll_c"),
+    fragment_constraint("block_c", "fragment_c", "unroll_c"),
     Constraint(
         "global_x",
         ("stage_x", "shared_x", "padding_x"),
@@ -182,19 +180,19 @@ CONSTRAINTS = (
         lambda c, w, d: tile.unrolled(c, w) <= 2048 and tile.unrolled_reads(c, w) <= 512,
         "at most 2048 multiply-adds and 512 values read are unrolled",
     ),
-    shared_rule("shared_x_fits", _X, tile.x_bytes, "the patches fit into shared memory"),
-    shared_rule("shared_w_fits", _W, tile.w_bytes, "the filters fit into shared memory"),
-    shared_rule(
+    shared_constraint("shared_x_fits", _X, tile.x_bytes, "the patches fit into shared memory"),
+    shared_constraint("shared_w_fits", _W, tile.w_bytes, "the filters fit into shared memory"),
+    shared_constraint(
         "shared_memory", _SHARED, tile.shared_bytes, "patches and filters fit into the shared memory of one block"
     ),
-    registers_rule(
+    registers_constraint(
         (*_THREADS, "fragment_c", "reuse_row"),
         tile.registers,
         tile.threads,
         "sums and fragments fit into the registers that a thread may have",
     ),
-    *min_blocks_rules(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
-    raster_rule(("block_k", "block_p", "block_q"), tile.tiles),
-    split_rule("block_c", "split_c", split_fits, "channels"),
-    grid_rule(("block_k", "block_p", "block_q"), tile.grid),
+    *min_blocks_constraints(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
+    raster_constraint(("block_k", "block_p", "block_q"), tile.tiles),
+    split_constraint("block_c", "split_c", split_fits, "channels"),
+    grid_constraint(("block_k", "block_p", "block_q"), tile.grid),
 )

@@ -8,7 +8,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Config
 from ...base import Template
-from ..simt.launch import widest
+from ..simt.tiles import widest
 from . import tiles as tile
 from .constraints import vector_out, vector_w, vector_x
 
@@ -82,40 +82,9 @@ def _choices(w: Any) -> Iterator[dict[str, Any]]:
                     )
     for k in blocks_k:
         yield dict(block_k=k, block_p=max(1, 8 // k), block_q=16, block_c=4, thread_k=1, thread_p=1, thread_q=1)
-    for bp, bq, tp in ((1, 32, 1), (8, 4, 1), (16, 64, 1), (16, 64, 4)):
-        yield dict(
-            block_k=1,
-            block_p=bp,
-            block_q=bq,
-            block_c=1,
-            thread_k=1,
-            thread_p=tp,
-            thread_q=1,
-            stage_x="global",
-            stage_w="global",
-        )
-    yield dict(
-        block_k=8,
-        block_p=1,
-        block_q=4,
-        block_c=1,
-        thread_k=1,
-        thread_p=1,
-        thread_q=1,
-        stage_x="global",
-        stage_w="global",
-    )
-    yield dict(
-        block_k=8,
-        block_p=2,
-        block_q=8,
-        block_c=1,
-        thread_k=1,
-        thread_p=1,
-        thread_q=1,
-        stage_x="global",
-        stage_w="global",
-    )
+    for bk, bp, bq, tp in ((1, 1, 32, 1), (1, 8, 4, 1), (1, 16, 64, 1), (1, 16, 64, 4), (8, 1, 4, 1), (8, 2, 8, 1)):
+        tile_sizes = dict(block_k=bk, block_p=bp, block_q=bq, block_c=1, thread_k=1, thread_p=tp, thread_q=1)
+        yield dict(tile_sizes, stage_x="global", stage_w="global")
 
 
 def default(workload: Any, device: Device, template: Template) -> Config:

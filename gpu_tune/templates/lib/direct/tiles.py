@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..simt.launch import ceil, shared_item, whole_vectors
+from ..common import ceil_div
+from ..simt.tiles import shared_item, whole_vectors
 
 
 def threads(c: Mapping[str, Any]) -> int:
@@ -38,7 +39,7 @@ def patch_columns(c: Mapping[str, Any], w: Any) -> int:
     """Columns of an input patch, halo included; whole vectors for NCHW."""
     columns = (c["block_q"] - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
     v = 1 if nhwc(w) else c["vector_width_x"]
-    return int(ceil(columns + shift(c, w), v) * v)
+    return int(ceil_div(columns + shift(c, w), v) * v)
 
 
 def x_pitch(c: Mapping[str, Any], w: Any) -> int:
@@ -96,13 +97,13 @@ def sums(c: Mapping[str, Any]) -> int:
 
 def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
     """Blocks along channels, rows and columns."""
-    return ceil(channels(w)[1], c["block_k"]), ceil(w.p, c["block_p"]), ceil(w.q, c["block_q"])
+    return ceil_div(channels(w)[1], c["block_k"]), ceil_div(w.p, c["block_p"]), ceil_div(w.q, c["block_q"])
 
 
 def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Steps of block_c channels, and how many of them a slice takes."""
-    steps = ceil(channels(w)[0], c["block_c"])
-    return steps, ceil(steps, c["split_c"])
+    steps = ceil_div(channels(w)[0], c["block_c"])
+    return steps, ceil_div(steps, c["split_c"])
 
 
 def outputs(w: Any) -> int:

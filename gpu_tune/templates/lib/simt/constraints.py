@@ -1,29 +1,121 @@
-"""The rules of matmul_simt: what cannot run, would spill, or equals another config."""
+"""The constraints on the plain arithmetic units: those that read alike in every family, then matmul_simt's own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
+from ..common import INDEX_LIMIT, ceil_div, register_limit
 from . import tiles as tile
-from .launch import (
-    SHARED_TYPE,
-    copies_async,
-    divides_rule,
-    fragment_rule,
-    grid_rule,
-    loads,
-    min_blocks_rules,
-    registers_rule,
-    shared_rule,
-    slices_fit,
-    split_rule,
-    stores,
+from .tiles import copies_async, loads, slices_fit, stores
+
+Config = Mapping[str, Any]
+
+
+def divides_constraint(whole: str, part: str, message: str, name: str = "") -> Constraint:
+    """``part`` divides ``whole``."""
+    return Constraint(name or part, (whole, part), lambda c, w, d: c[whole] % c[part] == 0, message)
+
+
+def fitting_constraint(
+    name: str,
+    knobs: tuple[str, ...],
+    size: Callable[[Config, Any], int],
+    extent: Callable[[Any], int],
+    small: int,
+    what: str,
+) -> Constraint:
+    """At most half of what a block takes is outside; blocks of up to ``small`` may be larger than that."""
+
+    def holds(c: Config, w: Any, device: Device) -> bool:
+        return size(c, w) <= small or size(c, w) < 2 * extent(w)
+
+    return Constraint(f"fitting_{name}", knobs, holds, f"at most half of the block's {what} are idle")
+
+
+def fragment_constraint(block: str, fragment: str, unroll: str) -> Constraint:
+    """The unrolled steps are part of a block."""
+    return Constraint(
+        "fragment",
+        (block, fragment, unroll),
+        lambda c, w, d: c[fragment] * c[unroll] <= c[block],
+        f"unrolled fragments fit into {block}",
+    )
+
+
+def split_constraint(block: str, slices: str, fits: Callable[[Config, Any, Device], bool], what: str) -> Constraint:
+    """A sum in slices has work for each (``what``) and memory for all."""
+    return Constraint(
+        slices, (block, slices), fits, f"every slice has {what}, and the workspace fits into an eighth of memory"
+    )
+
+
+def raster_constraint(knobs: tuple[str, ...], tiles: Callable[[Config, Any], tuple[int, ...]]) -> Constraint:
+    """``tiles`` counts the blocks along channels, then those along rows and columns."""
+
+    def holds(c: Config, w: Any, device: Device) -> bool:
+        return c["raster"] == "pixels" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1)
+
+    return Constraint("raster", ("raster", *knobs), holds, "channels come first only where both vary")
+
+
+SHARED_TYPE = Constraint(
+    "shared_type",
+    ("shared_type",),
+    lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
+    "float32 is stored wide already",
 )
+
+
+def shared_constraint(
+    name: str, knobs: tuple[str, ...], size: Callable[[Config, Any], int], message: str, limit: int = 2**31
+) -> Constraint:
+    """What is staged fits into the shared memory of one block (or ``limit``)."""
+    return Constraint(name, knobs, lambda c, w, d: size(c, w) <= min(limit, d.shared_bytes_per_block), message)
+
+
+def registers_constraint(
+    knobs: tuple[str, ...], needed: Callable[[Config, Any], int], threads: Callable[[Config], int], message: str
+) -> Constraint:
+    """What a thread keeps fits into the registers that its launch bounds leave."""
+    return Constraint(
+        "registers",
+        (*knobs, "min_blocks"),
+        lambda c, w, d: needed(c, w) <= register_limit(threads(c), c["min_blocks"], d),
+        message,
+    )
+
+
+def min_blocks_constraints(
+    thread_knobs: tuple[str, ...],
+    threads: Callable[[Config], int],
+    shared_knobs: tuple[str, ...],
+    size: Callable[[Config, Any], int],
+) -> tuple[Constraint, Constraint]:
+    """The blocks that ``min_blocks`` demands fit on an SM, by threads and by shared memory."""
+    return (
+        Constraint(
+            "min_blocks_threads",
+            (*thread_knobs, "min_blocks"),
+            lambda c, w, d: c["min_blocks"] * ceil_div(threads(c), 32) * 32 <= d.threads_per_sm,
+            "the threads of the demanded blocks fit on one SM",
+        ),
+        Constraint(
+            "min_blocks_shared",
+            (*shared_knobs, "min_blocks"),
+            lambda c, w, d: c["min_blocks"] * (size(c, w) + d.shared_reserved_per_block) <= d.shared_bytes_per_sm,
+            "what the demanded blocks stage fits on one SM",
+        ),
+    )
+
+
+def grid_constraint(knobs: tuple[str, ...], blocks: Callable[[Config, Any], int]) -> Constraint:
+    """Blocks are counted in 31 bits."""
+    return Constraint("grid", knobs, lambda c, w, d: blocks(c, w) <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks")
 
 
 def _warp_tile_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -33,7 +125,7 @@ def _warp_tile_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     return c["block_m"] % (32 // lanes_n * c["thread_m"]) == 0
 
 
-def vector_rule(which: str) -> Constraint:
+def vector_constraint(which: str) -> Constraint:
     """How wide the loads of operand ``which`` (a or b) may be."""
     block = "block_m" if which == "a" else "block_n"
 
@@ -51,7 +143,7 @@ def vector_rule(which: str) -> Constraint:
     )
 
 
-def _cp_async_rule(which: str) -> Constraint:
+def _cp_async_constraint(which: str) -> Constraint:
     def holds(c: Mapping[str, Any], w: Any, device: Device) -> bool:
         if c["stages"] <= 2:
             return True
@@ -102,21 +194,21 @@ CONSTRAINTS = (
         _warp_tile_fits,
         "the warp tile is made of 32 thread tiles and divides the block tile",
     ),
-    divides_rule("thread_m", "interleave_m", "the pieces divide the thread's rows"),
-    divides_rule("thread_n", "interleave_n", "the pieces divide the thread's columns"),
-    vector_rule("a"),
-    vector_rule("b"),
+    divides_constraint("thread_m", "interleave_m", "the pieces divide the thread's rows"),
+    divides_constraint("thread_n", "interleave_n", "the pieces divide the thread's columns"),
+    vector_constraint("a"),
+    vector_constraint("b"),
     Constraint(
         "vector_out",
         ("vector_width_out", "thread_n", "interleave_n"),
         vector_out,
         "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns",
     ),
-    fragment_rule("block_k", "fragment_k", "unroll"),
+    fragment_constraint("block_k", "fragment_k", "unroll"),
     SHARED_TYPE,
-    _cp_async_rule("a"),
-    _cp_async_rule("b"),
-    shared_rule("shared_memory", _SHARED, _shared, "all stages fit into the shared memory of one block"),
+    _cp_async_constraint("a"),
+    _cp_async_constraint("b"),
+    shared_constraint("shared_memory", _SHARED, _shared, "all stages fit into the shared memory of one block"),
     Constraint(
         "copies",
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
@@ -135,19 +227,19 @@ CONSTRAINTS = (
         lambda c, w, d: tile.accumulators(c, w) + c["thread_m"] + c["thread_n"] + 36 <= 255,
         "sums and one fragment fit into 255 registers",
     ),
-    registers_rule(
+    registers_constraint(
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b", "fragment_k", "stages"),
         tile.registers,
         tile.threads,
         "accumulators, fragments and staged loads fit into the registers that a thread may have",
     ),
-    *min_blocks_rules(_THREADS, tile.threads, _SHARED, _shared),
+    *min_blocks_constraints(_THREADS, tile.threads, _SHARED, _shared),
     Constraint(
         "group",
         ("block_m", "block_n", "group_m"),
         lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1),
         "a group has no more rows than there are tiles, and more than one column",
     ),
-    split_rule("block_k", "split_k", split_fits, "a tile of K"),
-    grid_rule(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),
+    split_constraint("block_k", "split_k", split_fits, "a tile of K"),
+    grid_constraint(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),
 )

@@ -8,14 +8,15 @@ from ....cuda.device import Device
 from ....space.knob import Config
 from ....workload import ITEMSIZE
 from ...base import Template
+from ..common import ceil_div
 from . import tiles as tile_of
-from .constraints import split_fits, vector_out, vector_rule
-from .launch import ceil, widest
+from .constraints import split_fits, vector_constraint, vector_out
+from .tiles import widest
 
 
 def _widest(w: Any, which: str, block: int, block_k: int, device: Device) -> int:
-    rule, name = vector_rule(which).holds, "block_m" if which == "a" else "block_n"
-    return widest(lambda v: rule({f"vector_width_{which}": v, name: block, "block_k": block_k}, w, device))
+    holds, name = vector_constraint(which).holds, "block_m" if which == "a" else "block_n"
+    return widest(lambda v: holds({f"vector_width_{which}": v, name: block, "block_k": block_k}, w, device))
 
 
 def complete(w: Any, device: Device, template: Template, **chosen: Any) -> Config:
@@ -65,7 +66,7 @@ def default(workload: Any, device: Device, template: Template) -> Config:
             thread_n=4 if small_m else 2,
             warp_n=32 if small_m else 16,
         )
-    elif ceil(w.m, 128) * ceil(w.n, 128) * w.batch >= device.sm_count and w.scales != "block128":
+    elif ceil_div(w.m, 128) * ceil_div(w.n, 128) * w.batch >= device.sm_count and w.scales != "block128":
         tile = dict(
             block_m=128,
             block_n=128,
@@ -77,11 +78,11 @@ def default(workload: Any, device: Device, template: Template) -> Config:
             interleave_n=2,
             group_m=8,
         )
-    elif ceil(w.m, 64) * ceil(w.n, 64) * w.batch * 2 >= device.sm_count:
+    elif ceil_div(w.m, 64) * ceil_div(w.n, 64) * w.batch * 2 >= device.sm_count:
         tile = dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, group_m=4)
     else:
         tile = dict(block_m=32, block_n=32, block_k=16, thread_m=2, thread_n=4, warp_n=32)
-    blocks = ceil(w.m, tile["block_m"]) * ceil(w.n, tile["block_n"]) * w.batch
+    blocks = ceil_div(w.m, tile["block_m"]) * ceil_div(w.n, tile["block_n"]) * w.batch
     wanted = min(device.sm_count * 2 // blocks, w.k // 256)
     split = max((v for v in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if v <= wanted), default=1)
     streamed = _streamed(w, device, template, split) if min(w.m, w.n) <= 16 else None

@@ -1,14 +1,65 @@
-"""Sizes of a matmul_simt config: threads, tiles in shared memory, copies, registers, slices of K."""
+"""Sizes of configs on the plain arithmetic units: what all of them share, then matmul_simt's own.
+
+Knobs of one name mean the same in each family: ``shared_type``, ``stages``, ``vector_width_*``, ``min_blocks``. Shared
+memory is counted in bytes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ....cuda.device import Device
 from ....workload import ITEMSIZE
-from ..common import INDEX_LIMIT
-from .launch import ceil, shared_item, whole_vectors
+from ..common import INDEX_LIMIT, ceil_div
+
+Config = Mapping[str, Any]
+WIDTHS = (1, 2, 4, 8, 16)
+
+
+def shared_item(c: Config, w: Any) -> int:
+    """Bytes of an element in shared memory: as stored, or as float (int)."""
+    return ITEMSIZE[w.dtype] if c["shared_type"] == "stored" else 4
+
+
+def whole_vectors(size: int) -> int:
+    """Bytes rounded up to 16: compilers widen loads up to there."""
+    return ceil_div(size, 16) * 16
+
+
+def loads(vector: int, w: Any, *runs: int) -> bool:
+    """Whether one access takes ``vector`` elements of the inputs: one always; more where they are at most 16 bytes and
+    the alignment, and divide every one of the ``runs`` that they must not straddle."""
+    return _accessible(vector, ITEMSIZE[w.dtype], w.alignment, runs)
+
+
+def stores(vector: int, w: Any, *runs: int) -> bool:
+    """The same of results."""
+    return _accessible(vector, ITEMSIZE[w.out_dtype], w.alignment, runs)
+
+
+def _accessible(vector: int, item: int, alignment: int, runs: tuple[int, ...]) -> bool:
+    return vector == 1 or (vector * item <= min(16, alignment) and not any(run % vector for run in runs))
+
+
+def widest(fits: Callable[[int], bool], widths: tuple[int, ...] = WIDTHS) -> int:
+    """The largest vector that fits; one element always does."""
+    return max(v for v in widths if v == 1 or fits(v))
+
+
+def copies_async(c: Config, w: Any, device: Device, vector: int, same_order: bool, aligned: bool) -> bool:
+    """Whether cp.async can move vectors to shared memory: sm_80, 4 to 16 bytes, unconverted, turned only one by one."""
+    size = vector * ITEMSIZE[w.dtype]
+    fits = device.cc >= 80 and c["shared_type"] == "stored" and size in (4, 8, 16)
+    return fits and ((same_order and aligned) or vector == 1)
+
+
+def slices_fit(slices: int, steps: int, outputs: int, device: Device) -> bool:
+    """Whether every slice has a step, and the sums of all slices fit into an eighth of memory."""
+    return slices == 1 or (
+        (slices - 1) * ceil_div(steps, slices) < steps and 4 * slices * outputs <= device.memory_bytes // 8
+    )
 
 
 def threads(c: Mapping[str, Any]) -> int:
@@ -63,8 +114,8 @@ def copies(c: Mapping[str, Any]) -> tuple[int, int]:
     """Vectors of A's tile and of B's that one thread copies."""
     count = threads(c)
     return (
-        ceil(c["block_m"] * c["block_k"] // c["vector_width_a"], count),
-        ceil(c["block_n"] * c["block_k"] // c["vector_width_b"], count),
+        ceil_div(c["block_m"] * c["block_k"] // c["vector_width_a"], count),
+        ceil_div(c["block_n"] * c["block_k"] // c["vector_width_b"], count),
     )
 
 
@@ -84,10 +135,10 @@ def registers(c: Mapping[str, Any], w: Any) -> int:
 
 def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Tiles along K, and how many of them a slice takes."""
-    tiles = ceil(w.k, c["block_k"])
-    return tiles, ceil(tiles, c["split_k"])
+    tiles = ceil_div(w.k, c["block_k"])
+    return tiles, ceil_div(tiles, c["split_k"])
 
 
 def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Tiles of C along m and n."""
-    return ceil(w.m, c["block_m"]), ceil(w.n, c["block_n"])
+    return ceil_div(w.m, c["block_m"]), ceil_div(w.n, c["block_n"])
