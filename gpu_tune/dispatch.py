@@ -10,7 +10,6 @@ import functools
 import logging
 import numbers
 import os
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,11 +26,10 @@ from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
 from .measure.select import select_device
 from .reference import cast, reference
-from .space.space import TemplateSpace
 from .store.store import Store, Winner, lookup, opened
 from .store.winner import Compiler
-from .templates.base import Template, render
-from .templates.registry import variants
+from .templates.base import Template
+from .templates.registry import bind
 from .trial import MEASURED
 from .workload import Conv2d, Matmul, Workload, require_workload
 from .workload.command import command
@@ -247,57 +245,25 @@ def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[
             f"{workload.key} is not tuned for {place.chip}, and there is no NVRTC to compile its default; "
             f"run: {command(workload)} on a machine that has one"
         )
-    found = sorted(
-        variants(workload, place, templates), key=lambda v: (-v.template.only_cc, -v.template.min_cc, v.template.name)
-    )
-    for variant in found:
-        config = TemplateSpace(variant.template, variant.workload, place).default()
+    found = bind(workload, place, templates)
+    for bound in sorted(found, key=lambda b: (-b.template.only_cc, -b.template.min_cc, b.name)):
+        config = bound.space().default()
         if config is None:
             continue
-        body, plan = (
-            render(variant.template, config, variant.workload, place),
-            variant.template.plan(config, variant.workload, place).check(),
-        )
-        options, created = nvrtc.all_options(place.arch), time.time()
-        code = emit(
-            body,
-            workload=workload,
-            computed=variant.workload,
-            template=variant.template.name,
-            template_hash=variant.template.hash(),
-            config=config,
-            plan=plan,
-            chip=place.chip,
-            arch=place.arch,
-            options=options,
+        rendered = bound.render(config)
+        untuned = Winner.of(
+            bound,
+            config,
+            rendered,
+            nvrtc.to_cubin(rendered.source, place.arch).data,
             source=source,
             seconds=0.0,
-            verdict="untuned default config, not timed",
-            created=created,
+            compiler=Compiler("nvrtc", nvrtc.identity()),
+            options=nvrtc.all_options(place.arch),
+            verdict={"text": "untuned default config, not timed", "ours": "unknown"},
+            complete=False,
         )
-        return TunedKernel(
-            Winner(
-                workload=workload,
-                chip=place.chip,
-                device=place.name,
-                arch=place.arch,
-                template=variant.template.name,
-                template_hash=variant.template.hash(),
-                config=config,
-                plan=plan,
-                code=code,
-                cubin=nvrtc.to_cubin(body, place.arch).data,
-                source=source,
-                seconds=0.0,
-                view=variant.view,
-                compiler=Compiler("nvrtc", nvrtc.identity()),
-                options=options,
-                verdict={"text": "untuned default config, not timed", "ours": "unknown"},
-                complete=False,
-                created=created,
-            ),
-            match="default",
-        )
+        return TunedKernel(replace(untuned, code=emit(untuned)), match="default")
     raise NotTuned(
         f"{workload.key} is not tuned for {place.chip} and no template's default fits; run: {command(workload)}"
     )

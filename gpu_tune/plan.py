@@ -161,6 +161,19 @@ Step = KernelStep | MemsetStep
 
 
 @dataclass(frozen=True)
+class ResourceEstimate:
+    """What a config takes, known before compiling. ``accumulators``: registers per thread that hold accumulators.
+
+    ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's.
+    """
+
+    threads: int
+    shared_bytes: int
+    accumulators: int
+    workspace_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """Ordered steps; every step is timed.
 

@@ -21,13 +21,16 @@ import numpy as np
 from bench.campaign import workloads
 from bench.campaign.schedule import Task, Unfinished
 from bench.campaign.setup import Setup
+from gpu_tune.errors import GpuTuneError
 from gpu_tune.measure import emulated
 from gpu_tune.measure.baselines import NAMES, names_for
+from gpu_tune.measure.finals import Check
+from gpu_tune.measure.protocol import Measurer
 from gpu_tune.measure.select import make_measurer
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.store.records import Record
 from gpu_tune.store.store import lookup
 from gpu_tune.store.winner import Winner
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.trial import MEASURED, Candidate
 from gpu_tune.tuner.tune import tune
 from gpu_tune.workload import Workload, to_dict
@@ -129,13 +132,13 @@ def conform(setup: Setup, name: str, w: Workload) -> dict[str, Any]:
     if emulated.unavailable():
         return {"failed": emulated.unavailable()}
     template = setup.templates[name]
-    space = TemplateSpace(template, w, setup.device)
+    space = BoundTemplate(template, w, setup.device).space()
     configs = [c for c in (space.default(), *space.sample(setup.count(6), np.random.default_rng(setup.seed))) if c]
     ends_as: Counter[str] = Counter()
     differ = []
     with make_measurer(w, **setup.common) as m:
         for end in [f.result() for f in [m.submit(Candidate(name, c)) for c in configs]]:
-            check = emulated.check(end.candidate, template, w, setup.device, setup.seed)
+            check = _emulated(m, end.candidate, setup.seed)
             place, right = "gpu" if setup.kind == "gpu" else "model", "ok" if check.ok else "not ok"
             timed = "ok" if end.status == "duplicate" else end.status
             ends_as[f"{place} {timed}, emulator {right}"] += 1
@@ -145,10 +148,18 @@ def conform(setup: Setup, name: str, w: Workload) -> dict[str, Any]:
     return {"counts": dict(ends_as), "differ": differ[:5]}
 
 
+def _emulated(measurer: Measurer, candidate: Candidate, seed: int) -> Check:
+    """What the emulator says; not ok where the candidate cannot even be built."""
+    try:
+        return emulated.check(measurer.build(candidate), seed)
+    except GpuTuneError as error:
+        return Check("result", "emulator", False, f"could not be built: {error}"[:500])
+
+
 def sample(setup: Setup, name: str, w: Workload, n: int, seed: int, first: int = 0, of: int = 0) -> dict[str, Any]:
     """``n`` random configs from place ``first`` of a sample of ``of``; every trial goes on record."""
     template = setup.templates[name]
-    space = TemplateSpace(template, w, setup.device)
+    space = BoundTemplate(template, w, setup.device).space()
     configs = space.sample(max(of, n), np.random.default_rng([setup.seed, seed]))[first : first + n]
     book = setup.records
     book.prepare()

@@ -164,9 +164,10 @@ class Bound:
 
     def refusals(self) -> dict[str, str]:
         """Every template that cannot compute the workload on the device, and why not."""
-        from gpu_tune.templates.registry import supporting
+        from gpu_tune.templates.registry import registry
 
-        return dict(supporting(self.workload, self.device)[1])
+        answers = {t.name: t.supported(self.workload, self.device) for t in registry().values()}
+        return {name: str(answer) for name, answer in answers.items() if answer is not True}
 
     def starts(self) -> list[str]:
         """Keys of the default config and of the seeds."""

@@ -23,8 +23,9 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.search.search import Search
 from gpu_tune.space.knob import Constraint, Knob
-from gpu_tune.space.space import GridSpace, TemplateSpace
+from gpu_tune.space.space import GridSpace
 from gpu_tune.store.interchange import RecordedSpace, load
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.trial import PREDICTED, Measurement
 from gpu_tune.workload import Matmul
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         named: list[tuple[str, Any]] = [(Path(s).name.split(".")[0], RecordedSpace(load(s))) for s in args.spaces]
         named.append(("made-up, constrained", made_up()))
         workload, device = Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt"), by_name("nvidia-h200")
-        named += [(t, TemplateSpace(registry()[t], workload, device)) for t in args.templates.split(",") if t]
+        named += [(t, BoundTemplate(registry()[t], workload, device).space()) for t in args.templates.split(",") if t]
         print(f"{'space':32} {'valid configs':>14} {'first':>8} {'median':>8} {'worst later':>12}   CPU seconds an ask")
         rows = []
         for name, space in named:

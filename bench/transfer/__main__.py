@@ -107,8 +107,8 @@ def recorded_group(path: str) -> Group:
 
 def record_groups(folder: str) -> list[Group]:
     """This project's records, with the features that the search uses."""
-    from gpu_tune.space.space import TemplateSpace
     from gpu_tune.store.records import Records
+    from gpu_tune.templates.bound import BoundTemplate
     from gpu_tune.templates.registry import registry
 
     book = Records(Path(folder))
@@ -122,7 +122,7 @@ def record_groups(folder: str) -> list[Group]:
     for (name, workload, chip), measurements in by.items():
         device = device_of(chip)
         if name in registry() and device is not None:
-            space = TemplateSpace(registry()[name], workload, device)
+            space = BoundTemplate(registry()[name], workload, device).space()
             past = HistoryGroup.of(space, measurements, workload.key)
             groups.append(
                 Group(

@@ -107,12 +107,12 @@ def _list(as_json: bool) -> None:
 
 def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool) -> None:
     """Without a GPU: what would run, and why nothing is compared."""
-    from ..templates.registry import variants
+    from ..templates.registry import bind
 
     rows = []
     for e in entries:
         try:
-            templates, problem = [v.template.name for v in variants(e.workload, device)], ""
+            templates, problem = [b.name for b in bind(e.workload, device)], ""
         except GpuTuneError as error:
             templates, problem = [], str(error)
         rows.append(

@@ -12,10 +12,9 @@ from .. import text
 from ..errors import NotTuned
 from ..kernel.emit import describe, duration
 from ..measure.select import select_device
-from ..space.space import TemplateSpace
 from ..store.records import Records
 from ..store.store import Store, lookup
-from ..templates.registry import variants
+from ..templates.registry import bind
 from ..trial import PREDICTED
 from ..workload import Workload
 from ..workload.command import command as tune_command
@@ -51,9 +50,7 @@ def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Cal
 def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
 
     chosen, _ = select_device(device)
-    spaces = [
-        _space_facts(v.template, TemplateSpace(v.template, v.workload, chosen)) for v in variants(workload, chosen)
-    ]
+    spaces = [_space_facts(b.template, b.space()) for b in bind(workload, chosen)]
     if as_json:
         options.echo_json({"workload": workload.key, "device": chosen.chip, "spaces": spaces})
         return
@@ -121,8 +118,9 @@ def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str
 
     chosen, source = select_device(device)
     records = Records().read(source)
-    tuner = Tuner(workload, device=chosen, seed=seed, history=records)
-    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
+    bound = bind(workload, chosen)
+    tuner = Tuner(spaces=[b.space() for b in bound], seed=seed, history=records)
+    now = {(b.hash, b.computed) for b in bound}
     mine = [r for r in records if r.chip == chosen.chip and (r.template_hash, r.workload) in now]
     tuner.tell({r.measurement.candidate: r.measurement for r in mine}.values())
     batch = tuner.ask()

@@ -70,13 +70,13 @@ def conv2d(workloads: list[Workload], **settings: Any) -> None:
 
 def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
     from ..measure.select import select_device
-    from ..templates.registry import variants
+    from ..templates.registry import bind
     from ..tuner.tune import tune
 
     if not settings["executor"]:  # the workers of a cluster say what device it is
         device, source = select_device(settings["device"])
         for workload in workloads:  # refuse all before the first is tuned
-            variants(workload, device)
+            bind(workload, device)
         if source == PREDICTED and not as_json:
             said = (
                 f"No GPU: times are estimates, predicted for {device.name}. Kernels are really compiled and executed."

@@ -16,18 +16,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ..cuda import nvml
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, MeasureError
-from ..templates.base import Template
+from ..templates.base import FOLDER, Template
+from ..templates.bound import BoundTemplate
+from ..templates.registry import bind, registry
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Pruner
-from ..workload import Workload, from_dict, to_dict
-from .compiling import Builder
+from ..workload import from_dict, to_dict
+from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
 from .predicted import PredictedMeasurer
+from .protocol import Build
 
 TOLERANCE = 0.05
 """Calibration times further than this from the median (relative) exclude a worker."""
@@ -37,53 +41,91 @@ _lock = threading.Lock()
 _open: dict[str, Any] = {}
 
 
-class ClusterMeasurer(Builder):
-    """See :class:`~gpu_tune.measure.protocol.Measurer`. ``address``: ``dask://host:port`` or ``tcp://host:port``.
+class Cluster:
+    """The workers of a Dask cluster that can measure; they, not this machine, say what ``device`` it is.
 
-    ``kind``: ``gpu``, or ``predicted`` to rehearse without GPUs; ``auto`` asks the workers. ``templates`` must be
-    importable by the workers: they are named by their folder, not sent. ``calibration``: the candidate that proves the
-    workers alike (default: the first one submitted).
+    ``address``: ``dask://host:port`` or ``tcp://host:port``. ``kind``: ``gpu``, or ``predicted`` to rehearse without
+    GPUs; ``auto`` asks the workers.
     """
 
-    def __init__(
-        self,
-        workload: Workload,
-        device: Device | None,
-        *,
-        address: str,
-        worker_kind: str = "auto",
-        seed: int = 0,
-        calibration: Candidate | None = None,
-        tolerance: float = TOLERANCE,
-        timeout: float = 20.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, address: str, device: Device | None = None, *, kind: str = "auto", timeout: float = 20.0):
         client_class = _dask().Client
         where = address.replace("dask://", "tcp://", 1)
         if "://" not in where:
             raise InvalidInput("cluster address", address, "is not dask://host:port", "start one with: dask scheduler")
         try:
-            self._client = client_class(where, timeout=timeout, set_as_default=False)
+            self.client = client_class(where, timeout=timeout, set_as_default=False)
         except OSError as error:
             raise MeasureError(
                 f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"
             ) from error
-        self.seed, self.tolerance, self._calibration = seed, tolerance, calibration
         try:
-            kind, found = self._survey(worker_kind, device)
+            self.kind, self.device = self._survey(kind, device)
         except BaseException:
-            self._client.close()
+            self.client.close()
             raise
-        self.source = MEASURED if kind == "gpu" else PREDICTED
-        self.kind = kind
-        super().__init__(workload, found, **options)
-        if kind == "predicted" and "policy" not in options:
-            self.policy = Policy(mode="model", repeats=7)
+        self.source = MEASURED if self.kind == "gpu" else PREDICTED
+
+    def drivers(self) -> set[str]:
+        """Versions of the display drivers of the workers; empty strings where NVML is missing."""
+        return set(self.client.run(nvml.driver_version).values())
+
+    def alike(self) -> list[str]:
+        """Addresses of the workers that have the device."""
+        chips = self.client.run(describe)
+        return sorted(w for w, c in chips.items() if self.kind == "predicted" or c == self.device.chip)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the workers to others."""
+        self.client.close()
+
+    def _survey(self, kind: str, device: Device | None) -> tuple[str, Device]:
+        chips: dict[str, Any] = self.client.run(describe)
+        if not chips:
+            raise MeasureError(
+                "the Dask scheduler has no workers; start some with: dask worker ADDRESS --resources GPU=1"
+            )
+        found = {c for c in chips.values() if c}
+        if kind == "predicted" or (kind == "auto" and not found):
+            return "predicted", device or by_name(DEFAULT)
+        wanted = device.chip if device is not None else min(found)
+        alike = [w for w, c in chips.items() if c == wanted]
+        if not alike:
+            raise MeasureError(f"no worker has a {wanted} (there are: {', '.join(sorted(found)) or 'no GPUs'})")
+        remote = device or next(iter(self.client.run(describe_fully, workers=alike).values()))
+        return "gpu", remote
+
+
+class ClusterMeasurer(CompilingMeasurer):
+    """Measures on ``cluster``, which stays open. Templates must be importable by the workers: they are named by their
+    folder, not sent. ``calibration``: the candidate that proves the workers alike (default: the first one submitted).
+    """
+
+    def __init__(
+        self,
+        bound: Sequence[BoundTemplate],
+        cluster: Cluster,
+        *,
+        seed: int = 0,
+        calibration: Candidate | None = None,
+        tolerance: float = TOLERANCE,
+        policy: Policy | None = None,
+        **options: Any,
+    ) -> None:
+        self.cluster, self.source, self._client = cluster, cluster.source, cluster.client
+        self.seed, self.tolerance, self._calibration = seed, tolerance, calibration
+        if policy is None and cluster.kind == "predicted":
+            policy = Policy(mode="model", repeats=7)
+        super().__init__(bound, policy=policy, **options)
         self.workers: list[str] = []
         self.excluded: dict[str, str] = {}
 
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         if not self.workers:
@@ -131,24 +173,17 @@ class ClusterMeasurer(Builder):
         found: Finals = task.result()
         return found
 
-    def drivers(self) -> set[str]:
-        """Versions of the display drivers of the workers; empty strings where NVML is missing."""
-        return set(self._client.run(nvml.driver_version).values())
-
     def vendors(self) -> Sequence[Finalist]:
         """On one worker."""
-        workers = self.workers or [w for w, c in self._client.run(describe).items() if c == self.device.chip]
+        workers = self.workers or self.cluster.alike()
         task = self._client.submit(
             vendors, self._facts(), resources=RESOURCE, workers=workers or None, retries=RETRIES, pure=False
         )
         found: Sequence[Finalist] = task.result()
         return found
 
-    def close(self) -> None:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`. Workers live on, for others."""
-        if not self._closed:
-            super().close()
-            self._client.close()
+    def _time(self, build: Build) -> Measurement:
+        return self.submit(build.candidate).result()
 
     def _told(self, candidate: Candidate, m: Measurement) -> Measurement:
         """``m``, with what is a duplicate decided here: workers know only what they timed themselves."""
@@ -166,36 +201,19 @@ class ClusterMeasurer(Builder):
         return self.workers if self.excluded else None
 
     def _facts(self) -> dict[str, Any]:
-        folders = {n: str(t.folder) for n, t in (self.templates or {}).items()}
+        folders = {n: "" if b.template.folder == FOLDER else str(b.template.folder) for n, b in self.bound.items()}
         return {
             "workload": to_dict(self.workload),
             "device": self.device.name,
             "chip": self.device.chip,
-            "kind": self.kind,
+            "kind": self.cluster.kind,
             "seed": self.seed,
             "policy": asdict(self.policy),
             "folders": folders,
         }
 
-    def _survey(self, kind: str, device: Device | None) -> tuple[str, Device]:
-        chips: dict[str, Any] = self._client.run(describe)
-        if not chips:
-            raise MeasureError(
-                "the Dask scheduler has no workers; start some with: dask worker ADDRESS --resources GPU=1"
-            )
-        found = {c for c in chips.values() if c}
-        if kind == "predicted" or (kind == "auto" and not found):
-            return "predicted", device or by_name(DEFAULT)
-        wanted = device.chip if device is not None else min(found)
-        alike = [w for w, c in chips.items() if c == wanted]
-        if not alike:
-            raise MeasureError(f"no worker has a {wanted} (there are: {', '.join(sorted(found)) or 'no GPUs'})")
-        remote = device or next(iter(self._client.run(describe_fully, workers=alike).values()))
-        return "gpu", remote
-
     def _calibrate(self, candidate: Candidate) -> None:
-        chips = self._client.run(describe)
-        ready = {w for w, c in chips.items() if self.kind == "predicted" or c == self.device.chip}
+        ready = self.cluster.alike()
         tasks = {
             w: self._client.submit(
                 measure,
@@ -207,7 +225,7 @@ class ClusterMeasurer(Builder):
                 pure=False,
                 retries=RETRIES,
             )
-            for w in sorted(ready)
+            for w in ready
         }
         times: dict[str, float] = {}
         failed: dict[str, str] = {}
@@ -229,7 +247,7 @@ class ClusterMeasurer(Builder):
                 off = seconds / middle - 1
                 if abs(off) > self.tolerance:
                     self.excluded[worker] = f"its calibration time is {100 * off:+.1f} % off the others'"
-        self.workers = [w for w in sorted(ready) if w not in self.excluded]
+        self.workers = [w for w in ready if w not in self.excluded]
         if not self.workers:
             raise MeasureError(
                 "no worker passed the calibration: " + "; ".join(f"{w}: {r}" for w, r in self.excluded.items())
@@ -293,27 +311,30 @@ def _measurer(facts: Mapping[str, Any]) -> Any:
                 policy=Policy(**facts["policy"]),
                 store=prepare(root()),
                 seed=facts["seed"],
-                templates=_templates(facts) or None,
                 jobs=1,
             )
+            templates = _templates(facts)
             if facts["kind"] == "gpu":
                 from ..cuda.driver import detect_device
 
                 here = detect_device()
                 if here is None or here.chip != facts["chip"]:
                     raise MeasureError(f"this worker has {here.chip if here else 'no GPU'}, not {facts['chip']}")
-                _open[key] = GpuMeasurer(workload, here, **common)
+                _open[key] = GpuMeasurer(bind(workload, here, templates), **common)
             else:
-                _open[key] = PredictedMeasurer(workload, by_name(facts["device"]), **common)
+                _open[key] = PredictedMeasurer(bind(workload, by_name(facts["device"]), templates), **common)
         return _open[key]
 
 
 def _templates(facts: Mapping[str, Any]) -> dict[str, Template]:
-    """Templates from outside the package: ``<name>.py`` beside the source, as in the package."""
+    """The templates named; one from outside the package is ``<name>.py`` beside its source, as in the package."""
     import importlib.util
 
-    made = {}
+    made: dict[str, Template] = {}
     for name, folder in facts["folders"].items():
+        if not folder:
+            made[name] = registry()[name]
+            continue
         path = Path(folder) / f"{name}.py"
         specification = importlib.util.spec_from_file_location(f"gpu_tune_template_{name}", path)
         if specification is None or specification.loader is None or not path.exists():

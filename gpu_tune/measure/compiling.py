@@ -1,4 +1,4 @@
-"""The measurers that time their builds in this process: compile ahead, time, recognise duplicates."""
+"""What the measurers that compile have in common: render and compile a candidate, time it, say how it ended."""
 
 from __future__ import annotations
 
@@ -11,55 +11,46 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..cuda import cubin as cubins
 from ..cuda import nvrtc
-from ..cuda.device import Device
 from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
 from ..plan import LaunchPlan
-from ..templates.base import ResourceEstimate, Template, render
-from ..templates.registry import resolve
+from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Policy, Pruner, Resources
-from ..workload import View, Workload
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
 from .finals import Finalist, Finals
 from .protocol import Build
 
 
-class Prepared(NamedTuple):
-    """A candidate that was checked and rendered; ``seconds`` that took."""
+class CompilingMeasurer(ABC):
+    """Base of the measurers that compile: candidates compile side by side and are timed ``timers`` at once (one a GPU).
 
-    template: Template
-    workload: Workload
-    source: str
-    view: View | None
-    plan: LaunchPlan
-    estimate: ResourceEstimate
-    seconds: float
-
-
-class Builder(ABC):
-    """Base of the measurers that compile. ``seen`` are earlier measurements: their cubins are not timed again."""
+    Subclasses say how a build is timed, and how finalists are confirmed. ``bound`` are the templates that compute one
+    workload on one device. ``seen`` are earlier measurements: their cubins are not timed again. With ``in_order``
+    builds are timed in the order of submission, which makes everything but the seconds spent a pure function of the
+    submissions.
+    """
 
     source = ""
+    in_order = False
 
     def __init__(
         self,
-        workload: Workload,
-        device: Device,
+        bound: Sequence[BoundTemplate],
         *,
         policy: Policy | None = None,
         jobs: int | None = None,
         store: Path | None = None,
-        templates: Mapping[str, Template] | None = None,
         seen: Iterable[Measurement] = (),
         compile_timeout: float = TIMEOUT,
         pool: CompilePool | None = None,
+        timers: int = 1,
     ) -> None:
-        self.workload, self.device = workload, device
+        self.bound = {b.name: b for b in bound}
+        self.workload, self.device = bound[0].workload, bound[0].device
         self.policy = policy or Policy()
-        self.templates = templates
         self.store = store
         folder = CompileStore(store / "compiled") if store is not None else None
         self._own_pool = pool is None
@@ -67,25 +58,31 @@ class Builder(ABC):
         self.busy: dict[str, float] = {"render": 0.0, "compile": 0.0, "verify": 0.0, "time": 0.0}
         self._lock = threading.Lock()
         self._by_hash: dict[str, Measurement] = {}
+        self._finalists: dict[Candidate, Build] = {}
         for measurement in seen:
             if measurement.ok and measurement.cubin_hash and measurement.source == self.source:
                 self._by_hash.setdefault(measurement.cubin_hash, measurement)
+        self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
+        self._waiting: Counter[Future[CompileResult]] = Counter()
         self._closed = False
 
     def build(self, candidate: Candidate) -> Build:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
-        prepared = self._prepare(candidate)
-        compiled = self.pool.submit(prepared.source, self.device.arch).result()
-        if compiled.status != "ok":
-            raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
-        return self._built(candidate, prepared, compiled, {"render": prepared.seconds})
+        """The candidate's source, cubin and plan, made once: it is a finalist's. See :class:`Measurer` for errors."""
+        known = self._finalists.get(candidate)
+        if known is None:
+            bound, rendered, took = self._render(candidate)
+            compiled = self.pool.submit(rendered.source, self.device.arch).result()
+            if compiled.status != "ok":
+                raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
+            known = self._finalists[candidate] = build_of(candidate, bound, rendered, compiled, {"render": took})
+        return known
 
     def close(self) -> None:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if not self._closed:
             self._closed = True
             if self._own_pool:
                 self.pool.close()
+            self._timers.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Any:
         return self
@@ -96,46 +93,27 @@ class Builder(ABC):
         self.close()
 
     @abstractmethod
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals: ...
 
     def vendors(self) -> Sequence[Finalist]:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
+        """None, unless the measurer has baselines."""
         return ()
 
     def _environment(self) -> dict[str, Any]:
         return {"nvrtc": nvrtc.identity(), "chip": self.device.chip}
 
-    def _prepare(self, candidate: Candidate) -> Prepared:
+    def _render(self, candidate: Candidate) -> tuple[BoundTemplate, Rendered, float]:
+        """The candidate's template and what it renders to, and the seconds that this took."""
         start = time.perf_counter()
-        template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
-        template.check(candidate.config, workload, self.device)
-        source = render(template, candidate.config, workload, self.device)
-        plan = template.plan(candidate.config, workload, self.device).check()
-        estimate = template.resources(candidate.config, workload, self.device)
+        bound = self.bound.get(candidate.template)
+        if bound is None:
+            rule = f"is none of those that compute {self.workload.key} on {self.device.name}"
+            raise InvalidInput("template", candidate.template, rule, f"use one of {', '.join(sorted(self.bound))}")
+        rendered = bound.render(candidate.config)
         took = time.perf_counter() - start
         with self._lock:
             self.busy["render"] += took
-        return Prepared(template, workload, source, view, plan, estimate, took)
-
-    def _built(
-        self, candidate: Candidate, prepared: Prepared, compiled: CompileResult, seconds: dict[str, float]
-    ) -> Build:
-        return Build(
-            candidate,
-            prepared.workload,
-            self.device.arch,
-            prepared.source,
-            compiled.cubin,
-            prepared.plan,
-            resources(compiled, prepared.plan),
-            prepared.estimate,
-            compiled.log,
-            prepared.view,
-            nvrtc.identity(),
-            {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds},
-            compiled.cached,
-        )
+        return bound, rendered, took
 
     def _ended(
         self,
@@ -157,65 +135,26 @@ class Builder(ABC):
             seconds=dict(seconds or (build.seconds if build else {})),
         )
 
-
-def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
-    """What the cubin takes, the largest over the plan's kernels; CompileError when it lacks one of them."""
-    facts, reports = cubins.read(compiled.cubin).kernels, cubins.read_log(compiled.log)
-    missing = [step.kernel for step in plan.kernels if step.kernel not in facts]
-    if missing:
-        raise CompileError(
-            f"the launch plan names a kernel {missing[0]!r} that the cubin lacks (it has {', '.join(facts)})"
-        )
-    used = [facts[step.kernel] for step in plan.kernels]
-    told = [reports[step.kernel] for step in plan.kernels if step.kernel in reports]
-    return Resources(
-        registers=max(f.registers for f in used),
-        spill_bytes=max((r.spill_bytes for r in told), default=0),
-        stack_bytes=max(f.stack_bytes for f in used),
-        static_shared_bytes=max(f.static_shared_bytes for f in used),
-        threads=max(s.threads for s in plan.kernels),
-        dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
-        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
-    )
-
-
-class Pipeline(Builder):
-    """Candidates compile side by side and are timed ``timers`` at once (one a GPU); subclasses say how.
-
-    With ``in_order`` builds are timed in the order of submission, which makes everything but the seconds spent a pure
-    function of the submissions.
-    """
-
-    in_order = False
-
-    def __init__(self, workload: Workload, device: Device, *, timers: int = 1, **options: Any) -> None:
-        super().__init__(workload, device, **options)
-        self._timers = ThreadPoolExecutor(timers, thread_name_prefix="gpu_tune-time")
-        self._waiting: Counter[Future[CompileResult]] = Counter()
-
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         result: Future[Measurement] = Future()
         try:
-            prepared = self._prepare(candidate)
+            bound, rendered, took = self._render(candidate)
         except (InvalidConfig, InvalidInput) as error:
             result.set_result(self._ended(candidate, "invalid", str(error)))
             return result
         except GpuTuneError as error:
             result.set_result(self._ended(candidate, "compile_error", str(error)))
             return result
-        compiled = self.pool.submit(prepared.source, self.device.arch)
+        compiled = self.pool.submit(rendered.source, self.device.arch)
         self._share(compiled, result)
 
         def run() -> None:
             if not result.set_running_or_notify_cancel():
                 return
             try:
-                result.set_result(
-                    self._finish(candidate, prepared, compiled.result(), {"render": prepared.seconds}, pruner)
-                )
+                result.set_result(self._finish(candidate, bound, rendered, compiled.result(), took, pruner))
             except BaseException as error:
                 known = isinstance(error, GpuTuneError)
                 result.set_exception(error if known else MeasureError(f"measuring failed: {error!r}"))
@@ -248,30 +187,26 @@ class Pipeline(Builder):
 
         result.add_done_callback(release)
 
-    def close(self) -> None:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
-        super().close()
-        self._timers.shutdown(wait=True, cancel_futures=True)
-
     @abstractmethod
-    def _time(self, build: Build, template: Template) -> Measurement:
+    def _time(self, build: Build) -> Measurement:
         """Verify and time one build (in a timer thread)."""
 
     def _finish(
         self,
         candidate: Candidate,
-        prepared: Prepared,
+        bound: BoundTemplate,
+        rendered: Rendered,
         compiled: CompileResult,
-        seconds: dict[str, float],
+        took: float,
         pruner: Pruner | None = None,
     ) -> Measurement:
-        seconds["compile"] = 0.0 if compiled.cached else compiled.seconds
+        seconds = {"render": took, "compile": 0.0 if compiled.cached else compiled.seconds}
         with self._lock:
             self.busy["compile"] += seconds["compile"]
         if compiled.status != "ok":
             return self._ended(candidate, compiled.status, compiled.reason, seconds)
         try:
-            build = self._built(candidate, prepared, compiled, seconds)
+            build = build_of(candidate, bound, rendered, compiled, seconds)
         except GpuTuneError as error:
             return self._ended(candidate, "compile_error", str(error), seconds)
         reason = pruner(candidate, build.resources) if pruner is not None else ""
@@ -287,10 +222,44 @@ class Pipeline(Builder):
                 seconds=seconds,
                 reason=f"same cubin and launch as {twin.candidate.key}",
             )
-        measurement = self._time(build, prepared.template)
+        measurement = self._time(build)
         with self._lock:
             for stage in ("verify", "time"):
                 self.busy[stage] += measurement.seconds.get(stage, 0.0)
         if measurement.ok:
             self._by_hash.setdefault(build.hash, measurement)
         return measurement
+
+
+def build_of(
+    candidate: Candidate,
+    bound: BoundTemplate,
+    rendered: Rendered,
+    compiled: CompileResult,
+    seconds: Mapping[str, float],
+) -> Build:
+    """The build of a compile that went well; CompileError when the cubin lacks a kernel of the plan."""
+    spent = {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds}
+    taken, version = resources(compiled, rendered.plan), nvrtc.identity()
+    return Build(candidate, bound, rendered, compiled.cubin, taken, compiled.log, version, spent, compiled.cached)
+
+
+def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:
+    """What the cubin takes, the largest over the plan's kernels; CompileError when it lacks one of them."""
+    facts, reports = cubins.read(compiled.cubin).kernels, cubins.read_log(compiled.log)
+    missing = [step.kernel for step in plan.kernels if step.kernel not in facts]
+    if missing:
+        raise CompileError(
+            f"the launch plan names a kernel {missing[0]!r} that the cubin lacks (it has {', '.join(facts)})"
+        )
+    used = [facts[step.kernel] for step in plan.kernels]
+    told = [reports[step.kernel] for step in plan.kernels if step.kernel in reports]
+    return Resources(
+        registers=max(f.registers for f in used),
+        spill_bytes=max((r.spill_bytes for r in told), default=0),
+        stack_bytes=max(f.stack_bytes for f in used),
+        static_shared_bytes=max(f.static_shared_bytes for f in used),
+        threads=max(s.threads for s in plan.kernels),
+        dynamic_shared_bytes=max(s.shared_bytes for s in plan.kernels),
+        notes=tuple(dict.fromkeys(note for r in told for note in r.notes)),
+    )

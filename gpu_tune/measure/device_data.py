@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from ..cuda import driver, memory
 from ..cuda.driver import DriverError, memset
 from ..cuda.launch import Bound, Program
-from ..plan import LaunchPlan
 from ..reference import NUMPY, example_inputs
-from ..reference.numerics import Numerics
 from ..workload import ArraySpec, Workload
+from .messages import KernelToLoad
 
 GUARD = 4096
 """Bytes on each side of the output that a kernel must leave alone."""
 MAX_SETS = 256
 _STEP = 256
+
+
+SCALARS = {"alpha": 0.75, "beta": 0.5}
 
 
 class DeviceData:
@@ -112,11 +113,9 @@ def _flat(array: np.ndarray, spec: ArraySpec) -> np.ndarray:
 class LoadedKernel:
     """A build on the device, bound to the verify set and to each timing set."""
 
-    def __init__(self, request: Mapping[str, Any], data: DeviceData, pdl: bool) -> None:
-        self.plan = LaunchPlan.from_json(request["plan"])
-        self.names: Mapping[str, str] = request["buffers"]
-        self.numerics = Numerics(**request["numerics"])
-        self.program = Program(request["cubin"], self.plan)
+    def __init__(self, kernel: KernelToLoad, data: DeviceData, pdl: bool) -> None:
+        self.plan, self.names, self.numerics = kernel.plan, kernel.buffers, kernel.numerics
+        self.program = Program(kernel.cubin, self.plan)
         self.data, self.pdl = data, pdl
         self.workspace = memory.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
         self.sets, self.footprint = data.sets, data.footprint
@@ -148,6 +147,3 @@ class LoadedKernel:
     def _named(self, buffers: Mapping[str, int]) -> dict[str, int]:
         known = {template: buffers[own] for template, own in self.names.items() if own in buffers}
         return {**known, "workspace": self.workspace} if self.workspace else known
-
-
-SCALARS = {"alpha": 0.75, "beta": 0.5}

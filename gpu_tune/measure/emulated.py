@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from .. import reference
-from ..cuda.device import Device
 from ..emulator import emulate, unavailable_reason
 from ..errors import GpuTuneError
-from ..templates.base import Template, render
-from ..trial import Candidate
+from ..space.knob import Config
+from ..templates.bound import BoundTemplate
 from ..workload import Conv2d, Matmul, Workload
 from .finals import Check
+from .protocol import Build
 
 WHOLE = 3e8
 """FLOP up to which the workload itself is executed (the emulator does about 10^9 a second)."""
@@ -27,28 +27,29 @@ LARGEST = 6e9
 """FLOP up to which it is executed when no smaller workload satisfies the config's constraints."""
 
 
-def check(candidate: Candidate, template: Template, workload: Workload, device: Device, seed: int = 0) -> Check:
-    """Run ``candidate`` (whose template computes ``workload``) on the emulator and compare with the reference.
+def check(build: Build, seed: int = 0) -> Check:
+    """Run ``build`` on the emulator and compare with the reference.
 
     ``ok`` needs a right result and no finding (race, access outside a buffer, deadlock ...). A check that could not
     be run at all is not ok, and its ``detail`` says why.
     """
-    small = stand_in(candidate, template, workload, device)
+    bound, config = build.bound, build.candidate.config
+    small = stand_in(bound, config)
     if small is None:
-        return Check(
-            "result", "emulator", False, "no smaller workload satisfies the config's constraints", workload.key
-        )
+        rule = "no smaller workload satisfies the config's constraints"
+        return Check("result", "emulator", False, rule, bound.computed.key)
     try:
-        source = render(template, candidate.config, small, device)
-        plan = template.plan(candidate.config, small, device)
+        rendered = build.rendered if small == bound.computed else bound.on(small).render(config)
         arrays = reference.example_inputs(small, seed)
         scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in small.scalars()}
         given = {**arrays, "out": reference.allocate(small.arrays()["out"], np.nan)}
-        report = emulate(source, plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed)
+        device = bound.device
+        report = emulate(
+            rendered.source, rendered.plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed
+        )
         if not report.ok:
             return Check("result", "emulator", False, str(report)[:500], small.key)
-        numerics = template.numerics(candidate.config, small)
-        found = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=numerics)
+        found = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
         return Check("result", "emulator", found.ok, str(found), small.key)
     except GpuTuneError as error:
         return Check("result", "emulator", False, f"could not be executed: {error}"[:500], small.key)
@@ -59,14 +60,15 @@ def unavailable() -> str:
     return unavailable_reason()
 
 
-def stand_in(candidate: Candidate, template: Template, workload: Workload, device: Device) -> Workload | None:
-    """``workload`` itself where it is small, else the first smaller one that the config is valid for, or None."""
+def stand_in(bound: BoundTemplate, config: Config) -> Workload | None:
+    """What ``bound`` computes where that is small, else the first smaller one that ``config`` is valid for, or None."""
+    workload = bound.computed
     if workload.flops <= WHOLE:
         return workload
     for small in smaller(workload):
         try:
-            fits = small.flops <= LARGEST and template.supported(small, device) is True
-            if fits and not template.violations(candidate.config, small, device):
+            fits = small.flops <= LARGEST and bound.template.supported(small, bound.device) is True
+            if fits and not bound.on(small).violations(config):
                 return small
         except GpuTuneError:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,19 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from ..cuda import nvrtc
-from ..cuda.device import Device
 from ..errors import GpuTuneError, MeasureError
-from ..templates.base import Template
-from ..templates.registry import resolve
+from ..templates.bound import BoundTemplate
 from ..trial import MEASURED, Candidate, Measurement, Policy
-from ..workload import Workload, to_dict
 from .baselines import names_for
-from .compiling import Pipeline
+from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Check, Finalist, Finals, conclude
-from .gpu_worker import request_of
+from .messages import (
+    EnvironmentRequest,
+    FinalistReply,
+    FinalsReply,
+    FinalsRequest,
+    KernelToLoad,
+    TrialReply,
+    TrialRequest,
+    WinnerRequest,
+    WorkerFacts,
+)
 from .protocol import Build
 from .quarantine import CircuitBreaker, Journal, run_seconds
-from .worker import Child, ChildLost
+from .worker import Child, ChildLost, Stage
 
 ENTRY = "gpu_tune.measure.gpu_worker:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
@@ -33,7 +41,7 @@ BASELINES = ("cublas", "cublaslt", "cudnn")
 """Those that every tuning compares with where they fit; ``gpu-tune bench`` asks for PyTorch and Triton as well."""
 
 
-class GpuMeasurer(Pipeline):
+class GpuMeasurer(CompilingMeasurer):
     """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.protocol.Measurer`.
 
     ``baselines``: the vendor libraries that ``confirm`` times beside ours, as far as they are installed. ``entry`` and
@@ -44,8 +52,7 @@ class GpuMeasurer(Pipeline):
 
     def __init__(
         self,
-        workload: Workload,
-        device: Device,
+        bound: Sequence[BoundTemplate],
         *,
         gpus: Sequence[int] = (0,),
         policy: Policy | None = None,
@@ -56,10 +63,10 @@ class GpuMeasurer(Pipeline):
         run_limit: float | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(workload, device, policy=policy, store=store, timers=len(gpus), **options)
-        fitting = tuple(n for n in names_for(workload) if n in BASELINES)
+        super().__init__(bound, policy=policy, store=store, timers=len(gpus), **options)
+        fitting = tuple(n for n in names_for(self.workload) if n in BASELINES)
         self.baselines = fitting if baselines is None else tuple(baselines)
-        self.seed, self.run_limit = seed, run_seconds(workload) if run_limit is None else run_limit
+        self.seed, self.run_limit = seed, run_seconds(self.workload) if run_limit is None else run_limit
         self.children = [Child(entry, {"ordinal": ordinal}) for ordinal in gpus]
         self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
         for child in self.children:
@@ -69,7 +76,7 @@ class GpuMeasurer(Pipeline):
         self._best = 0.0
         self.breaker = CircuitBreaker()
         self._timed_out = False
-        self._facts: dict[str, Any] = {}
+        self._facts: WorkerFacts | None = None
         self._known: dict[Child, int] = {}
 
     def close(self) -> None:
@@ -93,9 +100,8 @@ class GpuMeasurer(Pipeline):
                 out[candidate.key] = Finalist(candidate.key, candidate, status="compile_error", reason=str(error))
         baselines, reply = self.baselines, None
         while reply is None:
-            request = self._request("confirm", rounds=rounds, baselines=baselines)
-            request["entries"] = [self._entry(b) for n, b in builds.items() if n not in out]
-            failed, reason, reply = self._ask(request)
+            left = [b for n, b in builds.items() if n not in out]
+            failed, reason, reply = self._ask_finals(left, baselines, rounds)
             if reply is None and failed in builds:
                 out[failed] = Finalist(failed, builds[failed].candidate, status="run_error", reason=reason)
                 out |= self._spared(failed, builds, out)
@@ -107,12 +113,12 @@ class GpuMeasurer(Pipeline):
                 baselines = ()
             elif reply is None:
                 raise MeasureError(f"the finalists could not be re-timed: {reason}")
-        series = reply["contenders"]
-        contenders = {n: out[n] if n in out else _contender(n, b.candidate, series[n]) for n, b in builds.items()}
-        contenders = {**out, **contenders, **{n: _contender(n, None, r) for n, r in series.items() if n not in builds}}
-        again = {n: tuple(r["again"]) for n, r in series.items() if "again" in r}
+        series = reply.finalists
+        contenders = {n: out[n] if n in out else _finalist(n, b.candidate, series[n]) for n, b in builds.items()}
+        contenders = {**out, **contenders, **{n: _finalist(n, None, r) for n, r in series.items() if n not in builds}}
+        again = {n: r.again for n, r in series.items() if r.again}
         taken = {n: b.resources for n, b in builds.items()}
-        environment = {**self._environment(), "clocks": reply["clocks"], "baselines": list(baselines)}
+        environment = {**self._environment(), "clocks": reply.clocks, "baselines": list(baselines)}
         while True:
             found = conclude(MEASURED, list(contenders.values()), again, taken, environment)
             if found.winner is None or len(found.contender(found.winner).checks) > 1:
@@ -132,9 +138,9 @@ class GpuMeasurer(Pipeline):
         """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         names, lost = self.baselines, list[Finalist]()
         while True:
-            failed, reason, reply = self._ask(self._request("confirm", rounds=ROUNDS, baselines=names, entries=[]))
+            failed, reason, reply = self._ask_finals([], names, ROUNDS)
             if reply is not None:
-                return (*lost, *(_contender(n, None, r) for n, r in reply["contenders"].items()))
+                return (*lost, *(_finalist(n, None, r) for n, r in reply.finalists.items()))
             gone = {failed} & set(names) or set(names)
             lost += [Finalist(n, status="run_error", reason=reason) for n in sorted(gone)]
             names = tuple(n for n in names if n not in gone)
@@ -143,77 +149,81 @@ class GpuMeasurer(Pipeline):
 
     def _check_winner(self, contender: Finalist, build: Build) -> Finalist:
         """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""
-        _, reason, reply = self._ask({**self._request("winner"), **self._entry(build)})
-        found = reply["checks"] if reply is not None else {"new inputs": (False, reason)}
+        _, reason, reply = self._ask(WinnerRequest(self.workload, self.seed, KernelToLoad.of(build)))
+        found = reply.checks if reply is not None else {"new inputs": (False, reason)}
         checks = (*contender.checks, *(Check(n, "gpu", ok, detail) for n, (ok, detail) in found.items()))
         bad = "; ".join(f"{c.name}: {c.detail}" for c in checks if not c.ok)
         return replace(contender, status="wrong" if bad else "ok", reason=bad, checks=checks)
 
-    def _time(self, build: Build, template: Template) -> Measurement:
+    def _time(self, build: Build) -> Measurement:
         killer = self.killers.get(build.hash)
         if killer is not None:
             return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
         reason = self.breaker.tripped(build.candidate.template)
         if reason:
             return self._ended(build.candidate, "quarantined", reason, build.seconds, build)
-        request = {**self._request("trial", best=self._best), **self._entry(build)}
+        request = TrialRequest(self.workload, self.seed, self.policy, KernelToLoad.of(build), self._best)
         child = self._child()
         lost = False
         try:
             if self.journal:
                 self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
-            reply = child.ask(request, self._limit)
-            lost = bool(reply["lost"])
+            reply: TrialReply = child.ask(request, self._limit)
+            lost = reply.lost
             if lost:
                 child.kill()
         except ChildLost as error:
             if self._closed:
                 raise MeasureError("the measurer was closed") from error
             lost = True
-            reply = {"status": "run_timeout" if error.timed_out else "run_error", "reason": str(error), "seconds": {}}
+            reply = TrialReply("run_timeout" if error.timed_out else "run_error", str(error))
         except GpuTuneError as error:
-            reply = {"status": "run_error", "reason": str(error), "seconds": {}}
+            reply = TrialReply("run_error", str(error))
         finally:
             self._free.put(child)
         if self.journal:
-            self.journal.ended(build.hash, reply["status"], lost)
-        self.breaker.note(build.candidate.template, lost=lost, hung=reply["status"] == "run_timeout")
-        if reply["status"] == "ok":
-            median = sorted(reply["samples"])[len(reply["samples"]) // 2]
+            self.journal.ended(build.hash, reply.status, lost)
+        self.breaker.note(build.candidate.template, lost=lost, hung=reply.status == "run_timeout")
+        if reply.status == "ok":
+            median = statistics.median_high(reply.samples)
             self._best = min(self._best or median, median)
         return Measurement(
             build.candidate,
-            reply["status"],
+            reply.status,
             MEASURED,
-            reply["reason"],
-            tuple(reply.get("samples", ())),
-            tuple(reply.get("warm", ())),
+            reply.reason,
+            reply.samples,
+            reply.warm_samples,
             self.policy,
             build.resources,
-            {**self._environment(), **reply.get("clocks", {})},
+            {**self._environment(), **reply.clocks},
             build.hash,
-            {**build.seconds, **reply.get("seconds", {})},
-            reply.get("error", {}),
+            {**build.seconds, **reply.seconds},
+            reply.error,
         )
 
-    def _ask(self, request: dict[str, Any]) -> tuple[str, str, dict[str, Any] | None]:
-        child, stage = self._child(), ""
+    def _ask_finals(
+        self, builds: Sequence[Build], baselines: Sequence[str], rounds: int
+    ) -> tuple[str, str, FinalsReply | None]:
+        """The reply, or the name of what made it break off ("": unknown) and why."""
+        kernels = tuple(map(KernelToLoad.of, builds))
+        request = FinalsRequest(self.workload, self.seed, self.policy, kernels, tuple(baselines), rounds)
+        failed, reason, reply = self._ask(request)
+        if reply is not None and reply.failed is not None:
+            return reply.failed, reply.reason, None
+        return failed, reason, reply
+
+    def _ask(self, request: FinalsRequest | WinnerRequest) -> tuple[str, str, Any]:
+        child = self._child()
         self._timed_out = False
-
-        def limit(now: str) -> float:
-            nonlocal stage
-            stage = now
-            return self._limit(now.rpartition("|")[2])
-
         try:
-            reply = child.ask(request, limit)
-            if reply["lost"]:
+            reply = child.ask(request, self._limit)
+            if reply.lost:
                 child.kill()
-            return (reply["failed"], reply["reason"], None) if "failed" in reply else ("", "", reply)
+            return "", "", reply
         except ChildLost as error:
-            culprit = stage.partition("|")[0].removeprefix("check ") if stage.startswith("check ") else ""
             self._timed_out = error.timed_out
-            return culprit, str(error), None
+            return error.stage.subject, str(error), None
         finally:
             self._free.put(child)
 
@@ -237,14 +247,14 @@ class GpuMeasurer(Pipeline):
         self._facts = self._facts or facts
         return child
 
-    def _facts_of(self, child: Child) -> dict[str, Any]:
-        facts: dict[str, Any] = child.ask({"do": "environment"}, LIMITS[""])
-        if facts["chip"] != self.device.chip:
-            raise MeasureError(f"GPU {facts['ordinal']} is {facts['chip']}, not {self.device.chip}")
-        supported, built = int(facts["cuda"].split(".")[0]), nvrtc.version()[0]
+    def _facts_of(self, child: Child) -> WorkerFacts:
+        facts: WorkerFacts = child.ask(EnvironmentRequest(), LIMITS[""])
+        if facts.chip != self.device.chip:
+            raise MeasureError(f"GPU {facts.ordinal} is {facts.chip}, not {self.device.chip}")
+        supported, built = int(facts.cuda.split(".")[0]), nvrtc.version()[0]
         if built > supported:
             raise MeasureError(
-                f"its driver runs CUDA {facts['cuda']}, but NVRTC {built} compiles for newer ones; "
+                f"its driver runs CUDA {facts.cuda}, but NVRTC {built} compiles for newer ones; "
                 f"install gpu_tune[cuda{supported}] or a newer driver"
             )
         if self.device.cc not in nvrtc.architectures():
@@ -260,33 +270,13 @@ class GpuMeasurer(Pipeline):
             )
         return facts
 
-    def _request(self, do: str, **more: Any) -> dict[str, Any]:
-        policy = asdict(self.policy)
-        return {"do": do, "workload": to_dict(self.workload), "seed": self.seed, "policy": policy, **more}
-
-    def _entry(self, build: Build) -> dict[str, Any]:
-        return {"name": build.candidate.key, **request_of(build, self._numerics(build))}
-
-    def _limit(self, stage: str) -> float:
-        return LIMITS.get(stage, self.run_limit)
-
-    def _numerics(self, build: Build) -> Any:
-        template, workload, _ = resolve(build.candidate.template, self.workload, self.device, self.templates)
-        return template.numerics(build.candidate.config, workload)
+    def _limit(self, stage: Stage) -> float:
+        return LIMITS.get(stage.name, self.run_limit)
 
     def _environment(self) -> dict[str, Any]:
-        return {**super()._environment(), **self._facts}
+        return {**super()._environment(), **(asdict(self._facts) if self._facts else {})}
 
 
-def _contender(name: str, candidate: Candidate | None, reply: dict[str, Any]) -> Finalist:
-    checks = tuple(Check(n, "gpu", ok, detail) for n, (ok, detail) in reply.get("checks", {}).items())
-    return Finalist(
-        name,
-        candidate,
-        tuple(reply.get("samples", ())),
-        tuple(reply.get("warm", ())),
-        reply["status"],
-        reply["reason"],
-        reply.get("label", ""),
-        checks,
-    )
+def _finalist(name: str, candidate: Candidate | None, reply: FinalistReply) -> Finalist:
+    checks = tuple(Check(n, "gpu", ok, detail) for n, (ok, detail) in reply.checks.items())
+    return Finalist(name, candidate, reply.samples, reply.warm_samples, reply.status, reply.reason, reply.label, checks)

@@ -20,13 +20,13 @@ import numpy as np
 
 from ..cuda.cubin import Mix, mixes
 from ..cuda.device import Device
+from ..errors import GpuTuneError
 from ..plan import KernelStep, MemsetStep
-from ..templates.base import Template
-from ..templates.registry import resolve
-from ..trial import PREDICTED, Candidate, Measurement, Policy
+from ..templates.bound import BoundTemplate
+from ..trial import PREDICTED, Candidate, Measurement, Policy, Resources
 from ..workload import ITEMSIZE, Workload
 from . import emulated
-from .compiling import Pipeline
+from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Finalist, Finals, conclude
 from .protocol import Build
 
@@ -46,20 +46,20 @@ _MMA_FLOPS = {
 }
 
 
-class PredictedMeasurer(Pipeline):
+class PredictedMeasurer(CompilingMeasurer):
     """Estimates in place of times; see the module. ``seed`` draws the hidden constants and the noise."""
 
     source = PREDICTED
     in_order = True
 
     def __init__(
-        self, workload: Workload, device: Device, *, seed: int = 0, policy: Policy | None = None, **options: Any
+        self, bound: Sequence[BoundTemplate], *, seed: int = 0, policy: Policy | None = None, **options: Any
     ) -> None:
-        super().__init__(workload, device, policy=policy or Policy(mode="model", repeats=7), **options)
+        super().__init__(bound, policy=policy or Policy(mode="model", repeats=7), **options)
         self.seed = seed
-        self._chip = _Chip(device, seed)
+        self._chip = _Chip(self.device, seed)
 
-    def _time(self, build: Build, template: Template) -> Measurement:
+    def _time(self, build: Build) -> Measurement:
         start = time.perf_counter()
         seconds = dict(build.seconds)
         reason = self._unlaunchable(build)
@@ -87,28 +87,31 @@ class PredictedMeasurer(Pipeline):
         """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
         on the emulator, and the next best takes its place when that finds it wrong. There are no baselines: a vendor's
         kernel's time cannot be predicted."""
-        measured = [f.result() for f in [self.submit(c) for c in dict.fromkeys(candidates)]]
         drift = np.exp(np.cumsum(_rng("drift", self.seed, self.device.chip).normal(0.0, 0.003, rounds)))
         contenders: dict[Candidate, Finalist] = {}
-        again = {}
-        for m in measured:
-            name = m.candidate.key
-            if not m.ok:
-                contenders[m.candidate] = Finalist(name, m.candidate, status=m.status, reason=m.reason)
+        again, taken = {}, dict[str, Resources | None]()
+        for candidate in dict.fromkeys(candidates):
+            name = candidate.key
+            try:
+                build = self.build(candidate)
+                reason = self._unlaunchable(build)
+            except GpuTuneError as error:
+                contenders[candidate] = Finalist(name, candidate, status="compile_error", reason=str(error))
                 continue
-            build = self.build(m.candidate)
+            taken[name] = build.resources
+            if reason:
+                contenders[candidate] = Finalist(name, candidate, status="launch_error", reason=reason)
+                continue
             seconds = self._chip.time(build, self.policy.l2 == "cold")
             first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
             again[name] = tuple(map(float, second))
-            contenders[m.candidate] = Finalist(name, m.candidate, tuple(map(float, first)))
-        taken = {m.candidate.key: m.resources for m in measured}
+            contenders[candidate] = Finalist(name, candidate, tuple(map(float, first)))
         environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
         while True:
             found = conclude(PREDICTED, list(contenders.values()), again, taken, environment)
             if found.winner is None or emulated.unavailable() or found.contender(found.winner).checks:
                 return found
-            template, workload, _ = resolve(found.winner.template, self.workload, self.device, self.templates)
-            check = emulated.check(found.winner, template, workload, self.device, self.seed)
+            check = emulated.check(self.build(found.winner), self.seed)
             status, reason = ("ok", "") if check.ok else ("wrong", check.detail)
             contenders[found.winner] = replace(contenders[found.winner], status=status, reason=reason, checks=(check,))
 
@@ -121,7 +124,7 @@ class PredictedMeasurer(Pipeline):
 
     def _unlaunchable(self, build: Build) -> str:
         device, taken = self.device, build.resources
-        for step in build.plan.kernels:
+        for step in build.rendered.plan.kernels:
             shared = step.shared_bytes + taken.static_shared_bytes
             if step.shared_bytes and shared > device.shared_bytes_per_block:
                 limit = device.shared_bytes_per_block
@@ -129,7 +132,7 @@ class PredictedMeasurer(Pipeline):
             if taken.registers * step.threads > device.registers_per_sm:
                 limit = device.registers_per_sm
                 return f"{step.kernel} takes {taken.registers} registers x {step.threads} threads, an SM has {limit}"
-        needed = build.workload.bytes + build.plan.workspace_bytes
+        needed = build.bound.computed.bytes + build.rendered.plan.workspace_bytes
         if needed > device.memory_bytes:
             return f"out of memory: {needed} bytes needed, {device.name} has {device.memory_bytes}"
         return ""
@@ -164,7 +167,7 @@ class _Chip:
         self.roofs = rng.uniform(4.0, 7.0)  # how sharply the roofs meet
 
     def time(self, build: Build, cold: bool) -> float:
-        plan, code = build.plan, mixes(build.cubin)
+        plan, code = build.rendered.plan, mixes(build.cubin)
         main = max(plan.kernels, key=lambda s: (_weight(code[s.kernel]), s.blocks * s.threads))
         total = 0.0
         for step in plan.steps:
@@ -178,7 +181,7 @@ class _Chip:
         return total * math.exp(self._interactions(build))
 
     def _main(self, build: Build, step: KernelStep, mix: Mix, cold: bool) -> float:
-        device, taken, w = self.device, build.resources, build.workload
+        device, taken, w = self.device, build.resources, build.bound.computed
         shared = step.shared_bytes + taken.static_shared_bytes
         resident = max(1, device.resident_blocks(step.threads, taken.registers, shared))
         warps = -(-step.threads // 32)
@@ -237,8 +240,8 @@ class _Chip:
 
     def _tile_bytes(self, build: Build, step: KernelStep) -> float:
         """Bytes that one block draws through L2: its share of the operands for a tile of the output, and its result."""
-        w, config = build.workload, build.candidate.config
-        area = max(32.0, float(build.estimate.accumulators * build.estimate.threads))
+        w, config = build.bound.computed, build.candidate.config
+        area = max(32.0, float(build.rendered.estimate.accumulators * build.rendered.estimate.threads))
         rows = next(
             (
                 float(config[a]) / float(config[b])
@@ -265,8 +268,8 @@ class _Chip:
         return factor
 
     def _dram(self, build: Build, step: KernelStep, cold: bool) -> float:
-        w, device = build.workload, self.device
-        moved = float(w.bytes + 2 * build.plan.workspace_bytes)
+        w, device = build.bound.computed, self.device
+        moved = float(w.bytes + 2 * build.rendered.plan.workspace_bytes)
         in_flight = 1 - 0.5 ** (step.blocks * build.resources.threads / (device.sm_count * 256))
         over = min(1.0, max(0.0, moved / device.l2_bytes - 0.5))
         reread = 0.25 * over * self._tile_bytes(build, step) * step.blocks / max(1.0, moved)
@@ -274,8 +277,8 @@ class _Chip:
         return moved * (share + 0.1 * reread) / (device.bandwidth * self.dram * max(0.05, in_flight))
 
     def _other(self, build: Build, step: KernelStep) -> float:
-        w = build.workload
-        moved = build.plan.workspace_bytes + w.arrays()["out"].nbytes
+        w = build.bound.computed
+        moved = build.rendered.plan.workspace_bytes + w.arrays()["out"].nbytes
         filled = min(1.0, step.blocks * step.threads / (self.device.sm_count * 512))
         return 0.9e-6 + moved / (self.device.bandwidth * 1.5 * self.dram * max(0.02, filled))
 

@@ -11,31 +11,24 @@ from types import TracebackType
 from typing import Protocol
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan
-from ..templates.base import ResourceEstimate
+from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Pruner, Resources
-from ..workload import View, Workload
+from ..workload import Workload
 from .finals import Finalist, Finals
 
 
 @dataclass(frozen=True)
 class Build:
-    """A candidate, rendered and compiled. ``workload`` is what its template computes: the tuned one or a view of it.
-
-    ``view`` maps the template's buffer names to the tuned workload's (None: they are the same). ``hash`` names the
-    cubin together with its launch plan: equal builds run equally. ``log``: the compiler's words.
+    """A candidate, rendered and compiled. ``hash`` names the cubin together with its launch plan: equal builds run
+    equally. ``log``: the compiler's words. ``seconds``: what each stage cost; ``cached``: the compile cost nothing.
     """
 
     candidate: Candidate
-    workload: Workload
-    arch: str
-    source: str
+    bound: BoundTemplate
+    rendered: Rendered
     cubin: bytes
-    plan: LaunchPlan
     resources: Resources
-    estimate: ResourceEstimate
     log: str = ""
-    view: View | None = None
     nvrtc: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
@@ -43,7 +36,7 @@ class Build:
     @property
     def hash(self) -> str:
         """16 hex digits over the cubin and the launch plan."""
-        plan = json.dumps(self.plan.to_json(), sort_keys=True)
+        plan = json.dumps(self.rendered.plan.to_json(), sort_keys=True)
         return hashlib.sha256(self.cubin + b"\0" + plan.encode()).hexdigest()[:16]
 
 
@@ -53,6 +46,11 @@ class Measurer(Protocol):
     source: str
     device: Device
     workload: Workload
+
+    @property
+    def bound(self) -> Mapping[str, BoundTemplate]:
+        """By name: what candidates may be of."""
+        ...
 
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
         """A future of the candidate's trial. A bad candidate is a status, never an exception. ``pruner`` looks at the

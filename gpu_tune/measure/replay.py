@@ -6,7 +6,7 @@ Every repeat that was recorded of a candidate is kept, and confirmations draw fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
@@ -14,12 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda.device import Device
 from ..errors import InvalidInput, MeasureError
-from ..templates.base import Template, render
-from ..templates.registry import resolve
+from ..templates.bound import BoundTemplate
 from ..trial import REPLAYED, Candidate, Measurement, Pruner, Resources
-from ..workload import Workload
 from .finals import ROUNDS, Finalist, Finals, conclude
 from .protocol import Build
 
@@ -33,9 +30,9 @@ class ReplayMeasurer:
 
     source = REPLAYED
 
-    def __init__(self, workload: Workload, device: Device, recorded: Iterable[Measurement], *, seed: int = 0,
-                 templates: Mapping[str, Template] | None = None) -> None:  # fmt: skip
-        self.workload, self.device, self.seed, self.templates = workload, device, seed, templates
+    def __init__(self, bound: Sequence[BoundTemplate], recorded: Iterable[Measurement], *, seed: int = 0) -> None:
+        self.bound = {b.name: b for b in bound}
+        self.workload, self.device, self.seed = bound[0].workload, bound[0].device, seed
         self._recorded: dict[Candidate, Measurement] = {}
         for m in recorded:
             before = self._recorded.get(m.candidate)
@@ -78,22 +75,20 @@ class ReplayMeasurer:
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
         from .compile import CompilePool
-        from .compiling import resources
+        from .compiling import build_of
 
-        template, workload, view = resolve(candidate.template, self.workload, self.device, self.templates)
-        template.check(candidate.config, workload, self.device)
-        source = render(template, candidate.config, workload, self.device)
-        plan = template.plan(candidate.config, workload, self.device).check()
+        if candidate.template not in self.bound:
+            raise InvalidInput("template", candidate.template, f"does not compute {self.workload.key}, or is unknown")
+        bound = self.bound[candidate.template]
+        rendered = bound.render(candidate.config)
         pool = CompilePool(None, 1)
         try:
-            compiled = pool.submit(source, self.device.arch).result()
+            compiled = pool.submit(rendered.source, self.device.arch).result()
         finally:
             pool.close()
         if compiled.status != "ok":
             raise MeasureError(f"{candidate.key}: {compiled.status} ({compiled.reason})")
-        estimate = template.resources(candidate.config, workload, self.device)
-        return Build(candidate, workload, self.device.arch, source, compiled.cubin, plan, resources(compiled, plan),
-                     estimate, compiled.log, view)  # fmt: skip
+        return build_of(candidate, bound, rendered, compiled, {})
 
     def close(self) -> None:
         """Nothing to end; further submissions are refused."""

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from socket import socketpair
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import GpuTuneError, MeasureError
 
@@ -36,21 +36,35 @@ KILL_SECONDS = 60.0
 log = logging.getLogger("gpu_tune.measure")
 
 
+class Stage(NamedTuple):
+    """What a child is at: ``name``, and the ``subject`` (of several in one request) that it is busy with."""
+
+    name: str = ""
+    subject: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.subject}" if self.subject else self.name
+
+
+Note = Callable[..., None]
+"""``note(stage, subject="")``: what a handler tells its parent of where it is."""
+
+
 class ChildLost(MeasureError):
     """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing."""
 
-    def __init__(self, reason: str, stage: str = "", timed_out: bool = False) -> None:
+    def __init__(self, reason: str, stage: Stage | None = None, timed_out: bool = False) -> None:
         super().__init__(reason, stage, timed_out)
-        self.reason, self.stage, self.timed_out = reason, stage, timed_out
+        self.reason, self.stage, self.timed_out = reason, stage or Stage(), timed_out
 
     def __str__(self) -> str:
-        return self.reason + (f" (while: {self.stage})" if self.stage else "")
+        return self.reason + (f" (while: {self.stage})" if self.stage.name else "")
 
 
 class Child:
     """A process running ``entry`` (``module:function``); ``function(request, note)`` makes each reply.
 
-    ``note(text)`` tells the parent which stage is reached; :class:`ChildLost` carries the last one. With ``setup``
+    ``note(stage, subject="")`` tells the parent where it is; :class:`ChildLost` carries the last one. With ``setup``
     (JSON-ready), ``module:function`` is called once as ``function(setup)`` and must return the handler.
     """
 
@@ -96,20 +110,20 @@ class Child:
         self._connection = Connection(ours.detach())
         self._ready = False
 
-    def ask(self, request: Any, timeout: float | Callable[[str], float]) -> Any:
+    def ask(self, request: Any, timeout: float | Callable[[Stage], float]) -> Any:
         """The child's reply to ``request``; ChildLost when it dies or a stage takes over ``timeout`` seconds.
 
-        ``timeout`` may be a function of the stage name (``""`` before the first note). A GpuTuneError that the
+        ``timeout`` may be a function of the stage (nameless before the first note). A GpuTuneError that the
         handler raises is raised here again. A lost child is killed at once and started anew at the next ``ask``.
         """
         self.start()
-        connection, stage = self._connection, ""
+        connection, stage = self._connection, Stage()
         assert connection is not None
         try:
             if not self._ready:  # starting takes a while on a busy machine, and is not the request's fault
                 if not connection.poll(START_SECONDS):
                     self.kill()
-                    raise ChildLost(f"did not start within {START_SECONDS:g} s", "start", timed_out=True)
+                    raise ChildLost(f"did not start within {START_SECONDS:g} s", Stage("start"), timed_out=True)
                 connection.recv()
                 self._ready = True
             connection.send(request)
@@ -120,7 +134,7 @@ class Child:
                     raise ChildLost(f"killed after {limit:g} s without an answer", stage, timed_out=True)
                 kind, value = connection.recv()
                 if kind == "note":
-                    stage = value
+                    stage = Stage(*value)
                 elif kind == "error":
                     raise value
                 else:
@@ -189,6 +203,10 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
     connection.send(("ready", None))
     options = json.loads(setup)
     failure: GpuTuneError | None = None
+
+    def note(stage: str, subject: str = "") -> None:
+        connection.send(("note", (stage, subject)))
+
     if options is not None:
         try:
             handler = handler(options)
@@ -203,7 +221,7 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
             if failure is not None:  # and end: what is asked next gets a new process, and it may fare better
                 connection.send(("error", failure))
                 return
-            connection.send(("ok", handler(request, lambda text: connection.send(("note", text)))))
+            connection.send(("ok", handler(request, note)))
         except GpuTuneError as error:
             connection.send(("error", error))
         except Exception as error:  # a defect of the handler, not of the process: say so and live on

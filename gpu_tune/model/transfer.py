@@ -176,7 +176,7 @@ def _nearest_groups(
         step = max(1, (len(order) - best) // others)
         some = order[:best] + order[best::step][:others]
         name = f"{workload.key} on {device.chip}"
-        found.append(HistoryGroup.of(TemplateSpace(space.template, workload, device), some, name, away))
+        found.append(HistoryGroup.of(TemplateSpace(space.declared.on(workload, device)), some, name, away))
     return found
 
 

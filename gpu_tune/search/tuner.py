@@ -5,10 +5,10 @@ from typing import Any
 
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput
-from ..space.space import Space, TemplateSpace
+from ..space.space import Space
 from ..store.records import Record
 from ..templates.base import Template
-from ..templates.registry import Variant, variants
+from ..templates.registry import bind
 from ..trial import Candidate, Measurement, Pruner
 from ..workload import Workload
 
@@ -37,15 +37,13 @@ class Tuner:
         from .search import Search  # LightGBM loads here, not with ``import gpu_tune``
         from .space_search import PIPELINED, Settings
 
-        self.variants: dict[str, Variant] = {}
         if spaces is None:
             if workload is None:
                 raise InvalidInput(
                     "Tuner", None, "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
                 )
             device = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
-            self.variants = {v.template.name: v for v in variants(workload, device, templates)}
-            spaces = [TemplateSpace(v.template, v.workload, device) for v in self.variants.values()]
+            spaces = [bound.space() for bound in bind(workload, device, templates)]
         self.workload, self.device, self.spaces = workload, device, tuple(spaces)
         starts = [(s.name, s.default()) for s in self.spaces]
         self.defaults = frozenset(Candidate(name, config) for name, config in starts if config is not None)

@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda.device import PEAK_KIND, Device
+from ..plan import LaunchPlan, ResourceEstimate
 from ..workload import ITEMSIZE, Matmul, Workload
-from .knob import Config
-
-if TYPE_CHECKING:
-    from ..templates.base import Template
-
+from .knob import Config, Constraint, Knob
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""
@@ -85,13 +82,33 @@ _TILES = {
 }
 
 
-def hardware(
-    template: Template, configs: Sequence[Config], workload: Workload, device: Device
-) -> tuple[NDArray[np.float32], list[str]]:
+class Declaration(Protocol):
+    """What a space and its features ask of a kernel family that is bound to a workload and a device."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def knobs(self) -> tuple[Knob, ...]: ...
+    @property
+    def constraints(self) -> tuple[Constraint, ...]: ...
+    @property
+    def computed(self) -> Workload: ...
+    @property
+    def device(self) -> Device: ...
+    def default(self) -> Config: ...
+    def seeds(self) -> Sequence[Config]: ...
+    def violations(self, config: Config) -> list[str]: ...
+    def estimate(self, config: Config) -> ResourceEstimate: ...
+    def plan(self, config: Config) -> LaunchPlan: ...
+    def features(self, config: Config) -> Mapping[str, float]: ...
+    def on(self, workload: Workload, device: Device) -> Declaration: ...
+
+
+def hardware(declared: Declaration, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
     """Features (n, f) float32 and their names. Configs must be valid."""
-    rows = [config_features(template, config, workload, device) for config in configs]
-    own = sorted(template.features(configs[0], workload, device)) if configs else []
-    names = [*NAMES, *(f"{template.name} {n}" for n in own)]
+    rows = [config_features(declared, config) for config in configs]
+    own = sorted(declared.features(configs[0])) if configs else []
+    names = [*NAMES, *(f"{declared.name} {n}" for n in own)]
     return np.array(rows, dtype=np.float32).reshape(len(configs), len(names)), names
 
 
@@ -117,10 +134,9 @@ class Launch:
     kind: str = ""
 
 
-def config_features(template: Template, config: Config, workload: Workload, device: Device) -> list[float]:
+def config_features(declared: Declaration, config: Config) -> list[float]:
     """One config's features in the order of NAMES, then the template's own by name."""
-    estimate = template.resources(config, workload, device)
-    plan = template.plan(config, workload, device)
+    estimate, plan, workload = declared.estimate(config), declared.plan(config), declared.computed
     main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
     m, n, _, batch = gemm_shape(workload)
     split = _knob(config, ("split_k",)) or 1.0
@@ -140,8 +156,8 @@ def config_features(template: Template, config: Config, workload: Workload, devi
         kernels=len(plan.steps),
         cluster=math.prod(main.cluster),
     )
-    own: Mapping[str, float] = template.features(config, workload, device)
-    return [*launch_features(launch, workload, device), *(float(own[name]) for name in sorted(own))]
+    own = declared.features(config)
+    return [*launch_features(launch, workload, declared.device), *(float(own[name]) for name in sorted(own))]
 
 
 def launch_features(launch: Launch, workload: Workload, device: Device) -> list[float]:

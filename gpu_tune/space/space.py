@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidConfig, TemplateError
 from .encoding import Encoder
-from .features import hardware
+from .features import Declaration, hardware
 from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Constraint, Knob
 
 if TYPE_CHECKING:
     from ..cuda.device import Device
-    from ..templates.base import Template
     from ..workload import Workload
 
 
@@ -281,13 +280,14 @@ class GridSpace:
 
 
 class TemplateSpace(GridSpace):
-    """Template x workload x device: the valid configs, named after the template."""
+    """The valid configs of a declaration (a bound template), named after it."""
 
     listing = 1_500  # hardware features cost Python time for every config
 
-    def __init__(self, template: Template, workload: Workload, device: Device) -> None:
-        super().__init__(template.name, template.knobs, template.constraints, None, workload, device)
-        self.template = template
+    def __init__(self, declared: Declaration) -> None:
+        workload, device = declared.computed, declared.device
+        super().__init__(declared.name, declared.knobs, declared.constraints, None, workload, device)
+        self.declared = declared
         self._known: dict[bytes, NDArray[np.float32]] = {}
         self._names: list[str] = []
         self.workload: Workload = workload
@@ -295,16 +295,16 @@ class TemplateSpace(GridSpace):
 
     def default(self) -> Config | None:
         """The template's default, or None where a constraint forbids it."""
-        config = self.template.default(self.workload, self.device)
+        config = self.declared.default()
         return config if config in self else None
 
     def seeds(self) -> list[Config]:
         """The template's seeds that are valid here, distinct, in declared order."""
-        return list(dict.fromkeys(c for c in self.template.seeds(self.workload, self.device) if c in self))
+        return list(dict.fromkeys(c for c in self.declared.seeds() if c in self))
 
     def features(self, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
         """Hardware features (n, f) of valid configs, and their names; see ``gpu_tune.space.features``."""
-        return hardware(self.template, configs, self.workload, self.device)
+        return hardware(self.declared, configs)
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """Knob features, then hardware features (each config's are computed once)."""
@@ -319,7 +319,7 @@ class TemplateSpace(GridSpace):
 
     def violations(self, config: Config) -> list[str]:
         """Why ``config`` is invalid; empty when it is valid."""
-        return self.template.violations(config, self.workload, self.device)
+        return self.declared.violations(config)
 
 
 def _changed(row: Rows, *changes: tuple[int, int]) -> Rows:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import trial
 from ..plan import LaunchPlan
@@ -14,6 +15,9 @@ from ..space.knob import Config
 from ..text import Readers, check_format, from_json, refused, to_json
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Resources
 from ..workload import Matmul, View, Workload, from_dict
+
+if TYPE_CHECKING:
+    from ..templates.bound import BoundTemplate, Rendered
 
 FORMAT = 2
 """Of winners and records. Files of another format are misses: said, and left as they are."""
@@ -72,6 +76,26 @@ class Winner:
     prediction: Mapping[str, float] = field(default_factory=dict)
     host_seconds: float | None = None
     open: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, bound: BoundTemplate, config: Config, rendered: Rendered, cubin: bytes, **facts: Any) -> Winner:
+        """A config of a bound template as a winner. Its ``code`` is the bare source; ``facts`` are the other fields."""
+        device = bound.device
+        return cls(
+            workload=bound.workload,
+            chip=device.chip,
+            device=device.name,
+            arch=device.arch,
+            template=bound.name,
+            template_hash=bound.hash,
+            config=config,
+            plan=rendered.plan,
+            code=rendered.source,
+            cubin=cubin,
+            view=bound.view,
+            created=time.time(),
+            **facts,
+        )
 
     @property
     def computed(self) -> Workload:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +18,15 @@ import jinja2
 import jinja2.meta
 
 from ..cuda.device import Device
-from ..errors import InvalidConfig, TemplateError
-from ..plan import LaunchPlan
+from ..errors import TemplateError
+from ..plan import LaunchPlan, ResourceEstimate
 from ..reference.numerics import Numerics
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
-from .layout import reindent
 
 FOLDER = Path(__file__).parent
 PREFIX = "gpu_tune.templates."
-
-
-@dataclass(frozen=True)
-class ResourceEstimate:
-    """What a config takes, known before compiling. ``accumulators``: registers per thread that hold accumulators.
-
-    ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's.
-    """
-
-    threads: int
-    shared_bytes: int
-    accumulators: int
-    workspace_bytes: int = 0
+_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|//.*')
 
 
 @dataclass(frozen=True)
@@ -103,12 +91,6 @@ class Template:
             return found
         return [f"{c.name}: {c.message}" for c in self.constraints if not c.holds(config, workload, device)]
 
-    def check(self, config: Config, workload: Workload, device: Device) -> None:
-        """Raise InvalidConfig with every rule that ``config`` breaks."""
-        broken = self.violations(config, workload, device)
-        if broken:
-            raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
-
     def hash(self) -> str:
         """Identity of the family: source, declaration, and all parts and helpers it may use (12 hex digits)."""
         return _family_hash(self.folder, self.name)
@@ -152,6 +134,24 @@ def _free(env: jinja2.Environment, name: str) -> set[str]:
         if isinstance(include.template, jinja2.nodes.Const):
             names |= _free(env, include.template.value) - given
     return names
+
+
+def reindent(text: str, step: int = 4) -> str:
+    """``text`` with every line indented by its depth in braces; one that starts with ``:`` continues the last."""
+    depth = 0
+    lines: list[str] = []
+    for line in (raw.strip() for raw in text.splitlines()):
+        code = _LITERAL.sub("", line)
+        closing = len(code) - len(code.lstrip("}"))
+        inside = max(depth - closing, 0) * step + (13 if line.startswith((": ", ":: ")) else 0)
+        if line.startswith("else") and lines and lines[-1].strip() == "}":
+            lines[-1] += " " + line
+        elif line:
+            lines.append(" " * inside + line)
+        elif lines and lines[-1] and not lines[-1].endswith("{"):
+            lines.append("")
+        depth += code.count("{") - code.count("}")
+    return "\n".join(lines) + "\n"
 
 
 @functools.cache

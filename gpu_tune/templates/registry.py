@@ -1,34 +1,17 @@
+"""Which templates there are, and which of them, through which view, compute a workload: decided here alone."""
+
 from __future__ import annotations
 
 import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ..cuda.device import Device
-from ..errors import InvalidInput, TemplateError, Unsupported
-from ..workload import View, Workload
+from ..errors import TemplateError, Unsupported
+from ..workload import Workload
 from .base import FOLDER, PREFIX, Template
-
-
-def resolve(
-    name: str, workload: Workload, device: Device, templates: Mapping[str, Template] | None = None
-) -> tuple[Template, Workload, View | None]:
-    """The template ``name`` and the workload it computes: ``workload`` itself, else the first view it supports.
-
-    InvalidInput when there is no such template or it supports none of them.
-    """
-    known = registry() if templates is None else templates
-    if name not in known:
-        raise InvalidInput("template", name, "is unknown", f"use one of {', '.join(sorted(known)) or '(none)'}")
-    template, reasons = known[name], []
-    for candidate, view in ((workload, None), *((v.workload, v) for v in workload.views())):
-        answer = template.supported(candidate, device)
-        if answer is True:
-            return template, candidate, view
-        reasons.append(str(answer))
-    raise InvalidInput("template", name, f"does not compute {workload.key} on {device.name}: {reasons[0]}")
+from .bound import BoundTemplate
 
 
 @functools.cache
@@ -46,36 +29,18 @@ def registry() -> Mapping[str, Template]:
     return found
 
 
-def supporting(workload: Workload, device: Device) -> tuple[list[Template], dict[str, str]]:
-    """The templates that compute ``workload`` itself on ``device``, and for each other one the reason why not."""
-    yes, no = [], {}
-    for template in registry().values():
-        answer = template.supported(workload, device)
-        if answer is True:
-            yes.append(template)
-        else:
-            no[template.name] = str(answer)
-    return yes, no
+def bind(workload: Workload, device: Device, templates: Mapping[str, Template] | None = None) -> list[BoundTemplate]:
+    """Every template that computes ``workload`` on ``device``, or the first view of it that it supports.
 
-
-@dataclass(frozen=True)
-class Variant:
-    """A template and what it would compute: the workload itself, or the first view of it that the template supports."""
-
-    template: Template
-    workload: Workload
-    view: View | None = None
-
-
-def variants(workload: Workload, device: Device, templates: Mapping[str, Template] | None = None) -> list[Variant]:
-    """Every template that can compute ``workload`` on ``device``; Unsupported lists each one's reason when none can."""
+    ``templates`` replaces the registry. Unsupported lists each one's reason when none can.
+    """
     found, reasons = [], []
     for template in (registry() if templates is None else templates).values():
         why: list[str] = []
-        for candidate, view in ((workload, None), *((v.workload, v) for v in workload.views())):
-            answer = template.supported(candidate, device)
+        for computed, view in ((workload, None), *((v.workload, v) for v in workload.views())):
+            answer = template.supported(computed, device)
             if answer is True:
-                found.append(Variant(template, candidate, view))
+                found.append(BoundTemplate(template, workload, device, view))
                 break
             why.append(str(answer))
         else:

@@ -200,10 +200,9 @@ class Loop:
                 self._noted.notify_all()
 
     def _keep(self, m: Measurement) -> None:
-        variant = self.tuner.variants[m.candidate.template]
-        chip, hash_ = self.progress.device.chip, variant.template.hash()
+        bound = self.measurer.bound[m.candidate.template]
         try:
-            self.records.append(Record(variant.workload, chip, hash_, m, time.time(), self.name))
+            self.records.append(Record(bound.computed, bound.device.chip, bound.hash, m, time.time(), self.name))
         except StoreError as error:
             if not self._unwritable:
                 log.error("%s; this run goes on without records", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..cuda import nvrtc
@@ -24,55 +24,28 @@ def make_winner(
     """What is published of a confirmation that has a winner. ``ended``: why the search stopped."""
     chosen = confirmation.winner
     assert chosen is not None
-    build, contender = measurer.build(chosen), confirmation.contender(chosen)
-    variant, device = tuner.variants[chosen.template], progress.device
-    seconds, created = statistics.median(contender.samples), time.time()
-    options, verdict = nvrtc.all_options(build.arch), verdict_of(confirmation, tuner.defaults)
-    code = emit(
-        build.source,
-        workload=progress.workload,
-        computed=build.workload,
-        template=chosen.template,
-        template_hash=variant.template.hash(),
-        config=chosen.config,
-        plan=build.plan,
-        chip=device.chip,
-        arch=build.arch,
-        options=options,
-        source=progress.source,
-        seconds=seconds,
-        verdict=verdict["text"],
-        created=created,
-    )
-    limits = progress.budget
+    build, finalist = measurer.build(chosen), confirmation.contender(chosen)
     told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
-    return Winner(
-        workload=progress.workload,
-        chip=device.chip,
-        device=device.name,
-        arch=build.arch,
-        template=chosen.template,
-        template_hash=variant.template.hash(),
-        config=chosen.config,
-        plan=build.plan,
-        code=code,
-        cubin=build.cubin,
+    limits = progress.budget
+    winner = Winner.of(
+        build.bound,
+        chosen.config,
+        build.rendered,
+        build.cubin,
         source=progress.source,
-        seconds=seconds,
-        samples=contender.samples,
-        view=build.view,
-        verdict=verdict,
+        seconds=statistics.median(finalist.samples),
+        samples=finalist.samples,
+        verdict=verdict_of(confirmation, tuner.defaults),
         resources=build.resources,
         policy=told.policy if told else Policy(),
         compiler=Compiler("nvrtc", build.nvrtc),
-        options=options,
+        options=nvrtc.all_options(progress.device.arch),
         environment=dict(confirmation.environment or (told.environment if told else {})),
         finalists=tuple(c.candidate for c in confirmation.contenders if c.candidate is not None and c.ok),
         seed=seed,
         trials=progress.trials,
         spent=progress.seconds,
         complete=ended not in ("interrupted", "device lost"),
-        created=created,
         budget={
             "trials": limits.trials,
             "seconds": limits.seconds,
@@ -81,6 +54,7 @@ def make_winner(
             "ended": ended,
         },
     )
+    return replace(winner, code=emit(winner))
 
 
 def verdict_of(confirmation: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:

@@ -12,26 +12,29 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import dispatch
 from ..cuda import nvml, nvrtc
-from ..cuda.device import Device
+from ..cuda.device import Device, by_name
 from ..errors import InvalidInput, StoreError
 from ..kernel.kernel import TunedKernel
-from ..measure.protocol import Measurer
-from ..measure.select import make_measurer, select_device
+from ..measure.select import open_measurer, select_device
 from ..search.tuner import Tuner
 from ..store.records import Record, Records
 from ..store.store import Store, Winner, lookup, opened
 from ..templates.base import Template
-from ..templates.registry import variants
+from ..templates.bound import BoundTemplate
+from ..templates.registry import bind
 from ..trial import MEASURED, Measurement
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress
 from .goal import SpeedGoal
 from .loop import Loop
 from .publish import make_winner
+
+if TYPE_CHECKING:
+    from ..measure.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +75,22 @@ def tune(
     require_workload(workload)
     explicit = opened(store)
     with contextlib.ExitStack() as open_:
-        measurer: Measurer | None = None
+        cluster: Cluster | None = None
         if executor:  # the workers, not this machine, say what device it is
-            options: dict[str, Any] = {"kind": "cluster", "address": executor, "templates": templates}
-            measurer = open_.enter_context(make_measurer(workload, device=device, jobs=jobs, seed=seed, **options))
-            place, source = measurer.device, measurer.source
-            drivers: Collection[str] = measurer.drivers()  # type: ignore[attr-defined]  # the workers', not ours
+            from ..measure import cluster as dask
+
+            wanted = by_name(device) if isinstance(device, str) else device
+            cluster = open_.enter_context(dask.Cluster(executor, wanted))
+            place, source = cluster.device, cluster.source
+            drivers: Collection[str] = cluster.drivers()
         else:
             place, source = select_device(device, kind)
             drivers = {nvml.driver_version()}
+        bound = bind(workload, place, templates)
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
             rule = "compares with a vendor library, whose time cannot be predicted"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
-        hashes = {v.template.name: v.template.hash() for v in variants(workload, place, templates)}
+        hashes = {b.name: b.hash for b in bound}
         home, book = explicit or Store(), records if isinstance(records, Records) else _book(records)
         found = None if force else lookup(workload, place.chip, source, store=home, user=explicit is None)
         current = found is not None and hashes.get(found[0].template) == found[0].template_hash
@@ -98,12 +104,13 @@ def tune(
         if on_trial is not None:
             on_trial(progress)
         history = book.read(source)  # of every chip: what is told apart is left to the models
-        tuner = Tuner(workload, device=place, seed=seed, history=history, templates=templates, pipelined=True)
+        spaces = [b.space() for b in bound]
+        tuner = Tuner(spaces=spaces, seed=seed, history=history, pipelined=True)
         if not force:
-            _resume(tuner, [r for r in history if _comparable(r.measurement, drivers, bool(executor))], place, progress)
-        if measurer is None:
-            options = {"kind": _kind(kind, source), "seen": tuner.observations, "templates": templates}
-            measurer = open_.enter_context(make_measurer(workload, device=place, jobs=jobs, seed=seed, **options))
+            comparable = [r for r in history if _comparable(r.measurement, drivers, bool(executor))]
+            _resume(tuner, comparable, bound, progress)
+        options: dict[str, Any] = {"jobs": jobs, "seed": seed, "seen": tuner.observations}
+        measurer = open_.enter_context(open_measurer(bound, source, cluster=cluster, **options))
         loop = Loop(tuner, measurer, book, progress, on_trial)
         if stored is None:
             if budget.target is not None:
@@ -140,10 +147,6 @@ def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
     return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
 
 
-def _kind(kind: str, source: str) -> str:
-    return kind if kind not in ("auto", "gpu") else "gpu" if source == MEASURED else "predicted"
-
-
 def _enough(winner: Winner, budget: Budget) -> bool:
     """Whether a stored winner has had at least ``budget``, or holds its target."""
     if budget.target is not None and winner.complete and budget.target.met_by(winner.seconds, winner.verdict):
@@ -164,10 +167,10 @@ def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bo
     return same and (m.source != MEASURED or not driver or driver in drivers)
 
 
-def _resume(tuner: Tuner, history: Sequence[Record], device: Device, progress: Progress) -> None:
+def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTemplate], progress: Progress) -> None:
     """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
-    now = {(v.template.hash(), v.workload) for v in tuner.variants.values()}
-    mine = [r for r in history if r.chip == device.chip and (r.template_hash, r.workload) in now]
+    now, chip = {(b.hash, b.computed) for b in bound}, progress.device.chip
+    mine = [r for r in history if r.chip == chip and (r.template_hash, r.workload) in now]
     last = {r.measurement.candidate: r for r in mine}
     spans: dict[str, tuple[float, float]] = {}
     for r in last.values():

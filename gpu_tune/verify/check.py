@@ -17,7 +17,8 @@ from ..errors import CompileError, EmulationError, GpuTuneError
 from ..plan import LaunchPlan
 from ..reference import NUMPY, POISON, changed_gaps, compare, elements, example_inputs, example_scalars
 from ..reference.numerics import Numerics
-from ..templates.base import Template, render
+from ..templates.base import Template
+from ..templates.bound import BoundTemplate, Rendered
 from ..workload import ArraySpec, Workload
 from .cases import Variant
 from .draw import filling
@@ -55,13 +56,11 @@ def check_variant(template: Template, variant: Variant, *, assemble: bool = Fals
     """Check ``variant``. ``assemble``: also compile it for the chip, and hold the declaration to what ptxas says."""
     outcome, start = Outcome(), time.perf_counter()
     try:
-        template.check(variant.config, variant.workload, variant.device)
-        source = render(template, variant.config, variant.workload, variant.device)
+        rendered = BoundTemplate(template, variant.workload, variant.device).render(variant.config)
         outcome.seconds["render"] = time.perf_counter() - start
-        problem = Problem.of(template, variant)
-        run_checks(outcome, source, problem, variant.seed)
+        run_checks(outcome, rendered.source, Problem.of(rendered, variant), variant.seed)
         if assemble:
-            _static(outcome, template, variant, source, problem.plan)
+            _static(outcome, rendered, variant)
             _touched(outcome, template, variant)
     except GpuTuneError as error:
         outcome.failures.append(failure_of(error))
@@ -78,10 +77,9 @@ class Problem:
     numerics: Numerics
 
     @classmethod
-    def of(cls, template: Template, variant: Variant) -> Problem:
-        """The problem of a template's variant."""
-        c, w, d = variant.config, variant.workload, variant.device
-        return cls(template.plan(c, w, d).check(), w, d, template.numerics(c, w))
+    def of(cls, rendered: Rendered, variant: Variant) -> Problem:
+        """The problem of a rendered variant."""
+        return cls(rendered.plan, variant.workload, variant.device, rendered.numerics)
 
 
 def run_checks(outcome: Outcome, source: str, problem: Problem, seed: int, arch: str = "") -> None:
@@ -184,13 +182,13 @@ def _touched(outcome: Outcome, template: Template, variant: Variant) -> None:
     full = filling(template, variant)
     if full is None:
         return
-    problem = Problem.of(template, full)
-    module = emulator.Module.load(render(template, full.config, full.workload, full.device), full.device.arch)
+    rendered = BoundTemplate(template, full.workload, full.device).render(full.config)
+    module = emulator.Module.load(rendered.source, full.device.arch)
     specs, scalars = full.workload.arrays(), example_scalars(full.workload, "integer")
     arrays = dict(example_inputs(full.workload, seed=full.seed, kind="integer"))
     arrays["out"] = np.zeros(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, np.uint8)
-    report = module.run(problem.plan, arrays, scalars=scalars, device=full.device, seed=full.seed)
-    for step in problem.plan.kernels:
+    report = module.run(rendered.plan, arrays, scalars=scalars, device=full.device, seed=full.seed)
+    for step in rendered.plan.kernels:
         touched = report.shared_bytes_touched.get(step.kernel, 0)
         if touched != step.shared_bytes and not report.stopped:
             asked = f"{step.kernel} asks for {step.shared_bytes} bytes of dynamic shared memory"
@@ -199,13 +197,13 @@ def _touched(outcome: Outcome, template: Template, variant: Variant) -> None:
             )
 
 
-def _static(outcome: Outcome, template: Template, variant: Variant, source: str, plan: LaunchPlan) -> None:
+def _static(outcome: Outcome, rendered: Rendered, variant: Variant) -> None:
     """The declaration against ptxas: threads, shared bytes, registers, notes."""
     start = time.perf_counter()
+    source, plan, estimate = rendered.source, rendered.plan, rendered.estimate
     compiled = nvrtc.to_cubin(source, variant.device.arch)
     outcome.seconds["cubin"] = time.perf_counter() - start
     facts, reports = cubin.read(compiled.data).kernels, cubin.read_log(compiled.log)
-    estimate = template.resources(variant.config, variant.workload, variant.device)
 
     def fail(label: str, message: str) -> None:
         outcome.failures.append(Failure(label, message))

@@ -1,4 +1,4 @@
-"""Which device a call means, what can compute a workload there, and how to say so in a command line."""
+"""How a workload is said in a command line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 from . import Workload
-
-KINDS = ("auto", "gpu", "predicted")
-"""What ``tune`` may be told to measure on; ``auto`` takes the GPU where there is one."""
-
 
 REQUIRED = {"matmul": ("m", "n", "k"), "conv2d": ("n", "c", "h", "w", "k", "r", "s")}
 

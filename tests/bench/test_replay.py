@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda.device import by_name
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.store.records import Record, Records
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Matmul
@@ -96,7 +96,7 @@ def test_shapes_are_left_out_of_records_and_predicted_ones_are_called_so(
     rng = np.random.default_rng(0)
     for m, n, k in ((512, 512, 512), (1024, 512, 2048), (2048, 2048, 512), (4096, 1024, 1024), (256, 4096, 4096)):
         workload = Matmul(m, n, k, dtype="float16", layout="nt")
-        space = TemplateSpace(template, workload, device)
+        space = BoundTemplate(template, workload, device).space()
         configs = space.sample(40, rng)
         x, names = space.features(configs)
         bound, depth = (x[:, names.index(name)] for name in ("log2 bound seconds", "log2 bytes in flight"))

@@ -10,23 +10,21 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import KNOWN, Device
 from gpu_tune.errors import GpuTuneError, InvalidInput
-from gpu_tune.measure.gpu_worker import request_of
+from gpu_tune.measure.messages import EnvironmentRequest, KernelToLoad, TrialRequest, WinnerRequest
 from gpu_tune.measure.worker import Child, ChildLost
-from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.base import Template
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.trial import Policy
 from gpu_tune.verify.cases import Variant
 from gpu_tune.verify.draw import variants
-from gpu_tune.workload import to_dict
 
 pytestmark = pytest.mark.gpu
 COUNT = int(os.environ.get("GPU_TUNE_GPU_VARIANTS", "16"))
@@ -35,30 +33,28 @@ HANGS = 3
 STAGE_SECONDS, READY_SECONDS = 8.0, 60.0
 
 
-def build(template: Template, variant: Variant, gpu: Device) -> dict[str, Any]:
+def build(template: Template, variant: Variant, gpu: Device) -> TrialRequest:
     """The request that the measuring process gets for ``variant``, built for ``gpu``."""
-    plan = template.plan(variant.config, variant.workload, variant.device).check()
-    source = render(template, variant.config, variant.workload, variant.device)
-    made = SimpleNamespace(view=None, workload=variant.workload, plan=plan, cubin=nvrtc.to_cubin(source, gpu.arch).data)
-    entry = request_of(made, template.numerics(variant.config, variant.workload))
-    policy = asdict(Policy(repeats=3))
-    return {"workload": to_dict(variant.workload), "seed": variant.seed, "policy": policy, "name": "it", **entry}
+    rendered = BoundTemplate(template, variant.workload, variant.device).render(variant.config)
+    cubin, names = nvrtc.to_cubin(rendered.source, gpu.arch).data, {n: n for n in variant.workload.arrays()}
+    kernel = KernelToLoad("it", cubin, rendered.plan, rendered.numerics, names)
+    return TrialRequest(variant.workload, variant.seed, Policy(repeats=3), kernel)
 
 
-def outcome(child: Child, request: dict[str, Any]) -> tuple[str, str]:
+def outcome(child: Child, request: TrialRequest) -> tuple[str, str]:
     """(status, reason) of one variant: checked, timed, and checked as a winner is."""
     try:
         if child.pid is None:  # its start, and the making of a context, are no part of a kernel's time
-            child.ask({"do": "environment"}, READY_SECONDS)
-        reply = child.ask({"do": "trial", **request}, STAGE_SECONDS)
-        if reply["lost"]:
+            child.ask(EnvironmentRequest(), READY_SECONDS)
+        reply = child.ask(request, STAGE_SECONDS)
+        if reply.lost:
             child.kill()
-        if reply["status"] not in ("ok", "unstable"):
-            return reply["status"], reply["reason"]
-        checks = child.ask({"do": "winner", **request}, STAGE_SECONDS)
-        if checks["lost"]:
+        if reply.status not in ("ok", "unstable"):
+            return reply.status, reply.reason
+        checks = child.ask(WinnerRequest(request.workload, request.seed, request.kernel), STAGE_SECONDS)
+        if checks.lost:
             child.kill()
-        bad = [f"{name}: {reason}" for name, (ok, reason) in checks["checks"].items() if not ok]
+        bad = [f"{name}: {reason}" for name, (ok, reason) in checks.checks.items() if not ok]
         return ("wrong", "; ".join(bad)) if bad else ("ok", "")
     except ChildLost as error:
         return "hangs" if error.timed_out else "run_error", str(error)

@@ -17,8 +17,8 @@ from gpu_tune.cuda.device import Device
 from gpu_tune.emulator import Report, emulate
 from gpu_tune.errors import InvalidInput
 from gpu_tune.space.knob import Config
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.workload import MATH, OUT_DTYPES, Conv2d, Matmul, Workload
 
 DTYPES = ("float16", "bfloat16", "float32", "int8", "float8_e4m3", "float8_e5m2")
@@ -132,7 +132,7 @@ def right(template: Template, config: Config, workload: Workload, device: Device
 
 def sample(template: Template, workload: Workload, device: Device, seed: int) -> Config:
     """One config of the space."""
-    return TemplateSpace(template, workload, device).sample(1, np.random.default_rng(seed))[0]
+    return BoundTemplate(template, workload, device).space().sample(1, np.random.default_rng(seed))[0]
 
 
 def cubin(template: Template, config: Config, workload: Workload, device: Device) -> tuple[bytes, PtxasReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ import pytest
 
 from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput, MeasureError
-from gpu_tune.measure.select import make_measurer
+from gpu_tune.measure.cluster import Cluster
+from gpu_tune.measure.select import open_measurer
 from gpu_tune.templates.base import Template
+from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
 
@@ -40,9 +43,14 @@ def cluster(fake_libcuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         driver.library.cache_clear()
 
 
-def opened(cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, **options: Any) -> Any:
-    address = cluster.scheduler_address.replace("tcp://", "dask://")
-    return make_measurer(workload, kind="cluster", address=address, templates=templates, store=compiled, **options)
+@contextlib.contextmanager
+def opened(
+    cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, kind: str = "auto", **options: Any
+) -> Iterator[Any]:
+    with Cluster(cluster.scheduler_address.replace("tcp://", "dask://"), kind=kind) as workers:
+        bound = bind(workload, workers.device, templates)
+        with open_measurer(bound, workers.source, cluster=workers, store=compiled, **options) as m:
+            yield m
 
 
 def test_trials_and_finalists_run_on_the_workers_gpus(
@@ -70,7 +78,7 @@ def test_trials_and_finalists_run_on_the_workers_gpus(
 def test_a_worker_killed_in_mid_run_loses_nothing(
     cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, candidate: Make
 ):
-    with opened(cluster, workload, templates, compiled, worker_kind="predicted") as m:
+    with opened(cluster, workload, templates, compiled, kind="predicted") as m:
         assert m.source == PREDICTED
         some = [candidate(rows=r, threads=t, unroll=u) for r in (1, 2, 4) for t in (32, 64) for u in (1, 4)]
         futures = [m.submit(c) for c in some]
@@ -85,13 +93,13 @@ def test_a_worker_killed_in_mid_run_loses_nothing(
 def test_workers_that_differ_take_no_part(
     cluster: Any, workload: Matmul, templates: dict[str, Template], compiled: Path, candidate: Make
 ):
-    alike = opened(cluster, workload, templates, compiled, worker_kind="predicted", tolerance=-1.0)
+    alike = opened(cluster, workload, templates, compiled, kind="predicted", tolerance=-1.0)
     with alike as m, pytest.raises(MeasureError, match=r"no worker passed the calibration.*off the others"):
         m.submit(candidate())
 
 
-def test_no_scheduler_and_bad_addresses_are_said(workload: Matmul, compiled: Path):
+def test_no_scheduler_and_bad_addresses_are_said():
     with pytest.raises(InvalidInput, match="cluster address"):
-        make_measurer(workload, kind="cluster", address="somewhere", store=compiled)
+        Cluster("somewhere")
     with pytest.raises(MeasureError, match="no Dask scheduler"):
-        make_measurer(workload, kind="cluster", address="dask://127.0.0.1:9", store=compiled, timeout=1)
+        Cluster("dask://127.0.0.1:9", timeout=1)

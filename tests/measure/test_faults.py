@@ -223,8 +223,8 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
     child = Child("tests.measure.test_faults:stubborn")
     first = child.ask("pid", HANG)
     with pytest.raises(ChildLost) as lost:
-        child.ask("stages", lambda stage: 0.3 if stage == "two" else HANG)
-    assert lost.value.timed_out and lost.value.stage == "two"
+        child.ask("stages", lambda stage: 0.3 if stage.name == "two" else HANG)
+    assert lost.value.timed_out and lost.value.stage.name == "two"
     second = child.ask("pid", HANG)
     assert second != first and gone(first)
 
@@ -235,7 +235,7 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
 
     with pytest.raises(ChildLost, match="SIGTERM") as lost:
         child.ask("stages", kill_in_stage_two)
-    assert not lost.value.timed_out and lost.value.stage == "two"
+    assert not lost.value.timed_out and lost.value.stage.name == "two"
     third = child.ask("pid", HANG)
     assert third != second
     os.kill(third, signal.SIGTERM)

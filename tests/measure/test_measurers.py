@@ -12,8 +12,10 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput, MeasureError
 from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.measure.protocol import Measurer
+from gpu_tune.measure.replay import ReplayMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
+from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, REPLAYED, Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
 
@@ -33,7 +35,9 @@ def measurer(
         with make_measurer(workload, kind="predicted", **common) as source:
             futures = [source.submit(c) for c in universe(candidate)]
             recorded = [f.result() for f in futures]
-        common["recorded"] = recorded
+        with ReplayMeasurer(bind(workload, by_name("nvidia-h200"), templates), recorded) as made:
+            yield made
+        return
     with make_measurer(workload, kind=request.param, **common) as made:
         yield made
 
@@ -115,8 +119,9 @@ def test_a_finalist_that_does_not_hold_never_wins(measurer: Measurer, candidate:
 
 def test_a_build_carries_source_cubin_plan_and_resources(measurer: Measurer, candidate: Make):
     build = measurer.build(candidate(rows=2))
-    assert "toy_none" in build.source and build.cubin.startswith(b"\x7fELF") and build.arch == "sm_90a"
-    assert build.plan.kernels[0].kernel == "toy_none" and build.resources.registers > 8 and len(build.hash) == 16
+    assert "toy_none" in build.rendered.source and build.cubin.startswith(b"\x7fELF")
+    assert build.rendered.plan.kernels[0].kernel == "toy_none" and build.resources.registers > 8
+    assert len(build.hash) == 16 and measurer.build(candidate(rows=2)).hash == build.hash
     with pytest.raises(GpuTuneError):
         measurer.build(candidate(fault="syntax"))
     with pytest.raises(GpuTuneError, match="threads x rows"):
@@ -131,14 +136,12 @@ def test_a_closed_measurer_refuses_work(measurer: Measurer, candidate: Make):
 
 
 def test_unknown_kinds_and_devices_are_refused(workload: Matmul):
-    with pytest.raises(InvalidInput, match="measurer kind"):
+    with pytest.raises(InvalidInput, match="kind: 'telepathy' is unknown; use one of auto"):
         make_measurer(workload, kind="telepathy")
     with pytest.raises(InvalidInput, match="device"):
         make_measurer(workload, device="nvidia-h900")
     with pytest.raises(InvalidInput, match="recorded"):
-        make_measurer(workload, kind="replay")
-    with pytest.raises(InvalidInput, match="cluster"):
-        make_measurer(workload, kind="cluster")
+        ReplayMeasurer(bind(workload, by_name("nvidia-h200")), [])
 
 
 def test_auto_takes_the_gpu_that_is_there_and_predictions_for_another(
@@ -181,7 +184,7 @@ def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
         baseline = next(c for c in found.contenders if c.candidate is None)
         assert (baseline.name, baseline.status) == ("cublas", "invalid"), "it multiplies matrices"
         build = m.build(candidate())
-        assert build.workload == Matmul(20, 18, 16, dtype="float32") and build.view is not None
+        assert build.bound.computed == Matmul(20, 18, 16, dtype="float32") and build.bound.view is not None
 
 
 def test_two_gpus_of_a_machine_work_side_by_side(

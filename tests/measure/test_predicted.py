@@ -14,6 +14,7 @@ from gpu_tune.measure import emulated
 from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.templates.base import Template
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Conv2d, Matmul
 
@@ -113,12 +114,12 @@ def test_large_workloads_are_executed_on_a_small_one_that_keeps_config_and_tails
 ):
     device = by_name("nvidia-h200")
     large = Matmul(4100, 8192, 5003, dtype="float32", ldc=8200)
-    small = emulated.stand_in(candidate(), templates["toy"], large, device)
+    config, bound = candidate().config, BoundTemplate(templates["toy"], large, device)
+    small = emulated.stand_in(bound, config)
     assert isinstance(small, Matmul) and small.flops <= emulated.WHOLE
     assert (small.m % 128, small.n % 128, small.k % 128) == (4, 0, 5003 % 128) and small.ldc == small.n + 8
-    assert emulated.stand_in(candidate(), templates["toy"], Matmul(64, 64, 64, dtype="float32"), device) == Matmul(
-        64, 64, 64, dtype="float32"
-    )
+    cube = Matmul(64, 64, 64, dtype="float32")
+    assert emulated.stand_in(bound.on(cube), config) == cube
 
 
 CONVOLUTIONS = [

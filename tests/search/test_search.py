@@ -25,7 +25,8 @@ from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.space import GridSpace, Space, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record
-from gpu_tune.templates.registry import supporting
+from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.registry import registry
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
 from tests.helpers.searching import result, toy_space
@@ -196,8 +197,7 @@ def test_misleading_history_is_overcome() -> None:
 
 def template_space(m: int, device: str = "nvidia-h200") -> TemplateSpace:
     workload, chip = Matmul(m, 512, 1024, dtype="float32", layout="nn"), by_name(device)
-    template = next(t for t in supporting(workload, chip)[0] if t.name == "matmul_simt")
-    return TemplateSpace(template, workload, chip)
+    return BoundTemplate(registry()["matmul_simt"], workload, chip).space()
 
 
 def records(space: TemplateSpace, source: str, n: int = 12) -> list[Record]:
@@ -206,7 +206,7 @@ def records(space: TemplateSpace, source: str, n: int = 12) -> list[Record]:
         Record(
             space.workload,
             space.device.chip,
-            space.template.hash(),
+            space.declared.hash,
             result(Candidate(space.name, c), 1e-3 / int(c["thread_m"]), source),
         )
         for c in configs
@@ -260,7 +260,7 @@ def test_a_template_space_is_searched_with_hardware_features() -> None:
         seen += batch
         search.tell([result(c, 1e-3 * (1 + abs(math.log2(int(c.config["block_m"]) / 64)))) for c in batch])
     assert seen[0].config == space.default() and len(set(seen)) == len(seen)
-    assert all(space.template.violations(c.config, space.workload, space.device) == [] for c in seen)
+    assert all(space.violations(c.config) == [] for c in seen)
     late = [int(c.config["block_m"]) for c in seen[-8:]]
     assert late.count(64) >= 3
 

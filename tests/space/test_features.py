@@ -13,6 +13,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.model.transfer import suggest
 from gpu_tune.space.features import NAMES, Launch, distance, gemm_shape, hardware, launch_features, operands
 from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
@@ -23,12 +24,12 @@ SQUARE = Matmul(4096, 4096, 1024, dtype="float32", layout="nn")
 def feature(space: TemplateSpace, name: str, **changes: Any) -> float:
     default = space.default()
     assert default is not None
-    x, names = hardware(space.template, [default.replace(**changes)], space.workload, space.device)
+    x, names = hardware(space.declared, [default.replace(**changes)])
     return float(x[0, names.index(name)])
 
 
 def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
-    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     default = space.default()
     assert default is not None
     estimate = space.template.resources(default, SQUARE, H200)
@@ -71,7 +72,7 @@ def test_every_template_has_finite_features_with_one_set_of_names(name: str) -> 
     seen = []
     for workload in workloads:
         if template.supported(workload, H200) is True:
-            space = TemplateSpace(template, workload, H200)
+            space = BoundTemplate(template, workload, H200).space()
             x, names = space.features(space.sample(5, np.random.default_rng(0)))
             assert np.isfinite(x).all()
             seen.append(names)
@@ -111,7 +112,7 @@ def fake_package(answers: list[Any]) -> Any:
 
 
 def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     answers = [
         SimpleNamespace(cta_tile_m=m, cta_tile_n=n, cta_tile_k=16, stages=2, split_k=1, swizzle_factor=8)
         for m, n in ((128, 128), (128, 128), (64, 250), (100_000, 1))
@@ -127,9 +128,9 @@ def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: p
 
 
 def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() -> None:
-    space = TemplateSpace(registry()["matmul_simt"], SQUARE, H200)
+    space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     for config in space.sample(20, np.random.default_rng(3)):
-        estimate, plan = (f(config, SQUARE, H200) for f in (space.template.resources, space.template.plan))
+        estimate, plan = space.declared.estimate(config), space.declared.plan(config)
         main = max(plan.kernels, key=lambda step: step.blocks * step.threads)
         launch = Launch(
             threads=estimate.threads,
@@ -151,7 +152,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
 
 def test_layout_alignment_and_the_padding_of_k_are_features() -> None:
     simt, odd = registry()["matmul_simt"], Matmul(4096, 4096, 1001, dtype="float32", layout="tn", lda=4104)
-    space = TemplateSpace(simt, odd, H200)
+    space = BoundTemplate(simt, odd, H200).space()
     names = "A transposed", "B transposed", "log2 A alignment", "log2 B alignment"
     assert [feature(space, n) for n in names] == [1.0, 0.0, 5.0, 14.0]
     default = space.default()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, TemplateError
 from gpu_tune.space.knob import Config, Constraint, Knob
-from gpu_tune.space.space import GridSpace, TemplateSpace
-from gpu_tune.templates.registry import supporting
+from gpu_tune.space.space import GridSpace
+from gpu_tune.templates.registry import bind
 from gpu_tune.workload import Matmul
 
 RULES = (
@@ -142,16 +142,15 @@ def test_bad_declarations_and_configs_are_named() -> None:
 @pytest.mark.parametrize("device", ["nvidia-a100", "nvidia-h200", "nvidia-rtx-4090"])
 def test_template_spaces_yield_what_their_templates_accept(device: str) -> None:
     chip, workload = by_name(device), Matmul(1000, 1024, 4096, dtype="float16", layout="nt")
-    templates, _ = supporting(workload, chip)
-    for template in templates[:2]:
-        space = TemplateSpace(template, workload, chip)
+    for bound in [b for b in bind(workload, chip) if b.computed == workload][:2]:
+        space = bound.space()
         rng = np.random.default_rng(1)
         configs = space.sample(30, rng)
         assert len(configs) == 30
         default = space.default()
         assert default is not None
         configs += [*space.seeds(), *space.neighbours(default, rng, 10), space.crossover(configs[0], default, rng)]
-        assert all(template.violations(c, workload, chip) == [] for c in configs)
+        assert all(bound.violations(c) == [] for c in configs)
         assert space.count().valid > 1000 and space.count().raw > 10**8
         x, names = space.describe(space.rows(configs))
         assert x.shape == (len(configs), len(names)) and np.isfinite(x).all() and len(set(names)) == len(names)

@@ -19,8 +19,8 @@ import gpu_tune
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import Template, render, variables
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
@@ -111,7 +111,7 @@ def served(name: str) -> list[tuple[Workload, Device]]:
 @functools.cache
 def sampled(name: str, number: int, count: int) -> list[Config]:
     workload, device = served(name)[number]
-    return TemplateSpace(registry()[name], workload, device).sample(count, np.random.default_rng(7))
+    return BoundTemplate(registry()[name], workload, device).space().sample(count, np.random.default_rng(7))
 
 
 @functools.cache
@@ -246,7 +246,7 @@ def from_space(
 ) -> Config | None:
     """A valid config with this value from the space itself, which searches longer; None when there is none."""
     knobs = tuple(dataclasses.replace(k, values=(value,)) if k is knob else k for k in template.knobs)
-    narrow = TemplateSpace(dataclasses.replace(template, knobs=knobs), workload, device)
+    narrow = BoundTemplate(dataclasses.replace(template, knobs=knobs), workload, device).space()
     return next(iter(narrow.sample(1, np.random.default_rng(rng.randrange(2**31)))), None)
 
 
@@ -314,13 +314,13 @@ def test_a_newcomer_adds_two_files_and_nothing_else(tmp_path: Path) -> None:
 import numpy as np
 from gpu_tune import Conv2d
 from gpu_tune.cuda.device import by_name
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates import base
-from gpu_tune.templates.registry import registry, supporting
+from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.registry import bind, registry
 template, device = registry()["newcomer"], by_name("nvidia-h200")
 workload = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, dtype="float32")
-assert template in supporting(workload, device)[0]
-config = TemplateSpace(template, workload, device).sample(1, np.random.default_rng(0))[0]
+assert template in [b.template for b in bind(workload, device)]
+config = BoundTemplate(template, workload, device).space().sample(1, np.random.default_rng(0))[0]
 assert " newcomer(" in base.render(template, config, workload, device)
 from gpu_tune.cli import main
 shape = "--n 1 --c 64 --h 14 --w 14 --k 64 --r 3 --s 3 --padding 1 --groups 64 --dtype float32"

@@ -12,8 +12,8 @@ from gpu_tune import emulator, reference
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.space.knob import Config
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.conv2d_depthwise import TEMPLATE
 from gpu_tune.workload import DTYPES, OUT_DTYPES, Conv2d
 
@@ -64,7 +64,7 @@ def test_random_configs_are_right(dtype: str, layout: str) -> None:
         )
         device = (A100, H200)[number % 2]
         assert TEMPLATE.supported(workload, device) is True
-        config = TemplateSpace(TEMPLATE, workload, device).sample(1, np.random.default_rng(number))[0]
+        config = BoundTemplate(TEMPLATE, workload, device).space().sample(1, np.random.default_rng(number))[0]
         run(workload, config, device)
 
 

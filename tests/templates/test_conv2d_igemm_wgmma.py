@@ -13,7 +13,7 @@ import pytest
 from gpu_tune.errors import InvalidInput
 from gpu_tune.plan import TensorMapArg
 from gpu_tune.space.knob import Config
-from gpu_tune.space.space import TemplateSpace
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.conv2d_igemm_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Conv2d
 from tests.helpers import wgmma_checks as checks
@@ -102,7 +102,7 @@ def test_random_configs_assemble_without_spills_or_notes() -> None:
     r = random.Random(3)
     for i in range(3):
         workload = random_workload(r)
-        for c in TemplateSpace(TEMPLATE, workload, H200).sample(1, np.random.default_rng(i)):
+        for c in BoundTemplate(TEMPLATE, workload, H200).space().sample(1, np.random.default_rng(i)):
             assert_assembles_cleanly(c, workload)
 
 
@@ -141,5 +141,5 @@ def test_every_feature_computes_the_convolution(name: str) -> None:
 def test_random_configs_at_random_shapes_compute_the_convolution(seed: int) -> None:
     r = random.Random(500 + seed)
     workload, sms = random_workload(r), r.choice((1, 2, 4))
-    (c,) = TemplateSpace(TEMPLATE, workload, chip(sms)).sample(1, np.random.default_rng(seed))
+    (c,) = BoundTemplate(TEMPLATE, workload, chip(sms)).space().sample(1, np.random.default_rng(seed))
     assert_computes(c, workload, sms, seed, r.choice(("integer", "normal")))

@@ -10,8 +10,8 @@ from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, by_name
 from gpu_tune.reference import allocate, compare, example_inputs
 from gpu_tune.space.knob import Config
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d
 
@@ -59,7 +59,7 @@ def test_random_configs_are_right_on_ragged_images(name, dtype, math, layout):
         workload = Conv2d(
             **sizes, r=3, s=3, padding=padding, layout=layout, dtype=dtype, math=("winograd", *math), epilogue=epilogue
         )
-        for config in TemplateSpace(registry()[name], workload, H200).sample(1, rng):
+        for config in BoundTemplate(registry()[name], workload, H200).space().sample(1, rng):
             for kind in ("normal", "integer"):
                 result = run(name, workload, config, kind)
                 assert result.ok, f"{workload.key} {config} {kind}: {result}"
@@ -120,6 +120,6 @@ def test_what_it_cannot_do_is_refused_with_the_reason(fields, reason):
 
 def test_bfloat16_is_never_offered_the_tile_that_it_cannot_round():
     workload = Conv2d(1, 16, 16, 16, 16, 3, 3, padding=1, dtype="bfloat16", math=("winograd",))
-    space = TemplateSpace(registry()["conv2d_winograd"], workload, H200)
+    space = BoundTemplate(registry()["conv2d_winograd"], workload, H200).space()
     assert {c["tile"] for c in space.sample(20, np.random.default_rng(0))} == {2}
     assert workload.winograd_tile == 2

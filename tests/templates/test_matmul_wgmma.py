@@ -16,8 +16,8 @@ from gpu_tune.cuda import device
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.plan import TensorMapArg
 from gpu_tune.space.knob import Config
-from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.base import render, variables
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.lib.wgmma import tiles
 from gpu_tune.templates.matmul_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul
@@ -154,7 +154,7 @@ def test_tensor_maps_keep_the_drivers_rules() -> None:
     r = random.Random(5)
     for _ in range(8):
         workload = random_workload(r)
-        for c in TemplateSpace(TEMPLATE, workload, H200).sample(20, np.random.default_rng(r.randrange(99))):
+        for c in BoundTemplate(TEMPLATE, workload, H200).space().sample(20, np.random.default_rng(r.randrange(99))):
             for a in (
                 a for step in TEMPLATE.plan(c, workload, H200).kernels for a in step.args if isinstance(a, TensorMapArg)
             ):
@@ -196,7 +196,7 @@ def test_random_configs_assemble_without_spills_or_notes() -> None:
             else random_workload(r)
         )
         if TEMPLATE.supported(workload, H200) is True:
-            for c in TemplateSpace(TEMPLATE, workload, H200).sample(1, np.random.default_rng(i)):
+            for c in BoundTemplate(TEMPLATE, workload, H200).space().sample(1, np.random.default_rng(i)):
                 assert_assembles_cleanly(c, workload)
 
 
@@ -349,7 +349,7 @@ def test_operands_that_wgmma_does_not_transpose_are_copied_first(dtype: str, lay
 def test_random_configs_at_random_shapes_compute_the_product(seed: int) -> None:
     r = random.Random(1000 + seed)
     workload, sms = random_workload(r), r.choice((1, 2, 4, 7))
-    (c,) = TemplateSpace(TEMPLATE, workload, chip(sms)).sample(1, np.random.default_rng(seed))
+    (c,) = BoundTemplate(TEMPLATE, workload, chip(sms)).space().sample(1, np.random.default_rng(seed))
     assert_computes(c, workload, sms, seed, r.choice(("integer", "normal")))
 
 

@@ -15,7 +15,7 @@ import gpu_tune as gt
 from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
 from gpu_tune.measure.predicted import PredictedMeasurer
-from gpu_tune.measure.select import make_measurer
+from gpu_tune.measure.select import make_measurer, open_measurer
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.store.recorded_space import Recorded, RecordedSpace, RecordedTrial
 from gpu_tune.store.records import Records
@@ -71,7 +71,7 @@ def test_the_default_config_is_the_first_trial_and_records_keep_every_trial(home
 
 def test_a_second_call_with_a_warm_store_compiles_and_measures_nothing(home, templates, monkeypatch):
     first = tune(templates)
-    monkeypatch.setattr(tune_module, "make_measurer", None)
+    monkeypatch.setattr(tune_module, "open_measurer", None)
     assert tune(templates).winner == first.winner
     assert tune(templates, trials=5).winner == first.winner
 
@@ -154,7 +154,7 @@ def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templat
     few = {"toy": replace(small, knobs=knobs)}
     kernel = tune(few, trials=50)
     assert kernel.winner.trials == 3 and kernel.winner.budget["ended"] == "exhausted"
-    monkeypatch.setattr(tune_module, "make_measurer", None)
+    monkeypatch.setattr(tune_module, "open_measurer", None)
     assert tune(few, trials=1000).winner == kernel.winner
 
 
@@ -194,7 +194,7 @@ def test_a_target_time_ends_the_run_and_is_answered_from_the_store(home, templat
     kernel = tune(templates, trials=60, target="1ms")
     assert kernel.winner.budget["ended"] == "target" and kernel.winner.trials < 60 and kernel.seconds < 1e-3
     assert kernel.winner.budget["target"] == "1000us"
-    monkeypatch.setattr(tune_module, "make_measurer", None)
+    monkeypatch.setattr(tune_module, "open_measurer", None)
     assert tune(templates, trials=60, target="0.001 s").winner == kernel.winner
 
 
@@ -222,7 +222,7 @@ def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home
 
 def test_an_unusable_store_is_refused_before_anything_is_compiled(home, templates, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(tune_module, "make_measurer", None)
+    monkeypatch.setattr(tune_module, "open_measurer", None)
     with pytest.raises(StoreError, match="GPU_TUNE_CACHE_DIR"):
         tune(templates, store=Store(tmp_path / "file"))
 
@@ -420,17 +420,28 @@ def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, h
     monkeypatch.setattr(nvml, "driver_version", lambda: "999.9")
     there, asked = {"580.1"}, []
 
-    def opened(workload, *, kind, address, **options):
-        asked.append((kind, address))
-        measurer = make_measurer(workload, kind="gpu", **options)
-        measurer.drivers = lambda: there
-        return measurer
+    class OneGpu:
+        device, source, drivers = driver.describe(), "measured", lambda self: there
 
-    monkeypatch.setattr(tune_module, "make_measurer", opened)
+        def __init__(self, address, device):
+            asked.append(address)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    def opened(bound, source, *, cluster, **options):
+        assert isinstance(cluster, OneGpu)
+        return open_measurer(bound, source, **options)
+
+    monkeypatch.setattr("gpu_tune.measure.cluster.Cluster", OneGpu)
+    monkeypatch.setattr(tune_module, "open_measurer", opened)
     phases = []
     again = tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
     assert again.winner == first.winner and not phases, "nothing is re-timed"
-    assert asked == [("cluster", "dask://somewhere:1")]
+    assert asked == ["dask://somewhere:1"]
     there = {"581.2"}
     tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
     assert phases and "search" not in phases
