@@ -22,7 +22,7 @@ from gpu_tune.errors import MeasureError
 from gpu_tune.measure.compile import CompileStore
 from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.measure.select import make_measurer
-from gpu_tune.measure.worker import Child, ChildLost
+from gpu_tune.measure.worker import Child, ChildLost, Stage
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
@@ -53,9 +53,9 @@ def patient(ask: Callable[..., Any]) -> Callable[..., Any]:
     """``ask`` of a child, with the time limits it is given only for candidates that hang; a busy machine is slow."""
 
     def longer(request: Any, timeout: Any) -> Any:
-        def limit(stage: str) -> float:
+        def limit(stage: Stage) -> float:
             given = timeout(stage) if callable(timeout) else timeout
-            hangs = "hang" in (stage if stage.startswith("check ") else str(request))
+            hangs = "hang" in (stage.subject or str(request))
             return float(given if hangs else HANG)
 
         return ask(request, limit)
@@ -228,8 +228,8 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
     second = child.ask("pid", HANG)
     assert second != first and gone(first)
 
-    def kill_in_stage_two(stage: str) -> float:
-        if stage == "two":
+    def kill_in_stage_two(stage: Stage) -> float:
+        if stage.name == "two":
             os.kill(second, signal.SIGTERM)
         return HANG
 
