@@ -50,6 +50,10 @@ Note = Callable[..., None]
 """``note(stage, subject="")``: what a handler tells its parent of where it is."""
 
 
+def no_note(stage: str, subject: str = "") -> None:
+    """Tells nobody."""
+
+
 class ChildLost(MeasureError):
     """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing."""
 
