@@ -25,13 +25,13 @@ from ..workload import ITEMSIZE, ArraySpec, Workload
 from .device_compare import DeviceCompare, Found
 from .device_data import SCALARS, DeviceData
 from .reference_products import wide_bounds, wide_products
+from .worker import Note, no_note
 
 _MODULI = (2, 4, 8, 16, 32, 64, 128, 256)
 SECOND_POISON = 0x55
 """A large number in every float dtype, so that an unwritten element differs between two runs."""
 LARGE = 1 << 20
 """Output elements from which on they are compared on the device."""
-Note = Callable[[str], None]
 Run = Callable[[Mapping[str, int], Mapping[str, float], int], None]
 """(addresses of the workload's buffers, scalars, stream): issue once."""
 
@@ -91,7 +91,7 @@ class Checker:
 
     def check_result(self, library: Checkable) -> CheckResult:
         """The result of one run alone."""
-        return self._case(library, self.data.arrays, self._scalars, lambda text: None)
+        return self._case(library, self.data.arrays, self._scalars, no_note)
 
     def check_winner(self, kernel: Checkable, seed: int, note: Note) -> dict[str, CheckResult]:
         """New random inputs; integers, exactly; infinities and NaN where the template says that they propagate."""

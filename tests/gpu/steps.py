@@ -16,6 +16,7 @@ from gpu_tune.cuda.launch import Program
 from gpu_tune.measure import baselines
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.worker import no_note
 from gpu_tune.workload import from_dict
 from tests.gpu import probes
 
@@ -133,7 +134,7 @@ def libraries(workload: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[st
     """Labels, by name, of the vendor's ways to compute ``workload`` that are right; and why others do not compete."""
     device, stream = driver.describe(), cuda_memory.Stream()
     data = DeviceData(from_dict(workload), 0, device.l2_bytes)
-    good, missing = baselines.prepare(names, data, Checker(data, stream), stream, device, lambda text: None)
+    good, missing = baselines.prepare(names, data, Checker(data, stream), stream, device, no_note)
     labels = {b.name: b.label for b in good}
     for baseline in good:
         baseline.close()

@@ -13,6 +13,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.measure import baselines
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.worker import no_note
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
@@ -74,9 +75,7 @@ def prepared(fake_cuda: Path) -> Iterator[Any]:
         stream = memory.Stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
-        return baselines.prepare(
-            (name,), data, Checker(data, stream), stream, by_name("nvidia-h200"), lambda text: None
-        )
+        return baselines.prepare((name,), data, Checker(data, stream), stream, by_name("nvidia-h200"), no_note)
 
     yield prepare
     for data in owned:

@@ -13,6 +13,7 @@ from gpu_tune.cuda import memory
 from gpu_tune.measure import check
 from gpu_tune.measure.check import describe_errors
 from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.worker import no_note
 from gpu_tune.plan import LaunchPlan
 from gpu_tune.reference import bounds, example_inputs, reference
 from gpu_tune.reference.numerics import Numerics
@@ -48,7 +49,7 @@ def checked(
         write(flat if not more.get("second") or calls[0] > 1 else flat[:0])
         memory.upload(buffers["out"] - 64, flat)
 
-    return check.Checker(data, stream).check(kernel(run), lambda text: None)
+    return check.Checker(data, stream).check(kernel(run), no_note)
 
 
 def test_a_right_result_passes_and_its_error_is_told(data: DeviceData, stream: memory.Stream):

@@ -19,6 +19,7 @@ from gpu_tune.emulator import emulate, unavailable_reason
 from gpu_tune.measure import check, device_compare
 from gpu_tune.measure.device_compare import DeviceCompare, Found
 from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.worker import no_note
 from gpu_tune.plan import LaunchPlan
 from gpu_tune.reference import NUMPY, Bounds, bounds, example_inputs, reference
 from gpu_tune.reference.numerics import Numerics
@@ -142,7 +143,7 @@ def kernel(run: Any) -> Any:
 
 def test_the_checker_uses_it_for_large_outputs(checker: check.Checker):
     def check(run: Any) -> check.CheckResult:
-        return checker.check(kernel(run), lambda text: None)
+        return checker.check(kernel(run), no_note)
 
     assert check(writer(checker)).status == "ok"
     wrong = check(writer(checker, 3))
@@ -150,7 +151,7 @@ def test_the_checker_uses_it_for_large_outputs(checker: check.Checker):
     assert "rows 0 of 9, columns 3 of 10, 0 of them not written" in wrong.reason
     assert "gaps between rows" in check(writer(checker, 10)).reason
     assert "1 of 90 elements differ between two runs" in check(writer(checker, 3, only_second=True)).reason
-    cases = checker.check_winner(kernel(writer(checker)), 5, lambda text: None)
+    cases = checker.check_winner(kernel(writer(checker)), 5, no_note)
     assert {n: v.status for n, v in cases.items()} == dict.fromkeys(
         ("new inputs", "integers, exactly", "inf and nan"), "ok"
     )

@@ -17,6 +17,7 @@ from ...workload import FP8, Workload
 from ..check import Checker
 from ..device_data import DeviceData
 from ..timing import SLOW, Timer
+from ..worker import Note
 from . import cublas, cudnn, torch, triton
 from .baseline import Algorithm, Baseline, Session
 
@@ -47,13 +48,13 @@ def prepare(
     checker: Checker,
     stream: Stream,
     device: Device,
-    note: Callable[[str], None],
+    note: Note,
 ) -> tuple[list[Baseline], dict[str, str]]:
     """The baselines that can compute the workload and do it right; and for each other one, the reason why not."""
     good: list[Baseline] = []
     missing: dict[str, str] = {}
     for name in names:  # should this library take the process down, its name is known
-        session = Session(data, stream, device, functools.partial(note, f"check {name}|baselines"))
+        session = Session(data, stream, device, functools.partial(note, "baselines", name))
         session.note()
         try:
             for baseline in _contest(name, session):

@@ -18,6 +18,7 @@ from gpu_tune.measure import baselines
 from gpu_tune.measure.baselines import unfused_epilogue
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
+from gpu_tune.measure.worker import no_note
 from gpu_tune.workload import Conv2d, Matmul
 
 H200 = by_name("nvidia-h200")
@@ -34,7 +35,7 @@ def prepared(fake_cuda: Path):
         stream = memory.Stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
-        return baselines.prepare(names, data, Checker(data, stream), stream, H200, lambda text: None)
+        return baselines.prepare(names, data, Checker(data, stream), stream, H200, no_note)
 
     yield prepare
     for data in owned:
