@@ -28,16 +28,10 @@ PACKAGE = Path(__file__).parent
 
 def root() -> Path:
     """The user's folder (it may not exist yet); StoreError when the user has no home and names none."""
-    named = os.environ.get("GPU_TUNE_CACHE_DIR")
-    if named:
-        return _at_home(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base and os.path.isabs(base):  # the XDG specification: a relative path is ignored
-        return Path(base) / "gpu_tune"
-    return _at_home("~/.cache/gpu_tune")
-
-
-def _at_home(name: str) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the XDG specification: a relative path is ignored
+        base = "~/.cache"
+    name = os.environ.get("GPU_TUNE_CACHE_DIR") or f"{base}/gpu_tune"
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError as error:  # as in a container whose user has no entry and no HOME

@@ -179,6 +179,13 @@ def samples(value: Any, unit: float, where: str) -> tuple[float, ...]:
     return tuple(time(v, where, "a repeat") * unit for v in value)
 
 
+def failure(value: Any, objective: str) -> tuple[str, str] | None:
+    """Status and reason where the recorded ``value`` says that the config failed: a word, or no time at all."""
+    if isinstance(value, str):
+        return ERROR_STATUS.get(value, "run_error"), value
+    return ("run_error", f"{objective} {value}") if isinstance(value, float | int) and not value < FAILED_TIME else None
+
+
 def time(value: Any, where: str, what: str) -> float:
     """A positive, finite number."""
     found = number(value, where, what)

@@ -106,21 +106,10 @@ def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str)
     known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
     extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and files.finite(v)}
     stamp = str(entry.get("timestamp", ""))
-    if isinstance(value, str):
-        return RecordedTrial(config, files.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
     if value is None:
         raise CorruptData(f"{where}: has neither {objective!r} nor an error")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < files.FAILED_TIME:
-        if value < 0:
-            raise CorruptData(f"{where}: {objective} is {value}; a time is positive")
-        return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
-    return RecordedTrial(
-        config,
-        "ok",
-        files.time(value, where, objective) * 1e-3,
-        files.samples(entry.get("times"), 1e-3, where),
-        "",
-        costs,
-        stamp,
-        extra,
-    )
+    failed = files.failure(value, objective)
+    if failed:
+        return RecordedTrial(config, failed[0], None, (), failed[1], costs, stamp, extra)
+    time, samples = files.time(value, where, objective) * 1e-3, files.samples(entry.get("times"), 1e-3, where)
+    return RecordedTrial(config, "ok", time, samples, "", costs, stamp, extra)

@@ -153,19 +153,16 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
     stamp = str(r.get("timestamp", ""))
     main = measured.get(objective, {})
     value = main.get("value")
+    failed = files.failure(value, objective)
     if status != "ok":
-        return RecordedTrial(
-            config, status, None, (), value if isinstance(value, str) else str(invalidity), costs, stamp, extra
-        )
-    if isinstance(value, str):
-        return RecordedTrial(config, files.ERROR_STATUS.get(value, "run_error"), None, (), value, costs, stamp, extra)
+        failed = status, value if isinstance(value, str) else str(invalidity)
+    if failed:
+        return RecordedTrial(config, failed[0], None, (), failed[1], costs, stamp, extra)
     samples = files.samples(times.get("runtimes"), unit, where)
     if value is None:
         if not samples:
             raise CorruptData(f"{where}: is correct but has neither the measurement {objective!r} nor runtimes")
         time = sum(samples) / len(samples)
-    elif isinstance(value, (int, float)) and value >= files.FAILED_TIME:
-        return RecordedTrial(config, "run_error", None, (), f"{objective} {value}", costs, stamp, extra)
     else:
         time = files.time(value, where, objective) * _UNITS.get(str(main.get("unit", "")).lower(), unit)
     return RecordedTrial(config, status, time, samples, "", costs, stamp, extra)
