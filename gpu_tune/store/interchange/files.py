@@ -38,6 +38,12 @@ ERROR_NAME = {
 }
 
 
+def need(valid: object, text: str) -> None:
+    """Raise CorruptData with ``text`` unless ``valid``."""
+    if not valid:
+        raise CorruptData(text)
+
+
 def read(name: str) -> str:
     """The text of a ``.json`` or ``.json.gz`` file; InvalidInput or CorruptData when there is none in it."""
     try:
@@ -55,8 +61,7 @@ def read(name: str) -> str:
         raise InvalidInput(
             "recorded space", name, f"cannot be read ({error.strerror or error})", "give a .json or .json.gz file"
         ) from error
-    if len(body) > MAX_BYTES:
-        raise CorruptData(f"{name}: holds more than {MAX_BYTES} bytes of JSON; split it")
+    need(len(body) <= MAX_BYTES, f"{name}: holds more than {MAX_BYTES} bytes of JSON; split it")
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,27 +121,23 @@ def knobs(
     keys: Sequence[str], configs: Sequence[Mapping[str, Any]], params: Mapping[str, Any] | None, name: str
 ) -> tuple[Knob, ...]:
     """The knobs that ``configs`` (and ``params``, the values a file lists) use; CorruptData beyond the limits."""
-    if not configs:
-        raise CorruptData(f"{name}: records no config at all")
-    if len(keys) > MAX_KNOBS:
-        raise CorruptData(f"{name}: has {len(keys)} parameters; at most {MAX_KNOBS} are read")
+    need(configs, f"{name}: records no config at all")
+    need(len(keys) <= MAX_KNOBS, f"{name}: has {len(keys)} parameters; at most {MAX_KNOBS} are read")
     knobs = []
     for key in keys:
-        if not key.isidentifier():
-            raise CorruptData(f"{name}: parameter name {key[:40]!r} is not an identifier")
+        need(key.isidentifier(), f"{name}: parameter name {key[:40]!r} is not an identifier")
         values: dict[Any, Any] = {}
         listed = params[key] if params is not None else []
-        if not isinstance(listed, list):
-            raise CorruptData(f"{name}: tune_params[{key!r}] is not a list")
+        need(isinstance(listed, list), f"{name}: tune_params[{key!r}] is not a list")
         for v in (*listed, *(c[key] for c in configs)):
-            if not (len(v) <= 1000 if isinstance(v, str) else isinstance(v, (int, float)) and abs(v) <= MAX_VALUE):
-                raise CorruptData(
-                    f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a word, a boolean or a number "
-                    f"up to {MAX_VALUE:g}"
-                )
+            need(
+                len(v) <= 1000 if isinstance(v, str) else isinstance(v, (int, float)) and abs(v) <= MAX_VALUE,
+                f"{name}: parameter {key} has the value {str(v)[:80]!r}; a value is a word, a boolean or a number "
+                f"up to {MAX_VALUE:g}",
+            )
             values.setdefault(v, v)  # 1, 1.0 and True are one value, spelt as first seen
-        if len(values) > MAX_VALUES:
-            raise CorruptData(f"{name}: parameter {key} has {len(values)} values; at most {MAX_VALUES} are read")
+        many = len(values)
+        need(many <= MAX_VALUES, f"{name}: parameter {key} has {many} values; at most {MAX_VALUES} are read")
         numeric = all(isinstance(v, (int, float)) for v in values)
         knobs.append(Knob(key, tuple(sorted(values) if numeric else values), "recorded parameter", ordinal=numeric))
     return tuple(knobs)
@@ -148,8 +149,7 @@ def canonical(configs: Sequence[Mapping[str, Any]], knobs: Sequence[Knob], name:
     seen = set()
     for c in configs:
         config = Config({k.name: spelt[k.name][c[k.name]] for k in knobs})
-        if config.key in seen:
-            raise CorruptData(f"{name}: config {config.key} is recorded twice; keep one entry for each")
+        need(config.key not in seen, f"{name}: config {config.key} is recorded twice; keep one entry for each")
         seen.add(config.key)
         yield config
 
@@ -157,26 +157,24 @@ def canonical(configs: Sequence[Mapping[str, Any]], knobs: Sequence[Knob], name:
 def text(data: Mapping[str, Any], key: str, name: str) -> str:
     """``data[key]`` (or ""), a short text."""
     value = data.get(key, "")
-    if not isinstance(value, str) or len(value) > 1000:
-        raise CorruptData(f"{name}: {key} is not a short text")
-    return value
+    need(isinstance(value, str) and len(value) <= 1000, f"{name}: {key} is not a short text")
+    return str(value)
 
 
 def problem_size(value: Any, name: str) -> tuple[int, ...]:
     """A recorded problem size: a number, a short list of numbers, or none."""
     values = value if isinstance(value, list) else [] if value is None or isinstance(value, str) else [value]
-    if len(values) > 16 or not all(isinstance(v, (int, float)) and finite(v) for v in values):
-        raise CorruptData(f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers")
+    need(
+        len(values) <= 16 and all(isinstance(v, (int, float)) and finite(v) for v in values),
+        f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers",
+    )
     return tuple(int(v) for v in values)
 
 
 def samples(value: Any, unit: float, where: str) -> tuple[float, ...]:
     """Repeats in seconds, ``unit`` being the file's unit in seconds."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise CorruptData(f"{where}: its repeats are not a list")
-    return tuple(time(v, where, "a repeat") * unit for v in value)
+    need(isinstance(value, list | None), f"{where}: its repeats are not a list")
+    return tuple(time(v, where, "a repeat") * unit for v in value or ())
 
 
 def failure(value: Any, objective: str) -> tuple[str, str] | None:
@@ -189,15 +187,14 @@ def failure(value: Any, objective: str) -> tuple[str, str] | None:
 def time(value: Any, where: str, what: str) -> float:
     """A positive, finite number."""
     found = number(value, where, what)
-    if found <= 0:
-        raise CorruptData(f"{where}: {what} is {found}; a time is positive")
+    need(found > 0, f"{where}: {what} is {found}; a time is positive")
     return found
 
 
 def number(value: Any, where: str, what: str) -> float:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not finite(value):
-        raise CorruptData(f"{where}: {what} is {str(value)[:80]!r}, not a finite number")
+    good = isinstance(value, int | float) and not isinstance(value, bool) and finite(value)
+    need(good, f"{where}: {what} is {str(value)[:80]!r}, not a finite number")
     return float(value)
 
 

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import CorruptData
 from ...space.knob import Config
 from ..recorded_space import Recorded, RecordedTrial
 from . import files
+from .files import need
 
 _COSTS = {
     "compile_time": "compile",
@@ -55,30 +55,23 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
 
 def parse(data: dict[str, Any], name: str) -> Recorded:
     """The recorded space in a cache file's object; CorruptData naming ``name`` and the entry."""
-    keys = data.get("tune_params_keys")
-    if (
-        not isinstance(keys, list)
-        or not keys
-        or not all(isinstance(k, str) for k in keys)
-        or len(set(keys)) != len(keys)
-    ):
-        raise CorruptData(f"{name}: tune_params_keys is not a list of distinct names")
+    keys: Any = data.get("tune_params_keys")
+    named = isinstance(keys, list) and keys and all(isinstance(k, str) for k in keys) and len(set(keys)) == len(keys)
+    need(named, f"{name}: tune_params_keys is not a list of distinct names")
     params = data.get("tune_params")
-    if params is not None and (not isinstance(params, dict) or set(params) != set(keys)):
-        raise CorruptData(f"{name}: tune_params does not name the same parameters as tune_params_keys")
+    same = params is None or (isinstance(params, dict) and set(params) == set(keys))
+    need(same, f"{name}: tune_params does not name the same parameters as tune_params_keys")
     objective = files.text(data, "objective", name) or "time"
     entries = data["cache"]
     configs = []
     for key, entry in entries.items():
-        if not isinstance(entry, dict) or any(k not in entry for k in keys):
-            raise CorruptData(
-                f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys"
-            )
+        whole = isinstance(entry, dict) and all(k in entry for k in keys)
+        need(whole, f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys")
         recorded = [entry[k] for k in keys]
-        if ",".join(str(v) for v in recorded) != key:
-            raise CorruptData(
-                f"{name}: cache entry {key[:80]!r} holds the values {str(recorded)[:120]}; key and values must agree"
-            )
+        need(
+            ",".join(str(v) for v in recorded) == key,
+            f"{name}: cache entry {key[:80]!r} holds the values {str(recorded)[:120]}; key and values must agree",
+        )
         configs.append(dict(zip(keys, recorded)))
     knobs = files.knobs(keys, configs, params, name)
     trials = [
@@ -106,8 +99,7 @@ def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str)
     known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
     extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and files.finite(v)}
     stamp = str(entry.get("timestamp", ""))
-    if value is None:
-        raise CorruptData(f"{where}: has neither {objective!r} nor an error")
+    need(value is not None, f"{where}: has neither {objective!r} nor an error")
     failed = files.failure(value, objective)
     if failed:
         return RecordedTrial(config, failed[0], None, (), failed[1], costs, stamp, extra)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import CorruptData
 from ...space.knob import Config
 from ..recorded_space import Recorded, RecordedTrial
 from . import files
+from .files import need
 
 _STATUS = {
     "correct": "ok",
@@ -92,24 +92,21 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
 
 def parse(data: dict[str, Any], name: str) -> Recorded:
     """The recorded space in a results file's object; CorruptData naming ``name`` and the result."""
-    metadata = data.get("metadata") if isinstance(data.get("metadata"), dict) else {}
-    assert metadata is not None
+    metadata: Any = data.get("metadata") if isinstance(data.get("metadata"), dict) else {}
     unit_name = str(metadata.get("timeunit", "milliseconds")).lower()
-    if unit_name not in _UNITS:
-        raise CorruptData(f"{name}: metadata.timeunit {unit_name[:40]!r} is unknown; use one of {', '.join(_UNITS)}")
+    known = ", ".join(_UNITS)
+    need(unit_name in _UNITS, f"{name}: metadata.timeunit {unit_name[:40]!r} is unknown; use one of {known}")
     unit = _UNITS[unit_name]
     results = data["results"]
-    configs = []
+    configs: list[Any] = []
     for i, r in enumerate(results):
-        if not isinstance(r, dict) or not isinstance(r.get("configuration"), dict) or not r["configuration"]:
-            raise CorruptData(f"{name}: result {i} has no configuration")
-        configs.append(r["configuration"])
+        config = r.get("configuration") if isinstance(r, dict) else None
+        need(config and isinstance(config, dict), f"{name}: result {i} has no configuration")
+        configs.append(config)
     keys = list(configs[0]) if configs else []
     for i, c in enumerate(configs):
-        if set(c) != set(keys):
-            raise CorruptData(
-                f"{name}: result {i} has other parameters than result 0: {sorted(set(c) ^ set(keys))[:8]}"
-            )
+        other = sorted(set(c) ^ set(keys))
+        need(not other, f"{name}: result {i} has other parameters than result 0: {other[:8]}")
     knobs = files.knobs(keys, configs, None, name)
     trials = [
         _trial(config, r, unit, f"{name}: result {i}")
@@ -129,11 +126,10 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
 
 def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> RecordedTrial:
     invalidity = r.get("invalidity")
-    if not isinstance(invalidity, str) or invalidity not in _STATUS:
-        raise CorruptData(f"{where}: invalidity {str(invalidity)[:40]!r} is not one of {', '.join(_STATUS)}")
-    status = _STATUS[invalidity]
-    times = r.get("times") if isinstance(r.get("times"), dict) else {}
-    assert times is not None
+    known = isinstance(invalidity, str) and invalidity in _STATUS
+    need(known, f"{where}: invalidity {str(invalidity)[:40]!r} is not one of {', '.join(_STATUS)}")
+    status = _STATUS[str(invalidity)]
+    times: Any = r.get("times") if isinstance(r.get("times"), dict) else {}
     costs = {
         ours: files.number(times[theirs], where, theirs) * unit
         for theirs, ours in _COSTS.items()
@@ -160,8 +156,7 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
         return RecordedTrial(config, failed[0], None, (), failed[1], costs, stamp, extra)
     samples = files.samples(times.get("runtimes"), unit, where)
     if value is None:
-        if not samples:
-            raise CorruptData(f"{where}: is correct but has neither the measurement {objective!r} nor runtimes")
+        need(samples, f"{where}: is correct but has neither the measurement {objective!r} nor runtimes")
         time = sum(samples) / len(samples)
     else:
         time = files.time(value, where, objective) * _UNITS.get(str(main.get("unit", "")).lower(), unit)
