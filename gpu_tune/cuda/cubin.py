@@ -33,7 +33,7 @@ RESERVED_SHARED = 1024
 """Bytes at the start of shared memory that the system keeps from compute capability 9.0 on; ELF sizes include them."""
 
 _MAX_THREADS, _REGCOUNT, _FRAME_SIZE, _MIN_STACK, _KPARAM, _PARAM_BYTES = 0x05, 0x2F, 0x11, 0x12, 0x17, 0x19
-_NUM_MBARRIERS, _NUM_BARRIERS, _REG_RECONFIG, _REQNTID = 0x38, 0x4C, 0x54, 0x10
+_NUM_BARRIERS, _REG_RECONFIG, _REQNTID = 0x4C, 0x54, 0x10
 _MAX_SECTIONS, _MAX_NAME = 65536, 65536
 
 
@@ -53,8 +53,8 @@ class KernelFacts:
     ``registers`` per thread. ``stack_bytes``: the frame of the kernel (above 0 means a local array or spills).
     ``static_shared_bytes``: what the kernel declares, the system's reserve left out. ``max_threads``: from
     ``__launch_bounds__`` (0: none given). ``barriers``: named barriers used (16 when the number is not a constant).
-    ``mbarriers``: as ptxas counts them. ``param_bytes`` and ``params``: the parameter block. ``setmaxnreg``: whether
-    the kernel moves registers between its warps. ``code_bytes``: machine code.
+    ``param_bytes`` and ``params``: the parameter block. ``setmaxnreg``: whether the kernel moves registers between its
+    warps.
     """
 
     name: str
@@ -63,11 +63,9 @@ class KernelFacts:
     static_shared_bytes: int = 0
     max_threads: int = 0
     barriers: int = 0
-    mbarriers: int = 0
     param_bytes: int = 0
     params: tuple[Param, ...] = ()
     setmaxnreg: bool = False
-    code_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class Elf:
 
 
 def _facts(elf: Elf) -> Cubin:
-    kernels: dict[str, dict[str, object]] = {name: {"code_bytes": s.size} for name, s in elf.texts()}
+    kernels: dict[str, dict[str, object]] = {name: {} for name, _ in elf.texts()}
     for section in elf.sections:
         prefix, _, name = section.name.partition(".nv.info.")
         if section.name.startswith(".nv.shared.") and section.name[11:] in kernels:
@@ -180,8 +178,6 @@ def _own_facts(body: bytes) -> dict[str, object]:
             facts["param_bytes"] = value
         elif attribute == _NUM_BARRIERS:
             facts["barriers"] = value & 0xFF
-        elif attribute == _NUM_MBARRIERS:
-            facts["mbarriers"] = value
         elif attribute == _REG_RECONFIG:
             facts["setmaxnreg"] = True
     facts["params"] = tuple(sorted(params, key=lambda p: p.index))

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import math
 import re
 import time
 import weakref
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
-from ..errors import EmulationError, InvalidInput
+from ..errors import EmulationError, InvalidInput, require
 from ..plan import BUFFERS, TENSOR_MAP_DTYPES, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build, tensor_map
 from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
@@ -186,34 +188,28 @@ class _Run:
 
     def _resident(self) -> int:
         """Clusters that can be resident at once."""
-        counts = []
+        found = []
         for step in self.plan.kernels:
-            size = int(np.prod(step.cluster))
-            blocks = DEFAULT_RESIDENT_BLOCKS
-            if self.device is not None:
-                d = self.device
-                shared = step.shared_bytes + d.shared_reserved_per_block
-                blocks = d.sm_count * max(
-                    1, min(d.blocks_per_sm, d.threads_per_sm // step.threads, d.shared_bytes_per_sm // max(1, shared))
-                )
-            counts.append(max(1, blocks // size))
-        return min(counts)
+            blocks, d = DEFAULT_RESIDENT_BLOCKS, self.device
+            if d is not None:  # the registers are not known: as if they never limited it
+                blocks = d.sm_count * max(1, d.resident_blocks(step.threads, 1, step.shared_bytes))
+            found.append(max(1, blocks // math.prod(step.cluster)))
+        return min(found)
 
     # ---- memory
     def _bind(self, handle: int) -> dict[str, _Bound]:
         bound: dict[str, _Bound] = {}
         given = dict(self.arrays)
         for name, array in given.items():
-            if name not in BUFFERS:
-                raise InvalidInput("emulated buffer", name, f"is not one of {BUFFERS}")
-            if not isinstance(array, np.ndarray):
-                raise InvalidInput(f"emulated buffer {name!r}", type(array).__name__, "is not a numpy array")
+            require(name in BUFFERS, "emulated buffer", name, f"is not one of {BUFFERS}")
+            kind = type(array).__name__
+            require(isinstance(array, np.ndarray), f"emulated buffer {name!r}", kind, "is not a numpy array")
         order = sorted(given, key=lambda n: n != "out")  # `out` first: c may alias it
         for name in order:
             if name == "c" and "out" in bound and np.may_share_memory(given["c"], given["out"]):
                 out = bound["out"]
-                shift = _address(given["c"]) - _address(given["out"])
-                if shift == 0 and _span(given["c"]) <= out.data.size:
+                start, end = byte_bounds(given["c"])
+                if start == byte_bounds(given["out"])[0] and end - start <= out.data.size:
                     bound[name] = _Bound(out.index, out.data, out.address, given["c"])
                     continue
             array = given[name]
@@ -322,25 +318,14 @@ class _Run:
         return bound[name]
 
 
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _span(array: np.ndarray) -> int:
-    """Bytes from the first to the end of the last element."""
-    if array.size == 0:
-        return 0
-    return sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
-
-
 def _bytes(array: np.ndarray) -> np.ndarray:
     """A copy of everything between the first and the last element, padding of strided views included."""
-    if any(s < 0 for s in array.strides):
-        raise InvalidInput("emulated buffer", array.strides, "has a negative stride", "pass a copy")
+    forward = all(s >= 0 for s in array.strides)
+    require(forward, "emulated buffer", array.strides, "has a negative stride", "pass a copy")
     if not array.size:
         return np.zeros(0, np.uint8)
-    raw = (ctypes.c_ubyte * _span(array)).from_address(_address(array))
-    return np.array(raw, np.uint8)
+    start, end = byte_bounds(array)
+    return np.array((ctypes.c_ubyte * (end - start)).from_address(start), np.uint8)
 
 
 def _offset(array: np.ndarray) -> int:
@@ -348,14 +333,12 @@ def _offset(array: np.ndarray) -> int:
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
-    return (_address(array) - _address(owner)) % 256
+    return (byte_bounds(array)[0] - byte_bounds(owner)[0]) % 256
 
 
 def _view(b: _Bound) -> np.ndarray:
-    if b.like is None:
-        return b.data
-    if b.like.size == 0:
-        return b.like.copy()
+    if b.like is None or b.like.size == 0:
+        return b.data if b.like is None else b.like.copy()
     return np.ndarray(b.like.shape, b.like.dtype, b.data.data, 0, b.like.strides)
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..cuda import driver
-from ..cuda.device import Device, by_name
+from ..cuda.device import KNOWN
 from ..cuda.launch import Program
 from ..cuda.memory import Workspaces, device_of, on_device, quietly
-from ..errors import InvalidInput, MeasureError, WrongResult
+from ..errors import InvalidInput, MeasureError, WrongResult, require
 from ..plan import LaunchPlan
 from ..reference import allocate
 from ..space.knob import Config
@@ -150,15 +150,15 @@ class TunedKernel:
 
     def _check(self, seen: Mapping[str, ArrayView], first: ArrayView, scalars: Mapping[str, float]) -> None:
         """Raise InvalidInput unless the arrays are what the kernel is compiled for, in one place, and apart."""
-        lead = self.workload.inputs[0]
-        if self._needs_c(scalars) and "c" not in seen:
-            raise InvalidInput("c", None, "is missing", f"the workload has beta={self.workload.beta}: pass c=")
+        lead, beta = self.workload.inputs[0], self.workload.beta
+        complete = "c" in seen or not self._needs_c(scalars)
+        require(complete, "c", None, "is missing", f"the workload has beta={beta}: pass c=")
         for name, spec in self._specs.items():
             if name in seen:
                 arrays.check(name, seen[name], spec, self.workload.alignment)
                 _same_place(name, seen[name], lead, first)
-            elif name not in ("c", "out"):
-                raise InvalidInput(name, None, "is missing", f"pass {name}= with shape {spec.shape}")
+            else:
+                require(name in ("c", "out"), name, None, "is missing", f"pass {name}= with shape {spec.shape}")
         if "out" in seen and first.place != HOST:
             _check_overlap(seen["out"], {n: a for n, a in seen.items() if n != "out"})
 
@@ -183,21 +183,15 @@ class TunedKernel:
             raise InvalidInput(
                 "arguments", len(operands), f"are more than {len(order)} ({', '.join(order)})", "name the others"
             )
-        given = {**dict(zip(order, operands)), **{n: v for n, v in named.items() if v is not None}}
         for name in named:
             if name in order[: len(operands)]:
                 raise InvalidInput(name, None, "is given twice", "give it by position or by name")
-        known = [n for n in self._specs if n != "out"]
-        for name in list(given):
-            if given[name] is None:
-                del given[name]
-            elif name not in known:
-                raise InvalidInput(
-                    name,
-                    None,
-                    f"is no argument of {self.workload.key}",
-                    f"it takes {', '.join(known)}, alpha, beta, out",
-                )
+        given = {name: value for name, value in (*zip(order, operands), *named.items()) if value is not None}
+        for name in given:
+            if name == "out" or name not in self._specs:
+                known = ", ".join(n for n in self._specs if n != "out")
+                rule = f"is no argument of {self.workload.key}"
+                raise InvalidInput(name, None, rule, f"it takes {known}, alpha, beta, out")
         for name in self.workload.inputs:
             if name not in given:
                 raise InvalidInput(name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
@@ -277,7 +271,7 @@ class TunedKernel:
         if self.workload.beta != "0":
             buffers.setdefault("c", result)
         w = self.winner
-        report = emulator.emulate(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=_model(w.device))
+        report = emulator.emulate(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=KNOWN.get(w.device))
         if report.findings:
             raise WrongResult(
                 f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"
@@ -286,30 +280,20 @@ class TunedKernel:
         return result if out is None else out
 
 
-def _model(name: str) -> Device | None:
-    """The built-in device of that name, for the emulator's limits; None for a GPU that is not in the table."""
-    try:
-        return by_name(name)
-    except InvalidInput:
-        return None
-
-
 def _same_place(name: str, array: ArrayView, other: str, first: ArrayView) -> None:
-    if array.place != first.place or (array.place != HOST and array.device != first.device):
-        raise InvalidInput(
-            name,
-            f"{array.place}:{array.device}",
-            f"is not where {other} is ({first.place}:{first.device})",
-            "put all arrays on one GPU",
-        )
+    require(
+        array.place == first.place and (array.place == HOST or array.device == first.device),
+        name,
+        f"{array.place}:{array.device}",
+        f"is not where {other} is ({first.place}:{first.device})",
+        "put all arrays on one GPU",
+    )
 
 
-def _check_overlap(out: ArrayView, seen: Mapping[str, ArrayView]) -> None:
+def _check_overlap(out: ArrayView, others: Mapping[str, ArrayView]) -> None:
     start, end = arrays.span(out)
-    for name, array in seen.items():
+    for name, array in others.items():
         low, high = arrays.span(array)
         same = (low, array.strides) == (start, out.strides) and name in ("c", "residual")
-        if low < end and start < high and not same:
-            raise InvalidInput(
-                "out", hex(start), f"overlaps {name}", "only c and residual may be the very array that out is"
-            )
+        rule, remedy = f"overlaps {name}", "only c and residual may be the very array that out is"
+        require(same or low >= end or start >= high, "out", hex(start), rule, remedy)
