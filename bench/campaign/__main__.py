@@ -10,8 +10,8 @@
 Phases, each with a share of the time; whichever is furthest behind its share goes next, so that every slice holds
 something of each, in the order of value within each:
 
-- checks:    does the emulator agree with the GPU (conformance.py), tests/gpu, the marks of the measuring (noise.py),
-             small workloads of every template on both
+- checks:    does the emulator agree with the GPU (bench.conformance), tests/gpu, the marks of the measuring
+             (bench.noise), small workloads of every template on both
 - tuning:    a prioritised list of workloads, each with a time box, and the winner against every installed baseline
 - spaces:    unbiased random configs of the tensor-core matmul templates, failures kept: which knobs pay, and data
 - templates: every template at random configs, each result compared with the reference
@@ -36,7 +36,7 @@ from bench.campaign import archive, pages, tasks
 from bench.campaign.schedule import PHASES, Schedule, Task
 from bench.campaign.setup import Setup
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 
 WHEELS = (
     "gpu_tune (built here: python -m build --wheel)",
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="rehearse with a small kernel")
     parser.add_argument("--jobs", type=int, default=0, help="compile workers (default: all CPUs)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path, default=HERE / "RESULTS.md", help="where results are written")
+    parser.add_argument("--to", type=Path, default=RESULTS, help="where results are written")
     given = parser.parse_args(arguments)
     if given.resume:
         archive.restore(given.resume, given.out)

@@ -66,13 +66,14 @@ def _checks(setup: Setup) -> Iterator[Task]:
         pytest = [*python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
         programs = {f"tests/gpu/{n}": [*pytest, str(ROOT / "tests" / "gpu" / n)] for n in GPU_TESTS}
         dump = str(setup.logs / f"hardware-cc{setup.device.cc}.npz")
-        check = {"conformance.py": [*conformance, "check", "--archive", dump]}
+        check = {"bench.conformance": [*conformance, "check", "--archive", dump]}
         first = dict(list(programs.items())[:1])  # what the driver does wrong explains all else
         for name, command in {**first, **check, **programs}.items():
             yield Task("checks", name, functools.partial(program, setup, name, command), PROGRAM / 2)
     elif setup.kind == "predicted" and setup.scale >= 1:
         command = [*conformance, "emulate", str(setup.out / "emulator.npz"), "--cc", str(setup.device.cc)]
-        yield Task("checks", "conformance.py", functools.partial(program, setup, "conformance.py", command), PROGRAM)
+        name = "bench.conformance"
+        yield Task("checks", name, functools.partial(program, setup, name, command), PROGRAM)
     if setup.kind == "gpu":
         parts = (("floor", 60.0), ("versus", 90.0), ("tunings", 120.0))
         for part, needs in parts if setup.scale >= 0.01 else parts[:1]:
@@ -119,7 +120,7 @@ def program(setup: Setup, name: str, command: Sequence[str], limit: float = PROG
 
 
 def noise(setup: Setup, part: str) -> dict[str, Any]:
-    """One part of noise.py: its marks."""
+    """The marks of one part of bench.noise."""
     from bench.noise import __main__ as marks  # with the kernels of the tests, which nothing else needs
 
     options: dict[str, Any] = {"trials": 2, "seconds": 0.3} if setup.scale < 1 else {"trials": 20, "seconds": 30.0}

@@ -8,7 +8,7 @@ memory weakened) and the kernel is run again with several interleavings. A mutan
 reported, or gives a wrong result. Survivors are listed with their line and the reason: those marked ``equivalent``
 cannot be told from the original by any legal execution of that workload and do not count.
 
-``bench/results/mutation.json`` is what ``mutation.py --variants 4 --each 4 --json bench/results/mutation.json`` wrote:
+``bench/results/mutation.json`` is what ``--variants 4 --each 4 --json bench/results/mutation.json`` wrote:
 mutants by kind and fate, and every survivor with its variant, which ``gpu-tune verify NAME --case`` takes.
 """
 

@@ -4,7 +4,7 @@
 
 Takes folders of this project's records (their groups are template x workload x chip), recorded spaces, Kernel Tuner or
 T4 (groups are kernel x problem size x device; one file each), and PyTorch's AutoHeuristic logs of mm (``.txt``, see
-``autoheuristic.py``; groups are product x chip). Groups of one template or kernel are a family. For every family:
+``autoheuristic.py`` here; groups are product x chip). Groups of one template or kernel are a family. For every family:
 *shapes* leaves a fold of its shapes out on each chip and trains on that chip's others (a product of a log is left out
 with every dtype and layout of its m, n and k); *chips* leaves a chip out and trains on the others; *both* leaves a fold
 of the shapes out on every chip, and is asked about them on a chip that it never saw. Printed is best time / best time
