@@ -113,7 +113,10 @@ class Store:
                 "launch.json": (json.dumps(winner.to_json(), indent=1, sort_keys=True) + "\n").encode(),
             }
             for name, content in contents.items():
-                _write(temporary / name, content)
+                with open(temporary / name, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.chmod(0o755)
             _swap_in(temporary, path)
         except OSError as error:
@@ -244,13 +247,6 @@ def _read_file(name: str, handle: int) -> bytes:
     if len(data) > LIMITS[name]:
         raise CorruptData(f"{name} is larger than {LIMITS[name]} bytes")
     return data
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _swap_in(temporary: Path, path: Path) -> None:

@@ -119,11 +119,11 @@ class Winner:
     def from_files(cls, facts: bytes, code: bytes, cubin: bytes) -> Winner:
         """The winner in the three files' contents; OtherFormat for one of another format, CorruptData when anything is
         damaged or missing."""
-        with refused("launch.json"):
+        with refused("winner"):
             data = json.loads(facts)
             check_format(data, FORMAT)
             if data.pop("hash", None) != digest(_canonical(data)):
-                raise ValueError("it does not match its hash")
+                raise ValueError("launch.json does not match its hash")
             for name, content in (("kernel.cu", code), ("kernel.cubin", cubin)):
                 if data["hashes"][name] != digest(content):
                     raise ValueError(f"{name} does not match its hash")
