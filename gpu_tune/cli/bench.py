@@ -94,7 +94,6 @@ def command(
 
 
 def _list(as_json: bool) -> None:
-
     found = [suites.load(n) for n in suites.names()]
     if as_json:
         options.echo_json(

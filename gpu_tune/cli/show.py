@@ -48,7 +48,6 @@ def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Cal
 
 
 def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
-
     chosen, _ = select_device(device)
     spaces = [_space_facts(b.template, b.space()) for b in bind(workload, chosen)]
     if as_json:
@@ -181,7 +180,6 @@ def _print_model(name: str, space: dict[str, Any]) -> None:
 
 
 def _kernel(workload: Workload, *, device: str | None, as_json: bool, store: Store, plan_only: bool) -> None:
-
     chosen, source = select_device(device)
     found = lookup(workload, chosen.chip, source, store=store)
     if found is None:
