@@ -276,22 +276,8 @@ def test_an_array_that_another_stream_still_makes_is_waited_for(toy_winner, gpu_
 
 def test_an_emitted_source_says_what_it_is_and_assembles_by_itself(toy_winner):
     base = toy_winner()
-    text = emit.emit(
-        base.code,
-        workload=SMALL,
-        computed=SMALL,
-        template="toy",
-        template_hash="abc",
-        config=base.config,
-        plan=base.plan,
-        chip=base.chip,
-        arch="sm_90a",
-        options=nvrtc.all_options("sm_90a"),
-        source="predicted",
-        seconds=1.5e-6,
-        verdict="a */ trap",
-        created=0.0,
-    )
+    said = {"options": nvrtc.all_options("sm_90a"), "seconds": 1.5e-6, "verdict": {"text": "a */ trap"}, "created": 0.0}
+    text = emit.emit(replace(base, arch="sm_90a", source="predicted", **said))
     header, end, body = text.partition("\n */\n")
     header += end
     assert body == base.code and header.count("*/") == 1
