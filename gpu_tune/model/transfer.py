@@ -219,10 +219,8 @@ def device_of(chip: str, space: Any = None) -> Device | None:
     """The chip that records name, as far as it is known here: the space's own, one of the device table, or a slice or
     another make of one in the table (same name, other SM count or memory; L2 and bandwidth go with the memory). Records
     of any other chip are not learned from: their features need its limits, which records do not hold."""
-    own = getattr(space, "device", None)
-    if own is not None and own.chip == chip:
-        return own
-    found = next((d for d in KNOWN.values() if d.chip == chip), None)
+    known = [d for d in (getattr(space, "device", None), *KNOWN.values()) if d is not None]
+    found = next((d for d in known if d.chip == chip), None)
     parts = re.fullmatch(r"(.+)-(\d+)sm-(\d+)gb", chip)
     twin = KNOWN.get(parts[1]) if parts else None
     if found is None and twin is not None and parts is not None and int(parts[2]) and int(parts[3]):

@@ -70,7 +70,7 @@ class Space(Protocol):
         """What the model sees: knob features, then hardware features where the space knows them."""
 
     def coordinates(self, rows: Rows) -> NDArray[np.float32]:
-        """Rows as points of a unit cube (n, d), for distances and smooth models."""
+        """Rows as points of a unit cube (n, d), for distances and Gaussian processes."""
 
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float) -> Rows:
         """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be
@@ -105,11 +105,9 @@ class GridSpace:
     # --- configs --------------------------------------------------------------------------------------------------
 
     def default(self) -> Config | None:
-        """The first start; None: this space declares none."""
         return None
 
     def seeds(self) -> list[Config]:
-        """Further starts (none here)."""
         return []
 
     def __contains__(self, config: object) -> bool:
@@ -120,50 +118,9 @@ class GridSpace:
         except InvalidConfig:
             return False
 
-    def violations(self, config: Config) -> list[str]:
-        """Why ``config`` is invalid; empty when it is valid."""
-        try:
-            row = self.rows([config])
-        except InvalidConfig as error:
-            return [str(error)]
-        broken = [
-            f"{c.name}: {c.message}"
-            for c, rule in zip(self.constraints, self.grid.rules)
-            if not (rule.check(row)[0] if rule.columns else rule.holds(()))
-        ]
-        return broken or ([] if self.grid.valid(row)[0] else ["not one of the recorded configs"])
-
     def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
         """``n`` distinct valid configs, near uniform; fewer when the space has fewer."""
         return self.configs(self.grid.sample(n, rng))
-
-    def neighbours(self, config: Config, rng: np.random.Generator | None = None, n: int | None = None) -> list[Config]:
-        """Valid configs one move away (see ``steps``), nearest first; with ``rng`` a random ``n`` of them."""
-        rows = self.steps(self.rows([config])[0])
-        if rng is not None:
-            rows = rows[rng.permutation(len(rows))]
-        return self.configs(rows if n is None else rows[:n])
-
-    def mutate(self, config: Config, rng: np.random.Generator) -> Config:
-        """A valid config near ``config``: one of its neighbours, else any other; ``config`` itself in a space of
-        one.
-        """
-        rows = self.steps(self.rows([config])[0])
-        if len(rows):
-            return self.configs(rows[rng.integers(len(rows))][None])[0]
-        other = [c for c in self.sample(2, rng) if c != config]
-        return other[0] if other else config
-
-    def crossover(self, a: Config, b: Config, rng: np.random.Generator) -> Config:
-        """A valid config with each knob from ``a`` or ``b`` where the constraints allow, repaired by small steps
-        elsewhere.
-        """
-        pair = self.rows([a, b])
-        masks = rng.random((8, len(self.knobs))) < 0.5
-        children = np.where(masks, pair[0], pair[1]).astype(np.uint16)
-        ok = np.flatnonzero(self.grid.valid(children))
-        row = children[ok[0]] if len(ok) else self.grid.repair(children[0], rng)
-        return self.configs((pair[0] if row is None else row)[None])[0]
 
     def count(self, limit: int = COUNTED) -> Count:
         """Valid configs: exact where at most ``limit`` partial assignments were needed, else an estimate."""
@@ -183,10 +140,6 @@ class GridSpace:
                 share = float(np.mean(~rule.check_flat(flat)))
             found[rule.name] = Removed(exact, round(share * self.grid.raw))
         return found
-
-    def encode(self, configs: Sequence[Config]) -> NDArray[np.float32]:
-        """Knob features (n, len(encoder.names)) float32."""
-        return self.encoder(self.rows(configs))
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
@@ -211,15 +164,12 @@ class GridSpace:
         return np.array(out, dtype=np.uint16).reshape(-1, len(self.knobs))
 
     def configs(self, rows: Rows) -> list[Config]:
-        """Configs of index rows, knobs in declared order."""
         return [Config({k.name: k.values[i] for k, i in zip(self.knobs, row)}) for row in rows.tolist()]
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
-        """Knob features and their names (no hardware is known here)."""
         return self.encoder(rows), list(self.encoder.names)
 
     def coordinates(self, rows: Rows) -> NDArray[np.float32]:
-        """Rows as points of a unit cube (n, d): see ``encoding``."""
         return self.encoder.coordinates(rows)
 
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float = 0.1) -> Rows:

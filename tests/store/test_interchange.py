@@ -287,7 +287,7 @@ def test_a_recorded_space_holds_exactly_its_configs_and_replays_them() -> None:
     failed = next(t for t in space.recorded.trials if t.time is None)
     assert space.measurement(failed.config).status == "run_error"
     absent = best.config.replace(thread_m=8, thread_n=8, block_m=16, block_n=16)
-    assert absent not in space and space.violations(absent) == ["not one of the recorded configs"]
+    assert absent not in space
     with pytest.raises(InvalidConfig, match="not recorded"):
         space.measurement(absent)
     with pytest.raises(CorruptData, match="no trial has a time"):
