@@ -193,34 +193,31 @@ class CompilePool:
                 done = 0
 
     def _compile(self, child: Child, source: str, arch: str) -> CompileResult:
-        start = time.perf_counter()
-        for attempt in (1, 2):
+        start, why = time.perf_counter(), ""
+        for _ in range(2):  # once may be a stray kill; twice is the source
             try:
-                status, cubin, words, seconds = child.ask((source, arch), self.timeout)
+                result: CompileResult = child.ask((source, arch), self.timeout)
                 self.busy_seconds += time.perf_counter() - start
-                if status == "ok":
-                    return CompileResult("ok", cubin, words, "", seconds)
-                return CompileResult("compile_error", b"", words, _first_error(words), seconds)
+                return result
             except ChildLost as lost:
-                took = time.perf_counter() - start
                 if self._closed:
                     raise
+                why, took = str(lost), time.perf_counter() - start
                 if lost.timed_out:
                     return CompileResult("compile_timeout", reason=f"no cubin after {self.timeout:g} s", seconds=took)
-                if attempt == 2:  # once may be a stray kill; twice is the source
-                    return CompileResult("compile_error", reason=f"the compiler was lost twice: {lost}", seconds=took)
-        raise AssertionError
+        return CompileResult("compile_error", reason=f"the compiler was lost twice: {why}", seconds=took)
 
 
-def compile_request(request: tuple[str, str], note: Callable[[str], None]) -> tuple[str, bytes, str, float]:
-    """In the worker: (source, arch) to (``ok`` or ``compile_error``, cubin, log, seconds)."""
+def compile_request(request: tuple[str, str], note: Callable[[str], None]) -> CompileResult:
+    """In the worker: what comes of compiling (source, arch)."""
     _limit_memory()
     start = time.perf_counter()
     try:
         compiled = nvrtc.to_cubin(*request)
-        return "ok", compiled.data, compiled.log, time.perf_counter() - start
+        return CompileResult("ok", compiled.data, compiled.log, seconds=time.perf_counter() - start)
     except CompileError as error:
-        return "compile_error", b"", str(error), time.perf_counter() - start
+        words, took = str(error), time.perf_counter() - start
+        return CompileResult("compile_error", log=words, reason=_first_error(words), seconds=took)
 
 
 def _limit_memory() -> None:
