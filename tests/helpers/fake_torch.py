@@ -66,6 +66,26 @@ class Tensor:
         return self.array.ctypes.data
 
 
+def raw(facts: dict[str, Any]) -> ctypes.Array[ctypes.c_ubyte]:
+    """The bytes that a ``__cuda_array_interface__`` describes."""
+    span = sum((n - 1) * s for n, s in zip(facts["shape"], facts["strides"])) + np.dtype(facts["typestr"]).itemsize
+    return (ctypes.c_ubyte * span).from_address(facts["data"][0])
+
+
+def convolved(image: np.ndarray, filters: np.ndarray, stride: Any, dilation: Any, groups: int) -> np.ndarray:
+    """The cross-correlation of a padded NCHW image."""
+    k, c, r, s = filters.shape
+    rows, columns = ((image.shape[2 + i] - dilation[i] * (n - 1) - 1) // stride[i] + 1 for i, n in enumerate((r, s)))
+    out = np.zeros((len(image), k, rows, columns))
+    for g in range(groups):
+        mine = slice(g * k // groups, (g + 1) * k // groups)
+        for i in range(r):
+            for j in range(s):
+                part = image[:, g * c : (g + 1) * c, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]]
+                out[:, mine] += np.einsum("nchw,kc->nkhw", part[:, :, :rows, :columns], filters[mine, :, i, j])
+    return out
+
+
 def module() -> Any:
     """A fresh ``torch``."""
     calls: list[tuple[str, dict[str, Any]]] = []
@@ -98,10 +118,7 @@ def module() -> Any:
     def as_tensor(memory: Any, device: str) -> Tensor:
         facts = memory.__cuda_array_interface__
         assert (device, facts["version"]) == ("cuda:0", 3), (device, facts)
-        size = np.dtype(facts["typestr"]).itemsize
-        span = sum((n - 1) * s for n, s in zip(facts["shape"], facts["strides"])) + size
-        raw = (ctypes.c_ubyte * span).from_address(facts["data"][0])
-        return Tensor(np.ndarray(facts["shape"], facts["typestr"], raw, strides=facts["strides"]))
+        return Tensor(np.ndarray(facts["shape"], facts["typestr"], raw(facts), strides=facts["strides"]))
 
     def addmm(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1, out: Tensor) -> Tensor:
         values = alpha * product("addmm", a, b, out)
@@ -133,25 +150,8 @@ def module() -> Any:
     ) -> Tensor:
         called("conv2d")
         top, left = (padding, padding) if isinstance(padding, int) else padding
-        image, filters = np.pad(wide(x), ((0, 0), (0, 0), (top, top), (left, left))), wide(w)
-        k, c, r, s = filters.shape
-        rows, columns = (
-            (image.shape[2 + i] - dilation[i] * (n - 1) - 1) // stride[i] + 1 for i, n in enumerate((r, s))
-        )
-        out = np.zeros((len(image), k, rows, columns))
-        for g in range(groups):
-            for i in range(r):
-                for j in range(s):
-                    y, z = i * dilation[0], j * dilation[1]
-                    part = image[
-                        :,
-                        g * c : (g + 1) * c,
-                        y : y + rows * stride[0] : stride[0],
-                        z : z + columns * stride[1] : stride[1],
-                    ]
-                    part = part[:, :, :rows, :columns]
-                    mine = slice(g * k // groups, (g + 1) * k // groups)
-                    out[:, mine] += np.einsum("nchw,kc->nkhw", part, filters[mine, :, i, j])
+        image = np.pad(wide(x), ((0, 0), (0, 0), (top, top), (left, left)))
+        out = convolved(image, wide(w), stride, dilation, groups)
         out += wide(bias).reshape(-1, 1, 1) if bias is not None else 0
         return Tensor(out.astype(x.dtype))
 
@@ -213,9 +213,7 @@ def on_host(torch: Any) -> Any:
     def as_tensor(memory: Any, device: str) -> Any:
         facts = memory.__cuda_array_interface__
         size = np.dtype(facts["typestr"]).itemsize
-        span = sum((n - 1) * s for n, s in zip(facts["shape"], facts["strides"])) + size
-        raw = (ctypes.c_ubyte * span).from_address(facts["data"][0])
-        flat = torch.from_numpy(np.ndarray((span // size,), facts["typestr"], raw))
+        flat = torch.from_numpy(np.frombuffer(raw(facts), facts["typestr"]))
         return flat.as_strided(facts["shape"], tuple(s // size for s in facts["strides"]))
 
     @contextlib.contextmanager

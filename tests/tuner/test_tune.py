@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import gpu_tune as gt
-from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.errors import InvalidInput, MeasureError, NotTuned, StoreError, Unsupported, WrongResult
 from gpu_tune.measure.predicted import PredictedMeasurer
-from gpu_tune.measure.select import make_measurer, open_measurer
+from gpu_tune.measure.select import make_measurer
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.store.recorded_space import Recorded, RecordedSpace, RecordedTrial
 from gpu_tune.store.records import Records
@@ -23,27 +21,7 @@ from gpu_tune.store.store import Store
 from gpu_tune.trial import Candidate
 from gpu_tune.tuner import tune as tune_module
 from tests.helpers import toy
-from tests.helpers.processes import python, started
-from tests.helpers.winners import toy_template
-
-WORKLOAD = gt.Matmul(20, 18, 16, dtype="float32")
-CHIP = "nvidia-h200-132sm-141gb"
-
-
-@pytest.fixture(scope="session")
-def templates(tmp_path_factory):
-    return {"toy": toy.make(tmp_path_factory.mktemp("toy"))}
-
-
-@pytest.fixture
-def home(home, request, monkeypatch):
-    if "fake_cuda" not in request.fixturenames:
-        monkeypatch.setattr(driver, "library", lambda: None)
-    return home
-
-
-def tune(templates, trials=12, **more):
-    return gt.tune(WORKLOAD, trials=trials, templates=templates, jobs=1, **more)
+from tests.helpers.tuning import CHIP, WORKLOAD, tune
 
 
 def test_a_winner_is_found_checked_emitted_kept_and_found_again(home, templates):
@@ -253,57 +231,6 @@ def test_a_changed_template_is_tuned_again_but_still_loads(home, templates, tmp_
     assert len(Records().read("predicted")) == 8 and gt.load(WORKLOAD).winner.template_hash == changed.hash()
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {here!r})
-import pathlib, gpu_tune as gt
-from gpu_tune.cuda import driver
-from tests.helpers import toy
-driver.library = lambda: None
-folder = pathlib.Path({folder!r})
-folder.mkdir(exist_ok=True)
-templates = {{"toy": toy.make(folder)}}
-def say(p):
-    print(p.phase, p.trials, flush=True)
-kernel = gt.tune(gt.Matmul(20, 18, 16, dtype="float32"), trials={trials}, templates=templates, jobs=1, on_trial=say)
-print("winner", kernel.winner.trials, kernel.winner.complete, kernel.config.key, flush=True)
-"""
-
-
-def start(tmp_path, trials=60):
-    here, folder = str(Path(toy.__file__).parents[2]), str(tmp_path / "toy")
-    return started(python(textwrap.dedent(SCRIPT).format(here=here, folder=folder, trials=trials)))
-
-
-def searched(process, n):
-    """How many trials are told as soon as that is at least ``n``."""
-    words = process.line(lambda line: line.startswith("search ") and int(line.split()[1]) >= n).split()
-    return int(words[1])
-
-
-def test_ctrl_c_keeps_the_best_and_says_that_the_search_was_cut_short(home, tmp_path):
-    with start(tmp_path, trials=1000) as process:
-        searched(process, 8)
-        process.interrupt()
-        assert process.end() == 0, process.err
-    words = process.out.split("winner ")[1].split()
-    assert 8 <= int(words[0]) < 1000 and words[1] == "False"
-    assert gt.load(WORKLOAD).config.key == words[2]
-
-
-def test_kill_9_loses_at_most_the_trials_in_flight_and_the_same_call_resumes(home, tmp_path):
-    with start(tmp_path) as process:
-        told = searched(process, 8)
-        process.kill()
-    kept = len(Records().read("predicted"))
-    assert kept >= told
-    with start(tmp_path) as process:
-        process.end()
-    assert "winner 60 True" in process.out, process.out + process.err
-    records = Records().read("predicted")
-    assert len(records) == 60 and len({r.measurement.candidate for r in records}) == 60
-
-
 def test_load_without_a_winner_is_the_untuned_default_and_says_how_to_tune(home, monkeypatch):
     with pytest.warns(
         UserWarning, match=r"gpu-tune tune matmul --m 20 --n 18 --k 16 --dtype float32 --layout nn .*untuned default"
@@ -347,113 +274,3 @@ def test_the_open_loop_works_on_any_space_and_finds_the_optimum():
     assert len(set(asked)) == len(asked) and loop.best.candidate.config == Config(x=8, y=3)
     with pytest.raises(InvalidInput, match="needs a workload or spaces"):
         gt.Tuner()
-
-
-def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, templates):
-    knobs = tuple(
-        Knob(k.name, ("none", "wrong", "illegal"), "") if k.name == "fault" else k for k in templates["toy"].knobs
-    )
-    kernel = tune({"toy": replace(templates["toy"], knobs=knobs)}, trials=10)
-    assert kernel.measured and kernel.path.is_relative_to(home / "kernels" / CHIP) and "measured" in kernel.source
-    assert kernel.verdict["contenders"] and kernel.config["fault"] == "none"
-    assert len(Records().read("measured")) == 10 and Records().read("predicted") == []
-    assert gt.load(WORKLOAD).winner == kernel.winner
-    with pytest.warns(UserWarning, match="not tuned"):
-        assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
-
-
-def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, home, templates, monkeypatch):
-    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": replace(templates["toy"], knobs=knobs)}
-    reached = tune(good, trials=40, target=0.1)
-    assert reached.winner.budget["ended"] == "target" and reached.winner.trials < 40
-    assert reached.verdict["ratio"] >= 0.1
-    missed = tune(good, trials=6, target="10x", force=True)
-    assert missed.winner.budget["ended"] == "trials" and missed.winner.trials == 6 and missed.verdict["ratio"] < 10
-    trials = len(Records().read("measured"))
-    for name in ("GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
-        monkeypatch.setenv(name, "/nowhere/lib.so")
-    with pytest.raises(MeasureError, match="compares with a vendor library, and none could be timed"):
-        tune(good, trials=20, target=1.03, force=True)
-    assert len(Records().read("measured")) == trials
-
-
-def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):
-    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": replace(templates["toy"], knobs=knobs)}
-    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
-    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
-    first = tune(good, trials=10)
-    assert first.winner.environment["driver"] == "580.1" and tune(good, trials=10).winner == first.winner
-    monkeypatch.setattr(nvml, "driver_version", lambda: "581.2")
-    phases = []
-    again = tune(good, trials=10, on_trial=lambda p: phases.append(p.phase))
-    assert "search" not in phases and len(Records().read("measured")) == 10
-    assert again.winner.environment["driver"] == "581.2" and again.winner.trials == first.winner.trials
-    assert tune(good, trials=10).winner == again.winner
-
-
-def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
-    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": replace(templates["toy"], knobs=knobs)}
-    environment = {"driver": "580.1", "nvrtc": nvrtc.identity()}
-    monkeypatch.setattr(nvml, "driver_version", lambda: environment["driver"])
-    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
-    tune(good, trials=6)
-    assert tune(good, trials=8).winner.trials == 8 and len(Records().read("measured")) == 8
-    environment["driver"] = "581.2"
-    assert tune(good, trials=9).winner.trials == 9 and len(Records().read("measured")) == 8 + 9
-    environment["nvrtc"] = "12.0"
-    tune(good, trials=10)
-    environment["nvrtc"] = nvrtc.identity()
-    before = len(Records().read("measured"))
-    tune(good, trials=11)
-    assert len(Records().read("measured")) - before == 2, "nine of the eleven are comparable"
-
-
-def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
-    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
-    good = {"toy": replace(templates["toy"], knobs=knobs)}
-    monkeypatch.setattr(nvml, "driver_version", lambda: "580.1")
-    monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.driver_version()})
-    first = tune(good, trials=10)
-    monkeypatch.setattr(nvml, "driver_version", lambda: "999.9")
-    there, asked = {"580.1"}, []
-
-    class OneGpu:
-        device, source, drivers = driver.describe(), "measured", lambda self: there
-
-        def __init__(self, address, device):
-            asked.append(address)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-    def opened(bound, source, *, cluster, **options):
-        assert isinstance(cluster, OneGpu)
-        return open_measurer(bound, source, **options)
-
-    monkeypatch.setattr("gpu_tune.measure.cluster.Cluster", OneGpu)
-    monkeypatch.setattr(tune_module, "open_measurer", opened)
-    phases = []
-    again = tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
-    assert again.winner == first.winner and not phases, "nothing is re-timed"
-    assert asked == ["dask://somewhere:1"]
-    there = {"581.2"}
-    tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
-    assert phases and "search" not in phases
-
-
-def test_a_cluster_is_tuned_on_and_names_the_device(fake_cuda, home, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, resources={"GPU": 1}, dashboard_address=None
-    ) as made:
-        address = made.scheduler_address.replace("tcp://", "dask://")
-        kernel = gt.tune(WORKLOAD, trials=6, templates={"toy": toy_template()}, executor=address)
-    assert kernel.measured and kernel.chip == CHIP and kernel.winner.trials == 6
-    with pytest.raises(InvalidInput, match="is not dask://host:port"):
-        gt.tune(WORKLOAD, trials=2, templates={"toy": toy_template()}, executor="nowhere")
