@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,12 @@ class RecordedTrial:
     seconds: Mapping[str, float] = field(default_factory=dict)
     timestamp: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, m: Measurement) -> RecordedTrial:
+        """A measurement as a recorded trial."""
+        status, time = "ok" if m.status == "duplicate" else m.status, m.time if m.ok else None
+        return cls(m.candidate.config, status, time, m.samples, m.reason, dict(m.seconds))
 
 
 @dataclass(frozen=True)
@@ -103,30 +109,3 @@ class RecordedSpace(GridSpace):
             seconds=dict(t.seconds),
             environment={"device": self.recorded.device},
         )
-
-
-def from_measurements(
-    measurements: Sequence[Measurement],
-    knobs: Sequence[Knob],
-    kernel: str,
-    device: str,
-    problem_size: Sequence[int] = (),
-) -> Recorded:
-    """Trials of one template, workload and chip as a recorded space (the first of equal configs is kept; those left out
-    unmeasured are none)."""
-    trials: dict[str, RecordedTrial] = {}
-    for m in measurements:
-        if m.status == "pruned":  # no result at all
-            continue
-        trials.setdefault(
-            m.candidate.config.key,
-            RecordedTrial(
-                m.candidate.config,
-                m.status if m.status != "duplicate" else "ok",
-                m.time if m.ok else None,
-                m.samples,
-                m.reason,
-                dict(m.seconds),
-            ),
-        )
-    return Recorded(kernel, device, tuple(knobs), tuple(trials.values()), tuple(problem_size))

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..errors import InvalidInput, StoreError
+from ..errors import StoreError, require
 from ..space.knob import Knob
 from ..text import check_format, from_json, other_format, read_lines, refused, to_json
 from ..trial import MEASURED, PREDICTED, REPLAYED, Measurement
 from ..workload import Workload
-from .recorded_space import Recorded, from_measurements
+from .recorded_space import Recorded, RecordedTrial
 from .winner import FORMAT, FORMAT_1_PREDICTED, READERS
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,7 @@ class Records:
 
     def segments(self, source: str = MEASURED) -> list[Path]:
         """The segment files of ``source``; StoreError when the folder is not to be trusted."""
-        if source not in SOURCES:
-            raise InvalidInput("records source", source, "is unknown", f"use one of {', '.join(SOURCES)}")
+        require(source in SOURCES, "records source", source, "is unknown", f"use one of {', '.join(SOURCES)}")
         folder = self.folder / source
         for path in (self.folder, folder):
             paths.check_trusted(path)
@@ -210,24 +209,19 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
     """
     found = list(records)
     kinds = sorted({(r.measurement.candidate.template, r.workload.key, r.chip) for r in found})
-    if len(kinds) != 1:
-        several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
-        if not kinds:
-            raise InvalidInput(
-                "records", rule="there are none of that kind", remedy="gpu-tune records lists what there is"
-            )
-        told = f"are of {len(kinds)} kinds ({several})"
-        raise InvalidInput("records", len(found), told, "choose one with --template, --workload and --chip")
+    require(kinds, "records", None, "there are none of that kind", "gpu-tune records lists what there is")
+    several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
+    told = f"are of {len(kinds)} kinds ({several})"
+    require(len(kinds) == 1, "records", len(found), told, "choose one with --template, --workload and --chip")
     last = {r.measurement.candidate.config.key: r.measurement for r in found}
     values: dict[str, list[Any]] = {name: [] for name in found[-1].measurement.candidate.config}
     for m in last.values():
         for name, value in m.candidate.config.items():
-            if name not in values:
-                raise InvalidInput(
-                    "records", name, "is a knob of some records only", "choose those of one template version"
-                )
+            rule = "is a knob of some records only"
+            require(name in values, "records", name, rule, "choose those of one template version")
             if not any(type(v) is type(value) and v == value for v in values[name]):
                 values[name].append(value)
     knobs = [Knob(n, tuple(sorted(v, key=lambda x: (str(type(x)), x))), "as recorded") for n, v in values.items()]
     template, key, chip = kinds[0]
-    return from_measurements(list(last.values()), knobs, f"{template} {key}", chip)
+    trials = tuple(RecordedTrial.of(m) for m in last.values() if m.status != "pruned")  # those have no result at all
+    return Recorded(f"{template} {key}", chip, tuple(knobs), trials)

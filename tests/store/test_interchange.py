@@ -13,7 +13,6 @@ import pytest
 from gpu_tune.errors import CorruptData, InvalidConfig, InvalidInput
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.store.interchange import Recorded, RecordedSpace, RecordedTrial, files, load, save_kernel_tuner, save_t4
-from gpu_tune.store.recorded_space import from_measurements
 from gpu_tune.trial import Candidate, Measurement
 
 DATA = Path(__file__).parents[1] / "data"
@@ -258,18 +257,14 @@ def test_our_own_measurements_can_be_exported(tmp_path: Path) -> None:
             Candidate("t", Config(a=a, mode=mode)), status, "measured", samples=samples, seconds={"compile": 0.25}
         )
 
-    recorded = from_measurements(
-        [
-            m(1, "x", "ok", 3e-6, 1e-6, 2e-6),
-            m(2, "x", "wrong"),
-            m(3, "y", "compile_timeout"),
-            m(3, "x", "duplicate", 2e-6),
-        ],
-        knobs,
-        "t",
-        "nvidia-h200-132sm-141gb",
-        (64,),
-    )
+    measurements = [
+        m(1, "x", "ok", 3e-6, 1e-6, 2e-6),
+        m(2, "x", "wrong"),
+        m(3, "y", "compile_timeout"),
+        m(3, "x", "duplicate", 2e-6),
+    ]
+    trials = tuple(RecordedTrial.of(measurement) for measurement in measurements)
+    recorded = Recorded("t", "nvidia-h200-132sm-141gb", knobs, trials, (64,))
     for save, name in ((save_kernel_tuner, "kt.json"), (save_t4, "t4.json.gz")):
         save(recorded, tmp_path / name)
         back = load(tmp_path / name)
