@@ -254,40 +254,39 @@ def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
 
 def _size(rng: np.random.Generator, largest: int) -> int:
     """A size up to ``largest`` whose residues are all as likely as round numbers."""
-    step = int(rng.choice([1, 1, 1, 2, 4, 8, 8, 16, 16, 32, 64]))
-    step = min(step, largest)
+    step = min(_pick(rng, 1, 1, 1, 2, 4, 8, 8, 16, 16, 32, 64), largest)
     return step * int(rng.integers(1, max(2, largest // step + 1)))
 
 
 def _matmul(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Matmul:
-    batch = int(rng.choice([1, 1, 1, 1, 1, 2, 3]))
+    batch = _pick(rng, 1, 1, 1, 1, 1, 2, 3)
     while True:
-        m, n, k = (_size(rng, int(rng.choice([40, 150, 300]))) for _ in range(3))
+        m, n, k = (_size(rng, _pick(rng, 40, 150, 300)) for _ in range(3))
         if m * n * k * batch <= WORK:
             break
     a_row, b_row = (k if cell.layout[0] == "n" else m), (n if cell.layout[1] == "n" else k)
     more: dict[str, Any] = _types(cell, rng)
     if more["out_dtype"] != "int32":
-        more.update(alpha=rng.choice(["1", "1", "any"]), beta=rng.choice(["0", "0", "1", "any"]))
+        more.update(alpha=_pick(rng, "1", "1", "any"), beta=_pick(rng, "0", "0", "1", "any"))
     elif rng.random() < 0.3:
         more.update(beta="1")
     if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
-        more.update(scales=rng.choice(["none", "tensor", "row_col", *(["block128"] if cell.dtype != "int8" else [])]))
+        more["scales"] = _pick(rng, "none", "tensor", "row_col", *(["block128"] if cell.dtype != "int8" else []))
     for name, row in (("lda", a_row), ("ldb", b_row), ("ldc", n)):
         if rng.random() < 0.2:
-            more[name] = row + int(rng.choice([1, 8, 16, 32]))
+            more[name] = row + _pick(rng, 1, 8, 16, 32)
     more.update(batch=batch, dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue, math=math)
-    return Matmul(m, n, k, **_plain(more))
+    return Matmul(m, n, k, **more)
 
 
 def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv2d:
-    r, s = (int(rng.choice([1, 2, 3, 3, 3, 5])) for _ in range(2))
+    r, s = (_pick(rng, 1, 2, 3, 3, 3, 5) for _ in range(2))
     if rng.random() < 0.7:
         s = r
-    groups = int(rng.choice([1, 1, 1, 1, 2, 4]))
+    groups = _pick(rng, 1, 1, 1, 1, 2, 4)
     while True:
-        n, h, w = int(rng.choice([1, 1, 2, 3])), int(rng.integers(1, 16)), int(rng.integers(1, 16))
-        c, k = (groups * _size(rng, int(rng.choice([20, 80, 160])) // groups + 1) for _ in range(2))
+        n, h, w = _pick(rng, 1, 1, 2, 3), int(rng.integers(1, 16)), int(rng.integers(1, 16))
+        c, k = (groups * _size(rng, _pick(rng, 20, 80, 160) // groups + 1) for _ in range(2))
         if rng.random() < 0.12:
             groups = k = c  # depthwise
         elif groups > 1 and rng.random() < 0.3:  # 128 bytes of channels a group
@@ -297,24 +296,22 @@ def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv
     padding: Any = int(rng.integers(0, 3))
     if rng.random() < 0.2:
         padding = tuple(int(p) for p in rng.integers(0, 3, 4))
-    stride = (
-        tuple(int(v) for v in rng.choice([1, 1, 1, 2, 3], 2)) if rng.random() < 0.3 else int(rng.choice([1, 1, 1, 2]))
-    )
+    stride = tuple(int(v) for v in rng.choice([1, 1, 1, 2, 3], 2)) if rng.random() < 0.3 else _pick(rng, 1, 1, 1, 2)
     more: dict[str, Any] = _types(cell, rng)
     if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
-        more.update(scales=rng.choice(["none", "tensor", "row_col"]))
-    more.update(stride=stride, padding=padding, dilation=int(rng.choice([1, 1, 1, 1, 2])), groups=groups, math=math)
+        more["scales"] = _pick(rng, "none", "tensor", "row_col")
+    more.update(stride=stride, padding=padding, dilation=_pick(rng, 1, 1, 1, 1, 2), groups=groups, math=math)
     more.update(dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue)
-    return Conv2d(n, c, h, w, k, r, s, **_plain(more))
+    return Conv2d(n, c, h, w, k, r, s, **more)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """NumPy's strings as Python's."""
-    return {k: str(v) if isinstance(v, str) else v for k, v in values.items()}
+def _pick(rng: np.random.Generator, *values: Any) -> Any:
+    """One of ``values``; repeated ones are more likely."""
+    return values[rng.integers(len(values))]
 
 
 def _types(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     """out_dtype and alignment; the integer result takes no epilogue."""
     outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
-    alignment = int(rng.choice([16, 16, 16, 16, 4, 32])) if rng.random() < 0.6 else 16
-    return {"out_dtype": str(rng.choice(outs)), "alignment": alignment}
+    alignment = _pick(rng, 16, 16, 16, 16, 4, 32) if rng.random() < 0.6 else 16
+    return {"out_dtype": _pick(rng, *outs), "alignment": alignment}

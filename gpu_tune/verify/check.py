@@ -19,7 +19,7 @@ from ..reference import NUMPY, POISON, changed_gaps, compare, elements, example_
 from ..reference.numerics import Numerics
 from ..templates.base import Template
 from ..templates.bound import BoundTemplate, Rendered
-from ..workload import ArraySpec, Workload
+from ..workload import Workload
 from .cases import Variant
 from .draw import filling
 
@@ -46,10 +46,9 @@ class Outcome:
     instructions: int = 0
     spills: int = 0
 
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.failures
+    def fail(self, label: str, message: str) -> None:
+        """Add a failure."""
+        self.failures.append(Failure(label, message))
 
 
 def check_variant(template: Template, variant: Variant, *, assemble: bool = False) -> Outcome:
@@ -103,58 +102,52 @@ def run_module(
     Every finding, wrong element, write between rows and bit that differs between the seeds is a failure of
     ``outcome``. ``source`` puts CUDA lines into the classes of findings; ``watch`` sees every report.
     """
-    start, plan, workload, numerics = time.perf_counter(), problem.plan, problem.workload, problem.numerics
-    outs = []
+    start, workload, outs = time.perf_counter(), problem.workload, []
     for kind, late, run_seed in (
         ("integer", bool(seed & 1), seed),
         ("normal", True, seed + 1),
         ("normal", False, seed + 2),
     ):
-        arrays = example_inputs(workload, seed=seed, kind=kind)
-        scalars = example_scalars(workload, kind)
-        specs = workload.arrays()
-        flat = dict(arrays)
-        flat["out"] = np.full(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, POISON, np.uint8)
-        report = module.run(
-            plan, flat, scalars=scalars, device=problem.device, seed=run_seed, late=late, alignment=workload.alignment
-        )
+        arrays, scalars = example_inputs(workload, seed=seed, kind=kind), example_scalars(workload, kind)
+        report = _emulate(module, problem, arrays, scalars, run_seed, late)
         if watch:
             watch(report)
         outcome.runs += 1
         outcome.instructions += sum(report.instructions.values())
         outcome.seconds["emulator"] = outcome.seconds.get("emulator", 0.0) + report.seconds
         outcome.failures += [_finding(f, source) for f in report.findings]
-        exact = kind == "integer" and numerics.exact_integers
-        raw = report.arrays["out"].view(np.uint8).reshape(-1)
-        outcome.failures += _compare(raw, specs["out"], workload, arrays, scalars, numerics, exact)
+        exact = kind == "integer" and problem.numerics.exact_integers
+        raw, spec = report.arrays["out"].view(np.uint8).reshape(-1), workload.arrays()["out"]
+        result = compare(elements(raw, spec), workload, arrays, scalars, numerics=problem.numerics, exact=exact)
+        if not result.ok:
+            outcome.fail("wrong result", f"{result} ({'integer' if exact else 'normal'} inputs)")
+        if changed := changed_gaps(raw, spec):
+            outcome.fail("writes between rows", f"{changed} elements beyond n were overwritten")
         if kind == "normal":
             outs.append(raw)
         if outcome.failures:
             break
     if len(outs) == 2 and workload.deterministic and not np.array_equal(outs[0], outs[1]):
-        outcome.failures.append(
-            Failure("not deterministic", "two interleavings give different bits of the same inputs")
-        )
+        outcome.fail("not deterministic", "two interleavings give different bits of the same inputs")
     outcome.seconds["references"] = time.perf_counter() - start - outcome.seconds["emulator"]
 
 
-def _compare(
-    raw: np.ndarray,
-    spec: ArraySpec,
-    workload: Workload,
+def _emulate(
+    module: emulator.Module,
+    problem: Problem,
     arrays: Mapping[str, np.ndarray],
     scalars: Mapping[str, float],
-    numerics: Numerics,
-    exact: bool,
-) -> list[Failure]:
-    found = []
-    result = compare(elements(raw, spec), workload, arrays, scalars, numerics=numerics, exact=exact)
-    if not result.ok:
-        found.append(Failure("wrong result", f"{result} ({'integer' if exact else 'normal'} inputs)"))
-    changed = changed_gaps(raw, spec)
-    if changed:
-        found.append(Failure("writes between rows", f"{changed} elements beyond n were overwritten"))
-    return found
+    seed: int,
+    late: bool,
+) -> emulator.Report:
+    """One run into a poisoned result."""
+    spec = problem.workload.arrays()["out"]
+    out = np.full(spec.span * NUMPY[spec.dtype].itemsize, POISON, np.uint8)
+    alignment = problem.workload.alignment
+    given = {**arrays, "out": out}
+    return module.run(
+        problem.plan, given, scalars=scalars, device=problem.device, seed=seed, late=late, alignment=alignment
+    )
 
 
 def _finding(finding: Any, source: str) -> Failure:
@@ -184,17 +177,14 @@ def _touched(outcome: Outcome, template: Template, variant: Variant) -> None:
         return
     rendered = BoundTemplate(template, full.workload, full.device).render(full.config)
     module = emulator.Module.load(rendered.source, full.device.arch)
-    specs, scalars = full.workload.arrays(), example_scalars(full.workload, "integer")
-    arrays = dict(example_inputs(full.workload, seed=full.seed, kind="integer"))
-    arrays["out"] = np.zeros(specs["out"].span * NUMPY[specs["out"].dtype].itemsize, np.uint8)
-    report = module.run(rendered.plan, arrays, scalars=scalars, device=full.device, seed=full.seed)
+    arrays = example_inputs(full.workload, seed=full.seed, kind="integer")
+    scalars = example_scalars(full.workload, "integer")
+    report = _emulate(module, Problem.of(rendered, full), arrays, scalars, full.seed, full.seed % 2 == 0)
     for step in rendered.plan.kernels:
         touched = report.shared_bytes_touched.get(step.kernel, 0)
         if touched != step.shared_bytes and not report.stopped:
             asked = f"{step.kernel} asks for {step.shared_bytes} bytes of dynamic shared memory"
-            outcome.failures.append(
-                Failure("shared bytes touched", f"{asked} and touches {touched} of them ({full.workload.key})")
-            )
+            outcome.fail("shared bytes touched", f"{asked} and touches {touched} of them ({full.workload.key})")
 
 
 def _static(outcome: Outcome, rendered: Rendered, variant: Variant) -> None:
@@ -204,44 +194,36 @@ def _static(outcome: Outcome, rendered: Rendered, variant: Variant) -> None:
     compiled = nvrtc.to_cubin(source, variant.device.arch)
     outcome.seconds["cubin"] = time.perf_counter() - start
     facts, reports = cubin.read(compiled.data).kernels, cubin.read_log(compiled.log)
-
-    def fail(label: str, message: str) -> None:
-        outcome.failures.append(Failure(label, message))
-
     for name, report in reports.items():
         outcome.spills += report.spill_bytes
         for note in report.notes:
-            fail(f"ptxas {note[:5]}", f"{name}: {note}")
+            outcome.fail(f"ptxas {note[:5]}", f"{name}: {note}")
     shared = 0
     for step in plan.kernels:
         kernel = facts.get(step.kernel)
         if kernel is None:
-            fail("kernel missing", f"the plan launches {step.kernel}, the source has {', '.join(facts)}")
+            outcome.fail("kernel missing", f"the plan launches {step.kernel}, the source has {', '.join(facts)}")
             continue
-        shared = max(shared, kernel.static_shared_bytes + step.shared_bytes)
+        step_shared = kernel.static_shared_bytes + step.shared_bytes
+        shared = max(shared, step_shared)
         if kernel.max_threads and step.threads > kernel.max_threads:
-            fail(
-                "threads",
-                f"{step.kernel} is launched with {step.threads} threads and compiled for {kernel.max_threads}",
-            )
-        if not variant.device.resident_blocks(
-            step.threads, kernel.registers, kernel.static_shared_bytes + step.shared_bytes
-        ):
-            fail(
-                "does not fit",
-                f"{step.kernel} needs {kernel.registers} registers x {step.threads} threads and "
-                f"{kernel.static_shared_bytes + step.shared_bytes} shared bytes: too much for {variant.device.name}",
-            )
+            asked = f"{step.kernel} is launched with {step.threads} threads"
+            outcome.fail("threads", f"{asked} and compiled for {kernel.max_threads}")
+        if not variant.device.resident_blocks(step.threads, kernel.registers, step_shared):
+            needs = f"{kernel.registers} registers x {step.threads} threads and {step_shared} shared bytes"
+            outcome.fail("does not fit", f"{step.kernel} needs {needs}: too much for {variant.device.name}")
     if shared != estimate.shared_bytes:
-        fail("shared bytes", f"declared {estimate.shared_bytes} bytes of shared memory, takes {shared}")
+        outcome.fail("shared bytes", f"declared {estimate.shared_bytes} bytes of shared memory, takes {shared}")
     if max(s.threads for s in plan.kernels) < estimate.threads:
-        fail("threads declared", f"declared {estimate.threads} threads, the plan launches fewer")
+        outcome.fail("threads declared", f"declared {estimate.threads} threads, the plan launches fewer")
     # a cubin names the registers at launch; setmaxnreg gives a consumer more
     registers = max((*(k.registers for k in facts.values()), *(int(r) for r in _GRANTED.findall(source))), default=0)
     if registers < estimate.accumulators:
-        fail("accumulators", f"declared {estimate.accumulators} accumulator registers, the kernel has {registers}")
+        outcome.fail(
+            "accumulators", f"declared {estimate.accumulators} accumulator registers, the kernel has {registers}"
+        )
     if plan.workspace_bytes != estimate.workspace_bytes:
-        fail(
+        outcome.fail(
             "workspace bytes",
             f"declared {estimate.workspace_bytes} bytes of workspace, the plan has {plan.workspace_bytes}",
         )

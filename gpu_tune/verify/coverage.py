@@ -11,7 +11,7 @@ from .cases import RESIDUE, Cell, Residue, Variant, existing, residues
 from .draw import Drawing, Pair, knob_pairs
 
 _NAMED = 12
-"""Of what was not reached, so many are named in a line."""
+"""How many of what was not reached a line names."""
 
 
 @dataclass
