@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .lib.winograd import launch
+from .lib.winograd.launch import Winograd
 from .matmul_mma import TEMPLATE as MATMUL
 
 
-def _arithmetic(workload: Any) -> dict[str, Any]:
-    if workload is None or workload.dtype != "float32":
-        return {"arithmetic": "strict"}
-    return {"arithmetic": "tf32" if "tf32" in workload.math else "tf32x3"}
+def _arithmetic(w: Any) -> str:
+    if w.dtype != "float32":
+        return "strict"
+    return "tf32" if "tf32" in w.math else "tf32x3"
 
 
-TEMPLATE = launch.build(
+TEMPLATE = Winograd(
     "conv2d_winograd",
     "Winograd F(2x2) / F(4x4): transforms around products on tensor cores",
     MATMUL,
-    {"reduction": "workspace"},
-    _arithmetic,
-)
+    {"reduction": lambda w: "workspace", "arithmetic": _arithmetic},
+).template

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .lib.winograd import launch
+from .lib.winograd.launch import Winograd
 from .matmul_simt import TEMPLATE as MATMUL
 
-TEMPLATE = launch.build(
+TEMPLATE = Winograd(
     "conv2d_winograd_simt", "Winograd F(2x2) / F(4x4): transforms around products on the plain units", MATMUL, {}
-)
+).template

@@ -1,4 +1,4 @@
-"""Knobs and constraints that the wgmma families (sm_90a) share; the words are those of tiles.
+"""The constraints that the wgmma families (sm_90a) share; the words are those of tiles.
 
 The constraints keep out what the GPU would punish: more registers asked for than there are (setmaxnreg waits for ever),
 spills, wgmmas that ptxas serialises or refuses, boxes that the driver rejects, slots that do not fit.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....space.knob import Constraint, Knob
+from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ..common import ceil_div
 from .tiles import (
@@ -33,65 +33,6 @@ from .tiles import (
     shared_bytes,
     sums_in_cluster,
 )
-
-ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
-COLUMNS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
-KNOBS = (
-    Knob("block_m", ROWS, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
-    Knob("block_n", COLUMNS, "columns of the output tile, likewise"),
-    Knob("block_k", (32, 64, 128, 256), "elements of K in a slot of the ring"),
-    Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
-    Knob(
-        "schedule",
-        ("cooperative", "pingpong"),
-        "consumers share one tile, or each has its own and one stores while the other multiplies",
-        ordinal=False,
-    ),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "slots of the ring"),
-    Knob("cluster_m", (1, 2, 4), "blocks of a cluster along m; they share every tile of B"),
-    Knob("cluster_n", (1, 2, 4), "blocks of a cluster along n; they share every tile of A"),
-    Knob(
-        "producer_registers",
-        (0, 40, 56),
-        "registers a producer thread keeps by setmaxnreg; the consumers take the rest (0: none move)",
-    ),
-    Knob(
-        "epilogue",
-        ("direct", "narrow_ring", "ring", "full"),
-        "plain stores, or stores by the copy engine: from two buffers of 64 rows (of 64 or 128 bytes), or a whole tile",
-        ordinal=False,
-    ),
-    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
-    Knob(
-        "grid",
-        ("all", "sixteens", "resident", "fewest", "units"),
-        "blocks: one for every place on the chip, the same in whole sixteens, as many clusters as surely run at once, "
-        "the fewest with as many waves, one for every unit",
-        ordinal=False,
-    ),
-    Knob(
-        "split_k",
-        (1, 2, 3, 4, 6, 8, 12, 16),
-        "parts of K that different blocks sum",
-    ),
-    Knob(
-        "reduction",
-        ("kernel", "cluster"),
-        "who adds the parts of K, in order: a second kernel, or the blocks of a cluster, each a share of the tile",
-        ordinal=False,
-    ),
-    Knob(
-        "swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False
-    ),
-    Knob("min_blocks", (1, 2), "blocks that must fit on an SM at once"),
-    Knob(
-        "l2_keep",
-        ("both", "a", "b"),
-        "operand that L2 is to keep while the other passes through (both: no hint)",
-        ordinal=False,
-    ),
-)
-
 
 Config = Mapping[str, Any]
 _SHAPE = ("block_m", "block_n", "consumers", "schedule", "swap_ab")

@@ -17,7 +17,7 @@ from ....space.knob import Config
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
 from ..common import ceil_div
-from . import constraints, tiles
+from . import tiles
 from .tiles import Problem
 
 L2_BYTES, FILL_BYTES, SHARED_BYTES = 32, 48, 128
@@ -89,8 +89,8 @@ def _tiles(problem: Problem) -> Iterator[dict[str, Any]]:
             if block_m < 2 * m and block_n < 2 * n:
                 yield dict(block_m=block_m, block_n=block_n, consumers=consumers, swap_ab=False, **rest)
     if problem.m <= 256:
-        narrow = {b for b in constraints.ROWS if b >= problem.m}
-        parts = {b for b in constraints.ROWS if b >= ceil_div(problem.m, 2)}
+        narrow = {b for b in tiles.ROWS if b >= problem.m}
+        parts = {b for b in tiles.ROWS if b >= ceil_div(problem.m, 2)}
         for block_m in sorted({min(s) for s in (narrow, parts) if s}):
             for block_n, consumers in _TRANSPOSED:
                 yield dict(block_m=block_m, block_n=block_n, consumers=consumers, schedule="cooperative", swap_ab=True)
