@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from gpu_tune.cuda.device import KNOWN, Device
 from gpu_tune.errors import CorruptData, InvalidInput
-from gpu_tune.space.encoding import Encoder
-from gpu_tune.space.features import NAMES, Launch, launch_features
+from gpu_tune.space.features import NAMES, Encoder, LaunchSummary, launch_features
 from gpu_tune.space.knob import Knob
 from gpu_tune.store.interchange import files
 from gpu_tune.workload import ITEMSIZE, Matmul
@@ -99,12 +98,12 @@ def describe(shapes: Sequence[Shape]) -> tuple[list[NDArray[np.float32]], tuple[
     return out, (*encoder.names, *NAMES)
 
 
-def launch(config: Config, w: Matmul) -> Launch:
+def launch(config: Config, w: Matmul) -> LaunchSummary:
     """What Triton's matmul makes of a config. Loads in flight take ``stages - 1`` buffers of shared memory: the logs'
     failures agree with that."""
     block_m, block_k, block_n, stages, warps = config
     threads = 32 * warps
-    return Launch(
+    return LaunchSummary(
         threads=threads,
         blocks=math.ceil(w.m / block_m) * math.ceil(w.n / block_n),
         shared_bytes=max(1, stages - 1) * (block_m + block_n) * block_k * ITEMSIZE[w.dtype],

@@ -1,5 +1,12 @@
-"""Hardware features: what an expert would compute about a config before compiling it, for any template.
+"""Features: configs as numbers for a model.
 
+Knob features (``Encoder``). Ordinal numeric knobs become log2 of the value where all are positive (the value itself
+otherwise), labels their place in the list. Pairwise sums and differences of the logs are log products and log ratios: a
+tree then splits on "threads" or "aspect" at one cut, which pays most when few configs have been measured. Where an
+integer knob has values that are not powers of two (48, 80, 96), its factors of two are a feature of their own:
+alignment and divisibility go by them, not by size.
+
+Hardware features (``hardware``): what an expert would compute about a config before compiling it, for any template.
 They are made from the template's estimate and launch plan, from knobs that carry the usual names (block_m, block_n,
 block_k, stages, split_k) and from the template's own ``features``. They mean the same across workloads and chips, which
 is what lets a model trained on one serve another.
@@ -7,6 +14,7 @@ is what lets a model trained on one serve another.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +90,61 @@ _TILES = {
 }
 
 
+class Encoder:
+    """Maps index rows (n, knobs) to features (n, ``len(names)``) float32. ``knobs`` with one value carry nothing and
+    are left out.
+    """
+
+    def __init__(self, knobs: Sequence[Knob]) -> None:
+        self._columns: list[tuple[int, NDArray[np.float32], bool]] = []
+        self._twos: list[tuple[int, NDArray[np.float32]]] = []
+        self.names: list[str] = []
+        logs: dict[int, str] = {}
+        for column, knob in enumerate(knobs):
+            if len(knob.values) < 2:
+                continue
+            flags = [isinstance(v, bool) for v in knob.values]
+            numeric = all(isinstance(v, (int, float)) for v in knob.values) and not any(flags)
+            name, values = knob.name, np.arange(len(knob.values), dtype=np.float64)
+            if numeric or all(flags):
+                values = np.array(knob.values, dtype=np.float64)
+            if numeric and knob.ordinal and values.min() > 0:
+                logs[len(self.names)] = name
+                name, values = f"log2 {name}", np.log2(values)
+                whole = [v for v in knob.values if isinstance(v, int)]
+                if len(whole) == len(knob.values) and any(v & (v - 1) for v in whole):
+                    twos = np.array([(v & -v).bit_length() - 1 for v in whole], dtype=np.float32)
+                    if twos.any():
+                        self._twos.append((column, twos))
+            self.names.append(name)
+            self._columns.append((column, values.astype(np.float32), not knob.ordinal and len(knob.values) > 2))
+        pairs = list(itertools.combinations(logs, 2))
+        self._left, self._right = [a for a, _ in pairs], [b for _, b in pairs]
+        self.names += [f"log2 {logs[a]}{sign}{logs[b]}" for sign in "*/" for a, b in pairs]
+        self.names += [f"twos of {knobs[column].name}" for column, _ in self._twos]
+
+    def coordinates(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Rows as points of a unit cube (n, d): ordinal knobs by value (log2 where positive), labels one-hot."""
+        parts = []
+        for column, values, label in self._columns:
+            if label:
+                parts.append(np.eye(len(values), dtype=np.float32)[rows[:, column]] * np.float32(0.5**0.5))
+            else:
+                unit = (values - values.min()) / (values.max() - values.min())
+                parts.append(unit[rows[:, column]][:, None])
+        parts += [(twos / twos.max())[rows[:, column]][:, None] for column, twos in self._twos]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 1), dtype=np.float32)
+
+    def __call__(self, rows: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Features of index rows."""
+        base = np.empty((len(rows), len(self._columns)), dtype=np.float32)
+        for i, (column, values, _) in enumerate(self._columns):
+            base[:, i] = values[rows[:, column]]
+        left, right = base[:, self._left], base[:, self._right]
+        twos = [values[rows[:, column]][:, None] for column, values in self._twos]
+        return np.concatenate([base, left + right, left - right, *twos], axis=1)
+
+
 class Declaration(Protocol):
     """What a space and its features ask of a kernel family that is bound to a workload and a device."""
 
@@ -97,7 +160,6 @@ class Declaration(Protocol):
     def device(self) -> Device: ...
     def default(self) -> Config: ...
     def seeds(self) -> Sequence[Config]: ...
-    def violations(self, config: Config) -> list[str]: ...
     def estimate(self, config: Config) -> ResourceEstimate: ...
     def plan(self, config: Config) -> LaunchPlan: ...
     def features(self, config: Config) -> Mapping[str, float]: ...
@@ -113,7 +175,7 @@ def hardware(declared: Declaration, configs: Sequence[Config]) -> tuple[NDArray[
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchSummary:
     """What the features need to know of a config, whoever renders it. ``threads`` and ``accumulators`` are per block
     and per thread, ``shared_bytes`` per block, ``tile_*`` in elements of the matrix product, ``kind`` names the peak
     rate that the multiplications run at (see ``Device.peak_flops``).
@@ -142,7 +204,7 @@ def config_features(declared: Declaration, config: Config) -> list[float]:
     split = _knob(config, ("split_k",)) or 1.0
     outputs = m * n * batch * split / main.blocks
     tile_m = _knob(config, _TILES["m"]) or min(float(m), math.sqrt(outputs))
-    launch = Launch(
+    launch = LaunchSummary(
         threads=estimate.threads,
         blocks=main.blocks,
         shared_bytes=estimate.shared_bytes,
@@ -160,7 +222,7 @@ def config_features(declared: Declaration, config: Config) -> list[float]:
     return [*launch_features(launch, workload, declared.device), *(float(own[name]) for name in sorted(own))]
 
 
-def launch_features(launch: Launch, workload: Workload, device: Device) -> list[float]:
+def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -> list[float]:
     """Features in the order of NAMES from plain numbers: for configs of this project's templates and for those of any
     other tiled matrix product."""
     m, n, k, batch = gemm_shape(workload)
@@ -255,7 +317,7 @@ def operands(workload: Workload) -> tuple[float, float, float, float]:
 
 
 def distance(a: Workload, b: Workload) -> float:
-    """How unlike two workloads of one operation are: log2 ratios of their shapes, and 4 for each other field that
+    """How far apart two workloads of one operation are: log2 ratios of their shapes, and 4 for each other field that
     differs.
     """
     if a.op != b.op:

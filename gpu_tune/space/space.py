@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidConfig, TemplateError
-from .encoding import Encoder
-from .features import Declaration, hardware
+from .features import Declaration, Encoder, hardware
 from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Constraint, Knob
 
@@ -252,24 +251,16 @@ class TemplateSpace(GridSpace):
         """The template's seeds that are valid here, distinct, in declared order."""
         return list(dict.fromkeys(c for c in self.declared.seeds() if c in self))
 
-    def features(self, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
-        """Hardware features (n, f) of valid configs, and their names; see ``gpu_tune.space.features``."""
-        return hardware(self.declared, configs)
-
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """Knob features, then hardware features (each config's are computed once)."""
         new = [row for row in rows if row.tobytes() not in self._known]
         if new:
-            values, self._names = self.features(self.configs(np.array(new)))
+            values, self._names = hardware(self.declared, self.configs(np.array(new)))
             self._known.update((row.tobytes(), v) for row, v in zip(new, values))
         own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(
             len(rows), len(self._names)
         )
         return np.concatenate([self.encoder(rows), own], axis=1), [*self.encoder.names, *self._names]
-
-    def violations(self, config: Config) -> list[str]:
-        """Why ``config`` is invalid; empty when it is valid."""
-        return self.declared.violations(config)
 
 
 def _changed(row: Rows, *changes: tuple[int, int]) -> Rows:

@@ -14,7 +14,7 @@ import pytest
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import CorruptData, GpuTuneError, InvalidInput
-from gpu_tune.space.features import NAMES, Launch, launch_features
+from gpu_tune.space.features import NAMES, LaunchSummary, launch_features
 from gpu_tune.workload import Matmul
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_a_log_becomes_products_with_median_times(tmp_path: Path) -> None:
     device = by_name("nvidia-a100")
     launch = AUTOHEURISTIC.launch(two, half.workload)
     own = features[0][1, -len(NAMES) :]
-    assert launch == Launch(128, 12, (two[0] + two[2]) * two[1] * 2 * (two[3] - 1), 4, 16, 32, two[1], two[3])
+    assert launch == LaunchSummary(128, 12, (two[0] + two[2]) * two[1] * 2 * (two[3] - 1), 4, 16, 32, two[1], two[3])
     assert own.tolist() == np.array(launch_features(launch, half.workload, device), dtype=np.float32).tolist()
     column = NAMES.index("log2 flops per byte of device")
     assert features[1][0, -len(NAMES) :][column] == np.float32(np.log2(device.peak_flops("tf32") / device.bandwidth))

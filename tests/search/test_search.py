@@ -260,7 +260,7 @@ def test_a_template_space_is_searched_with_hardware_features() -> None:
         seen += batch
         search.tell([result(c, 1e-3 * (1 + abs(math.log2(int(c.config["block_m"]) / 64)))) for c in batch])
     assert seen[0].config == space.default() and len(set(seen)) == len(seen)
-    assert all(space.violations(c.config) == [] for c in seen)
+    assert all(space.declared.violations(c.config) == [] for c in seen)
     late = [int(c.config["block_m"]) for c in seen[-8:]]
     assert late.count(64) >= 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpu_tune.space.encoding import Encoder
+from gpu_tune.space.features import Encoder
 from gpu_tune.space.knob import Knob
 
 

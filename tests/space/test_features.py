@@ -11,7 +11,7 @@ import pytest
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.model.transfer import suggest
-from gpu_tune.space.features import NAMES, Launch, distance, gemm_shape, hardware, launch_features, operands
+from gpu_tune.space.features import NAMES, LaunchSummary, distance, gemm_shape, hardware, launch_features, operands
 from gpu_tune.space.space import TemplateSpace
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
@@ -32,7 +32,7 @@ def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
     space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     default = space.default()
     assert default is not None
-    estimate = space.template.resources(default, SQUARE, H200)
+    estimate = space.declared.estimate(default)
     bm, bn = int(default["block_m"]), int(default["block_n"])
     tiles = (4096 // bm) * (4096 // bn)
     assert feature(space, "log2 threads") == np.float32(np.log2(estimate.threads))
@@ -73,7 +73,7 @@ def test_every_template_has_finite_features_with_one_set_of_names(name: str) -> 
     for workload in workloads:
         if template.supported(workload, H200) is True:
             space = BoundTemplate(template, workload, H200).space()
-            x, names = space.features(space.sample(5, np.random.default_rng(0)))
+            x, names = hardware(space.declared, space.sample(5, np.random.default_rng(0)))
             assert np.isfinite(x).all()
             seen.append(names)
     if not seen:
@@ -132,7 +132,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
     for config in space.sample(20, np.random.default_rng(3)):
         estimate, plan = space.declared.estimate(config), space.declared.plan(config)
         main = max(plan.kernels, key=lambda step: step.blocks * step.threads)
-        launch = Launch(
+        launch = LaunchSummary(
             threads=estimate.threads,
             blocks=main.blocks,
             shared_bytes=estimate.shared_bytes,
@@ -146,7 +146,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
             kernels=len(plan.steps),
         )
         assert np.array(launch_features(launch, SQUARE, H200), dtype=np.float32).tolist() == (
-            hardware(space.template, [config], SQUARE, H200)[0][0, : len(NAMES)].tolist()
+            hardware(space.declared, [config])[0][0, : len(NAMES)].tolist()
         )
 
 
