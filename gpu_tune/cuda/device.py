@@ -169,12 +169,9 @@ DEFAULT = "nvidia-h200"
 def by_name(name: str) -> Device:
     """The known device ``name`` (case and separators do not matter); InvalidInput lists the known ones."""
     slug = slugify(name)
-    for candidate in (slug, f"nvidia-{slug}"):
-        if candidate in KNOWN:
-            return KNOWN[candidate]
-        for device in KNOWN.values():
-            if candidate in (device.chip, slugify(device.product)):
-                return device
+    for device in KNOWN.values():
+        if {slug, f"nvidia-{slug}"} & {device.name, device.chip, slugify(device.product)}:
+            return device
     close = difflib.get_close_matches(slug, [*KNOWN, *(n.removeprefix("nvidia-") for n in KNOWN)], 1)
     raise InvalidInput(
         "device",
@@ -192,19 +189,14 @@ def from_driver(product: str, attributes: Mapping[str, Any]) -> Device:
     """
     slug = slugify(product)
     cc = 10 * attributes["compute_capability"][0] + attributes["compute_capability"][1]
-    twin = next((d for d in KNOWN.values() if slugify(d.product) == slug), None)
-    if twin is None:
-        twin = next(
-            (d for d in sorted(KNOWN.values(), key=lambda d: -len(d.name)) if d.name == slug.split("-gb")[0]), None
-        )
+    twin = next((d for d in KNOWN.values() if slugify(d.product) == slug), KNOWN.get(slug.split("-gb")[0]))
     if twin is not None and twin.cc == cc:
         return replace(twin, product=product, **attributes)
     rates = _RATES[max((c for c in _RATES if c <= cc), default=75)]
     like = next((d for d in KNOWN.values() if d.cc >= cc), KNOWN[DEFAULT])
     share = min(1.0, attributes["sm_count"] / like.sm_count)
-    guess: dict[str, Any] = dict(name=slug, product=product, flops_per_clock=dict(zip(_KINDS, rates)), known=False)
-    guess.update(clock_mhz=like.clock_mhz, bandwidth=like.bandwidth * share)
-    return Device(**{**guess, **attributes})
+    guess = {"clock_mhz": like.clock_mhz, "bandwidth": like.bandwidth * share, **attributes}
+    return Device(slug, product, flops_per_clock=dict(zip(_KINDS, rates)), known=False, **guess)
 
 
 def slugify(text: str) -> str:

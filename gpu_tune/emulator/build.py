@@ -101,13 +101,9 @@ def _compile(source: Path, objects: Path) -> Path:
 def _publish(command: list[str], target: Path) -> None:
     """Run a compiler command whose output appears as ``target`` in one step."""
     with paths.replacing(target) as new:
-        _run([*command, "-o", str(new)])
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise EmulationError(f"building the emulator failed ({' '.join(command[:1])}):\n{done.stderr[-2000:]}")
+        done = subprocess.run([*command, "-o", str(new)], capture_output=True, text=True)
+        if done.returncode:
+            raise EmulationError(f"building the emulator failed ({command[0]}):\n{done.stderr[-2000:]}")
 
 
 def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from .. import text
 from ..errors import InvalidInput, require
 from .conv2d import Conv2d
 from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
@@ -51,8 +52,8 @@ def from_dict(data: Mapping[str, Any]) -> Workload:
 
 def to_dict(workload: Workload) -> dict[str, Any]:
     """A plain dict (JSON-ready) of every field, with ``op``."""
-    body = {f.name: getattr(workload, f.name) for f in fields(workload)}
-    return {"op": workload.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in body.items()}}
+    body: dict[str, Any] = text.to_json(workload)
+    return body
 
 
 def require_workload(workload: object) -> Workload:
