@@ -15,6 +15,7 @@ from gpu_tune.emulator import build
 from gpu_tune.emulator import module as modules
 from gpu_tune.errors import CompilerMissing, EmulationError
 from tests.helpers.emulator.snippets import PRELUDE, needs_emulator, needs_nvrtc
+from tests.helpers.processes import HANG
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_two_processes_build_at_once(small_sources: Path) -> None:
         "sys.exit(ctypes.CDLL(str(path)).answer())"
     )
     started = [subprocess.Popen([sys.executable, "-c", script, str(small_sources)]) for _ in range(2)]
-    assert [p.wait(timeout=100) for p in started] == [42, 42]
+    assert [p.wait(HANG) for p in started] == [42, 42]
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from gpu_tune.templates.base import Template
 from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
+from tests.helpers.processes import HANG
 
 distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
 Make = Callable[..., Candidate]
@@ -66,10 +67,10 @@ def test_trials_and_finalists_run_on_the_workers_gpus(
         assert (m.source, m.device.name) == (MEASURED, "nvidia-h200")
         good = {c: m.submit(c) for c in some}
         ends = {c: m.submit(c) for c in bad}
-        assert all(f.result(120).status == "ok" for f in good.values())
-        assert {c: f.result(120).status for c, f in ends.items()} == bad
+        assert all(f.result(HANG).status == "ok" for f in good.values())
+        assert {c: f.result(HANG).status for c, f in ends.items()} == bad
         assert len(m.workers) == 2 and not m.excluded
-        left = m.submit(candidate(rows=2), "{1.threads} threads".format).result(120)
+        left = m.submit(candidate(rows=2), "{1.threads} threads".format).result(HANG)
         assert (left.status, left.reason) == ("pruned", "64 threads")
         found = m.confirm([some[0], some[-1]], rounds=7)
     assert found.winner == min(good, key=lambda c: good[c].result().time) == some[-1] and found.vendor == "cublaslt"
@@ -85,7 +86,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(
         with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
             pids = client.run(os.getpid)
         os.kill(sorted(pids.values())[0], signal.SIGKILL)
-        ends = [f.result(180) for f in futures]
+        ends = [f.result(HANG) for f in futures]
         assert [e.status for e in ends if e.status not in ("ok", "duplicate")] == []
         assert [e.candidate for e in ends] == some
 

@@ -18,6 +18,7 @@ from gpu_tune.templates.base import Template
 from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, REPLAYED, Candidate, Measurement, Resources
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers.processes import HANG
 
 SOURCES = {"predicted": PREDICTED, "gpu": MEASURED, "replay": REPLAYED}
 Make = Callable[..., Candidate]
@@ -54,7 +55,7 @@ def universe(candidate: Make) -> list[Candidate]:
 
 
 def test_a_good_candidate_ends_ok_with_positive_samples_and_its_resources(measurer: Measurer, candidate: Make):
-    m = measurer.submit(candidate()).result(60)
+    m = measurer.submit(candidate()).result(HANG)
     assert (m.status, m.source) == ("ok", measurer.source)
     assert m.candidate == candidate() and min(m.samples) > 0 and m.cubin_hash
     assert m.resources is not None and m.resources.registers > 8 and m.resources.threads == 64
@@ -70,13 +71,13 @@ def test_a_bad_candidate_is_a_status_with_a_reason_and_never_an_exception(measur
     }
     futures = {c: measurer.submit(c) for c in bad}
     for c, (status, words) in bad.items():
-        m = futures[c].result(60)
+        m = futures[c].result(HANG)
         assert m.status in status and words in m.reason and m.reason and not m.samples, m
 
 
 def test_the_same_binary_is_timed_once_and_shares_its_samples(measurer: Measurer, candidate: Make):
     first, again = (measurer.submit(candidate()) for _ in range(2))
-    a, b = first.result(60), again.result(60)
+    a, b = first.result(HANG), again.result(HANG)
     assert a.samples == b.samples
     if measurer.source != REPLAYED:
         assert {a.status, b.status} == {"ok", "duplicate"} and a.cubin_hash == b.cubin_hash
@@ -86,7 +87,7 @@ def test_a_pruned_build_never_runs_and_the_others_are_timed(measurer: Measurer, 
     def few(c: Candidate, resources: Resources) -> str:
         return f"{resources.threads} threads" if resources.threads > 32 else ""
 
-    left, kept = (measurer.submit(candidate(threads=t), few).result(60) for t in (64, 32))
+    left, kept = (measurer.submit(candidate(threads=t), few).result(HANG) for t in (64, 32))
     assert kept.status == "ok"
     if measurer.source == REPLAYED:  # nothing is built
         assert left.status == "ok"
@@ -94,14 +95,14 @@ def test_a_pruned_build_never_runs_and_the_others_are_timed(measurer: Measurer, 
     assert (left.status, left.reason, left.samples) == ("pruned", "64 threads", ())
     assert left.resources is not None and left.resources.threads == 64 and "time" not in left.seconds
     assert Measurement.from_json(left.to_json()) == left
-    assert measurer.submit(candidate(threads=64)).result(60).status == "ok"  # it was never timed, so it is no duplicate
-    again = measurer.submit(candidate(threads=64), few).result(60)
+    assert measurer.submit(candidate(threads=64)).result(HANG).status == "ok", "it was never timed: no duplicate"
+    again = measurer.submit(candidate(threads=64), few).result(HANG)
     assert again.status == "pruned"  # whether a twin is known by now or not
 
 
 def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer: Measurer, candidate: Make):
     timed = {
-        m.candidate: m.time for f in [measurer.submit(c) for c in universe(candidate)[:8]] if (m := f.result(60)).ok
+        m.candidate: m.time for f in [measurer.submit(c) for c in universe(candidate)[:8]] if (m := f.result(HANG)).ok
     }
     fast, slow = min(timed, key=timed.__getitem__), max(timed, key=timed.__getitem__)
     assert timed[slow] > 1.1 * timed[fast], "the toy's configs differ"
@@ -178,7 +179,7 @@ def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
     conv = Conv2d(1, 16, 3, 6, 20, 1, 1, layout="nchw", dtype="float32")
     with make_measurer(conv, kind="gpu", templates=templates, store=compiled, baselines=("cublas",)) as m:
         right, wrong = m.submit(candidate()), m.submit(candidate(fault="wrong"))
-        assert (right.result(60).status, wrong.result(60).status) == ("ok", "wrong")
+        assert (right.result(HANG).status, wrong.result(HANG).status) == ("ok", "wrong")
         found = m.confirm([candidate(), candidate(rows=2)], rounds=7)
         assert found.winner == candidate() and len(found.contender(candidate()).checks) == 4
         baseline = next(c for c in found.contenders if c.candidate is None)
@@ -194,7 +195,7 @@ def test_two_gpus_of_a_machine_work_side_by_side(
     monkeypatch.setenv("FAKE_CUDA_COUNT", "2")
     with make_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, gpus=(0, 1)) as m:
         futures = [m.submit(candidate(rows=r, threads=t)) for r in (1, 2, 4, 8) for t in (32, 64)]
-        assert all(f.result(60).ok for f in futures)
+        assert all(f.result(HANG).ok for f in futures)
         assert isinstance(m, GpuMeasurer) and all(c.restarts == 0 for c in m.children), "both children started"
 
 
@@ -202,9 +203,9 @@ def test_earlier_measurements_of_the_same_binary_spare_timing_it(
     workload: Matmul, compiled: Path, templates: dict[str, Template], candidate: Make
 ):
     with make_measurer(workload, kind="predicted", templates=templates, store=compiled, jobs=1) as first:
-        m = first.submit(candidate()).result(60)
+        m = first.submit(candidate()).result(HANG)
     with make_measurer(workload, kind="predicted", templates=templates, store=compiled, jobs=1, seen=[m]) as second:
-        again = second.submit(candidate()).result(60)
+        again = second.submit(candidate()).result(HANG)
     assert again.status == "duplicate" and again.samples == m.samples
 
 

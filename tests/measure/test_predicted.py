@@ -17,6 +17,7 @@ from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers.processes import HANG
 
 Make = Callable[..., Candidate]
 
@@ -26,7 +27,7 @@ def times(
 ) -> dict[Candidate, Measurement]:
     with make_measurer(workload, kind="predicted", templates=templates, store=store, jobs=1, **options) as m:
         futures = {c: m.submit(c) for c in candidates}
-        return {c: f.result(60) for c, f in futures.items()}
+        return {c: f.result(HANG) for c, f in futures.items()}
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_seed_or_chip_another_landscape(

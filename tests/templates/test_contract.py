@@ -23,6 +23,7 @@ from gpu_tune.templates.base import Template, render, variables
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
+from tests.helpers.processes import HANG
 
 TEMPLATES = sorted(registry())
 ARCHITECTURES = ("nvidia-t4", "nvidia-a100", "nvidia-rtx-3090", "nvidia-rtx-4090", "nvidia-h200", "nvidia-rtx-5090")
@@ -332,6 +333,6 @@ main(["show", "space", "conv2d", *shape.split(), "--device", "nvidia-h200"])
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG,
     )
     assert "newcomer" in done.stdout, done.stderr
