@@ -32,8 +32,7 @@ class GaussianProcess:
         self.mean = float(np.mean(y))
         self.z = np.asarray(y, dtype=np.float64) - self.mean
         d = self.x.shape[1]
-        theta = np.concatenate([np.full(d, math.log(LENGTH)), [math.log(NOISE)]])
-        theta = self._climb(theta)
+        theta = self._climb(np.concatenate([np.full(d, math.log(LENGTH)), [math.log(NOISE)]]))
         self.length, self.noise = np.exp(theta[:-1]), float(np.exp(theta[-1]))
         k, _ = _matern(self.x / self.length, self.x / self.length)
         k[np.diag_indices(len(k))] += self.noise

@@ -97,16 +97,15 @@ class HistoryGroup:
         }
         kept = [m for m in last.values() if m.candidate.config in space]
         x, names = space.describe(space.rows(m.candidate.config for m in kept))
-        source = kept[0].source if kept else MEASURED
         return cls(
-            space.name,
-            group,
-            x,
-            tuple(names),
-            np.array([m.time if m.ok else math.nan for m in kept]),
-            tuple(m.candidate.config for m in kept),
-            distance,
-            source,
+            name=space.name,
+            group=group,
+            features=x,
+            names=tuple(names),
+            times=np.array([m.time if m.ok else math.nan for m in kept]),
+            configs=tuple(m.candidate.config for m in kept),
+            distance=distance,
+            source=kept[0].source if kept else MEASURED,
         )
 
     @property
@@ -246,12 +245,8 @@ def suggest(space: Space, n: int = 4) -> list[Config]:
     gpu = _GPUS.get(space.device.name)
     if default is None or precision is None or gpu is None or not {"block_m", "block_n"} <= set(default):
         return []
-    found: list[Config] = []
-    for answer in _ask(space.workload, gpu, precision, 4 * n):
-        config = _nearest(space, default, answer)
-        if config is not None and config not in found:
-            found.append(config)
-    return found[:n]
+    configs = (_nearest(space, default, answer) for answer in _ask(space.workload, gpu, precision, 4 * n))
+    return list(dict.fromkeys(c for c in configs if c is not None))[:n]
 
 
 def _ask(workload: Matmul, gpu: str, precision: str, n: int) -> list[Any]:

@@ -76,13 +76,13 @@ PIPELINED = Settings(early=4)
 
 @dataclass(frozen=True)
 class Pool:
-    """Free rows, their coordinates, and (where the space is scored whole, or history needs them) features."""
+    """Free rows, their coordinates, and (where the space is scored whole, or history needs them) features;
+    ``prediction``: what history expects of them, where there is history."""
 
     rows: Rows
     coordinates: NDArray[np.float32]
     features: NDArray[np.float32] | None = None
     prediction: NDArray[np.float64] | None = None
-    """What history expects, where there is history."""
 
 
 @dataclass(frozen=True)
