@@ -32,7 +32,7 @@ MACHINE_CUDA = 190
 RESERVED_SHARED = 1024
 """Bytes at the start of shared memory that the system keeps from compute capability 9.0 on; ELF sizes include them."""
 
-_MAX_THREADS, _REGCOUNT, _FRAME_SIZE, _MIN_STACK, _KPARAM, _PARAM_BYTES = 0x05, 0x2F, 0x11, 0x12, 0x17, 0x19
+_MAX_THREADS, _REGCOUNT, _FRAME_SIZE, _KPARAM, _PARAM_BYTES = 0x05, 0x2F, 0x11, 0x17, 0x19
 _NUM_BARRIERS, _REG_RECONFIG, _REQNTID = 0x4C, 0x54, 0x10
 _MAX_SECTIONS, _MAX_NAME = 65536, 65536
 
@@ -156,9 +156,9 @@ def _facts(elf: Elf) -> Cubin:
         elif not prefix and name in kernels:
             kernels[name].update(_own_facts(elf.bytes_of(section)))
         elif section.name == ".nv.info":
-            for attribute, symbol, value in _shared_facts(elf, section):
-                if symbol in kernels and attribute in (_REGCOUNT, _FRAME_SIZE):
-                    kernels[symbol]["registers" if attribute == _REGCOUNT else "stack_bytes"] = value
+            for symbol, fact, value in _shared_facts(elf, section):
+                if symbol in kernels:
+                    kernels[symbol][fact] = value
     # device functions have .text sections too; only a kernel has records of its own
     infos = {s.name[9:] for s in elf.sections if s.name.startswith(".nv.info.")}
     return Cubin(elf.cc, {n: KernelFacts(n, **facts) for n, facts in kernels.items() if n in infos})  # type: ignore[arg-type]
@@ -184,14 +184,14 @@ def _own_facts(body: bytes) -> dict[str, object]:
     return facts
 
 
-def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[int, str, int]]:
-    symbols = elf.symbols()
+def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[str, str, int]]:
+    symbols, facts = elf.symbols(), {_REGCOUNT: "registers", _FRAME_SIZE: "stack_bytes"}
     for attribute, _, payload in _records(elf.bytes_of(section)):
-        if attribute in (_REGCOUNT, _FRAME_SIZE, _MIN_STACK) and len(payload) == 8:
+        if attribute in facts and len(payload) == 8:
             index, value = struct.unpack("<II", payload)
             if index >= len(symbols):
                 raise ValueError(f"record names symbol {index} of {len(symbols)}")
-            yield attribute, symbols[index], value
+            yield symbols[index], facts[attribute], value
 
 
 def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -22,12 +22,9 @@ from ..cuda.device import KNOWN
 from ..cuda.launch import Program
 from ..cuda.memory import Workspaces, device_of, on_device, quietly
 from ..errors import InvalidInput, MeasureError, WrongResult, require
-from ..plan import LaunchPlan
 from ..reference import allocate
-from ..space.knob import Config
 from ..store.winner import Winner
 from ..trial import MEASURED
-from ..workload import Workload
 from . import arrays
 from .arrays import HOST, ArrayView
 
@@ -47,10 +44,20 @@ class TunedKernel:
     or anything with DLPack or ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``;
     ``out`` may be ``c``. Work is queued on ``stream`` (a CUstream as an integer), by default on the stream that the
     arrays' library has current. Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
+
+    ``workload`` is what it computes, ``chip`` what it was tuned for; ``template`` (a name) and ``config`` are what it
+    was made from. ``source`` is the CUDA source, self-contained, under its header comment; ``cubin`` the compiled code
+    and ``plan`` its launch plan. ``verdict`` says how it compares with the vendor library and the default config;
+    ``seconds`` is the median of one run: an estimate unless ``measured`` on a GPU, 0 where it was not timed.
     """
 
     def __init__(self, winner: Winner, match: str = "exact", path: Path | None = None) -> None:
         self.winner, self.match, self.path = winner, match, path
+        self.workload, self.chip = winner.workload, winner.chip
+        self.template, self.config = winner.template, winner.config
+        self.source, self.cubin, self.plan = winner.code, winner.cubin, winner.plan
+        self.verdict, self.seconds = winner.verdict, winner.seconds
+        self.measured = winner.source == MEASURED and winner.seconds > 0
         self._programs: dict[int, tuple[Program, Workspaces]] = {}
         self._lock = threading.Lock()
         self._checked: set[Any] = set()
@@ -58,56 +65,6 @@ class TunedKernel:
         computed = winner.computed
         self._names = {b: winner.view.origin(b) if winner.view else b for b in (*computed.arrays(), "out")}
         self._specs = winner.workload.arrays()
-
-    @property
-    def workload(self) -> Workload:
-        """What it computes."""
-        return self.winner.workload
-
-    @property
-    def chip(self) -> str:
-        """The chip it was tuned for."""
-        return self.winner.chip
-
-    @property
-    def template(self) -> str:
-        """Name of the template it comes from."""
-        return self.winner.template
-
-    @property
-    def config(self) -> Config:
-        """The template's config."""
-        return self.winner.config
-
-    @property
-    def source(self) -> str:
-        """The CUDA source, self-contained, under its header comment."""
-        return self.winner.code
-
-    @property
-    def cubin(self) -> bytes:
-        """The compiled code."""
-        return self.winner.cubin
-
-    @property
-    def plan(self) -> LaunchPlan:
-        """The launch plan."""
-        return self.winner.plan
-
-    @property
-    def verdict(self) -> Mapping[str, Any]:
-        """How it compares with the vendor library and the default config (see ``verdict.verdict_of``)."""
-        return self.winner.verdict
-
-    @property
-    def seconds(self) -> float:
-        """Median seconds of one run: an estimate unless ``measured``, 0 where it was not timed."""
-        return self.winner.seconds
-
-    @property
-    def measured(self) -> bool:
-        """Whether its time was measured on a GPU."""
-        return self.winner.source == MEASURED and self.winner.seconds > 0
 
     def __repr__(self) -> str:
         kind = self.winner.source if self.seconds > 0 else "not timed"

@@ -172,10 +172,6 @@ class Conv2d(Operation):
             specs["scale_b"] = ArraySpec((1,) if self.scales == "tensor" else (self.k,), "float32")
         return {**specs, "out": out}
 
-    def scalars(self) -> tuple[str, ...]:
-        """Run-time scalars of a call (none)."""
-        return ()
-
     def views(self) -> tuple[View, ...]:
         """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``."""
         plain = (self.r, self.s, self.stride, self.groups) == (1, 1, (1, 1), 1) and not any(self.padding)

@@ -122,10 +122,6 @@ class Matmul(Operation):
             specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
         return {**specs, "out": out}
 
-    def scalars(self) -> tuple[str, ...]:
-        """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
-        return tuple(n for n in ("alpha", "beta") if getattr(self, n) == "any")
-
     def views(self) -> tuple[View, ...]:
         """Other workloads that compute the same on the same memory (none for a matmul)."""
         return ()

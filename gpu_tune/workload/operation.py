@@ -50,6 +50,10 @@ class Operation:
         """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
         raise NotImplementedError
 
+    def scalars(self) -> tuple[str, ...]:
+        """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
+        return tuple(name for name in ("alpha", "beta") if getattr(self, name) == "any")
+
     @property
     def ops(self) -> tuple[epilogue_grammar.Op, ...]:
         """The epilogue's operations, in order."""
