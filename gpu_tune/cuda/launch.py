@@ -22,10 +22,10 @@ from ..plan import (
     TENSOR_MAP_DTYPES,
     Arg,
     BufferArg,
-    KernelStep,
     LaunchPlan,
     MemsetStep,
     ScalarArg,
+    Step,
     TensorMapArg,
 )
 from . import cubin, driver
@@ -72,15 +72,7 @@ class Program:
             if key in self._bound:
                 self._bound.move_to_end(key)
                 return self._bound[key]
-        bound = Bound(
-            [
-                self._memset(step, buffers)
-                if isinstance(step, MemsetStep)
-                else self._launch(step, buffers, numbers, pdl)
-                for step in self.plan.steps
-            ],
-            self,
-        )
+        bound = Bound([self._operation(step, buffers, numbers, pdl) for step in self.plan.steps], self)
         with self._lock:
             self._bound[key] = bound
             while len(self._bound) > KEPT:
@@ -97,15 +89,13 @@ class Program:
             self._bound.clear()
             self._module.unload()
 
-    def _memset(self, step: MemsetStep, buffers: Mapping[str, int]) -> Callable[[int], None]:
-        address = _address(buffers, step.buffer) + step.offset
-        return lambda stream: driver.memset(address, step.value, step.nbytes, stream)
-
-    def _launch(
-        self, step: KernelStep, buffers: Mapping[str, int], scalars: Mapping[str, float], pdl: bool
+    def _operation(
+        self, step: Step, buffers: Mapping[str, int], scalars: Mapping[str, float], pdl: bool
     ) -> Callable[[int], None]:
-        arguments = [_argument(arg, buffers, scalars) for arg in step.args]
-        function = self._functions[step.kernel]
+        if isinstance(step, MemsetStep):
+            value, nbytes, address = step.value, step.nbytes, _address(buffers, step.buffer) + step.offset
+            return lambda stream: driver.memset(address, value, nbytes, stream)
+        arguments, function = [_argument(arg, buffers, scalars) for arg in step.args], self._functions[step.kernel]
         return driver.Launch(function, step.grid, step.block, step.shared_bytes, step.cluster, arguments, pdl)
 
 

@@ -47,10 +47,9 @@ def run(
     else:
         y = _conv2d(workload, xp, operands)
     y = _epilogue(workload, xp, first.library, y, operands)
-    if out is None:
-        return y
-    out[...] = y
-    return out
+    if out is not None:
+        out[...] = y
+    return y if out is None else out
 
 
 def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Mapping[str, float]) -> Any:
