@@ -1,6 +1,6 @@
 """First steps on a GPU, simple ones first; each fails by itself and with the driver's own words.
 
-The probes of ``probes.py`` have one right answer, which the emulator gives as well (``tests/test_probes.py``): one that
+The probes of ``probes/`` have one right answer, which the emulator gives as well (``tests/gpu/test_0_probes.py``): one that
 fails here tells what the driver or the hardware does differently.
 """
 

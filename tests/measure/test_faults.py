@@ -114,7 +114,7 @@ def test_a_child_killed_from_outside_costs_what_it_ran_then(
     stages: list[str] = []
     with opened() as m:
         assert m.submit(candidate()).result(HANG).status == "ok"
-        monkeypatch.setattr(m, "_limit", lambda stage: stages.append(stage) or HANG)
+        monkeypatch.setattr(m, "_limit", lambda stage: stages.append(stage.name) or HANG)
         pid = m.children[0].pid
         hang = m.submit(candidate(fault="hang"))
         assert wait_until(lambda: "first run" in stages) and pid is not None
