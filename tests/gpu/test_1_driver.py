@@ -1,7 +1,7 @@
 """First steps on a GPU, simple ones first; each fails by itself and with the driver's own words.
 
-The probes of ``probes/`` have one right answer, which the emulator gives as well (``tests/gpu/test_0_probes.py``): one that
-fails here tells what the driver or the hardware does differently.
+The probes of ``probes/`` have one right answer, which the emulator gives as well (``tests/gpu/test_0_probes.py``): one
+that fails here tells what the driver or the hardware does differently.
 """
 
 from __future__ import annotations
