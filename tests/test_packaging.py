@@ -89,7 +89,7 @@ def test_the_command_line_of_an_installed_wheel_runs(installed, tmp_path):
 def test_the_import_is_light(installed, tmp_path):
     code = """
 import gpu_tune, sys
-heavy = ("numpy", "lightgbm", "cupy", "jinja2", "rich", "click")
+heavy = ("numpy", "scipy", "lightgbm", "cupy", "jinja2", "rich", "click")
 print([m for m in heavy if m in sys.modules])
 gpu_tune.Matmul(8, 8, 8)
 print([m for m in heavy if m in sys.modules])
