@@ -50,7 +50,6 @@ class Live:
             self._live.stop()
 
     def update(self, progress: Progress) -> None:
-        """Show ``progress``."""
         self.progress = progress
         if self._live is not None:
             return  # rich asks eight times a second, so that the clock runs between trials
@@ -81,7 +80,6 @@ def _facts(progress: Progress) -> tuple[str, str, str]:
 
 
 def plain(title: str, progress: Progress) -> str:
-    """One line of plain text."""
     if progress.phase == "prepare":
         return f"{title}: {PHASES['prepare']}"
     what = {"confirm": f"{PHASES['confirm']}; ", "done": "done; "}.get(progress.phase, "")

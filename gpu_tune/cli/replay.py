@@ -104,7 +104,7 @@ def _search(space: Any, trials: int, seed: int) -> list[float]:
 
 
 def _random(space: Any, trials: int, seed: int) -> list[float]:
-    """The same of trials in random order."""
+    """Best share of the optimum's speed after each trial in random order."""
     times = space.times()
     times = times[np.random.default_rng(seed).permutation(len(times))[:trials]]
     shares = np.maximum.accumulate(np.where(np.isfinite(times), space.optimum / times, 0.0))

@@ -21,7 +21,7 @@ from ..workload.command import command as tune_command
 from . import options
 
 MARKS = (1, 10, 25, 50, 100, 200, 500, 1000, 2000)
-"""Trials after which the best so far is told."""
+"""Numbers of trials after which the best so far is shown."""
 FEATURES, FAILURES, BEST = 6, 8, 6
 """Rows shown of each table of a search."""
 

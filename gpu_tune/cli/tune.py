@@ -152,7 +152,6 @@ EXECUTED = {"emulator": "executed by the emulator on the CPU", "gpu": "executed 
 
 
 def show(result: dict[str, Any]) -> None:
-    """One result, for people."""
     from rich.table import Table
 
     title = f"{result['workload']} on {result['chip']}"
@@ -199,7 +198,6 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def overview(results: list[dict[str, Any]]) -> None:
-    """A table over many workloads."""
     estimate = any(r["source"] == PREDICTED for r in results)
     columns = ("workload", "template", "default", "best found", "speed-up", "TFLOP/s")
     rows = (

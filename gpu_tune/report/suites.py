@@ -48,7 +48,6 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Names of the shipped suites."""
     return sorted(p.stem for p in folder().glob("*.json"))
 
 

@@ -48,7 +48,6 @@ class Row:
         return self.best[1] / self.ours if self.best and self.ours else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
         w = self.workload
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**plain, "workload": w.key, "flops": w.flops, "bytes": w.bytes, "ratio": self.ratio}
@@ -80,7 +79,6 @@ class Summary:
     worst: tuple[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
         decades = {f"1e{d}": mean for d, (_, mean) in self.decades.items()}
         return {"shapes": self.shapes, "geomean": self.geomean, "share": self.share, "quantile_5": self.quantile,
                 "losses": self.losses, "decades": decades}  # fmt: skip

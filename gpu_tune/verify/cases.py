@@ -148,7 +148,7 @@ def sizes(workload: Workload) -> Iterator[tuple[str, int]]:
 
 
 def residues(workload: Workload) -> set[Residue]:
-    """The tails of its sizes."""
+    """Each size of ``sizes`` modulo ``RESIDUE``."""
     return {(name, size % RESIDUE) for name, size in sizes(workload)}
 
 

@@ -47,7 +47,6 @@ class Outcome:
     spills: int = 0
 
     def fail(self, label: str, message: str) -> None:
-        """Add a failure."""
         self.failures.append(Failure(label, message))
 
 
@@ -77,7 +76,6 @@ class Problem:
 
     @classmethod
     def of(cls, rendered: Rendered, variant: Variant) -> Problem:
-        """The problem of a rendered variant."""
         return cls(rendered.plan, variant.workload, variant.device, rendered.numerics)
 
 

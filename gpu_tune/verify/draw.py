@@ -47,7 +47,6 @@ class Pairs:
         }
 
     def add(self, config: Config) -> None:
-        """Count ``config``'s pairs as seen."""
         before = len(self.seen)
         for pair in knob_pairs(config):
             self.seen.add(pair)
@@ -291,7 +290,6 @@ def filling(template: Template, variant: Variant) -> Variant | None:
 
 
 def variants(template: Template, seed: int, devices: tuple[str, ...] = DEVICES) -> Iterator[Variant]:
-    """The variants of :class:`Drawing`."""
     return (drawn.variant for drawn in Drawing(template, seed, devices))
 
 
