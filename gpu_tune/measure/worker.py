@@ -20,8 +20,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from socket import socketpair
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
 from ..errors import GpuTuneError, MeasureError
@@ -76,10 +75,8 @@ class Child:
         self.entry, self.setup, self.env = entry, setup, env
         self.restarts = -1
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._lifeline = -1
+        self._owned = contextlib.ExitStack()
         self._ready = False
-        self._errors: Any = None
 
     @property
     def pid(self) -> int | None:
@@ -92,9 +89,13 @@ class Child:
             return
         self.kill()
         self.restarts += 1
-        ours, theirs = socketpair()
-        read_end, write_end = os.pipe()
+        self._ready = False
+        self._connection, theirs = Pipe()
+        read_end, lifeline = os.pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        self._owned.callback(self._errors.close)
+        self._owned.callback(os.close, lifeline)
+        self._owned.callback(self._connection.close)
         environment = {**os.environ, **(self.env or {})}
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(read_end), self.entry, json.dumps(self.setup)]
         try:
@@ -104,15 +105,11 @@ class Child:
                 pass_fds=(theirs.fileno(), read_end), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            os.close(write_end)
-            ours.close()
+            self.kill()
             raise MeasureError(f"a worker process cannot be started: {error}; free memory or processes") from error
         finally:
             theirs.close()
             os.close(read_end)
-        self._lifeline = write_end
-        self._connection = Connection(ours.detach())
-        self._ready = False
 
     def ask(self, request: Any, timeout: float | Callable[[Stage], float]) -> Any:
         """The child's reply to ``request``; ChildLost when it dies or a stage takes over ``timeout`` seconds.
@@ -122,7 +119,6 @@ class Child:
         """
         self.start()
         connection, stage = self._connection, Stage()
-        assert connection is not None
         try:
             if not self._ready:  # starting takes a while on a busy machine, and is not the request's fault
                 if not connection.poll(START_SECONDS):
@@ -162,31 +158,20 @@ class Child:
                 log.error(
                     "process %d does not end: its GPU hangs; see dmesg for an Xid, and restart the machine", process.pid
                 )
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        if self._errors is not None:
-            self._errors.close()
-            self._errors = None
+        self._owned.close()
 
     def _post_mortem(self) -> str:
-        process, code = self._process, None
-        if process is not None:
-            try:
-                code = process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                code = None
-        how = "closed its connection" if code is None else f"exited with code {code}"
+        """How the process ended, in words; the last of its own words when it had any."""
+        code, how, words = None, "closed its connection", ""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(5.0)
+                how = f"exited with code {code}"
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how = f"was killed by {signal.Signals(-code).name}"
-        words = ""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            self._errors.seek(0, os.SEEK_END)
-            self._errors.seek(max(0, self._errors.tell() - 2000))
+        with contextlib.suppress(OSError, ValueError):
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
             lines = self._errors.read().decode(errors="replace").strip().splitlines()
             telling = [line for line in lines if not line.startswith("Extension modules")]
             words = next((t for t in telling if t.startswith("Fatal")), telling[-1] if telling else "")[:200]
@@ -205,17 +190,16 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
     module, function = entry.split(":")
     handler = getattr(importlib.import_module(module), function)
     connection.send(("ready", None))
-    options = json.loads(setup)
     failure: GpuTuneError | None = None
 
     def note(stage: str, subject: str = "") -> None:
         connection.send(("note", (stage, subject)))
 
-    if options is not None:
-        try:
-            handler = handler(options)
-        except GpuTuneError as error:
-            failure = error
+    try:
+        options = json.loads(setup)
+        handler = handler if options is None else handler(options)
+    except GpuTuneError as error:
+        failure = error
     while True:
         try:
             request = connection.recv()
@@ -233,12 +217,8 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
             connection.send(("error", MeasureError(f"{type(error).__name__} in the measuring process: {error}")))
 
 
-def _die_with_parent(fd: int) -> None:
-    while True:
-        try:
-            if not os.read(fd, 1):
-                os._exit(0)
-        except InterruptedError:
-            continue
-        except OSError:
-            os._exit(0)
+def _die_with_parent(lifeline: int) -> None:
+    """End this process when the parent's end of the lifeline closes."""
+    with contextlib.suppress(OSError):
+        os.read(lifeline, 1)
+    os._exit(0)
