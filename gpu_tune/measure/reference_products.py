@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ..reference import NUMPY, Bounds, bounds, products
+from ..reference.inputs import in_pieces
 from ..reference.numerics import Numerics
 from ..workload import Workload
 
@@ -62,6 +61,5 @@ def wide_bounds(
         made = bounds(workload, some, scalars, numerics=numerics, exact=exact, products=part)
         lo[here], hi[here], expected[here], error[here] = made.lo, made.hi, made.expected, made.error
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(fill, range(0, shape[0], rows)))
+    in_pieces(fill, shape[0], rows)
     return Bounds(lo, hi, expected, error)

@@ -71,8 +71,8 @@ class Child:
     (JSON-ready), ``module:function`` is called once as ``function(setup)`` and must return the handler.
     """
 
-    def __init__(self, entry: str, setup: Any = None, env: dict[str, str] | None = None) -> None:
-        self.entry, self.setup, self.env = entry, setup, env
+    def __init__(self, entry: str, setup: Any = None) -> None:
+        self.entry, self.setup = entry, setup
         self.restarts = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._owned = contextlib.ExitStack()
@@ -96,12 +96,11 @@ class Child:
         self._owned.callback(self._errors.close)
         self._owned.callback(os.close, lifeline)
         self._owned.callback(self._connection.close)
-        environment = {**os.environ, **(self.env or {})}
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(read_end), self.entry, json.dumps(self.setup)]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, *arguments],
-                stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, env=environment,
+                stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors,
                 pass_fds=(theirs.fileno(), read_end), start_new_session=True,
             )  # fmt: skip
         except OSError as error:

@@ -87,8 +87,13 @@ def _fill(array: np.ndarray, rng: np.random.Generator, draw: Draw) -> None:
         here = array[first : first + rows]
         here[...] = _rounded(draw(np.random.default_rng([key, first]), here.shape), array.dtype)
 
+    in_pieces(piece, array.shape[0], rows)
+
+
+def in_pieces(piece: Callable[[int], None], size: int, step: int) -> None:
+    """``piece`` of 0, ``step``, 2 ``step`` ... below ``size``, on all CPUs."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(piece, range(0, array.shape[0], rows)))
+        list(pool.map(piece, range(0, size, step)))
 
 
 def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -86,16 +86,13 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
                 gemm.set(attribute, ctypes.c_void_p(scales.get(buffers[name], buffers[name])))
                 current[name] = buffers[name]
 
-    def numbers(scalars: Mapping[str, float]) -> tuple[Any, Any]:
-        if compute not in ("fp32", "tf32"):
-            return one, zero
-        beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
-        return ctypes.c_float(scalars.get("alpha", 1.0)), ctypes.c_float(beta)
-
     def run(algorithm: cublas.Algorithm) -> Run:
         def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
             point(buffers)
-            alpha, beta = numbers(scalars)
+            alpha, beta = one, zero
+            if compute in ("fp32", "tf32"):
+                factor = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
+                alpha, beta = ctypes.c_float(scalars.get("alpha", 1.0)), ctypes.c_float(factor)
             c = buffers["out" if w.beta == "0" else "c"]
             gemm.run(algorithm, alpha, buffers["b"], buffers["a"], beta, c, buffers["out"], workspace, stream)
 

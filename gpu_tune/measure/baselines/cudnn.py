@@ -56,12 +56,15 @@ def algorithms(session: Session) -> list[Algorithm]:
 
 def denied(w: Conv2d) -> tuple[str, ...]:
     """Numeric notes of plans that ``w`` does not permit: TENSOR_CORE on float32 is TF32."""
-    notes = ["DOWN_CONVERT_INPUTS", "FFT"]
-    notes += ["TENSOR_CORE"] if w.dtype == "float32" and "tf32" not in w.math else []
-    notes += [] if "fp16_accumulate" in w.math else ["REDUCED_PRECISION_REDUCTION"]
-    notes += [] if "winograd" in w.math else _WINOGRAD
-    notes += ["NONDETERMINISTIC"] if w.deterministic else []
-    return tuple(notes)
+    notes = {
+        "DOWN_CONVERT_INPUTS": True,
+        "FFT": True,
+        "TENSOR_CORE": w.dtype == "float32" and "tf32" not in w.math,
+        "REDUCED_PRECISION_REDUCTION": "fp16_accumulate" not in w.math,
+        **dict.fromkeys(_WINOGRAD, "winograd" not in w.math),
+        "NONDETERMINISTIC": w.deterministic,
+    }
+    return tuple(note for note, is_denied in notes.items() if is_denied)
 
 
 class _Plans:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from ...cuda.driver import call
@@ -26,7 +27,7 @@ _NAMES = {"float8_e4m3": "float8_e4m3fn", "float8_e5m2": "float8_e5m2"}
 _WIDE = ("float32", "float16", "bfloat16")
 Tensors = Mapping[str, Any]
 Compute = Callable[[Tensors, Mapping[str, float]], Any]
-"""(tensors by buffer name, scalars) -> the result, or None when it lies in ``out``."""
+"""(tensors by buffer name, scalars) -> the result: ``out``, or memory of PyTorch's own."""
 
 
 def algorithms(session: Session) -> list[Algorithm]:
@@ -60,17 +61,18 @@ class Torch:
         self._tensors: dict[Any, Tensors] = {}
         self._streams: dict[int, Any] = {}
         self.results: dict[int, Any] = {}
-        session.owned.callback(self._close)
+        for free in (torch.cuda.empty_cache, self._tensors.clear, self.results.clear):  # the last one first
+            session.owned.callback(free)
 
     def algorithm(self, w: Workload, label: str, compute: Compute, roundings: int = 0) -> Algorithm:
-        """``compute`` on the arrays of ``w``. A result of its own is kept until its buffers come round again, so that
-        results rotate as buffers do; it is copied to ``out`` only on the set to verify on."""
+        """``compute`` on the arrays of ``w``. A result of PyTorch's own is kept until its buffers come round again, so
+        that results rotate as buffers do; it is copied to ``out`` only on the set to verify on."""
 
         def issue(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
             with self.issuing(stream):
                 tensors = self.tensors(w, buffers)
                 result = compute(tensors, scalars)
-                if result is not None:
+                if result.data_ptr() != buffers["out"]:
                     self.results[buffers["out"]] = result
                     if buffers["out"] == self.session.data.verify["out"]:
                         tensors["out"].copy_(result)
@@ -96,22 +98,9 @@ class Torch:
     def _view(self, address: int, spec: ArraySpec) -> Any:
         size = NUMPY[spec.dtype].itemsize
         strides = tuple(s * size for s in spec.element_strides)
-        raw = self.torch.as_tensor(_Memory(address, spec.shape, _RAW[size], strides), device=self.device)
+        facts = {"shape": spec.shape, "typestr": _RAW[size], "data": (address, False), "strides": strides, "version": 3}
+        raw = self.torch.as_tensor(SimpleNamespace(__cuda_array_interface__=facts), device=self.device)
         return raw.view(getattr(self.torch, _NAMES.get(spec.dtype, spec.dtype)))
-
-    def _close(self) -> None:
-        self._tensors.clear()
-        self.results.clear()
-        self.torch.cuda.empty_cache()
-
-
-class _Memory:
-    """Device memory, described as the CUDA array interface does."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], typestr: str, strides: tuple[int, ...]) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": shape, "typestr": typestr, "data": (address, False), "strides": strides, "version": 3,
-        }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -143,58 +132,49 @@ def _matmuls(t: Torch, w: Matmul) -> Iterator[Algorithm]:
     torch = t.torch
     fast, names = "fast_accumulate" in w.math, [op.name for op in w.ops]
 
-    def scaled_mm(x: Tensors, scale_a: Any, scale_b: Any, **bias: Any) -> None:
+    unit = functools.cache(lambda: torch.ones((), dtype=torch.float32, device=t.device))
+
+    def scaled_mm(x: Tensors, scales: tuple[Any, Any], bias: Any = None) -> Any:
         out = x["out"]
-        torch._scaled_mm(*factors(w, x), scale_a, scale_b, out_dtype=out.dtype, use_fast_accum=fast, out=out, **bias)
+        more = {"bias": bias, "out_dtype": out.dtype, "use_fast_accum": fast, "out": out}
+        return torch._scaled_mm(*factors(w, x), *scales, **more)
 
-    @functools.cache
-    def unit() -> Any:
-        return torch.ones((), dtype=torch.float32, device=t.device)
-
-    def product(x: Tensors, scalars: Mapping[str, float]) -> None:
+    def product(x: Tensors, scalars: Mapping[str, float]) -> Any:
         if w.dtype in FP8:
-            scaled_mm(x, unit(), unit())
-        else:
-            (torch._int_mm if w.dtype == "int8" else torch.matmul)(*factors(w, x), out=x["out"])
+            return scaled_mm(x, (unit(), unit()))
+        return (torch._int_mm if w.dtype == "int8" else torch.matmul)(*factors(w, x), out=x["out"])
+
+    def scaled_product(x: Tensors, scalars: Mapping[str, float]) -> Any:
+        a, b = x["scale_a"], x["scale_b"]
+        columns = w.scales == "row_col"
+        return scaled_mm(x, (a.reshape(-1, 1), b.reshape(1, -1)) if columns else (a, b), x.get("bias"))
+
+    def added(x: Tensors, scalars: Mapping[str, float]) -> Any:
+        beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
+        add, c = torch.addmm if w.batch == 1 else torch.baddbmm, x.get("c", x["out"])
+        return add(c, *factors(w, x), beta=beta, alpha=scalars.get("alpha", 1.0), out=x["out"])
+
+    def biased(x: Tensors, scalars: Mapping[str, float]) -> Any:
+        return torch.addmm(x["bias"], *factors(w, x), out=x["out"])
+
+    def activated(x: Tensors, scalars: Mapping[str, float]) -> Any:
+        return torch._addmm_activation(x["bias"], *factors(w, x), use_gelu=names[1] == "gelu_tanh", out=x["out"])
 
     same = w.dtype in _WIDE and w.out_dtype == w.dtype
     if plain_product(w) == w and (same or w.dtype not in _WIDE):
         kind = {"int8": "torch._int_mm", **dict.fromkeys(FP8, "torch._scaled_mm")}.get(w.dtype, "torch.matmul")
         yield t.algorithm(w, kind, product)
         return
-    scaled = w.scales in ("tensor", "row_col") and w.dtype in FP8 and w.alpha == "1" and w.beta == "0"
-    if scaled and w.epilogue in ("", "bias"):
-
-        def whole(x: Tensors, scalars: Mapping[str, float]) -> None:
-            a, b = x["scale_a"], x["scale_b"]
-            if w.scales == "row_col":
-                a, b = a.reshape(-1, 1), b.reshape(1, -1)
-            scaled_mm(x, a, b, bias=x.get("bias"))
-
-        yield t.algorithm(w, "torch._scaled_mm" + (" with fused bias" if names else ""), whole)
+    unscaled = w.alpha == "1" and w.beta == "0"
+    if unscaled and w.scales in ("tensor", "row_col") and w.dtype in FP8 and w.epilogue in ("", "bias"):
+        yield t.algorithm(w, "torch._scaled_mm" + (" with fused bias" if names else ""), scaled_product)
     bare = same and w.scales == "none"
     if bare and not names:
-
-        def added(x: Tensors, scalars: Mapping[str, float]) -> None:
-            (a, b), out = factors(w, x), x["out"]
-            beta = {"0": 0.0, "1": 1.0}.get(w.beta, scalars.get("beta", 0.0))
-            add = torch.addmm if w.batch == 1 else torch.baddbmm
-            add(x.get("c", out), a, b, beta=beta, alpha=scalars.get("alpha", 1.0), out=out)
-
         yield t.algorithm(w, "torch.addmm" if w.batch == 1 else "torch.baddbmm", added)
-    if bare and w.batch == 1 and w.alpha == "1" and w.beta == "0":
-        if names == ["bias"]:
-
-            def biased(x: Tensors, scalars: Mapping[str, float]) -> None:
-                torch.addmm(x["bias"], *factors(w, x), out=x["out"])
-
-            yield t.algorithm(w, "torch.addmm with fused bias", biased)
-        elif names in (["bias", "relu"], ["bias", "gelu_tanh"]):
-
-            def activated(x: Tensors, scalars: Mapping[str, float]) -> None:
-                torch._addmm_activation(x["bias"], *factors(w, x), use_gelu=names[1] == "gelu_tanh", out=x["out"])
-
-            yield t.algorithm(w, f"torch._addmm_activation ({w.epilogue})", activated)
+    if bare and unscaled and w.batch == 1 and names == ["bias"]:
+        yield t.algorithm(w, "torch.addmm with fused bias", biased)
+    if bare and unscaled and w.batch == 1 and names in (["bias", "relu"], ["bias", "gelu_tanh"]):
+        yield t.algorithm(w, f"torch._addmm_activation ({w.epilogue})", activated)
     if w.dtype in _WIDE and plain_product(w).out_dtype != w.dtype:
         raise Unavailable(f"multiplies {w.dtype} into {w.dtype} alone")
     yield from map(UnfusedEpilogue(t.session).after, _matmuls(t, plain_product(w)))

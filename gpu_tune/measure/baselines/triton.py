@@ -104,12 +104,13 @@ def build(w: Matmul, config: Config, device: Device) -> Built:
     reach = max(s.span for s in w.arrays().values())
     tile_k = config.k * 2 // ITEMSIZE[w.dtype]
     integer = w.dtype == "int8"
+    precision = next((p for p in ("tf32", "tf32x3") if p in w.math), "ieee") if w.dtype == "float32" else None
     constants: dict[str, Any] = {
         "M": w.m, "N": w.n, "K": w.k, "stride_am": am, "stride_ak": ak, "stride_bk": bk, "stride_bn": bn,
         "stride_c": w.ldc, "batch_a": w.a_shape[0] * w.lda, "batch_b": w.b_shape[0] * w.ldb, "batch_c": w.m * w.ldc,
         "TILE_M": config.m, "TILE_N": config.n, "TILE_K": tile_k, "GROUP": config.group,
         "ACC": triton.language.int32 if integer else triton.language.float32,
-        "PRECISION": _precision(w), "BIAS": bias, "ACTIVATION": activation, "WIDE": reach >= 2**31,
+        "PRECISION": precision, "BIAS": bias, "ACTIVATION": activation, "WIDE": reach >= 2**31,
         "PROMOTE": w.dtype in FP8 and "fast_accumulate" not in w.math,
     }  # fmt: skip
     pointers = {"a_ptr": w.dtype, "b_ptr": w.dtype, "out_ptr": w.out_dtype, "bias_ptr": w.vector_dtype}
@@ -146,12 +147,6 @@ def _triton() -> Any:
     except ImportError as error:
         raise Unavailable(f"Triton is not installed ({error}); pip install triton") from error
     return triton
-
-
-def _precision(w: Matmul) -> str | None:
-    if w.dtype != "float32":
-        return None
-    return "tf32" if "tf32" in w.math else "tf32x3" if "tf32x3" in w.math else "ieee"
 
 
 def _fusable(w: Matmul) -> bool:

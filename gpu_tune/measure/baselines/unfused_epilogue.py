@@ -103,7 +103,6 @@ def as_matmul(w: Workload) -> Matmul:
     """
     if isinstance(w, Matmul):
         return w
-    assert isinstance(w, Conv2d)
     rest: dict[str, object] = dict(dtype=w.dtype, out_dtype=w.out_dtype, alignment=w.alignment, scales=w.scales)
     if w.scales == "row_col":
         raise Unavailable("has no plain product for row_col scales of a convolution")

@@ -83,7 +83,12 @@ def test_permissions_bind_pytorch_and_its_switches_are_put_back(prepared: Prepar
 def test_a_wrong_result_does_not_compete(prepared: Prepare, monkeypatch: pytest.MonkeyPatch):
     made = fake_torch.module()
     exact = made.matmul
-    made.matmul = lambda a, b, *, out: exact(a, b, out=out).copy_(fake_torch.Tensor(out.array * 2))
+
+    def doubled(a: Any, b: Any, *, out: Any) -> Any:
+        exact(a, b, out=out).copy_(fake_torch.Tensor(out.array * 2))
+        return out
+
+    made.matmul = doubled
     monkeypatch.setitem(sys.modules, "torch", made)
     good, missing = prepared(Matmul(24, 40, 32, dtype="float32"), "torch")
     assert not good and "its result is wrong" in missing["torch"]
