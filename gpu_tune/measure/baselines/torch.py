@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ...cuda.driver import call
+from ...cuda.driver import ask
 from ...errors import Unavailable
 from ...reference import NUMPY, factors
 from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
@@ -55,9 +55,7 @@ class Torch:
             raise Unavailable(f"PyTorch {torch.__version__} sees no GPU; install a build of it for your CUDA")
         self.torch: Any = torch
         self.session = session
-        ordinal = ctypes.c_int()
-        call("cuCtxGetDevice", ctypes.byref(ordinal))
-        self.device = f"cuda:{ordinal.value}"
+        self.device = f"cuda:{ask(ctypes.c_int, 'cuCtxGetDevice')}"
         self._tensors: dict[Any, Tensors] = {}
         self._streams: dict[int, Any] = {}
         self.results: dict[int, Any] = {}
