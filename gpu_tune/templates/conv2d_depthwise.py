@@ -44,13 +44,9 @@ KNOBS = (
 )
 
 
-def _nhwc(w: Any) -> bool:
-    return bool(w.layout == "nhwc")
-
-
 def _channels(c: Mapping[str, Any], w: Any) -> int:
     """Channels of one thread."""
-    return int(c["vector_width"]) if _nhwc(w) else 1
+    return int(c["vector_width"]) if w.layout == "nhwc" else 1
 
 
 def _threads(c: Mapping[str, Any]) -> int:
@@ -93,13 +89,8 @@ def _shared_bytes(c: Mapping[str, Any], w: Any) -> int:
 
 def _vector_fits(c: Mapping[str, Any], w: Any, device: Any) -> bool:
     v = c["vector_width"]
-    if v == 1:
-        return True
-    if min(16, v * ITEMSIZE[w.out_dtype]) > w.alignment:
-        return False
-    if _nhwc(w):
-        return bool(loads(v, w, w.k))
-    return bool(c["thread_q"] % v == 0 and w.q % v == 0)
+    divides = loads(v, w, w.k) if w.layout == "nhwc" else c["thread_q"] % v == 0 and w.q % v == 0
+    return bool(v == 1 or (divides and min(16, v * ITEMSIZE[w.out_dtype]) <= w.alignment))
 
 
 _THREADS = ("threads_c", "threads_p", "threads_q")
@@ -167,7 +158,7 @@ def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
         "tiles_c": tiles_c,
         "tiles_p": tiles_p,
         "tiles_q": tiles_q,
-        "nhwc": _nhwc(w),
+        "nhwc": w.layout == "nhwc",
         "channels": _channels(c, w),
         "rows": rows,
         "columns": columns,
@@ -194,7 +185,7 @@ def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
 
 def _choices(w: Any) -> list[dict[str, Any]]:
     """Thread tiles in the order of preference, spread over a block; the last ones fit every supported filter."""
-    nhwc = _nhwc(w)
+    nhwc = w.layout == "nhwc"
     made = []
     for v in (8, 4, 2, 1):
         for p, q in ((4, 4), (2, 4), (2, 2), (1, 4), (1, 2), (1, 1)):
@@ -219,15 +210,13 @@ def _choices(w: Any) -> list[dict[str, Any]]:
                         filters=filters,
                     )
                 )
-    for tc, tq in ((1, 32), (32, 1), (1, 128)):
-        made.append(
-            dict(thread_p=1, thread_q=1, threads_c=tc, threads_p=1, threads_q=tq, vector_width=1, filters="memory")
-        )
+    single = dict(thread_p=1, thread_q=1, threads_p=1, vector_width=1, filters="memory")
+    made += [dict(single, threads_c=tc, threads_q=tq) for tc, tq in ((1, 32), (32, 1), (1, 128))]
     return [dict(raster="pixels", min_blocks=1, **choice) for choice in made]
 
 
 def default(workload: Any, device: Device) -> Config:
-    """The first preferred tile that keeps every rule, keeps all SMs busy and leaves registers for 16 warps an SM.
+    """The first preferred tile that keeps every constraint, keeps all SMs busy and leaves registers for 16 warps an SM.
 
     Memory is the limit, and only many loads in flight reach it: a smaller tile with more warps beats one that reuses
     more, as long as L1 serves what tiles read twice: up to six loads an output.

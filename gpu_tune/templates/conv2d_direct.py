@@ -82,7 +82,7 @@ def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
         "per_slice": per_slice,
         "cg": cg,
         "kg": kg,
-        "nhwc": tile.nhwc(w),
+        "nhwc": w.layout == "nhwc",
         "rows": rows,
         "columns": columns,
         "shift": tile.shift(c, w),

@@ -1,4 +1,4 @@
-"""conv2d as an implicit matrix product on tensor cores: mma.sync fed by a multistage pipeline (sm_80 and newer).
+"""conv2d as an implicit matrix product on tensor cores: mma.sync fed by a cp.async pipeline (sm_80 and newer).
 
 One product per group: pixels (n p q) by output channels over (r, s, c). NHWC: A is the gathered image, B the filters; k
 runs over r, s, c with c innermost, so a pixel's channels are copied 16 bytes at a time. NCHW: A is the filters, B the

@@ -1,4 +1,4 @@
-"""matmul on tensor cores: mma.sync fed by a multistage cp.async pipeline (sm_80 and newer).
+"""matmul on tensor cores: mma.sync fed by a cp.async pipeline (sm_80 and newer).
 
 float16 and bfloat16 in all four layouts; float32 as TF32 or 3xTF32 where the workload permits; int8; float8 from sm_89
 on. Any sizes, leading dimensions and alignment; every epilogue, scale, alpha and beta.

@@ -25,13 +25,13 @@ from . import tiles as tile
 
 def vector_x(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
     """Whether one load takes ``vector_width_x`` elements of the image: of channels (nhwc) or of a row."""
-    runs = (tile.channels(w)[0], c["block_c"]) if tile.nhwc(w) else (w.w, c["block_q"] * w.stride[1])
+    runs = (tile.channels(w)[0], c["block_c"]) if w.layout == "nhwc" else (w.w, c["block_q"] * w.stride[1])
     return loads(c["vector_width_x"], w, *runs) and (c["vector_width_x"] == 1 or c["stage_x"] == "shared")
 
 
 def vector_w(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
     """The same of filters and ``vector_width_w``: of channels (krsc) or of all that a channel has."""
-    taps = 1 if tile.nhwc(w) else w.r * w.s
+    taps = 1 if w.layout == "nhwc" else w.r * w.s
     fits = loads(c["vector_width_w"], w, tile.channels(w)[0] * taps, c["block_c"] * taps)
     return fits and (c["vector_width_w"] == 1 or c["stage_w"] == "shared")
 
@@ -39,23 +39,29 @@ def vector_w(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool
 def vector_out(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
     """Whether one store takes ``vector_width_out`` results."""
     v = c["vector_width_out"]
-    if tile.nhwc(w):
+    if w.layout == "nhwc":
         return stores(v, w, c["thread_k"], tile.channels(w)[1])
     return stores(v, w, c["thread_q"], w.q, c["block_q"]) and (v == 1 or c["columns"] == "adjacent")
 
 
 def _cp_async_x(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     v = c["vector_width_x"]
-    same_order = (c["shared_x"] == "c_inner") == tile.nhwc(w)
+    same_order = (c["shared_x"] == "c_inner") == (w.layout == "nhwc")
     unstaged = c["stages"] == 1 or c["stage_x"] == "global"
     return unstaged or copies_async(c, w, device, v, same_order, tile.x_pitch(c, w) % v == 0)
 
 
 def _cp_async_w(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     v = c["vector_width_w"]
-    same_order = c["shared_w"] == "c_inner" and (tile.nhwc(w) or w.r * w.s == 1)
+    same_order = c["shared_w"] == "c_inner" and (w.layout == "nhwc" or w.r * w.s == 1)
     unstaged = c["stages"] == 1 or c["stage_w"] == "global"
     return unstaged or copies_async(c, w, device, v, same_order, tile.w_pitch(c, w) % v == 0)
+
+
+def _code_is_short(c: Mapping[str, Any], w: Any, device: Device) -> bool:
+    steps = {"none": 1, "s": w.s, "rs": w.r * w.s}[c["unroll"]] * c["fragment_c"] * c["unroll_c"]
+    reads = c["thread_k"] + c["thread_p"] * c["thread_q"]  # what the compiler hoists of them takes registers
+    return bool(tile.sums(c) * steps <= 2048 and reads * steps <= 512)
 
 
 def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -177,7 +183,7 @@ CONSTRAINTS = (
     Constraint(
         "code_size",
         ("thread_k", "thread_p", "thread_q", "fragment_c", "unroll", "unroll_c"),
-        lambda c, w, d: tile.unrolled(c, w) <= 2048 and tile.unrolled_reads(c, w) <= 512,
+        _code_is_short,
         "at most 2048 multiply-adds and 512 values read are unrolled",
     ),
     shared_constraint("shared_x_fits", _X, tile.x_bytes, "the patches fit into shared memory"),

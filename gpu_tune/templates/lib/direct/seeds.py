@@ -88,7 +88,7 @@ def _choices(w: Any) -> Iterator[dict[str, Any]]:
 
 
 def default(workload: Any, device: Device, template: Template) -> Config:
-    """The first preferred tile that keeps every rule, with the channels split where too few blocks would run."""
+    """The first preferred tile that keeps every constraint, with the channels split where too few blocks would run."""
     for choice in _choices(workload):
         config = complete(workload, **choice)
         if not template.violations(config, workload, device):
@@ -105,7 +105,7 @@ def default(workload: Any, device: Device, template: Template) -> Config:
 def seeds(workload: Any, device: Device, template: Template) -> list[Config]:
     """Bigger thread tiles, filters unstaged, and a cp.async pipeline beside the default."""
     w = workload
-    nhwc = tile.nhwc(w)
+    nhwc = w.layout == "nhwc"
     common: list[dict[str, Any]] = [
         dict(block_k=32, block_p=4, block_q=16, block_c=8, thread_k=8, thread_p=2, thread_q=2),
         dict(block_k=16, block_p=2, block_q=32, block_c=4, thread_k=4, thread_p=1, thread_q=4, reuse_row=True),

@@ -20,14 +20,9 @@ def channels(w: Any) -> tuple[int, int]:
     return w.c // w.groups, w.k // w.groups
 
 
-def nhwc(w: Any) -> bool:
-    """Whether channels are innermost."""
-    return bool(w.layout == "nhwc")
-
-
 def shift(c: Mapping[str, Any], w: Any) -> int:
     """Columns that an NCHW patch starts early so that its vectors are aligned."""
-    return 0 if nhwc(w) else w.padding[2] * -1 % c["vector_width_x"]
+    return 0 if w.layout == "nhwc" else w.padding[2] * -1 % c["vector_width_x"]
 
 
 def patch_rows(c: Mapping[str, Any], w: Any) -> int:
@@ -38,7 +33,7 @@ def patch_rows(c: Mapping[str, Any], w: Any) -> int:
 def patch_columns(c: Mapping[str, Any], w: Any) -> int:
     """Columns of an input patch, halo included; whole vectors for NCHW."""
     columns = (c["block_q"] - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
-    v = 1 if nhwc(w) else c["vector_width_x"]
+    v = 1 if w.layout == "nhwc" else c["vector_width_x"]
     return int(ceil_div(columns + shift(c, w), v) * v)
 
 
@@ -109,21 +104,6 @@ def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
 def outputs(w: Any) -> int:
     """Elements of the result."""
     return int(w.n * w.k * w.p * w.q)
-
-
-def _steps(c: Mapping[str, Any], w: Any) -> int:
-    taps = {"none": 1, "s": w.s, "rs": w.r * w.s}[c["unroll"]]
-    return int(taps * c["fragment_c"] * c["unroll_c"])
-
-
-def unrolled(c: Mapping[str, Any], w: Any) -> int:
-    """Multiply-adds that are unrolled."""
-    return sums(c) * _steps(c, w)
-
-
-def unrolled_reads(c: Mapping[str, Any], w: Any) -> int:
-    """Values that are read in the unrolled code; what the compiler hoists of them takes registers."""
-    return int(c["thread_k"] + c["thread_p"] * c["thread_q"]) * _steps(c, w)
 
 
 def grid(c: Mapping[str, Any], w: Any) -> int:

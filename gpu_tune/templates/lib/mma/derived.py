@@ -113,11 +113,12 @@ class ImageLoader:
 
     Copied: a thread copies ``count`` vectors (``vector`` bytes, ``elements``; ``vectors`` a tile row) of one place in
     k, of pixels ``step`` apart; ``ragged``: some threads have one less; ``steady``: the XOR is the same for all.
-    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks, ``apart`` each
-    other, of ``pixels`` pixels; ``ragged_chunks``: some have one less. ``channels``: of a group, ``group_stride``
-    elements of x. ``strides``: elements between images, rows, columns and channels of x; ``wide``: such offsets need 64
-    bits (the corner of a padded image may lie before or behind it). ``checked``: taps are compared with the image.
-    ``reduction``: k of the product. ``guard_rows``, ``guard_k``: a tile may reach past the last pixel, or the last k.
+    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks of each of its
+    ``pixels``, ``apart`` chunks from one to the next; ``ragged_chunks``: some threads have one chunk less.
+    ``channels``: of a group, ``group_stride`` elements of x. ``strides``: elements between images, rows, columns and
+    channels of x; ``wide``: such offsets need 64 bits (the corner of a padded image may lie before or behind it).
+    ``checked``: a tap's row and column are compared with the image. ``reduction``: k of the product. ``guard_rows``,
+    ``guard_k``: a tile may reach past the last pixel, or the last k.
     """
 
     operand: Operand

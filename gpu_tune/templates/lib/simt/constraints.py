@@ -31,10 +31,12 @@ def fitting_constraint(
 ) -> Constraint:
     """At most half of what a block takes is outside; blocks of up to ``small`` may be larger than that."""
 
-    def holds(c: Config, w: Any, device: Device) -> bool:
-        return size(c, w) <= small or size(c, w) < 2 * extent(w)
-
-    return Constraint(f"fitting_{name}", knobs, holds, f"at most half of the block's {what} are idle")
+    return Constraint(
+        f"fitting_{name}",
+        knobs,
+        lambda c, w, d: size(c, w) <= small or size(c, w) < 2 * extent(w),
+        f"at most half of the block's {what} are idle",
+    )
 
 
 def fragment_constraint(block: str, fragment: str, unroll: str) -> Constraint:
@@ -57,10 +59,12 @@ def split_constraint(block: str, slices: str, fits: Callable[[Config, Any, Devic
 def raster_constraint(knobs: tuple[str, ...], tiles: Callable[[Config, Any], tuple[int, ...]]) -> Constraint:
     """``tiles`` counts the blocks along channels, then those along rows and columns."""
 
-    def holds(c: Config, w: Any, device: Device) -> bool:
-        return c["raster"] == "pixels" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1)
-
-    return Constraint("raster", ("raster", *knobs), holds, "channels come first only where both vary")
+    return Constraint(
+        "raster",
+        ("raster", *knobs),
+        lambda c, w, d: c["raster"] == "pixels" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1),
+        "channels come first only where both vary",
+    )
 
 
 SHARED_TYPE = Constraint(
