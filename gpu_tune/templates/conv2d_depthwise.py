@@ -210,7 +210,7 @@ def _choices(w: Any) -> list[dict[str, Any]]:
                         filters=filters,
                     )
                 )
-    single = dict(thread_p=1, thread_q=1, threads_p=1, vector_width=1, filters="memory")
+    single: dict[str, Any] = dict(thread_p=1, thread_q=1, threads_p=1, vector_width=1, filters="memory")
     made += [dict(single, threads_c=tc, threads_q=tq) for tc, tq in ((1, 32), (32, 1), (1, 128))]
     return [dict(raster="pixels", min_blocks=1, **choice) for choice in made]
 

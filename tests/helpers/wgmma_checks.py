@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gpu_tune.cuda import device, nvrtc
 from gpu_tune.cuda.cubin import PtxasReport, read_log
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, render
-from gpu_tune.workload import ITEMSIZE, Workload
+from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul, Workload
 
 H200 = device.by_name("nvidia-h200")
 PLAIN: dict[str, Any] = dict(
@@ -117,3 +118,48 @@ def sass(template: Template, c: Config, workload: Workload, folder: Path) -> str
     cubin = folder / "k.cubin"
     cubin.write_bytes(nvrtc.to_cubin(render(template, c, workload, H200), "sm_90a").data)
     return subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+
+
+def random_workload(r: random.Random) -> Matmul:
+    """Any supported workload of up to a few tiles: every dtype, layout, output, scale, epilogue and row length."""
+    dtype = r.choice(("bfloat16", "float16", "bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2", "int8"))
+    row = 16 // ITEMSIZE[dtype]
+    layout = r.choice(("nn", "nt", "tn", "tt") if ITEMSIZE[dtype] == 2 else ("nn", "nt", "nt", "tn", "tt"))
+    m, n = (r.choice((r.randint(1, 40), r.randint(1, 300), r.choice((64, 128, 192, 256, 320)))) for _ in "mn")
+    k = r.choice((r.randint(1, 64), r.randint(1, 400), 128, 256))
+    lda, ldb = (
+        -(-columns // row) * row + row * r.choice((0, 0, 1))
+        for columns in (k if layout[0] == "n" else m, n if layout[1] == "n" else k)
+    )
+    out_dtype = r.choice(OUT_DTYPES[dtype])
+    out_row = 16 // ITEMSIZE[out_dtype]
+    scales = (
+        r.choice({"int8": ("none", "tensor", "row_col")}.get(dtype, ("none", "tensor", "row_col", "block128")))
+        if ITEMSIZE[dtype] == 1
+        else "none"
+    )
+    operations = r.sample(
+        ("scale", "bias", "row_bias", "residual", "relu", "gelu", "gelu_tanh", "silu", "clamp(-1,2)"),
+        r.choice((0, 0, 1, 2, 4)),
+    )
+    math = {"float32": ("tf32",)}.get(
+        dtype, ("fast_accumulate",) if dtype.startswith("float8") and r.random() < 0.4 else ()
+    )
+    exact = out_dtype == "int32"
+    return Matmul(
+        m,
+        n,
+        k,
+        r.choice((1, 1, 2, 3)),
+        dtype,
+        out_dtype,
+        layout,
+        lda,
+        ldb,
+        r.choice((n, n + 3, -(-n // out_row) * out_row)),
+        alpha="1" if exact else r.choice(("1", "any")),
+        beta=r.choice(("0", "1") if exact else ("0", "0", "1", "any")),
+        epilogue="" if exact else "+".join(operations),
+        scales="none" if exact else scales,
+        math=math,
+    )
