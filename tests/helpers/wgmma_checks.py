@@ -81,7 +81,7 @@ def assert_computes(
 ) -> emulator.Report:
     """The emulator runs ``c`` without a finding and its result agrees with the reference."""
     small = chip(sms)
-    template.check(c, workload, small)
+    assert not template.violations(c, workload, small)
     arrays, scalars = reference.example_inputs(workload, seed, kind), reference.example_scalars(workload, kind)
     out = reference.allocate(workload.arrays()["out"], 77)
     plan = template.plan(c, workload, small)
@@ -114,7 +114,7 @@ def sass(template: Template, c: Config, workload: Workload, folder: Path) -> str
     )
     if tool is None:
         pytest.skip("cuobjdump is not installed (the nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm wheels have it)")
-    template.check(c, workload, H200)
+    assert not template.violations(c, workload, H200)
     cubin = folder / "k.cubin"
     cubin.write_bytes(nvrtc.to_cubin(render(template, c, workload, H200), "sm_90a").data)
     return subprocess.run([tool, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout

@@ -12,6 +12,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.conv2d_direct import TEMPLATE
 from gpu_tune.verify.sweep import sweep
 from gpu_tune.workload import Conv2d
@@ -56,7 +57,7 @@ needs_emulator = pytest.mark.skipif(
 def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind: str = "integer") -> emulator.Report:
     """Emulate and compare with the reference, element by element (exactly for integer inputs)."""
     config = config or TEMPLATE.default(workload, device)
-    TEMPLATE.check(config, workload, device)
+    assert not TEMPLATE.violations(config, workload, device)
     inputs = reference.example_inputs(workload, 3, kind)
     out = reference.allocate(workload.arrays()["out"], 77)
     report = emulator.emulate(
@@ -176,7 +177,7 @@ def test_masks_exist_only_where_something_can_be_outside() -> None:
 )
 def test_broken_rules_are_named(changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
-        TEMPLATE.check(Config(SMALL, **changes), BODY, A100)
+        BoundTemplate(TEMPLATE, BODY, A100).render(Config(SMALL, **changes))
 
 
 def test_pretransformed_filters_are_refused() -> None:

@@ -29,7 +29,7 @@ FAMILIES = [
 
 def run(name, workload, config, kind="normal", seed=0):
     template = registry()[name]
-    template.check(config, workload, H200)
+    assert not template.violations(config, workload, H200)
     arrays = example_inputs(workload, seed, kind)
     out = allocate(workload.arrays()["out"])
     source = render(template, config, workload, H200)

@@ -15,6 +15,7 @@ from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.lib.mma.seeds import complete
 from gpu_tune.templates.matmul_mma import TEMPLATE
 from gpu_tune.workload import Matmul
@@ -175,7 +176,7 @@ def test_atomics_only_without_determinism() -> None:
     chosen = config(loose, block_m=32, block_n=32, split_k=4, reduction="atomic")
     sweep.right(TEMPLATE, chosen, loose, A100, 3)
     with pytest.raises(InvalidConfig, match="reduction_legal"):
-        TEMPLATE.check(chosen, strict, A100)
+        BoundTemplate(TEMPLATE, strict, A100).render(chosen)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.matmul_simt import TEMPLATE
 from gpu_tune.verify.sweep import sweep
 from gpu_tune.workload import Matmul
@@ -54,7 +55,7 @@ def run(
 ) -> Any:
     """The emulator's report, after the result was compared with the reference."""
     config = config or TEMPLATE.default(workload, device)
-    TEMPLATE.check(config, workload, device)
+    assert not TEMPLATE.violations(config, workload, device)
     inputs = {**reference.example_inputs(workload, 3, kind), **arrays}
     out = arrays.get("out", reference.allocate(workload.arrays()["out"], 77))
     scalars = reference.example_scalars(workload, kind)
@@ -114,7 +115,7 @@ def test_out_may_be_c(split_k: int) -> None:
     inputs = reference.example_inputs(workload, 2)
     expected = inputs["a"] @ inputs["b"] + inputs["c"]
     config = Config(SMALL, split_k=split_k)
-    TEMPLATE.check(config, workload, A100)
+    assert not TEMPLATE.violations(config, workload, A100)
     report = emulator.emulate(
         render(TEMPLATE, config, workload, A100),
         TEMPLATE.plan(config, workload, A100),
@@ -219,4 +220,4 @@ def test_masks_exist_only_where_tiles_do_not_divide() -> None:
 )
 def test_broken_rules_are_named(changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
-        TEMPLATE.check(Config(SMALL, **changes), Matmul(256, 256, 256, dtype="float32"), A100)
+        BoundTemplate(TEMPLATE, Matmul(256, 256, 256, dtype="float32"), A100).render(Config(SMALL, **changes))

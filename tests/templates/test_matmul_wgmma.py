@@ -81,15 +81,15 @@ def test_only_compute_capability_9_0_is_served() -> None:
 )
 def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"\b{rule}: "):
-        TEMPLATE.check(Config({**PLAIN, **changes}), BIG, H200)
+        BoundTemplate(TEMPLATE, BIG, H200).render(Config({**PLAIN, **changes}))
 
 
 def test_strict_float8_sums_leave_the_tensor_cores_every_128_of_k() -> None:
     changes = dict(block_m=128, block_n=64, block_k=256, stages=2)
     permitted = Matmul(4096, 4096, 4096, dtype="float8_e4m3", layout="nt", math=("fast_accumulate",))
-    TEMPLATE.check(Config({**PLAIN, **changes}), permitted, H200)
+    assert not TEMPLATE.violations(Config({**PLAIN, **changes}), permitted, H200)
     with pytest.raises(InvalidConfig, match=r"\bpromotion: "):
-        TEMPLATE.check(Config({**PLAIN, **changes}), dataclasses.replace(permitted, math=()), H200)
+        BoundTemplate(TEMPLATE, dataclasses.replace(permitted, math=()), H200).render(Config({**PLAIN, **changes}))
     assert (
         TEMPLATE.numerics(config(), dataclasses.replace(permitted, math=())).input_eps
         < TEMPLATE.numerics(config(), permitted).input_eps
