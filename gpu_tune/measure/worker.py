@@ -134,6 +134,9 @@ class Child:
                 kind, value = connection.recv()
                 if kind == "note":
                     stage = Stage(*value)
+                elif kind == "unusable":
+                    self.kill()  # else the next request might still meet the process that is about to end
+                    raise value
                 elif kind == "error":
                     raise value
                 else:
@@ -206,7 +209,7 @@ def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:
             return
         try:
             if failure is not None:  # and end: what is asked next gets a new process, and it may fare better
-                connection.send(("error", failure))
+                connection.send(("unusable", failure))
                 return
             connection.send(("ok", handler(request, note)))
         except GpuTuneError as error:

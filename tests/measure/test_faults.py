@@ -248,6 +248,19 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
     assert wait_until(lambda: gone(grandchild)), "the whole process group goes"
 
 
+def broken(setup: object) -> object:
+    """A handler that cannot be set up."""
+    raise MeasureError("no such thing")
+
+
+def test_a_child_that_cannot_be_set_up_is_gone_before_the_next_request():
+    child = Child("tests.measure.test_faults:broken", {"some": "setup"})
+    for restarts in (0, 1, 2):
+        with pytest.raises(MeasureError, match="no such thing"):
+            child.ask("anything", HANG)
+        assert child.pid is None and child.restarts == restarts
+
+
 WRITER = """
 import sys
 from pathlib import Path
