@@ -57,15 +57,15 @@ def load(
     """
     require_workload(workload)
     store = opened(store)
-    place, source = select_device(device)
-    found = lookup(workload, place.chip, source, store=store)
+    chosen, source = select_device(device)
+    found = lookup(workload, chosen.chip, source, store=store)
     if found is not None:
-        return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
-    asked = None if device is None else place.name
-    hint = f"{workload.key} is not tuned for {place.chip}; run: {command(workload, asked)}"
+        return TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
+    asked = None if device is None else chosen.name
+    hint = f"{workload.key} is not tuned for {chosen.chip}; run: {command(workload, asked)}"
     if strict or (strict is None and os.environ.get("GPU_TUNE_STRICT", "") not in ("", "0")):
         raise NotTuned(hint)
-    kernel = _untuned(workload, place, source, templates)
+    kernel = _untuned(workload, chosen, source, templates)
     warnings.warn(f"{hint} (until then the untuned default of {kernel.template} is used)", Untuned, stacklevel=2)
     return kernel
 
@@ -219,11 +219,11 @@ def _chosen(workload: Workload, ordinal: int, folder: Any, _environment: str | N
     """Our kernel where a verdict measured on that GPU's chip says that it beats the vendor library, else None."""
     if ordinal >= driver.device_count():
         return None
-    place, source = driver.describe(ordinal), MEASURED
-    found = lookup(workload, place.chip, source, store=Store(folder) if folder else None)
+    chosen, source = driver.describe(ordinal), MEASURED
+    found = lookup(workload, chosen.chip, source, store=Store(folder) if folder else None)
     if found is None or found[0].verdict.get("ours") != "faster":
         return None
-    return TunedKernel(found[0], path=found[1].path(workload, place.chip, source))
+    return TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
 
 
 def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
@@ -238,14 +238,14 @@ def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[s
     return out
 
 
-def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[str, Template] | None) -> TunedKernel:
+def _untuned(workload: Workload, device: Device, source: str, templates: Mapping[str, Template] | None) -> TunedKernel:
     """The default of the most specialised template that has one (the highest compute capability demanded)."""
     if not nvrtc.available():
         raise CompilerMissing(
-            f"{workload.key} is not tuned for {place.chip}, and there is no NVRTC to compile its default; "
+            f"{workload.key} is not tuned for {device.chip}, and there is no NVRTC to compile its default; "
             f"run: {command(workload)} on a machine that has one"
         )
-    found = bind(workload, place, templates)
+    found = bind(workload, device, templates)
     for bound in sorted(found, key=lambda b: (-b.template.only_cc, -b.template.min_cc, b.name)):
         config = bound.space().default()
         if config is None:
@@ -255,17 +255,17 @@ def _untuned(workload: Workload, place: Device, source: str, templates: Mapping[
             bound,
             config,
             rendered,
-            nvrtc.to_cubin(rendered.source, place.arch).data,
+            nvrtc.to_cubin(rendered.source, device.arch).data,
             source=source,
             seconds=0.0,
             compiler=Compiler("nvrtc", nvrtc.identity()),
-            options=nvrtc.all_options(place.arch),
+            options=nvrtc.all_options(device.arch),
             verdict={"text": "untuned default config, not timed", "ours": "unknown"},
             complete=False,
         )
         return TunedKernel(replace(untuned, code=emit(untuned)), match="default")
     raise NotTuned(
-        f"{workload.key} is not tuned for {place.chip} and no template's default fits; run: {command(workload)}"
+        f"{workload.key} is not tuned for {device.chip} and no template's default fits; run: {command(workload)}"
     )
 
 

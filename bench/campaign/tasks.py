@@ -206,7 +206,7 @@ def tuning(setup: Setup, w: Workload) -> dict[str, Any]:
 def _versus(winner: Winner) -> dict[str, Any]:
     """What :func:`again` tells, from the verdict that the tuning ended with: the libraries that every tuning times."""
     verdict = winner.verdict
-    libraries = [c for c in verdict["contenders"] if c["name"].partition("-")[0] in NAMES]
+    libraries = [c for c in verdict["finalists"] if c["name"].partition("-")[0] in NAMES]
     versus = {k: verdict[k] for k in ("text", "noise_floor", "vendor", "ratio", "low", "high") if k in verdict}
     return {
         **versus,
@@ -226,13 +226,13 @@ def again(setup: Setup, w: Workload) -> dict[str, Any]:
     found = lookup(w, setup.device.chip, MEASURED, store=setup.store)
     assert found is not None
     with make_measurer(w, baselines=names_for(w), **setup.common) as m:
-        c = m.confirm([Candidate(found[0].template, found[0].config)])
-    times = {x.name if x.candidate is None else "ours": statistics.median(x.samples) for x in c.contenders if x.ok}
+        c = m.finals([Candidate(found[0].template, found[0].config)])
+    times = {x.name if x.candidate is None else "ours": statistics.median(x.samples) for x in c.finalists if x.ok}
     versus: dict[str, Any] = {"text": str(c), "noise_floor": c.noise_floor, "vendor": c.vendor}
     if c.verdict is not None:
         v = c.verdict
         versus.update(ratio=v.ratio, low=v.low, high=v.high, decided=v.decided)
-    libraries = [x for x in c.contenders if x.candidate is None]
+    libraries = [x for x in c.finalists if x.candidate is None]
     versus.update(
         ours=times.pop("ours", None),
         baselines=times,

@@ -158,14 +158,14 @@ def against_vendor(chip: Device, workload: Matmul, rounds: int = 11) -> tuple[bo
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_tune-conformance-"))
         opened: Any = make_measurer(workload, kind="gpu", store=folder, baselines=("cublaslt",))
-        found = stack.enter_context(opened).confirm(candidates[:FLAGSHIPS], rounds=rounds)
-    bad = [f"{c.name}: {c.status} {c.reason}" for c in found.contenders if c.candidate is not None and not c.ok]
+        found = stack.enter_context(opened).finals(candidates[:FLAGSHIPS], rounds=rounds)
+    bad = [f"{c.name}: {c.status} {c.reason}" for c in found.finalists if c.candidate is not None and not c.ok]
     lines = [f"{template.name}: {found}"]
-    for contender in found.contenders:
-        if contender.samples:
-            seconds = float(np.median(contender.samples))
+    for finalist in found.finalists:
+        if finalist.samples:
+            seconds = float(np.median(finalist.samples))
             rate = f"{seconds * 1e6:.1f} us, {workload.flops / seconds / 1e12:.0f} TFLOP/s"
-            lines.append(f"  {contender.label or contender.name}: {rate}")
+            lines.append(f"  {finalist.label or finalist.name}: {rate}")
     return found.winner is not None and not bad, "\n".join([*lines, *(f"  {b}" for b in bad)])
 
 

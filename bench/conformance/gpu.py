@@ -1,6 +1,6 @@
 """The GPU's half of conformance: kernels run in a process of their own, so that one that hangs costs itself alone.
 
-``handler`` serves a :class:`gpu_tune.measure.worker.Child`; :class:`Runner` is its other end.
+``handler`` serves a :class:`gpu_tune.measure.worker.Worker`; :class:`Runner` is its other end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from gpu_tune.cuda import driver, launch, memory
 from gpu_tune.errors import GpuTuneError, MeasureError
-from gpu_tune.measure.worker import Child, ChildLost
+from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.plan import LaunchPlan
 
 FIRST, LIMIT = 60.0, 8.0
@@ -50,7 +50,7 @@ class Runner:
     """Runs kernels on GPU 0, each with a time limit; one that hangs or loses the context leaves the others alone."""
 
     def __init__(self, entry: str = "bench.conformance.gpu:handler", limit: float = LIMIT) -> None:
-        self._child, self._limit, self._hangs = Child(entry), limit, 0
+        self._child, self._limit, self._hangs = Worker(entry), limit, 0
 
     def run(self, cubin: bytes, plan: LaunchPlan, arrays: Arrays, scalars: Mapping[str, float]) -> dict[str, Any]:
         """The arrays afterwards. GpuTuneError when it does not run, MeasureError when too many have hung."""
@@ -62,7 +62,7 @@ class Runner:
                 self._child.ask({}, FIRST)
             found: dict[str, Any] = self._child.ask(request, self._limit)
             return found
-        except ChildLost as lost:
+        except WorkerLost as lost:
             self._hangs += lost.timed_out
             raise
         except GpuTuneError:

@@ -53,7 +53,7 @@ class Marks:
     ) -> Any:
         options: dict[str, Any] = {"kind": "gpu", "store": self.folder, "baselines": (), "templates": templates}
         with make_measurer(w, **options) as m:
-            return [m.confirm(entries) for _ in range(n)]
+            return [m.finals(entries) for _ in range(n)]
 
     def floor(self) -> list[dict[str, Any]]:
         """Noise floors of a long and a short kernel; the median and the largest of several runs."""
@@ -66,7 +66,7 @@ class Marks:
                 candidate = Candidate("matmul_simt", registry()["matmul_simt"].default(w, self.gpu))
             found = self._confirm(w, [candidate], templates, max(3, self.trials // 4))
             floors = [c.noise_floor for c in found]
-            seconds = statistics.median(s for c in found for s in c.contenders[0].samples)
+            seconds = statistics.median(s for c in found for s in c.finalists[0].samples)
             met = statistics.median(floors) <= wanted and seconds >= least * self.measured
             rows.append(_row(f"noise floor, kernel {name}", statistics.median(floors), f"<= {wanted:.1%}", met,
                              largest=max(floors), kernel_seconds=seconds, runs=len(floors)))  # fmt: skip
@@ -81,7 +81,7 @@ class Marks:
         wins = found = 0
         ratios = []
         for c in self._confirm(w, [plain, slower, equal], self.toy, self.trials):
-            samples = {x.candidate: x.samples for x in c.contenders}
+            samples = {x.candidate: x.samples for x in c.finalists}
             wins += compare(samples[plain], samples[equal], noise_floor=c.noise_floor).decided
             planted = compare(samples[plain], samples[slower], noise_floor=c.noise_floor)
             found += planted.faster
@@ -113,7 +113,7 @@ class Marks:
         if winners[0] == winners[1]:
             return [_row("two tunings' winners differ by", 0.0, "<= 1%", True, same_config=True)]
         (c,) = self._confirm(w, winners, templates, 1)
-        samples = {x.candidate: x.samples for x in c.contenders}
+        samples = {x.candidate: x.samples for x in c.finalists}
         apart = compare(samples[winners[0]], samples[winners[1]], noise_floor=c.noise_floor)
         off = abs(apart.ratio - 1)
         return [_row("two tunings' winners differ by", off, "<= 1%", off <= 0.01, same_config=False, text=str(apart))]

@@ -80,7 +80,7 @@ def run(
         measurer.submit = clock.wrap("submit", measurer.submit)
         loop.run()
         searched, spent = time.perf_counter() - start, dict(clock.seconds)
-        confirmed = clock.wrap("confirm", loop.confirm)()
+        confirmed = clock.wrap("finals", loop.finals)()
         wall = time.perf_counter() - start
         busy: dict[str, float] = dict(getattr(measurer, "busy", {}))
         workers = getattr(getattr(measurer, "pool", None), "jobs", 1)
@@ -99,7 +99,7 @@ def run(
         "wall_seconds": wall,
         "search_phase_seconds": searched,
         "candidates_per_second": progress.trials / searched,
-        "seconds": {"search": spent.get("search", 0.0), "confirm": clock.seconds["confirm"], **busy},
+        "seconds": {"search": spent.get("search", 0.0), "finals": clock.seconds["finals"], **busy},
         "loop": {**parts, "rest": 1 - sum(parts.values())},
         "timed": len(hashes),
         "timed_twice": len(hashes) - len(set(hashes)),
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"device idle {found['device_idle_share']:.1%} of the search phase")
     to_95 = found["seconds_to_95_percent"]
     print(f"within 5 % of the final best after {to_95:.1f} s" if to_95 is not None else "nothing was timed")
-    print(f"confirmation {found['seconds']['confirm']:.1f} s; winner {found['winner']}")
+    print(f"finals {found['seconds']['finals']:.1f} s; winner {found['winner']}")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 

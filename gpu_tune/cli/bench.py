@@ -177,15 +177,15 @@ def _measure(
             return Row(label, workload, None, note="not tuned")
         ours = Candidate(found[0].template, found[0].config)
         with make_measurer(workload, kind="gpu", seed=seed, baselines=against) as measurer:
-            confirmation = measurer.confirm([ours])
+            finals = measurer.finals([ours])
     except GpuTuneError as error:
         click.echo(f"{label}: {error}", err=True)
         return Row(label, workload, None, note=type(error).__name__)
-    baselines = [c for c in confirmation.contenders if c.candidate is None]
+    baselines = [c for c in finals.finalists if c.candidate is None]
     for c in baselines:
         if not c.ok:
             absent.setdefault(c.name, f"{c.reason or c.status} ({label})")
-    mine, versus = confirmation.contender(ours), confirmation.verdict
+    mine, versus = finals.finalist(ours), finals.verdict
     return Row(
         label,
         workload,

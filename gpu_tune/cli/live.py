@@ -16,7 +16,7 @@ from ..tuner.budget import Progress
 EVERY = 5.0
 """Seconds between plain lines."""
 BAR = 18
-PHASES = {"prepare": "preparing the search", "confirm": "checking and re-timing the finalists"}
+PHASES = {"prepare": "preparing the search", "finals": "checking and re-timing the finalists"}
 
 
 class Live:
@@ -82,7 +82,7 @@ def _facts(progress: Progress) -> tuple[str, str, str]:
 def plain(title: str, progress: Progress) -> str:
     if progress.phase == "prepare":
         return f"{title}: {PHASES['prepare']}"
-    what = {"confirm": f"{PHASES['confirm']}; ", "done": "done; "}.get(progress.phase, "")
+    what = {"finals": f"{PHASES['finals']}; ", "done": "done; "}.get(progress.phase, "")
     return f"{title}: {what}{'; '.join(_facts(progress))}"
 
 

@@ -134,7 +134,7 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
         "from_store": progress is None,
         "path": str(kernel.path / "kernel.cu") if kernel.path else None,
         "unchecked": "" if w.verdict.get("checks") else str(w.environment.get("emulator", "nothing was executed")),
-        "verdict": {k: v for k, v in w.verdict.items() if k != "contenders"},
+        "verdict": {k: v for k, v in w.verdict.items() if k != "finalists"},
         "seed": w.seed,
     }
 

@@ -155,13 +155,13 @@ class ClusterMeasurer(CompilingMeasurer):
         task.add_done_callback(done)
         return result
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """All finalists on one worker, interleaved: times of different GPUs are never compared."""
         if not self.workers:
             self._calibrate(self._calibration or candidates[0])
         names = [(c.template, dict(c.config)) for c in candidates]
         task = self._client.submit(
-            confirm,
+            finals,
             self._facts(),
             names,
             rounds,
@@ -282,11 +282,11 @@ def measure(
     return found.to_json()
 
 
-def confirm(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, Any]]], rounds: int) -> Finals:
+def finals(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, Any]]], rounds: int) -> Finals:
     """On a worker: the finalists re-timed."""
     from ..space.knob import Config
 
-    found: Finals = _measurer(facts).confirm([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
+    found: Finals = _measurer(facts).finals([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
     return found
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from .. import paths, text
 from ..cuda import nvrtc
 from ..errors import CompileError, InvalidInput
-from .worker import Child, ChildLost
+from .worker import Worker, WorkerLost
 
 log = logging.getLogger("gpu_tune.compile")
 TIMEOUT = 60.0
@@ -130,7 +130,7 @@ class CompilePool:
         self._running: dict[str, Future[CompileResult]] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._children: list[Child] = []
+        self._children: list[Worker] = []
         self._closed = False
         self._finalizer = weakref.finalize(self, _kill_all, self._children)
 
@@ -145,7 +145,7 @@ class CompilePool:
             future: Future[CompileResult] = Future()
             self._running[key] = future
             if len(self._threads) < self.jobs and len(self._running) > len(self._threads):
-                child = Child(self.entry)
+                child = Worker(self.entry)
                 self._children.append(child)
                 thread = threading.Thread(target=self._work, args=(child,), daemon=True, name="gpu_tune-compile")
                 self._threads.append(thread)
@@ -167,7 +167,7 @@ class CompilePool:
         for thread in self._threads:
             thread.join(5.0)
 
-    def _work(self, child: Child) -> None:
+    def _work(self, child: Worker) -> None:
         done = 0
         while (job := self._queue.get()) is not None:
             key, source, arch, future = job
@@ -192,14 +192,14 @@ class CompilePool:
                 child.kill()
                 done = 0
 
-    def _compile(self, child: Child, source: str, arch: str) -> CompileResult:
+    def _compile(self, child: Worker, source: str, arch: str) -> CompileResult:
         start, why = time.perf_counter(), ""
         for _ in range(2):  # once may be a stray kill; twice is the source
             try:
                 result: CompileResult = child.ask((source, arch), self.timeout)
                 self.busy_seconds += time.perf_counter() - start
                 return result
-            except ChildLost as lost:
+            except WorkerLost as lost:
                 if self._closed:
                     raise
                 why, took = str(lost), time.perf_counter() - start
@@ -233,6 +233,6 @@ def _first_error(words: str) -> str:
     return (telling or lines or [""])[0][:300]
 
 
-def _kill_all(children: list[Child]) -> None:
+def _kill_all(children: list[Worker]) -> None:
     for child in children:
         child.kill()

@@ -93,7 +93,7 @@ class CompilingMeasurer(ABC):
         self.close()
 
     @abstractmethod
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals: ...
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals: ...
 
     def vendors(self) -> Sequence[Finalist]:
         """None, unless the measurer has baselines."""

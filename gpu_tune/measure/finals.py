@@ -20,7 +20,7 @@ MIN_ROUNDS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much faster one contender is than another: ``ratio`` = time(other) / time(this), above 1 is faster.
+    """How much faster one finalist is than another: ``ratio`` = time(other) / time(this), above 1 is faster.
 
     ``low`` .. ``high``: the ratio's interval at ``confidence``. ``decided``: the interval excludes 1 and the
     difference exceeds ``noise_floor`` (relative); otherwise the two are tied.
@@ -130,21 +130,21 @@ RULE = (
 
 def conclude(
     source: str,
-    contenders: Sequence[Finalist],
+    finalists: Sequence[Finalist],
     again: Mapping[str, Sequence[float]],
     resources: Mapping[str, Resources | None],
     environment: Mapping[str, Any] | None = None,
 ) -> Finals:
-    """The confirmation that ``contenders`` (with one sample a round each) give.
+    """The finals that ``finalists`` (with one sample a round each) give.
 
-    ``again``: a second series of the same rounds for some contenders, by name; that of the fastest candidate gives the
-    noise floor. Only contenders that are ``ok`` compete; nobody wins when none is.
+    ``again``: a second series of the same rounds for some finalists, by name; that of the fastest candidate gives the
+    noise floor. Only finalists that are ``ok`` compete; nobody wins when none is.
     """
-    held = {c.name: c for c in contenders if c.ok}
+    held = {c.name: c for c in finalists if c.ok}
     ours = [c for c in held.values() if c.candidate is not None]
     rounds = len(ours[0].samples) if ours else 0
     if not ours:
-        return Finals(source, tuple(contenders), None, rule=RULE, environment=dict(environment or {}))
+        return Finals(source, tuple(finalists), None, rule=RULE, environment=dict(environment or {}))
     order = rank({c.name: c.samples for c in ours})
     fastest = held[order[0]]
     floor = noise_floor(fastest.samples, again[fastest.name]) if fastest.name in again else 0.0
@@ -159,7 +159,7 @@ def conclude(
     vendor = rank({c.name: c.samples for c in vendors})[0] if vendors else ""
     return Finals(
         source,
-        tuple(contenders),
+        tuple(finalists),
         winner.candidate,
         tuple(c.candidate for c in tied if c.candidate),
         RULE,
@@ -180,7 +180,7 @@ def _weight(taken: Resources | None) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Check:
-    """One verification of a contender: ``by`` ``emulator`` or ``gpu``, on which ``workload``, and how it ended."""
+    """One verification of a finalist: ``by`` ``emulator`` or ``gpu``, on which ``workload``, and how it ended."""
 
     name: str
     by: str
@@ -191,7 +191,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Finalist:
-    """One party of a confirmation: ours (``candidate``) or a baseline (``candidate`` None).
+    """One party of the finals: ours (``candidate``) or a baseline (``candidate`` None).
 
     ``samples``: seconds, one a round. ``label`` says what a baseline is, permissions and unfused steps included.
     ``status`` and ``reason`` as in a trial.
@@ -216,14 +216,14 @@ class Finalist:
 class Finals:
     """Finalists and baselines re-timed in interleaved rounds.
 
-    ``winner`` is the fastest candidate (None when none held); ``comparisons`` compares it with every other contender
+    ``winner`` is the fastest candidate (None when none held); ``comparisons`` compares it with every other finalist
     by name. ``tied`` are the candidates no different from the fastest; ``rule`` says how the winner was taken among
     them. ``noise_floor``: relative difference that the fastest candidate shows against itself. ``verdict`` compares
     the winner with the fastest baseline (None without baselines).
     """
 
     source: str
-    contenders: tuple[Finalist, ...]
+    finalists: tuple[Finalist, ...]
     winner: Candidate | None
     tied: tuple[Candidate, ...] = ()
     rule: str = ""
@@ -234,15 +234,15 @@ class Finals:
     vendor: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
 
-    def contender(self, candidate: Candidate) -> Finalist:
-        """The contender that ran ``candidate``; KeyError when it was none."""
-        return next(c for c in self.contenders if c.candidate == candidate)
+    def finalist(self, candidate: Candidate) -> Finalist:
+        """The finalist that ran ``candidate``; KeyError when it was none."""
+        return next(c for c in self.finalists if c.candidate == candidate)
 
     def __str__(self) -> str:
         if self.winner is None:
             return "no candidate was confirmed"
         if self.verdict is None:
-            failed = [f"{c.name} failed: {c.reason or c.status}" for c in self.contenders if c.candidate is None]
+            failed = [f"{c.name} failed: {c.reason or c.status}" for c in self.finalists if c.candidate is None]
             why = f" ({'; '.join(failed)})" if failed else " (predicted times)" if self.source == "predicted" else ""
             return f"no vendor library to compare with{why}"
         return f"{self.verdict} than {self.vendor}" if self.verdict.decided else f"{self.verdict} to {self.vendor}"

@@ -30,7 +30,7 @@ from .messages import (
 )
 from .protocol import Build
 from .quarantine import CircuitBreaker, Journal, run_seconds
-from .worker import Child, ChildLost, Stage
+from .worker import Stage, Worker, WorkerLost
 
 ENTRY = "gpu_tune.measure.gpu_worker:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
@@ -44,7 +44,7 @@ BASELINES = ("cublas", "cublaslt", "cudnn")
 class GpuMeasurer(CompilingMeasurer):
     """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.protocol.Measurer`.
 
-    ``baselines``: the vendor libraries that ``confirm`` times beside ours, as far as they are installed. ``entry`` and
+    ``baselines``: the vendor libraries that ``finals`` times beside ours, as far as they are installed. ``entry`` and
     ``run_limit`` are for tests.
     """
 
@@ -67,8 +67,8 @@ class GpuMeasurer(CompilingMeasurer):
         fitting = tuple(n for n in names_for(self.workload) if n in BASELINES)
         self.baselines = fitting if baselines is None else tuple(baselines)
         self.seed, self.run_limit = seed, run_seconds(self.workload) if run_limit is None else run_limit
-        self.children = [Child(entry, {"ordinal": ordinal}) for ordinal in gpus]
-        self._free: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self.children = [Worker(entry, {"ordinal": ordinal}) for ordinal in gpus]
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for child in self.children:
             self._free.put(child)
         self.journal = Journal(store / "started") if store is not None else None
@@ -77,7 +77,7 @@ class GpuMeasurer(CompilingMeasurer):
         self.breaker = CircuitBreaker()
         self._timed_out = False
         self._facts: WorkerFacts | None = None
-        self._known: dict[Child, int] = {}
+        self._known: dict[Worker, int] = {}
 
     def close(self) -> None:
         """See :class:`~gpu_tune.measure.protocol.Measurer`."""
@@ -90,7 +90,7 @@ class GpuMeasurer(CompilingMeasurer):
             if self.journal:
                 self.journal.close()
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that takes the child down is out."""
         builds, out = {}, dict[str, Finalist]()
         for candidate in dict.fromkeys(candidates):
@@ -114,17 +114,17 @@ class GpuMeasurer(CompilingMeasurer):
             elif reply is None:
                 raise MeasureError(f"the finalists could not be re-timed: {reason}")
         series = reply.finalists
-        contenders = {n: out[n] if n in out else _finalist(n, b.candidate, series[n]) for n, b in builds.items()}
-        contenders = {**out, **contenders, **{n: _finalist(n, None, r) for n, r in series.items() if n not in builds}}
+        finalists = {n: out[n] if n in out else _finalist(n, b.candidate, series[n]) for n, b in builds.items()}
+        finalists = {**out, **finalists, **{n: _finalist(n, None, r) for n, r in series.items() if n not in builds}}
         again = {n: r.again for n, r in series.items() if r.again}
         taken = {n: b.resources for n, b in builds.items()}
         environment = {**self._environment(), "clocks": reply.clocks, "baselines": list(baselines)}
         while True:
-            found = conclude(MEASURED, list(contenders.values()), again, taken, environment)
-            if found.winner is None or len(found.contender(found.winner).checks) > 1:
+            found = conclude(MEASURED, list(finalists.values()), again, taken, environment)
+            if found.winner is None or len(found.finalist(found.winner).checks) > 1:
                 return found
             name = found.winner.key
-            contenders[name] = self._check_winner(contenders[name], builds[name])
+            finalists[name] = self._check_winner(finalists[name], builds[name])
 
     def _spared(self, failed: str, builds: Mapping[str, Build], out: Mapping[str, Finalist]) -> dict[str, Finalist]:
         """The others of the template of ``failed``, should it be given up: they are not run any more."""
@@ -147,13 +147,13 @@ class GpuMeasurer(CompilingMeasurer):
             if not names:
                 return tuple(lost)
 
-    def _check_winner(self, contender: Finalist, build: Build) -> Finalist:
-        """``contender`` with the checks that only a winner gets, and wrong when one of them fails."""
+    def _check_winner(self, finalist: Finalist, build: Build) -> Finalist:
+        """``finalist`` with the checks that only a winner gets, and wrong when one of them fails."""
         _, reason, reply = self._ask(WinnerRequest(self.workload, self.seed, KernelToLoad.of(build)))
         found = reply.checks if reply is not None else {"new inputs": (False, reason)}
-        checks = (*contender.checks, *(Check(n, "gpu", ok, detail) for n, (ok, detail) in found.items()))
+        checks = (*finalist.checks, *(Check(n, "gpu", ok, detail) for n, (ok, detail) in found.items()))
         bad = "; ".join(f"{c.name}: {c.detail}" for c in checks if not c.ok)
-        return replace(contender, status="wrong" if bad else "ok", reason=bad, checks=checks)
+        return replace(finalist, status="wrong" if bad else "ok", reason=bad, checks=checks)
 
     def _time(self, build: Build) -> Measurement:
         killer = self.killers.get(build.hash)
@@ -172,7 +172,7 @@ class GpuMeasurer(CompilingMeasurer):
             lost = reply.lost
             if lost:
                 child.kill()
-        except ChildLost as error:
+        except WorkerLost as error:
             if self._closed:
                 raise MeasureError("the measurer was closed") from error
             lost = True
@@ -221,13 +221,13 @@ class GpuMeasurer(CompilingMeasurer):
             if reply.lost:
                 child.kill()
             return "", "", reply
-        except ChildLost as error:
+        except WorkerLost as error:
             self._timed_out = error.timed_out
             return error.stage.subject, str(error), None
         finally:
             self._free.put(child)
 
-    def _child(self) -> Child:
+    def _child(self) -> Worker:
         """A child that is free and whose GPU works; MeasureError when it cannot be used at all."""
         child = self._free.get()
         if self._known.get(child) == child.restarts and child.pid is not None:
@@ -247,7 +247,7 @@ class GpuMeasurer(CompilingMeasurer):
         self._facts = self._facts or facts
         return child
 
-    def _facts_of(self, child: Child) -> WorkerFacts:
+    def _facts_of(self, child: Worker) -> WorkerFacts:
         facts: WorkerFacts = child.ask(EnvironmentRequest(), LIMITS[""])
         if facts.chip != self.device.chip:
             raise MeasureError(f"GPU {facts.ordinal} is {facts.chip}, not {self.device.chip}")

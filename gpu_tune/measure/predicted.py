@@ -83,12 +83,12 @@ class PredictedMeasurer(CompilingMeasurer):
             seconds=seconds,
         )
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
         on the emulator, and the next best takes its place when that finds it wrong. There are no baselines: a vendor's
         kernel's time cannot be predicted."""
         drift = np.exp(np.cumsum(_rng("drift", self.seed, self.device.chip).normal(0.0, 0.003, rounds)))
-        contenders: dict[Candidate, Finalist] = {}
+        finalists: dict[Candidate, Finalist] = {}
         again, taken = {}, dict[str, Resources | None]()
         for candidate in dict.fromkeys(candidates):
             name = candidate.key
@@ -96,24 +96,24 @@ class PredictedMeasurer(CompilingMeasurer):
                 build = self.build(candidate)
                 reason = self._unlaunchable(build)
             except GpuTuneError as error:
-                contenders[candidate] = Finalist(name, candidate, status="compile_error", reason=str(error))
+                finalists[candidate] = Finalist(name, candidate, status="compile_error", reason=str(error))
                 continue
             taken[name] = build.resources
             if reason:
-                contenders[candidate] = Finalist(name, candidate, status="launch_error", reason=reason)
+                finalists[candidate] = Finalist(name, candidate, status="launch_error", reason=reason)
                 continue
             seconds = self._chip.time(build, self.policy.l2 == "cold")
             first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
             again[name] = tuple(map(float, second))
-            contenders[candidate] = Finalist(name, candidate, tuple(map(float, first)))
+            finalists[candidate] = Finalist(name, candidate, tuple(map(float, first)))
         environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
         while True:
-            found = conclude(PREDICTED, list(contenders.values()), again, taken, environment)
-            if found.winner is None or emulated.unavailable() or found.contender(found.winner).checks:
+            found = conclude(PREDICTED, list(finalists.values()), again, taken, environment)
+            if found.winner is None or emulated.unavailable() or found.finalist(found.winner).checks:
                 return found
             check = emulated.check(self.build(found.winner), self.seed)
             status, reason = ("ok", "") if check.ok else ("wrong", check.detail)
-            contenders[found.winner] = replace(contenders[found.winner], status=status, reason=reason, checks=(check,))
+            finalists[found.winner] = replace(finalists[found.winner], status=status, reason=reason, checks=(check,))
 
     def _noisy(self, seconds: float, name: str, count: int) -> np.ndarray:
         rng = _rng("noise", self.seed, name, self.device.chip)

@@ -1,4 +1,4 @@
-"""What every measurer gives: builds, measurements, confirmations. The seam is ``concurrent.futures``."""
+"""What every measurer gives: builds, measurements, finals. The seam is ``concurrent.futures``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Measurer(Protocol):
         build before it runs; where it gives a reason, the trial ends as ``pruned`` and takes no GPU time."""
         ...
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Finals:
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Finals:
         """Finalists (and vendor baselines, where there are any) verified afresh and re-timed interleaved."""
         ...
 

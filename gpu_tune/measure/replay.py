@@ -1,6 +1,6 @@
 """Answering from recorded measurements: search, measuring loop and statistics without a GPU and without a compiler.
 
-Every repeat that was recorded of a candidate is kept, and confirmations draw from them: the noise is the recorder's.
+Every repeat that was recorded of a candidate is kept, and finals draw from them: the noise is the recorder's.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ class ReplayMeasurer:
         future.set_result(known or Measurement(candidate, "invalid", REPLAYED, "was not recorded"))
         return future
 
-    def confirm(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Rounds drawn from each candidate's recorded samples; nothing is run, so there are no checks."""
-        contenders, again, taken = [], {}, dict[str, Resources | None]()
+        finalists, again, taken = [], {}, dict[str, Resources | None]()
         for candidate in dict.fromkeys(candidates):
             m = self.submit(candidate).result()
             name = candidate.key
             if not m.ok:
-                contenders.append(Finalist(name, candidate, status=m.status, reason=m.reason))
+                finalists.append(Finalist(name, candidate, status=m.status, reason=m.reason))
                 continue
             digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
             rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
             drawn = rng.choice(m.samples, (2, rounds))
-            contenders.append(Finalist(name, candidate, tuple(map(float, drawn[0]))))
+            finalists.append(Finalist(name, candidate, tuple(map(float, drawn[0]))))
             again[name], taken[name] = tuple(map(float, drawn[1])), m.resources
-        return conclude(REPLAYED, contenders, again, taken, {"replayed": True, "device": self.device.name})
+        return conclude(REPLAYED, finalists, again, taken, {"replayed": True, "device": self.device.name})
 
     def vendors(self) -> Sequence[Finalist]:
         """None: baselines are not recorded."""

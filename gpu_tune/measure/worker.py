@@ -1,6 +1,6 @@
 """One killable process that answers one request at a time.
 
-A :class:`Child` is a fresh interpreter (no fork: CUDA contexts, locks and threads of the parent stay behind) that
+A :class:`Worker` is a fresh interpreter (no fork: CUDA contexts, locks and threads of the parent stay behind) that
 imports only its handler, so a plain script without an ``if __name__ == "__main__"`` guard can own one, unlike with
 multiprocessing's spawn. Requests and replies are pickled over a socket pair between a process and its own child.
 A child ends when its parent does, however the parent dies: a thread of it waits for the end of a lifeline pipe.
@@ -53,7 +53,7 @@ def no_note(stage: str, subject: str = "") -> None:
     """Tells nobody."""
 
 
-class ChildLost(MeasureError):
+class WorkerLost(MeasureError):
     """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing."""
 
     def __init__(self, reason: str, stage: Stage | None = None, timed_out: bool = False) -> None:
@@ -64,10 +64,10 @@ class ChildLost(MeasureError):
         return self.reason + (f" (while: {self.stage})" if self.stage.name else "")
 
 
-class Child:
+class Worker:
     """A process running ``entry`` (``module:function``); ``function(request, note)`` makes each reply.
 
-    ``note(stage, subject="")`` tells the parent where it is; :class:`ChildLost` carries the last one. With ``setup``
+    ``note(stage, subject="")`` tells the parent where it is; :class:`WorkerLost` carries the last one. With ``setup``
     (JSON-ready), ``module:function`` is called once as ``function(setup)`` and must return the handler.
     """
 
@@ -111,7 +111,7 @@ class Child:
             os.close(read_end)
 
     def ask(self, request: Any, timeout: float | Callable[[Stage], float]) -> Any:
-        """The child's reply to ``request``; ChildLost when it dies or a stage takes over ``timeout`` seconds.
+        """The child's reply to ``request``; WorkerLost when it dies or a stage takes over ``timeout`` seconds.
 
         ``timeout`` may be a function of the stage (nameless before the first note). A GpuTuneError that the
         handler raises is raised here again. A lost child is killed at once and started anew at the next ``ask``.
@@ -122,7 +122,7 @@ class Child:
             if not self._ready:  # starting takes a while on a busy machine, and is not the request's fault
                 if not connection.poll(START_SECONDS):
                     self.kill()
-                    raise ChildLost(f"did not start within {START_SECONDS:g} s", Stage("start"), timed_out=True)
+                    raise WorkerLost(f"did not start within {START_SECONDS:g} s", Stage("start"), timed_out=True)
                 connection.recv()
                 self._ready = True
             connection.send(request)
@@ -130,7 +130,7 @@ class Child:
                 limit = timeout(stage) if callable(timeout) else timeout
                 if not connection.poll(limit):
                     self.kill()
-                    raise ChildLost(f"killed after {limit:g} s without an answer", stage, timed_out=True)
+                    raise WorkerLost(f"killed after {limit:g} s without an answer", stage, timed_out=True)
                 kind, value = connection.recv()
                 if kind == "note":
                     stage = Stage(*value)
@@ -142,7 +142,7 @@ class Child:
                 else:
                     return value
         except (EOFError, ConnectionError, BrokenPipeError) as error:
-            raise ChildLost(self._post_mortem(), stage) from error
+            raise WorkerLost(self._post_mortem(), stage) from error
         except BaseException as error:
             if not isinstance(error, GpuTuneError):
                 self.kill()  # interrupted in mid-reply: what is in the pipe belongs to nobody

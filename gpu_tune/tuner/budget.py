@@ -60,7 +60,7 @@ class Progress:
 
     ``trials`` counts those resumed from records (``resumed``) as well. ``default`` is the best of the templates'
     default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``goal``: the
-    seconds a run that a target asks for. ``phase``: ``prepare``, ``search``, ``confirm`` or ``done``. Times come from
+    seconds a run that a target asks for. ``phase``: ``prepare``, ``search``, ``finals`` or ``done``. Times come from
     ``source``: predicted ones are estimates.
     """
 

@@ -63,14 +63,14 @@ class SpeedGoal:
             )
         return min(times) / self.ratio
 
-    def reached(self, confirmation: Finals) -> float:
+    def reached(self, finals: Finals) -> float:
         """How far the re-timed winner came: at least 1 when it holds the target; 1 where nothing can be said."""
-        if confirmation.winner is None or (self.ratio is not None and confirmation.verdict is None):
+        if finals.winner is None or (self.ratio is not None and finals.verdict is None):
             return 1.0
-        if self.ratio is not None and confirmation.verdict is not None:
-            return confirmation.verdict.ratio / self.ratio
+        if self.ratio is not None and finals.verdict is not None:
+            return finals.verdict.ratio / self.ratio
         assert self.seconds is not None
-        return self.seconds / statistics.median(confirmation.contender(confirmation.winner).samples)
+        return self.seconds / statistics.median(finals.finalist(finals.winner).samples)
 
     def met_by(self, seconds: float, verdict: Mapping[str, Any]) -> bool:
         """Whether a stored winner with this time and verdict holds it."""

@@ -1,4 +1,4 @@
-"""One tuning run: the search loop with a batch in flight, then the finalists and their confirmation."""
+"""One tuning run: the search loop with a batch in flight, then the finals."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Loop:
         self.progress, self.on_trial = progress, on_trial
         self.name = f"{time.time():.3f}-{uuid.uuid4().hex[:12]}"
         self.ended = ""
-        self._flights: deque[list[Future[Measurement]]] = deque()
+        self._in_flight: deque[list[Future[Measurement]]] = deque()
         self._asked = 0
         self._noted = threading.Condition()
         self._open: set[Future[Measurement]] = set()
         self._unwritable = False
 
-    def settle(self) -> Finals:
+    def run_until_confirmed(self) -> Finals:
         """Search and confirm. A target that the trials promise must hold when the winner is re-timed beside the vendor
         library: where it does not, the search goes on to a goal that is as much nearer as it fell short."""
         target = self.progress.budget.target
@@ -66,64 +66,64 @@ class Loop:
             self.run()
             if self.ended == "interrupted" and self.tuner.best is None:
                 raise KeyboardInterrupt
-            confirmation = self.confirm()
-            reached = target.reached(confirmation) if target is not None and self.ended == "target" else 1.0
+            finals = self.finals()
+            reached = target.reached(finals) if target is not None and self.ended == "target" else 1.0
             if reached >= 1.0 or self.tuner.best is None:
-                return confirmation
+                return finals
             self.progress.goal = self.tuner.best.time * reached
             self.ended = ""
 
     def run(self) -> None:
         """Ask, measure and tell until the budget is spent, the space exhausted, or Ctrl-C."""
         try:
-            while not self.ended or self._flights:
-                while not self.ended and len(self._flights) < AHEAD:
+            while not self.ended or self._in_flight:
+                while not self.ended and len(self._in_flight) < AHEAD:
                     batch = self._ask()
                     if not batch:
                         break
-                    self._flights.append([self._submit(c, pruner) for c, pruner in batch])
-                if self._flights:
-                    self._collect(self._flights[0])
-                    self._tell(self._flights.popleft())
+                    self._in_flight.append([self._submit(c, pruner) for c, pruner in batch])
+                if self._in_flight:
+                    self._collect(self._in_flight[0])
+                    self._tell(self._in_flight.popleft())
         except KeyboardInterrupt:
             self.ended = "interrupted"
             log.warning("interrupted after %d trials; keeping the best of them", self.progress.trials)
-            for future in [f for flight in self._flights for f in flight]:
+            for future in [f for flight in self._in_flight for f in flight]:
                 future.cancel()
-            while self._flights:
-                self._tell(self._flights.popleft())
+            while self._in_flight:
+                self._tell(self._in_flight.popleft())
         except MeasureError as error:
             if self.progress.best is None:
                 raise
             self.ended = "device lost"
             log.error("%s; keeping the best of %d trials", error, self.progress.trials)
-            self._flights.clear()
+            self._in_flight.clear()
 
-    def confirm(self, first: Sequence[Candidate] = ()) -> Finals:
+    def finals(self, first: Sequence[Candidate] = ()) -> Finals:
         """The fastest configs (``first``, or by the trials' times, and the best default) verified afresh and re-timed;
         the next ones while none holds.
 
         WrongResult when no config that has a time computed the right thing.
         """
-        self._phase("confirm")
+        self._phase("finals")
         failed: set[Candidate] = set()
-        confirmation: Finals | None = None
+        finals: Finals | None = None
         for _ in range(CONFIRMATIONS):
             finalists = list(first) or self._finalists(failed)
             first = ()
             if not finalists:
                 break
-            confirmation = self.measurer.confirm(finalists)
-            if confirmation.winner is not None:
-                return confirmation
+            finals = self.measurer.finals(finalists)
+            if finals.winner is not None:
+                return finals
             failed.update(finalists)
         reasons = (
             [
                 c.reason or next((k.detail for k in c.checks if not k.ok), c.status)
-                for c in confirmation.contenders
+                for c in finals.finalists
                 if c.candidate
             ]
-            if confirmation
+            if finals
             else []
         )
         counts = ", ".join(f"{n} {s}" for s, n in self.progress.statuses.most_common()) or "none tried"
@@ -147,11 +147,11 @@ class Loop:
     def _ask(self) -> list[tuple[Candidate, Pruner | None]]:
         """The next batch, each with what may prune its build, fixed now by the trials that are known."""
         limit, seconds = self.progress.budget.limits
-        in_flight = sum(map(len, self._flights))
+        in_flight = sum(map(len, self._in_flight))
         used = self.progress.resumed + self._asked
         if self._late():
             self.ended = "seconds"
-            for future in [f for flight in self._flights for f in flight]:
+            for future in [f for flight in self._in_flight for f in flight]:
                 future.cancel()
             return []
         best, goal = self.tuner.best, self.progress.goal

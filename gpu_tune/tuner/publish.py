@@ -1,4 +1,4 @@
-"""What a confirmation comes to: the verdict as plain data, and the winner that is published with it."""
+"""What a finals comes to: the verdict as plain data, and the winner that is published with it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from ..search.tuner import Tuner
 
 
-def make_winner(
-    tuner: Tuner, measurer: Measurer, confirmation: Finals, progress: Progress, ended: str, seed: int
-) -> Winner:
-    """What is published of a confirmation that has a winner. ``ended``: why the search stopped."""
-    chosen = confirmation.winner
+def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int) -> Winner:
+    """What is published of a finals that has a winner. ``ended``: why the search stopped."""
+    chosen = finals.winner
     assert chosen is not None
-    build, finalist = measurer.build(chosen), confirmation.contender(chosen)
+    build, finalist = measurer.build(chosen), finals.finalist(chosen)
     told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
     limits = progress.budget
     winner = Winner.of(
@@ -35,13 +33,13 @@ def make_winner(
         source=progress.source,
         seconds=statistics.median(finalist.samples),
         samples=finalist.samples,
-        verdict=verdict_of(confirmation, tuner.defaults),
+        verdict=verdict_of(finals, tuner.defaults),
         resources=build.resources,
         policy=told.policy if told else Policy(),
         compiler=Compiler("nvrtc", build.nvrtc),
         options=nvrtc.all_options(progress.device.arch),
-        environment=dict(confirmation.environment or (told.environment if told else {})),
-        finalists=tuple(c.candidate for c in confirmation.contenders if c.candidate is not None and c.ok),
+        environment=dict(finals.environment or (told.environment if told else {})),
+        finalists=tuple(c.candidate for c in finals.finalists if c.candidate is not None and c.ok),
         seed=seed,
         trials=progress.trials,
         spent=progress.seconds,
@@ -57,20 +55,20 @@ def make_winner(
     return replace(winner, code=emit(winner))
 
 
-def verdict_of(confirmation: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
-    """What a confirmation says, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
+def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
+    """What a finals says, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
     ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
-    versus = confirmation.verdict
+    versus = finals.verdict
     ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
     verdict: dict[str, Any] = {
-        "text": str(confirmation),
+        "text": str(finals),
         "ours": ours,
-        "vendor": confirmation.vendor,
-        "rule": confirmation.rule,
-        "noise_floor": confirmation.noise_floor,
-        "rounds": confirmation.rounds,
-        "tied": len(confirmation.tied),
-        "contenders": [
+        "vendor": finals.vendor,
+        "rule": finals.rule,
+        "noise_floor": finals.noise_floor,
+        "rounds": finals.rounds,
+        "tied": len(finals.tied),
+        "finalists": [
             {
                 "name": c.name,
                 "label": c.label,
@@ -78,21 +76,21 @@ def verdict_of(confirmation: Finals, defaults: frozenset[Candidate] = frozenset(
                 "status": c.status,
                 "reason": c.reason,
             }
-            for c in confirmation.contenders
+            for c in finals.finalists
         ],
         "checks": [
             {"name": k.name, "by": k.by, "ok": k.ok, "detail": k.detail, "workload": k.workload}
-            for c in confirmation.contenders
-            if c.candidate == confirmation.winner
+            for c in finals.finalists
+            if c.candidate == finals.winner
             for k in c.checks
         ],
     }
     if versus is not None:
         verdict.update(ratio=versus.ratio, low=versus.low, high=versus.high, confidence=versus.confidence)
-    timed = [c for c in confirmation.contenders if c.candidate in defaults and c.ok]
+    timed = [c for c in finals.finalists if c.candidate in defaults and c.ok]
     if timed:
         default = min(timed, key=lambda c: statistics.median(c.samples))
-        against = confirmation.comparisons.get(default.name)
+        against = finals.comparisons.get(default.name)
         verdict["default"] = {
             "name": default.name,
             "seconds": statistics.median(default.samples),

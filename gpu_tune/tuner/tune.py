@@ -81,29 +81,31 @@ def tune(
 
             wanted = by_name(device) if isinstance(device, str) else device
             cluster = open_.enter_context(dask.Cluster(executor, wanted))
-            place, source = cluster.device, cluster.source
+            device, source = cluster.device, cluster.source
             drivers: Collection[str] = cluster.drivers()
         else:
-            place, source = select_device(device, kind)
+            device, source = select_device(device, kind)
             drivers = {nvml.driver_version()}
-        bound = bind(workload, place, templates)
+        bound = bind(workload, device, templates)
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
             rule = "compares with a vendor library, whose time cannot be predicted"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
         hashes = {b.name: b.hash for b in bound}
-        home, book = explicit or Store(), records if isinstance(records, Records) else _book(records)
-        found = None if force else lookup(workload, place.chip, source, store=home, user=explicit is None)
+        store = explicit or Store()
+        if not isinstance(records, Records):
+            records = Records() if records is None else Records(Path(records))
+        found = None if force else lookup(workload, device.chip, source, store=store, user=explicit is None)
         current = found is not None and hashes.get(found[0].template) == found[0].template_hash
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
         if stored is not None and found is not None and not _outdated(stored, drivers):
-            return TunedKernel(stored, path=found[1].path(workload, place.chip, source))
-        home.prepare()
-        book.prepare()
-        open_.callback(book.close)
-        progress = Progress(workload, place, source, budget)
+            return TunedKernel(stored, path=found[1].path(workload, device.chip, source))
+        store.prepare()
+        records.prepare()
+        open_.callback(records.close)
+        progress = Progress(workload, device, source, budget)
         if on_trial is not None:
             on_trial(progress)
-        history = book.read(source)  # of every chip: what is told apart is left to the models
+        history = records.read(source)  # of every chip: what is told apart is left to the models
         spaces = [b.space() for b in bound]
         tuner = Tuner(spaces=spaces, seed=seed, history=history, pipelined=True)
         if not force:
@@ -111,23 +113,23 @@ def tune(
             _resume(tuner, comparable, bound, progress)
         options: dict[str, Any] = {"jobs": jobs, "seed": seed, "seen": tuner.observations}
         measurer = open_.enter_context(open_measurer(bound, source, cluster=cluster, **options))
-        loop = Loop(tuner, measurer, book, progress, on_trial)
+        loop = Loop(tuner, measurer, records, progress, on_trial)
         if stored is None:
             if budget.target is not None:
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()
                 progress.goal = budget.target.goal(vendors)
-            confirmation = loop.settle()
-            winner = make_winner(tuner, measurer, confirmation, progress, loop.ended, seed)
+            finals = loop.run_until_confirmed()
+            winner = make_winner(tuner, measurer, finals, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
-            confirmation = loop.confirm(stored.finalists)
+            finals = loop.finals(stored.finalists)
             ended = str(stored.budget.get("ended", ""))
-            winner = make_winner(tuner, measurer, confirmation, progress, ended, stored.seed)
+            winner = make_winner(tuner, measurer, finals, progress, ended, stored.seed)
             winner = dataclasses.replace(
                 winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
             )
     progress.phase = "done"
     try:
-        path = home.publish(winner)
+        path = store.publish(winner)
         dispatch.forget()
     except StoreError as error:
         log.error("%s; the kernel was not kept", error)
@@ -135,10 +137,6 @@ def tune(
     if on_trial is not None:
         on_trial(progress)
     return TunedKernel(winner, path=path)
-
-
-def _book(folder: Path | str | None) -> Records:
-    return Records() if folder is None else Records(Path(folder))
 
 
 def _outdated(winner: Winner, drivers: Collection[str]) -> bool:

@@ -23,7 +23,7 @@ from .. import text
 from ..cuda.device import by_name
 from ..emulator import build
 from ..errors import CorruptData, GpuTuneError, InvalidInput, MeasureError
-from ..measure.worker import Child, ChildLost
+from ..measure.worker import Worker, WorkerLost
 from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
 from ..space.knob import Config
@@ -215,8 +215,8 @@ def _outcomes(
             if number >= LEAST and time.perf_counter() > stop:
                 return
         return
-    children = [Child("gpu_tune.verify.sweep:check_request") for _ in range(workers)]
-    idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
+    children = [Worker("gpu_tune.verify.sweep:check_request") for _ in range(workers)]
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
     for child in children:
         idle.put(child)
 
@@ -225,7 +225,7 @@ def _outcomes(
         try:
             outcome: Outcome = child.ask((drawn.variant, assemble), TIME_LIMIT)
             return outcome
-        except ChildLost as lost:
+        except WorkerLost as lost:
             hangs = lost.timed_out and lost.stage != "start"
             label, message = ("hangs", f"no answer in {TIME_LIMIT:g} s") if hangs else ("checker died", str(lost))
             return Outcome([Failure(label, message)])

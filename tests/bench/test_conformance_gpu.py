@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import MeasureError
-from gpu_tune.measure.worker import ChildLost
+from gpu_tune.measure.worker import WorkerLost
 from gpu_tune.plan import KernelStep, LaunchPlan
 from tests.helpers.processes import HANG
 
@@ -46,11 +46,11 @@ def test_what_fails_costs_itself_and_many_that_hang_end_it(conformance_gpu: Any,
 
         first = run("ok")
         assert run("ok") == first
-        for what, error in (("crash", ChildLost), ("lost", MeasureError), ("hang", ChildLost)):
+        for what, error in (("crash", WorkerLost), ("lost", MeasureError), ("hang", WorkerLost)):
             with pytest.raises(error):
                 run(what)
             assert run("ok") != first, "a process of its own after a loss"
-        with pytest.raises(ChildLost, match="killed after"):
+        with pytest.raises(WorkerLost, match="killed after"):
             run("hang")
         with pytest.raises(MeasureError, match="not run: 2 kernels before it hung"):
             run("ok")

@@ -20,7 +20,7 @@ import pytest
 
 from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.cuda.device import Device
-from gpu_tune.measure.worker import Child, ChildLost
+from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from tests.helpers import toy
@@ -80,14 +80,14 @@ def told() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def _stepping() -> Iterator[Child]:
-    child = Child("tests.gpu.steps:handler")
+def _stepping() -> Iterator[Worker]:
+    child = Worker("tests.gpu.steps:handler")
     yield child
     child.kill()
 
 
 @pytest.fixture
-def alone(_stepping: Child) -> Callable[..., Any]:
+def alone(_stepping: Worker) -> Callable[..., Any]:
     """``alone(step, ...)``: the function ``step`` of steps.py, run in another process, which ends when it fails."""
 
     def ask(step: str, limit: float = STEP_SECONDS, **arguments: Any) -> Any:
@@ -97,7 +97,7 @@ def alone(_stepping: Child) -> Callable[..., Any]:
             if _stepping.pid is None:
                 _stepping.ask({"do": "ready"}, READY_SECONDS)
             return _stepping.ask({"do": step, **arguments}, limit)
-        except ChildLost as error:
+        except WorkerLost as error:
             _hung[step] += error.timed_out
             pytest.fail(f"{step}: {error}", pytrace=False)
         except BaseException:
@@ -108,9 +108,9 @@ def alone(_stepping: Child) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def measuring() -> Iterator[Child]:
+def measuring() -> Iterator[Worker]:
     """The process that verifies and times when a GPU is tuned for."""
-    child = Child("gpu_tune.measure.gpu_worker:handler", {"ordinal": 0})
+    child = Worker("gpu_tune.measure.gpu_worker:handler", {"ordinal": 0})
     yield child
     child.kill()
 

@@ -1,6 +1,6 @@
 """What the GPU tests do in a process of their own, so that one that hangs or loses its context costs itself alone.
 
-``handler`` serves a :class:`gpu_tune.measure.worker.Child`: a request names a function here and its arguments.
+``handler`` serves a :class:`gpu_tune.measure.worker.Worker`: a request names a function here and its arguments.
 """
 
 from __future__ import annotations

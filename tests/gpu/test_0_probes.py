@@ -11,7 +11,7 @@ from gpu_tune.cuda import driver, memory, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.cuda.launch import Program
 from gpu_tune.emulator import emulate, unavailable_reason
-from gpu_tune.measure.worker import Child
+from gpu_tune.measure.worker import Worker
 from tests.gpu import probes
 from tests.helpers.processes import HANG
 
@@ -43,7 +43,7 @@ def test_the_driver_takes_a_probe_as_it_is(name: str, fake_cuda: Path):
 
 
 def test_the_process_in_which_steps_run_starts(fake_cuda: Path):
-    child = Child("tests.gpu.steps:handler")
+    child = Worker("tests.gpu.steps:handler")
     child.ask({"do": "ready"}, HANG)
     assert child.pid is not None
     child.kill()

@@ -18,7 +18,7 @@ from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import KNOWN, Device
 from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.measure.messages import EnvironmentRequest, KernelToLoad, TrialRequest, WinnerRequest
-from gpu_tune.measure.worker import Child, ChildLost
+from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
@@ -41,7 +41,7 @@ def build(template: Template, variant: Variant, gpu: Device) -> TrialRequest:
     return TrialRequest(variant.workload, variant.seed, Policy(repeats=3), kernel)
 
 
-def outcome(child: Child, request: TrialRequest) -> tuple[str, str]:
+def outcome(child: Worker, request: TrialRequest) -> tuple[str, str]:
     """(status, reason) of one variant: checked, timed, and checked as a winner is."""
     try:
         if child.pid is None:  # its start, and the making of a context, are no part of a kernel's time
@@ -56,14 +56,14 @@ def outcome(child: Child, request: TrialRequest) -> tuple[str, str]:
             child.kill()
         bad = [f"{name}: {reason}" for name, (ok, reason) in checks.checks.items() if not ok]
         return ("wrong", "; ".join(bad)) if bad else ("ok", "")
-    except ChildLost as error:
+    except WorkerLost as error:
         return "hangs" if error.timed_out else "run_error", str(error)
     except GpuTuneError as error:
         return "error", str(error)
 
 
 @pytest.mark.parametrize("name", registry())
-def test_variants_are_right(gpu: Device, measuring: Child, told: Callable[[str], None], name: str):
+def test_variants_are_right(gpu: Device, measuring: Worker, told: Callable[[str], None], name: str):
     template = registry()[name]
     like = next((d.name for d in KNOWN.values() if d.name == gpu.name), None) or next(
         (d.name for d in KNOWN.values() if d.arch == gpu.arch), ""

@@ -51,8 +51,8 @@ def test_a_planted_two_percent_is_found_and_an_equal_kernel_is_not_called_faster
     rounds = 20
     with make_measurer(w, kind="gpu", templates=templates, store=tmp_path, baselines=()) as m:
         for _ in range(rounds):
-            c = m.confirm([plain, slower, equal])
-            names = {x.name: x.samples for x in c.contenders}
+            c = m.finals([plain, slower, equal])
+            names = {x.name: x.samples for x in c.finalists}
             a, b, s = (names[x.key] for x in (plain, equal, slower))
             found += finals.compare(a, s, noise_floor=c.noise_floor).faster
             wins += finals.compare(a, b, noise_floor=c.noise_floor).decided
@@ -64,7 +64,7 @@ def test_the_noise_floor_is_as_small_as_promised(gpu: Device, size: int, floor: 
     w = Matmul(size, size, size, dtype="float32")
     template = registry()["matmul_simt"]
     with make_measurer(w, kind="gpu", store=tmp_path, baselines=()) as m:
-        c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
+        c = m.finals([Candidate("matmul_simt", template.default(w, gpu))])
     assert c.winner is not None and c.noise_floor <= floor
 
 
@@ -124,9 +124,9 @@ def test_our_kernel_and_the_libraries_are_compared_interleaved(gpu: Device, tmp_
     w = Matmul(1024, 1024, 1024, dtype="float32")
     template = registry()["matmul_simt"]
     with make_measurer(w, kind="gpu", store=tmp_path) as m:
-        c = m.confirm([Candidate("matmul_simt", template.default(w, gpu))])
+        c = m.finals([Candidate("matmul_simt", template.default(w, gpu))])
     assert c.winner is not None and c.verdict is not None and c.vendor in ("cublas", "cublaslt")
-    assert all(len(x.samples) == c.rounds for x in c.contenders if x.ok)
+    assert all(len(x.samples) == c.rounds for x in c.finalists if x.ok)
 
 
 def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path, told: Callable[[str], None]):
@@ -135,8 +135,8 @@ def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path
     defaults = {t.name: t.default(w, device) for t in registry().values() if t.supported(w, device) is True}
     candidates = [Candidate(name, config) for name, config in defaults.items() if config is not None]
     with make_measurer(w, kind="gpu", store=tmp_path) as m:
-        found = m.confirm(candidates)
-    for x in found.contenders:
+        found = m.finals(candidates)
+    for x in found.finalists:
         rate = w.flops / float(np.median(x.samples)) / 1e12 if x.ok else 0.0
         name = x.candidate.template if x.candidate else x.name
         told(f"{w.key} {name}: {x.status} {rate:.0f} TFLOP/s {x.label} {x.reason}")

@@ -45,7 +45,7 @@ def test_tuning_ends_with_a_measured_kernel_and_a_verdict(tuned, told):
     if isinstance(tuned[0], Exception):
         raise tuned[0]
     told(f"{WORKLOAD.key}: {tuned[0].verdict.get('text')}")
-    assert tuned[0].measured and tuned[0].verdict["contenders"]
+    assert tuned[0].measured and tuned[0].verdict["finalists"]
 
 
 def test_a_kernel_gives_the_right_result(kernel, arrays):

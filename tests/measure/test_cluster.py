@@ -72,7 +72,7 @@ def test_trials_and_finalists_run_on_the_workers_gpus(
         assert len(m.workers) == 2 and not m.excluded
         left = m.submit(candidate(rows=2), "{1.threads} threads".format).result(HANG)
         assert (left.status, left.reason) == ("pruned", "64 threads")
-        found = m.confirm([some[0], some[-1]], rounds=7)
+        found = m.finals([some[0], some[-1]], rounds=7)
     assert found.winner == min(good, key=lambda c: good[c].result().time) == some[-1] and found.vendor == "cublaslt"
 
 

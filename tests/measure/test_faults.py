@@ -22,7 +22,7 @@ from gpu_tune.errors import MeasureError
 from gpu_tune.measure.compile import CompileStore
 from gpu_tune.measure.gpu import GpuMeasurer
 from gpu_tune.measure.select import make_measurer
-from gpu_tune.measure.worker import Child, ChildLost, Stage
+from gpu_tune.measure.worker import Stage, Worker, WorkerLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
@@ -101,11 +101,11 @@ def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
 
 def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Callable[..., GpuMeasurer], candidate: Make):
     with opened(baselines=()) as m:
-        found = m.confirm([candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)] + [candidate(rows=8)])
+        found = m.finals([candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)] + [candidate(rows=8)])
         assert m.children[0].restarts <= 3
     assert found.winner is None
-    assert [c.status for c in found.contenders].count("run_error") == 3
-    assert [c.status for c in found.contenders].count("quarantined") == 2
+    assert [c.status for c in found.finalists].count("run_error") == 3
+    assert [c.status for c in found.finalists].count("quarantined") == 2
 
 
 def test_a_child_killed_from_outside_costs_what_it_ran_then(
@@ -220,9 +220,9 @@ def stubborn(request: str, note: Callable[[str], None]) -> object:
 
 
 def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
-    child = Child("tests.measure.test_faults:stubborn")
+    child = Worker("tests.measure.test_faults:stubborn")
     first = child.ask("pid", HANG)
-    with pytest.raises(ChildLost) as lost:
+    with pytest.raises(WorkerLost) as lost:
         child.ask("stages", lambda stage: 0.3 if stage.name == "two" else HANG)
     assert lost.value.timed_out and lost.value.stage.name == "two"
     second = child.ask("pid", HANG)
@@ -233,7 +233,7 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
             os.kill(second, signal.SIGTERM)
         return HANG
 
-    with pytest.raises(ChildLost, match="SIGTERM") as lost:
+    with pytest.raises(WorkerLost, match="SIGTERM") as lost:
         child.ask("stages", kill_in_stage_two)
     assert not lost.value.timed_out and lost.value.stage.name == "two"
     third = child.ask("pid", HANG)

@@ -16,7 +16,7 @@ TRIALS = 400
 
 
 def rounds(rng: np.random.Generator, factors: list[float], n: int = finals.ROUNDS, noise: float = 0.008) -> np.ndarray:
-    """Times of contenders that are ``factors`` times a base: drift that all share, own noise, outliers now and then."""
+    """Times of finalists that are ``factors`` times a base: drift that all share, own noise, outliers now and then."""
     drift = np.exp(np.cumsum(rng.normal(0, 0.004, n)))
     own = np.exp(rng.normal(0, noise, (len(factors), n)))
     spikes = 1 + (rng.random((len(factors), n)) < 0.03) * rng.uniform(0.05, 0.5, (len(factors), n))
@@ -88,7 +88,7 @@ def test_the_width_of_the_median_shrinks_with_samples_and_ignores_an_outlier():
     assert finals.relative_width([1.0] * 19 + [5.0]) == 0.0 and finals.relative_width([1.0, 1.0]) == math.inf
 
 
-def contender(name: str, times: np.ndarray, **more: object) -> Finalist:
+def finalist(name: str, times: np.ndarray, **more: object) -> Finalist:
     candidate = None if name.startswith("lib") else Candidate("t", Config(name=name))
     return Finalist(name, candidate, tuple(map(float, times)), **more)  # type: ignore[arg-type]
 
@@ -96,7 +96,7 @@ def contender(name: str, times: np.ndarray, **more: object) -> Finalist:
 def test_ties_go_to_the_lighter_kernel_and_the_vendor_is_the_fastest_library():
     rng = np.random.default_rng(4)
     a, b, slow, lib1, lib2, again = rounds(rng, [1.0, 1.0, 1.2, 1.3, 1.1, 1.0])
-    entries = [contender(n, t) for n, t in (("a", a), ("b", b), ("slow", slow), ("lib1", lib1), ("lib2", lib2))]
+    entries = [finalist(n, t) for n, t in (("a", a), ("b", b), ("slow", slow), ("lib1", lib1), ("lib2", lib2))]
     taken = {"a": Resources(registers=64), "b": Resources(registers=32), "slow": Resources()}
     found = conclude("measured", entries, {"a": again, "b": again}, taken)
     assert found.winner == entries[1].candidate and set(found.tied) == {entries[0].candidate, entries[1].candidate}
@@ -106,7 +106,7 @@ def test_ties_go_to_the_lighter_kernel_and_the_vendor_is_the_fastest_library():
 
 
 def test_what_failed_does_not_compete_and_nobody_wins_when_all_failed():
-    bad = contender("fastest", np.full(9, 1e-9), status="wrong", reason="off by one")
-    good = contender("good", np.full(9, 1e-3))
+    bad = finalist("fastest", np.full(9, 1e-9), status="wrong", reason="off by one")
+    good = finalist("good", np.full(9, 1e-3))
     assert conclude("measured", [bad, good], {}, {}).winner == good.candidate
     assert conclude("measured", [bad], {}, {}).winner is None

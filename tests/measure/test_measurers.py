@@ -106,16 +106,16 @@ def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer:
     }
     fast, slow = min(timed, key=timed.__getitem__), max(timed, key=timed.__getitem__)
     assert timed[slow] > 1.1 * timed[fast], "the toy's configs differ"
-    found = measurer.confirm([slow, fast], rounds=9)
+    found = measurer.finals([slow, fast], rounds=9)
     assert found.winner == fast and found.source == measurer.source and found.rounds == 9
     assert found.comparisons[slow.key].faster and 0 <= found.noise_floor < 0.2
-    assert found.contender(fast).ok and len(found.contender(fast).samples) == 9
+    assert found.finalist(fast).ok and len(found.finalist(fast).samples) == 9
 
 
 def test_a_finalist_that_does_not_hold_never_wins(measurer: Measurer, candidate: Make):
-    found = measurer.confirm([candidate(rows=8), candidate(fault="shared")], rounds=7)
+    found = measurer.finals([candidate(rows=8), candidate(fault="shared")], rounds=7)
     assert found.winner == candidate(rows=8)
-    assert not found.contender(candidate(fault="shared")).ok
+    assert not found.finalist(candidate(fault="shared")).ok
 
 
 def test_a_build_carries_source_cubin_plan_and_resources(measurer: Measurer, candidate: Make):
@@ -166,11 +166,11 @@ def test_a_planted_two_percent_is_found_and_a_wrong_kernel_is_not_compared(
 ):
     plain, slower, copy = candidate(), candidate(fault="slower"), candidate(fault="partial")
     with make_measurer(workload, kind="gpu", templates=templates, store=compiled, jobs=1, baselines=()) as m:
-        found = m.confirm([plain, slower, copy])
+        found = m.finals([plain, slower, copy])
         assert found.winner == plain and found.comparisons[slower.key].faster
         assert found.comparisons[slower.key].ratio == pytest.approx(1.02, abs=0.002)
-        assert found.contender(copy).status == "wrong" and copy.key not in found.comparisons
-        assert m.confirm([plain, candidate(clear=True)]).winner == plain
+        assert found.finalist(copy).status == "wrong" and copy.key not in found.comparisons
+        assert m.finals([plain, candidate(clear=True)]).winner == plain
 
 
 def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
@@ -180,9 +180,9 @@ def test_a_kernel_is_measured_on_the_view_that_its_template_computes(
     with make_measurer(conv, kind="gpu", templates=templates, store=compiled, baselines=("cublas",)) as m:
         right, wrong = m.submit(candidate()), m.submit(candidate(fault="wrong"))
         assert (right.result(HANG).status, wrong.result(HANG).status) == ("ok", "wrong")
-        found = m.confirm([candidate(), candidate(rows=2)], rounds=7)
-        assert found.winner == candidate() and len(found.contender(candidate()).checks) == 4
-        baseline = next(c for c in found.contenders if c.candidate is None)
+        found = m.finals([candidate(), candidate(rows=2)], rounds=7)
+        assert found.winner == candidate() and len(found.finalist(candidate()).checks) == 4
+        baseline = next(c for c in found.finalists if c.candidate is None)
         assert (baseline.name, baseline.status) == ("cublas", "invalid"), "it multiplies matrices"
         build = m.build(candidate())
         assert build.bound.computed == Matmul(20, 18, 16, dtype="float32") and build.bound.view is not None
@@ -217,7 +217,7 @@ def test_a_library_that_takes_the_process_down_costs_itself_and_no_other(
     monkeypatch.syspath_prepend(str(tmp_path))
     names = ("cublas", "torch", "cublaslt", "triton")
     with make_measurer(workload, kind="gpu", templates=templates, store=compiled, baselines=names) as m:
-        found = {c.name: c for c in m.confirm([candidate()], rounds=7).contenders}
+        found = {c.name: c for c in m.finals([candidate()], rounds=7).finalists}
         assert found["cublas"].ok and found["cublaslt"].ok and found[candidate().key].ok
         assert found["torch"].status == "run_error" and "SIGSEGV" in found["torch"].reason
         alone = {c.name: c for c in m.vendors()}

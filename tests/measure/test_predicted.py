@@ -104,10 +104,10 @@ def test_the_winner_is_executed_and_a_wrong_one_loses_to_the_next_best(
     with make_measurer(w, kind="predicted", templates=templates, store=compiled, jobs=1) as m:
         assert isinstance(m, PredictedMeasurer)
         m._chip.time = lambda build, cold: 1e-6 if build.candidate == wrong else 2e-6  # type: ignore[method-assign]
-        found = m.confirm([wrong, right], rounds=7)
-    assert found.winner == right and found.contender(right).checks[0].ok
-    assert found.contender(right).checks[0].by == "emulator" and found.contender(wrong).status == "wrong"
-    assert "expected" in found.contender(wrong).reason and found.verdict is None
+        found = m.finals([wrong, right], rounds=7)
+    assert found.winner == right and found.finalist(right).checks[0].ok
+    assert found.finalist(right).checks[0].by == "emulator" and found.finalist(wrong).status == "wrong"
+    assert "expected" in found.finalist(wrong).reason and found.verdict is None
 
 
 def test_large_workloads_are_executed_on_a_small_one_that_keeps_config_and_tails(

@@ -87,7 +87,7 @@ def test_progress_lines_say_how_far_what_was_found_and_that_times_are_estimates(
         "title: 3/10 trials, 0 s; best 1 us (estimate), 0.524 TFLOP/s, 2.00x the default; 2 ok, 1 wrong"
     )
     assert plain("title", progress(phase="prepare")) == "title: preparing the search"
-    assert "finalists" in plain("title", progress(phase="confirm")) and "(estimate)" not in plain(
+    assert "finalists" in plain("title", progress(phase="finals")) and "(estimate)" not in plain(
         "t", progress(source="measured")
     )
     assert progress().curve == [(1, 2e-6), (2, 1e-6)]

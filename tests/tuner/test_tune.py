@@ -28,7 +28,7 @@ def test_a_winner_is_found_checked_emitted_kept_and_found_again(home, templates)
     seen = []
     kernel = tune(templates, on_trial=lambda p: seen.append((p.phase, p.trials)))
     assert kernel.match == "exact" and not kernel.measured and kernel.winner.trials == 12 and kernel.winner.complete
-    assert [seen[0][0], seen[1][0]] == ["prepare", "search"] and seen[-1] == ("done", 12) and ("confirm", 12) in seen
+    assert [seen[0][0], seen[1][0]] == ["prepare", "search"] and seen[-1] == ("done", 12) and ("finals", 12) in seen
     assert sorted(os.listdir(kernel.path)) == ["kernel.cu", "kernel.cubin", "launch.json"]
     assert kernel.path.is_relative_to(home / "kernels" / "predicted" / CHIP)
     assert "an analytic model's, not a measurement" in kernel.source and kernel.verdict["ours"] == "unknown"
@@ -187,10 +187,10 @@ def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home
     def slower(self, candidates, **more):  # as when the trials were lucky
         found = confirm(self, candidates, **more)
         return replace(
-            found, contenders=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.contenders)
+            found, finalists=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.finalists)
         )
 
-    monkeypatch.setattr(PredictedMeasurer, "confirm", slower)
+    monkeypatch.setattr(PredictedMeasurer, "finals", slower)
     target = f"{1.2 * fast.seconds * 1e9}ns"  # the trials get there, the confirmations never do
     kernel = tune(templates, trials=40, target=target, force=True, on_trial=lambda p: goals.append(p.goal))
     assert kernel.winner.budget["ended"] == "trials" and kernel.winner.trials == 40
