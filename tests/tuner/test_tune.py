@@ -182,10 +182,10 @@ def test_a_target_out_of_reach_leaves_the_other_bounds(home, templates):
 
 def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home, templates, monkeypatch):
     fast = tune(templates, trials=40)
-    confirm, goals = PredictedMeasurer.confirm, []
+    finals, goals = PredictedMeasurer.finals, []
 
     def slower(self, candidates, **more):  # as when the trials were lucky
-        found = confirm(self, candidates, **more)
+        found = finals(self, candidates, **more)
         return replace(
             found, finalists=tuple(replace(c, samples=tuple(1.5 * s for s in c.samples)) for c in found.finalists)
         )
