@@ -17,7 +17,7 @@ from ..measure.finals import Finals
 from ..measure.protocol import Measurer
 from ..store.records import Record, Records
 from ..trial import Candidate, Measurement, Pruner
-from .budget import OnTrial, Progress
+from .budget import OnTrial, Progress, silent
 
 if TYPE_CHECKING:
     from ..search.tuner import Tuner
@@ -45,7 +45,7 @@ class Loop:
     """
 
     def __init__(
-        self, tuner: Tuner, measurer: Measurer, records: Records, progress: Progress, on_trial: OnTrial | None = None
+        self, tuner: Tuner, measurer: Measurer, records: Records, progress: Progress, on_trial: OnTrial = silent
     ) -> None:
         self.tuner, self.measurer, self.records = tuner, measurer, records
         self.progress, self.on_trial = progress, on_trial
@@ -88,8 +88,7 @@ class Loop:
         except KeyboardInterrupt:
             self.ended = "interrupted"
             log.warning("interrupted after %d trials; keeping the best of them", self.progress.trials)
-            for future in [f for flight in self._in_flight for f in flight]:
-                future.cancel()
+            self._cancel_all()
             while self._in_flight:
                 self._tell(self._in_flight.popleft())
         except MeasureError as error:
@@ -105,7 +104,8 @@ class Loop:
 
         WrongResult when no config that has a time computed the right thing.
         """
-        self._phase("finals")
+        self.progress.phase = "finals"
+        self.on_trial(self.progress)
         failed: set[Candidate] = set()
         finals: Finals | None = None
         for _ in range(CONFIRMATIONS):
@@ -117,19 +117,16 @@ class Loop:
             if finals.winner is not None:
                 return finals
             failed.update(finalists)
-        reasons = (
-            [
-                c.reason or next((k.detail for k in c.checks if not k.ok), c.status)
-                for c in finals.finalists
-                if c.candidate
-            ]
-            if finals
-            else []
-        )
+        first_failed = next((f for f in finals.finalists if f.candidate), None) if finals else None
+        if first_failed is not None:
+            details = (c.detail for c in first_failed.checks if not c.ok)
+            why = f"the fastest failed: {first_failed.reason or next(details, first_failed.status)}"
+        else:
+            why = next((f"{s}: {r}" for s, r in self.progress.reasons.items() if r), "none was timed")
         counts = ", ".join(f"{n} {s}" for s, n in self.progress.statuses.most_common()) or "none tried"
         raise WrongResult(
-            f"no config of {self.progress.workload.key} gave a checked kernel on {self.progress.device.name} ({counts})"
-            + (f"; the fastest failed: {reasons[0]}" if reasons else f"; {self._first_reason()}")
+            f"no config of {self.progress.workload.key} gave a checked kernel on {self.progress.device.name} "
+            f"({counts}); {why}"
         )
 
     def _finalists(self, failed: set[Candidate]) -> list[Candidate]:
@@ -151,8 +148,7 @@ class Loop:
         used = self.progress.resumed + self._asked
         if self._late():
             self.ended = "seconds"
-            for future in [f for flight in self._in_flight for f in flight]:
-                future.cancel()
+            self._cancel_all()
             return []
         best, goal = self.tuner.best, self.progress.goal
         if goal is not None and best is not None and best.time <= goal:
@@ -213,8 +209,7 @@ class Loop:
         pending = set(batch)
         while pending:
             _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-            if self.on_trial is not None:
-                self.on_trial(self.progress)
+            self.on_trial(self.progress)
             if self._late():
                 for future in pending:
                     future.cancel()
@@ -228,10 +223,6 @@ class Loop:
                 measurements.append(future.result())
         self.tuner.tell(measurements)
 
-    def _phase(self, name: str) -> None:
-        self.progress.phase = name
-        if self.on_trial is not None:
-            self.on_trial(self.progress)
-
-    def _first_reason(self) -> str:
-        return next((f"{s}: {r}" for s, r in self.progress.reasons.items() if r), "none was timed")
+    def _cancel_all(self) -> None:
+        for future in [f for batch in self._in_flight for f in batch]:
+            future.cancel()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int) -> Winner:
-    """What is published of a finals that has a winner. ``ended``: why the search stopped."""
+    """What is published of finals that have a winner. ``ended``: why the search stopped."""
     chosen = finals.winner
     assert chosen is not None
     build, finalist = measurer.build(chosen), finals.finalist(chosen)
@@ -56,7 +56,7 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
 
 
 def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
-    """What a finals says, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
+    """What finals say, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
     ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
     versus = finals.verdict
     ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"

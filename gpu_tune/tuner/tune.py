@@ -28,8 +28,7 @@ from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..trial import MEASURED, Measurement
 from ..workload import Workload, require_workload
-from .budget import Budget, OnTrial, Progress
-from .goal import SpeedGoal
+from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .loop import Loop
 from .publish import make_winner
 
@@ -73,7 +72,7 @@ def tune(
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
     require_workload(workload)
-    explicit = opened(store)
+    explicit, tell = opened(store), on_trial or silent
     with contextlib.ExitStack() as open_:
         cluster: Cluster | None = None
         if executor:  # the workers, not this machine, say what device it is
@@ -103,8 +102,7 @@ def tune(
         records.prepare()
         open_.callback(records.close)
         progress = Progress(workload, device, source, budget)
-        if on_trial is not None:
-            on_trial(progress)
+        tell(progress)
         history = records.read(source)  # of every chip: what is told apart is left to the models
         spaces = [b.space() for b in bound]
         tuner = Tuner(spaces=spaces, seed=seed, history=history, pipelined=True)
@@ -113,7 +111,7 @@ def tune(
             _resume(tuner, comparable, bound, progress)
         options: dict[str, Any] = {"jobs": jobs, "seed": seed, "seen": tuner.observations}
         measurer = open_.enter_context(open_measurer(bound, source, cluster=cluster, **options))
-        loop = Loop(tuner, measurer, records, progress, on_trial)
+        loop = Loop(tuner, measurer, records, progress, tell)
         if stored is None:
             if budget.target is not None:
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()
@@ -134,8 +132,7 @@ def tune(
     except StoreError as error:
         log.error("%s; the kernel was not kept", error)
         path = None
-    if on_trial is not None:
-        on_trial(progress)
+    tell(progress)
     return TunedKernel(winner, path=path)
 
 

@@ -254,7 +254,7 @@ def broken(setup: object) -> object:
 
 
 def test_a_child_that_cannot_be_set_up_is_gone_before_the_next_request():
-    child = Child("tests.measure.test_faults:broken", {"some": "setup"})
+    child = Worker("tests.measure.test_faults:broken", {"some": "setup"})
     for restarts in (0, 1, 2):
         with pytest.raises(MeasureError, match="no such thing"):
             child.ask("anything", HANG)
