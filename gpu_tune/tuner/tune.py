@@ -7,10 +7,11 @@ winner in the store, and answers from the store when the winner there has had at
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import re
+import statistics
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,22 @@ from .. import dispatch
 from ..cuda import nvml, nvrtc
 from ..cuda.device import Device, by_name
 from ..errors import InvalidInput, StoreError
+from ..kernel.emit import emit
 from ..kernel.kernel import TunedKernel
+from ..measure.finals import Finals
+from ..measure.protocol import Measurer
 from ..measure.select import open_measurer, select_device
 from ..search.tuner import Tuner
 from ..store.records import Record, Records
 from ..store.store import Store, Winner, lookup, opened
+from ..store.winner import Compiler
 from ..templates.base import Template
 from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
-from ..trial import MEASURED, Measurement
+from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .loop import Loop
-from .publish import make_winner
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
@@ -122,7 +126,7 @@ def tune(
             finals = loop.finals(stored.finalists)
             ended = str(stored.budget.get("ended", ""))
             winner = make_winner(tuner, measurer, finals, progress, ended, stored.seed)
-            winner = dataclasses.replace(
+            winner = replace(
                 winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
             )
     progress.phase = "done"
@@ -176,3 +180,80 @@ def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTempla
     progress.resumed = len(last)
     progress.earlier_seconds = sum(end - start for start, end in spans.values())
     tuner.tell(r.measurement for r in last.values())
+
+
+def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int) -> Winner:
+    """What is published of finals that have a winner. ``ended``: why the search stopped."""
+    chosen = finals.winner
+    assert chosen is not None
+    build, finalist = measurer.build(chosen), finals.finalist(chosen)
+    told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
+    limits = progress.budget
+    winner = Winner.of(
+        build.bound,
+        chosen.config,
+        build.rendered,
+        build.cubin,
+        source=progress.source,
+        seconds=statistics.median(finalist.samples),
+        samples=finalist.samples,
+        verdict=verdict_of(finals, tuner.defaults),
+        resources=build.resources,
+        policy=told.policy if told else Policy(),
+        compiler=Compiler("nvrtc", build.nvrtc),
+        options=nvrtc.all_options(progress.device.arch),
+        environment=dict(finals.environment or (told.environment if told else {})),
+        finalists=tuple(c.candidate for c in finals.finalists if c.candidate is not None and c.ok),
+        seed=seed,
+        trials=progress.trials,
+        spent=progress.seconds,
+        complete=ended not in ("interrupted", "device lost"),
+        budget={
+            "trials": limits.trials,
+            "seconds": limits.seconds,
+            "effort": limits.effort,
+            "target": str(limits.target) if limits.target else None,
+            "ended": ended,
+        },
+    )
+    return replace(winner, code=emit(winner))
+
+
+def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
+    """What finals say, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
+    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
+    versus = finals.verdict
+    ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
+    verdict: dict[str, Any] = {
+        "text": str(finals),
+        "ours": ours,
+        "vendor": finals.vendor,
+        "rule": finals.rule,
+        "noise_floor": finals.noise_floor,
+        "rounds": finals.rounds,
+        "tied": len(finals.tied),
+        "finalists": [
+            {
+                "name": c.name,
+                "label": c.label,
+                "seconds": statistics.median(c.samples) if c.samples else None,
+                "status": c.status,
+                "reason": c.reason,
+            }
+            for c in finals.finalists
+        ],
+        "checks": [asdict(check) for c in finals.finalists if c.candidate == finals.winner for check in c.checks],
+    }
+    if versus is not None:
+        verdict.update(ratio=versus.ratio, low=versus.low, high=versus.high, confidence=versus.confidence)
+    timed = [c for c in finals.finalists if c.candidate in defaults and c.ok]
+    if timed:
+        default = min(timed, key=lambda c: statistics.median(c.samples))
+        against = finals.comparisons.get(default.name)
+        verdict["default"] = {
+            "name": default.name,
+            "seconds": statistics.median(default.samples),
+            "speedup": against.ratio if against else 1.0,
+            "text": str(against) if against else "is the winner",
+        }
+    return verdict
