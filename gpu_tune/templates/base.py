@@ -174,10 +174,8 @@ def _environment(folder: Path) -> jinja2.Environment:
 def _family_hash(folder: Path, name: str) -> str:
     digest = hashlib.sha256()
     own = (folder / f"{name}.cu.j2", folder / f"{name}.py")
-    shared = [
-        p for p in FOLDER.glob("*.py") if not p.with_suffix(".cu.j2").exists() and p.stem not in ("__init__", "base")
-    ]
-    for path in (*own, *sorted(shared), *sorted((FOLDER / "parts").rglob("*"))):
+    for path in (*own, *sorted((FOLDER / "lib").rglob("*.py")), *sorted((FOLDER / "parts").rglob("*.j2"))):
         if path.is_file():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+            where = path.relative_to(FOLDER) if path.is_relative_to(FOLDER) else Path(path.name)
+            digest.update(str(where).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -17,7 +17,7 @@ from ..plan import LaunchPlan
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once
 from .lib.direct import seeds
 from .lib.direct import tiles as tile
 from .lib.direct.constraints import CONSTRAINTS
@@ -61,6 +61,7 @@ KNOBS = (
 
 
 @functools.lru_cache(maxsize=256)
+@derived_once
 def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
     """What the source sees as ``launch``."""
     tiles_k, tiles_p, tiles_q = tile.tiles(c, w)

@@ -16,7 +16,7 @@ from ..cuda.device import Device
 from ..space.knob import Constraint, Knob
 from ..workload import FP8
 from .base import Template
-from .lib.common import ceil_div
+from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints, threads
 from .lib.mma.derived import derived, image_loader, loader
@@ -122,6 +122,7 @@ def _supports(w: Any, device: Device) -> bool | str:
     return True
 
 
+@derived_once
 def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
     nhwc, channels, area = w.layout == "nhwc", w.k // w.groups, w.p * w.q
     wide, product, (a, b) = w.n * w.k * area >= 2**31, problem(w), operands(config, w)

@@ -17,7 +17,7 @@ from ..plan import Im2Col, LaunchPlan, TensorMapArg
 from ..space.knob import Config, Constraint
 from ..workload import ITEMSIZE
 from .base import Template
-from .lib.common import ceil_div
+from .lib.common import ceil_div, derived_once
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
@@ -61,6 +61,7 @@ def problem(w: Any) -> tiles.Problem:
     return tiles.Problem(w.n * w.p * w.q, w.k, 1, w.k, lambda c: w.r * w.s * _channel_tiles(c, w))
 
 
+@derived_once
 def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
     g = derived.derived(c, w, device, problem(w), {"a": False, "b": False})
     about = derived.about(c, g)

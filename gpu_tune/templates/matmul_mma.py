@@ -13,6 +13,7 @@ from ..cuda.device import Device
 from ..reference.numerics import Numerics
 from ..workload import FP8, Workload
 from .base import Template
+from .lib.common import derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
 from .lib.mma.derived import derived, loader
@@ -42,6 +43,7 @@ def _supports(w: Any, device: Device) -> bool | str:
     return True
 
 
+@derived_once
 def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
     threads = Shape.of(config, w.dtype, promotes(w, device)).threads
     a, b = operands(config, w)

@@ -16,7 +16,7 @@ from ..cuda.device import Device
 from ..plan import LaunchPlan
 from ..space.knob import Knob
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once
 from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
 from .lib.simt.constraints import CONSTRAINTS
@@ -57,6 +57,7 @@ KNOBS = (
 
 
 @functools.lru_cache(maxsize=256)
+@derived_once
 def derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
     """What the source sees as ``launch``."""
     tiles_m, tiles_n = tile.tiles(config, w)

@@ -19,7 +19,7 @@ from ..reference.numerics import Numerics
 from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template
-from .lib.common import ceil_div
+from .lib.common import ceil_div, derived_once
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.launch import Transposed
 
@@ -43,6 +43,7 @@ def problem(w: Any) -> tiles.Problem:
     return tiles.Problem(w.m, w.n, w.batch, w.ldc, lambda c: ceil_div(w.k, c["block_k"]))
 
 
+@derived_once
 def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}

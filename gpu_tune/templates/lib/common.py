@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ...cuda.device import Device
 from ...plan import Arg, BufferArg, ScalarArg
 from ...workload import Workload
@@ -10,6 +12,9 @@ STATIC_LIMIT = 49152
 """Bytes of shared memory that a kernel may declare statically; more is declared extern."""
 INDEX_LIMIT = 2**31 - 2**20
 """int indices reach up to here, with room for the last block's overhang."""
+
+derived_once = functools.lru_cache(maxsize=8)
+"""Decorates a family's derived values: source and launch plan of a config share them."""
 
 
 def ceil_div(a: int, b: int) -> int:

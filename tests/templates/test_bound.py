@@ -1,0 +1,64 @@
+"""A bound template: what it renders, and how often; what its identity is made of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import InvalidConfig, Unsupported
+from gpu_tune.templates import base
+from gpu_tune.templates.registry import bind, registry
+from gpu_tune.workload import Conv2d, Matmul
+
+H200 = by_name("nvidia-h200")
+WORKLOADS = (
+    Matmul(512, 384, 256, dtype="float16", layout="nt", epilogue="bias+gelu"),
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16"),
+)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.op)
+def test_source_and_plan_of_a_config_share_what_is_derived(workload: Matmul | Conv2d) -> None:
+    counted = [b for b in bind(workload, H200) if hasattr(b.template.derive, "cache_info")]
+    assert len(counted) >= 3
+    for bound in counted:
+        before = bound.template.derive.cache_info().misses  # type: ignore[attr-defined]
+        config = bound.default().replace()
+        rendered = bound.render(config)
+        assert bound.template.derive.cache_info().misses <= before + 1  # type: ignore[attr-defined]
+        assert rendered.plan.kernels[0].kernel in rendered.source
+
+
+def test_a_view_is_computed_where_the_workload_itself_is_not() -> None:
+    pointwise = Conv2d(2, 64, 14, 14, 128, 1, 1, layout="nhwc", dtype="float16")
+    by = {b.name: b for b in bind(pointwise, H200)}
+    matmul, direct = by["matmul_mma"], by["conv2d_direct"]
+    assert matmul.workload == direct.computed == pointwise and isinstance(matmul.computed, Matmul)
+    assert direct.view is None and matmul.view is not None and matmul.view.workload == matmul.computed
+    assert matmul.space().declared is matmul and matmul.on(WORKLOADS[0]).computed == WORKLOADS[0]
+    with pytest.raises(Unsupported, match="no template computes"):
+        bind(pointwise, H200, {})
+
+
+def test_an_invalid_config_is_refused_with_every_rule_it_breaks() -> None:
+    bound = bind(WORKLOADS[0], H200)[0]
+    with pytest.raises(InvalidConfig, match=f"{bound.name} config .*unknown knob 'typo'"):
+        bound.render(bound.default().replace(typo=1))
+
+
+@pytest.mark.parametrize("changed", ["lib/common.py", "lib/wgmma/tiles.py", "parts/common/epilogue.cuh.j2"])
+def test_what_families_share_is_part_of_their_identity(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "templates"
+    shutil.copytree(base.FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(base, "FOLDER", copy)
+    identity = base._family_hash.__wrapped__
+    before = {name: identity(copy, name) for name in registry()}
+    assert before == {name: registry()[name].hash() for name in registry()} and len(set(before.values())) == len(before)
+    with (copy / changed).open("a") as file:
+        file.write("\n")
+    assert all(identity(copy, name) != before[name] for name in registry())
