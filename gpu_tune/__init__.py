@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         WrongResult,
     )
     from .kernel.kernel import EmulatedResult, TunedKernel
-    from .search.tuner import Tuner
+    from .search.search import Tuner
     from .store.records import Records
     from .store.store import Store
     from .tuner.tune import tune
@@ -61,7 +61,7 @@ _HOMES = {
     "kernel.kernel": ("EmulatedResult", "TunedKernel"),
     "store.records": ("Records",),
     "store.store": ("Store",),
-    "search.tuner": ("Tuner",),
+    "search.search": ("Tuner",),
     "tuner.tune": ("tune",),
     "workload": ("Conv2d", "Matmul"),
 }

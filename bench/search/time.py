@@ -23,7 +23,7 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.search.search import Search
 from gpu_tune.space.knob import Constraint, Knob
-from gpu_tune.space.space import GridSpace
+from gpu_tune.space.space import Space
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
@@ -31,7 +31,7 @@ from gpu_tune.trial import PREDICTED, Measurement
 from gpu_tune.workload import Matmul
 
 
-def made_up() -> GridSpace:
+def made_up() -> Space:
     """12 knobs, four constraints that tie them together, about 10^8 valid configs."""
     powers = tuple(1 << i for i in range(8))
     knobs = [Knob(f"k{i}", powers if i < 8 else (0, 1, 2, 3), "") for i in range(12)]
@@ -41,7 +41,7 @@ def made_up() -> GridSpace:
         Constraint("shared", ("k3", "k4", "k5"), lambda c, w, d: c["k3"] * c["k4"] <= 4096 * c["k5"], ""),
         Constraint("registers", ("k5", "k6", "k7"), lambda c, w, d: c["k5"] * c["k6"] <= 16 * c["k7"], ""),
     ]
-    return GridSpace("made-up", knobs, rules)
+    return Space("made-up", knobs, rules)
 
 
 def seconds(space: Any, trials: int, seed: int = 0) -> list[float]:

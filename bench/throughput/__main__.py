@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_tune.measure.select import make_measurer
-from gpu_tune.search.tuner import Tuner
+from gpu_tune.search.search import Tuner
 from gpu_tune.store.records import Records
 from gpu_tune.trial import MEASURED
 from gpu_tune.tuner.budget import Budget, Progress

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gpu_tune.cuda.device import KNOWN, Device
 from gpu_tune.errors import CorruptData, InvalidInput
-from gpu_tune.space.features import NAMES, Encoder, LaunchSummary, launch_features
+from gpu_tune.space.features import Encoder, LaunchSummary, launch_features
 from gpu_tune.space.knob import Knob
 from gpu_tune.store.interchange import files
 from gpu_tune.workload import ITEMSIZE, Matmul
@@ -90,12 +90,15 @@ def describe(shapes: Sequence[Shape]) -> tuple[list[NDArray[np.float32]], tuple[
     values = [sorted({config[i] for s in shapes for config in s.runs}) for i in range(len(KNOBS))]
     encoder = Encoder([Knob(name, tuple(v), name) for name, v in zip(KNOBS, values)])
     place = [{value: i for i, value in enumerate(v)} for v in values]
-    out = []
+    out: list[NDArray[np.float32]] = []
+    names = encoder.names
     for s in shapes:
         rows = np.array([[p[v] for p, v in zip(place, config)] for config in s.runs], dtype=np.uint16)
         hardware = [launch_features(launch(c, s.workload), s.workload, s.device) for c in s.runs]
-        out.append(np.concatenate([encoder(rows), np.array(hardware, dtype=np.float32)], axis=1))
-    return out, (*encoder.names, *NAMES)
+        own = np.array([list(h.values()) for h in hardware], dtype=np.float32)
+        out.append(np.concatenate([encoder(rows), own], axis=1))
+        names = [*encoder.names, *hardware[0]]
+    return out, tuple(names)
 
 
 def launch(config: Config, w: Matmul) -> LaunchSummary:

@@ -90,7 +90,7 @@ def _load(file: str, template: str | None, key: str | None, chip: str | None) ->
 
 def _search(space: Any, trials: int, seed: int) -> list[float]:
     """Best share of the optimum's speed after each trial of a search."""
-    from ..search.tuner import Tuner
+    from ..search.search import Tuner
 
     tuner = Tuner(spaces=[space], seed=seed)
     curve: list[float] = []

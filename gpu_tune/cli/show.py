@@ -113,7 +113,7 @@ def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int,
 def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str, Any]:
     """What is known of the search for one workload, from the records."""
     from ..report.search_facts import explain
-    from ..search.tuner import Tuner
+    from ..search.search import Tuner
 
     chosen, source = select_device(device)
     records = Records().read(source)
@@ -129,7 +129,7 @@ def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str
         "source": source,
         "records": len(records),
         "best": {"key": tuner.best.candidate.key, "seconds": tuner.best.time} if tuner.best else None,
-        **explain(tuner.search),
+        **explain(tuner),
         "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
     }
 

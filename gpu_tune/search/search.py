@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidConfig, InvalidInput, require
 from ..model.transfer import gather, suggest
 from ..space.knob import Config
 from ..space.space import Space
+from ..store.records import Record
+from ..templates.base import Template
+from ..templates.registry import bind
 from ..trial import Candidate, Measurement
+from ..workload import Workload
 from .observations import KindPruner, kinds, stopped
-from .space_search import Settings, SpaceSearch
+from .space_search import PIPELINED, Settings, SpaceSearch
 
 BATCH = 16
 FINAL_BEST, FINAL_WITHIN = 5, 0.03
@@ -184,3 +189,39 @@ class Search:
             share[name] += 1
             tried[name] += 1
         return share
+
+
+class Tuner(Search):
+    """The open loop: ``ask`` for candidates, measure them however you like, ``tell`` how they ended.
+
+    For a workload (then the spaces are those of every template that supports it or a view of it), or for any
+    ``spaces``, recorded ones included. Default configs and the templates' seeds come first. ``history`` are records of
+    any workload: the ranker learns from them. ``pipelined``: you ask for a batch before you
+    tell of the one before it.
+    """
+
+    def __init__(
+        self,
+        workload: Workload | None = None,
+        *,
+        device: Device | str | None = None,
+        spaces: Sequence[Space] | None = None,
+        seed: int = 0,
+        batch: int | None = None,
+        history: Iterable[Record] = (),
+        templates: Mapping[str, Template] | None = None,
+        pipelined: bool = False,
+    ) -> None:
+        if spaces is None:
+            if workload is None:
+                raise InvalidInput(
+                    "Tuner", None, "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
+                )
+            device = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
+            spaces = [bound.space() for bound in bind(workload, device, templates)]
+        settings = PIPELINED if pipelined else Settings()
+        batch = BATCH if batch is None else batch
+        super().__init__(tuple(spaces), seed=seed, batch=batch, history=history, settings=settings)
+        self.workload, self.device = workload, device
+        starts = [(s.name, s.default()) for s in self.spaces]
+        self.defaults = frozenset(Candidate(name, config) for name, config in starts if config is not None)

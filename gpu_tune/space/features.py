@@ -35,54 +35,6 @@ LINE = 1 << 16
 pages apart also meet in the same parts of the caches."""
 STRIP = 8
 """Tiles high that the strips are taken to be in which blocks follow one another."""
-NAMES = (
-    "log2 threads",
-    "log2 shared bytes",
-    "accumulators",
-    "resident blocks",
-    "occupancy",
-    "log2 blocks",
-    "log2 waves",
-    "last wave share",
-    "log2 workspace",
-    "kernels",
-    "cluster",
-    "log2 outputs per block",
-    "log2 outputs per thread",
-    "tile intensity",
-    "log2 tile ratio",
-    "padded work",
-    "log2 L2 bytes",
-    "L2 bytes per useful byte",
-    "log2 k steps",
-    "log2 bytes in flight",
-    "log2 shared bytes read",
-    "compute bound",
-    "log2 bound seconds",
-    "log2 M",
-    "log2 N",
-    "log2 K",
-    "log2 batch",
-    "item bytes",
-    "out bytes",
-    "log2 flops",
-    "log2 intensity",
-    "SMs",
-    "log2 bandwidth per SM",
-    "log2 flops per byte of device",
-    "shared bytes per SM",
-    "L2 bytes",
-    "padded k",
-    "A transposed",
-    "B transposed",
-    "log2 A alignment",
-    "log2 B alignment",
-    "SM balance",
-    "log2 blocks per SM",
-    "log2 memory bytes per useful byte",
-    "log2 memory time over least time",
-    "log2 wave bytes per L2 byte",
-)
 _TILES = {
     "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
     "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
@@ -167,11 +119,9 @@ class Declaration(Protocol):
 
 
 def hardware(declared: Declaration, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
-    """Features (n, f) float32 and their names. Configs must be valid."""
-    rows = [config_features(declared, config) for config in configs]
-    own = sorted(declared.features(configs[0])) if configs else []
-    names = [*NAMES, *(f"{declared.name} {n}" for n in own)]
-    return np.array(rows, dtype=np.float32).reshape(len(configs), len(names)), names
+    """Features (n, f) float32 and their names. Configs must be valid, at least one."""
+    features = [config_features(declared, config) for config in configs]
+    return np.array([list(f.values()) for f in features], dtype=np.float32), list(features[0])
 
 
 @dataclass(frozen=True)
@@ -196,8 +146,8 @@ class LaunchSummary:
     kind: str = ""
 
 
-def config_features(declared: Declaration, config: Config) -> list[float]:
-    """One config's features in the order of NAMES, then the template's own by name."""
+def config_features(declared: Declaration, config: Config) -> dict[str, float]:
+    """One config's features by name: those of ``launch_features``, then the template's own."""
     estimate, plan, workload = declared.estimate(config), declared.plan(config), declared.computed
     main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
     m, n, _, batch = gemm_shape(workload)
@@ -218,12 +168,12 @@ def config_features(declared: Declaration, config: Config) -> list[float]:
         kernels=len(plan.steps),
         cluster=math.prod(main.cluster),
     )
-    own = declared.features(config)
-    return [*launch_features(launch, workload, declared.device), *(float(own[name]) for name in sorted(own))]
+    own = {f"{declared.name} {name}": float(value) for name, value in sorted(declared.features(config).items())}
+    return {**launch_features(launch, workload, declared.device), **own}
 
 
-def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -> list[float]:
-    """Features in the order of NAMES from plain numbers: for configs of this project's templates and for those of any
+def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -> dict[str, float]:
+    """Features by name from plain numbers: for configs of this project's templates and for those of any
     other tiled matrix product."""
     m, n, k, batch = gemm_shape(workload)
     item, out_item = ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype]
@@ -245,51 +195,54 @@ def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -
     peak = device.peak_flops(launch.kind or PEAK_KIND[workload.dtype]) or device.peak_flops("fp32")
     compute = workload.flops * padded / peak / (waves / math.ceil(waves)) if waves else 0.0
     memory = through_l2 / (4.0 * device.bandwidth)
-    return [
-        _log(launch.threads),
-        _log(launch.shared_bytes),
-        float(launch.accumulators),
-        float(resident),
-        resident * launch.threads / device.threads_per_sm,
-        _log(launch.blocks),
-        _log(waves),
-        waves / math.ceil(waves),
-        _log(launch.workspace_bytes),
-        float(launch.kernels),
-        float(launch.cluster),
-        _log(outputs),
-        _log(outputs / launch.threads),
-        tile_m * tile_n / (tile_m + tile_n),
-        _log(tile_m / tile_n),
-        padded,
-        _log(through_l2),
-        through_l2 / workload.bytes,
-        _log(k / (tile_k * split)),
-        _log(launch.stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
-        _log(through_shared),
-        compute / max(compute + memory, 1e-30),
-        _log(max(compute, memory)),
-        _log(m),
-        _log(n),
-        _log(k),
-        _log(batch),
-        float(item),
-        float(out_item),
-        _log(workload.flops),
-        _log(workload.flops / workload.bytes),
-        float(device.sm_count),
-        _log(device.bandwidth / device.sm_count),
-        _log(peak / device.bandwidth),
-        float(device.shared_bytes_per_sm),
-        float(device.l2_bytes),
-        math.ceil(k / (tile_k * split)) * tile_k * split / k,
-        *operands(workload),
-        launch.blocks / (device.sm_count * math.ceil(launch.blocks / device.sm_count)),
-        _log(math.ceil(launch.blocks / device.sm_count)),
-        _log(traffic / workload.bytes),
-        _log(traffic / device.bandwidth / max(workload.flops / peak, workload.bytes / device.bandwidth)),
-        _log(wave_bytes / device.l2_bytes),
-    ]
+    least = max(workload.flops / peak, workload.bytes / device.bandwidth)
+    return {
+        "log2 threads": _log(launch.threads),
+        "log2 shared bytes": _log(launch.shared_bytes),
+        "accumulators": float(launch.accumulators),
+        "resident blocks": float(resident),
+        "occupancy": resident * launch.threads / device.threads_per_sm,
+        "log2 blocks": _log(launch.blocks),
+        "log2 waves": _log(waves),
+        "last wave share": waves / math.ceil(waves),
+        "log2 workspace": _log(launch.workspace_bytes),
+        "kernels": float(launch.kernels),
+        "cluster": float(launch.cluster),
+        "log2 outputs per block": _log(outputs),
+        "log2 outputs per thread": _log(outputs / launch.threads),
+        "tile intensity": tile_m * tile_n / (tile_m + tile_n),
+        "log2 tile ratio": _log(tile_m / tile_n),
+        "padded work": padded,
+        "log2 L2 bytes": _log(through_l2),
+        "L2 bytes per useful byte": through_l2 / workload.bytes,
+        "log2 k steps": _log(k / (tile_k * split)),
+        "log2 bytes in flight": _log(launch.stages * (tile_m + tile_n) * tile_k * item * max(resident, 1)),
+        "log2 shared bytes read": _log(through_shared),
+        "compute bound": compute / max(compute + memory, 1e-30),
+        "log2 bound seconds": _log(max(compute, memory)),
+        "log2 M": _log(m),
+        "log2 N": _log(n),
+        "log2 K": _log(k),
+        "log2 batch": _log(batch),
+        "item bytes": float(item),
+        "out bytes": float(out_item),
+        "log2 flops": _log(workload.flops),
+        "log2 intensity": _log(workload.flops / workload.bytes),
+        "SMs": float(device.sm_count),
+        "log2 bandwidth per SM": _log(device.bandwidth / device.sm_count),
+        "log2 flops per byte of device": _log(peak / device.bandwidth),
+        "shared bytes per SM": float(device.shared_bytes_per_sm),
+        "L2 bytes": float(device.l2_bytes),
+        "padded k": math.ceil(k / (tile_k * split)) * tile_k * split / k,
+        **operands(workload),
+        "SM balance": launch.blocks / (device.sm_count * math.ceil(launch.blocks / device.sm_count)),
+        "log2 blocks per SM": _log(math.ceil(launch.blocks / device.sm_count)),
+        "log2 memory bytes per useful byte": _log(traffic / workload.bytes),
+        "log2 memory time over least time": _log(
+            traffic / device.bandwidth / max(workload.flops / peak, workload.bytes / device.bandwidth)
+        ),
+        "log2 wave bytes per L2 byte": _log(wave_bytes / device.l2_bytes),
+    }
 
 
 def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
@@ -300,7 +253,7 @@ def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
     return workload.n * workload.p * workload.q, workload.k // g, workload.c // g * workload.r * workload.s, g
 
 
-def operands(workload: Workload) -> tuple[float, float, float, float]:
+def operands(workload: Workload) -> dict[str, float]:
     """Of the matrix product's A and B: whether memory runs down their columns (1, a transposed matrix) or along their
     rows (0); then log2 of the bytes that each line of their memory is aligned to, at most ``LINE``. Which loads are
     possible, and whether they fill sectors, goes by these."""
@@ -313,7 +266,7 @@ def operands(workload: Workload) -> tuple[float, float, float, float]:
     else:  # channels x pixels
         a, b, strides = 1.0, 1.0, (workload.w, workload.c // workload.groups * workload.r * workload.s)
     first, second = (_log(math.gcd(stride * item, LINE)) for stride in strides)
-    return a, b, first, second
+    return {"A transposed": a, "B transposed": b, "log2 A alignment": first, "log2 B alignment": second}
 
 
 def distance(a: Workload, b: Workload) -> float:

@@ -55,19 +55,14 @@ class Rule:
         """The same for flat (row-major) indices over its own columns."""
         if self.points > _TABLE:
             unique, back = np.unique(flat, return_inverse=True)
-            known = np.fromiter((self._ask(int(i)) for i in unique), dtype=np.bool_, count=len(unique))
-            return known[back]
+            self._dict.update((i, self._call(i)) for i in unique.tolist() if i not in self._dict)
+            return np.array([self._dict[i] for i in unique.tolist()], dtype=np.bool_)[back]
         if self._table is None:
             self._table = np.full(self.points, -1, dtype=np.int8)
         missing = np.unique(flat[self._table[flat] < 0])
         for index in missing:
             self._table[index] = self._call(int(index))
         return self._table[flat] == 1
-
-    def _ask(self, index: int) -> bool:
-        if index not in self._dict:
-            self._dict[index] = self._call(index)
-        return self._dict[index]
 
     def _call(self, index: int) -> bool:
         return bool(self.holds(tuple(map(int, np.unravel_index(index, self.sizes)))))
@@ -347,20 +342,11 @@ class Grid:
         return out
 
     def _split(self) -> list[Component]:
-        parent = list(range(len(self.sizes)))
-
-        def find(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = i = parent[parent[i]]
-            return i
-
-        for rule in self.rules:
-            for column in rule.columns[1:]:
-                parent[find(column)] = find(rule.columns[0])
-        groups: dict[int, list[int]] = {}
-        for column in range(len(self.sizes)):
-            groups.setdefault(find(column), []).append(column)
+        groups = [{column} for column in range(len(self.sizes))]
+        for columns in (set(rule.columns) for rule in self.rules if rule.columns):
+            tied = [g for g in groups if g & columns]
+            groups = [*(g for g in groups if g not in tied), columns.union(*tied)]
         return [
-            Component(columns, self.sizes, [r for r in self.rules if r.columns and r.columns[0] in columns])
-            for columns in groups.values()
+            Component(sorted(g), self.sizes, [r for r in self.rules if r.columns and r.columns[0] in g])
+            for g in sorted(groups, key=min)
         ]

@@ -1,7 +1,6 @@
 """Spaces: the valid configs of a template for one workload on one device, or of any knobs and constraints.
 
-:class:`GridSpace` does the work on index rows (see ``grid``); its public face speaks configs. :class:`Space` is what a
-search asks of a space; everything here and ``gpu_tune.store.interchange.RecordedSpace`` keep it.
+:class:`Space` works on index rows (see ``grid``); its public face speaks configs. Recorded spaces are spaces as well.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,47 +40,12 @@ class Removed:
     points: int
 
 
-class Space(Protocol):
-    """What a search needs of a space. Rows are value indices, (n, knobs) uint16; all randomness comes from ``rng``."""
+class Space:
+    """The valid configs of ``knobs`` under ``constraints`` (called with workload and device None), or exactly ``rows``.
 
-    name: str
-    knobs: tuple[Knob, ...]
-    grid: Grid
-    listing: int
-    """A space of at most this many configs is scored whole; of a larger one a pool is drawn."""
-
-    def default(self) -> Config | None:
-        """The config an expert would start from, None without one."""
-
-    def seeds(self) -> list[Config]:
-        """Further good starts, valid ones only."""
-
-    def __contains__(self, config: object) -> bool:
-        """Whether it is a valid config."""
-
-    def rows(self, configs: Iterable[Config]) -> Rows:
-        """Index rows of configs."""
-
-    def configs(self, rows: Rows) -> list[Config]:
-        """Configs of index rows."""
-
-    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
-        """What the model sees: knob features, then hardware features where the space knows them."""
-
-    def coordinates(self, rows: Rows) -> NDArray[np.float32]:
-        """Rows as points of a unit cube (n, d), for distances and Gaussian processes."""
-
-    def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float) -> Rows:
-        """Valid children of the paired parents: uniform crossover, then mutation with ``rate`` per knob; some may be
-        dropped.
-        """
-
-    def steps(self, row: Rows) -> Rows:
-        """The valid neighbours of one row, nearest first."""
-
-
-class GridSpace:
-    """A space of ``knobs`` under ``constraints`` (called with workload and device None), or of exactly ``rows``."""
+    Rows are value indices, (n, knobs) uint16; all randomness comes from ``rng``. A space of at most ``listing`` configs
+    is scored whole by a search; of a larger one a pool is drawn.
+    """
 
     listing = 20_000
 
@@ -104,9 +68,11 @@ class GridSpace:
     # --- configs --------------------------------------------------------------------------------------------------
 
     def default(self) -> Config | None:
+        """The config an expert would start from, None without one."""
         return None
 
     def seeds(self) -> list[Config]:
+        """Further good starts, valid ones only."""
         return []
 
     def __contains__(self, config: object) -> bool:
@@ -163,12 +129,15 @@ class GridSpace:
         return np.array(out, dtype=np.uint16).reshape(-1, len(self.knobs))
 
     def configs(self, rows: Rows) -> list[Config]:
+        """Configs of index rows."""
         return [Config({k.name: k.values[i] for k, i in zip(self.knobs, row)}) for row in rows.tolist()]
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
+        """What a model sees (n, f), and its names: knob features, then hardware features where they are known."""
         return self.encoder(rows), list(self.encoder.names)
 
     def coordinates(self, rows: Rows) -> NDArray[np.float32]:
+        """Rows as points of a unit cube (n, d), for distances and Gaussian processes."""
         return self.encoder.coordinates(rows)
 
     def vary(self, a: Rows, b: Rows, rng: np.random.Generator, rate: float = 0.1) -> Rows:
@@ -228,7 +197,7 @@ class GridSpace:
         return Rule(constraint.name, columns, tuple(len(v) for v in values), holds)
 
 
-class TemplateSpace(GridSpace):
+class TemplateSpace(Space):
     """The valid configs of a declaration (a bound template), named after it."""
 
     listing = 1_500  # hardware features cost Python time for every config
@@ -243,7 +212,7 @@ class TemplateSpace(GridSpace):
         self.device: Device = device
 
     def default(self) -> Config | None:
-        """The template's default, or None where a constraint forbids it."""
+        """The template's default; None where a constraint forbids it."""
         config = self.declared.default()
         return config if config in self else None
 

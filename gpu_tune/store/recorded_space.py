@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptData, InvalidConfig
 from ..space.knob import Config, Knob
-from ..space.space import GridSpace
+from ..space.space import Space
 from ..trial import REPLAYED, Candidate, Measurement, Policy
 
 
@@ -64,7 +64,7 @@ class Recorded:
         return min(good, key=lambda t: t.time or 0.0)
 
 
-class RecordedSpace(GridSpace):
+class RecordedSpace(Space):
     """The space of exactly the recorded configs; ``measurement`` replays one."""
 
     def __init__(self, recorded: Recorded) -> None:

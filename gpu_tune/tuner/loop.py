@@ -20,7 +20,7 @@ from ..trial import Candidate, Measurement, Pruner
 from .budget import OnTrial, Progress, silent
 
 if TYPE_CHECKING:
-    from ..search.tuner import Tuner
+    from ..search.search import Tuner
 
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,6 @@ from ..kernel.kernel import TunedKernel
 from ..measure.finals import Finals
 from ..measure.protocol import Measurer
 from ..measure.select import open_measurer, select_device
-from ..search.tuner import Tuner
 from ..store.records import Record, Records
 from ..store.store import Store, Winner, lookup, opened
 from ..store.winner import Compiler
@@ -38,6 +37,7 @@ from .loop import Loop
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
+    from ..search.search import Tuner
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ def tune(
         progress = Progress(workload, device, source, budget)
         tell(progress)
         history = records.read(source)  # of every chip: what is told apart is left to the models
+        from ..search.search import Tuner  # LightGBM loads here, not where the store answers
+
         spaces = [b.space() for b in bound]
         tuner = Tuner(spaces=spaces, seed=seed, history=history, pipelined=True)
         if not force:

@@ -14,7 +14,7 @@ import pytest
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import CorruptData, GpuTuneError, InvalidInput
-from gpu_tune.space.features import NAMES, LaunchSummary, launch_features
+from gpu_tune.space.features import LaunchSummary, launch_features
 from gpu_tune.workload import Matmul
 
 ROOT = Path(__file__).parents[2]
@@ -119,15 +119,15 @@ def test_a_log_becomes_products_with_median_times(tmp_path: Path) -> None:
     assert half.times()[0] == 2e-3 and np.isnan(half.times()[1]) and half.vendor_seconds == 4e-3
     assert AUTOHEURISTIC.vendor([half, single]) == pytest.approx({"shapes": 1, "wins": 1.0, "ratio": 2.0})
     features, names = AUTOHEURISTIC.describe([half, single])
-    assert [len(x) for x in features] == [2, 1] and names[-len(NAMES) :] == NAMES
+    device, launch = by_name("nvidia-a100"), AUTOHEURISTIC.launch(two, half.workload)
+    computed = launch_features(launch, half.workload, device)
+    assert [len(x) for x in features] == [2, 1] and names[-len(computed) :] == (*computed,)
     assert features[0][1, names.index("log2 stages")] == np.log2(two[3])
-    device = by_name("nvidia-a100")
-    launch = AUTOHEURISTIC.launch(two, half.workload)
-    own = features[0][1, -len(NAMES) :]
+    own = features[0][1, -len(computed) :]
     assert launch == LaunchSummary(128, 12, (two[0] + two[2]) * two[1] * 2 * (two[3] - 1), 4, 16, 32, two[1], two[3])
-    assert own.tolist() == np.array(launch_features(launch, half.workload, device), dtype=np.float32).tolist()
-    column = NAMES.index("log2 flops per byte of device")
-    assert features[1][0, -len(NAMES) :][column] == np.float32(np.log2(device.peak_flops("tf32") / device.bandwidth))
+    assert own.tolist() == np.array([*computed.values()], dtype=np.float32).tolist()
+    ratio = features[1][0, names.index("log2 flops per byte of device")]
+    assert ratio == np.float32(np.log2(device.peak_flops("tf32") / device.bandwidth))
 
 
 GOOD = line(96, 72, 40, name(CONFIGS[0]), 1.0)

@@ -12,7 +12,7 @@ from gpu_tune.search.observations import LEAST, ExcludedValue, diversify, patien
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.space.knob import Config, Constraint, Knob
-from gpu_tune.space.space import GridSpace
+from gpu_tune.space.space import Space
 from gpu_tune.trial import MEASURED, Candidate, Measurement, Resources
 from tests.helpers.searching import result, toy_space
 
@@ -89,7 +89,7 @@ def test_values_are_excluded_that_the_best_agree_on_most() -> None:
 
 def test_a_stalled_search_excludes_values_in_turn_for_a_third_of_its_slots_until_a_gain() -> None:
     knobs = [Knob(name, tuple(range(1, 9)), "") for name in "abcd"]
-    space = GridSpace("toy", knobs)
+    space = Space("toy", knobs)
     search = Search([space], seed=0, settings=Settings(early_until=0))
     own = search.settings
 
@@ -127,7 +127,7 @@ def test_a_stalled_search_excludes_values_in_turn_for_a_third_of_its_slots_until
 def test_a_part_that_is_used_up_gives_its_slots_to_the_rest() -> None:
     knobs = [Knob("flag", (0, 1), ""), Knob("n", tuple(range(1, 200)), "")]
     rare = Constraint("rare", ("flag", "n"), lambda c, w, d: c["flag"] == 0 or c["n"] <= 4, "few of the other kind")
-    space = GridSpace("toy", knobs, [rare])
+    space = Space("toy", knobs, [rare])
     search = Search([space], seed=3)
     for _ in range(9):
         batch = search.ask()
@@ -141,7 +141,7 @@ def test_a_part_that_is_used_up_gives_its_slots_to_the_rest() -> None:
 def test_a_needle_beside_a_broad_plateau_is_found() -> None:
     """One config in a thousand, in a basin that the plateau's trials say nothing good of."""
     knobs = [Knob("stage", (0, 1), ""), *(Knob(name, (1, 2, 4, 8), "") for name in "abcde")]
-    space = GridSpace("toy", knobs)
+    space = Space("toy", knobs)
 
     def seconds(config: Config) -> float:
         x = np.log2([float(config[name]) for name in "abcde"])

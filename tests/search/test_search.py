@@ -22,7 +22,7 @@ from gpu_tune.report.search_facts import explain, judgement
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.space.knob import Config, Knob
-from gpu_tune.space.space import GridSpace, Space, TemplateSpace
+from gpu_tune.space.space import Space, TemplateSpace
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record
 from gpu_tune.templates.bound import BoundTemplate
@@ -93,7 +93,7 @@ def test_it_beats_random() -> None:
 
 
 def test_failures_are_learned_from() -> None:
-    space = GridSpace("half", [Knob(f"k{i}", tuple(range(1, 9)), "") for i in range(4)])
+    space = Space("half", [Knob(f"k{i}", tuple(range(1, 9)), "") for i in range(4)])
     search = Search([space], seed=1)
     failures: list[float] = []
     while len(search.observations) < 120:
@@ -121,7 +121,7 @@ def test_every_source_keeps_its_share_even_in_batches_of_one() -> None:
         assert np.allclose(counts / 160, shares, atol=0.05)
 
 
-class Started(GridSpace):
+class Started(Space):
     def default(self) -> Config:
         return Config(m=2, n=2, kind="p")
 
@@ -147,7 +147,7 @@ def test_defaults_seeds_and_given_starts_come_first_once() -> None:
 
 def test_trials_flow_to_the_space_that_earns_them() -> None:
     spaces = [
-        GridSpace(n, [Knob(f"k{i}", tuple(range(1, 9)), "") for i in range(4)])
+        Space(n, [Knob(f"k{i}", tuple(range(1, 9)), "") for i in range(4)])
         for n in ("good", "close", "hopeless", "broken")
     ]
     factor = {"good": 1.0, "close": 1.03, "hopeless": 4.0, "broken": math.inf}

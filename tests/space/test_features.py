@@ -12,7 +12,6 @@ import pytest
 from gpu_tune.cuda.device import by_name
 from gpu_tune.model.transfer import suggest
 from gpu_tune.space.features import (
-    NAMES,
     Encoder,
     LaunchSummary,
     distance,
@@ -29,6 +28,7 @@ from gpu_tune.workload import Conv2d, Matmul, Workload
 
 H200 = by_name("nvidia-h200")
 SQUARE = Matmul(4096, 4096, 1024, dtype="float32", layout="nn")
+NAMES = tuple(launch_features(LaunchSummary(128, 100, 0, 1, 64.0, 64.0), SQUARE, H200))
 
 
 def feature(space: TemplateSpace, name: str, **changes: Any) -> float:
@@ -155,7 +155,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
             workspace_bytes=estimate.workspace_bytes,
             kernels=len(plan.steps),
         )
-        assert np.array(launch_features(launch, SQUARE, H200), dtype=np.float32).tolist() == (
+        assert np.array([*launch_features(launch, SQUARE, H200).values()], dtype=np.float32).tolist() == (
             hardware(space.declared, [config])[0][0, : len(NAMES)].tolist()
         )
 
@@ -172,7 +172,7 @@ def test_layout_alignment_and_the_padding_of_k_are_features() -> None:
     assert feature(space, "padded k") == pytest.approx(padded / 1001) and padded > 1001
     nhwc = Conv2d(1, 24, 56, 56, 128, 3, 3, padding=1)
     nchw = Conv2d(1, 24, 56, 54, 128, 3, 3, padding=1, dtype="float32", layout="nchw")
-    assert operands(nhwc) == (0.0, 1.0, 4.0, 4.0) and operands(nchw) == (1.0, 1.0, 3.0, 5.0)
+    assert [tuple(operands(w).values()) for w in (nhwc, nchw)] == [(0.0, 1.0, 4.0, 4.0), (1.0, 1.0, 3.0, 5.0)]
 
 
 def test_features_are_logs_products_and_ratios() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, TemplateError
 from gpu_tune.space.knob import Config, Constraint, Knob
-from gpu_tune.space.space import GridSpace
+from gpu_tune.space.space import Space
 from gpu_tune.templates.registry import bind
 from gpu_tune.workload import Matmul
 
@@ -26,7 +26,7 @@ RULES = (
 
 
 @st.composite
-def spaces(draw: st.DrawFn) -> GridSpace:
+def spaces(draw: st.DrawFn) -> Space:
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
     knobs = [Knob(f"k{i}", tuple(2**j for j in range(n)), "", ordinal=draw(st.booleans())) for i, n in enumerate(sizes)]
     constraints = []
@@ -36,10 +36,10 @@ def spaces(draw: st.DrawFn) -> GridSpace:
         constraints.append(
             Constraint(f"c{number}", names, lambda c, w, d, r=rule, n=names: r([c[x] for x in n]), "a rule")  # type: ignore[misc]
         )
-    return GridSpace("toy", knobs, constraints)
+    return Space("toy", knobs, constraints)
 
 
-def valid_configs(space: GridSpace) -> set[Config]:
+def valid_configs(space: Space) -> set[Config]:
     names = [k.name for k in space.knobs]
     points = (Config(dict(zip(names, v))) for v in itertools.product(*(k.values for k in space.knobs)))
     return {c for c in points if all(r.holds(c, None, None) for r in space.constraints)}
@@ -47,7 +47,7 @@ def valid_configs(space: GridSpace) -> set[Config]:
 
 @settings(max_examples=60, deadline=None)
 @given(spaces(), st.integers(0, 2**32 - 1))
-def test_small_spaces_are_known_completely_and_every_operator_stays_inside(space: GridSpace, seed: int) -> None:
+def test_small_spaces_are_known_completely_and_every_operator_stays_inside(space: Space, seed: int) -> None:
     expected = valid_configs(space)
     rng = np.random.default_rng(seed)
     count = space.count()
@@ -73,7 +73,7 @@ def test_small_spaces_are_known_completely_and_every_operator_stays_inside(space
 
 @settings(max_examples=30, deadline=None)
 @given(spaces())
-def test_members_are_the_valid_configs(space: GridSpace) -> None:
+def test_members_are_the_valid_configs(space: Space) -> None:
     names = [k.name for k in space.knobs]
     expected = valid_configs(space)
     for v in itertools.product(*(k.values for k in space.knobs)):
@@ -82,14 +82,14 @@ def test_members_are_the_valid_configs(space: GridSpace) -> None:
     assert Config({"other": 1}) not in space
 
 
-def large() -> GridSpace:
+def large() -> Space:
     """10^9 raw points whose valid ones can be counted by hand: two tied halves."""
     knobs = [Knob(f"k{i}", tuple(range(8)), "") for i in range(10)]
     constraints = [
         Constraint(f"tie{i}", (f"k{i}", f"k{i + 1}"), lambda c, w, d, i=i: c[f"k{i}"] < c[f"k{i + 1}"], "rising")  # type: ignore[misc]
         for i in (0, 1, 2)
     ] + [Constraint("sum", tuple(f"k{i}" for i in range(4, 10)), lambda c, w, d: sum(c.values()) == 21, "sums to 21")]
-    return GridSpace("large", knobs, constraints)
+    return Space("large", knobs, constraints)
 
 
 def test_a_large_tight_space_is_sampled_evenly_and_counted_closely() -> None:
@@ -119,7 +119,7 @@ def test_the_same_seed_draws_the_same_configs() -> None:
 
 
 def test_an_impossible_space_is_empty() -> None:
-    space = GridSpace("none", [Knob("a", (1, 2), "")], [Constraint("never", (), lambda c, w, d: False, "never")])
+    space = Space("none", [Knob("a", (1, 2), "")], [Constraint("never", (), lambda c, w, d: False, "never")])
     assert space.count().valid == 0 and space.sample(4, np.random.default_rng(0)) == []
     assert Config(a=1) not in space
 
@@ -127,10 +127,10 @@ def test_an_impossible_space_is_empty() -> None:
 def test_bad_declarations_and_configs_are_named() -> None:
     knob = Knob("a", (1, 2), "")
     with pytest.raises(TemplateError, match="reads \\['b'\\]"):
-        GridSpace("bad", [knob], [Constraint("c", ("b",), lambda c, w, d: True, "")])
+        Space("bad", [knob], [Constraint("c", ("b",), lambda c, w, d: True, "")])
     with pytest.raises(TemplateError, match="does not declare"):
-        GridSpace("sly", [knob, Knob("b", (1, 2), "")], [Constraint("c", ("a",), lambda c, w, d: c["b"] == 1, "")])
-    space = GridSpace("plain", [knob])
+        Space("sly", [knob, Knob("b", (1, 2), "")], [Constraint("c", ("a",), lambda c, w, d: c["b"] == 1, "")])
+    space = Space("plain", [knob])
     with pytest.raises(InvalidConfig, match="a=3 is not one of"):
         space.rows([Config(a=3)])
     with pytest.raises(InvalidConfig, match="unknown or missing"):
