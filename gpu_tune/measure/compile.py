@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import queue
 import resource
 import threading
 import time
@@ -22,14 +21,13 @@ from pathlib import Path
 
 from .. import paths, text
 from ..cuda import nvrtc
-from ..errors import CompileError, InvalidInput
-from .worker import Worker, WorkerLost
+from ..errors import CompileError, InvalidInput, MeasureError
+from .worker import Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger("gpu_tune.compile")
 TIMEOUT = 60.0
 MAGIC = b"gpu_tune compiled 1\n"
 _MEMORY_LIMIT = 16 * 2**30
-_RENEW_AFTER = 500  # compiles per worker: bounds whatever NVRTC does not give back
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,10 @@ def default_jobs() -> int:
     return int(named)
 
 
-class CompilePool:
+class CompilePool(WorkerPool):
     """Compiles sources in ``jobs`` killable processes; a crash or a hang costs the one compile it happened in.
 
-    Workers start when first needed. ``entry`` names the handler that workers run (tests put a faulty one there).
+    ``entry`` names the handler that workers run (tests put a faulty one there).
     """
 
     def __init__(
@@ -123,88 +121,40 @@ class CompilePool:
         timeout: float = TIMEOUT,
         entry: str = "gpu_tune.measure.compile:compile_request",
     ) -> None:
-        self.store, self.timeout, self.entry = store, timeout, entry
-        self.jobs = jobs or default_jobs()
-        self.busy_seconds = 0.0
-        self._queue: queue.SimpleQueue[tuple[str, str, str, Future[CompileResult]] | None] = queue.SimpleQueue()
-        self._running: dict[str, Future[CompileResult]] = {}
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._children: list[Worker] = []
-        self._closed = False
-        self._finalizer = weakref.finalize(self, _kill_all, self._children)
+        super().__init__(entry, jobs or default_jobs())
+        self.store, self.timeout = store, timeout
+        self._in_flight: weakref.WeakValueDictionary[str, Future[CompileResult]] = weakref.WeakValueDictionary()
+        self._submitting = threading.Lock()
 
     def submit(self, source: str, arch: str) -> Future[CompileResult]:
         """A future of the result; equal compiles in flight share one. CompilerMissing when there is no NVRTC."""
         key = compile_key(source, arch)
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the compile pool is closed")
-            if key in self._running and not self._running[key].cancelled():
-                return self._running[key]
-            future: Future[CompileResult] = Future()
-            self._running[key] = future
-            if len(self._threads) < self.jobs and len(self._running) > len(self._threads):
-                child = Worker(self.entry)
-                self._children.append(child)
-                thread = threading.Thread(target=self._work, args=(child,), daemon=True, name="gpu_tune-compile")
-                self._threads.append(thread)
-                thread.start()
-        self._queue.put((key, source, arch, future))
-        return future
+        with self._submitting:
+            future = self._in_flight.get(key)
+            if future is None or future.done():
+                future = self._in_flight[key] = self.run(lambda worker: self._result(worker, key, source, arch))
+            return future
 
-    def close(self) -> None:
-        """Cancel what waits, end the workers. A compile in flight ends as a cancelled future."""
-        with self._lock:
-            self._closed = True
-            waiting = list(self._running.values())
-        for future in waiting:
-            future.cancel()
-        for _ in self._threads:
-            self._queue.put(None)
-        for child in self._children:
-            child.kill()
-        for thread in self._threads:
-            thread.join(5.0)
-
-    def _work(self, child: Worker) -> None:
-        done = 0
-        while (job := self._queue.get()) is not None:
-            key, source, arch, future = job
-            wanted, result = future.set_running_or_notify_cancel(), None
-            try:
-                result = self.store.get(key) if wanted and self.store else None
-                if wanted and result is None:
-                    result = self._compile(child, source, arch)
-                    done += 1
-                    if self.store and not self._closed:
-                        self.store.put(key, result)
-            except BaseException as error:
-                if self._closed:
-                    return future.set_exception(RuntimeError("the compile pool was closed"))
-                result = CompileResult("compile_error", reason=f"the compile could not be run: {error}")
-            with self._lock:
-                if self._running.get(key) is future:
-                    del self._running[key]
-            if result is not None:
-                future.set_result(result)
-            if done >= _RENEW_AFTER:
-                child.kill()
-                done = 0
-
-    def _compile(self, child: Worker, source: str, arch: str) -> CompileResult:
-        start, why = time.perf_counter(), ""
+    def _result(self, worker: Worker, key: str, source: str, arch: str) -> CompileResult:
+        """The stored result, else the compiler's, which is stored."""
+        kept = self.store.get(key) if self.store else None
+        if kept is not None:
+            return kept
+        start = time.perf_counter()
         for _ in range(2):  # once may be a stray kill; twice is the source
             try:
-                result: CompileResult = child.ask((source, arch), self.timeout)
-                self.busy_seconds += time.perf_counter() - start
+                result: CompileResult = worker.ask((source, arch), self.timeout)
+                if self.store:
+                    self.store.put(key, result)
                 return result
             except WorkerLost as lost:
-                if self._closed:
+                if self.closed:
                     raise
                 why, took = str(lost), time.perf_counter() - start
                 if lost.timed_out:
                     return CompileResult("compile_timeout", reason=f"no cubin after {self.timeout:g} s", seconds=took)
+            except MeasureError as error:
+                return CompileResult("compile_error", reason=f"the compile could not be run: {error}")
         return CompileResult("compile_error", reason=f"the compiler was lost twice: {why}", seconds=took)
 
 
@@ -231,8 +181,3 @@ def _first_error(words: str) -> str:
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
     return (telling or lines or [""])[0][:300]
-
-
-def _kill_all(children: list[Worker]) -> None:
-    for child in children:
-        child.kill()

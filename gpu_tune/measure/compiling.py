@@ -45,7 +45,6 @@ class CompilingMeasurer(ABC):
         store: Path | None = None,
         seen: Iterable[Measurement] = (),
         compile_timeout: float = TIMEOUT,
-        pool: CompilePool | None = None,
         timers: int = 1,
     ) -> None:
         self.bound = {b.name: b for b in bound}
@@ -53,9 +52,7 @@ class CompilingMeasurer(ABC):
         self.policy = policy or Policy()
         self.store = store
         folder = CompileStore(store / "compiled") if store is not None else None
-        self._own_pool = pool is None
-        self.pool = pool or CompilePool(folder, jobs, compile_timeout)
-        self.busy: dict[str, float] = {"render": 0.0, "compile": 0.0, "verify": 0.0, "time": 0.0}
+        self.pool = CompilePool(folder, jobs, compile_timeout)
         self._lock = threading.Lock()
         self._by_hash: dict[str, Measurement] = {}
         self._finalists: dict[Candidate, Build] = {}
@@ -80,8 +77,7 @@ class CompilingMeasurer(ABC):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            if self._own_pool:
-                self.pool.close()
+            self.pool.close()
             self._timers.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Any:
@@ -111,8 +107,6 @@ class CompilingMeasurer(ABC):
             raise InvalidInput("template", candidate.template, rule, f"use one of {', '.join(sorted(self.bound))}")
         rendered = bound.render(candidate.config)
         took = time.perf_counter() - start
-        with self._lock:
-            self.busy["render"] += took
         return bound, rendered, took
 
     def _ended(
@@ -201,8 +195,6 @@ class CompilingMeasurer(ABC):
         pruner: Pruner | None = None,
     ) -> Measurement:
         seconds = {"render": took, "compile": 0.0 if compiled.cached else compiled.seconds}
-        with self._lock:
-            self.busy["compile"] += seconds["compile"]
         if compiled.status != "ok":
             return self._ended(candidate, compiled.status, compiled.reason, seconds)
         try:
@@ -223,9 +215,6 @@ class CompilingMeasurer(ABC):
                 reason=f"same cubin and launch as {twin.candidate.key}",
             )
         measurement = self._time(build)
-        with self._lock:
-            for stage in ("verify", "time"):
-                self.busy[stage] += measurement.seconds.get(stage, 0.0)
         if measurement.ok:
             self._by_hash.setdefault(build.hash, measurement)
         return measurement

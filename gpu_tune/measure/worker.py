@@ -1,4 +1,4 @@
-"""One killable process that answers one request at a time.
+"""One killable process that answers one request at a time, and a pool of them.
 
 A :class:`Worker` is a fresh interpreter (no fork: CUDA contexts, locks and threads of the parent stay behind) that
 imports only its handler, so a plain script without an ``if __name__ == "__main__"`` guard can own one, unlike with
@@ -8,11 +8,13 @@ A child ends when its parent does, however the parent dies: a thread of it waits
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple
 
@@ -32,6 +35,8 @@ _BOOT = (
 START_SECONDS = 60.0
 KILL_SECONDS = 60.0
 """How long a killed process may take to end: a driver that stops a running kernel takes seconds."""
+RENEW_AFTER = 500
+"""Jobs that a worker of a pool does: its successor has all the memory that libraries do not give back."""
 log = logging.getLogger("gpu_tune.measure")
 
 
@@ -179,6 +184,73 @@ class Worker:
             words = next((t for t in telling if t.startswith("Fatal")), telling[-1] if telling else "")[:200]
         self.kill()
         return f"the worker process {how}" + (f": {words}" if words else "")
+
+
+class WorkerPool:
+    """At most ``size`` workers of ``entry``, each with a thread that hands it one job after another.
+
+    Workers start when first needed. The threads are daemons: jobs that wait at the interpreter's exit are not begun.
+    """
+
+    def __init__(self, entry: str, size: int) -> None:
+        self.entry, self.size, self.closed = entry, size, False
+        self.workers: list[Worker] = []
+        self._threads: list[threading.Thread] = []
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[Worker], Any]] | None] = queue.SimpleQueue()
+        self._lock, self._unfinished = threading.Lock(), 0
+        atexit.register(self.close)
+
+    def run(self, job: Callable[[Worker], Any]) -> Future[Any]:
+        """A future of ``job(worker)``, which begins when a worker is idle; RuntimeError when the pool is closed."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self.closed:
+                raise RuntimeError("the pool of workers is closed")
+            self._unfinished += 1
+            if len(self.workers) < min(self.size, self._unfinished):
+                self.workers.append(Worker(self.entry))
+                thread = threading.Thread(target=self._serve, args=(self.workers[-1],), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._jobs.put((future, job))
+        return future
+
+    def close(self) -> None:
+        """Cancel the jobs that wait and end the workers; a job in progress fails."""
+        with self._lock:
+            self.closed = True
+            with contextlib.suppress(queue.Empty):
+                while waiting := self._jobs.get_nowait():
+                    waiting[0].cancel()
+        atexit.unregister(self.close)
+        for _ in self._threads:
+            self._jobs.put(None)
+        for worker in self.workers:
+            worker.kill()
+        for thread in self._threads:
+            thread.join(5.0)
+        for worker in self.workers:  # of a job that was about to ask
+            worker.kill()
+
+    def _serve(self, worker: Worker) -> None:
+        done = 0
+        while (item := self._jobs.get()) is not None:
+            future, job = item
+            result, failure = None, None
+            wanted = future.set_running_or_notify_cancel()
+            try:
+                result = job(worker) if wanted else None
+            except BaseException as error:
+                failure = RuntimeError("the pool of workers was closed") if self.closed else error
+            with self._lock:  # before it is answered: the next job then finds this worker idle
+                self._unfinished -= 1
+            if failure is not None:
+                future.set_exception(failure)
+            elif wanted:
+                future.set_result(result)
+            done += 1
+            if done % RENEW_AFTER == 0:
+                worker.kill()
 
 
 def serve(connection_fd: int, lifeline_fd: int, entry: str, setup: str) -> None:

@@ -9,13 +9,13 @@ one emitted ``kernel.cu``. What the emulator cannot certify is said in :mod:`gpu
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
-import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .. import text
 from ..cuda.device import by_name
 from ..emulator import build
 from ..errors import CorruptData, GpuTuneError, InvalidInput, MeasureError
-from ..measure.worker import Worker, WorkerLost
+from ..measure.worker import Worker, WorkerLost, WorkerPool
 from ..plan import LaunchPlan
 from ..reference.numerics import Numerics
 from ..space.knob import Config
@@ -215,39 +215,28 @@ def _outcomes(
             if number >= LEAST and time.perf_counter() > stop:
                 return
         return
-    children = [Worker("gpu_tune.verify.sweep:check_request") for _ in range(workers)]
-    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    for child in children:
-        idle.put(child)
-
-    def check(drawn: Drawn, assemble: bool) -> Outcome:
-        child = idle.get()
-        try:
-            outcome: Outcome = child.ask((drawn.variant, assemble), TIME_LIMIT)
-            return outcome
-        except WorkerLost as lost:
-            hangs = lost.timed_out and lost.stage != "start"
-            label, message = ("hangs", f"no answer in {TIME_LIMIT:g} s") if hangs else ("checker died", str(lost))
-            return Outcome([Failure(label, message)])
-        except MeasureError as error:
-            return Outcome([Failure("checker died", str(error))])
-        finally:
-            idle.put(child)
-
     running: dict[Future[Outcome], tuple[Drawn, bool]] = {}
-    pool = ThreadPoolExecutor(workers)
+    pool = WorkerPool("gpu_tune.verify.sweep:check_request", workers)
     try:
         while True:
             while len(running) < 2 * workers and time.perf_counter() <= stop and (job := next(jobs, None)):
-                running[pool.submit(check, *job)] = job
+                running[pool.run(functools.partial(_ask, *job))] = job
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield *running.pop(future), future.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.kill()
+        pool.close()
+
+
+def _ask(drawn: Drawn, assemble: bool, worker: Worker) -> Outcome:
+    try:
+        outcome: Outcome = worker.ask((drawn.variant, assemble), TIME_LIMIT)
+        return outcome
+    except MeasureError as error:
+        if isinstance(error, WorkerLost) and error.timed_out and error.stage.name != "start":
+            return Outcome([Failure("hangs", f"no answer in {TIME_LIMIT:g} s")])
+        return Outcome([Failure("checker died", str(error))])
 
 
 def check_request(request: tuple[Variant, bool], note: Callable[[str], None]) -> Outcome:

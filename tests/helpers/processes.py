@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = HANG) -> bool:
 
 def worker_pids(pool: CompilePool) -> list[int]:
     """Process ids of the live workers of ``pool``."""
-    return [pid for child in pool._children if (pid := child.pid) is not None]
+    return [pid for child in pool.workers if (pid := child.pid) is not None]
 
 
 def gone(pid: int) -> bool:

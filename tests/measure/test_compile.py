@@ -124,6 +124,7 @@ def test_a_source_that_crashes_the_compiler_twice_is_an_error_and_once_is_an_acc
     pool = CompilePool(store, 1, entry=FAULTY)
     crash = pool.submit("// CRASH", ARCH).result(HANG)
     assert crash.status == "compile_error" and "SIGSEGV" in crash.reason
+    assert store.get(compile_key("// CRASH", ARCH)) is None, "that may be the machine"
     once = pool.submit(f"// ONCE{tmp_path}/flag \n{source(3)}", ARCH).result(HANG)
     assert once.status == "ok"
     pool.close()

@@ -208,6 +208,12 @@ def test_the_command_shows_exactly_that_variant_again() -> None:
     assert report.variants == 1 and report.assembled == 1
 
 
+def test_a_process_that_does_not_start_is_no_hanging_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_tune.measure.worker.START_SECONDS", 0.0)
+    report = sweep.sweep(sorted(registry())[0], variants=1, workers=1, assemble_every=0)
+    assert set(report.classes) == {"checker died"}, report.text()
+
+
 def test_variants_depend_on_the_seed_alone(tmp_path: Path) -> None:
     template = family(tmp_path)
 
