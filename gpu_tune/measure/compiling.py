@@ -116,18 +116,13 @@ class CompilingMeasurer(ABC):
         reason: str,
         seconds: Mapping[str, float] | None = None,
         build: Build | None = None,
+        **more: Any,
     ) -> Measurement:
-        return Measurement(
-            candidate,
-            status,
-            self.source,
-            reason,
-            policy=self.policy,
-            environment=self._environment(),
-            resources=build.resources if build else None,
-            cubin_hash=build.hash if build else "",
-            seconds=dict(seconds or (build.seconds if build else {})),
-        )
+        """A trial's end; ``more`` are fields of the measurement."""
+        known: dict[str, Any] = {"policy": self.policy, "environment": self._environment(), "seconds": seconds or {}}
+        if build is not None:
+            known |= {"resources": build.resources, "cubin_hash": build.hash, "seconds": seconds or build.seconds}
+        return Measurement(candidate, status, self.source, reason, **{**known, **more})
 
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
         if self._closed:

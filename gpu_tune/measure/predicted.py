@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -45,6 +47,21 @@ _MMA_FLOPS = {
     "fmul": 32,
 }
 
+_HIDDEN = {
+    "issue": (0.80, 0.95),  # of 4 warp instructions a clock
+    "pipe": (0.86, 0.96),  # of the arithmetic peak that a perfect loop reaches
+    "needed_warps": (7.0, 13.0),  # that hide half of the latency at ILP 1
+    "l2_bytes": (28.0, 44.0),  # per clock and SM
+    "dram": (0.84, 0.93),
+    "latency": (450.0, 700.0),  # clocks to DRAM
+    "barrier": (18.0, 40.0),
+    "conflict": (0.6, 1.6),
+    "cliff_shared": (0.45, 0.75),  # of an SM's shared memory, above which L1 suffers
+    "drift": (0.008, 0.02),  # size of a pairwise interaction
+    "roofs": (4.0, 7.0),  # how sharply the roofs meet
+}
+"""The range of each hidden constant of a chip; they are drawn in this order."""
+
 
 class PredictedMeasurer(CompilingMeasurer):
     """Estimates in place of times; see the module. ``seed`` draws the hidden constants and the noise."""
@@ -61,27 +78,15 @@ class PredictedMeasurer(CompilingMeasurer):
 
     def _time(self, build: Build) -> Measurement:
         start = time.perf_counter()
-        seconds = dict(build.seconds)
         reason = self._unlaunchable(build)
         if reason:
-            return self._ended(build.candidate, "launch_error", reason, seconds, build)
-        estimate = self._chip.time(build, self.policy.l2 == "cold")
-        warm = self._chip.time(build, False)
+            return self._ended(build.candidate, "launch_error", reason, build=build)
         repeats = max(3, min(self.policy.repeats, 7))
-        samples = tuple(map(float, self._noisy(estimate, build.hash, repeats)))
-        seconds["time"] = time.perf_counter() - start
-        return Measurement(
-            build.candidate,
-            "ok",
-            PREDICTED,
-            samples=samples,
-            policy=self.policy,
-            warm_samples=tuple(map(float, self._noisy(warm, build.hash + "warm", repeats))),
-            resources=build.resources,
-            environment=self._environment(),
-            cubin_hash=build.hash,
-            seconds=seconds,
-        )
+        samples = self._noisy(self._chip.time(build, self.policy.l2 == "cold"), build.hash, repeats)
+        warm = self._noisy(self._chip.time(build, False), build.hash + "warm", repeats)
+        seconds = {**build.seconds, "time": time.perf_counter() - start}
+        series = {"samples": tuple(samples.tolist()), "warm_samples": tuple(warm.tolist())}
+        return self._ended(build.candidate, "ok", "", seconds, build, **series)
 
     def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Estimates of all in interleaved rounds, with shared drift as on a chip that warms up; the winner is executed
@@ -91,21 +96,21 @@ class PredictedMeasurer(CompilingMeasurer):
         finalists: dict[Candidate, Finalist] = {}
         again, taken = {}, dict[str, Resources | None]()
         for candidate in dict.fromkeys(candidates):
-            name = candidate.key
+            finalists[candidate] = finalist = Finalist(candidate.key, candidate)
             try:
                 build = self.build(candidate)
-                reason = self._unlaunchable(build)
             except GpuTuneError as error:
-                finalists[candidate] = Finalist(name, candidate, status="compile_error", reason=str(error))
+                finalists[candidate] = replace(finalist, status="compile_error", reason=str(error))
                 continue
-            taken[name] = build.resources
+            taken[finalist.name] = build.resources
+            reason = self._unlaunchable(build)
             if reason:
-                finalists[candidate] = Finalist(name, candidate, status="launch_error", reason=reason)
+                finalists[candidate] = replace(finalist, status="launch_error", reason=reason)
                 continue
             seconds = self._chip.time(build, self.policy.l2 == "cold")
             first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
-            again[name] = tuple(map(float, second))
-            finalists[candidate] = Finalist(name, candidate, tuple(map(float, first)))
+            again[finalist.name] = tuple(second.tolist())
+            finalists[candidate] = replace(finalist, samples=tuple(first.tolist()))
         environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
         while True:
             found = conclude(PREDICTED, list(finalists.values()), again, taken, environment)
@@ -154,21 +159,16 @@ class _Chip:
     def __init__(self, device: Device, seed: int) -> None:
         self.device, self.seed = device, seed
         rng = _rng("chip", seed, device.chip)
-        self.issue = rng.uniform(0.80, 0.95)  # of 4 warp instructions a clock
-        self.pipe = rng.uniform(0.86, 0.96)  # of the arithmetic peak that a perfect loop reaches
-        self.needed_warps = rng.uniform(7.0, 13.0)  # that hide half of the latency at ILP 1
-        self.l2_bytes = rng.uniform(28.0, 44.0)  # per clock and SM
-        self.dram = rng.uniform(0.84, 0.93)
-        self.latency = rng.uniform(450.0, 700.0)  # clocks to DRAM
-        self.barrier = rng.uniform(18.0, 40.0)
-        self.conflict = rng.uniform(0.6, 1.6)
-        self.cliff_shared = rng.uniform(0.45, 0.75)  # of an SM's shared memory, above which L1 suffers
-        self.drift = rng.uniform(0.008, 0.02)  # size of a pairwise interaction
-        self.roofs = rng.uniform(4.0, 7.0)  # how sharply the roofs meet
+        self.hidden = SimpleNamespace(**{name: rng.uniform(*limits) for name, limits in _HIDDEN.items()})
 
     def time(self, build: Build, cold: bool) -> float:
         plan, code = build.rendered.plan, mixes(build.cubin)
-        main = max(plan.kernels, key=lambda s: (_weight(code[s.kernel]), s.blocks * s.threads))
+
+        def arithmetic(step: KernelStep) -> tuple[float, int]:
+            kind, count = code[step.kernel].math
+            return count * _MMA_FLOPS.get(kind, 0), step.blocks * step.threads
+
+        main = max(plan.kernels, key=arithmetic)
         total = 0.0
         for step in plan.steps:
             if isinstance(step, MemsetStep):
@@ -195,61 +195,49 @@ class _Chip:
             flops //= 2
         iterations = per_block / (flops * warps)  # of the loop, per warp
         wide = mix.counts["hfma2"] or mix.counts["mma"] or mix.counts["wgmma"]
-        math_clocks = per_block / (peak * self.pipe)
+        math_clocks = per_block / (peak * self.hidden.pipe)
         if kind in ("ffma", "imad") and not wide:
-            math_clocks = max(math_clocks, per_block / (device.flops_per_clock["fp32"] * self.pipe))
-        issue_clocks = iterations * warps * mix.instructions / (4 * self.issue)
+            math_clocks = max(math_clocks, per_block / (device.flops_per_clock["fp32"] * self.hidden.pipe))
+        issue_clocks = iterations * warps * mix.instructions / (4 * self.hidden.issue)
         banks = self._bank_factor(build)
         shared_clocks = iterations * step.threads * mix.shared_bytes / _SHARED_BYTES_PER_CLOCK * banks
         l1_clocks = iterations * step.threads * mix.global_bytes / 64
-        l2_clocks = self._tile_bytes(build, step) / self.l2_bytes * (1 + 0.5 * (w.alignment < 16))
+        l2_clocks = self._tile_bytes(build, step) / self.hidden.l2_bytes * (1 + 0.5 * (w.alignment < 16))
         spill_clocks = taken.spill_bytes * step.threads * max(1.0, iterations / 8) / 64
         per_wave = []
-        for active in (resident, self._tail_blocks(step, resident)):
-            warps_active = active * warps
-            ilp = 1 + 0.35 * math.log2(1 + count / 16)
-            if kind == "wgmma":
-                ilp *= 6
-            hidden = 1 - 0.5 ** (warps_active * ilp / self.needed_warps)
-            roofs = [c * active for c in (math_clocks, issue_clocks, shared_clocks, l1_clocks, l2_clocks)]
-            busy = sum(r**self.roofs for r in roofs) ** (1 / self.roofs) / hidden + spill_clocks * active
-            per_wave.append(busy + self._exposed(build, mix, iterations, active))
         slots = resident * device.sm_count
-        waves = step.blocks // slots
-        clocks = waves * per_wave[0] + (per_wave[1] if step.blocks % slots else 0.0)
-        if shared * resident > self.cliff_shared * device.shared_bytes_per_sm and mix.counts["ldg"]:
+        waves, rest = divmod(step.blocks, slots)
+        ilp = (1 + 0.35 * math.log2(1 + count / 16)) * (6 if kind == "wgmma" else 1)
+        for active in (resident, max(1, -(-rest // device.sm_count))):
+            hidden = 1 - 0.5 ** (active * warps * ilp / self.hidden.needed_warps)
+            roofs = [c * active for c in (math_clocks, issue_clocks, shared_clocks, l1_clocks, l2_clocks)]
+            busy = sum(r**self.hidden.roofs for r in roofs) ** (1 / self.hidden.roofs) / hidden + spill_clocks * active
+            per_wave.append(busy + self._exposed(build, mix, iterations, active))
+        clocks = waves * per_wave[0] + (per_wave[1] if rest else 0.0)
+        if shared * resident > self.hidden.cliff_shared * device.shared_bytes_per_sm and mix.counts["ldg"]:
             clocks *= 1.06
         if taken.notes:
             clocks *= 1.45
         clocks *= 1 + 0.04 * max(0.0, mix.code_bytes / 98304 - 1)  # instruction cache
-        seconds = clocks / (device.clock_mhz * 1e6)
-        return max(seconds, self._dram(build, step, cold)) + 0.15 * min(seconds, self._dram(build, step, cold))
-
-    def _tail_blocks(self, step: KernelStep, resident: int) -> int:
-        left = step.blocks % (resident * self.device.sm_count)
-        return max(1, -(-left // self.device.sm_count))
+        shorter, longer = sorted((clocks / (device.clock_mhz * 1e6), self._dram(build, step, cold)))
+        return longer + 0.15 * shorter
 
     def _exposed(self, build: Build, mix: Mix, iterations: float, active: int) -> float:
-        stages = _number(build.candidate.config, "stages", 1)
+        declared = build.candidate.config.get("stages")
+        stages = int(declared) if _is_number(declared) else 1
         ahead = stages - 1 if (mix.counts["ldgsts"] or mix.counts["tma"]) else (0.6 if stages > 1 else 0.0)
-        fill = self.latency * (2 + 0.25 * stages)  # prologue and epilogue of every block
+        fill = self.hidden.latency * (2 + 0.25 * stages)  # prologue and epilogue of every block
         if not mix.counts["bar"] and not mix.counts["tma"]:
             iterations *= 0.25
-        stall = self.latency / (1 + 1.6 * ahead) ** 2 + self.barrier * mix.counts["bar"]
+        stall = self.hidden.latency / (1 + 1.6 * ahead) ** 2 + self.hidden.barrier * mix.counts["bar"]
         return fill + iterations * stall / (1 + 0.9 * (active - 1))
 
     def _tile_bytes(self, build: Build, step: KernelStep) -> float:
         """Bytes that one block draws through L2: its share of the operands for a tile of the output, and its result."""
         w, config = build.bound.computed, build.candidate.config
         area = max(32.0, float(build.rendered.estimate.accumulators * build.rendered.estimate.threads))
-        rows = next(
-            (
-                float(config[a]) / float(config[b])
-                for a, b in _TILE_KNOBS
-                if a in config and b in config and _is_number(config[a]) and _is_number(config[b])
-            ),
-            1.0,
-        )
+        tiles = [(config.get(a), config.get(b)) for a, b in _TILE_KNOBS]
+        rows = next((float(m) / float(n) for m, n in tiles if _is_number(m) and _is_number(n)), 1.0)
         m = math.sqrt(area * rows)
         n = area / m
         products = w.flops / 2 / step.blocks  # area x depth of the block
@@ -260,9 +248,9 @@ class _Chip:
         config, factor = build.candidate.config, 1.0
         for name, value in config.items():
             if "pad" in name and _is_number(value):
-                factor += self.conflict * (0.55 if value == 0 else 0.02 * math.log2(1 + float(value)))
+                factor += self.hidden.conflict * (0.55 if value == 0 else 0.02 * math.log2(1 + float(value)))
             elif "swizzle" in name:
-                factor += self.conflict * (0.6 if value in (0, False, "none", "off") else 0.0)
+                factor += self.hidden.conflict * (0.6 if value in (0, False, "none", "off") else 0.0)
             elif "vector" in name and _is_number(value):
                 factor += 0.12 * (4 // max(1, min(4, int(value))) - 1)
         return factor
@@ -274,23 +262,20 @@ class _Chip:
         over = min(1.0, max(0.0, moved / device.l2_bytes - 0.5))
         reread = 0.25 * over * self._tile_bytes(build, step) * step.blocks / max(1.0, moved)
         share = 1.0 if cold else 0.25 + 0.75 * over
-        return moved * (share + 0.1 * reread) / (device.bandwidth * self.dram * max(0.05, in_flight))
+        return moved * (share + 0.1 * reread) / (device.bandwidth * self.hidden.dram * max(0.05, in_flight))
 
     def _other(self, build: Build, step: KernelStep) -> float:
         w = build.bound.computed
         moved = build.rendered.plan.workspace_bytes + w.arrays()["out"].nbytes
         filled = min(1.0, step.blocks * step.threads / (self.device.sm_count * 512))
-        return 0.9e-6 + moved / (self.device.bandwidth * 1.5 * self.dram * max(0.02, filled))
+        return 0.9e-6 + moved / (self.device.bandwidth * 1.5 * self.hidden.dram * max(0.02, filled))
 
     def _interactions(self, build: Build) -> float:
-        config = build.candidate.config
-        names = sorted(config)
-        total = 0.0
-        for i, a in enumerate(names):
-            for b in names[i + 1 :]:
-                total += _unit(self.seed, self.device.chip, build.candidate.template, a, config[a], b, config[b])
-        pairs = max(1, len(names) * (len(names) - 1) // 2)
-        return self.drift * total / math.sqrt(pairs) * 3
+        config, total = build.candidate.config, 0.0
+        pairs = list(combinations(sorted(config), 2))
+        for a, b in pairs:
+            total += _unit(self.seed, self.device.chip, build.candidate.template, a, config[a], b, config[b])
+        return float(self.hidden.drift * total / math.sqrt(max(1, len(pairs))) * 3)
 
 
 def _rate(workload: Workload, kind: str) -> str:
@@ -299,17 +284,7 @@ def _rate(workload: Workload, kind: str) -> str:
     return {"float32": "tf32", "float16": "fp16", "bfloat16": "fp16", "int8": "int8"}.get(workload.dtype, "fp8")
 
 
-def _weight(mix: Mix) -> float:
-    kind, count = mix.math
-    return count * _MMA_FLOPS.get(kind, 0)
-
-
-def _number(config: Mapping[str, Any], name: str, default: int) -> int:
-    value = config.get(name, default)
-    return int(value) if _is_number(value) else default
-
-
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
