@@ -9,6 +9,7 @@ tolerance, take no part.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import threading
@@ -16,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..cuda import nvml
 from ..cuda.device import DEFAULT, Device, by_name
+from ..cuda.driver import detect_device
 from ..errors import InvalidInput, MeasureError
+from ..paths import prepare, root
 from ..templates.base import FOLDER, Template
 from ..templates.bound import BoundTemplate
 from ..templates.registry import bind, registry
@@ -31,7 +33,7 @@ from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
 from .predicted import PredictedMeasurer
-from .protocol import Build
+from .protocol import Build, Closing
 
 TOLERANCE = 0.05
 """Calibration times further than this from the median (relative) exclude a worker."""
@@ -41,7 +43,7 @@ _lock = threading.Lock()
 _open: dict[str, Any] = {}
 
 
-class Cluster:
+class Cluster(Closing):
     """The workers of a Dask cluster that can measure; they, not this machine, say what ``device`` it is.
 
     ``address``: ``dask://host:port`` or ``tcp://host:port``. ``kind``: ``gpu``, or ``predicted`` to rehearse without
@@ -49,12 +51,15 @@ class Cluster:
     """
 
     def __init__(self, address: str, device: Device | None = None, *, kind: str = "auto", timeout: float = 20.0):
-        client_class = _dask().Client
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MeasureError("dask.distributed is not installed; install gpu_tune[cluster]") from error
         where = address.replace("dask://", "tcp://", 1)
         if "://" not in where:
             raise InvalidInput("cluster address", address, "is not dask://host:port", "start one with: dask scheduler")
         try:
-            self.client = client_class(where, timeout=timeout, set_as_default=False)
+            self.client = Client(where, timeout=timeout, set_as_default=False)
         except OSError as error:
             raise MeasureError(
                 f"no Dask scheduler answers at {address}: {error}; start one with: dask scheduler"
@@ -72,33 +77,26 @@ class Cluster:
 
     def alike(self) -> list[str]:
         """Addresses of the workers that have the device."""
-        chips = self.client.run(describe)
-        return sorted(w for w, c in chips.items() if self.kind == "predicted" or c == self.device.chip)
+        found: dict[str, Device | None] = self.client.run(detect_device)
+        return sorted(w for w, d in found.items() if self.kind == "predicted" or (d and d.chip == self.device.chip))
 
-    def __enter__(self) -> Cluster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Leave the workers to others."""
         self.client.close()
 
     def _survey(self, kind: str, device: Device | None) -> tuple[str, Device]:
-        chips: dict[str, Any] = self.client.run(describe)
-        if not chips:
+        workers: dict[str, Device | None] = self.client.run(detect_device)
+        if not workers:
             raise MeasureError(
                 "the Dask scheduler has no workers; start some with: dask worker ADDRESS --resources GPU=1"
             )
-        found = {c for c in chips.values() if c}
+        found = {d.chip: d for d in workers.values() if d is not None}
         if kind == "predicted" or (kind == "auto" and not found):
             return "predicted", device or by_name(DEFAULT)
-        wanted = device.chip if device is not None else min(found)
-        alike = [w for w, c in chips.items() if c == wanted]
-        if not alike:
+        wanted = device.chip if device is not None else min(found, default="")
+        if wanted not in found:
             raise MeasureError(f"no worker has a {wanted} (there are: {', '.join(sorted(found)) or 'no GPUs'})")
-        remote = device or next(iter(self.client.run(describe_fully, workers=alike).values()))
-        return "gpu", remote
+        return "gpu", device or found[wanted]
 
 
 class ClusterMeasurer(CompilingMeasurer):
@@ -117,7 +115,7 @@ class ClusterMeasurer(CompilingMeasurer):
         policy: Policy | None = None,
         **options: Any,
     ) -> None:
-        self.cluster, self.source, self._client = cluster, cluster.source, cluster.client
+        self.cluster, self.source = cluster, cluster.source
         self.seed, self.tolerance, self._calibration = seed, tolerance, calibration
         if policy is None and cluster.kind == "predicted":
             policy = Policy(mode="model", repeats=7)
@@ -131,23 +129,12 @@ class ClusterMeasurer(CompilingMeasurer):
         if not self.workers:
             self._calibrate(self._calibration or candidate)
         result: Future[Measurement] = Future()
-        task = self._client.submit(
-            measure,
-            self._facts(),
-            candidate.template,
-            dict(candidate.config),
-            pruner,
-            key=f"gpu_tune-{id(result)}-{candidate.key}",
-            resources=RESOURCE,
-            workers=self._allowed(),
-            retries=RETRIES,
-            pure=False,
-        )
+        task = self._send("submit", candidate, pruner)
         result.set_running_or_notify_cancel()
 
         def done(finished: Any) -> None:
             try:
-                result.set_result(self._told(candidate, Measurement.from_json(finished.result())))
+                result.set_result(self._told(candidate, finished.result()))
             except BaseException as error:
                 lost = f"its workers were lost ({type(error).__name__}: {error})"
                 result.set_result(self._ended(candidate, "run_error", lost))
@@ -159,28 +146,21 @@ class ClusterMeasurer(CompilingMeasurer):
         """All finalists on one worker, interleaved: times of different GPUs are never compared."""
         if not self.workers:
             self._calibrate(self._calibration or candidates[0])
-        names = [(c.template, dict(c.config)) for c in candidates]
-        task = self._client.submit(
-            finals,
-            self._facts(),
-            names,
-            rounds,
-            resources=RESOURCE,
-            workers=self._allowed(),
-            retries=RETRIES,
-            pure=False,
-        )
-        found: Finals = task.result()
+        found: Finals = self._send("finals", candidates, rounds=rounds).result()
         return found
 
     def vendors(self) -> Sequence[Finalist]:
         """On one worker."""
-        workers = self.workers or self.cluster.alike()
-        task = self._client.submit(
-            vendors, self._facts(), resources=RESOURCE, workers=workers or None, retries=RETRIES, pure=False
-        )
-        found: Sequence[Finalist] = task.result()
+        found: Sequence[Finalist] = self._send("vendors", workers=self.workers or self.cluster.alike()).result()
         return found
+
+    def _send(self, method: str, *arguments: Any, workers: Sequence[str] | None = None, **options: Any) -> Any:
+        """Dask's future of what the measurer of one of ``workers`` (default: those that passed) answers."""
+        allowed = workers or (self.workers if self.excluded else None)  # one that is started again has a new address
+        return self.cluster.client.submit(
+            answer, self._facts(), method, *arguments, **options,
+            workers=allowed, resources=RESOURCE, retries=RETRIES, pure=False,
+        )  # fmt: skip
 
     def _time(self, build: Build) -> Measurement:
         return self.submit(build.candidate).result()
@@ -196,10 +176,6 @@ class ClusterMeasurer(CompilingMeasurer):
         reason = f"same cubin and launch as {twin.candidate.key}"
         return replace(m, status="duplicate", samples=twin.samples, reason=reason)
 
-    def _allowed(self) -> list[str] | None:
-        """Workers that may take part; None for any (one that is started again has a new address)."""
-        return self.workers if self.excluded else None
-
     def _facts(self) -> dict[str, Any]:
         folders = {n: "" if b.template.folder == FOLDER else str(b.template.folder) for n, b in self.bound.items()}
         return {
@@ -214,24 +190,12 @@ class ClusterMeasurer(CompilingMeasurer):
 
     def _calibrate(self, candidate: Candidate) -> None:
         ready = self.cluster.alike()
-        tasks = {
-            w: self._client.submit(
-                measure,
-                self._facts(),
-                candidate.template,
-                dict(candidate.config),
-                workers=[w],
-                resources=RESOURCE,
-                pure=False,
-                retries=RETRIES,
-            )
-            for w in ready
-        }
+        tasks = {w: self._send("submit", candidate, workers=[w]) for w in ready}
         times: dict[str, float] = {}
         failed: dict[str, str] = {}
         for worker, task in tasks.items():
             try:
-                m = Measurement.from_json(task.result())
+                m: Measurement = task.result()
             except Exception as error:  # whatever a remote worker raised
                 self.excluded[worker] = f"calibration failed: {error}"
                 continue
@@ -254,82 +218,36 @@ class ClusterMeasurer(CompilingMeasurer):
             )
 
 
-def describe() -> str:
-    """On a worker: the chip of its GPU, empty without one."""
-    from ..cuda.driver import detect_device
-
-    device = detect_device()
-    return device.chip if device is not None else ""
-
-
-def describe_fully() -> Device:
-    """On a worker: its GPU."""
-    from ..cuda.driver import detect_device
-
-    device = detect_device()
-    assert device is not None
-    return device
-
-
-def measure(
-    facts: Mapping[str, Any], template: str, config: Mapping[str, Any], pruner: Pruner | None = None
-) -> dict[str, Any]:
-    """On a worker: one trial, as JSON."""
-    from ..space.knob import Config
-
-    measurer = _measurer(facts)
-    found: Measurement = measurer.submit(Candidate(template, Config(config)), pruner).result()
-    return found.to_json()
-
-
-def finals(facts: Mapping[str, Any], names: Sequence[tuple[str, Mapping[str, Any]]], rounds: int) -> Finals:
-    """On a worker: the finalists re-timed."""
-    from ..space.knob import Config
-
-    found: Finals = _measurer(facts).finals([Candidate(t, Config(c)) for t, c in names], rounds=rounds)
-    return found
-
-
-def vendors(facts: Mapping[str, Any]) -> Sequence[Finalist]:
-    """On a worker: the vendor baselines."""
-    found: Sequence[Finalist] = _measurer(facts).vendors()
-    return found
+def answer(facts: Mapping[str, Any], method: str, *arguments: Any, **options: Any) -> Any:
+    """On a worker: what ``method`` of its measurer gives; a trial is waited for."""
+    given = getattr(_measurer(facts), method)(*arguments, **options)
+    return given.result() if isinstance(given, Future) else given
 
 
 def _measurer(facts: Mapping[str, Any]) -> Any:
     """The worker's own measurer for ``facts``, kept open between tasks (one at a time: workloads come in runs)."""
-    from ..paths import prepare, root
-
     key = repr(sorted((k, repr(v)) for k, v in facts.items()))
     with _lock:
         if key not in _open:
             for other in _open.values():
                 other.close()
             _open.clear()
-            workload = from_dict(facts["workload"])
-            common: dict[str, Any] = dict(
-                policy=Policy(**facts["policy"]),
-                store=prepare(root()),
-                seed=facts["seed"],
-                jobs=1,
-            )
-            templates = _templates(facts)
             if facts["kind"] == "gpu":
-                from ..cuda.driver import detect_device
-
-                here = detect_device()
-                if here is None or here.chip != facts["chip"]:
-                    raise MeasureError(f"this worker has {here.chip if here else 'no GPU'}, not {facts['chip']}")
-                _open[key] = GpuMeasurer(bind(workload, here, templates), **common)
+                made: type[CompilingMeasurer] = GpuMeasurer
+                device = detect_device()
+                if device is None or device.chip != facts["chip"]:
+                    raise MeasureError(f"this worker has {device.chip if device else 'no GPU'}, not {facts['chip']}")
             else:
-                _open[key] = PredictedMeasurer(bind(workload, by_name(facts["device"]), templates), **common)
+                made, device = PredictedMeasurer, by_name(facts["device"])
+            bound = bind(from_dict(facts["workload"]), device, _templates(facts))
+            policy = Policy(**facts["policy"])
+            options: dict[str, Any] = dict(store=prepare(root()), seed=facts["seed"], jobs=1)
+            _open[key] = made(bound, policy=policy, **options)
         return _open[key]
 
 
 def _templates(facts: Mapping[str, Any]) -> dict[str, Template]:
     """The templates named; one from outside the package is ``<name>.py`` beside its source, as in the package."""
-    import importlib.util
-
     made: dict[str, Template] = {}
     for name, folder in facts["folders"].items():
         if not folder:
@@ -343,11 +261,3 @@ def _templates(facts: Mapping[str, Any]) -> dict[str, Template]:
         specification.loader.exec_module(module)
         made[name] = module.TEMPLATE
     return made
-
-
-def _dask() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise MeasureError("dask.distributed is not installed; install gpu_tune[cluster]") from error
-    return distributed

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..cuda import cubin as cubins
@@ -21,10 +20,10 @@ from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Policy, Pruner, Resources
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
 from .finals import Finalist, Finals
-from .protocol import Build
+from .protocol import Build, Closing
 
 
-class CompilingMeasurer(ABC):
+class CompilingMeasurer(Closing):
     """Base of the measurers that compile: candidates compile side by side and are timed ``timers`` at once (one a GPU).
 
     Subclasses say how a build is timed, and how finalists are confirmed. ``bound`` are the templates that compute one
@@ -79,14 +78,6 @@ class CompilingMeasurer(ABC):
             self._closed = True
             self.pool.close()
             self._timers.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def finals(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals: ...

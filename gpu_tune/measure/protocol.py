@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..cuda.device import Device
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Pruner, Resources
 from ..workload import Workload
 from .finals import Finalist, Finals
+
+T = TypeVar("T", bound="Closing")
+
+
+class Closing(ABC):
+    """Something that is closed by leaving its ``with`` block."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,7 @@ class Build:
         return hashlib.sha256(self.cubin + b"\0" + plan.encode()).hexdigest()[:16]
 
 
-class Measurer(Protocol):
+class Measurer(AbstractContextManager["Measurer"], Protocol):
     """Turns candidates into measurements. ``source`` is ``measured``, ``predicted`` or ``replayed``."""
 
     source: str
@@ -72,9 +88,3 @@ class Measurer(Protocol):
     def close(self) -> None:
         """End every process and thread. Also done by leaving the ``with`` block."""
         ...
-
-    def __enter__(self) -> Measurer: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...

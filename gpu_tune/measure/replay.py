@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -18,10 +16,10 @@ from ..errors import InvalidInput, MeasureError
 from ..templates.bound import BoundTemplate
 from ..trial import REPLAYED, Candidate, Measurement, Pruner, Resources
 from .finals import ROUNDS, Finalist, Finals, conclude
-from .protocol import Build
+from .protocol import Build, Closing
 
 
-class ReplayMeasurer:
+class ReplayMeasurer(Closing):
     """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that was not recorded ends as ``invalid``.
 
     ``recorded`` may hold a candidate more than once: samples are joined, and the last status counts. Replayed
@@ -93,11 +91,3 @@ class ReplayMeasurer:
     def close(self) -> None:
         """Nothing to end; further submissions are refused."""
         self._closed = True
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
