@@ -15,7 +15,7 @@ import statistics
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from ..templates.base import FOLDER, Template
 from ..templates.bound import BoundTemplate
 from ..templates.registry import bind, registry
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Pruner
-from ..workload import from_dict, to_dict
 from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
@@ -179,12 +178,11 @@ class ClusterMeasurer(CompilingMeasurer):
     def _facts(self) -> dict[str, Any]:
         folders = {n: "" if b.template.folder == FOLDER else str(b.template.folder) for n, b in self.bound.items()}
         return {
-            "workload": to_dict(self.workload),
-            "device": self.device.name,
-            "chip": self.device.chip,
+            "workload": self.workload,
+            "device": self.device,
             "kind": self.cluster.kind,
             "seed": self.seed,
-            "policy": asdict(self.policy),
+            "policy": self.policy,
             "folders": folders,
         }
 
@@ -232,17 +230,16 @@ def _measurer(facts: Mapping[str, Any]) -> Any:
             for other in _open.values():
                 other.close()
             _open.clear()
+            wanted: Device = facts["device"]
             if facts["kind"] == "gpu":
-                made: type[CompilingMeasurer] = GpuMeasurer
                 device = detect_device()
-                if device is None or device.chip != facts["chip"]:
-                    raise MeasureError(f"this worker has {device.chip if device else 'no GPU'}, not {facts['chip']}")
+                if device is None or device.chip != wanted.chip:
+                    raise MeasureError(f"this worker has {device.chip if device else 'no GPU'}, not {wanted.chip}")
+                made: type[CompilingMeasurer] = GpuMeasurer
             else:
-                made, device = PredictedMeasurer, by_name(facts["device"])
-            bound = bind(from_dict(facts["workload"]), device, _templates(facts))
-            policy = Policy(**facts["policy"])
-            options: dict[str, Any] = dict(store=prepare(root()), seed=facts["seed"], jobs=1)
-            _open[key] = made(bound, policy=policy, **options)
+                made, device = PredictedMeasurer, wanted
+            options = {"policy": facts["policy"], "seed": facts["seed"], "store": prepare(root()), "jobs": 1}
+            _open[key] = made(bind(facts["workload"], device, _templates(facts)), **options)
         return _open[key]
 
 

@@ -11,7 +11,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,13 +48,14 @@ OVERRIDES = (
 )
 """Variables that change, behind everybody's back, how libraries compute or how launches are issued."""
 
+OTHER = {"cold": "warm", "warm": "cold"}
+
 
 def handler(setup: Mapping[str, Any]) -> Callable[[Any, Note], Any]:
     """In the child: the handler of requests for GPU ``setup["ordinal"]``."""
     for name in OVERRIDES:  # before the driver and the libraries read them
         os.environ.pop(name, None)
-    gpu = Gpu(int(setup["ordinal"]))
-    return gpu.answer
+    return Gpu(int(setup["ordinal"])).answer
 
 
 class Gpu:
@@ -96,18 +97,19 @@ class Gpu:
     def trial(self, request: TrialRequest, note: Note) -> TrialReply:
         """Verify, then time."""
         policy, seconds, kernel = request.policy, {"verify": 0.0, "time": 0.0}, None
-        stage, start = "launch_error", time.perf_counter()
+        reply = functools.partial(TrialReply, seconds=seconds)
+        status, start = "launch_error", time.perf_counter()
         try:
             note("inputs")
             data, checker = self._inputs(request)
             note("load")
             kernel = LoadedKernel(request.kernel, data, policy.pdl)
             note("launch")
-            stage = "run_error"
+            status = "run_error"
             result = checker.check(kernel, note)
             seconds["verify"] = time.perf_counter() - start
             if result.status != "ok":
-                return TrialReply(result.status, result.reason, error=result.error, seconds=seconds)
+                return reply(result.status, result.reason, error=result.error)
             note("time")
             start = time.perf_counter()
             before = nvml.read(self.bus)
@@ -115,41 +117,37 @@ class Gpu:
             once = estimate_runtime(kernel, self.stream)
             if is_much_slower(once, request.best):
                 seconds["time"] = time.perf_counter() - start
-                return TrialReply("ok", samples=(once,), warm_samples=(once,), error=result.error, seconds=seconds)
+                return reply("ok", samples=(once,), warm_samples=(once,), error=result.error)
             note("time")
             watch = Stopwatch(kernel, policy, self.stream, self.flush, self.device.l2_bytes)
             warm_up([watch], WARM_UP)
-            first, second = (watch.cold, watch.warm) if policy.l2 == "cold" else (watch.warm, watch.cold)
-            samples = repeat(_noted(note, first), policy.repeats, request.best)
-            warm = repeat(_noted(note, second), max(1, min(5, policy.repeats)))
+
+            def sample(l2: str) -> float:
+                note("time")  # a time limit for each: many runs of a slow kernel are no hang
+                return watch.sample(l2)
+
+            samples = repeat(lambda: sample(policy.l2), policy.repeats, request.best)
+            other = repeat(lambda: sample(OTHER[policy.l2]), max(1, min(5, policy.repeats)))
             self.stream.synchronize()
             watch.close()
             seconds["time"] = time.perf_counter() - start
             clocks = {"before": before, "after": nvml.read(self.bus)}
             if unstable(samples):
-                return TrialReply(
-                    "unstable",
-                    f"{len(samples)} samples from {min(samples):.3g} s to {max(samples):.3g} s",
-                    seconds=seconds,
-                    clocks=clocks,
-                )
-            return TrialReply(
-                "ok",
-                samples=samples,
-                warm_samples=warm if policy.l2 == "cold" else samples,
-                error=result.error,
-                seconds=seconds,
-                clocks=clocks,
-            )
+                reason = f"{len(samples)} samples from {min(samples):.3g} s to {max(samples):.3g} s"
+                return reply("unstable", reason, clocks=clocks)
+            warm = other if policy.l2 == "cold" else samples
+            return reply("ok", samples=samples, warm_samples=warm, error=result.error, clocks=clocks)
         except DriverError as error:
-            launch = error.call in ("cuLaunchKernelEx", "cuModuleLoadData", "cuFuncSetAttribute", "cuModuleGetFunction")
-            status = "launch_error" if launch and not error.sticky else stage
-            if error.code == driver.OUT_OF_MEMORY:
-                self._forget()
-                return TrialReply(status, f"out of device memory ({error})", seconds=seconds)
-            return TrialReply("run_error" if error.sticky else status, str(error), seconds=seconds, lost=error.sticky)
+            if error.sticky:
+                return reply("run_error", str(error), lost=True)
+            if error.call in ("cuLaunchKernelEx", "cuModuleLoadData", "cuFuncSetAttribute", "cuModuleGetFunction"):
+                status = "launch_error"
+            if error.code != driver.OUT_OF_MEMORY:
+                return reply(status, str(error))
+            self._forget()
+            return reply(status, f"out of device memory ({error})")
         except InvalidInput as error:  # a tensor map that the hardware refuses
-            return TrialReply("launch_error", str(error), seconds=seconds)
+            return reply("launch_error", str(error))
         finally:
             self._close(kernel)
 
@@ -166,17 +164,18 @@ class Gpu:
                 note("load", current)
                 kernel = LoadedKernel(entry, data, policy.pdl)
                 running.append((current, kernel))
-                named = functools.partial(note, subject=current)
-                found = checker.check(kernel, named)
+                found = checker.check(kernel, functools.partial(note, subject=current))
                 checks = {"inputs of the search": (found.status == "ok", found.reason)}
                 replies[current] = FinalistReply(found.status, found.reason, checks=checks)
             running = [(name, k) for name, k in running if replies[name].status == "ok"]
             current = ""
-            libraries, missing = self._baselines(request, data, checker, note)
-            for library in libraries:
-                running.append((library.name, library))
-                replies[library.name] = FinalistReply("ok", label=library.label)
-            replies.update({name: FinalistReply("invalid", why) for name, why in missing.items()})
+            if request.baselines:
+                from . import baselines
+
+                libraries, missing = baselines.prepare(request.baselines, data, checker, self.stream, self.device, note)
+                running += [(library.name, library) for library in libraries]
+                replies |= {library.name: FinalistReply("ok", label=library.label) for library in libraries}
+                replies |= {name: FinalistReply("invalid", why) for name, why in missing.items()}
             note("rounds")
             before = nvml.read(self.bus)
             watches, names = [], []
@@ -195,13 +194,10 @@ class Gpu:
             warm_up(watches, SETTLE)
             twice = [*watches, *watches]  # the second series gives the noise floor
             samples = interleave(twice, rounds, lambda r: [int(i) for i in rng.permutation(len(twice))], policy.l2)
-            other = "warm" if policy.l2 == "cold" else "cold"
-            warm = interleave(watches, min(rounds, 5), lambda r: range(len(watches)), other)
-            for i, name in enumerate(names):
-                again = tuple(samples[len(names) + i])
-                replies[name] = replace(
-                    replies[name], samples=tuple(samples[i]), again=again, warm_samples=tuple(warm[i])
-                )
+            warm = interleave(watches, min(rounds, 5), lambda r: range(len(watches)), OTHER[policy.l2])
+            for name, *series in zip(names, samples, samples[len(names) :], warm):
+                first, again, other = map(tuple, series)
+                replies[name] = replace(replies[name], samples=first, again=again, warm_samples=other)
             self.stream.synchronize()
             for watch in watches:
                 watch.close()
@@ -228,15 +224,6 @@ class Gpu:
         finally:
             self._close(kernel)
 
-    def _baselines(
-        self, request: FinalsRequest, data: DeviceData, checker: Checker, note: Note
-    ) -> tuple[Sequence[Any], Mapping[str, str]]:
-        if not request.baselines:
-            return (), {}
-        from . import baselines
-
-        return baselines.prepare(request.baselines, data, checker, self.stream, self.device, note)
-
     def _inputs(self, request: TrialRequest | FinalsRequest | WinnerRequest) -> tuple[DeviceData, Checker]:
         key = (request.workload, request.seed)
         if self._data is None or self._data[0] != key:
@@ -257,13 +244,3 @@ class Gpu:
             with contextlib.suppress(GpuTuneError):
                 self.stream.synchronize()
                 kernel.close()
-
-
-def _noted(note: Note, sample: Callable[[], float]) -> Callable[[], float]:
-    """``sample``, each with the time limit for itself: many runs of a slow kernel are no hang."""
-
-    def noted() -> float:
-        note("time")
-        return sample()
-
-    return noted
