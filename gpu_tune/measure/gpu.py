@@ -157,61 +157,52 @@ class GpuMeasurer(CompilingMeasurer):
 
     def _time(self, build: Build) -> Measurement:
         killer = self.killers.get(build.hash)
-        if killer is not None:
-            return self._ended(build.candidate, "quarantined", f"it {killer.why}", build.seconds, build)
-        reason = self.breaker.tripped(build.candidate.template)
+        reason = f"it {killer.why}" if killer is not None else self.breaker.tripped(build.candidate.template)
         if reason:
-            return self._ended(build.candidate, "quarantined", reason, build.seconds, build)
+            return self._ended(build.candidate, "quarantined", reason, build=build)
         request = TrialRequest(self.workload, self.seed, self.policy, KernelToLoad.of(build), self._best)
         child = self._child()
-        lost = False
         try:
             if self.journal:
                 self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
             reply: TrialReply = child.ask(request, self._limit)
-            lost = reply.lost
-            if lost:
+            if reply.lost:
                 child.kill()
-        except WorkerLost as error:
-            if self._closed:
-                raise MeasureError("the measurer was closed") from error
-            lost = True
-            reply = TrialReply("run_timeout" if error.timed_out else "run_error", str(error))
         except GpuTuneError as error:
-            reply = TrialReply("run_error", str(error))
+            lost = isinstance(error, WorkerLost)
+            if lost and self._closed:
+                raise MeasureError("the measurer was closed") from error
+            hung = isinstance(error, WorkerLost) and error.timed_out
+            reply = TrialReply("run_timeout" if hung else "run_error", str(error), lost=lost)
         finally:
             self._free.put(child)
         if self.journal:
-            self.journal.ended(build.hash, reply.status, lost)
-        self.breaker.note(build.candidate.template, lost=lost, hung=reply.status == "run_timeout")
+            self.journal.ended(build.hash, reply.status, reply.lost)
+        self.breaker.note(build.candidate.template, lost=reply.lost, hung=reply.status == "run_timeout")
         if reply.status == "ok":
             median = statistics.median_high(reply.samples)
             self._best = min(self._best or median, median)
-        return Measurement(
+        return self._ended(
             build.candidate,
             reply.status,
-            MEASURED,
             reply.reason,
-            reply.samples,
-            reply.warm_samples,
-            self.policy,
-            build.resources,
-            {**self._environment(), **reply.clocks},
-            build.hash,
             {**build.seconds, **reply.seconds},
-            reply.error,
+            build,
+            samples=reply.samples,
+            warm_samples=reply.warm_samples,
+            environment={**self._environment(), **reply.clocks},
+            error=reply.error,
         )
 
     def _ask_finals(
         self, builds: Sequence[Build], baselines: Sequence[str], rounds: int
     ) -> tuple[str, str, FinalsReply | None]:
-        """The reply, or the name of what made it break off ("": unknown) and why."""
+        """The name of what made the finals break off ("": unknown) and why, or the reply."""
         kernels = tuple(map(KernelToLoad.of, builds))
         request = FinalsRequest(self.workload, self.seed, self.policy, kernels, tuple(baselines), rounds)
         failed, reason, reply = self._ask(request)
-        if reply is not None and reply.failed is not None:
-            return reply.failed, reply.reason, None
-        return failed, reason, reply
+        broken = reply is not None and reply.failed is not None
+        return (reply.failed, reply.reason, None) if broken else (failed, reason, reply)
 
     def _ask(self, request: FinalsRequest | WinnerRequest) -> tuple[str, str, Any]:
         child = self._child()
@@ -259,14 +250,10 @@ class GpuMeasurer(CompilingMeasurer):
             )
         if self.device.cc not in nvrtc.architectures():
             old = self.device.cc < min(nvrtc.architectures())
+            newer = f"a newer one: pip install -U gpu_tune[cuda{supported}]"
             raise MeasureError(
                 f"NVRTC {'.'.join(map(str, nvrtc.version()))} does not compile for its architecture "
-                f"({self.device.arch}); install "
-                + (
-                    "gpu_tune[cuda12], which still does"
-                    if old
-                    else f"a newer one: pip install -U gpu_tune[cuda{supported}]"
-                )
+                f"({self.device.arch}); install {'gpu_tune[cuda12], which still does' if old else newer}"
             )
         return facts
 

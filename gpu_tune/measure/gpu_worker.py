@@ -20,6 +20,7 @@ import numpy as np
 from ..cuda import driver, memory, nvml
 from ..cuda.driver import DriverError
 from ..errors import GpuTuneError, InvalidInput
+from ..trial import Policy
 from .check import Checker
 from .device_data import DeviceData, LoadedKernel
 from .messages import (
@@ -48,14 +49,17 @@ OVERRIDES = (
 )
 """Variables that change, behind everybody's back, how libraries compute or how launches are issued."""
 
-OTHER = {"cold": "warm", "warm": "cold"}
-
 
 def handler(setup: Mapping[str, Any]) -> Callable[[Any, Note], Any]:
     """In the child: the handler of requests for GPU ``setup["ordinal"]``."""
     for name in OVERRIDES:  # before the driver and the libraries read them
         os.environ.pop(name, None)
     return Gpu(int(setup["ordinal"])).answer
+
+
+def other_l2(policy: Policy) -> str:
+    """The state of the L2 that ``policy`` does not ask for."""
+    return "warm" if policy.l2 == "cold" else "cold"
 
 
 class Gpu:
@@ -127,7 +131,7 @@ class Gpu:
                 return watch.sample(l2)
 
             samples = repeat(lambda: sample(policy.l2), policy.repeats, request.best)
-            other = repeat(lambda: sample(OTHER[policy.l2]), max(1, min(5, policy.repeats)))
+            other = repeat(lambda: sample(other_l2(policy)), max(1, min(5, policy.repeats)))
             self.stream.synchronize()
             watch.close()
             seconds["time"] = time.perf_counter() - start
@@ -194,7 +198,7 @@ class Gpu:
             warm_up(watches, SETTLE)
             twice = [*watches, *watches]  # the second series gives the noise floor
             samples = interleave(twice, rounds, lambda r: [int(i) for i in rng.permutation(len(twice))], policy.l2)
-            warm = interleave(watches, min(rounds, 5), lambda r: range(len(watches)), OTHER[policy.l2])
+            warm = interleave(watches, min(rounds, 5), lambda r: range(len(watches)), other_l2(policy))
             for name, *series in zip(names, samples, samples[len(names) :], warm):
                 first, again, other = map(tuple, series)
                 replies[name] = replace(replies[name], samples=first, again=again, warm_samples=other)
