@@ -7,13 +7,14 @@ so it is rendered again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from .. import reference
-from ..emulator import emulate, unavailable_reason
+from ..emulator import emulate
 from ..errors import GpuTuneError
 from ..space.knob import Config
 from ..templates.bound import BoundTemplate
@@ -38,6 +39,7 @@ def check(build: Build, seed: int = 0) -> Check:
     if small is None:
         rule = "no smaller workload satisfies the config's constraints"
         return Check("result", "emulator", False, rule, bound.computed.key)
+    found = Check("result", "emulator", False, workload=small.key)
     try:
         rendered = build.rendered if small == bound.computed else bound.on(small).render(config)
         arrays = reference.example_inputs(small, seed)
@@ -48,16 +50,11 @@ def check(build: Build, seed: int = 0) -> Check:
             rendered.source, rendered.plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed
         )
         if not report.ok:
-            return Check("result", "emulator", False, str(report)[:500], small.key)
-        found = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
-        return Check("result", "emulator", found.ok, str(found), small.key)
+            return replace(found, detail=str(report)[:500])
+        compared = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
+        return replace(found, ok=compared.ok, detail=str(compared))
     except GpuTuneError as error:
-        return Check("result", "emulator", False, f"could not be executed: {error}"[:500], small.key)
-
-
-def unavailable() -> str:
-    """Why nothing can be executed here; empty when it can."""
-    return unavailable_reason()
+        return replace(found, detail=f"could not be executed: {error}"[:500])
 
 
 def stand_in(bound: BoundTemplate, config: Config) -> Workload | None:
@@ -86,17 +83,9 @@ def smaller(workload: Workload) -> Iterator[Workload]:
         for m, n, k in sizes:
             yield _matmul(workload, _shrunk(workload.m, m), _shrunk(workload.n, n), _shrunk(workload.k, k))
     else:
-        for channels, filters, side in (
-            (64, 64, 12),
-            (32, 64, 14),
-            (128, 32, 8),
-            (256, 64, 6),
-            (32, 32, 8),
-            (16, 16, 8),
-        ):
-            made = _conv2d(workload, channels, filters, side)
-            if made is not None:
-                yield made
+        for sides in ((64, 64, 12), (32, 64, 14), (128, 32, 8), (256, 64, 6), (32, 32, 8), (16, 16, 8)):
+            with contextlib.suppress(GpuTuneError):
+                yield _conv2d(workload, *sides)
 
 
 def _shrunk(size: int, multiples: int) -> int:
@@ -105,12 +94,12 @@ def _shrunk(size: int, multiples: int) -> int:
 
 
 def _matmul(w: Matmul, m: int, n: int, k: int) -> Matmul:
-    rows = {"lda": (w.lda - w.a_shape[-1]), "ldb": (w.ldb - w.b_shape[-1]), "ldc": (w.ldc - w.n)}
     bare = replace(w, m=m, n=n, k=k, batch=min(w.batch, 2), lda=0, ldb=0, ldc=0)
-    return replace(bare, lda=bare.lda + rows["lda"], ldb=bare.ldb + rows["ldb"], ldc=bare.ldc + rows["ldc"])
+    a, b, c = w.lda - w.a_shape[-1], w.ldb - w.b_shape[-1], w.ldc - w.n
+    return replace(bare, lda=bare.lda + a, ldb=bare.ldb + b, ldc=bare.ldc + c)
 
 
-def _conv2d(w: Conv2d, channels: int, filters: int, side: int) -> Conv2d | None:
+def _conv2d(w: Conv2d, channels: int, filters: int, side: int) -> Conv2d:
     groups = w.groups
     per_group, out_group = w.c // groups, w.k // groups
     while groups > 2 and (groups * per_group > channels or groups * out_group > filters) and groups % 2 == 0:
@@ -120,7 +109,4 @@ def _conv2d(w: Conv2d, channels: int, filters: int, side: int) -> Conv2d | None:
     reach_h, reach_w = w.dilation[0] * (w.r - 1) + 1, w.dilation[1] * (w.s - 1) + 1
     h = min(w.h, max(side + w.h % 8, reach_h))
     width = min(w.w, max(side + w.w % 8, reach_w))
-    try:
-        return replace(w, n=min(w.n, 2), c=c, k=k, h=h, w=width, groups=groups)
-    except GpuTuneError:
-        return None
+    return replace(w, n=min(w.n, 2), c=c, k=k, h=h, w=width, groups=groups)

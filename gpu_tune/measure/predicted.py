@@ -22,6 +22,7 @@ import numpy as np
 
 from ..cuda.cubin import Mix, mixes
 from ..cuda.device import Device
+from ..emulator import unavailable_reason
 from ..errors import GpuTuneError
 from ..plan import KernelStep, MemsetStep
 from ..templates.bound import BoundTemplate
@@ -111,10 +112,10 @@ class PredictedMeasurer(CompilingMeasurer):
             first, second = (self._noisy(seconds, f"{build.hash} {tag}", rounds) * drift for tag in ("rounds", "again"))
             again[finalist.name] = tuple(second.tolist())
             finalists[candidate] = replace(finalist, samples=tuple(first.tolist()))
-        environment = {**self._environment(), "emulator": emulated.unavailable() or "the winner was executed"}
+        environment = {**self._environment(), "emulator": unavailable_reason() or "the winner was executed"}
         while True:
             found = conclude(PREDICTED, list(finalists.values()), again, taken, environment)
-            if found.winner is None or emulated.unavailable() or found.finalist(found.winner).checks:
+            if found.winner is None or unavailable_reason() or found.finalist(found.winner).checks:
                 return found
             check = emulated.check(self.build(found.winner), self.seed)
             status, reason = ("ok", "") if check.ok else ("wrong", check.detail)
