@@ -44,6 +44,11 @@ class CompileResult:
     seconds: float = 0.0
     cached: bool = False
 
+    @property
+    def cost(self) -> float:
+        """Seconds that were spent on it now."""
+        return 0.0 if self.cached else self.seconds
+
 
 def compile_key(source: str, arch: str) -> str:
     """Identity of a compile: 32 hex digits over source, options and NVRTC release."""

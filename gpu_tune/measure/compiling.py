@@ -66,11 +66,7 @@ class CompilingMeasurer(Closing):
         """The candidate's source, cubin and plan, made once: it is a finalist's. See :class:`Measurer` for errors."""
         known = self._finalists.get(candidate)
         if known is None:
-            bound, rendered, took = self._render(candidate)
-            compiled = self.pool.submit(rendered.source, self.device.arch).result()
-            if compiled.status != "ok":
-                raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
-            known = self._finalists[candidate] = build_of(candidate, bound, rendered, compiled, {"render": took})
+            known = self._finalists[candidate] = build(self._bound(candidate), candidate, self.pool)
         return known
 
     def close(self) -> None:
@@ -89,16 +85,12 @@ class CompilingMeasurer(Closing):
     def _environment(self) -> dict[str, Any]:
         return {"nvrtc": nvrtc.identity(), "chip": self.device.chip}
 
-    def _render(self, candidate: Candidate) -> tuple[BoundTemplate, Rendered, float]:
-        """The candidate's template and what it renders to, and the seconds that this took."""
-        start = time.perf_counter()
-        bound = self.bound.get(candidate.template)
-        if bound is None:
+    def _bound(self, candidate: Candidate) -> BoundTemplate:
+        """The template of ``candidate``; InvalidInput when it is none of the measurer's."""
+        if candidate.template not in self.bound:
             rule = f"is none of those that compute {self.workload.key} on {self.device.name}"
             raise InvalidInput("template", candidate.template, rule, f"use one of {', '.join(sorted(self.bound))}")
-        rendered = bound.render(candidate.config)
-        took = time.perf_counter() - start
-        return bound, rendered, took
+        return self.bound[candidate.template]
 
     def _ended(
         self,
@@ -119,14 +111,15 @@ class CompilingMeasurer(Closing):
         if self._closed:
             raise MeasureError("the measurer is closed; open another one")
         result: Future[Measurement] = Future()
+        start = time.perf_counter()
         try:
-            bound, rendered, took = self._render(candidate)
-        except (InvalidConfig, InvalidInput) as error:
-            result.set_result(self._ended(candidate, "invalid", str(error)))
-            return result
+            bound = self._bound(candidate)
+            rendered = bound.render(candidate.config)
         except GpuTuneError as error:
-            result.set_result(self._ended(candidate, "compile_error", str(error)))
+            status = "invalid" if isinstance(error, (InvalidConfig, InvalidInput)) else "compile_error"
+            result.set_result(self._ended(candidate, status, str(error)))
             return result
+        took = time.perf_counter() - start
         compiled = self.pool.submit(rendered.source, self.device.arch)
         self._share(compiled, result)
 
@@ -180,11 +173,11 @@ class CompilingMeasurer(Closing):
         took: float,
         pruner: Pruner | None = None,
     ) -> Measurement:
-        seconds = {"render": took, "compile": 0.0 if compiled.cached else compiled.seconds}
+        seconds = {"render": took, "compile": compiled.cost}
         if compiled.status != "ok":
             return self._ended(candidate, compiled.status, compiled.reason, seconds)
         try:
-            build = build_of(candidate, bound, rendered, compiled, seconds)
+            build = build_of(candidate, bound, rendered, compiled, took)
         except GpuTuneError as error:
             return self._ended(candidate, "compile_error", str(error), seconds)
         reason = pruner(candidate, build.resources) if pruner is not None else ""
@@ -206,17 +199,27 @@ class CompilingMeasurer(Closing):
         return measurement
 
 
+def build(bound: BoundTemplate, candidate: Candidate, pool: CompilePool) -> Build:
+    """Render and compile ``candidate``; CompileError, InvalidConfig or TemplateError when that fails."""
+    start = time.perf_counter()
+    rendered = bound.render(candidate.config)
+    took = time.perf_counter() - start
+    compiled = pool.submit(rendered.source, bound.device.arch).result()
+    if compiled.status != "ok":
+        raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
+    return build_of(candidate, bound, rendered, compiled, took)
+
+
 def build_of(
-    candidate: Candidate,
-    bound: BoundTemplate,
-    rendered: Rendered,
-    compiled: CompileResult,
-    seconds: Mapping[str, float],
+    candidate: Candidate, bound: BoundTemplate, rendered: Rendered, compiled: CompileResult, took: float
 ) -> Build:
-    """The build of a compile that went well; CompileError when the cubin lacks a kernel of the plan."""
-    spent = {**seconds, "compile": 0.0 if compiled.cached else compiled.seconds}
-    taken, version = resources(compiled, rendered.plan), nvrtc.identity()
-    return Build(candidate, bound, rendered, compiled.cubin, taken, compiled.log, version, spent, compiled.cached)
+    """The build of a compile that went well; CompileError when the cubin lacks a kernel of the plan.
+
+    ``took``: seconds of rendering.
+    """
+    taken, seconds = resources(compiled, rendered.plan), {"render": took, "compile": compiled.cost}
+    log, cached = compiled.log, compiled.cached
+    return Build(candidate, bound, rendered, compiled.cubin, taken, log, nvrtc.identity(), seconds, cached)
 
 
 def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:

@@ -151,7 +151,13 @@ def conclude(
     tied = [fastest] + [
         c for c in ours if c is not fastest and not compare(fastest.samples, c.samples, noise_floor=floor).decided
     ]
-    winner = min(tied, key=lambda c: (_weight(resources.get(c.name)), c.name))
+
+    def weight(finalist: Finalist) -> tuple[int, int, int, str]:
+        taken = resources.get(finalist.name) or Resources()
+        shared = taken.static_shared_bytes + taken.dynamic_shared_bytes
+        return taken.spill_bytes, shared, taken.registers, finalist.name
+
+    winner = min(tied, key=weight)
     comparisons = {
         c.name: compare(winner.samples, c.samples, noise_floor=floor) for c in held.values() if c is not winner
     }
@@ -170,12 +176,6 @@ def conclude(
         vendor,
         dict(environment or {}),
     )
-
-
-def _weight(taken: Resources | None) -> tuple[int, int, int]:
-    if taken is None:
-        return (0, 0, 0)
-    return taken.spill_bytes, taken.static_shared_bytes + taken.dynamic_shared_bytes, taken.registers
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Every repeat that was recorded of a candidate is kept, and finals draw from them
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -73,20 +74,12 @@ class ReplayMeasurer(Closing):
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""
         from .compile import CompilePool
-        from .compiling import build_of
+        from .compiling import build
 
         if candidate.template not in self.bound:
             raise InvalidInput("template", candidate.template, f"does not compute {self.workload.key}, or is unknown")
-        bound = self.bound[candidate.template]
-        rendered = bound.render(candidate.config)
-        pool = CompilePool(None, 1)
-        try:
-            compiled = pool.submit(rendered.source, self.device.arch).result()
-        finally:
-            pool.close()
-        if compiled.status != "ok":
-            raise MeasureError(f"{candidate.key}: {compiled.status} ({compiled.reason})")
-        return build_of(candidate, bound, rendered, compiled, {})
+        with contextlib.closing(CompilePool(None, 1)) as pool:
+            return build(self.bound[candidate.template], candidate, pool)
 
     def close(self) -> None:
         """Nothing to end; further submissions are refused."""
