@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpu_tune import emulator
 from gpu_tune.cuda.device import by_name
 from gpu_tune.measure import emulated
 from gpu_tune.measure.predicted import PredictedMeasurer
@@ -97,8 +98,8 @@ def test_too_much_shared_memory_or_device_memory_is_a_launch_error(
 def test_the_winner_is_executed_and_a_wrong_one_loses_to_the_next_best(
     templates: dict[str, Template], compiled: Path, candidate: Make
 ):
-    if emulated.unavailable():
-        pytest.skip(emulated.unavailable())
+    if emulator.unavailable_reason():
+        pytest.skip(emulator.unavailable_reason())
     w = Matmul(33, 40, 20, dtype="float32")
     wrong, right = candidate(fault="wrong"), candidate(rows=1, threads=32)
     with make_measurer(w, kind="predicted", templates=templates, store=compiled, jobs=1) as m:
