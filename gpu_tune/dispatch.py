@@ -20,7 +20,7 @@ import numpy as np
 
 from .cuda import driver, nvrtc
 from .cuda.device import Device
-from .errors import CompilerMissing, InvalidInput, NotTuned
+from .errors import CompilerMissing, NotTuned, require
 from .kernel import arrays, vendor
 from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
@@ -31,8 +31,7 @@ from .store.winner import Compiler
 from .templates.base import Template
 from .templates.registry import bind
 from .trial import MEASURED
-from .workload import Conv2d, Matmul, Workload, require_workload
-from .workload.command import command
+from .workload import Conv2d, Matmul, Workload, require_workload, tune_command
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def load(
     if found is not None:
         return TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
     asked = None if device is None else chosen.name
-    hint = f"{workload.key} is not tuned for {chosen.chip}; run: {command(workload, asked)}"
+    hint = f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, asked)}"
     if strict or (strict is None and os.environ.get("GPU_TUNE_STRICT", "") not in ("", "0")):
         raise NotTuned(hint)
     kernel = _untuned(workload, chosen, source, templates)
@@ -94,16 +93,20 @@ def matmul(
     """
     first, second = arrays.view("a", a), arrays.view("b", b)
     for name, seen in (("a", first), ("b", second)):
-        if len(seen.shape) not in (2, 3):
-            raise InvalidInput(f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
-        if len(seen.shape) > 1 and seen.shape[-1] > 1 and seen.strides[-1] != 1:
-            rule = "are not those of contiguous rows"
-            remedy = "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it"
-            raise InvalidInput(f"{name} strides (elements)", seen.strides, rule, remedy)
+        matrix = len(seen.shape) in (2, 3)
+        require(matrix, f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
+        require(
+            seen.shape[-1] <= 1 or seen.strides[-1] == 1,
+            f"{name} strides (elements)",
+            seen.strides,
+            "are not those of contiguous rows",
+            "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it",
+        )
     for name, value in (("alpha", alpha), ("beta", beta)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
-            raise InvalidInput(name, value, "is not a number", "give a Python float")
-    _layout(layout)
+        number = value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+        require(number, name, value, "is not a number", "give a Python float")
+    known = isinstance(layout, str) and layout.lower() in ("nn", "nt", "tn", "tt")
+    require(known, "matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
     m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
     n = second.shape[-1] if layout[1].lower() == "n" else second.shape[-2]
     batch = first.shape[0] if len(first.shape) == 3 else 1
@@ -151,8 +154,8 @@ def conv2d(
     ``nchw``: ``x`` is (n, c, h, w), filters (k, c/groups, r, s); ``nhwc``: (n, h, w, c) and (k, r, s, c/groups).
     """
     first, second = arrays.view("x", x), arrays.view("w", w)
-    if len(first.shape) != 4 or len(second.shape) != 4:
-        raise InvalidInput("x.shape, w.shape", (first.shape, second.shape), "are not four-dimensional")
+    shapes = (first.shape, second.shape)
+    require(all(len(s) == 4 for s in shapes), "x.shape, w.shape", shapes, "are not four-dimensional")
     order = (0, 3, 1, 2) if str(layout).lower() == "nhwc" else (0, 1, 2, 3)
     n, c, h, wide = (first.shape[i] for i in order)
     k, _, r, s = (second.shape[i] for i in order)
@@ -188,12 +191,11 @@ def _dispatch(
 ) -> Any:
     specs = workload.arrays()
     for name, value in operands.items():
-        if name not in specs:
-            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
+        require(name in specs, name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
         arrays.check(name, arrays.view(name, value), specs[name], 1)
     for name in specs:
-        if name not in operands and name != "out":
-            raise InvalidInput(name, rule=f"is missing: {workload.key} needs it", remedy=f"pass {name}=")
+        passed = name in operands or name == "out"
+        require(passed, name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
     if first.place == arrays.HOST:
         return _on_host(workload, operands, scalars, out)
     store = opened(store)
@@ -232,8 +234,8 @@ def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[s
     if out is None:
         return result
     arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1)
-    if not np.asarray(out).flags.writeable:
-        raise InvalidInput("out", rule="cannot be written", remedy="pass a writable array, or leave it out")
+    writable = np.asarray(out).flags.writeable
+    require(writable, "out", None, "cannot be written", "pass a writable array, or leave it out")
     np.asarray(out)[...] = result
     return out
 
@@ -243,7 +245,7 @@ def _untuned(workload: Workload, device: Device, source: str, templates: Mapping
     if not nvrtc.available():
         raise CompilerMissing(
             f"{workload.key} is not tuned for {device.chip}, and there is no NVRTC to compile its default; "
-            f"run: {command(workload)} on a machine that has one"
+            f"run: {tune_command(workload)} on a machine that has one"
         )
     found = bind(workload, device, templates)
     for bound in sorted(found, key=lambda b: (-b.template.only_cc, -b.template.min_cc, b.name)):
@@ -265,13 +267,8 @@ def _untuned(workload: Workload, device: Device, source: str, templates: Mapping
         )
         return TunedKernel(replace(untuned, code=emit(untuned)), match="default")
     raise NotTuned(
-        f"{workload.key} is not tuned for {device.chip} and no template's default fits; run: {command(workload)}"
+        f"{workload.key} is not tuned for {device.chip} and no template's default fits; run: {tune_command(workload)}"
     )
-
-
-def _layout(layout: str) -> None:
-    if not isinstance(layout, str) or layout.lower() not in ("nn", "nt", "tn", "tt"):
-        raise InvalidInput("matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
 
 
 def _leading(seen: arrays.ArrayView) -> int:

@@ -16,8 +16,7 @@ from gpu_tune.errors import InvalidInput, Unsupported
 from gpu_tune.kernel import arrays, vendor
 from gpu_tune.reference import compare, example_inputs, example_scalars, reference
 from gpu_tune.store.store import Store
-from gpu_tune.workload import Conv2d, Matmul
-from gpu_tune.workload.command import command
+from gpu_tune.workload import Conv2d, Matmul, tune_command
 from tests.helpers.on_gpu import OnGpu
 from tests.helpers.winners import toy_winner_for
 
@@ -181,12 +180,12 @@ def test_the_command_that_tunes_a_workload_says_all_that_differs_from_the_defaul
     workload = Matmul(
         20, 18, 16, dtype="float32", layout="nt", lda=32, math=("tf32",), epilogue="clamp(0,6)", deterministic=False
     )
-    assert command(workload, "nvidia-a100") == (
+    assert tune_command(workload, "nvidia-a100") == (
         "gpu-tune tune matmul --m 20 --n 18 --k 16 --dtype float32 --layout nt --lda 32 --epilogue 'clamp(0,6)' "
         "--math tf32 --no-deterministic --device nvidia-a100"
     )
     conv = Conv2d(1, 8, 9, 9, 8, 3, 3, padding=(0, 1, 2, 1), stride=2)
-    assert command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc --dtype float16")
+    assert tune_command(conv).endswith("--stride 2x2 --padding 0x1x2x1 --layout nhwc --dtype float16")
 
 
 A, B = np.ones((8, 4), np.float32), np.ones((4, 6), np.float32)

@@ -16,7 +16,7 @@ from bench.campaign import archive as archives
 from bench.campaign import tables as results_tables
 from bench.campaign.schedule import Schedule
 from bench.campaign.setup import Setup
-from gpu_tune.cuda import driver, nvml, nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.measure import emulated
 from gpu_tune.trial import MEASURED, PREDICTED
 
@@ -44,12 +44,12 @@ def environment(setup: Setup) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions,
         "nvrtc": nvrtc.identity(),
-        "driver": nvml.driver_version(),
+        "driver": driver.display_version(),
         "emulator": emulated.unavailable() or "ok",
     }
     if setup.kind == "gpu":
         facts["cuda"] = ".".join(map(str, driver.version()))
-        facts["clocks"] = nvml.read(driver.bus_id())
+        facts["clocks"] = driver.sensors(driver.bus_id())
     return facts
 
 

@@ -18,8 +18,7 @@ import click
 from .. import text
 from ..errors import InvalidInput
 from ..store.store import Store
-from ..workload import Conv2d, Matmul, Workload
-from ..workload.command import REQUIRED
+from ..workload import REQUIRED, Conv2d, Matmul, Workload
 
 MOST_WORKLOADS = 100_000
 _HELP = {

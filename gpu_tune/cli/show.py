@@ -16,8 +16,7 @@ from ..store.records import Records
 from ..store.store import Store, lookup
 from ..templates.registry import bind
 from ..trial import PREDICTED
-from ..workload import Workload
-from ..workload.command import command as tune_command
+from ..workload import Workload, tune_command
 from . import options
 
 MARKS = (1, 10, 25, 50, 100, 200, 500, 1000, 2000)

@@ -21,9 +21,9 @@ from __future__ import annotations
 import functools
 import re
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..errors import CorruptData
@@ -107,24 +107,22 @@ class Elf:
 
     def __init__(self, data: bytes) -> None:
         self.data = bytes(data)
-        if len(self.data) < 64 or self.data[:6] != b"\x7fELF\x02\x01":
-            raise ValueError("not a little-endian ELF64 file")
+        _expect(len(self.data) >= 64 and self.data[:6] == b"\x7fELF\x02\x01", "not a little-endian ELF64 file")
         (machine,) = struct.unpack_from("<H", self.data, 18)
-        if machine != MACHINE_CUDA:
-            raise ValueError(f"ELF machine {machine} is not CUDA ({MACHINE_CUDA})")
+        _expect(machine == MACHINE_CUDA, f"ELF machine {machine} is not CUDA ({MACHINE_CUDA})")
         (flags,) = struct.unpack_from("<I", self.data, 48)
         self.cc = (flags >> 8 if self.data[8] >= 8 else flags) & 0xFF
         (table,) = struct.unpack_from("<Q", self.data, 40)
         entry, count, names = struct.unpack_from("<HHH", self.data, 58)
-        if entry != 64 or not 0 < count <= _MAX_SECTIONS or names >= count:
-            raise ValueError(f"section table is malformed ({count} entries of {entry} bytes)")
+        sound = entry == 64 and names < count <= _MAX_SECTIONS
+        _expect(sound, f"section table is malformed ({count} entries of {entry} bytes)")
         raw = [struct.unpack("<IIQQQQIIQQ", self.slice(table + i * 64, 64)) for i in range(count)]
         strings = self.slice(raw[names][4], raw[names][5])
         self.sections = [Section(_string(strings, s[0]), s[1], s[4], s[5], s[6]) for s in raw]
 
     def slice(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size < 0 or offset + size > len(self.data):
-            raise ValueError(f"bytes {offset}..{offset + size} lie outside the file")
+        inside = offset >= 0 and size >= 0 and offset + size <= len(self.data)
+        _expect(inside, f"bytes {offset}..{offset + size} lie outside the file")
         return self.data[offset : offset + size]
 
     def bytes_of(self, section: Section) -> bytes:
@@ -138,8 +136,7 @@ class Elf:
         for section in self.sections:
             if section.kind == 2:
                 body = self.bytes_of(section)
-                if section.link >= len(self.sections) or len(body) % 24:
-                    raise ValueError("symbol table is malformed")
+                _expect(section.link < len(self.sections) and len(body) % 24 == 0, "symbol table is malformed")
                 strings = self.bytes_of(self.sections[section.link])
                 return [_string(strings, struct.unpack_from("<I", body, at)[0]) for at in range(0, len(body), 24)]
         return []
@@ -189,8 +186,7 @@ def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[str, str, int]]:
     for attribute, _, payload in _records(elf.bytes_of(section)):
         if attribute in facts and len(payload) == 8:
             index, value = struct.unpack("<II", payload)
-            if index >= len(symbols):
-                raise ValueError(f"record names symbol {index} of {len(symbols)}")
+            _expect(index < len(symbols), f"record names symbol {index} of {len(symbols)}")
             yield symbols[index], facts[attribute], value
 
 
@@ -200,16 +196,19 @@ def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:
         form, attribute, value = struct.unpack_from("<BBH", body, at)
         at += 4
         size = value if form == 4 else 0
-        if at + size > len(body):
-            raise ValueError(f"record 0x{attribute:02x} reaches past its section")
+        _expect(at + size <= len(body), f"record 0x{attribute:02x} reaches past its section")
         yield attribute, value, body[at : at + size]
         at += size
 
 
+def _expect(valid: bool, problem: str) -> None:
+    if not valid:
+        raise ValueError(problem)
+
+
 def _string(table: bytes, offset: int) -> str:
     end = table.find(b"\0", offset, offset + _MAX_NAME)
-    if offset > len(table) or (end < 0 and table):
-        raise ValueError(f"name at {offset} has no end")
+    _expect(offset <= len(table) and (end >= 0 or not table), f"name at {offset} has no end")
     return table[offset : max(end, offset)].decode()
 
 
@@ -240,28 +239,23 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
 
     A note that names no kernel belongs to every kernel of the log (to the name ``""`` when the log names none).
     """
-    found: dict[str, PtxasReport] = {}
-    loose: list[str] = []
+    frames: dict[str, tuple[int, int, int]] = {}
+    notes: dict[str, list[str]] = defaultdict(list)
     kernel = function = ""
     for line in log.splitlines():
         if match := _ENTRY.search(line):
             kernel = function = match[1]
-            found.setdefault(kernel, PtxasReport())
+            frames.setdefault(kernel, (0, 0, 0))
         elif match := _FUNCTION.search(line):
             function = match[1]
         elif (match := _FRAME.search(line)) and function == kernel and kernel:
-            stack, stores, loads = map(int, match.groups())
-            found[kernel] = PtxasReport(stack, stores, loads, found[kernel].notes)
+            frames[kernel] = (int(match[1]), int(match[2]), int(match[3]))
         elif match := _NOTE.search(line):
-            note, place = f"{match[1]}: {match[2].strip()}", _IN_FUNCTION.search(line)
-            if place:
-                report = found.get(place[1], PtxasReport())
-                found[place[1]] = replace(report, notes=(*report.notes, note))
-            else:
-                loose.append(note)
-    if loose and not found:
-        found[""] = PtxasReport()
-    return {name: replace(report, notes=(*report.notes, *loose)) for name, report in found.items()}
+            place = _IN_FUNCTION.search(line)
+            notes[place[1] if place else ""].append(f"{match[1]}: {match[2].strip()}")
+    everywhere = notes.pop("", [])
+    names = [*frames, *(name for name in notes if name not in frames)] or [""] * bool(everywhere)
+    return {n: PtxasReport(*frames.get(n, (0, 0, 0)), (*notes.get(n, ()), *everywhere)) for n in names}
 
 
 _OPERATIONS = {

@@ -1,7 +1,8 @@
-"""The CUDA driver through ctypes: devices, modules, kernels, tensor maps, launches. Loaded when first called.
+"""The CUDA driver through ctypes: devices, modules, kernels, tensor maps, launches; and NVML, for clocks and power.
 
-Only what running a launch plan needs; memory, streams and graphs belong to the caller's library. Pointers and streams
-are plain integers. Numbers of attributes and layouts of structures are those of ``cuda.h``, which keeps them stable.
+Both are loaded when first called. Only what running a launch plan needs; memory, streams and graphs belong to the
+caller's library. Pointers and streams are plain integers. Numbers of attributes and layouts of structures are those of
+``cuda.h``, which keeps them stable.
 """
 
 from __future__ import annotations
@@ -258,16 +259,12 @@ class Launch:
         self.arguments = list(arguments)  # ctypes objects; they must live as long as the launch
         self._function = ctypes.c_void_p(function)
         self._pointers = (ctypes.c_void_p * max(1, len(arguments)))(*[ctypes.addressof(a) for a in self.arguments])
-        self._attributes = (_Attribute * 2)()
-        count = 0
-        if tuple(cluster) != (1, 1, 1):
-            self._attributes[0] = _Attribute(_LAUNCH_CLUSTER, value=_Value(cluster=_Dim(*cluster)))
-            count = 1
-        if pdl:
-            self._attributes[count] = _Attribute(_LAUNCH_PDL, value=_Value(flag=1))
-            count += 1
+        clustered = tuple(cluster) != (1, 1, 1)
+        attributes = [_Attribute(_LAUNCH_CLUSTER, value=_Value(cluster=_Dim(*cluster)))] if clustered else []
+        attributes += [_Attribute(_LAUNCH_PDL, value=_Value(flag=1))] if pdl else []
+        self._attributes = (_Attribute * 2)(*attributes)
         self._config = _LaunchConfig((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, None,
-                                     self._attributes, count)  # fmt: skip
+                                     self._attributes, len(attributes))  # fmt: skip
 
     def __call__(self, stream: int) -> None:
         config = _LaunchConfig.from_buffer_copy(self._config)  # re-entrant: the stream is the call's own
@@ -289,3 +286,48 @@ def memset(pointer: int, value: int, nbytes: int, stream: int) -> None:
 def detect_device() -> Device | None:
     """The GPU that CUDA shows first, or None without a GPU or driver."""
     return describe() if device_count() else None
+
+
+_SENSORS: dict[str, tuple[Any, ...]] = {
+    "sm_clock_mhz": ("ClockInfo", 1), "memory_clock_mhz": ("ClockInfo", 2), "power_w": ("PowerUsage",),
+    "temperature_c": ("Temperature", 0),
+}  # fmt: skip
+"""NVML's function of each reading, without ``nvmlDeviceGet``, and which of its kind."""
+_THROTTLE_REASONS = {
+    0x2: "applications_clocks", 0x4: "software_power_cap", 0x8: "hardware_slowdown", 0x10: "sync_boost",
+    0x20: "software_thermal", 0x40: "hardware_thermal", 0x80: "hardware_power_brake", 0x100: "display_clocks",
+}  # fmt: skip
+
+
+@functools.cache
+def _nvml() -> ctypes.CDLL | None:
+    for name in ("libnvidia-ml.so.1", "libnvidia-ml.so"):
+        with contextlib.suppress(OSError):
+            lib = ctypes.CDLL(name)
+            return lib if lib.nvmlInit_v2() == 0 else None
+    return None
+
+
+def display_version() -> str:
+    """The display driver's version (``580.65.06``), empty without NVML."""
+    lib, text = _nvml(), ctypes.create_string_buffer(96)
+    return text.value.decode() if lib is not None and lib.nvmlSystemGetDriverVersion(text, 96) == 0 else ""
+
+
+def sensors(bus_id: str) -> dict[str, Any]:
+    """``sm_clock_mhz``, ``memory_clock_mhz``, ``power_w``, ``temperature_c``, ``throttle`` (names) of the GPU with PCI
+    ``bus_id``, as far as it tells (a MIG slice tells little)."""
+    lib, handle = _nvml(), ctypes.c_void_p()
+    found: dict[str, Any] = {}
+    if lib is None or lib.nvmlDeviceGetHandleByPciBusId_v2(bus_id.encode(), ctypes.byref(handle)):
+        return found
+    number, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
+    for name, (function, *kind) in _SENSORS.items():
+        if getattr(lib, f"nvmlDeviceGet{function}")(handle, *kind, ctypes.byref(number)) == 0:
+            found[name] = number.value / 1000 if name == "power_w" else number.value
+    # newer libraries name it anew, and may drop the old name
+    names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    ask = next((getattr(lib, n) for n in names if hasattr(lib, n)), None)
+    if ask is not None and ask(handle, ctypes.byref(reasons)) == 0:
+        found["throttle"] = [name for bit, name in _THROTTLE_REASONS.items() if reasons.value & bit]
+    return found

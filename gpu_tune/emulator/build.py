@@ -14,12 +14,30 @@ import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from .. import paths
 from ..errors import CompilerMissing, EmulationError
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w")
+_P, _S, _I, _U64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "emu_load": (_P, [_S, _S, _I]),
+    "emu_unload": (None, [_P]),
+    "emu_params": (_I, [_P, _S, _P, _P, _I, _P]),
+    "emu_kernels": (_S, [_P, _S, _I]),
+    "emu_begin": (_P, [_P, _P]),
+    "emu_end": (None, [_P]),
+    "emu_buffer": (_U64, [_P, _I, _S, _P, _U64, _I, _I]),
+    "emu_mark_written": (None, [_P, _I, _U64, _U64]),
+    "emu_tensor_map": (_I, [_P, _P]),
+    "emu_type": (_I, [_S]),
+    "emu_launch": (_I, [_P, _S, _P, _P, _P, ctypes.c_uint32, _P, _U64]),
+    "emu_results": (_S, [_P]),
+    "emu_lines": (_I, [_P, _I, _P, _I]),
+}
+"""Result and arguments of each function of the library."""
 
 
 def folder() -> Path:
@@ -45,7 +63,11 @@ def library() -> ctypes.CDLL:
     path = _path()
     if not path.exists():
         _build(path)
-    return _declare(ctypes.CDLL(str(path)))
+    lib = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
 
 
 def _files() -> list[Path]:
@@ -104,26 +126,3 @@ def _publish(command: list[str], target: Path) -> None:
         done = subprocess.run([*command, "-o", str(new)], capture_output=True, text=True)
         if done.returncode:
             raise EmulationError(f"building the emulator failed ({command[0]}):\n{done.stderr[-2000:]}")
-
-
-def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
-    p, s, i, u64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
-    signatures = {
-        "emu_load": (p, [s, s, i]),
-        "emu_unload": (None, [p]),
-        "emu_params": (i, [p, s, p, p, i, p]),
-        "emu_kernels": (s, [p, s, i]),
-        "emu_begin": (p, [p, p]),
-        "emu_end": (None, [p]),
-        "emu_buffer": (u64, [p, i, s, p, u64, i, i]),
-        "emu_mark_written": (None, [p, i, u64, u64]),
-        "emu_tensor_map": (i, [p, p]),
-        "emu_type": (i, [s]),
-        "emu_launch": (i, [p, s, p, p, p, ctypes.c_uint32, p, u64]),
-        "emu_results": (s, [p]),
-        "emu_lines": (i, [p, i, p, i]),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-    return lib

@@ -20,7 +20,7 @@ from numpy.lib.array_utils import byte_bounds
 from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
-from ..errors import EmulationError, InvalidInput, require
+from ..errors import EmulationError, require
 from ..plan import BUFFERS, TENSOR_MAP_DTYPES, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build, tensor_map
 from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
@@ -48,8 +48,7 @@ class Module:
         self._library = build.library()
         error = ctypes.create_string_buffer(1000)
         self._handle = self._library.emu_load(ptx.encode(), error, len(error))
-        if not self._handle:
-            raise EmulationError(f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
+        _expect(self._handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
         weakref.finalize(self, self._library.emu_unload, self._handle)
 
     @classmethod
@@ -162,9 +161,8 @@ class _Run:
                     f"{bound['workspace'].data[at]} after the run.",
                 )
             )
-        views = {n: _view(b) for n, b in bound.items()}
         return Report(
-            arrays=views,
+            arrays={n: _view(b) for n, b in bound.items()},
             findings=tuple(findings),
             instructions=facts["instructions"],
             shared_bytes_touched=facts["shared"],
@@ -199,13 +197,12 @@ class _Run:
     # ---- memory
     def _bind(self, handle: int) -> dict[str, _Bound]:
         bound: dict[str, _Bound] = {}
-        given = dict(self.arrays)
+        given = self.arrays
         for name, array in given.items():
             require(name in BUFFERS, "emulated buffer", name, f"is not one of {BUFFERS}")
-            kind = type(array).__name__
-            require(isinstance(array, np.ndarray), f"emulated buffer {name!r}", kind, "is not a numpy array")
-        order = sorted(given, key=lambda n: n != "out")  # `out` first: c may alias it
-        for name in order:
+            numpy, kind = isinstance(array, np.ndarray), type(array).__name__
+            require(numpy, f"emulated buffer {name!r}", kind, "is not a numpy array")
+        for name in sorted(given, key=lambda n: n != "out"):  # `out` first: c may alias it
             if name == "c" and "out" in bound and np.may_share_memory(given["c"], given["out"]):
                 out = bound["out"]
                 start, end = byte_bounds(given["c"])
@@ -213,15 +210,12 @@ class _Run:
                     bound[name] = _Bound(out.index, out.data, out.address, given["c"])
                     continue
             array = given[name]
-            data = _bytes(array)
             writable = name in WRITABLE or "out" not in given  # a run without `out` has no notion of inputs
-            bound[name] = self._add(handle, len(bound), name, data, writable, False, _offset(array), array)
-        if "workspace" not in bound and self.plan.workspace_bytes:
-            size = self.plan.workspace_bytes
-            zeroed = self.plan.workspace_zeroed
-            data = np.zeros(size, np.uint8)
-            if not zeroed:
-                data[:] = np.random.default_rng(self.seed).integers(0, 256, size, np.uint8) | 0x80
+            bound[name] = self._add(handle, len(bound), name, _bytes(array), writable, False, _offset(array), array)
+        size, zeroed = self.plan.workspace_bytes, self.plan.workspace_zeroed
+        if "workspace" not in bound and size:
+            rng = np.random.default_rng(self.seed)
+            data = np.zeros(size, np.uint8) if zeroed else rng.integers(0, 256, size, np.uint8) | 0x80
             bound["workspace"] = self._add(handle, len(bound), "workspace", data, True, not zeroed, 0, None)
         return bound
 
@@ -264,17 +258,14 @@ class _Run:
         count = self.library.emu_params(
             self.module._handle, step.kernel.encode(), offsets, sizes, 256, ctypes.byref(total)
         )
-        if count < 0:
-            raise EmulationError(f"the module has no kernel {step.kernel!r}; it has: {', '.join(self.module.kernels)}")
-        if count != len(step.args):
-            raise EmulationError(f"kernel {step.kernel!r} takes {count} arguments, the plan gives {len(step.args)}")
+        kernel, given = f"kernel {step.kernel!r}", len(step.args)
+        _expect(count >= 0, f"the module has no {kernel}; it has: {', '.join(self.module.kernels)}")
+        _expect(count == given, f"{kernel} takes {count} arguments, the plan gives {given}")
         params = np.zeros(max(total.value, 1), np.uint8)
         for k, arg in enumerate(step.args):
             raw = self._argument(handle, step, arg, bound)
-            if len(raw) != sizes[k]:
-                raise EmulationError(
-                    f"argument {k} of kernel {step.kernel!r} has {sizes[k]} bytes, the plan gives {len(raw)}"
-                )
+            fits = len(raw) == sizes[k]
+            _expect(fits, f"argument {k} of {kernel} has {sizes[k]} bytes, the plan gives {len(raw)}")
             params[offsets[k] : offsets[k] + len(raw)] = np.frombuffer(raw, np.uint8)
         u3 = ctypes.c_uint32 * 3
         stopped = self.library.emu_launch(
@@ -298,30 +289,31 @@ class _Run:
             return address.to_bytes(8, "little")
         assert isinstance(arg, TensorMapArg)
         broken = tensor_map.broken_rules(arg, address, buffer.data.size - arg.offset)
-        if broken:
-            raise EmulationError(
-                f"kernel {step.kernel!r}: the tensor map of buffer {arg.buffer!r} is not legal: {'; '.join(broken)}"
-            )
+        illegal = f"the tensor map of buffer {arg.buffer!r} is not legal: {'; '.join(broken)}"
+        _expect(not broken, f"kernel {step.kernel!r}: {illegal}")
         numbers = tensor_map.pack(
             arg, buffer.index, address, self.library.emu_type(TENSOR_MAP_DTYPES[arg.dtype].ptx.encode())
         )
         index = self.library.emu_tensor_map(handle, (ctypes.c_int64 * len(numbers))(*numbers))
-        if index < 0:
-            raise EmulationError("a plan has more than 64 tensor maps")
+        _expect(index >= 0, "a plan has more than 64 tensor maps")
         return _MAGIC.to_bytes(8, "little") + index.to_bytes(8, "little") + bytes(112)
 
     def _buffer(self, name: str, bound: dict[str, _Bound], what: str) -> _Bound:
-        if name not in bound:
-            raise InvalidInput(
-                f"array {name!r}", None, f"is missing although {what} of the plan uses it", "pass it in `arrays`"
-            )
+        rule = f"is missing although {what} of the plan uses it"
+        require(name in bound, f"array {name!r}", None, rule, "pass it in `arrays`")
         return bound[name]
+
+
+def _expect(valid: object, problem: str) -> None:
+    if not valid:
+        raise EmulationError(problem)
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
     """A copy of everything between the first and the last element, padding of strided views included."""
-    forward = all(s >= 0 for s in array.strides)
-    require(forward, "emulated buffer", array.strides, "has a negative stride", "pass a copy")
+    require(
+        min(array.strides, default=0) >= 0, "emulated buffer", array.strides, "has a negative stride", "pass a copy"
+    )
     if not array.size:
         return np.zeros(0, np.uint8)
     start, end = byte_bounds(array)
@@ -340,6 +332,3 @@ def _view(b: _Bound) -> np.ndarray:
     if b.like is None or b.like.size == 0:
         return b.data if b.like is None else b.like.copy()
     return np.ndarray(b.like.shape, b.like.dtype, b.data.data, 0, b.like.strides)
-
-
-__all__ = ["Module", "compile_ptx", "is_ptx"]

@@ -9,20 +9,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Checks:
-    """Which checks report. Without ``bounds``, reads outside a buffer give zero and writes vanish."""
+    """Which checks report.
+
+    ``races``: unordered accesses to shared memory. ``global_races``: to global memory (double writes, missing
+    release/acquire between blocks). ``uninitialised``: reads of shared memory or workspace that nothing has written.
+    ``proxies``: missing fence.proxy.async and fence.mbarrier_init. ``bounds``: accesses outside a buffer; without it
+    reads there give zero and writes vanish (bounds of shared memory are always checked). ``registers``: the setmaxnreg
+    budget.
+    """
 
     races: bool = True
-    """Unordered accesses to shared memory."""
     global_races: bool = True
-    """Unordered accesses to global memory: double writes, missing release/acquire between blocks."""
     uninitialised: bool = True
-    """Reads of shared memory or workspace that nothing has written."""
     proxies: bool = True
-    """Missing fence.proxy.async and fence.mbarrier_init."""
     bounds: bool = True
-    """Accesses outside a buffer (bounds of shared memory are always checked)."""
     registers: bool = True
-    """The setmaxnreg budget."""
 
     @property
     def bits(self) -> int:

@@ -47,10 +47,8 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
         shape, strides = tuple(value.shape), tuple(value.stride())
         return ArrayView(value.data_ptr(), shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
     if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
-        if library == "cupy":
-            pointer, place, device = value.data.ptr, CUDA, value.device.id
-        else:
-            pointer, place, device = value.ctypes.data, HOST, 0
+        on_gpu = library == "cupy"
+        pointer, place, device = (value.data.ptr, CUDA, value.device.id) if on_gpu else (value.ctypes.data, HOST, 0)
         strides = tuple(s // value.dtype.itemsize for s in value.strides)
         dtype = _NAMES.get(value.dtype.name, value.dtype.name)
         return ArrayView(pointer, value.shape, strides, dtype, place, device, library, value)
@@ -170,19 +168,16 @@ _DLPACK_PLACES = {1: HOST, 2: CUDA, 3: HOST, 13: CUDA}  # CPU, CUDA, pinned host
 
 
 def _from_dlpack(name: str, value: Any, stream: int) -> ArrayView:
-    place = _DLPACK_PLACES.get(int(value.__dlpack_device__()[0]))
-    if place is None:
-        raise InvalidInput(name, type(value).__name__, "is not in CUDA memory", "copy it to the GPU")
+    place = _DLPACK_PLACES.get(int(value.__dlpack_device__()[0]), "")
+    require(place, name, type(value).__name__, "is not in CUDA memory", "copy it to the GPU")
     # dlpack: stream 1 is the legacy default stream, which CUDA calls 0
     capsule = value.__dlpack__(stream=stream or 1) if place == CUDA else value.__dlpack__()
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _Tensor.from_address(get(capsule, b"dltensor"))
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
-    if tensor.strides:
-        strides = tuple(tensor.strides[i] for i in range(tensor.ndim))
-    else:
-        strides = ArraySpec(shape, "float32").element_strides
+    given = tuple(tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else ()
+    strides = ArraySpec(shape, "float32", given).element_strides
     code = (tensor.dtype.code, tensor.dtype.bits)
     dtype = _DLPACK_DTYPES.get(code, f"DLPack type {code}") if tensor.dtype.lanes == 1 else "DLPack vector type"
     return ArrayView(
@@ -199,6 +194,6 @@ def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
         order(int(theirs), stream)
     size = int(text[2:])
     dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
-    strides = facts.get("strides")
-    counted = tuple(s // size for s in strides) if strides else ArraySpec(shape, "float32").element_strides
-    return ArrayView(int(facts["data"][0]), shape, counted, dtype, CUDA, 0, "interface", value)
+    given = tuple(s // size for s in facts.get("strides") or ())
+    strides = ArraySpec(shape, "float32", given).element_strides
+    return ArrayView(int(facts["data"][0]), shape, strides, dtype, CUDA, 0, "interface", value)

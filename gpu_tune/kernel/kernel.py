@@ -113,7 +113,14 @@ class TunedKernel:
         for name, spec in self._specs.items():
             if name in seen:
                 arrays.check(name, seen[name], spec, self.workload.alignment)
-                _same_place(name, seen[name], lead, first)
+                place, device = seen[name].place, seen[name].device
+                require(
+                    place == first.place and (place == HOST or device == first.device),
+                    name,
+                    f"{place}:{device}",
+                    f"is not where {lead} is ({first.place}:{first.device})",
+                    "put all arrays on one GPU",
+                )
             else:
                 require(name in ("c", "out"), name, None, "is missing", f"pass {name}= with shape {spec.shape}")
         if "out" in seen and first.place != HOST:
@@ -136,29 +143,24 @@ class TunedKernel:
 
     def _given(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         order = (*self.workload.inputs, *(("c",) if self.workload.op == "matmul" else ()))
-        if len(operands) > len(order):
-            raise InvalidInput(
-                "arguments", len(operands), f"are more than {len(order)} ({', '.join(order)})", "name the others"
-            )
+        rule = f"are more than {len(order)} ({', '.join(order)})"
+        require(len(operands) <= len(order), "arguments", len(operands), rule, "name the others")
         for name in named:
-            if name in order[: len(operands)]:
-                raise InvalidInput(name, None, "is given twice", "give it by position or by name")
+            twice = name in order[: len(operands)]
+            require(not twice, name, None, "is given twice", "give it by position or by name")
         given = {name: value for name, value in (*zip(order, operands), *named.items()) if value is not None}
+        known = [n for n in self._specs if n != "out"]
         for name in given:
-            if name == "out" or name not in self._specs:
-                known = ", ".join(n for n in self._specs if n != "out")
-                rule = f"is no argument of {self.workload.key}"
-                raise InvalidInput(name, None, rule, f"it takes {known}, alpha, beta, out")
+            remedy = f"it takes {', '.join(known)}, alpha, beta, out"
+            require(name in known, name, None, f"is no argument of {self.workload.key}", remedy)
         for name in self.workload.inputs:
-            if name not in given:
-                raise InvalidInput(name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
+            require(name in given, name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
         return given
 
     def _scalars(self, alpha: float | None, beta: float | None) -> dict[str, float]:
         scalars = {}
         for name, value, fixed in (("alpha", alpha, "1"), ("beta", beta, self.workload.beta)):
-            kind = getattr(self.workload, name)
-            if kind == "any":
+            if getattr(self.workload, name) == "any":
                 scalars[name] = float((1.0 if name == "alpha" else 0.0) if value is None else value)
             elif value is not None and value != float(fixed):
                 raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
@@ -199,13 +201,13 @@ class TunedKernel:
             )
 
     def _on_host(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
-        if driver.device_count():
-            raise InvalidInput(
-                self.workload.inputs[0],
-                "a host array",
-                "is not in CUDA memory",
-                "copy the arrays to the GPU, or call kernel.emulate(...)",
-            )
+        require(
+            not driver.device_count(),
+            self.workload.inputs[0],
+            "a host array",
+            "is not in CUDA memory",
+            "copy the arrays to the GPU, or call kernel.emulate(...)",
+        )
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -235,16 +237,6 @@ class TunedKernel:
             )
         result[...] = report.arrays["out"].view(result.dtype).reshape(result.shape)
         return result if out is None else out
-
-
-def _same_place(name: str, array: ArrayView, other: str, first: ArrayView) -> None:
-    require(
-        array.place == first.place and (array.place == HOST or array.device == first.device),
-        name,
-        f"{array.place}:{array.device}",
-        f"is not where {other} is ({first.place}:{first.device})",
-        "put all arrays on one GPU",
-    )
 
 
 def _check_overlap(out: ArrayView, others: Mapping[str, ArrayView]) -> None:

@@ -19,8 +19,7 @@ from ..cuda import memory
 from ..cuda.device import Device
 from ..cuda.driver import memset
 from ..plan import LaunchPlan
-from ..reference import POISON, Bounds, changed_gaps, elements, example_inputs, inside
-from ..reference.numerics import Numerics
+from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, example_inputs, inside
 from ..workload import ITEMSIZE, ArraySpec, Workload
 from .device_compare import DeviceCompare, Found
 from .device_data import SCALARS, DeviceData

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..plan import LaunchPlan
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..trial import Policy
 from ..workload import Workload
 from .protocol import Build

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..reference import NUMPY, Bounds, bounds, products
+from ..reference import NUMPY, Bounds, Numerics, bounds, products
 from ..reference.inputs import in_pieces
-from ..reference.numerics import Numerics
 from ..workload import Workload
 
 log = logging.getLogger(__name__)

@@ -4,12 +4,15 @@ All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
 from .inputs import POISON, allocate, changed_gaps, elements, example_inputs, example_scalars
-from .numerics import EPS, NUMPY, cast
 from .rounding import (
+    EPS,
+    NUMPY,
     Bounds,
     Comparison,
+    Numerics,
     activation,
     bounds,
+    cast,
     compare,
     factors,
     inside,
@@ -24,6 +27,7 @@ __all__ = [
     "POISON",
     "Bounds",
     "Comparison",
+    "Numerics",
     "activation",
     "allocate",
     "bounds",

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import require
 from ..workload import ArraySpec, Workload
-from .numerics import NUMPY
-from .rounding import reduction_length
+from .rounding import NUMPY, reduction_length
 
 _LARGE, _PIECE = 1 << 24, 1 << 20
 """Elements from which on an array is drawn in pieces, each from a generator of its own, on all CPUs; and of a piece."""
@@ -48,8 +47,7 @@ def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> d
     neither vanishes nor saturates). ``integer``: integers -2..2 and
     powers of two as scales, so that results are exact whatever the order of summation.
     """
-    if kind not in ("normal", "integer"):
-        raise InvalidInput("example inputs", kind, "is not 'normal' or 'integer'")
+    require(kind in ("normal", "integer"), "example inputs", kind, "is not 'normal' or 'integer'")
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, spec in workload.arrays().items():

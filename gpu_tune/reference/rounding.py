@@ -1,4 +1,4 @@
-"""The reference in float64, how far rounding may take a result from it, operation by operation, and the comparison."""
+"""Data types in NumPy, the reference in float64, how far rounding may take a result from it, and the comparison."""
 
 from __future__ import annotations
 
@@ -10,13 +10,58 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import require
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
 from . import winograd
-from .numerics import EPS, Numerics, cast
+
+NUMPY: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "int32": np.dtype(np.int32),
+    "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+"""NumPy dtype of each dtype name."""
+EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int32": 2.0**-24}
+"""Unit roundoff of each compute type (int32 sums are exact; their float32 epilogue is not)."""
+_FP8_MAX = {"float8_e4m3": 448.0, "float8_e5m2": 57344.0}
+
+
+def cast(values: np.ndarray, out_dtype: str) -> np.ndarray:
+    """float64 to ``out_dtype`` as the kernels do it: round to nearest even; int8, int32 and float8 saturate."""
+    if out_dtype in ("int8", "int32"):
+        info = np.iinfo(out_dtype)
+        return np.clip(np.rint(np.nan_to_num(values, nan=0.0)), info.min, info.max).astype(NUMPY[out_dtype])
+    if out_dtype in _FP8_MAX:
+        values = np.clip(values, -_FP8_MAX[out_dtype], _FP8_MAX[out_dtype])
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(NUMPY[out_dtype])
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How far a result may be from the float64 reference.
+
+    ``|sum - reference| <= (k_eps * sqrt(K) * eps(compute) + input_eps) * |A|.|B|`` (element-wise), then through the
+    epilogue: see ``gpu_tune.reference.compare``. ``input_eps``: relative error of one product where inputs are rounded
+    (tf32: 2**-10). ``winograd``: output tile of a Winograd algorithm; the 2-norm of
+    its transformed products then stands for ``|A|.|B|``. ``exact_integers``: small-integer
+    inputs give exact results. ``propagates_nonfinite``: inf and nan come out where IEEE arithmetic puts them.
+    """
+
+    compute: str = "float32"
+    k_eps: float = 4.0
+    input_eps: float = 0.0
+    winograd: int = 0
+    exact_integers: bool = True
+    propagates_nonfinite: bool = True
+
 
 LIPSCHITZ = {"relu": 1.0, "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "clamp": 1.0}
 """Largest slope of each."""
@@ -261,8 +306,7 @@ def compare(
         expected, error = limits.expected, limits.error
         lo, hi = limits.lo.astype(np.float64), limits.hi.astype(np.float64)
         got = np.asarray(out).astype(np.float64)
-        if got.shape != expected.shape:
-            raise InvalidInput("result shape", got.shape, f"is not {expected.shape}")
+        require(got.shape == expected.shape, "result shape", got.shape, f"is not {expected.shape}")
         good = inside(got, lo, hi)
         difference = np.abs(got - expected)
         finite = np.isfinite(difference)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import InvalidInput
+from ..errors import require
 from ..workload import Conv2d
 
 INPUT = {
@@ -50,8 +50,7 @@ def transform_filters(w: np.ndarray, workload: Conv2d) -> np.ndarray:
     Returns (alpha^2, k, c) in the workload's dtype, alpha = workload.winograd_tile + 2; computed in float64.
     """
     expected = (workload.k, 3, 3, workload.c) if workload.layout == "nhwc" else (workload.k, workload.c, 3, 3)
-    if tuple(w.shape) != expected:
-        raise InvalidInput("filters", tuple(w.shape), f"are not {expected} ({workload.layout})")
+    require(w.shape == expected, "filters", w.shape, f"are not {expected} ({workload.layout})")
     return _filters(np.asarray(w).astype(np.float64), workload, workload.winograd_tile, False).astype(w.dtype)
 
 

@@ -20,7 +20,7 @@ import jinja2.meta
 from ..cuda.device import Device
 from ..errors import TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..cuda.device import Device
 from ..errors import InvalidConfig
 from ..plan import LaunchPlan, ResourceEstimate
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..space.knob import Config, Constraint, Knob
 from ..space.space import TemplateSpace
 from ..workload import View, Workload

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..workload import FP8, Workload
 from .base import Template
 from .lib.common import derived_once

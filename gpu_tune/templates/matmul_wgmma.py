@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..plan import BufferArg, LaunchPlan, TensorMapArg
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,18 +133,12 @@ WORK = 2.5e6
 _TRIES = 60
 
 
-def sizes(workload: Workload) -> Iterator[tuple[str, int]]:
+def sizes(workload: Workload) -> tuple[tuple[str, int], ...]:
     """The sizes whose tails matter."""
     if isinstance(workload, Matmul):
-        yield from (("m", workload.m), ("n", workload.n), ("k", workload.k))
-    else:
-        assert isinstance(workload, Conv2d)
-        groups = workload.groups
-        yield from (
-            ("c", workload.c // groups),
-            ("k", workload.k // groups),
-            ("pixels", workload.n * workload.p * workload.q),
-        )
+        return (("m", workload.m), ("n", workload.n), ("k", workload.k))
+    groups, pixels = workload.groups, workload.n * workload.p * workload.q
+    return (("c", workload.c // groups), ("k", workload.k // groups), ("pixels", pixels))
 
 
 def residues(workload: Workload) -> set[Residue]:
@@ -199,7 +193,6 @@ def with_residue(workload: Workload, name: str, residue: int) -> Workload | None
     try:
         if isinstance(workload, Matmul):
             return replace(workload, lda=0, ldb=0, ldc=0, **{name: size})  # type: ignore[arg-type]
-        assert isinstance(workload, Conv2d)
         return replace(workload, **{name: size * workload.groups})  # type: ignore[arg-type]
     except GpuTuneError:
         return None
@@ -228,12 +221,10 @@ def busy(workload: Workload, config: Config) -> Workload:
         tiles_n = (5 if knob.get("block_n", 32) <= 64 else 3) if workload.batch == 1 else 2
         m, n = knob.get("block_m", 32) * 2 - 8, knob.get("block_n", 32) * tiles_n - 16
         return replace(workload, m=m, n=n, k=depth + 16, lda=0, ldb=0, ldc=0)
-    assert isinstance(workload, Conv2d)
-    side = 14
     taps = 1 if "winograd" in workload.math else workload.r * workload.s  # Winograd sums over channels alone
     c = max(16, -(-depth // (taps * 16)) * 16)
     k = max(32, knob.get("block_n", 32))
-    return replace(workload, n=2, h=side, w=side, c=c * workload.groups, k=k * workload.groups)
+    return replace(workload, n=2, h=14, w=14, c=c * workload.groups, k=k * workload.groups)
 
 
 def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
@@ -241,8 +232,7 @@ def _unusual(workload: Workload, rng: np.random.Generator) -> Workload:
     more: dict[str, Any] = {}
     if rng.random() < 0.3:
         allowed = [p for p, dtypes in MATH.items() if workload.dtype in dtypes and p not in workload.math]
-        if workload.op == "matmul":
-            allowed = [p for p in allowed if p != "winograd"]
+        allowed = [p for p in allowed if p != "winograd" or workload.op == "conv2d"]
         if allowed:
             more["math"] = (*workload.math, allowed[rng.integers(len(allowed))])
     if rng.random() < 0.25:

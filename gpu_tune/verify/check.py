@@ -15,8 +15,7 @@ from ..cuda import cubin, nvrtc
 from ..cuda.device import Device
 from ..errors import CompileError, EmulationError, GpuTuneError
 from ..plan import LaunchPlan
-from ..reference import NUMPY, POISON, changed_gaps, compare, elements, example_inputs, example_scalars
-from ..reference.numerics import Numerics
+from ..reference import NUMPY, POISON, Numerics, changed_gaps, compare, elements, example_inputs, example_scalars
 from ..templates.base import Template
 from ..templates.bound import BoundTemplate, Rendered
 from ..workload import Workload

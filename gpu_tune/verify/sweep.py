@@ -25,7 +25,7 @@ from ..emulator import build
 from ..errors import CorruptData, GpuTuneError, InvalidInput, MeasureError
 from ..measure.worker import Worker, WorkerLost, WorkerPool
 from ..plan import LaunchPlan
-from ..reference.numerics import Numerics
+from ..reference import Numerics
 from ..space.knob import Config
 from ..store.store import LIMITS
 from ..templates.base import Template

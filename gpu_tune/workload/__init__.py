@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,9 +10,8 @@ from typing import Any
 from .. import text
 from ..errors import InvalidInput, require
 from .conv2d import Conv2d
-from .dtypes import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES
 from .matmul import Matmul, View
-from .operation import ArraySpec
+from .operation import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES, ArraySpec
 
 __all__ = [
     "DTYPES",
@@ -19,6 +19,7 @@ __all__ = [
     "ITEMSIZE",
     "MATH",
     "OUT_DTYPES",
+    "REQUIRED",
     "SCALES",
     "ArraySpec",
     "Conv2d",
@@ -26,10 +27,14 @@ __all__ = [
     "View",
     "Workload",
     "from_dict",
+    "require_workload",
     "to_dict",
+    "tune_command",
 ]
 
 Workload = Matmul | Conv2d
+REQUIRED = {"matmul": ("m", "n", "k"), "conv2d": ("n", "c", "h", "w", "k", "r", "s")}
+"""Fields without a default."""
 
 
 def from_dict(data: Mapping[str, Any]) -> Workload:
@@ -61,3 +66,20 @@ def require_workload(workload: object) -> Workload:
     if isinstance(workload, Workload):
         return workload
     raise InvalidInput("workload", workload, "is not a Matmul or Conv2d", "give one, such as gpu_tune.Matmul(m, n, k)")
+
+
+def tune_command(workload: Workload, device: str | None = None) -> str:
+    """The shell command that tunes ``workload``."""
+    parts = ["gpu-tune", "tune", workload.op]
+    needed: dict[str, Any] = {name: getattr(workload, name) for name in (*REQUIRED[workload.op], "dtype", "layout")}
+    plain = type(workload)(**needed)
+    for f in fields(workload):
+        value, flag = getattr(workload, f.name), f.name.replace("_", "-")
+        if f.name not in (*REQUIRED[workload.op], "dtype", "layout") and value == getattr(plain, f.name):
+            continue
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        joint = "+" if f.name == "math" else "x"
+        parts += [f"--{flag}", shlex.quote(joint.join(map(str, value)) if isinstance(value, tuple) else str(value))]
+    return " ".join([*parts, *(["--device", device] if device else [])])

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .dtypes import SCALES
 from .matmul import Matmul, View
-from .operation import ArraySpec, Operation, whole
+from .operation import SCALES, ArraySpec, Operation, whole
 
 
 @dataclass(frozen=True)
@@ -160,17 +159,12 @@ class Conv2d(Operation):
         }
         if self.weights == "pretransformed":
             specs["w"] = ArraySpec(((self.winograd_tile + 2) ** 2, self.k, self.c), self.dtype)
-        for op in self.ops:
-            if op.name == "scale":
-                specs["scale"] = ArraySpec((self.k,), "float32")
-            elif op.name == "bias":
-                specs["bias"] = ArraySpec((self.k,), self.vector_dtype)
-            elif op.name == "residual":
-                specs["residual"] = out
-        if self.scales != "none":
-            specs["scale_a"] = ArraySpec((1,), "float32")
-            specs["scale_b"] = ArraySpec((1,) if self.scales == "tensor" else (self.k,), "float32")
-        return {**specs, "out": out}
+        scales: dict[str, tuple[tuple[int, ...], ...]] = {
+            "none": (),
+            "tensor": ((1,), (1,)),
+            "row_col": ((1,), (self.k,)),
+        }
+        return {**specs, **self._operands(1, self.k, out, scales[self.scales]), "out": out}
 
     def views(self) -> tuple[View, ...]:
         """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``."""

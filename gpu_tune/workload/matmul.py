@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .dtypes import SCALES
-from .operation import MAX_DIM, ArraySpec, Operation, whole
+from .operation import MAX_DIM, SCALES, ArraySpec, Operation, whole
 
 
 @dataclass(frozen=True)
@@ -102,25 +101,14 @@ class Matmul(Operation):
         specs = {"a": matrix(self.a_shape, self.lda, self.dtype), "b": matrix(self.b_shape, self.ldb, self.dtype)}
         if self.beta != "0":
             specs["c"] = out
-        vectors = {
-            "scale": (self.n, "float32"),
-            "bias": (self.n, self.vector_dtype),
-            "row_bias": (self.m, self.vector_dtype),
-        }
-        for op in self.ops:
-            if op.name in vectors:
-                specs[op.name] = ArraySpec((vectors[op.name][0],), vectors[op.name][1])
-            elif op.name == "residual":
-                specs["residual"] = out
         blocks = -(-self.k // 128)
-        shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        scales: dict[str, tuple[tuple[int, ...], ...]] = {
+            "none": (),
             "tensor": ((1,), (1,)),
             "row_col": ((self.m,), (self.n,)),
             "block128": ((self.m, blocks), (-(-self.n // 128), blocks)),
         }
-        if self.scales != "none":
-            specs["scale_a"], specs["scale_b"] = (ArraySpec(s, "float32") for s in shapes[self.scales])
-        return {**specs, "out": out}
+        return {**specs, **self._operands(self.m, self.n, out, scales[self.scales]), "out": out}
 
     def views(self) -> tuple[View, ...]:
         """Other workloads that compute the same on the same memory (none for a matmul)."""

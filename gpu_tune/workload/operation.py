@@ -1,4 +1,5 @@
-"""What every workload shares: its arrays, its readable key, and the checks that resolve its fields."""
+"""What every workload shares: data types and permissions, arrays, the readable key, and the checks that resolve its
+fields."""
 
 from __future__ import annotations
 
@@ -9,9 +10,42 @@ from typing import Any, ClassVar
 
 from ..errors import require
 from . import epilogue as epilogue_grammar
-from .dtypes import ALIASES, DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES
 
 MAX_DIM = 2**31 - 1
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3": 1, "float8_e5m2": 1, "int32": 4}
+DTYPES = ("float32", "float16", "bfloat16", "int8", "float8_e4m3", "float8_e5m2")
+FP8 = ("float8_e4m3", "float8_e5m2")
+ALIASES = {
+    "fp32": "float32",
+    "f32": "float32",
+    "fp16": "float16",
+    "f16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "i8": "int8",
+    "fp8": "float8_e4m3",
+    "e4m3": "float8_e4m3",
+    "e5m2": "float8_e5m2",
+    "float8_e4m3fn": "float8_e4m3",
+}
+OUT_DTYPES = {
+    "float32": ("float32", "float16", "bfloat16"),
+    "float16": ("float16", "float32"),
+    "bfloat16": ("bfloat16", "float32"),
+    "int8": ("int32", "int8", "float16", "bfloat16", "float32"),
+    "float8_e4m3": ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2"),
+    "float8_e5m2": ("bfloat16", "float16", "float32", "float8_e4m3", "float8_e5m2"),
+}
+"""Output dtypes for each input dtype, the default first."""
+MATH = {
+    "tf32": ("float32",),
+    "tf32x3": ("float32",),
+    "fp16_accumulate": ("float16",),
+    "fast_accumulate": FP8,
+    "winograd": ("float32", "float16", "bfloat16"),
+}
+"""Permissions beyond strict arithmetic and the dtypes they mean something for."""
+SCALES = ("none", "tensor", "row_col", "block128")
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,19 @@ class Operation:
     def vector_dtype(self) -> str:
         """dtype of bias and row_bias: out_dtype where that is a wide float, else float32."""
         return self.out_dtype if self.out_dtype in ("float32", "float16", "bfloat16") else "float32"
+
+    def _operands(
+        self, rows: int, columns: int, out: ArraySpec, scales: tuple[tuple[int, ...], ...]
+    ) -> dict[str, ArraySpec]:
+        """The arrays of the epilogue in its order, then the scales, which have those shapes."""
+        specs = {
+            "scale": ArraySpec((columns,), "float32"),
+            "bias": ArraySpec((columns,), self.vector_dtype),
+            "row_bias": ArraySpec((rows,), self.vector_dtype),
+            "residual": out,
+        }
+        found = {op.name: specs[op.name] for op in self.ops if op.name in specs}
+        return {**found, **{name: ArraySpec(s, "float32") for name, s in zip(("scale_a", "scale_b"), scales)}}
 
     def _readable_key(self, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
         """``start`` and every field but ``skip`` that differs from its default, fit for a file name."""

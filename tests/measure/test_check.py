@@ -15,8 +15,7 @@ from gpu_tune.measure.check import describe_errors
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
 from gpu_tune.plan import LaunchPlan
-from gpu_tune.reference import bounds, example_inputs, reference
-from gpu_tune.reference.numerics import Numerics
+from gpu_tune.reference import Numerics, bounds, example_inputs, reference
 from gpu_tune.workload import Matmul
 
 W = Matmul(9, 10, 8, dtype="float32", ldc=12)

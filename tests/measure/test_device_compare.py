@@ -21,8 +21,7 @@ from gpu_tune.measure.device_compare import DeviceCompare, Found
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
 from gpu_tune.plan import LaunchPlan
-from gpu_tune.reference import NUMPY, Bounds, bounds, example_inputs, reference
-from gpu_tune.reference.numerics import Numerics
+from gpu_tune.reference import NUMPY, Bounds, Numerics, bounds, example_inputs, reference
 from gpu_tune.workload import ArraySpec, Matmul
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=unavailable_reason() or "the emulator is here")

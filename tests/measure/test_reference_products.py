@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.measure import reference_products
-from gpu_tune.reference import bounds, example_inputs
-from gpu_tune.reference.numerics import Numerics
+from gpu_tune.reference import Numerics, bounds, example_inputs
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
 CASES = [

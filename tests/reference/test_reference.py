@@ -5,8 +5,17 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import InvalidInput
-from gpu_tune.reference import NUMPY, allocate, cast, compare, example_inputs, example_scalars, inputs, reference
-from gpu_tune.reference.numerics import Numerics
+from gpu_tune.reference import (
+    NUMPY,
+    Numerics,
+    allocate,
+    cast,
+    compare,
+    example_inputs,
+    example_scalars,
+    inputs,
+    reference,
+)
 from gpu_tune.workload import DTYPES, OUT_DTYPES, ArraySpec, Conv2d, Matmul
 
 

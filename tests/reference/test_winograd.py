@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import InvalidInput
-from gpu_tune.reference import bounds, compare, example_inputs, products, reference, winograd
-from gpu_tune.reference.numerics import Numerics
+from gpu_tune.reference import Numerics, bounds, compare, example_inputs, products, reference, winograd
 from gpu_tune.workload import Conv2d
 
 CASES = [(7, 9, 1), (12, 5, (0, 1, 2, 0)), (16, 16, 1), (3, 3, 0)]

@@ -10,7 +10,7 @@ from ...cuda import memory
 from ...cuda.device import Device
 from ...cuda.memory import Stream
 from ...plan import LaunchPlan
-from ...reference.numerics import Numerics
+from ...reference import Numerics
 from ..check import Run
 from ..device_data import SCALARS, DeviceData
 

@@ -11,8 +11,7 @@ from ...cuda.device import Device
 from ...cuda.driver import DriverError
 from ...cuda.memory import Graph, Stream
 from ...errors import Unavailable
-from ...reference import EPS
-from ...reference.numerics import Numerics
+from ...reference import EPS, Numerics
 from ...workload import FP8, Workload
 from ..check import Checker
 from ..device_data import DeviceData

@@ -15,8 +15,8 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, Step
+from ....reference import Numerics
 from ....reference import winograd as matrices
-from ....reference.numerics import Numerics
 from ....space.knob import Config, Constraint, Knob, Value
 from ...base import ResourceEstimate, Template
 from ..common import ceil_div, epilogue_args
