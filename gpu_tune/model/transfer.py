@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from ..cuda.device import GIB, KNOWN, Device
 from ..space.features import distance
 from ..space.knob import Config
-from ..space.space import Space, TemplateSpace
+from ..space.space import Space
+from ..templates.bound import TemplateSpace
 from ..trial import MEASURED, PREDICTED, Measurement
 from ..workload import Matmul, Workload
 from .ranker import POOLED, Ranker
@@ -175,7 +176,7 @@ def _nearest_groups(
         step = max(1, (len(order) - best) // others)
         some = order[:best] + order[best::step][:others]
         name = f"{workload.key} on {device.chip}"
-        found.append(HistoryGroup.of(TemplateSpace(space.declared.on(workload, device)), some, name, away))
+        found.append(HistoryGroup.of(TemplateSpace(space.bound.on(workload, device)), some, name, away))
     return found
 
 

@@ -6,27 +6,23 @@ tree then splits on "threads" or "aspect" at one cut, which pays most when few c
 integer knob has values that are not powers of two (48, 80, 96), its factors of two are a feature of their own:
 alignment and divisibility go by them, not by size.
 
-Hardware features (``hardware``): what an expert would compute about a config before compiling it, for any template.
-They are made from the template's estimate and launch plan, from knobs that carry the usual names (block_m, block_n,
-block_k, stages, split_k) and from the template's own ``features``. They mean the same across workloads and chips, which
-is what lets a model trained on one serve another.
+Hardware features (``launch_features``): what an expert would compute about a config before compiling it, for any
+template. They mean the same across workloads and chips, which is what lets a model trained on one serve another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda.device import PEAK_KIND, Device
-from ..plan import LaunchPlan, ResourceEstimate
 from ..workload import ITEMSIZE, Matmul, Workload
-from .knob import Config, Constraint, Knob
+from .knob import Knob
 
 OVERHEAD_REGISTERS = 32
 """Registers a thread is taken to need beside its accumulators (addresses, fragments, loop state)."""
@@ -35,11 +31,6 @@ LINE = 1 << 16
 pages apart also meet in the same parts of the caches."""
 STRIP = 8
 """Tiles high that the strips are taken to be in which blocks follow one another."""
-_TILES = {
-    "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
-    "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
-    "k": ("block_k", "tile_k", "bk", "block_c"),
-}
 
 
 class Encoder:
@@ -97,33 +88,6 @@ class Encoder:
         return np.concatenate([base, left + right, left - right, *twos], axis=1)
 
 
-class Declaration(Protocol):
-    """What a space and its features ask of a kernel family that is bound to a workload and a device."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def knobs(self) -> tuple[Knob, ...]: ...
-    @property
-    def constraints(self) -> tuple[Constraint, ...]: ...
-    @property
-    def computed(self) -> Workload: ...
-    @property
-    def device(self) -> Device: ...
-    def default(self) -> Config: ...
-    def seeds(self) -> Sequence[Config]: ...
-    def estimate(self, config: Config) -> ResourceEstimate: ...
-    def plan(self, config: Config) -> LaunchPlan: ...
-    def features(self, config: Config) -> Mapping[str, float]: ...
-    def on(self, workload: Workload, device: Device) -> Declaration: ...
-
-
-def hardware(declared: Declaration, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
-    """Features (n, f) float32 and their names. Configs must be valid, at least one."""
-    features = [config_features(declared, config) for config in configs]
-    return np.array([list(f.values()) for f in features], dtype=np.float32), list(features[0])
-
-
 @dataclass(frozen=True)
 class LaunchSummary:
     """What the features need to know of a config, whoever renders it. ``threads`` and ``accumulators`` are per block
@@ -144,32 +108,6 @@ class LaunchSummary:
     kernels: int = 1
     cluster: int = 1
     kind: str = ""
-
-
-def config_features(declared: Declaration, config: Config) -> dict[str, float]:
-    """One config's features by name: those of ``launch_features``, then the template's own."""
-    estimate, plan, workload = declared.estimate(config), declared.plan(config), declared.computed
-    main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
-    m, n, _, batch = gemm_shape(workload)
-    split = _knob(config, ("split_k",)) or 1.0
-    outputs = m * n * batch * split / main.blocks
-    tile_m = _knob(config, _TILES["m"]) or min(float(m), math.sqrt(outputs))
-    launch = LaunchSummary(
-        threads=estimate.threads,
-        blocks=main.blocks,
-        shared_bytes=estimate.shared_bytes,
-        accumulators=estimate.accumulators,
-        tile_m=tile_m,
-        tile_n=_knob(config, _TILES["n"]) or max(1.0, min(float(n), outputs / tile_m)),
-        tile_k=_knob(config, _TILES["k"]) or 1.0,
-        stages=_knob(config, ("stages",)) or 1.0,
-        split_k=split,
-        workspace_bytes=estimate.workspace_bytes,
-        kernels=len(plan.steps),
-        cluster=math.prod(main.cluster),
-    )
-    own = {f"{declared.name} {name}": float(value) for name, value in sorted(declared.features(config).items())}
-    return {**launch_features(launch, workload, declared.device), **own}
 
 
 def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -> dict[str, float]:
@@ -281,14 +219,6 @@ def distance(a: Workload, b: Workload) -> float:
         + 4.0 * sum(getattr(a, f) != getattr(b, f) for f in ("dtype", "out_dtype", "layout", "scales", "math"))
         + (0.5 * (a.epilogue != b.epilogue))
     )
-
-
-def _knob(config: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, (int, float)) and value > 0:
-            return float(value)
-    return None
 
 
 def _log(value: float) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidConfig, TemplateError
-from .features import Declaration, Encoder, hardware
+from .features import Encoder
 from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Constraint, Knob
 
@@ -195,41 +195,6 @@ class Space:
                 ) from error
 
         return Rule(constraint.name, columns, tuple(len(v) for v in values), holds)
-
-
-class TemplateSpace(Space):
-    """The valid configs of a declaration (a bound template), named after it."""
-
-    listing = 1_500  # hardware features cost Python time for every config
-
-    def __init__(self, declared: Declaration) -> None:
-        workload, device = declared.computed, declared.device
-        super().__init__(declared.name, declared.knobs, declared.constraints, None, workload, device)
-        self.declared = declared
-        self._known: dict[bytes, NDArray[np.float32]] = {}
-        self._names: list[str] = []
-        self.workload: Workload = workload
-        self.device: Device = device
-
-    def default(self) -> Config | None:
-        """The template's default; None where a constraint forbids it."""
-        config = self.declared.default()
-        return config if config in self else None
-
-    def seeds(self) -> list[Config]:
-        """The template's seeds that are valid here, distinct, in declared order."""
-        return list(dict.fromkeys(c for c in self.declared.seeds() if c in self))
-
-    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
-        """Knob features, then hardware features (each config's are computed once)."""
-        new = [row for row in rows if row.tobytes() not in self._known]
-        if new:
-            values, self._names = hardware(self.declared, self.configs(np.array(new)))
-            self._known.update((row.tobytes(), v) for row, v in zip(new, values))
-        own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(
-            len(rows), len(self._names)
-        )
-        return np.concatenate([self.encoder(rows), own], axis=1), [*self.encoder.names, *self._names]
 
 
 def _changed(row: Rows, *changes: tuple[int, int]) -> Rows:

@@ -1,18 +1,31 @@
-"""A kernel family bound to a workload and a device: what a space, a render and an identity are made of."""
+"""A kernel family bound to a workload and a device: its space, its configs rendered, and their features."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..cuda.device import Device
 from ..errors import InvalidConfig
 from ..plan import LaunchPlan, ResourceEstimate
 from ..reference import Numerics
-from ..space.knob import Config, Constraint, Knob
-from ..space.space import TemplateSpace
+from ..space.features import LaunchSummary, gemm_shape, launch_features
+from ..space.grid import Rows
+from ..space.knob import Config
+from ..space.space import Space
 from ..workload import View, Workload
 from .base import Template, render
+
+_TILES = {
+    "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
+    "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
+    "k": ("block_k", "tile_k", "bk", "block_c"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,16 +64,6 @@ class BoundTemplate:
     def computed(self) -> Workload:
         """The workload whose buffers the plan names: the view's, or the workload itself."""
         return self.view.workload if self.view else self.workload
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """The template's knobs."""
-        return self.template.knobs
-
-    @property
-    def constraints(self) -> tuple[Constraint, ...]:
-        """The template's constraints."""
-        return self.template.constraints
 
     def default(self) -> Config:
         """The config an expert would start from; a constraint may forbid it."""
@@ -102,3 +105,81 @@ class BoundTemplate:
     def on(self, workload: Workload, device: Device | None = None) -> BoundTemplate:
         """The same template for another workload (and device), which it must support."""
         return replace(self, workload=workload, device=device or self.device, view=None)
+
+
+class TemplateSpace(Space):
+    """The valid configs of a bound template, named after it."""
+
+    listing = 1_500  # hardware features cost Python time for every config
+
+    def __init__(self, bound: BoundTemplate) -> None:
+        workload, device, template = bound.computed, bound.device, bound.template
+        super().__init__(template.name, template.knobs, template.constraints, None, workload, device)
+        self.bound = bound
+        self._known: dict[bytes, NDArray[np.float32]] = {}
+        self._names: list[str] = []
+        self.workload: Workload = workload
+        self.device: Device = device
+
+    def default(self) -> Config | None:
+        """The template's default; None where a constraint forbids it."""
+        config = self.bound.default()
+        return config if config in self else None
+
+    def seeds(self) -> list[Config]:
+        """The template's seeds that are valid here, distinct, in the template's order."""
+        return list(dict.fromkeys(c for c in self.bound.seeds() if c in self))
+
+    def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
+        """Knob features, then hardware features (each config's are computed once)."""
+        new = [row for row in rows if row.tobytes() not in self._known]
+        if new:
+            values, self._names = hardware(self.bound, self.configs(np.array(new)))
+            self._known.update((row.tobytes(), v) for row, v in zip(new, values))
+        own = np.array([self._known[row.tobytes()] for row in rows], dtype=np.float32).reshape(
+            len(rows), len(self._names)
+        )
+        return np.concatenate([self.encoder(rows), own], axis=1), [*self.encoder.names, *self._names]
+
+
+def hardware(bound: BoundTemplate, configs: Sequence[Config]) -> tuple[NDArray[np.float32], list[str]]:
+    """Features (n, f) float32 and their names. Configs must be valid, at least one."""
+    features = [config_features(bound, config) for config in configs]
+    return np.array([list(f.values()) for f in features], dtype=np.float32), list(features[0])
+
+
+def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
+    """One config's features by name: those of ``launch_features``, then the template's own.
+
+    The former are made from its estimate and launch plan, and from knobs that carry the usual names (block_m, block_n,
+    block_k, stages, split_k)."""
+    estimate, plan, workload = bound.estimate(config), bound.plan(config), bound.computed
+    main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
+    m, n, _, batch = gemm_shape(workload)
+    split = _knob(config, ("split_k",)) or 1.0
+    outputs = m * n * batch * split / main.blocks
+    tile_m = _knob(config, _TILES["m"]) or min(float(m), math.sqrt(outputs))
+    launch = LaunchSummary(
+        threads=estimate.threads,
+        blocks=main.blocks,
+        shared_bytes=estimate.shared_bytes,
+        accumulators=estimate.accumulators,
+        tile_m=tile_m,
+        tile_n=_knob(config, _TILES["n"]) or max(1.0, min(float(n), outputs / tile_m)),
+        tile_k=_knob(config, _TILES["k"]) or 1.0,
+        stages=_knob(config, ("stages",)) or 1.0,
+        split_k=split,
+        workspace_bytes=estimate.workspace_bytes,
+        kernels=len(plan.steps),
+        cluster=math.prod(main.cluster),
+    )
+    own = {f"{bound.name} {name}": float(value) for name, value in sorted(bound.features(config).items())}
+    return {**launch_features(launch, workload, bound.device), **own}
+
+
+def _knob(config: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, (int, float)) and value > 0:
+            return float(value)
+    return None

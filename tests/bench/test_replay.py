@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda.device import by_name
-from gpu_tune.space.features import hardware
 from gpu_tune.store.records import Record, Records
-from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.bound import BoundTemplate, hardware
 from gpu_tune.templates.registry import registry
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Matmul
@@ -99,7 +98,7 @@ def test_shapes_are_left_out_of_records_and_predicted_ones_are_called_so(
         workload = Matmul(m, n, k, dtype="float16", layout="nt")
         space = BoundTemplate(template, workload, device).space()
         configs = space.sample(40, rng)
-        x, names = hardware(space.declared, configs)
+        x, names = hardware(space.bound, configs)
         bound, depth = (x[:, names.index(name)] for name in ("log2 bound seconds", "log2 bytes in flight"))
         times = 2.0**bound * (1 + 0.05 * np.abs(depth - 15)) * rng.lognormal(0, 0.02, 40)  # what an expert would expect
         for config, seconds in zip(configs, times):

@@ -22,10 +22,10 @@ from gpu_tune.report.search_facts import explain, judgement
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.space.knob import Config, Knob
-from gpu_tune.space.space import Space, TemplateSpace
+from gpu_tune.space.space import Space
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.store.records import Record
-from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.bound import BoundTemplate, TemplateSpace
 from gpu_tune.templates.registry import registry
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
@@ -206,7 +206,7 @@ def records(space: TemplateSpace, source: str, n: int = 12) -> list[Record]:
         Record(
             space.workload,
             space.device.chip,
-            space.declared.hash,
+            space.bound.hash,
             result(Candidate(space.name, c), 1e-3 / int(c["thread_m"]), source),
         )
         for c in configs
@@ -260,7 +260,7 @@ def test_a_template_space_is_searched_with_hardware_features() -> None:
         seen += batch
         search.tell([result(c, 1e-3 * (1 + abs(math.log2(int(c.config["block_m"]) / 64)))) for c in batch])
     assert seen[0].config == space.default() and len(set(seen)) == len(seen)
-    assert all(space.declared.violations(c.config) == [] for c in seen)
+    assert all(space.bound.violations(c.config) == [] for c in seen)
     late = [int(c.config["block_m"]) for c in seen[-8:]]
     assert late.count(64) >= 3
 

@@ -16,13 +16,11 @@ from gpu_tune.space.features import (
     LaunchSummary,
     distance,
     gemm_shape,
-    hardware,
     launch_features,
     operands,
 )
 from gpu_tune.space.knob import Knob
-from gpu_tune.space.space import TemplateSpace
-from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.bound import BoundTemplate, TemplateSpace, hardware
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
@@ -34,7 +32,7 @@ NAMES = tuple(launch_features(LaunchSummary(128, 100, 0, 1, 64.0, 64.0), SQUARE,
 def feature(space: TemplateSpace, name: str, **changes: Any) -> float:
     default = space.default()
     assert default is not None
-    x, names = hardware(space.declared, [default.replace(**changes)])
+    x, names = hardware(space.bound, [default.replace(**changes)])
     return float(x[0, names.index(name)])
 
 
@@ -42,7 +40,7 @@ def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
     space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     default = space.default()
     assert default is not None
-    estimate = space.declared.estimate(default)
+    estimate = space.bound.estimate(default)
     bm, bn = int(default["block_m"]), int(default["block_n"])
     tiles = (4096 // bm) * (4096 // bn)
     assert feature(space, "log2 threads") == np.float32(np.log2(estimate.threads))
@@ -83,7 +81,7 @@ def test_every_template_has_finite_features_with_one_set_of_names(name: str) -> 
     for workload in workloads:
         if template.supported(workload, H200) is True:
             space = BoundTemplate(template, workload, H200).space()
-            x, names = hardware(space.declared, space.sample(5, np.random.default_rng(0)))
+            x, names = hardware(space.bound, space.sample(5, np.random.default_rng(0)))
             assert np.isfinite(x).all()
             seen.append(names)
     if not seen:
@@ -140,7 +138,7 @@ def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: p
 def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() -> None:
     space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     for config in space.sample(20, np.random.default_rng(3)):
-        estimate, plan = space.declared.estimate(config), space.declared.plan(config)
+        estimate, plan = space.bound.estimate(config), space.bound.plan(config)
         main = max(plan.kernels, key=lambda step: step.blocks * step.threads)
         launch = LaunchSummary(
             threads=estimate.threads,
@@ -156,7 +154,7 @@ def test_a_tiled_product_of_others_has_the_features_of_an_equal_one_of_ours() ->
             kernels=len(plan.steps),
         )
         assert np.array([*launch_features(launch, SQUARE, H200).values()], dtype=np.float32).tolist() == (
-            hardware(space.declared, [config])[0][0, : len(NAMES)].tolist()
+            hardware(space.bound, [config])[0][0, : len(NAMES)].tolist()
         )
 
 

@@ -38,7 +38,7 @@ def test_a_view_is_computed_where_the_workload_itself_is_not() -> None:
     matmul, direct = by["matmul_mma"], by["conv2d_direct"]
     assert matmul.workload == direct.computed == pointwise and isinstance(matmul.computed, Matmul)
     assert direct.view is None and matmul.view is not None and matmul.view.workload == matmul.computed
-    assert matmul.space().declared is matmul and matmul.on(WORKLOADS[0]).computed == WORKLOADS[0]
+    assert matmul.space().bound is matmul and matmul.on(WORKLOADS[0]).computed == WORKLOADS[0]
     with pytest.raises(Unsupported, match="no template computes"):
         bind(pointwise, H200, {})
 
