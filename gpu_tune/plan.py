@@ -278,18 +278,3 @@ def _check_kernel(step: KernelStep) -> None:
                     f"is not one of {tuple(TENSOR_MAP_DTYPES)}",
                 )
                 require(arg.swizzle in SWIZZLES, f"{what} tensor map swizzle", arg.swizzle, f"is not one of {SWIZZLES}")
-
-
-__all__ = [
-    "Arg",
-    "BUFFERS",
-    "BufferArg",
-    "Im2Col",
-    "KernelStep",
-    "LaunchPlan",
-    "MemsetStep",
-    "SCALARS",
-    "ScalarArg",
-    "Step",
-    "TensorMapArg",
-]

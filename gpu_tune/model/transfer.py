@@ -261,8 +261,6 @@ def _ask(workload: Matmul, gpu: str, precision: str, n: int) -> list[Any]:
         layout = package.boolsToNvMatmulHeuristicsLayout(workload.layout[0] == "t", workload.layout[1] == "t")
         problem = interface.makeNvMatmulHeuristicsProblem(workload.m, workload.n, workload.k, layout, workload.batch)
         return [answer["kernel"] for answer in interface.get(problem, n, precision)]
-    except ImportError:
-        return []
     except Exception as error:
         log.debug("nvidia-matmul-heuristics gave no suggestion for %s: %s", workload.key, error)
         return []

@@ -136,10 +136,9 @@ class SpaceSearch(Observations):
 
     def _fill(self, n: int, rng: np.random.Generator, excluded: ExcludedValue | None) -> list[Rows]:
         """At most ``n`` new rows of the whole space, or of what is left of it, marked as taken."""
-        part = Part(excluded, *self.trials())
-        if excluded is not None:
-            mask = excluded.allows(part.rows)
-            part = Part(excluded, part.rows[mask], part.times[mask])
+        rows, times = self.trials()
+        own = slice(None) if excluded is None else excluded.allows(rows)
+        part = Part(excluded, rows[own], times[own])
         few = len(part.rows) < self.settings.initial or np.isfinite(part.times).sum() < 2
         chosen: list[Rows] = []
         if few and excluded is None:

@@ -176,9 +176,7 @@ def launch_features(launch: LaunchSummary, workload: Workload, device: Device) -
         "SM balance": launch.blocks / (device.sm_count * math.ceil(launch.blocks / device.sm_count)),
         "log2 blocks per SM": _log(math.ceil(launch.blocks / device.sm_count)),
         "log2 memory bytes per useful byte": _log(traffic / workload.bytes),
-        "log2 memory time over least time": _log(
-            traffic / device.bandwidth / max(workload.flops / peak, workload.bytes / device.bandwidth)
-        ),
+        "log2 memory time over least time": _log(traffic / device.bandwidth / least),
         "log2 wave bytes per L2 byte": _log(wave_bytes / device.l2_bytes),
     }
 

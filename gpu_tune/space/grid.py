@@ -78,7 +78,7 @@ class Component:
         self.sizes = tuple(sizes[c] for c in columns)
         self.rules = tuple(rules)
         self.rows = rows
-        self._keys: set[bytes] | None = None
+        self._keys = None if rows is None else {r.tobytes() for r in rows}
         self._explored: dict[int, tuple[Rows, float]] = {}
         where = {column: i for i, column in enumerate(self.columns)}
         self._where = [tuple(where[c] for c in rule.columns) for rule in rules]
@@ -90,9 +90,7 @@ class Component:
         ok = np.ones(len(rows), dtype=np.bool_)
         for rule in self.rules:
             ok[ok] = rule.check(rows[ok])
-        if self.rows is not None:
-            if self._keys is None:
-                self._keys = {r.tobytes() for r in self.rows}
+        if self._keys is not None:
             own = np.ascontiguousarray(rows[:, list(self.columns)], dtype=np.uint16)
             ok = np.fromiter((r.tobytes() in self._keys for r in own), dtype=np.bool_, count=len(own))
         return ok
@@ -229,21 +227,15 @@ class Component:
         smallest.
         """
         order: list[int] = []
-        left = set(range(len(self.columns)))
-        while left:
 
-            def rank(p: int) -> tuple[float, ...]:
-                known = {*order, p}
-                done = sum(1 for w in self._where if p in w and known.issuperset(w))
-                closeness = max(
-                    (len(known.intersection(w)) / len(w) for w in self._where if p in w and not known.issuperset(w)),
-                    default=0.0,
-                )
-                return (-done, -closeness, self.sizes[p], p)
+        def rank(p: int) -> tuple[float, ...]:
+            known = {*order, p}
+            shares = [len(known.intersection(w)) / len(w) for w in self._where if p in w]
+            closeness = max((share for share in shares if share < 1), default=0.0)
+            return (-shares.count(1), -closeness, self.sizes[p], p)
 
-            best = min(left, key=rank)
-            order.append(best)
-            left.remove(best)
+        while len(order) < len(self.columns):
+            order.append(min(set(range(len(self.columns))).difference(order), key=rank))
         return order
 
 
@@ -293,12 +285,11 @@ class Grid:
         if self.empty:
             return np.zeros((0, len(self.sizes)), dtype=np.uint16)
         if self._all is None:
-            listed = [part.listed(limit) for part in self.parts]
-            if any(r is None for r in listed) or math.prod(len(r) for r in listed if r is not None) > limit:
+            listed = [rows for part in self.parts if (rows := part.listed(limit)) is not None]
+            if len(listed) < len(self.parts) or math.prod(map(len, listed)) > limit:
                 return None
             out = np.zeros((1, len(self.sizes)), dtype=np.uint16)
             for part, rows in zip(self.parts, listed):
-                assert rows is not None
                 out = np.repeat(out, len(rows), axis=0)
                 out[:, list(part.columns)] = np.tile(rows, (len(out) // max(len(rows), 1), 1))
             self._all = out

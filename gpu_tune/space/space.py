@@ -98,11 +98,8 @@ class Space:
         found: dict[str, Removed] = {}
         for rule in self.grid.rules:
             exact = rule.points <= 1 << 13
-            if not rule.columns:
-                share = float(not rule.holds(()))
-            else:
-                flat = np.arange(rule.points) if exact else rng.integers(0, rule.points, 1 << 12)
-                share = float(np.mean(~rule.check_flat(flat)))
+            flat = np.arange(rule.points) if exact else rng.integers(0, rule.points, 1 << 12)
+            share = float(np.mean(~rule.check_flat(flat)))
             found[rule.name] = Removed(exact, round(share * self.grid.raw))
         return found
 

@@ -214,14 +214,13 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
     told = f"are of {len(kinds)} kinds ({several})"
     require(len(kinds) == 1, "records", len(found), told, "choose one with --template, --workload and --chip")
     last = {r.measurement.candidate.config.key: r.measurement for r in found}
-    values: dict[str, list[Any]] = {name: [] for name in found[-1].measurement.candidate.config}
+    values: dict[str, set[tuple[str, Any]]] = {name: set() for name in found[-1].measurement.candidate.config}
     for m in last.values():
         for name, value in m.candidate.config.items():
             rule = "is a knob of some records only"
             require(name in values, "records", name, rule, "choose those of one template version")
-            if not any(type(v) is type(value) and v == value for v in values[name]):
-                values[name].append(value)
-    knobs = [Knob(n, tuple(sorted(v, key=lambda x: (str(type(x)), x))), "as recorded") for n, v in values.items()]
+            values[name].add((str(type(value)), value))
+    knobs = [Knob(n, tuple(value for _, value in sorted(v)), "as recorded") for n, v in values.items()]
     template, key, chip = kinds[0]
     trials = tuple(RecordedTrial.of(m) for m in last.values() if m.status != "pruned")  # those have no result at all
     return Recorded(f"{template} {key}", chip, tuple(knobs), trials)

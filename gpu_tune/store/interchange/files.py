@@ -17,6 +17,7 @@ from typing import Any
 from ... import paths
 from ...errors import CorruptData, InvalidInput
 from ...space.knob import Config, Knob
+from ..recorded_space import RecordedTrial
 
 MAX_BYTES = 1 << 28
 """Most bytes of JSON (after decompression) that are read."""
@@ -48,13 +49,8 @@ def read(name: str) -> str:
     """The text of a ``.json`` or ``.json.gz`` file; InvalidInput or CorruptData when there is none in it."""
     try:
         with open(name, "rb") as raw:
-            head = raw.read(2)
-            raw.seek(0)
-            if head == b"\x1f\x8b":
-                with gzip.GzipFile(fileobj=raw) as stream:
-                    body = stream.read(MAX_BYTES + 1)
-            else:
-                body = raw.read(MAX_BYTES + 1)
+            stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            body = stream.read(MAX_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise CorruptData(f"{name}: the gzip stream is damaged ({error}); fetch the file again") from error
     except OSError as error:
@@ -169,6 +165,19 @@ def problem_size(value: Any, name: str) -> tuple[int, ...]:
         f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers",
     )
     return tuple(int(v) for v in values)
+
+
+def outcome(t: RecordedTrial) -> tuple[float | str, list[float]]:
+    """A trial's milliseconds, or the name of its error; and its repeats in milliseconds."""
+    if t.time is None:
+        return ERROR_NAME.get(t.status, "RuntimeFailedConfig"), []
+    return milliseconds(t.time), [milliseconds(s) for s in t.samples or (t.time,)]
+
+
+def costs(entry: Mapping[str, Any], names: Mapping[str, str], unit: float, where: str) -> dict[str, float]:
+    """What the stages cost, in seconds, by our names: ``names`` maps the file's to them."""
+    found = [(theirs, ours) for theirs, ours in names.items() if entry.get(theirs) is not None]
+    return {ours: number(entry[theirs], where, theirs) * unit for theirs, ours in found}
 
 
 def samples(value: Any, unit: float, where: str) -> tuple[float, ...]:

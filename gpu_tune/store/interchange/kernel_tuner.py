@@ -27,14 +27,7 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
     cache = {}
     for t in recorded.trials:
         entry: dict[str, Any] = {k: t.config[k] for k in keys}
-        if t.time is None:
-            entry["time"] = files.ERROR_NAME.get(t.status, "RuntimeFailedConfig")
-            entry["times"] = []
-        else:
-            entry["time"], entry["times"] = (
-                files.milliseconds(t.time),
-                [files.milliseconds(s) for s in t.samples or (t.time,)],
-            )
+        entry["time"], entry["times"] = files.outcome(t)
         entry.update({theirs: files.milliseconds(t.seconds.get(ours, 0.0)) for theirs, ours in _COSTS.items()})
         entry.update({k: v for k, v in t.extra.items() if k not in entry})
         if t.timestamp:
@@ -91,11 +84,7 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
 def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str) -> RecordedTrial:
     error = entry.get("__error__")
     value = error if isinstance(error, str) else entry.get(objective, entry.get("time"))
-    costs = {
-        ours: files.number(entry[theirs], where, theirs) * 1e-3
-        for theirs, ours in _COSTS.items()
-        if entry.get(theirs) is not None
-    }
+    costs = files.costs(entry, _COSTS, 1e-3, where)
     known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
     extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and files.finite(v)}
     stamp = str(entry.get("timestamp", ""))

@@ -60,10 +60,7 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
             for theirs, ours in _COSTS.items()
             if theirs != "compilation_time"
         }
-        times["runtimes"] = [] if t.time is None else [files.milliseconds(s) for s in t.samples or (t.time,)]
-        value: Any = (
-            files.ERROR_NAME.get(t.status, "RuntimeFailedConfig") if t.time is None else files.milliseconds(t.time)
-        )
+        value, times["runtimes"] = files.outcome(t)
         result: dict[str, Any] = {
             "configuration": dict(t.config),
             "times": times,
@@ -130,11 +127,7 @@ def _trial(config: Config, r: Mapping[str, Any], unit: float, where: str) -> Rec
     need(known, f"{where}: invalidity {str(invalidity)[:40]!r} is not one of {', '.join(_STATUS)}")
     status = _STATUS[str(invalidity)]
     times: Any = r.get("times") if isinstance(r.get("times"), dict) else {}
-    costs = {
-        ours: files.number(times[theirs], where, theirs) * unit
-        for theirs, ours in _COSTS.items()
-        if times.get(theirs) is not None
-    }
+    costs = files.costs(times, _COSTS, unit, where)
     objectives = r.get("objectives")
     objective = str(objectives[0]) if isinstance(objectives, list) and objectives else "time"
     listed = r.get("measurements")
