@@ -27,7 +27,7 @@ STATUSES = (
 """How a trial can end. ``duplicate``: same cubin as an earlier trial, whose samples it shares. ``pruned``: compiled,
 but not run, because builds of its kind never came near the best; nothing is wrong with it. Only ``ok``
 and ``duplicate`` (of an ok trial) carry samples."""
-MEASURED, PREDICTED, REPLAYED = "measured", "predicted", "replayed"
+MEASURED, PREDICTED, REPLAYED = SOURCES = ("measured", "predicted", "replayed")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Measurement:
     error: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES or self.source not in (MEASURED, PREDICTED, REPLAYED):
+        if self.status not in STATUSES or self.source not in SOURCES:
             raise ValueError(f"measurement status {self.status!r} / source {self.source!r} is unknown")
         if self.status == "ok" and not self.samples:
             raise ValueError("an ok measurement needs samples")

@@ -18,9 +18,10 @@ from .. import __version__, paths
 from ..cuda import cublas, driver, nvrtc
 from ..errors import GpuTuneError, Unavailable
 from ..measure.quarantine import Journal
-from ..store.records import SOURCES, Records
+from ..store.records import Records
 from ..store.store import Store
 from ..templates.registry import registry
+from ..trial import SOURCES
 from . import options
 
 _PACKAGES = {

@@ -10,12 +10,12 @@ import click
 from .. import text
 from ..errors import InvalidInput
 from ..kernel.emit import duration
-from ..trial import MEASURED, PREDICTED, REPLAYED
+from ..trial import PREDICTED, SOURCES
 from . import options
 
 
 @click.command(help="List, export and import the trials kept so far.")
-@click.option("--source", type=click.Choice([MEASURED, PREDICTED, REPLAYED, "all"]), default="all", show_default=True)
+@click.option("--source", type=click.Choice([*SOURCES, "all"]), default="all", show_default=True)
 @click.option("--chip", help="Of this chip only, such as nvidia-h200-132sm-141gb.")
 @click.option("--workload", "key", help="Of the workload with this key only.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a table (- for standard output).")
@@ -53,7 +53,7 @@ def command(
     if import_files:
         _import(kept, import_files)
         return
-    sources = [MEASURED, PREDICTED, REPLAYED] if source == "all" else [source]
+    sources = SOURCES if source == "all" else (source,)
     found = [r for s in sources for r in kept.read(s, chip=chip, key=key)]
     if template is not None:
         found = [r for r in found if r.measurement.candidate.template == template]
@@ -74,7 +74,7 @@ def _import(kept: Any, names: tuple[str, ...]) -> None:
     from ..store import records
 
     texts = [(n, options.read_text("--import", n, "name a .jsonl file of records")) for n in names]  # before any write
-    known = {r.line() for s in records.SOURCES for r in kept.read(s)}
+    known = {r.line() for s in SOURCES for r in kept.read(s)}
     added = 0
     for name, content in texts:
         found = list((records.from_csv if name.endswith(".csv") else records.read_text)(content, name))

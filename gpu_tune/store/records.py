@@ -26,13 +26,12 @@ from .. import paths
 from ..errors import StoreError, require
 from ..space.knob import Knob
 from ..text import check_format, from_json, other_format, read_lines, refused, to_json
-from ..trial import MEASURED, PREDICTED, REPLAYED, Measurement
+from ..trial import MEASURED, PREDICTED, SOURCES, Measurement
 from ..workload import Workload
 from .recorded_space import Recorded, RecordedTrial
 from .winner import FORMAT, FORMAT_1_PREDICTED, READERS
 
 log = logging.getLogger(__name__)
-SOURCES = (MEASURED, PREDICTED, REPLAYED)
 
 
 @dataclass(frozen=True)
