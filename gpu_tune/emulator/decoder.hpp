@@ -79,13 +79,15 @@ using DecodeFn = void (*)(Decoder&, Instr&);
 void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.async (async.cpp)
 void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
 DecodeFn find_opcode(const string& name);
-int special_register(const string& name);    // its number (scheduler.cpp), -1 for none
+int special_register(const string& name);    // its number (special.cpp), -1 for none
 // each concern registers its opcodes here (once, at first load)
 void register_arithmetic();
+void register_logic();
 void register_conversion();
 void register_warp();
 void register_memory();
 void register_order();
+void register_mbarrier();
 void register_async();
 void register_tensor();
 void register_control();

@@ -310,6 +310,8 @@ struct Machine {                               // one run of a plan: buffers and
   string place(const Instr& i) const;          // `kernel.cu:33` or empty
 };
 
+void run_blocks(Machine& m, const Kernel& k);  // of the launch that m describes (scheduler.cpp)
+void load_special(Warp& w, const Kernel::Special& s);   // a special register into its slot (special.cpp)
 string format(const char* f, ...) __attribute__((format(printf, 1, 2)));
 
 // ---- registers --------------------------------------------------------------------------------------------------------
@@ -335,7 +337,7 @@ template <class T>
 inline T lane_value(Warp& w, int slot, u32 mask) { return reg<T>(w, slot)[__builtin_ctz(mask)]; }
 
 // ---- memory (shadow.cpp, memory.cpp) ------------------------------------------------------------------------------------------------
-struct Accessor {                              // who touches memory
+struct Accessor {                              // who accesses memory
   Warp* warp;
   int lane;                                    // kAnyLane: no single lane
   u32 agent;
@@ -344,17 +346,17 @@ struct Accessor {                              // who touches memory
   const char* what;
   bool strong = false;                         // atomic or volatile: does not race with its like
 };
-void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
 // of the plain store being executed: whether two lanes write one value to one place; whether a lane writes what is there
 bool stores_the_same(Warp& w, int other, int lane);
 bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes);
-void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
+void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);
 // device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
-void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
+void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
 void mark_readers(Warp& w, u64 address, u32 bytes, int change);   // and that one more (or less) copy in flight reads
 inline u64 address_of(Warp& w, const Address& a, int lane) {
@@ -366,7 +368,7 @@ inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit 
   return u32(at >= kSharedWindow ? at - kSharedWindow : at);
 }
 // what a warp instruction reads or writes in the own CTA, within bounds
-void touch_lanes(Warp& w, const u32* addresses, u32 mask, u32 bytes, bool write, bool strong, const char* what);
+void check_lane_accesses(Warp& w, const u32* addresses, u32 mask, u32 bytes, bool write, bool strong, const char* what);
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
 int decode_atomic_operation(class Decoder& d);
 
@@ -384,7 +386,7 @@ u64 sync_key(Warp& w, Space s, u64 address);   // names a location; shared ones 
 void sync_read(Warp& w, u64 key, int flags, bool shared);
 void sync_write(Warp& w, u64 key, int flags, bool read_modify_write, bool shared);
 
-// ---- asynchronous engine (async.cpp) --------------------------------------------------------------------------------------
+// ---- asynchronous engine (async.cpp, bulk.cpp) ----------------------------------------------------------------------------------
 void land(Cluster& c, size_t which);           // one transfer completes
 void finish_copies(Warp& w, u32 mask, u32 keep_groups);
 void finish_stores(Warp& w, u32 mask, u32 keep_groups, bool read_only);

@@ -32,7 +32,7 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
       u32 address = u32(a);
       Cta& cta = shared_target(w, address);
       bool strong = flags & kStrong;
-      touch(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
+      check_access(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
       return cta.shared.data() + address;
     }
     case Space::Local:
@@ -52,7 +52,7 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
         if (!b.shadow.empty() && b.shadow[size_t((a - b.base + (b.base & 15)) / g)].write_warp)
           m.report("global_race", format("ld.global.nc of buffer `%s`, which the kernel writes", b.name.c_str()), &w);
       }
-      touch_global(w, a, bytes, write, lane, flags & kStrong, w.clock);
+      check_global_access(w, a, bytes, write, lane, flags & kStrong, w.clock);
       return p;
     }
   }
@@ -139,7 +139,7 @@ void load(Warp& w, const Instr& i, u32 m) {
     count_banks(w, addresses, m, int(bytes), false);
     const u8* base = i.mem.wide || i.flags & kSlow ? nullptr : plain_shared(w, addresses, m, bytes);
     if (base) {
-      touch_lanes(w, addresses, m, bytes, false, false, "load");
+      check_lane_accesses(w, addresses, m, bytes, false, false, "load");
       for (size_t q = 0; q < n; ++q)
         if (i.regs[q] >= 0) {
           S* d = reg<S>(w, i.regs[q]);
@@ -196,7 +196,7 @@ void store(Warp& w, const Instr& i, u32 m) {
     count_banks(w, addresses, m, int(bytes), true);
     u8* base = i.mem.wide || i.flags & (kRelease | kStrong) ? nullptr : plain_shared(w, addresses, m, bytes);
     if (base) {
-      touch_lanes(w, addresses, m, bytes, true, false, "store");
+      check_lane_accesses(w, addresses, m, bytes, true, false, "store");
       for_lanes(m, [&](int l) {
         for (size_t q = 0; q < n; ++q) {
           T t = T(reg<S>(w, i.regs[q])[l]);

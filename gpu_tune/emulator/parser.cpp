@@ -1,11 +1,9 @@
-// PTX text -> Module: comments, directives, scopes, registers, labels, and the Decoder that hands statements to the
-// decode functions. Nothing is skipped silently: a directive, modifier or operand nobody asked for is an error.
+// PTX text -> Module: comments, directives, scopes, registers, labels. Statements go to the Decoder (decoder.cpp).
+// Nothing is skipped silently: a directive, modifier or operand nobody asked for is an error.
 #include <algorithm>
-#include <array>
 #include <cstdio>
-#include <cstdlib>
 
-#include "decoder.hpp"
+#include "parser.hpp"
 
 namespace emu {
 
@@ -21,12 +19,24 @@ const TypeName kTypes[] = {
     {"tf32", Type::TF32, 4}, {"e4m3", Type::E4M3, 1}, {"e5m2", Type::E5M2, 1}, {"e4m3x2", Type::E4M3x2, 2},
     {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}};
 
+bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
+
+}  // namespace
+
+int type_size(Type t) {
+  for (auto& k : kTypes) if (k.type == t) return k.size;
+  return 0;
+}
+Type type_from_name(const string& name) {
+  for (auto& k : kTypes) if (name == k.name) return k.type;
+  return Type::None;
+}
+
 string trim(const string& s) {
   size_t a = s.find_first_not_of(" \t\r\n"), b = s.find_last_not_of(" \t\r\n");
   return a == string::npos ? "" : s.substr(a, b - a + 1);
 }
 
-// Split at c outside brackets.
 vector<string> split(const string& s, char c) {
   vector<string> out;
   string current;
@@ -50,119 +60,6 @@ vector<string> words(const string& s) {
   }
   return out;
 }
-
-bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
-
-std::unordered_map<string, DecodeFn>& opcode_table() {
-  static std::unordered_map<string, DecodeFn> table;
-  return table;
-}
-
-}  // namespace
-
-int type_size(Type t) {
-  for (auto& k : kTypes) if (k.type == t) return k.size;
-  return 0;
-}
-Type type_from_name(const string& name) {
-  for (auto& k : kTypes) if (name == k.name) return k.type;
-  return Type::None;
-}
-void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes) {
-  for (auto& entry : opcodes)
-    for (auto& name : words(entry.first)) opcode_table()[name] = entry.second;
-}
-DecodeFn find_opcode(const string& name) {
-  static bool once = [] {
-    register_arithmetic(), register_conversion(), register_warp(), register_memory(), register_order(), register_async();
-    register_tensor(), register_control();
-    return true;
-  }();
-  (void)once;
-  auto it = opcode_table().find(name);
-  return it == opcode_table().end() ? nullptr : it->second;
-}
-
-class Parser {
- public:
-  explicit Parser(Module& m) : module_(m) {}
-  void parse(const string& text);
-
-  Kernel* kernel = nullptr;
-  [[noreturn]] void fail(const string& why) const { throw LoadError(why, line_); }
-  int allocate(int width) {
-    int slot = kernel->register_bytes;
-    kernel->register_bytes += width == 8 ? 256 : width == 1 ? 64 : 128;
-    return slot;
-  }
-  int constant(u64 value, int width) {
-    auto key = std::make_pair(value, width);
-    auto it = constants_.find(key);
-    if (it != constants_.end()) return it->second;
-    int slot = allocate(width);
-    kernel->constants.push_back({slot, value, width});
-    return constants_[key] = slot;
-  }
-  int special(int number, int width) {
-    auto key = std::make_pair(number, width);
-    auto it = specials_.find(key);
-    if (it != specials_.end()) return it->second;
-    int slot = allocate(width);
-    kernel->specials.push_back({slot, number, width});
-    return specials_[key] = slot;
-  }
-  struct Register { int slot, width; };
-  Register* find_register(const string& name);
-  Operand operand(string text);
-  int symbol_slot(const string& name, int width);
-  int call_param(const string& name) const;
-
- private:
-  struct Scope {
-    int id;
-    std::unordered_map<string, Register> registers;
-    std::unordered_map<string, int> families;   // `%r<100>`: name without number -> width
-    std::map<string, int> params;               // .param variables of calls: offsets in local memory
-  };
-  struct Function { vector<string> results, params; size_t start; int line; };
-  using Location = std::array<int, 3>;
-  struct SharedVariable { u32 size, align; bool dynamic; };
-  struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
-
-  Module& module_;
-  int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0;
-  const string* text_ = nullptr;
-  std::map<string, Function> functions_;
-  vector<int> return_scopes_;
-  std::map<Location, Place> locations_;
-  std::map<Place, int> place_index_;
-  vector<Scope> scopes_;
-  std::map<std::pair<int, string>, int> labels_;
-  std::map<string, vector<string>> branch_targets_;
-  vector<Fixup> fixups_;
-  std::map<std::pair<u64, int>, int> constants_;
-  std::map<std::pair<int, int>, int> specials_;
-  std::map<string, SharedVariable> shared_;         // declared, module-wide names
-  std::map<string, u32> shared_offset_;             // placed in this kernel
-  std::map<string, u32> local_offset_;
-  std::unordered_map<string, int> opcode_index_;
-
-  void strip_comments(const string& text, string& out);
-  void entry(const string& s, size_t& p);
-  void entry_directives(const string& text);
-  void body(const string& s, size_t& p);
-  void block(const string& s, size_t& p);
-  void resolve_labels();
-  void drop_unread_elements();
-  void function(const string& s, size_t& p);
-  void call(const string& text);
-  int opcode_number(const string& opcode);
-  void declaration(const string& statement);
-  void statement(const string& text);
-  void loc(const string& text);
-  void file_directive(const string& text);
-  u32 number(const string& s) { return u32(strtoul(s.c_str(), nullptr, 0)); }
-};
 
 Parser::Register* Parser::find_register(const string& name) {
   for (size_t i = scopes_.size(); i-- > 0;) {
@@ -746,208 +643,6 @@ std::unique_ptr<Module> parse_module(const string& ptx) {
   auto module = std::make_unique<Module>();
   Parser(*module).parse(ptx);
   return module;
-}
-
-// ------------------------------------------------------------------------------------------------- Decoder
-
-Decoder::Decoder(Parser& parser, const string& opcode, vector<string> args, int line)
-    : parser_(parser), opcode_(opcode), args_(std::move(args)), line_(line) {
-  string current;   // split at single dots: `shared::cta` stays one modifier
-  for (char c : opcode + ".") {
-    if (c == '.') mods_.push_back(current), current.clear();
-    else current += c;
-  }
-  used_.assign(mods_.size(), false);
-  used_[0] = true;
-}
-
-void Decoder::refuse(const string& why) const { throw LoadError(opcode_ + ": " + why, line_); }
-Kernel& Decoder::kernel() { return *parser_.kernel; }
-
-bool Decoder::take(const char* modifier) {
-  for (size_t i = 1; i < mods_.size(); ++i) {
-    if (!used_[i] && mods_[i] == modifier) return used_[i] = true;
-  }
-  return false;
-}
-void Decoder::require(const char* modifier) {
-  if (!take(modifier)) refuse(string("modifier .") + modifier + " is missing");
-}
-int Decoder::choose(std::initializer_list<const char*> names, int absent) {
-  int k = 0;
-  for (const char* name : names) {
-    if (take(name)) return k;
-    ++k;
-  }
-  if (absent < 0) {
-    string all;
-    for (const char* name : names) all += string(" .") + name;
-    refuse("none of the supported modifiers is present:" + all);
-  }
-  return absent;
-}
-Type Decoder::maybe_type() {
-  for (; next_type_ < mods_.size(); ++next_type_) {
-    if (used_[next_type_]) continue;
-    Type t = type_from_name(mods_[next_type_]);
-    if (t == Type::None) continue;
-    used_[next_type_] = true;
-    return t;
-  }
-  return Type::None;
-}
-Type Decoder::type() {
-  Type t = maybe_type();
-  if (t == Type::None) refuse("a type is missing");
-  return t;
-}
-Type Decoder::type_in(std::initializer_list<Type> allowed) {
-  Type t = type();
-  for (Type a : allowed) if (a == t) return t;
-  refuse("type is not supported");
-}
-string Decoder::modifier_starting(const char* prefix) {
-  for (size_t i = 1; i < mods_.size(); ++i) {
-    if (!used_[i] && mods_[i].compare(0, strlen(prefix), prefix) == 0) {
-      used_[i] = true;
-      return mods_[i];
-    }
-  }
-  return "";
-}
-Space Decoder::space(Space absent) {
-  static const std::pair<const char*, Space> names[] = {
-      {"global", Space::Global}, {"shared", Space::Shared}, {"shared::cta", Space::Shared},
-      {"shared::cluster", Space::Shared}, {"local", Space::Local}, {"param", Space::Param},
-      {"param::entry", Space::Param}, {"const", Space::Const}};
-  for (auto& n : names) if (take(n.first)) return n.second;
-  return absent;
-}
-
-Operand Decoder::parse(const string& text) { return parser_.operand(text); }
-Operand Decoder::operand() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return parser_.operand(args_[next_++]);
-}
-Operand Decoder::peek() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return parser_.operand(args_[next_]);
-}
-
-int Decoder::slot_of(const Operand& o, int width) {
-  switch (o.kind) {
-    case Operand::Register:
-      mark_read(o.slot);
-      if (o.width == 1 || (width == 8) != (o.width == 8)) refuse("register " + o.text + " has the wrong width");
-      return o.slot;
-    case Operand::Immediate: {
-      if (!o.is_float || o.width == width) return parser_.constant(width == 8 ? o.imm : u32(o.imm), width);
-      if (o.width == 8) {   // a double literal used as float
-        double d;
-        memcpy(&d, &o.imm, 8);
-        float f = float(d);
-        u32 bits;
-        memcpy(&bits, &f, 4);
-        return parser_.constant(bits, width);
-      }
-      refuse("literal " + o.text + " has the wrong width");
-    }
-    case Operand::Symbol: return parser_.symbol_slot(o.symbol, width);
-    default: refuse("operand " + o.text + " is not supported here");
-  }
-}
-int Decoder::destination(int width) {
-  Operand o = operand();
-  if (o.kind == Operand::Absent) return -1;
-  if (o.kind != Operand::Register || o.width == 1 || (width == 8) != (o.width == 8))
-    refuse("destination " + o.text + " has the wrong kind or width");
-  return o.slot;
-}
-int Decoder::source(int width) { return slot_of(operand(), width); }
-int Decoder::predicate(bool* negated) {
-  Operand o = operand();
-  if (o.kind == Operand::Immediate && !o.negated) return parser_.constant(o.imm ? ~0u : 0u, 1);
-  if (o.kind != Operand::Register || o.width != 1) refuse("operand " + o.text + " is not a predicate");
-  if (o.negated && !negated) refuse("a negated predicate is not supported here");
-  if (negated) *negated = o.negated;
-  return o.slot;
-}
-s64 Decoder::immediate() {
-  Operand o = operand();
-  if (o.kind != Operand::Immediate || o.is_float) refuse("operand " + o.text + " is not an integer constant");
-  return s64(o.imm);
-}
-vector<int> Decoder::destinations(int width, int count) {
-  Operand o = operand();
-  vector<int> slots;
-  auto add = [&](const Operand& part) {
-    if (part.kind == Operand::Absent) { slots.push_back(-1); return; }
-    if (part.kind != Operand::Register || part.width == 1 || (width == 8) != (part.width == 8))
-      refuse("destination " + part.text + " has the wrong kind or width");
-    slots.push_back(part.slot);
-  };
-  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
-  else add(o);
-  if (count >= 0 && int(slots.size()) != count)
-    refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
-  written_.insert(written_.end(), slots.begin(), slots.end());
-  return slots;
-}
-vector<int> Decoder::sources(int width, int count) {
-  Operand o = operand();
-  vector<int> slots;
-  if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
-  else slots.push_back(slot_of(o, width));
-  if (count >= 0 && int(slots.size()) != count)
-    refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
-  return slots;
-}
-Address Decoder::address_with_parts(Operand& o) {
-  string raw = next_ < args_.size() ? args_[next_] : "";
-  o = operand();
-  if (raw.empty() || raw[0] != '[') refuse("operand " + raw + " is not an address");
-  Address a;
-  a.offset = o.offset;
-  if (o.kind == Operand::Register) {
-    if (o.width == 1) refuse("a predicate is no address");
-    a.slot = o.slot, a.wide = o.width == 8;
-    mark_read(o.slot);
-  } else if (o.kind == Operand::Symbol) {
-    a.slot = parser_.symbol_slot(o.symbol, 8), a.wide = true;
-  }
-  return a;
-}
-Address Decoder::address() {
-  Operand o;
-  Address a = address_with_parts(o);
-  if (!o.parts.empty()) refuse("the address has too many parts");
-  return a;
-}
-int Decoder::position(const char* modifier) const {
-  for (size_t i = 1; i < mods_.size(); ++i) if (mods_[i] == modifier) return int(i);
-  return -1;
-}
-int Decoder::constant(u64 value, int width) { return parser_.constant(value, width); }
-void Decoder::mark_read(int slot) {
-  auto& read = parser_.kernel->read;
-  size_t k = size_t(slot) / 64;
-  if (read.size() <= k) read.resize(k + 64);
-  ++read[k];
-}
-int Decoder::scratch(int width) { return parser_.allocate(width); }
-int Decoder::param_offset(const string& symbol) const {
-  for (auto& p : parser_.kernel->params) if (p.name == symbol) return p.offset;
-  return -1;
-}
-int Decoder::call_param(const string& symbol) const { return parser_.call_param(symbol); }
-vector<string> Decoder::split_pair() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return split(args_[next_++], '|');
-}
-void Decoder::finish() const {
-  for (size_t i = 0; i < mods_.size(); ++i)
-    if (!used_[i]) refuse("modifier ." + mods_[i] + " is not supported");
-  if (next_ != args_.size()) refuse("operand " + args_[next_] + " is not supported");
 }
 
 }  // namespace emu

@@ -12,41 +12,6 @@ constexpr const char* kOtherLanes = "the other lanes of its warp";
 constexpr u64 kEndless = 40000000;
 constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
 
-// ---- special registers --------------------------------------------------------------------------------------------------------
-// Those with .x, .y and .z are `vector`: `a` is the axis.
-struct SpecialRegister { const char* name; bool vector; u64 (*value)(const Machine& m, const Warp& w, u32 lane, int a); };
-#define VALUE [](const Machine& m, const Warp& w, u32 lane, int a) -> u64
-const SpecialRegister kSpecialRegisters[] = {
-    {"%tid", true, VALUE {
-       u32 t = u32(w.id) * 32 + lane;
-       return a == 0 ? t % m.block[0] : a == 1 ? t / m.block[0] % m.block[1] : t / m.block[0] / m.block[1]; }},
-    {"%ntid", true, VALUE { return m.block[a]; }},
-    {"%ctaid", true, VALUE { return w.cta->index[a]; }},
-    {"%nctaid", true, VALUE { return m.grid[a]; }},
-    {"%cluster_ctaid", true, VALUE { return w.cta->index[a] % m.cluster_dims[a]; }},
-    {"%cluster_nctaid", true, VALUE { return m.cluster_dims[a]; }},
-    {"%clusterid", true, VALUE { return w.cta->index[a] / m.cluster_dims[a]; }},
-    {"%nclusterid", true, VALUE { return m.grid[a] / m.cluster_dims[a]; }},
-    {"dynamic shared", false, VALUE { return m.dynamic_base; }},
-    {"%laneid", false, VALUE { return lane; }},
-    {"%warpid", false, VALUE { return u64(w.id); }},
-    {"%nwarpid", false, VALUE { return m.warps_per_cta; }},
-    {"%cluster_ctarank", false, VALUE { return w.cta->rank; }},
-    {"%cluster_nctarank", false, VALUE { return m.cluster_dims[0] * m.cluster_dims[1] * m.cluster_dims[2]; }},
-    {"%is_explicit_cluster", false, VALUE { return m.cluster_dims[0] * m.cluster_dims[1] * m.cluster_dims[2] > 1; }},
-    {"%dynamic_smem_size", false, VALUE { return m.dynamic_shared; }},
-    {"%total_smem_size", false, VALUE { return m.dynamic_shared + m.kernel->static_shared; }},
-    {"%lanemask_lt", false, VALUE { return (1ull << lane) - 1; }},
-    {"%lanemask_le", false, VALUE { return (2ull << lane) - 1; }},
-    {"%lanemask_eq", false, VALUE { return 1ull << lane; }},
-    {"%lanemask_ge", false, VALUE { return u32(~((1ull << lane) - 1)); }},
-    {"%lanemask_gt", false, VALUE { return u32(~((2ull << lane) - 1)); }},
-    {"%smid", false, VALUE { return w.cta->cluster->serial; }},
-    {"%nsmid", false, VALUE { return m.cluster_count; }}};
-#undef VALUE
-const char* const kNoTime[] = {"%gridid", "%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"};
-constexpr int kZero = int(sizeof kSpecialRegisters / sizeof *kSpecialRegisters);    // what those stand at
-
 // ---- decoding of control flow -----------------------------------------------------------------------------------------------------
 void nothing(Warp&, const Instr&, u32) {}
 void decode_bra(Decoder& d, Instr& i) {
@@ -160,9 +125,9 @@ class Scheduler {
   void run(Warp& w, size_t k, int quantum);
   bool whole_warp(Warp& w, Split& s, u32 mask);
   bool members(Warp& w, size_t k, u32& mask);
-  void part(Warp& w, size_t k, u32 stay, int pc);
+  void split(Warp& w, size_t k, u32 stay, int pc);
   void check_endless(Warp& w);
-  void merge(Warp& w);
+  void reconverge(Warp& w);
   void wake(Cluster& c);
   void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
   void complete_barrier(Cta& cta, NamedBarrier& b);
@@ -180,12 +145,7 @@ void Scheduler::start_warp(Warp& w) {
     else if (c.width == 1) pred(w, c.slot) = u32(c.value);
     else std::fill_n(reg<u32>(w, c.slot), 32, u32(c.value));
   }
-  for (auto& s : kernel.specials)
-    for (u32 l = 0; l < 32; ++l) {
-      u64 v = s.number / 3 == kZero ? 0 : kSpecialRegisters[s.number / 3].value(m, w, l, s.number % 3);
-      if (s.width == 8) reg<u64>(w, s.slot)[l] = v;
-      else reg<u32>(w, s.slot)[l] = u32(v);
-    }
+  for (auto& s : kernel.specials) load_special(w, s);
 }
 
 void Scheduler::admit() {
@@ -256,7 +216,7 @@ void Scheduler::admit() {
 }
 
 // Whether the warp may execute an .aligned instruction now. It is one instruction for all 32 lanes: lanes elsewhere are waited
-// for (compiled code lets lanes that parted meet again before it), but lanes that have exited or are predicated off never come.
+// for (compiled code lets lanes that have split reconverge before it), but lanes that have exited or are predicated off never come.
 bool Scheduler::whole_warp(Warp& w, Split& s, u32 mask) {
   if (w.live != w.initial)
     m.stop("divergence", format("some lanes of the warp have exited (0x%08x is left) at an instruction that the whole warp has "
@@ -283,7 +243,7 @@ bool Scheduler::members(Warp& w, size_t k, u32& mask) {
   };
   const int pc = w.splits[k].pc;
   const Instr& i = kernel.code[size_t(pc)];
-  if (mask != w.splits[k].mask) part(w, k, mask, pc + 1);
+  if (mask != w.splits[k].mask) split(w, k, mask, pc + 1);
   for (u32 left = mask; left;) {
     const u32 member = reg<u32>(w, i.member)[__builtin_ctz(left)], group = naming(w.splits[k], left, member);
     left &= ~group;
@@ -298,13 +258,13 @@ bool Scheduler::members(Warp& w, size_t k, u32& mask) {
       for (auto& o : w.splits) missing &= ~waits(o);
       for (size_t q = 0; !missing && q < w.splits.size(); ++q)
         if (u32 there = waits(w.splits[q])) {
-          part(w, q, there, w.splits[q].pc);
+          split(w, q, there, w.splits[q].pc);
           ++w.splits[q].pc, w.splits[q].state = Split::Ready;
         }
     }
     if (missing) continue;
     mask = group;
-    part(w, k, group, pc);
+    split(w, k, group, pc);
     return true;
   }
   w.splits[k].state = Split::Converge, w.splits[k].waits_for = kOtherLanes;
@@ -312,14 +272,14 @@ bool Scheduler::members(Warp& w, size_t k, u32& mask) {
 }
 
 // The lanes of split k that are not in `stay` become a split of their own, at `pc`.
-void Scheduler::part(Warp& w, size_t k, u32 stay, int pc) {
+void Scheduler::split(Warp& w, size_t k, u32 stay, int pc) {
   Split other{w.splits[k].mask & ~stay, pc, Split::Ready, nullptr};
   if (!other.mask) return;
   w.splits[k].mask = stay;
   w.splits.push_back(other);
 }
 
-void Scheduler::merge(Warp& w) {
+void Scheduler::reconverge(Warp& w) {
   for (size_t a = 0; a < w.splits.size(); ++a)
     for (size_t b = a + 1; b < w.splits.size();) {
       Split &p = w.splits[a], &q = w.splits[b];
@@ -421,7 +381,7 @@ void Scheduler::check_endless(Warp& w) {
 }
 
 // Run split k of warp w for at most `quantum` instructions. The split with the lowest pc usually goes first, so that lanes
-// meet again after a branch.
+// reconverge after a branch.
 void Scheduler::run(Warp& w, size_t k, int quantum) {
   const Instr* code = kernel.code.data();
   Cluster& c = *w.cta->cluster;
@@ -429,7 +389,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
   for (; quantum > 0; --quantum) {
     if (w.splits.size() > 1) {
       u32 mine = w.splits[k].mask & -w.splits[k].mask;
-      merge(w);
+      reconverge(w);
       for (k = 0; !(w.splits[k].mask & mine); ++k) {}
       for (auto& o : w.splits) if (o.state == Split::Ready && o.pc < w.splits[k].pc && m.rng.below(8)) return;
     }
@@ -495,7 +455,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         ++s.pc;
         if (!s.mask) w.splits.erase(w.splits.begin() + long(k));
         for (auto& o : w.splits) if (o.state == Split::Converge) o.state = Split::Ready;
-        merge(w);
+        reconverge(w);
         if (w.finished()) finish_warp(w);
         release_barriers(w);
         if (c.changed) wake(c);
@@ -535,7 +495,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
       case Flow::Barrier: {
         if (skip()) break;
         if (i.aligned && !whole_warp(w, s, mask)) return;
-        if (mask != s.mask) { part(w, k, mask, s.pc + 1); break; }    // lanes whose predicate is false go on
+        if (mask != s.mask) { split(w, k, mask, s.pc + 1); break; }    // lanes whose predicate is false go on
         count();
         bool blocked = false;
         arrive_at_barrier(w, i, s, mask, &blocked);
@@ -571,7 +531,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
       case Flow::ClusterWait:
         if (skip()) break;
         if (i.aligned && !whole_warp(w, s, mask)) return;
-        if (mask != s.mask) { part(w, k, mask, s.pc + 1); break; }
+        if (mask != s.mask) { split(w, k, mask, s.pc + 1); break; }
         if (mask & ~w.cluster_arrived) m.stop("barrier", "barrier.cluster.wait without an arrive before it", &w);
         if (w.cluster_waiting & mask) { block("the cluster barrier"); return; }
         count();
@@ -625,7 +585,7 @@ Scheduler::Outcome Scheduler::step(Cluster& c) {
 }
 
 void Scheduler::deadlock() {
-  struct Place { u32 count = 0; Warp* warp; string text; bool parted; };
+  struct Place { u32 count = 0; Warp* warp; string text; bool waits_for_lanes; };
   std::map<std::pair<int, string>, Place> places;
   for (auto& c : m.active)
     for (auto& cta : c->ctas)
@@ -634,8 +594,8 @@ void Scheduler::deadlock() {
           const char* on = s.waits_for ? s.waits_for : "a barrier";
           if (s.state == Split::Ready) on = "a value that nobody changes";
           Place& p = places[{s.pc, on}];
-          p.parted = s.state == Split::Converge;
-          if (p.count++ == 0) p.warp = &w, p.text = on + (p.parted ? format(" (0x%08x are here)", s.mask) : "");
+          p.waits_for_lanes = s.state == Split::Converge;
+          if (p.count++ == 0) p.warp = &w, p.text = on + (p.waits_for_lanes ? format(" (0x%08x are here)", s.mask) : "");
         }
   string message = "nobody can go on:";
   Warp* first = nullptr;         // whose place the finding names: one where lanes wait for others, when there is one
@@ -644,7 +604,7 @@ void Scheduler::deadlock() {
   for (auto& entry : places) {
     Place& p = entry.second;
     const Instr& i = kernel.code[size_t(entry.first.first)];
-    if (!first || (p.parted && !diverged)) first = p.warp, first->pc = entry.first.first, diverged = p.parted;
+    if (!first || (p.waits_for_lanes && !diverged)) first = p.warp, first->pc = entry.first.first, diverged = p.waits_for_lanes;
     if (++shown > 4) { message += shown == 5 ? " ..." : ""; continue; }
     string place = m.place(i);
     message += format("%s %u warp%s (first: block (%u,%u,%u) warp %d) wait%s for %s at %s%sPTX line %d", shown > 1 ? ";" : "", p.count,
@@ -695,109 +655,7 @@ void Scheduler::run_all() {
 
 }  // namespace
 
-int special_register(const string& name) {
-  for (auto* zero : kNoTime) if (name == zero) return 3 * kZero;
-  for (int k = 0; k < kZero; ++k) {
-    auto& r = kSpecialRegisters[k];
-    for (int axis = 0; axis < (r.vector ? 3 : 1); ++axis)
-      if (name == (r.vector ? string(r.name) + "." + "xyz"[axis] : r.name)) return 3 * k + axis;
-  }
-  return -1;
-}
-
-// ---- launches and findings ---------------------------------------------------------------------------------------------------------
-void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n) {
-  kernel = &k;
-  std::copy(g, g + 3, grid), std::copy(b, b + 3, block), std::copy(c, c + 3, cluster_dims);
-  params.assign(p, p + n);
-  u32 threads = b[0] * b[1] * b[2], size = c[0] * c[1] * c[2];
-  warps_per_cta = (threads + 31) / 32;
-  warps_per_cluster = warps_per_cta * size;
-  agents = first_mbarrier_agent() + 64 * size;
-  cluster_count = g[0] / c[0] * (g[1] / c[1]) * (g[2] / c[2]);
-  dynamic_shared = shared;
-  dynamic_base = (kSharedStart + k.static_shared + k.dynamic_align - 1) & ~(k.dynamic_align - 1);
-  highest_shared = 0;
-  global_granularity = k.global_granularity;
-  for (auto& map : tensor_maps) global_granularity = std::min(global_granularity, map.element);
-  sync_variables.clear();
-  global_proxy_fences.assign(size_t(cluster_count) * warps_per_cluster, 0);
-  for (auto& buffer : buffers) buffer.shadow.clear();
-  active.clear();
-  try {
-    if (n != size_t(k.param_bytes)) stop("launch", format("the kernel takes %d bytes of parameters, the plan gives %zu", k.param_bytes, n), nullptr);
-    for (int q = 0; q < 3; ++q) {
-      if (g[q] % c[q]) stop("launch", "the grid is no multiple of the cluster", nullptr);
-      if (k.required_cluster[0] && k.required_cluster[q] != int(c[q])) stop("launch", "the cluster differs from the kernel's __cluster_dims__", nullptr);
-      if (k.required_threads[0] && k.required_threads[q] != int(b[q])) stop("launch", "the block differs from the kernel's .reqntid", nullptr);
-    }
-    if (k.max_threads && int(threads) > k.max_threads)
-      stop("launch", format("a block of %u threads exceeds the launch bounds of %d", threads, k.max_threads), nullptr);
-    if (size > 8) stop("launch", format("a cluster of %u blocks; 8 are the most without opting in to non-portable sizes", size), nullptr);
-    if (warps_per_cluster > 60000) stop("launch", "too many warps in a cluster", nullptr);
-    if (dynamic_base + shared - kSharedStart > 232448)
-      stop("launch", format("%u bytes of shared memory; 232448 are the most", dynamic_base + shared - kSharedStart), nullptr);
-    Scheduler(*this, k).run_all();
-  } catch (const Stop&) {
-    stopped = true;
-  }
-  active.clear();
-  u32 touched = highest_shared > dynamic_base ? highest_shared - dynamic_base : 0;
-  u32& most = shared_touched[k.name];
-  most = std::max(most, touched);
-}
-
-string Machine::place(const Instr& i) const {
-  const Place& p = module.places[size_t(i.place)];
-  auto name = [&](const std::pair<int, int>& at) {
-    auto it = module.files.find(at.first);
-    return (it == module.files.end() ? string("?") : it->second) + ":" + std::to_string(at.second);
-  };
-  if (p.empty()) return "";
-  return name(p.back()) + (p.size() > 1 ? " (inlined from line " + std::to_string(p.front().second) + ")" : "");
-}
-
-void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at) {
-  ++reports;
-  Finding f;
-  f.kind = kind;
-  const Instr* i = at ? at : w && kernel && size_t(w->pc) < kernel->code.size() ? &kernel->code[size_t(w->pc)] : nullptr;
-  // findings of one kind at one instruction are one finding, counted
-  string shape;
-  for (char ch : message) if (!isdigit((unsigned char)ch)) shape += ch;
-  string key = string(kind) + "/" + std::to_string(i ? i->line : 0) + "/" + shape.substr(0, 60);
-  auto known = finding_index.find(key);
-  if (known != finding_index.end()) {
-    ++findings[known->second].count;
-    return;
-  }
-  if (findings.size() >= 200) return;
-  f.kernel = kernel ? kernel->name : "";
-  string where = "kernel " + f.kernel;
-  if (i) {
-    f.ptx_line = i->line;
-    const Place& chain = module.places[size_t(i->place)];
-    if (!chain.empty()) f.cuda_line = chain.back().second;
-    if (chain.size() > 1) f.inlined_line = chain.front().second;
-    string p = place(*i);
-    if (!p.empty()) where += ", " + p;
-    string text = size_t(i->line) <= module.lines.size() ? module.lines[size_t(i->line - 1)] : "";
-    if (text.size() > 100) text = text.substr(0, 97) + "...";
-    where += format(", PTX line %d `%s`", i->line, text.c_str());
-  }
-  if (w) {
-    std::copy(w->cta->index, w->cta->index + 3, f.block);
-    f.warp = w->id;
-    where += format(", block (%u,%u,%u), warp %d", f.block[0], f.block[1], f.block[2], f.warp);
-  }
-  f.message = where + ": " + message + ".";
-  finding_index[key] = findings.size();
-  findings.push_back(f);
-}
-void Machine::stop(const char* kind, const string& message, const Warp* w, const Instr* at) {
-  report(kind, message, w, at);
-  throw Stop();
-}
+void run_blocks(Machine& m, const Kernel& k) { Scheduler(m, k).run_all(); }
 
 void register_control() {
   register_opcodes({{"bra", decode_bra}, {"brx", decode_brx}, {"ret exit", decode_ret}, {"trap", decode_trap},

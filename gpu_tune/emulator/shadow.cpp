@@ -133,7 +133,7 @@ __attribute__((noinline)) void check_more_readers(Cta& cta, Cell& s, u32 byte, c
     if (unordered(readers[at].agent, readers[at].clock, kAnyLane, by, now)) report_cell(s, byte, by, 1, 2 + readers[at].agent);
 }
 
-__attribute__((always_inline)) inline void touch_cell(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
+__attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
   constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
   if (!write) {
     if (s.read_clock[0] == now && s.read_agent[0] == by.agent && !(s.flags & special) && !by.async &&
@@ -182,10 +182,10 @@ inline bool same(const Cell& a, const Cell& b) {
   memcpy(x, &a, 24), memcpy(y, &b, 24);
   return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && a.more_readers == b.more_readers;
 }
-// Touches by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
-class Toucher {
+// Accesses by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
+class AccessCheck {
  public:
-  Toucher(Cta& cta, bool write, const Accessor& by)
+  AccessCheck(Cta& cta, bool write, const Accessor& by)
       : cta_(cta), write_(write), by_(by), m_(*by.warp->machine), now_(by.clock->local[by.agent]),
         shift_(__builtin_ctz(u32(m_.kernel->shared_granularity))), checked_(!cta.shadow.empty()) {}
   void operator()(u32 address, u32 bytes) {
@@ -199,7 +199,7 @@ class Toucher {
       if (known_ && same(s, before_)) { s = after_; continue; }
       Cell before = s;
       u64 reports = m_.reports;
-      touch_cell(cta_, s, k << shift_, write_, by_, now_);
+      check_cell_access(cta_, s, k << shift_, write_, by_, now_);
       known_ = reports == m_.reports;
       before_ = before, after_ = s;
     }
@@ -218,10 +218,10 @@ class Toucher {
 };
 }  // namespace
 
-void touch(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { Toucher(cta, write, by)(address, bytes); }
-void touch_chunks(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by) {
-  Toucher touch_one(cta, write, by);
-  for (u32 k = 0; k < count; ++k) touch_one(addresses[k], 16);
+void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { AccessCheck(cta, write, by)(address, bytes); }
+void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by) {
+  AccessCheck check(cta, write, by);
+  for (u32 k = 0; k < count; ++k) check(addresses[k], 16);
 }
 
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
@@ -361,7 +361,7 @@ void mark_pending(Warp& w, u64 address, u32 bytes) {
 void mark_readers(Warp& w, u64 address, u32 bytes, int change) {
   for_cells(w, address, bytes, [=](GlobalCell& s) { s.readers = u16(std::max(0, s.readers + change)); });
 }
-void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
+void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
   if (k >= kMaxBuffers || !m.buffers[k].writable) return;
@@ -412,7 +412,7 @@ void touch_global(Warp& w, u64 address, u32 bytes, bool write, int lane, bool st
   }
 }
 
-void touch_lanes(Warp& w, const u32* addresses, u32 m, u32 bytes, bool write, bool strong, const char* what) {
+void check_lane_accesses(Warp& w, const u32* addresses, u32 m, u32 bytes, bool write, bool strong, const char* what) {
   if (w.cta->shadow.empty()) return;
   u32 g = u32(w.kernel->shared_granularity), now = w.clock.local[w.agent];
   int shift = __builtin_ctz(g);
@@ -424,7 +424,7 @@ void touch_lanes(Warp& w, const u32* addresses, u32 m, u32 bytes, bool write, bo
     if (!write && a == before[0] && a == before[1]) return;
     before[1] = before[0], before[0] = a;
     by.lane = l;
-    for (u32 k = a >> shift; k <= (a + bytes - 1) >> shift; ++k) touch_cell(*w.cta, cells[k], k << shift, write, by, now);
+    for (u32 k = a >> shift; k <= (a + bytes - 1) >> shift; ++k) check_cell_access(*w.cta, cells[k], k << shift, write, by, now);
   });
 }
 

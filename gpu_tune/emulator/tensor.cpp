@@ -25,7 +25,7 @@ u8* matrix_row(Warp& w, const Instr& i, int lane, bool write, const char* what, 
   u32 a = shared_address_of(w, i.mem, lane);
   if (a & 15) w.machine->stop("alignment", format("%s row address (lane %d) is no multiple of 16", what, lane), &w);
   Cta& cta = shared_target(w, a);
-  touch(cta, a, 16, write, {&w, lane, w.agent, &w.clock, false, what});
+  check_access(cta, a, 16, write, {&w, lane, w.agent, &w.clock, false, what});
   *row = a;
   return cta.shared.data() + a;
 }
@@ -358,10 +358,10 @@ u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, 
   });
   return h;
 }
-void touch_operand(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
+void check_operand_access(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
   u32 chunks[512], n = 0;
   for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { chunks[n++] = a; });
-  touch_chunks(*w.cta, chunks, n, false, by);
+  check_chunk_accesses(*w.cta, chunks, n, false, by);
 }
 
 bool half_accumulator(const Instr& i) { return i.type2 == Type::F16; }
@@ -486,8 +486,8 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
     w.pc = int(&i - w.kernel->code.data());
     ops[q]->clock.local[agent] = event;
     Accessor by{&w, kAnyLane, agent, &ops[q]->clock, true, "wgmma read"};
-    if (!a_registers) touch_operand(w, da, 16 * q, 16, K, ta, bytes, by);
-    if (q == 0) touch_operand(w, db, 0, N, K, tb, bytes, by);
+    if (!a_registers) check_operand_access(w, da, 16 * q, 16, K, ta, bytes, by);
+    if (q == 0) check_operand_access(w, db, 0, N, K, tb, bytes, by);
     w.pc = pc;
     if (a_registers) {
       const u32* regs[4] = {&ops[q]->a_registers[0], &ops[q]->a_registers[32], &ops[q]->a_registers[64], &ops[q]->a_registers[96]};
@@ -641,7 +641,7 @@ void decode_wgmma(Decoder& d, Instr& i) {
 
 }  // namespace
 
-// Registers of a wgmma in flight belong to it until a wgmma.wait_group for its group: accumulators may not be touched, fragments
+// Registers of a wgmma in flight belong to it until a wgmma.wait_group for its group: accumulators may not be accessed, fragments
 // of A not be written. (PTX forbids reading these too; no harm can come of it, and the assembler allows it.)
 void check_owned(Warp& w, const Instr& i) {
   if (i.run == wgmma_issue) return;

@@ -1,0 +1,60 @@
+// What arithmetic and logic share: handlers of one, two or three operands of one register type, and their decoding.
+#pragma once
+#include <cmath>
+
+#include "decoder.hpp"
+#include "machine.hpp"
+
+namespace emu {
+
+template <class T, class Op>
+void unary(Warp& w, const Instr& i, u32 m) {
+  const T* a = reg<T>(w, i.a);
+  write_lanes<T>(w, i.dst, m, [=](int l) { return Op::f(a[l]); });
+}
+template <class T, class Op>
+void binary(Warp& w, const Instr& i, u32 m) {
+  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
+  write_lanes<T>(w, i.dst, m, [=](int l) { return Op::f(a[l], b[l]); });
+}
+template <class T, class Op>
+void ternary(Warp& w, const Instr& i, u32 m) {
+  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b), *c = reg<T>(w, i.c);
+  write_lanes<T>(w, i.dst, m, [=](int l) { return Op::f(a[l], b[l], c[l]); });
+}
+// 16-bit operands live in the low half of a 32-bit slot
+template <class T, class Op>
+void binary16(Warp& w, const Instr& i, u32 m) {
+  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(u16(Op::f(T(a[l]), T(b[l])))); });
+}
+
+#define UNARY(name, expression) struct name { template <class T> static T f(T a) { return T(expression); } };
+#define BINARY(name, expression) struct name { template <class T> static T f(T a, T b) { return T(expression); } };
+#define TERNARY(name, expression) struct name { template <class T> static T f(T a, T b, T c) { return T(expression); } };
+
+// Instr::flags of operations on floats
+constexpr int kFtz = 1, kSat = 2, kRelu = 4;
+template <class T> T flush(T x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(T(0), x) : x; }
+
+inline int register_width(Type t) { return type_size(t) == 8 ? 8 : 4; }
+inline void operands(Decoder& d, Instr& i, int width, int count) {
+  i.dst = d.destination(width);
+  int* slots[] = {&i.a, &i.b, &i.c};
+  for (int k = 0; k < count; ++k) *slots[k] = d.source(width);
+}
+template <class Op>
+Handler integer_handler(Type t) {
+  switch (t) {
+    case Type::U16: case Type::B16: return binary16<u16, Op>;
+    case Type::S16: return binary16<s16, Op>;
+    case Type::U32: case Type::B32: return binary<u32, Op>;
+    case Type::S32: return binary<s32, Op>;
+    case Type::U64: case Type::B64: return binary<u64, Op>;
+    case Type::S64: return binary<s64, Op>;
+    default: return nullptr;
+  }
+}
+inline bool is_half(Type t) { return t == Type::F16 || t == Type::BF16 || t == Type::F16x2 || t == Type::BF16x2; }
+
+}  // namespace emu

@@ -1,0 +1,229 @@
+// The table of opcodes, and the Decoder through which a decode function takes the modifiers and operands of a statement.
+#include "parser.hpp"
+
+namespace emu {
+namespace {
+
+std::unordered_map<string, DecodeFn>& opcode_table() {
+  static std::unordered_map<string, DecodeFn> table;
+  return table;
+}
+
+}  // namespace
+
+void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes) {
+  for (auto& entry : opcodes)
+    for (auto& name : words(entry.first)) opcode_table()[name] = entry.second;
+}
+DecodeFn find_opcode(const string& name) {
+  static bool once = [] {
+    register_arithmetic(), register_logic(), register_conversion(), register_warp(), register_memory(), register_order();
+    register_mbarrier(), register_async(), register_tensor(), register_control();
+    return true;
+  }();
+  (void)once;
+  auto it = opcode_table().find(name);
+  return it == opcode_table().end() ? nullptr : it->second;
+}
+
+Decoder::Decoder(Parser& parser, const string& opcode, vector<string> args, int line)
+    : parser_(parser), opcode_(opcode), args_(std::move(args)), line_(line) {
+  string current;   // split at single dots: `shared::cta` stays one modifier
+  for (char c : opcode + ".") {
+    if (c == '.') mods_.push_back(current), current.clear();
+    else current += c;
+  }
+  used_.assign(mods_.size(), false);
+  used_[0] = true;
+}
+
+void Decoder::refuse(const string& why) const { throw LoadError(opcode_ + ": " + why, line_); }
+Kernel& Decoder::kernel() { return *parser_.kernel; }
+
+bool Decoder::take(const char* modifier) {
+  for (size_t i = 1; i < mods_.size(); ++i) {
+    if (!used_[i] && mods_[i] == modifier) return used_[i] = true;
+  }
+  return false;
+}
+void Decoder::require(const char* modifier) {
+  if (!take(modifier)) refuse(string("modifier .") + modifier + " is missing");
+}
+int Decoder::choose(std::initializer_list<const char*> names, int absent) {
+  int k = 0;
+  for (const char* name : names) {
+    if (take(name)) return k;
+    ++k;
+  }
+  if (absent < 0) {
+    string all;
+    for (const char* name : names) all += string(" .") + name;
+    refuse("none of the supported modifiers is present:" + all);
+  }
+  return absent;
+}
+Type Decoder::maybe_type() {
+  for (; next_type_ < mods_.size(); ++next_type_) {
+    if (used_[next_type_]) continue;
+    Type t = type_from_name(mods_[next_type_]);
+    if (t == Type::None) continue;
+    used_[next_type_] = true;
+    return t;
+  }
+  return Type::None;
+}
+Type Decoder::type() {
+  Type t = maybe_type();
+  if (t == Type::None) refuse("a type is missing");
+  return t;
+}
+Type Decoder::type_in(std::initializer_list<Type> allowed) {
+  Type t = type();
+  for (Type a : allowed) if (a == t) return t;
+  refuse("type is not supported");
+}
+string Decoder::modifier_starting(const char* prefix) {
+  for (size_t i = 1; i < mods_.size(); ++i) {
+    if (!used_[i] && mods_[i].compare(0, strlen(prefix), prefix) == 0) {
+      used_[i] = true;
+      return mods_[i];
+    }
+  }
+  return "";
+}
+Space Decoder::space(Space absent) {
+  static const std::pair<const char*, Space> names[] = {
+      {"global", Space::Global}, {"shared", Space::Shared}, {"shared::cta", Space::Shared},
+      {"shared::cluster", Space::Shared}, {"local", Space::Local}, {"param", Space::Param},
+      {"param::entry", Space::Param}, {"const", Space::Const}};
+  for (auto& n : names) if (take(n.first)) return n.second;
+  return absent;
+}
+
+Operand Decoder::parse(const string& text) { return parser_.operand(text); }
+Operand Decoder::operand() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return parser_.operand(args_[next_++]);
+}
+Operand Decoder::peek() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return parser_.operand(args_[next_]);
+}
+
+int Decoder::slot_of(const Operand& o, int width) {
+  switch (o.kind) {
+    case Operand::Register:
+      mark_read(o.slot);
+      if (o.width == 1 || (width == 8) != (o.width == 8)) refuse("register " + o.text + " has the wrong width");
+      return o.slot;
+    case Operand::Immediate: {
+      if (!o.is_float || o.width == width) return parser_.constant(width == 8 ? o.imm : u32(o.imm), width);
+      if (o.width == 8) {   // a double literal used as float
+        double d;
+        memcpy(&d, &o.imm, 8);
+        float f = float(d);
+        u32 bits;
+        memcpy(&bits, &f, 4);
+        return parser_.constant(bits, width);
+      }
+      refuse("literal " + o.text + " has the wrong width");
+    }
+    case Operand::Symbol: return parser_.symbol_slot(o.symbol, width);
+    default: refuse("operand " + o.text + " is not supported here");
+  }
+}
+int Decoder::destination(int width) {
+  Operand o = operand();
+  if (o.kind == Operand::Absent) return -1;
+  if (o.kind != Operand::Register || o.width == 1 || (width == 8) != (o.width == 8))
+    refuse("destination " + o.text + " has the wrong kind or width");
+  return o.slot;
+}
+int Decoder::source(int width) { return slot_of(operand(), width); }
+int Decoder::predicate(bool* negated) {
+  Operand o = operand();
+  if (o.kind == Operand::Immediate && !o.negated) return parser_.constant(o.imm ? ~0u : 0u, 1);
+  if (o.kind != Operand::Register || o.width != 1) refuse("operand " + o.text + " is not a predicate");
+  if (o.negated && !negated) refuse("a negated predicate is not supported here");
+  if (negated) *negated = o.negated;
+  return o.slot;
+}
+s64 Decoder::immediate() {
+  Operand o = operand();
+  if (o.kind != Operand::Immediate || o.is_float) refuse("operand " + o.text + " is not an integer constant");
+  return s64(o.imm);
+}
+vector<int> Decoder::destinations(int width, int count) {
+  Operand o = operand();
+  vector<int> slots;
+  auto add = [&](const Operand& part) {
+    if (part.kind == Operand::Absent) { slots.push_back(-1); return; }
+    if (part.kind != Operand::Register || part.width == 1 || (width == 8) != (part.width == 8))
+      refuse("destination " + part.text + " has the wrong kind or width");
+    slots.push_back(part.slot);
+  };
+  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
+  else add(o);
+  if (count >= 0 && int(slots.size()) != count)
+    refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
+  written_.insert(written_.end(), slots.begin(), slots.end());
+  return slots;
+}
+vector<int> Decoder::sources(int width, int count) {
+  Operand o = operand();
+  vector<int> slots;
+  if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
+  else slots.push_back(slot_of(o, width));
+  if (count >= 0 && int(slots.size()) != count)
+    refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
+  return slots;
+}
+Address Decoder::address_with_parts(Operand& o) {
+  string raw = next_ < args_.size() ? args_[next_] : "";
+  o = operand();
+  if (raw.empty() || raw[0] != '[') refuse("operand " + raw + " is not an address");
+  Address a;
+  a.offset = o.offset;
+  if (o.kind == Operand::Register) {
+    if (o.width == 1) refuse("a predicate is no address");
+    a.slot = o.slot, a.wide = o.width == 8;
+    mark_read(o.slot);
+  } else if (o.kind == Operand::Symbol) {
+    a.slot = parser_.symbol_slot(o.symbol, 8), a.wide = true;
+  }
+  return a;
+}
+Address Decoder::address() {
+  Operand o;
+  Address a = address_with_parts(o);
+  if (!o.parts.empty()) refuse("the address has too many parts");
+  return a;
+}
+int Decoder::position(const char* modifier) const {
+  for (size_t i = 1; i < mods_.size(); ++i) if (mods_[i] == modifier) return int(i);
+  return -1;
+}
+int Decoder::constant(u64 value, int width) { return parser_.constant(value, width); }
+void Decoder::mark_read(int slot) {
+  auto& read = parser_.kernel->read;
+  size_t k = size_t(slot) / 64;
+  if (read.size() <= k) read.resize(k + 64);
+  ++read[k];
+}
+int Decoder::scratch(int width) { return parser_.allocate(width); }
+int Decoder::param_offset(const string& symbol) const {
+  for (auto& p : parser_.kernel->params) if (p.name == symbol) return p.offset;
+  return -1;
+}
+int Decoder::call_param(const string& symbol) const { return parser_.call_param(symbol); }
+vector<string> Decoder::split_pair() {
+  if (next_ >= args_.size()) refuse("an operand is missing");
+  return split(args_[next_++], '|');
+}
+void Decoder::finish() const {
+  for (size_t i = 0; i < mods_.size(); ++i)
+    if (!used_[i]) refuse("modifier ." + mods_[i] + " is not supported");
+  if (next_ != args_.size()) refuse("operand " + args_[next_] + " is not supported");
+}
+
+}  // namespace emu

@@ -1,0 +1,438 @@
+// Comparisons, predicates and selection; logic, shifts and other operations on bits; moves.
+#include <algorithm>
+
+#include "alu.hpp"
+
+namespace emu {
+namespace {
+
+// ---- comparisons --------------------------------------------------------------------------------------------------------
+enum Compare { EQ, NE, LT, LE, GT, GE, EQU, NEU, LTU, LEU, GTU, GEU, NUM, NANS };
+template <class T>
+bool compare(int c, T a, T b) {
+  bool unordered = a != a || b != b;
+  switch (c) {
+    case EQ: return a == b;
+    case NE: return !unordered && a != b;
+    case LT: return a < b;
+    case LE: return a <= b;
+    case GT: return a > b;
+    case GE: return a >= b;
+    case EQU: return unordered || a == b;
+    case NEU: return unordered || a != b;
+    case LTU: return unordered || a < b;
+    case LEU: return unordered || a <= b;
+    case GTU: return unordered || a > b;
+    case GEU: return unordered || a >= b;
+    case NUM: return !unordered;
+    default: return unordered;
+  }
+}
+int decode_compare(Decoder& d, Type t) {
+  static const std::pair<const char*, int> names[] = {
+      {"eq", EQ}, {"ne", NE}, {"lt", LT}, {"le", LE}, {"gt", GT}, {"ge", GE}, {"equ", EQU}, {"neu", NEU}, {"ltu", LTU},
+      {"leu", LEU}, {"gtu", GTU}, {"geu", GEU}, {"num", NUM}, {"nan", NANS}, {"lo", LT}, {"ls", LE}, {"hi", GT}, {"hs", GE}};
+  for (auto& n : names) {
+    if (!d.take(n.first)) continue;
+    if (n.second >= EQU && n.second <= NANS && !is_float(t) && t != Type::F16x2 && t != Type::BF16x2)
+      d.refuse(string(".") + n.first + " compares floats only");
+    return n.second;
+  }
+  d.refuse("the comparison is missing or not supported");
+}
+template <class T, class Read>
+u32 compare_lanes(int op, u32 m, Read read) {
+  u32 r = 0;
+  if (op == EQ) for (int l = 0; l < 32; ++l) r |= u32(read(0, l) == read(1, l)) << l;
+  else if (op == LT) for (int l = 0; l < 32; ++l) r |= u32(read(0, l) < read(1, l)) << l;
+  else if (op == GE) for (int l = 0; l < 32; ++l) r |= u32(read(0, l) >= read(1, l)) << l;
+  else for_lanes(m, [&](int l) { r |= u32(compare<T>(op, read(0, l), read(1, l))) << l; });
+  return r;
+}
+u32 compare_any(Warp& w, const Instr& i, u32 m) {
+  auto run = [&](auto tag) {
+    using T = decltype(tag);
+    const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
+    return compare_lanes<T>(i.op, m, [=](int which, int l) { return which ? b[l] : a[l]; });
+  };
+  auto run16 = [&](auto convert) {
+    const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
+    using T = decltype(convert(0u));
+    return compare_lanes<T>(i.op, m, [=](int which, int l) { return convert(which ? b[l] : a[l]); });
+  };
+  switch (i.type) {
+    case Type::U32: case Type::B32: return run(u32());
+    case Type::S32: return run(s32());
+    case Type::U64: case Type::B64: return run(u64());
+    case Type::S64: return run(s64());
+    case Type::F32:
+      if (i.flags & kFtz) return run16([](u32 v) { return flush(bit_cast<float>(v)); });
+      return run(float());
+    case Type::F64: return run(double());
+    case Type::S16: return run16([](u32 v) { return s32(s16(v)); });
+    case Type::F16: return run16([](u32 v) { return half_to_float(u16(v)); });
+    case Type::BF16: return run16([](u32 v) { return bf16_to_float(u16(v)); });
+    default: return run16([](u32 v) { return u32(u16(v)); });
+  }
+}
+u32 combine(Warp& w, const Instr& i, u32 r) {     // setp.CmpOp.BoolOp
+  if (i.c < 0) return r;
+  u32 c = pred(w, i.c) ^ (i.flags & 8 ? ~0u : 0);
+  return i.mode == 0 ? r & c : i.mode == 1 ? r | c : r ^ c;
+}
+void setp(Warp& w, const Instr& i, u32 m) {
+  u32 r = compare_any(w, i, m);
+  if (i.dst >= 0) {
+    u32 first = combine(w, i, r), second = combine(w, i, ~r);
+    set_pred(w, i.dst, m, first);
+    if (i.dst2 >= 0) set_pred(w, i.dst2, m, second);
+  } else if (i.dst2 >= 0) set_pred(w, i.dst2, m, combine(w, i, ~r));
+}
+// setp.f16x2 / bf16x2: one predicate for each half
+template <bool BF16>
+void setp_packed(Warp& w, const Instr& i, u32 m) {
+  u32 r[2] = {0, 0};
+  for_lanes(m, [&](int l) {
+    for (int q = 0; q < 2; ++q) {
+      auto get = [&](int slot) { u16 v = u16(reg<u32>(w, slot)[l] >> 16 * q); return BF16 ? bf16_to_float(v) : half_to_float(v); };
+      r[q] |= u32(compare<float>(i.op, get(i.a), get(i.b))) << l;
+    }
+  });
+  u32 first = combine(w, i, r[0]), second = combine(w, i, r[1]);
+  set_pred(w, i.dst, m, first);
+  if (i.dst2 >= 0) set_pred(w, i.dst2, m, second);
+}
+void set_value(Warp& w, const Instr& i, u32 m) {   // set.CmpOp.dtype.stype
+  u32 r = combine(w, i, compare_any(w, i, m));
+  u32 one = i.type2 == Type::F32 ? 0x3F800000u : ~0u;
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return r >> l & 1 ? one : 0u; });
+}
+template <class T>
+void selp(Warp& w, const Instr& i, u32 m) {
+  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
+  u32 p = pred(w, i.c);
+  write_lanes<T>(w, i.dst, m, [=](int l) { return p >> l & 1 ? a[l] : b[l]; });
+}
+void slct(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    bool first = i.type2 == Type::F32 ? reg<float>(w, i.c)[l] >= 0 : reg<s32>(w, i.c)[l] >= 0;
+    if (type_size(i.type) == 8) reg<u64>(w, i.dst)[l] = reg<u64>(w, first ? i.a : i.b)[l];
+    else reg<u32>(w, i.dst)[l] = reg<u32>(w, first ? i.a : i.b)[l];
+  });
+}
+void pred_logic(Warp& w, const Instr& i, u32 m) {
+  u32 a = pred(w, i.a) ^ (i.flags & 1 ? ~0u : 0), b = i.b >= 0 ? pred(w, i.b) ^ (i.flags & 2 ? ~0u : 0) : 0;
+  set_pred(w, i.dst, m, i.op == 0 ? a & b : i.op == 1 ? a | b : i.op == 2 ? a ^ b : i.op == 3 ? ~a : a);
+}
+
+// ---- bits -----------------------------------------------------------------------------------------------------------------
+BINARY(And, a & b) BINARY(Or, a | b) BINARY(Xor, a ^ b) UNARY(Not, ~a) UNARY(Same, a)
+template <class T>
+void shift_left(Warp& w, const Instr& i, u32 m) {
+  const T* a = reg<T>(w, i.a);
+  const u32* b = reg<u32>(w, i.b);
+  const u32 bits = u32(i.imm);
+  write_lanes<T>(w, i.dst, m, [=](int l) { return b[l] >= bits ? T(0) : T(a[l] << b[l]); });
+}
+template <class T>
+void shift_right(Warp& w, const Instr& i, u32 m) {
+  const T* a = reg<T>(w, i.a);
+  const u32* b = reg<u32>(w, i.b);
+  write_lanes<T>(w, i.dst, m, [=](int l) {
+    if (b[l] >= sizeof(T) * 8) return a[l] < T(0) ? T(-1) : T(0);
+    return T(a[l] >> b[l]);
+  });
+}
+template <class T>
+void shift_right16(Warp& w, const Instr& i, u32 m) {
+  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
+  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(u16(s32(T(a[l])) >> std::min(b[l], 16u))); });
+}
+template <class T>
+void bfe(Warp& w, const Instr& i, u32 m) {
+  constexpr u32 bits = sizeof(T) * 8;
+  for_lanes(m, [&](int l) {
+    T a = reg<T>(w, i.a)[l];
+    u32 position = reg<u32>(w, i.b)[l] & 255, length = reg<u32>(w, i.c)[l] & 255;
+    bool sign = T(-1) < T(0);
+    using U = std::make_unsigned_t<T>;
+    U r = 0;
+    U fill = sign && length ? (U(a) >> std::min(position + length - 1, bits - 1) & 1 ? ~U(0) : U(0)) : U(0);
+    for (u32 q = 0; q < bits; ++q) {
+      U bit = q < length && position + q < bits ? U(a) >> (position + q) & 1 : fill & 1;
+      r |= bit << q;
+    }
+    reg<T>(w, i.dst)[l] = T(r);
+  });
+}
+template <class T>
+void bfi(Warp& w, const Instr& i, u32 m) {
+  constexpr u32 bits = sizeof(T) * 8;
+  for_lanes(m, [&](int l) {
+    T a = reg<T>(w, i.a)[l], b = reg<T>(w, i.b)[l];
+    u32 position = reg<u32>(w, i.c)[l] & 255, length = reg<u32>(w, i.e)[l] & 255;
+    T mask = length == 0 || position >= bits ? T(0) : T((length >= bits ? ~T(0) : (T(1) << length) - 1) << position);
+    reg<T>(w, i.dst)[l] = (b & ~mask) | ((position < bits ? T(a << position) : T(0)) & mask);
+  });
+}
+void prmt(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    u64 v = reg<u32>(w, i.a)[l] | u64(reg<u32>(w, i.b)[l]) << 32;
+    u32 s = reg<u32>(w, i.c)[l], r = 0, n = s & 3;
+    for (u32 q = 0; q < 4; ++q) {
+      u32 k;
+      bool sign = false;
+      switch (i.mode) {
+        case 0: k = s >> (4 * q) & 7, sign = s >> (4 * q) & 8; break;
+        case 1: k = n + q; break;                            // f4e
+        case 2: k = (8 + n - q) & 7; break;                  // b4e
+        case 3: k = n; break;                                // rc8
+        case 4: k = std::max(n, q); break;                   // ecl
+        case 5: k = std::min(n, q); break;                   // ecr
+        default: k = (n & 1) * 2 + (q & 1);                  // rc16
+      }
+      u8 byte = u8(v >> (8 * k));
+      if (sign) byte = byte & 128 ? 255 : 0;
+      r |= u32(byte) << (8 * q);
+    }
+    reg<u32>(w, i.dst)[l] = r;
+  });
+}
+void lop3(Warp& w, const Instr& i, u32 m) {
+  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b), *c = reg<u32>(w, i.c);
+  const int table = int(i.imm);
+  write_lanes<u32>(w, i.dst, m, [=](int l) {
+    u32 r = 0;
+    for (int k = 0; k < 8; ++k)
+      if (table >> k & 1) r |= (k & 4 ? a[l] : ~a[l]) & (k & 2 ? b[l] : ~b[l]) & (k & 1 ? c[l] : ~c[l]);
+    return r;
+  });
+}
+void funnel(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    u64 v = reg<u32>(w, i.a)[l] | u64(reg<u32>(w, i.b)[l]) << 32;
+    u32 s = reg<u32>(w, i.c)[l];
+    s = i.mode ? s & 31 : std::min(s, 32u);
+    reg<u32>(w, i.dst)[l] = i.op ? u32(v >> s) : s == 32 ? u32(v) : u32(v << s >> 32);
+  });
+}
+void bit_count(Warp& w, const Instr& i, u32 m) {
+  bool wide = type_size(i.type) == 8;
+  for_lanes(m, [&](int l) {
+    u64 a = wide ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
+    int bits = wide ? 64 : 32;
+    if (i.op == 2) {
+      u64 r = 0;
+      for (int q = 0; q < bits; ++q) r |= (a >> q & 1) << (bits - 1 - q);
+      if (wide) reg<u64>(w, i.dst)[l] = r;
+      else reg<u32>(w, i.dst)[l] = u32(r);
+    } else if (i.op == 3) {   // bfind
+      if (is_signed(i.type) && (a >> (bits - 1) & 1)) a = wide ? ~a : u32(~a);
+      int top = a ? 63 - __builtin_clzll(a) : -1;
+      reg<u32>(w, i.dst)[l] = top >= 0 && i.mode ? u32(bits - 1 - top) : u32(top);
+    } else {
+      reg<u32>(w, i.dst)[l] = i.op == 0 ? u32(__builtin_popcountll(a)) : a ? u32(__builtin_clzll(a) - (64 - bits)) : u32(bits);
+    }
+  });
+}
+void testp(Warp& w, const Instr& i, u32 m) {
+  u32 r = 0;
+  for_lanes(m, [&](int l) {
+    double x = i.type == Type::F64 ? reg<double>(w, i.a)[l] : double(reg<float>(w, i.a)[l]);
+    int c = i.type == Type::F64 ? std::fpclassify(x) : std::fpclassify(reg<float>(w, i.a)[l]);
+    bool is[] = {std::isfinite(x), std::isinf(x), !std::isnan(x), std::isnan(x), c == FP_NORMAL, c == FP_SUBNORMAL};
+    r |= u32(is[i.op]) << l;
+  });
+  set_pred(w, i.dst, m, r);
+}
+void pack(Warp& w, const Instr& i, u32 m) {          // mov.b32/.b64 d, {a, b, ...}
+  int bits = int(i.imm);
+  for_lanes(m, [&](int l) {
+    u64 r = 0;
+    u64 mask = bits == 64 ? ~0ull : (1ull << bits) - 1;
+    for (size_t q = 0; q < i.regs.size(); ++q) r |= (reg<u32>(w, i.regs[q])[l] & mask) << (bits * int(q));
+    if (i.flags) reg<u64>(w, i.dst)[l] = r;
+    else reg<u32>(w, i.dst)[l] = u32(r);
+  });
+}
+void unpack(Warp& w, const Instr& i, u32 m) {        // mov.b32/.b64 {a, b, ...}, s
+  int bits = int(i.imm);
+  for_lanes(m, [&](int l) {
+    u64 v = i.flags ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
+    for (size_t q = 0; q < i.regs.size(); ++q)
+      if (i.regs[q] >= 0) reg<u32>(w, i.regs[q])[l] = u32(v >> (bits * int(q)) & ((1ull << bits) - 1));
+  });
+}
+
+// ---- decoding ---------------------------------------------------------------------------------------------------------------
+template <class Op, int kOp>
+void decode_logic(Decoder& d, Instr& i) {
+  i.type = d.type_in({Type::Pred, Type::B16, Type::B32, Type::B64});
+  if (i.type == Type::Pred) {
+    i.op = kOp, i.run = pred_logic;
+    i.dst = d.predicate();
+    bool na = false, nb = false;
+    i.a = d.predicate(&na);
+    if (kOp < 3) i.b = d.predicate(&nb);
+    i.flags = na | nb << 1;
+    return;
+  }
+  operands(d, i, register_width(i.type), kOp < 3 ? 2 : 1);
+  if constexpr (kOp < 3) i.run = integer_handler<Op>(i.type);
+  else i.run = i.type == Type::B64 ? unary<u64, Op> : unary<u32, Op>;
+}
+void decode_mov(Decoder& d, Instr& i) {
+  i.type = d.type();
+  if (i.type == Type::Pred) {
+    i.op = 4, i.run = pred_logic;
+    i.dst = d.predicate();
+    bool negated = false;
+    i.a = d.predicate(&negated);
+    i.flags = negated;
+    return;
+  }
+  int width = register_width(i.type);
+  i.flags = width == 8;
+  if (d.peek().kind == Operand::Vector) {
+    i.regs = d.destinations(4);
+    i.a = d.source(width);
+    i.run = unpack, i.imm = type_size(i.type) * 8 / s64(i.regs.size());
+    return;
+  }
+  i.dst = d.destination(width);
+  if (d.peek().kind == Operand::Vector) {
+    i.regs = d.sources(4);
+    i.run = pack, i.imm = type_size(i.type) * 8 / s64(i.regs.size());
+    return;
+  }
+  i.a = d.source(width);
+  i.run = width == 8 ? unary<u64, Same> : unary<u32, Same>;
+}
+void decode_shift(Decoder& d, Instr& i) {
+  i.type = d.type();
+  int width = register_width(i.type);
+  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(4);
+  i.imm = type_size(i.type) * 8;
+  if (d.name() == "shl") {
+    i.run = width == 8 ? shift_left<u64> : shift_left<u32>;
+    return;
+  }
+  switch (i.type) {
+    case Type::S16: i.run = shift_right16<s16>; break;
+    case Type::U16: case Type::B16: i.run = shift_right16<u16>; break;
+    case Type::S32: i.run = shift_right<s32>; break;
+    case Type::S64: i.run = shift_right<s64>; break;
+    default: i.run = width == 8 ? shift_right<u64> : shift_right<u32>;
+  }
+}
+void decode_combine(Decoder& d, Instr& i, bool has_logic) {
+  if (!has_logic) return;
+  bool negated = false;
+  i.c = d.predicate(&negated);
+  if (negated) i.flags |= 8;
+}
+void decode_setp(Decoder& d, Instr& i) {
+  int logic = d.choose({"and", "or", "xor"}, 3);
+  i.mode = logic;
+  i.type = d.type();
+  if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
+  i.op = decode_compare(d, i.type);
+  auto parts = d.split_pair();
+  auto slot = [&](const string& text) {
+    Operand o = d.parse(text);
+    if (o.kind == Operand::Absent) return -1;
+    if (o.kind != Operand::Register || o.width != 1) d.refuse("destination " + text + " is not a predicate");
+    return o.slot;
+  };
+  i.dst = slot(parts[0]);
+  if (parts.size() > 1) i.dst2 = slot(parts[1]);
+  int width = register_width(i.type);
+  i.a = d.source(width), i.b = d.source(width);
+  i.run = i.type == Type::F16x2 ? setp_packed<false> : i.type == Type::BF16x2 ? setp_packed<true> : setp;
+  decode_combine(d, i, logic < 3);
+}
+void decode_set(Decoder& d, Instr& i) {
+  int logic = d.choose({"and", "or", "xor"}, 3);
+  i.mode = logic;
+  i.type2 = d.type_in({Type::U32, Type::S32, Type::F32});
+  i.type = d.type();
+  if (i.type == Type::F16x2 || i.type == Type::BF16x2) d.refuse("packed operands are not supported");
+  if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
+  i.op = decode_compare(d, i.type);
+  i.dst = d.destination(4);
+  int width = register_width(i.type);
+  i.a = d.source(width), i.b = d.source(width);
+  i.run = set_value;
+  decode_combine(d, i, logic < 3);
+}
+void decode_selp(Decoder& d, Instr& i) {
+  i.type = d.type();
+  int width = register_width(i.type);
+  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(width);
+  bool negated = false;
+  i.c = d.predicate(&negated);
+  if (negated) std::swap(i.a, i.b);
+  i.run = width == 8 ? selp<u64> : selp<u32>;
+}
+void decode_slct(Decoder& d, Instr& i) {
+  i.type = d.type(), i.type2 = d.type_in({Type::S32, Type::F32});
+  int width = register_width(i.type);
+  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(width), i.c = d.source(4);
+  i.run = slct;
+}
+void decode_bfe(Decoder& d, Instr& i) {
+  i.type = d.type_in({Type::U32, Type::S32, Type::U64, Type::S64});
+  int width = register_width(i.type);
+  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(4), i.c = d.source(4);
+  i.run = i.type == Type::U32 ? bfe<u32> : i.type == Type::S32 ? bfe<s32> : i.type == Type::U64 ? bfe<u64> : bfe<s64>;
+}
+void decode_bfi(Decoder& d, Instr& i) {
+  i.type = d.type_in({Type::B32, Type::B64});
+  int width = register_width(i.type);
+  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(width), i.c = d.source(4), i.e = d.source(4);
+  i.run = width == 8 ? bfi<u64> : bfi<u32>;
+}
+void decode_prmt(Decoder& d, Instr& i) {
+  d.type_in({Type::B32});
+  i.mode = d.choose({"", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16"}, 0);
+  operands(d, i, 4, 3);
+  i.run = prmt;
+}
+void decode_lop3(Decoder& d, Instr& i) {
+  d.type_in({Type::B32});
+  operands(d, i, 4, 3);
+  i.imm = d.immediate(), i.run = lop3;
+}
+void decode_shf(Decoder& d, Instr& i) {
+  d.type_in({Type::B32});
+  i.op = d.choose({"l", "r"}, -1), i.mode = d.choose({"clamp", "wrap"}, -1);
+  operands(d, i, 4, 3);
+  i.run = funnel;
+}
+void decode_bit_count(Decoder& d, Instr& i) {
+  const string& n = d.name();
+  i.type = d.type();
+  i.op = n == "popc" ? 0 : n == "clz" ? 1 : n == "brev" ? 2 : 3;
+  if (i.op == 3) i.mode = d.take("shiftamt");
+  int width = register_width(i.type);
+  i.dst = d.destination(i.op == 2 ? width : 4), i.a = d.source(width);
+  i.run = bit_count;
+}
+void decode_testp(Decoder& d, Instr& i) {
+  i.op = d.choose({"finite", "infinite", "number", "notanumber", "normal", "subnormal"}, -1);
+  i.type = d.type_in({Type::F32, Type::F64});
+  i.dst = d.predicate(), i.a = d.source(register_width(i.type));
+  i.run = testp;
+}
+
+}  // namespace
+
+void register_logic() {
+  register_opcodes({{"and", decode_logic<And, 0>}, {"or", decode_logic<Or, 1>}, {"xor", decode_logic<Xor, 2>},
+                    {"not", decode_logic<Not, 3>}, {"mov", decode_mov}, {"shl shr", decode_shift}, {"setp", decode_setp},
+                    {"set", decode_set}, {"selp", decode_selp}, {"slct", decode_slct}, {"bfe", decode_bfe},
+                    {"bfi", decode_bfi}, {"prmt", decode_prmt}, {"lop3", decode_lop3}, {"shf", decode_shf},
+                    {"popc clz brev bfind", decode_bit_count}, {"testp", decode_testp}});
+}
+
+}  // namespace emu

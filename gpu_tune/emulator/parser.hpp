@@ -1,0 +1,95 @@
+// The state of parsing one PTX text: kernel, scopes, registers, constants. Parser and Decoder share it.
+#pragma once
+#include <array>
+#include <cstdlib>
+
+#include "decoder.hpp"
+
+namespace emu {
+
+string trim(const string& s);
+vector<string> split(const string& s, char c);   // at c outside brackets
+vector<string> words(const string& s);           // at white space
+
+class Parser {
+ public:
+  explicit Parser(Module& m) : module_(m) {}
+  void parse(const string& text);
+
+  Kernel* kernel = nullptr;
+  [[noreturn]] void fail(const string& why) const { throw LoadError(why, line_); }
+  int allocate(int width) {
+    int slot = kernel->register_bytes;
+    kernel->register_bytes += width == 8 ? 256 : width == 1 ? 64 : 128;
+    return slot;
+  }
+  int constant(u64 value, int width) {
+    auto key = std::make_pair(value, width);
+    auto it = constants_.find(key);
+    if (it != constants_.end()) return it->second;
+    int slot = allocate(width);
+    kernel->constants.push_back({slot, value, width});
+    return constants_[key] = slot;
+  }
+  int special(int number, int width) {
+    auto key = std::make_pair(number, width);
+    auto it = specials_.find(key);
+    if (it != specials_.end()) return it->second;
+    int slot = allocate(width);
+    kernel->specials.push_back({slot, number, width});
+    return specials_[key] = slot;
+  }
+  struct Register { int slot, width; };
+  Register* find_register(const string& name);
+  Operand operand(string text);
+  int symbol_slot(const string& name, int width);
+  int call_param(const string& name) const;
+
+ private:
+  struct Scope {
+    int id;
+    std::unordered_map<string, Register> registers;
+    std::unordered_map<string, int> families;   // `%r<100>`: name without number -> width
+    std::map<string, int> params;               // .param variables of calls: offsets in local memory
+  };
+  struct Function { vector<string> results, params; size_t start; int line; };
+  using Location = std::array<int, 3>;
+  struct SharedVariable { u32 size, align; bool dynamic; };
+  struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
+
+  Module& module_;
+  int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0;
+  const string* text_ = nullptr;
+  std::map<string, Function> functions_;
+  vector<int> return_scopes_;
+  std::map<Location, Place> locations_;
+  std::map<Place, int> place_index_;
+  vector<Scope> scopes_;
+  std::map<std::pair<int, string>, int> labels_;
+  std::map<string, vector<string>> branch_targets_;
+  vector<Fixup> fixups_;
+  std::map<std::pair<u64, int>, int> constants_;
+  std::map<std::pair<int, int>, int> specials_;
+  std::map<string, SharedVariable> shared_;         // declared, module-wide names
+  std::map<string, u32> shared_offset_;             // placed in this kernel
+  std::map<string, u32> local_offset_;
+  std::unordered_map<string, int> opcode_index_;
+
+  void strip_comments(const string& text, string& out);
+  void entry(const string& s, size_t& p);
+  void entry_directives(const string& text);
+  void body(const string& s, size_t& p);
+  void block(const string& s, size_t& p);
+  void resolve_labels();
+  void drop_unread_elements();
+  void function(const string& s, size_t& p);
+  void call(const string& text);
+  int opcode_number(const string& opcode);
+  void declaration(const string& statement);
+  void statement(const string& text);
+  void loc(const string& text);
+  void file_directive(const string& text);
+  u32 number(const string& s) { return u32(strtoul(s.c_str(), nullptr, 0)); }
+};
+
+}  // namespace emu
