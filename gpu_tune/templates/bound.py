@@ -69,10 +69,6 @@ class BoundTemplate:
         """The config an expert would start from; a constraint may forbid it."""
         return self.template.default(self.computed, self.device)
 
-    def seeds(self) -> Sequence[Config]:
-        """Further good starts; constraints may forbid some."""
-        return self.template.seeds(self.computed, self.device)
-
     def violations(self, config: Config) -> list[str]:
         """Why ``config`` is invalid (empty: valid)."""
         return self.template.violations(config, self.computed, self.device)
@@ -84,10 +80,6 @@ class BoundTemplate:
     def plan(self, config: Config) -> LaunchPlan:
         """What runs ``config``."""
         return self.template.plan(config, self.computed, self.device)
-
-    def features(self, config: Config) -> Mapping[str, float]:
-        """The template's own numbers for the ranker."""
-        return self.template.features(config, self.computed, self.device)
 
     def space(self) -> TemplateSpace:
         """The valid configs."""
@@ -128,7 +120,8 @@ class TemplateSpace(Space):
 
     def seeds(self) -> list[Config]:
         """The template's seeds that are valid here, distinct, in the template's order."""
-        return list(dict.fromkeys(c for c in self.bound.seeds() if c in self))
+        seeds = self.bound.template.seeds(self.workload, self.device)
+        return list(dict.fromkeys(c for c in seeds if c in self))
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """Knob features, then hardware features (each config's are computed once)."""
@@ -173,7 +166,8 @@ def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
         kernels=len(plan.steps),
         cluster=math.prod(main.cluster),
     )
-    own = {f"{bound.name} {name}": float(value) for name, value in sorted(bound.features(config).items())}
+    features = bound.template.features(config, workload, bound.device)
+    own = {f"{bound.name} {name}": float(value) for name, value in sorted(features.items())}
     return {**launch_features(launch, workload, bound.device), **own}
 
 
