@@ -22,7 +22,7 @@ from ..plan import LaunchPlan
 from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, example_inputs, inside
 from ..workload import ITEMSIZE, ArraySpec, Workload
 from .device_compare import DeviceCompare, Found
-from .device_data import SCALARS, DeviceData
+from .device_data import DeviceData
 from .reference_products import wide_bounds, wide_products
 from .worker import Note, no_note
 
@@ -64,16 +64,15 @@ class Checker:
         self._compare: HostCompare | DeviceCompare = HostCompare(spec)
         if device is not None and math.prod(spec.shape) >= large:
             self._compare = DeviceCompare(spec, device.arch, device.sm_count, stream)
-        self._scalars = {n: SCALARS[n] for n in data.workload.scalars()}
         self._bounds: dict[Any, tuple[Bounds, Any]] = {}
         self._loaded: Mapping[str, np.ndarray] = data.arrays
 
     def check(self, kernel: Checkable, note: Note) -> CheckResult:
         """``kernel`` on the ordinary inputs, twice where it must be deterministic, and with beta = 0."""
-        result = self._case(kernel, self.data.arrays, self._scalars, note)
+        result = self._case(kernel, self.data.arrays, self.data.scalars, note)
         if result.status == "ok" and self.data.workload.deterministic:
             note("second run")
-            self._issue(kernel, self._scalars, SECOND_POISON)
+            self._issue(kernel, self.data.scalars, SECOND_POISON)
             differing = self._compare.differing(self.data.verify["out"])
             if differing:
                 total = math.prod(self.data.specs["out"].shape)
@@ -82,7 +81,7 @@ class Checker:
         if result.status == "ok" and self.data.workload.beta == "any":
             note("beta = 0")
             hostile = {**self.data.arrays, "c": np.full_like(self.data.arrays["c"], np.nan)}
-            zero = self._case(kernel, hostile, {**self._scalars, "beta": 0.0}, note)
+            zero = self._case(kernel, hostile, {**self.data.scalars, "beta": 0.0}, note)
             self._put(self.data.arrays)
             if zero.status != "ok":
                 return replace(zero, reason=f"with beta = 0 and NaN in C: {zero.reason}")
@@ -90,7 +89,7 @@ class Checker:
 
     def check_result(self, library: Checkable) -> CheckResult:
         """The result of one run alone."""
-        return self._case(library, self.data.arrays, self._scalars, no_note)
+        return self._case(library, self.data.arrays, self.data.scalars, no_note)
 
     def check_winner(self, kernel: Checkable, seed: int, note: Note) -> dict[str, CheckResult]:
         """New random inputs; integers, exactly; infinities and NaN where the template says that they propagate."""
@@ -104,7 +103,7 @@ class Checker:
         for name, arrays in cases.items():
             note(name)
             exact = name == "integers, exactly"
-            scalars = dict.fromkeys(self._scalars, 1.0) if exact else self._scalars
+            scalars = dict.fromkeys(self.data.scalars, 1.0) if exact else self.data.scalars
             found[name] = self._case(kernel, arrays, scalars, note, exact, fresh=True)
         self._put(self.data.arrays)
         return found

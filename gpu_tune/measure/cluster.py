@@ -9,6 +9,7 @@ tolerance, take no part.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import statistics
@@ -32,7 +33,7 @@ from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Finalist, Finals
 from .gpu import GpuMeasurer
 from .predicted import PredictedMeasurer
-from .protocol import Build, Closing
+from .protocol import Build
 
 TOLERANCE = 0.05
 """Calibration times further than this from the median (relative) exclude a worker."""
@@ -42,7 +43,7 @@ _lock = threading.Lock()
 _open: dict[str, Any] = {}
 
 
-class Cluster(Closing):
+class Cluster(contextlib.AbstractContextManager["Cluster"]):
     """The workers of a Dask cluster that can measure; they, not this machine, say what ``device`` it is.
 
     ``address``: ``dask://host:port`` or ``tcp://host:port``. ``kind``: ``gpu``, or ``predicted`` to rehearse without
@@ -79,7 +80,7 @@ class Cluster(Closing):
         found: dict[str, Device | None] = self.client.run(detect_device)
         return sorted(w for w, d in found.items() if self.kind == "predicted" or (d and d.chip == self.device.chip))
 
-    def close(self) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave the workers to others."""
         self.client.close()
 
@@ -149,7 +150,6 @@ class ClusterMeasurer(CompilingMeasurer):
         return found
 
     def vendors(self) -> Sequence[Finalist]:
-        """On one worker."""
         found: Sequence[Finalist] = self._send("vendors", workers=self.workers or self.cluster.alike()).result()
         return found
 

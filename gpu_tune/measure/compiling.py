@@ -19,11 +19,10 @@ from ..plan import LaunchPlan
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Policy, Pruner, Resources
 from .compile import TIMEOUT, CompilePool, CompileResult, CompileStore
-from .finals import Finalist, Finals
-from .protocol import Build, Closing
+from .protocol import Build, Measurer
 
 
-class CompilingMeasurer(Closing):
+class CompilingMeasurer(Measurer):
     """Base of the measurers that compile: candidates compile side by side and are timed ``timers`` at once (one a GPU).
 
     Subclasses say how a build is timed, and how finalists are confirmed. ``bound`` are the templates that compute one
@@ -63,7 +62,7 @@ class CompilingMeasurer(Closing):
         self._closed = False
 
     def build(self, candidate: Candidate) -> Build:
-        """The candidate's source, cubin and plan, made once: it is a finalist's. See :class:`Measurer` for errors."""
+        """Made once: it is a finalist's."""
         known = self._finalists.get(candidate)
         if known is None:
             known = self._finalists[candidate] = build(self._bound(candidate), candidate, self.pool)
@@ -74,13 +73,6 @@ class CompilingMeasurer(Closing):
             self._closed = True
             self.pool.close()
             self._timers.shutdown(wait=True, cancel_futures=True)
-
-    @abstractmethod
-    def finals(self, candidates: Sequence[Candidate], *, rounds: int = 0) -> Finals: ...
-
-    def vendors(self) -> Sequence[Finalist]:
-        """None, unless the measurer has baselines."""
-        return ()
 
     def _environment(self) -> dict[str, Any]:
         return {"nvrtc": nvrtc.identity(), "chip": self.device.chip}

@@ -32,6 +32,7 @@ class DeviceData:
     def __init__(self, workload: Workload, seed: int, l2_bytes: int) -> None:
         self.workload, self.seed = workload, seed
         self.specs = workload.arrays()
+        self.scalars = {name: SCALARS[name] for name in workload.scalars()}
         self.arrays = example_inputs(workload, seed)
         self._offsets, size = layout(self.specs)
         self.footprint = sum(spec.span * NUMPY[spec.dtype].itemsize for spec in self.specs.values())
@@ -119,7 +120,6 @@ class LoadedKernel:
         self.data, self.pdl = data, pdl
         self.workspace = memory.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
         self.sets, self.footprint = data.sets, data.footprint
-        self._scalars = {n: SCALARS[n] for n in data.workload.scalars()}
         self._timed: list[Bound] = []
 
     def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
@@ -130,7 +130,7 @@ class LoadedKernel:
         """Issue it once on timing set ``i``."""
         while len(self._timed) <= i:
             named = self._named(self.data.timing[len(self._timed)])
-            self._timed.append(self.program.bind(named, self._scalars, pdl=self.pdl))
+            self._timed.append(self.program.bind(named, self.data.scalars, pdl=self.pdl))
         self._timed[i](stream)
 
     def prepare_to_time(self, stream: memory.Stream) -> None:

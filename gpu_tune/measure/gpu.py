@@ -42,7 +42,7 @@ BASELINES = ("cublas", "cublaslt", "cudnn")
 
 
 class GpuMeasurer(CompilingMeasurer):
-    """Measures on the GPUs ``gpus`` (ordinals, all of one chip); see :class:`~gpu_tune.measure.protocol.Measurer`.
+    """Measures on the GPUs ``gpus`` (ordinals, all of one chip).
 
     ``baselines``: the vendor libraries that ``finals`` times beside ours, as far as they are installed. ``entry`` and
     ``run_limit`` are for tests.
@@ -80,7 +80,6 @@ class GpuMeasurer(CompilingMeasurer):
         self._known: dict[Worker, int] = {}
 
     def close(self) -> None:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         if not self._closed:
             for child in self.children:
                 child.kill()
@@ -91,7 +90,7 @@ class GpuMeasurer(CompilingMeasurer):
                 self.journal.close()
 
     def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that takes the child down is out."""
+        """A candidate that takes the child down is out."""
         builds, out = {}, dict[str, Finalist]()
         for candidate in dict.fromkeys(candidates):
             try:
@@ -135,7 +134,6 @@ class GpuMeasurer(CompilingMeasurer):
         return {n: Finalist(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
 
     def vendors(self) -> Sequence[Finalist]:
-        """See :class:`~gpu_tune.measure.protocol.Measurer`."""
         names, lost = self.baselines, list[Finalist]()
         while True:
             failed, reason, reply = self._ask_finals([], names, ROUNDS)

@@ -7,30 +7,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..cuda.device import Device
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Pruner, Resources
 from ..workload import Workload
-from .finals import Finalist, Finals
+from .finals import ROUNDS, Finalist, Finals
 
-T = TypeVar("T", bound="Closing")
-
-
-class Closing(ABC):
-    """Something that is closed by leaving its ``with`` block."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self: T) -> T:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+T = TypeVar("T", bound="Measurer")
 
 
 @dataclass(frozen=True)
@@ -56,35 +42,40 @@ class Build:
         return hashlib.sha256(self.cubin + b"\0" + plan.encode()).hexdigest()[:16]
 
 
-class Measurer(AbstractContextManager["Measurer"], Protocol):
-    """Turns candidates into measurements. ``source`` is ``measured``, ``predicted`` or ``replayed``."""
+class Measurer(ABC):
+    """Turns candidates into measurements. ``source`` is ``measured``, ``predicted`` or ``replayed``.
+
+    ``bound``: by name, what candidates may be of. Leaving its ``with`` block closes it.
+    """
 
     source: str
     device: Device
     workload: Workload
+    bound: Mapping[str, BoundTemplate]
 
-    @property
-    def bound(self) -> Mapping[str, BoundTemplate]:
-        """By name: what candidates may be of."""
-        ...
-
+    @abstractmethod
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:
         """A future of the candidate's trial. A bad candidate is a status, never an exception. ``pruner`` looks at the
         build before it runs; where it gives a reason, the trial ends as ``pruned`` and takes no GPU time."""
-        ...
 
-    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ...) -> Finals:
+    @abstractmethod
+    def finals(self, candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Finals:
         """Finalists (and vendor baselines, where there are any) verified afresh and re-timed interleaved."""
-        ...
+
+    @abstractmethod
+    def build(self, candidate: Candidate) -> Build:
+        """The candidate's source, cubin and plan. CompileError, InvalidConfig or TemplateError when there is none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End every process and thread."""
 
     def vendors(self) -> Sequence[Finalist]:
         """The vendor baselines alone, timed now, failed ones included; empty where there are none."""
-        ...
+        return ()
 
-    def build(self, candidate: Candidate) -> Build:
-        """The candidate's source, cubin and plan. CompileError, InvalidConfig or TemplateError when there is none."""
-        ...
+    def __enter__(self: T) -> T:
+        return self
 
-    def close(self) -> None:
-        """End every process and thread. Also done by leaving the ``with`` block."""
-        ...
+    def __exit__(self, *exception: object) -> None:
+        self.close()

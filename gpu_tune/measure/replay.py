@@ -17,11 +17,11 @@ from ..errors import InvalidInput, MeasureError
 from ..templates.bound import BoundTemplate
 from ..trial import REPLAYED, Candidate, Measurement, Pruner, Resources
 from .finals import ROUNDS, Finalist, Finals, conclude
-from .protocol import Build, Closing
+from .protocol import Build, Measurer
 
 
-class ReplayMeasurer(Closing):
-    """See :class:`~gpu_tune.measure.protocol.Measurer`. A candidate that was not recorded ends as ``invalid``.
+class ReplayMeasurer(Measurer):
+    """A candidate that was not recorded ends as ``invalid``.
 
     ``recorded`` may hold a candidate more than once: samples are joined, and the last status counts. Replayed
     measurements say so (``source``), with ``environment["recorded"]`` telling what they were.
@@ -66,10 +66,6 @@ class ReplayMeasurer(Closing):
             finalists.append(Finalist(name, candidate, tuple(map(float, drawn[0]))))
             again[name], taken[name] = tuple(map(float, drawn[1])), m.resources
         return conclude(REPLAYED, finalists, again, taken, {"replayed": True, "device": self.device.name})
-
-    def vendors(self) -> Sequence[Finalist]:
-        """None: baselines are not recorded."""
-        return ()
 
     def build(self, candidate: Candidate) -> Build:
         """Rendered and compiled now, where the candidate's template is installed; InvalidInput where it is not."""

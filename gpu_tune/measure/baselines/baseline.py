@@ -12,7 +12,7 @@ from ...cuda.memory import Stream
 from ...plan import LaunchPlan
 from ...reference import Numerics
 from ..check import Run
-from ..device_data import SCALARS, DeviceData
+from ..device_data import DeviceData
 
 
 @dataclass
@@ -43,9 +43,6 @@ class Session:
     owned: ExitStack = field(default_factory=ExitStack)
     users: int = 0
 
-    def __post_init__(self) -> None:
-        self.scalars = {n: SCALARS[n] for n in self.data.workload.scalars()}
-
     def allocate(self, nbytes: int) -> int:
         """Device memory until the session ends."""
         address = memory.allocate(nbytes)
@@ -71,7 +68,7 @@ class Baseline:
 
     def launch(self, i: int, stream: int) -> None:
         """Issue it once on timing set ``i``."""
-        self.run(self.data.timing[i], self.session.scalars, stream)
+        self.run(self.data.timing[i], self.data.scalars, stream)
 
     def close(self) -> None:
         """Free what it holds, unless another baseline of the library still uses it."""

@@ -117,12 +117,12 @@ def _seconds(algorithm: Algorithm, session: Session, best: float = math.inf) -> 
 
     def issue(on: int) -> None:
         for i in range(launches):
-            algorithm.run(data.timing[i % data.sets], session.scalars, on)
+            algorithm.run(data.timing[i % data.sets], data.scalars, on)
 
     try:
         timer = Timer(stream)
-        algorithm.run(data.timing[0], session.scalars, stream.handle)
-        once = timer(lambda on: algorithm.run(data.timing[0], session.scalars, on))
+        algorithm.run(data.timing[0], data.scalars, stream.handle)
+        once = timer(lambda on: algorithm.run(data.timing[0], data.scalars, on))
         if once > LONG:
             if once > SLOW * best:
                 return once
