@@ -242,11 +242,10 @@ def comparable(array: np.ndarray) -> np.ndarray:
 def plant_nonfinite(workload: Workload, arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """``arrays`` with an inf in one input and a NaN in the other."""
     rng = np.random.default_rng(seed)
-    changed = dict(arrays)
     for name, value in zip(workload.inputs, (np.inf, np.nan)):
-        array = changed[name]
+        array = arrays[name]
         array[tuple(int(rng.integers(d)) for d in array.shape)] = value
-    return changed
+    return dict(arrays)
 
 
 def describe_errors(wrong: np.ndarray, unwritten: np.ndarray | None = None) -> str:

@@ -165,7 +165,10 @@ class CompilePool(WorkerPool):
 
 def compile_request(request: tuple[str, str], note: Callable[[str], None]) -> CompileResult:
     """In the worker: what comes of compiling (source, arch)."""
-    _limit_memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        limit = _MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_LIMIT)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     start = time.perf_counter()
     try:
         compiled = nvrtc.to_cubin(*request)
@@ -173,13 +176,6 @@ def compile_request(request: tuple[str, str], note: Callable[[str], None]) -> Co
     except CompileError as error:
         words, took = str(error), time.perf_counter() - start
         return CompileResult("compile_error", log=words, reason=_first_error(words), seconds=took)
-
-
-def _limit_memory() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        limit = _MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_LIMIT)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _first_error(words: str) -> str:

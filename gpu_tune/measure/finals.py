@@ -142,7 +142,6 @@ def conclude(
     """
     held = {c.name: c for c in finalists if c.ok}
     ours = [c for c in held.values() if c.candidate is not None]
-    rounds = len(ours[0].samples) if ours else 0
     if not ours:
         return Finals(source, tuple(finalists), None, rule=RULE, environment=dict(environment or {}))
     order = rank({c.name: c.samples for c in ours})
@@ -171,7 +170,7 @@ def conclude(
         RULE,
         comparisons,
         floor,
-        rounds,
+        len(fastest.samples),
         comparisons[vendor] if vendor else None,
         vendor,
         dict(environment or {}),

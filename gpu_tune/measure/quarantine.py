@@ -18,8 +18,8 @@ from ..errors import StoreError
 from ..workload import Workload
 
 log = logging.getLogger("gpu_tune.journal")
-LOST = ("run_timeout", "run_error")
-"""Ends that count as a killer's when the process was lost with them."""
+LOST = {"run_timeout": "hung", "run_error": "crashed its process or the context"}
+"""Ends that count as a killer's when the process was lost with them, and what is said of it."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,22 @@ class Journal:
                 content = path.read_bytes().decode(errors="replace")
             except OSError:
                 continue
+            blamed: list[tuple[dict[str, Any], str]] = []
             for line in text.read_lines(content, str(path), _event):
                 if line["event"] == "started":
                     running[line["hash"]] = line
                 elif line["event"] == "ended":
                     begun = running.pop(line["hash"], line)
                     if line.get("lost") and line.get("status") in LOST:
-                        why = "hung" if line["status"] == "run_timeout" else "crashed its process or the context"
-                        found[line["hash"]] = Killer(line["hash"], str(begun.get("what", "")), why)
-            for name, line in running.items():
+                        blamed.append((begun, LOST[line["status"]]))
+            for line in running.values():
                 if line.get("host") == socket.gethostname() and line.get("boot") != _boot():
-                    found[name] = Killer(name, str(line.get("what", "")), "was running when the machine went down")
+                    blamed.append((line, "was running when the machine went down"))
                 elif not _alive(line):
-                    unfinished[name] += 1
-                    if unfinished[name] >= 2:
-                        found[name] = Killer(
-                            name, str(line.get("what", "")), "was running at two violent ends of its tuner"
-                        )
+                    unfinished[line["hash"]] += 1
+                    if unfinished[line["hash"]] >= 2:
+                        blamed.append((line, "was running at two violent ends of its tuner"))
+            found |= {line["hash"]: Killer(line["hash"], str(line.get("what", "")), why) for line, why in blamed}
         return found
 
     def close(self) -> None:

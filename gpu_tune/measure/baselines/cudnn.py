@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import Unavailable
@@ -36,15 +36,11 @@ def algorithms(session: Session) -> list[Algorithm]:
     assert isinstance(w, Conv2d)
     plans, reasons = _Plans(cudnn, session), []
     found: list[Algorithm] = []
-
-    def unfused() -> list[Algorithm]:
-        epilogue = UnfusedEpilogue(session)
-        return [epilogue.after(a) for a in plans.build(plain_product(w))]
-
-    ways: tuple[Callable[[], list[Algorithm]], ...] = (lambda: plans.build(w), unfused)
-    for way in ways[:1] if is_plain(w) else ways:
+    for unfused in (False,) if is_plain(w) else (False, True):
         try:
-            found += way()
+            after = UnfusedEpilogue(session).after if unfused else None
+            built = plans.build(plain_product(w) if unfused else w)
+            found += map(after, built) if after else built
         except Unavailable as reason:
             reasons.append(str(reason))
         except Exception as error:  # the frontend refuses with exceptions of several kinds
