@@ -100,6 +100,9 @@ class GpuMeasurer(CompilingMeasurer):
         baselines, reply = self.baselines, None
         while reply is None:
             left = [b for n, b in builds.items() if n not in out]
+            if not left and not baselines:
+                reply = FinalsReply({})
+                break
             failed, reason, reply = self._ask_finals(left, baselines, rounds)
             if reply is None and failed in builds:
                 out[failed] = Finalist(failed, builds[failed].candidate, status="run_error", reason=reason)
@@ -134,16 +137,7 @@ class GpuMeasurer(CompilingMeasurer):
         return {n: Finalist(n, c, status="quarantined", reason=reason) for n, c in same.items()} if reason else {}
 
     def vendors(self) -> Sequence[Finalist]:
-        names, lost = self.baselines, list[Finalist]()
-        while True:
-            failed, reason, reply = self._ask_finals([], names, ROUNDS)
-            if reply is not None:
-                return (*lost, *(_finalist(n, None, r) for n, r in reply.finalists.items()))
-            gone = {failed} & set(names) or set(names)
-            lost += [Finalist(n, status="run_error", reason=reason) for n in sorted(gone)]
-            names = tuple(n for n in names if n not in gone)
-            if not names:
-                return tuple(lost)
+        return self.finals(()).finalists
 
     def _check_winner(self, finalist: Finalist, build: Build) -> Finalist:
         """``finalist`` with the checks that only a winner gets, and wrong when one of them fails."""
