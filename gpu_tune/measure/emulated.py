@@ -75,11 +75,13 @@ def stand_in(bound: BoundTemplate, config: Config) -> Workload | None:
 def smaller(workload: Workload) -> Iterator[Workload]:
     """Smaller workloads like ``workload``; first those that cost least to execute."""
     if isinstance(workload, Matmul):
-        sizes = [(2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 1), (1, 1, 3), (3, 1, 0), (1, 3, 0), (1, 0, 5), (0, 1, 5)]
-        sizes += [(2, 2, 4), (2, 2, 8), (1, 1, 16), (2, 2, 16), (1, 1, 32), (1, 1, 64), (4, 4, 2), (4, 4, 8), (8, 8, 8)]
-        sizes += [(m, n, k) for k in (1, 2, 4, 8, 16) for m, n in ((8, 1), (1, 8), (16, 1), (1, 16), (33, 1), (1, 33))]
-        sizes += [(16, 2, 4), (2, 16, 4), (4, 4, 16), (8, 4, 8), (4, 8, 8), (8, 8, 16)]
-        sizes += [(1, 1, 1 << 30), (2, 2, 1 << 30)]  # all of k: stages and splits can demand a long sum
+        sizes = [
+            (2, 1, 1), (1, 2, 1), (1, 1, 2), (1, 1, 1), (1, 1, 3), (3, 1, 0), (1, 3, 0), (1, 0, 5), (0, 1, 5),
+            (2, 2, 4), (2, 2, 8), (1, 1, 16), (2, 2, 16), (1, 1, 32), (1, 1, 64), (4, 4, 2), (4, 4, 8), (8, 8, 8),
+            *((m, n, k) for k in (1, 2, 4, 8, 16) for m, n in ((8, 1), (1, 8), (16, 1), (1, 16), (33, 1), (1, 33))),
+            (16, 2, 4), (2, 16, 4), (4, 4, 16), (8, 4, 8), (4, 8, 8), (8, 8, 16),
+            (1, 1, 1 << 30), (2, 2, 1 << 30),  # all of k: stages and splits can demand a long sum
+        ]  # fmt: skip
         for m, n, k in sizes:
             yield _matmul(workload, _shrunk(workload.m, m), _shrunk(workload.n, n), _shrunk(workload.k, k))
     else:
