@@ -81,6 +81,3 @@ def main(verbose: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.getLogger("gpu_tune").setLevel(level)
-
-
-__all__ = ["main"]

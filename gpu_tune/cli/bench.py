@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import text
-from ..errors import GpuTuneError, InvalidInput
+from ..errors import GpuTuneError, InvalidInput, require
 from ..kernel.emit import duration
 from ..measure.select import make_measurer, select_device
 from ..report import suites
@@ -73,14 +73,12 @@ def command(
     except re.error as error:
         raise InvalidInput("--select", pattern, f"is not a regular expression ({error})") from error
     entries = [e for e in loaded.entries if wanted.search(e.label) or wanted.search(e.workload.key)]
-    if not entries:
-        raise InvalidInput("--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
+    require(entries, "--select", pattern, f"matches none of the {len(loaded.entries)} shapes of {loaded.name}")
     if report_file is not None:
         options.check_report(report_file)
     names = list(dict.fromkeys(n.strip() for n in against.split(",") if n.strip()))
-    unknown = [n for n in names if n not in NAMES]
-    if unknown:
-        raise InvalidInput("--against", unknown[0], "is no baseline", f"use some of {', '.join(NAMES)}")
+    for name in names:
+        require(name in NAMES, "--against", name, "is no baseline", f"use some of {', '.join(NAMES)}")
     chosen, source = select_device(device)
     if source != MEASURED:
         _plan(loaded, entries, chosen, store, as_json)
@@ -108,7 +106,7 @@ def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool
     """Without a GPU: what would run, and why nothing is compared."""
     from ..templates.registry import bind
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for e in entries:
         try:
             templates, problem = [b.name for b in bind(e.workload, device)], ""

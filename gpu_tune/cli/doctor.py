@@ -88,9 +88,8 @@ def _gpu() -> tuple[bool, str]:
 
 
 def _driver() -> tuple[bool, str]:
-    if driver.library() is None:
-        return False, driver.missing()
-    return True, "supports CUDA {}.{}".format(*driver.version())
+    why = driver.missing()
+    return not why, why or "supports CUDA {}.{}".format(*driver.version())
 
 
 def _nvrtc() -> tuple[bool, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import text
-from ..errors import InvalidInput, NotTuned, StoreError
+from ..errors import NotTuned, StoreError, require
 from ..store.store import Store
 from ..trial import MEASURED, PREDICTED
 from . import options
@@ -33,8 +33,7 @@ def command(
     from ..kernel.export_cpp import header
 
     source = PREDICTED if predicted else MEASURED
-    if Path(target).exists() and not Path(target).is_dir():
-        raise InvalidInput("--to", target, "is not a folder", "name a folder")
+    require(Path(target).is_dir() or not Path(target).exists(), "--to", target, "is not a folder", "name a folder")
     written: list[dict[str, Any]] = []
     destination = Store(target)
     for entry in store.entries():

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from .. import text
-from ..errors import InvalidInput
+from ..errors import InvalidInput, require
 from ..store.store import Store
 from ..workload import REQUIRED, Conv2d, Matmul, Workload
 
@@ -86,15 +86,13 @@ def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
     """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists."""
     kinds = {f.name: str(f.type) for f in fields(_CLASSES[op])}
     choices = {name: _values(name, kinds[name], text) for name, text in texts.items()}
-    count = math.prod(map(len, choices.values()))
-    if count > MOST_WORKLOADS:
-        raise InvalidInput("workloads", count, f"are more than {MOST_WORKLOADS}", "use shorter ranges")
+    count, most = math.prod(map(len, choices.values())), MOST_WORKLOADS
+    require(count <= most, "workloads", count, f"are more than {most}", "use shorter ranges")
     points = itertools.product(*choices.values())
     return list(dict.fromkeys(_CLASSES[op](**dict(zip(choices, point))) for point in points))
 
 
 def _values(name: str, kind: str, text: Any) -> list[Any]:
-    """What the text of one option means."""
     if name == "math":
         return [tuple(p for p in text.split("+") if p)]
     if name == "epilogue" or isinstance(text, bool):
@@ -156,8 +154,7 @@ def read_text(option: str, name: str, remedy: str) -> str:
 def check_report(name: str) -> None:
     """InvalidInput unless an HTML page can be written to ``name`` and matplotlib is there to draw its figures."""
     path = Path(name).absolute()
-    if not path.parent.is_dir():
-        raise InvalidInput("--report", name, "is in a folder that does not exist", "make it first")
+    require(path.parent.is_dir(), "--report", name, "is in a folder that does not exist", "make it first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidInput("--report", name, "cannot be written", "name another file")
     if importlib.util.find_spec("matplotlib") is None:

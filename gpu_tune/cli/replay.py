@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ..errors import CorruptData, InvalidInput
+from ..errors import CorruptData, require
 from ..kernel.emit import duration
 from . import options
 
@@ -36,8 +36,7 @@ def command(
     file: str, trials: int, runs: int, seed: int, template: str | None, key: str | None, chip: str | None, as_json: bool
 ) -> None:
     """Beside the search, random order over the same space: what luck alone would find."""
-    if seed < 0:
-        raise InvalidInput("--seed", seed, "is negative", "give 0 or more")
+    require(seed >= 0, "--seed", seed, "is negative", "give 0 or more")
     from ..store.interchange import RecordedSpace
 
     recorded = _load(file, template, key, chip)
@@ -105,8 +104,7 @@ def _search(space: Any, trials: int, seed: int) -> list[float]:
 
 def _random(space: Any, trials: int, seed: int) -> list[float]:
     """Best share of the optimum's speed after each trial in random order."""
-    times = space.times()
-    times = times[np.random.default_rng(seed).permutation(len(times))[:trials]]
+    times = np.random.default_rng(seed).permutation(space.times())[:trials]
     shares = np.maximum.accumulate(np.where(np.isfinite(times), space.optimum / times, 0.0))
     return [float(share) for share in shares]
 

@@ -62,10 +62,10 @@ def _space(workload: Workload, *, device: str | None, as_json: bool) -> None:
             for k in s["knobs"]
         ]
         options.print_table(("knob", "values", "default", "meaning"), knobs, lines=False)
-        rules = []
-        for c in s["constraints"]:
-            about = "" if c["exact"] else "~"
-            rules.append((c["name"], f"{about}{_count(c['removes'])} ({c['removes'] / s['raw']:.1%})", c["rule"]))
+        rules = [
+            (c["name"], f"{'' if c['exact'] else '~'}{_count(c['removes'])} ({c['removes'] / s['raw']:.1%})", c["rule"])
+            for c in s["constraints"]
+        ]
         options.print_table(("constraint", "removes", "rule"), rules, lines=False)
         about = "" if s["exact"] else "about "
         options.console().print(f"{_count(s['raw'])} points, {about}{_count(s['valid'])} valid configs")
@@ -110,7 +110,6 @@ def _search(workload: Workload, *, device: str | None, as_json: bool, seed: int,
 
 
 def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str, Any]:
-    """What is known of the search for one workload, from the records."""
     from ..report.search_facts import explain
     from ..search.search import Tuner
 

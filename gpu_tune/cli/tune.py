@@ -78,10 +78,10 @@ def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
         for workload in workloads:  # refuse all before the first is tuned
             bind(workload, device)
         if source == PREDICTED and not as_json:
-            said = (
-                f"No GPU: times are estimates, predicted for {device.name}. Kernels are really compiled and executed."
+            click.echo(
+                f"No GPU: times are estimates, predicted for {device.name}. Kernels are really compiled and executed.",
+                err=True,
             )
-            click.echo(said, err=True)
     results, failures = [], []
     for number, workload in enumerate(workloads, 1):
         title = workload.key if len(workloads) == 1 else f"[{number}/{len(workloads)}] {workload.key}"

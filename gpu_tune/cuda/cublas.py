@@ -166,7 +166,6 @@ class Gemm:
         )
 
     def close(self) -> None:
-        """Destroy all of it."""
         for layout in self.layouts.values():
             load("cublasLt").cublasLtMatrixLayoutDestroy(layout)
         if self.preference:
@@ -224,5 +223,4 @@ class GemmEx:
         call("cublas", name, *arguments, *([batch] if batch > 1 else []), compute, -1)
 
     def close(self) -> None:
-        """Destroy the handle."""
         load("cublas").cublasDestroy_v2(self.handle)

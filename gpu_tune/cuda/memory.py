@@ -26,7 +26,6 @@ def allocate(nbytes: int) -> int:
 
 
 def free(address: int) -> None:
-    """Give ``allocate``'s memory back."""
     call("cuMemFree_v2", ctypes.c_uint64(address))
 
 
@@ -69,11 +68,9 @@ class Stream:
         self.handle = int(ask(ctypes.c_void_p, "cuStreamCreate", ctypes.c_uint(_STREAM_NON_BLOCKING)))
 
     def synchronize(self) -> None:
-        """Wait until all its work is done."""
         call("cuStreamSynchronize", ctypes.c_void_p(self.handle))
 
     def close(self) -> None:
-        """Destroy it."""
         call("cuStreamDestroy_v2", ctypes.c_void_p(self.handle))
 
 
@@ -122,11 +119,9 @@ class Graph:
             call("cuGraphDestroy", graph)
 
     def launch(self, stream: Stream) -> None:
-        """Issue it into ``stream``."""
         call("cuGraphLaunch", self._exec, ctypes.c_void_p(stream.handle))
 
     def close(self) -> None:
-        """Destroy it, once."""
         if self._exec:
             executable, self._exec = self._exec, ctypes.c_void_p()
             call("cuGraphExecDestroy", executable)
@@ -217,8 +212,7 @@ def _identity(stream: int) -> tuple[int, int]:
 
 def _capturing(stream: int) -> bool:
     status = ctypes.c_int()
-    lib = library()
-    if lib is None or stream in (0, 1):  # the legacy default stream cannot be captured
+    if library() is None or stream in (0, 1):  # the legacy default stream cannot be captured
         return False
     call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
     return status.value == _STREAM_CAPTURING

@@ -74,12 +74,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def benchmark_plots(rows: Sequence[Row], device: Device) -> dict[str, bytes]:
     """PNG images by title: speed-up per shape (with baselines) and the roofline. InvalidInput without matplotlib."""
-    made: dict[str, bytes] = {}
-    if any(r.ratio is not None for r in rows):
-        made["Speed-up"] = _speed_ups([r for r in rows if r.ratio is not None])
-    if any(r.ours for r in rows):
-        made["Roofline"] = _roofline([r for r in rows if r.ours], device)
-    return made
+    compared, timed = [r for r in rows if r.ratio is not None], [r for r in rows if r.ours]
+    made = {"Speed-up": _speed_ups(compared)} if compared else {}
+    return {**made, "Roofline": _roofline(timed, device)} if timed else made
 
 
 def _speed_ups(rows: Sequence[Row]) -> bytes:
@@ -125,8 +122,7 @@ def search_plots(facts: Mapping[str, Any]) -> dict[str, bytes]:
         made["Trials and the best so far"] = _trials(facts, colour)
     for name, space in facts["spaces"].items():
         if space.get("gain"):
-            title = f"What the model of {name} goes by, and how rightly it predicts"
-            made[title] = _model(name, space, colour[name])
+            made[f"What the model of {name} goes by, and how rightly it predicts"] = _model(name, space, colour[name])
     return made
 
 

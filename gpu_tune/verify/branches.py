@@ -78,8 +78,7 @@ class _Reach:
             macro = self.macros.pop((file, name), None)
             if macro is not None:
                 self.found.add((file, macro.lineno, "macro"))
-                self._walk(file, macro.defaults)
-                self._walk(file, macro.body)
+                self._walk(file, [*macro.defaults, *macro.body])
 
     def _open(self, name: str) -> None:
         """Walk the top level of a file, once, after those of the files that it imports."""

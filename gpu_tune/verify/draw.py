@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from ..cuda.device import Device, by_name
-from ..errors import GpuTuneError, InvalidInput
+from ..errors import GpuTuneError, require
 from ..space.knob import Config
 from ..templates.base import Template
 from ..workload import Workload
@@ -136,13 +136,13 @@ def random_config(
             continue
         values[knobs[depth].name] = untried[depth].pop()
         broken = next((others for holds, others in due[depth] if not holds(values, workload, device)), None)
+        entering = broken is None
         if broken is not None:
             blame[depth] |= broken
-            entering = False
         elif depth == len(knobs) - 1:
             return Config({k.name: values[k.name] for k in template.knobs})
         else:
-            depth, entering = depth + 1, True
+            depth += 1
     return None
 
 
@@ -173,13 +173,8 @@ class Drawing:
     def __init__(self, template: Template, seed: int, devices: tuple[str, ...] = DEVICES) -> None:
         self.template = template
         self.devices = [d for d in map(by_name, devices) if supported_cells(template, d)]
-        if not self.devices:
-            raise InvalidInput(
-                "verify template",
-                template.name,
-                f"supports nothing on {', '.join(devices)}",
-                "name a device that it is for",
-            )
+        rule = f"supports nothing on {', '.join(devices)}"
+        require(self.devices, "verify template", template.name, rule, "name a device that it is for")
         self.pairs = Pairs(template)
         self.cells = {d.name: dict(supported_cells(template, d)) for d in self.devices}
         self.unseen_cells = {d: list(cells) for d, cells in self.cells.items()}
@@ -226,13 +221,13 @@ class Drawing:
             config = None if workload is None else self._config(workload, device)
             if workload is None or config is None:
                 self._misses += 1
-                if self._misses > 40 + 10 * self._given:
-                    raise InvalidInput(
-                        "verify template",
-                        template.name,
-                        "has no valid config for any workload that was tried",
-                        "check its constraints",
-                    )
+                require(
+                    self._misses <= 40 + 10 * self._given,
+                    "verify template",
+                    template.name,
+                    "has no valid config for any workload that was tried",
+                    "check its constraints",
+                )
                 continue
             if not self._residues_known:
                 self.unseen_residues = {(name, r) for name, _ in sizes(workload) for r in range(RESIDUE)}
