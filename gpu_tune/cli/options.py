@@ -157,8 +157,9 @@ def check_report(name: str) -> None:
     require(path.parent.is_dir(), "--report", name, "is in a folder that does not exist", "make it first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise InvalidInput("--report", name, "cannot be written", "name another file")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InvalidInput("--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'")
+    require(
+        importlib.util.find_spec("matplotlib"), "--report", name, "needs matplotlib", "pip install 'gpu_tune[report]'"
+    )
 
 
 def echo_json(value: Any) -> None:

@@ -286,7 +286,6 @@ class Mix:
 
     @property
     def instructions(self) -> int:
-        """Instructions of an iteration."""
         return sum(self.counts.values())
 
     @property
