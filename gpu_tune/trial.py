@@ -39,7 +39,6 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Canonical text, equal exactly for equal candidates."""
         return f"{self.template} {self.config.key}"
 
 

@@ -109,7 +109,6 @@ class Checker:
         return found
 
     def close(self) -> None:
-        """Free what it keeps on the device."""
         for _, placed in self._bounds.values():
             self._compare.release(placed)
         self._bounds.clear()

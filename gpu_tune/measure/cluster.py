@@ -81,7 +81,6 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         return sorted(w for w, d in found.items() if self.kind == "predicted" or (d and d.chip == self.device.chip))
 
     def __exit__(self, *exception: object) -> None:
-        """Leave the workers to others."""
         self.client.close()
 
     def _survey(self, kind: str, device: Device | None) -> tuple[str, Device]:

@@ -64,11 +64,9 @@ class CompileStore:
         self._complained = False
 
     def path(self, key: str) -> Path:
-        """Where ``key`` lies."""
         return self.folder / key[:2] / f"{key}.bin"
 
     def get(self, key: str) -> CompileResult | None:
-        """The stored result, or None."""
         try:
             data = self.path(key).read_bytes()
             if not data.startswith(MAGIC):

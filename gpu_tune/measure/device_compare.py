@@ -139,7 +139,6 @@ class DeviceCompare:
         return places[0], places[1]
 
     def release(self, bounds: tuple[int, int]) -> None:
-        """Free bounds that :meth:`place` gave."""
         for address in bounds:
             memory.free(address)
 
@@ -154,7 +153,6 @@ class DeviceCompare:
         return int(self._run(self._differ, {"a": self._kept, "b": out}).view(np.uint64)[0])
 
     def close(self) -> None:
-        """Free its memory."""
         memory.free(self._result)
         memory.free(self._kept)
 
@@ -166,7 +164,6 @@ class DeviceCompare:
 
 
 def read(raw: np.ndarray, spec: ArraySpec) -> Found:
-    """What the counters say."""
     words = raw.view(np.uint64)
     rows, columns, _ = shape(spec)
     wrong = int(words[0])

@@ -85,7 +85,6 @@ class DeviceData:
         return float(memory.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
 
     def close(self) -> None:
-        """Free the device memory."""
         while self._owned:
             memory.free(self._owned.pop())
 
@@ -123,23 +122,19 @@ class LoadedKernel:
         self._timed: list[Bound] = []
 
     def run(self, buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
-        """Issue it once on ``buffers`` (by the tuned workload's names)."""
         self.program.bind(self._named(buffers), scalars)(stream)
 
     def launch(self, i: int, stream: int) -> None:
-        """Issue it once on timing set ``i``."""
         while len(self._timed) <= i:
             named = self._named(self.data.timing[len(self._timed)])
             self._timed.append(self.program.bind(named, self.data.scalars, pdl=self.pdl))
         self._timed[i](stream)
 
     def prepare_to_time(self, stream: memory.Stream) -> None:
-        """Leave the workspace as the plan wants it before a first run."""
         if self.plan.workspace_bytes:
             driver.memset(self.workspace, 0, self.plan.workspace_bytes, stream.handle)
 
     def close(self) -> None:
-        """Free its workspace and code."""
         if self.workspace:
             memory.free(self.workspace)
         self.program.unload()

@@ -76,7 +76,6 @@ class Gpu:
         self._data: tuple[Any, DeviceData, Checker] | None = None
 
     def answer(self, request: Any, note: Note) -> Any:
-        """The reply to one request of ``messages``."""
         known: dict[type, Callable[[Any, Note], Any]] = {
             EnvironmentRequest: self.environment,
             TrialRequest: self.trial,
@@ -86,7 +85,6 @@ class Gpu:
         return known[type(request)](request, note)
 
     def environment(self, request: EnvironmentRequest, note: Note) -> WorkerFacts:
-        """What the numbers are taken on."""
         return WorkerFacts(
             gpu=self.device.product,
             chip=self.device.chip,
@@ -99,7 +97,6 @@ class Gpu:
         )
 
     def trial(self, request: TrialRequest, note: Note) -> TrialReply:
-        """Verify, then time."""
         policy, seconds, kernel = request.policy, {"verify": 0.0, "time": 0.0}, None
         reply = functools.partial(TrialReply, seconds=seconds)
         status, start = "launch_error", time.perf_counter()

@@ -86,7 +86,6 @@ class Journal:
         return found
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -100,11 +100,9 @@ class Stopwatch:
         return self._seconds(self._warm) / self.unroll_warm
 
     def sample(self, l2: str) -> float:
-        """``cold`` or ``warm``."""
         return self.cold() if l2 == "cold" else self.warm()
 
     def close(self) -> None:
-        """Destroy its graphs."""
         while self._graphs:
             self._graphs.pop().close()
 

@@ -115,7 +115,6 @@ class HistoryGroup:
         return int(np.isfinite(self.times).sum()) >= 2
 
     def winners(self, n: int) -> list[Config]:
-        """Its ``n`` fastest configs."""
         order = np.argsort(self.times, kind="stable")
         return [self.configs[i] for i in order[:n] if np.isfinite(self.times[i])]
 

@@ -138,7 +138,6 @@ def table(rows: Sequence[Row], device: Device, title: str = "") -> Any:
 
 
 def text(summary: Summary) -> str:
-    """The summary in words."""
     lines = [
         f"{summary.shapes} shapes: geometric mean {summary.geomean:.3f}, at or above 1.0 on {summary.share:.0%}, "
         f"5 % quantile {summary.quantile:.3f}, worst {summary.worst[1]:.3f} ({summary.worst[0]})"

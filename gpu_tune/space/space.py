@@ -126,7 +126,6 @@ class Space:
         return np.array(out, dtype=np.uint16).reshape(-1, len(self.knobs))
 
     def configs(self, rows: Rows) -> list[Config]:
-        """Configs of index rows."""
         return [Config({k.name: k.values[i] for k, i in zip(self.knobs, row)}) for row in rows.tolist()]
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:

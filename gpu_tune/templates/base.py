@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.meta
 
 from ..cuda.device import Device
 from ..errors import TemplateError
@@ -58,12 +57,10 @@ class Template:
 
     @property
     def source(self) -> Path:
-        """The .cu.j2 file."""
         return self.folder / f"{self.name}.cu.j2"
 
     @property
     def knob(self) -> dict[str, Knob]:
-        """Knobs by name."""
         return {k.name: k for k in self.knobs}
 
     def supported(self, workload: Workload, device: Device) -> bool | str:
@@ -116,24 +113,6 @@ def render(template: Template, config: Config, workload: Workload, device: Devic
 def render_text(text: str, names: Mapping[str, Any]) -> str:
     """The Jinja source ``text``, which may import this folder's parts, rendered with ``names``."""
     return _environment(FOLDER).from_string(text).render(names)
-
-
-def variables(template: Template) -> set[str]:
-    """The free names in the template's source (knobs + workload, device, launch when all is well)."""
-    env = _environment(template.folder)
-    return _free(env, template.source.name) - set(env.globals)
-
-
-def _free(env: jinja2.Environment, name: str) -> set[str]:
-    """Free names of a source and of the sources it includes; those set by a ``with`` around an include are not free."""
-    assert env.loader is not None
-    tree = env.parse(env.loader.get_source(env, name)[0])
-    names = jinja2.meta.find_undeclared_variables(tree)
-    given = {t.name for w in tree.find_all(jinja2.nodes.With) for t in w.targets if isinstance(t, jinja2.nodes.Name)}
-    for include in tree.find_all(jinja2.nodes.Include):
-        if isinstance(include.template, jinja2.nodes.Const):
-            names |= _free(env, include.template.value) - given
-    return names
 
 
 def reindent(text: str, step: int = 4) -> str:

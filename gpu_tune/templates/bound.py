@@ -52,7 +52,6 @@ class BoundTemplate:
 
     @property
     def name(self) -> str:
-        """The template's name."""
         return self.template.name
 
     @property
@@ -70,19 +69,15 @@ class BoundTemplate:
         return self.template.default(self.computed, self.device)
 
     def violations(self, config: Config) -> list[str]:
-        """Why ``config`` is invalid (empty: valid)."""
         return self.template.violations(config, self.computed, self.device)
 
     def estimate(self, config: Config) -> ResourceEstimate:
-        """What ``config`` takes, known before compiling."""
         return self.template.resources(config, self.computed, self.device)
 
     def plan(self, config: Config) -> LaunchPlan:
-        """What runs ``config``."""
         return self.template.plan(config, self.computed, self.device)
 
     def space(self) -> TemplateSpace:
-        """The valid configs."""
         return TemplateSpace(self)
 
     def render(self, config: Config) -> Rendered:
@@ -114,7 +109,6 @@ class TemplateSpace(Space):
         self.device: Device = device
 
     def default(self) -> Config | None:
-        """The template's default; None where a constraint forbids it."""
         config = self.bound.default()
         return config if config in self else None
 

@@ -148,7 +148,6 @@ CONSTRAINTS = (
 
 
 def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
     tiles_c, tiles_p, tiles_q = _tiles(c, w)
     rows, columns = _window(c, w)
     last_row = (tiles_p * c["threads_p"] * c["thread_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
@@ -177,7 +176,6 @@ def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate
 
 
 def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:
-    """One launch."""
     blocks = math.prod(_tiles(config, workload)) * workload.n
     args = (BufferArg("x"), BufferArg("w"), *epilogue_args(workload))
     return LaunchPlan((KernelStep("conv2d_depthwise", (blocks, 1, 1), (_threads(config), 1, 1), args),)).check()

@@ -63,7 +63,6 @@ KNOBS = (
 @functools.lru_cache(maxsize=256)
 @derived_once
 def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
     tiles_k, tiles_p, tiles_q = tile.tiles(c, w)
     steps, per_slice = tile.slices(c, w)
     rows, columns = tile.patch_rows(c, w), tile.patch_columns(c, w)

@@ -48,7 +48,6 @@ def _image(c: Mapping[str, Any], w: Any) -> Operand:
 
 
 def operands(c: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
-    """A's and B's tiles."""
     if w.layout == "nhwc":
         return _image(c, w), operand("filters", c["block_n"], c, w, problem(w).k)
     return operand("filters", c["block_m"], c, w, problem(w).k), _image(c, w)

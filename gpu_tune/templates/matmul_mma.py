@@ -21,12 +21,10 @@ from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
 
 
 def problem(w: Any) -> Problem:
-    """The product itself."""
     return Problem(w.m, w.n, w.k, w.batch)
 
 
 def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
-    """A's and B's tiles."""
     return (
         operand("A", config["block_m"], config, w, w.lda, w.layout[0] == "n"),
         operand("B", config["block_n"], config, w, w.ldb, w.layout[1] == "t"),

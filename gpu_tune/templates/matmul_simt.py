@@ -59,7 +59,6 @@ KNOBS = (
 @functools.lru_cache(maxsize=256)
 @derived_once
 def derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    """What the source sees as ``launch``."""
     tiles_m, tiles_n = tile.tiles(config, w)
     tiles_k, per_slice = tile.slices(config, w)
     a_bytes, b_bytes = tile.shared_bytes(config, w)

@@ -39,7 +39,6 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 def problem(w: Any) -> tiles.Problem:
-    """The product itself."""
     return tiles.Problem(w.m, w.n, w.batch, w.ldc, lambda c: ceil_div(w.k, c["block_k"]))
 
 

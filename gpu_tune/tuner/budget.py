@@ -116,11 +116,6 @@ class Budget:
         """Whether neither was named: then the search may end sooner, when it makes no more progress."""
         return self.trials is None and self.seconds is None
 
-    def spent(self, trials: int, seconds: float) -> bool:
-        """Whether that much is all of it."""
-        most_trials, most_seconds = self.limits
-        return trials >= most_trials or seconds >= most_seconds
-
 
 @dataclass
 class Progress:
@@ -157,10 +152,9 @@ class Progress:
     @property
     def spent(self) -> bool:
         """Whether the budget is used up."""
-        return self.budget.spent(self.trials, self.seconds)
+        return self.trials >= self.budget.limits[0] or self.seconds >= self.budget.limits[1]
 
     def note(self, m: Measurement, defaults: frozenset[Candidate]) -> None:
-        """Take one ended trial in."""
         self.trials += 1
         self.statuses[m.status] += 1
         self.last = m

@@ -25,7 +25,6 @@ class Coverage:
     branches: set[Branch] = field(default_factory=set)
 
     def add(self, variant: Variant, branches: Iterable[Branch] = ()) -> None:
-        """Count one variant that was checked."""
         w = variant.workload
         self.variants += 1
         self.cells.add((variant.device.arch, Cell(w.dtype, w.layout, w.epilogue)))

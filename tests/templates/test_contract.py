@@ -19,11 +19,12 @@ import gpu_tune
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
-from gpu_tune.templates.base import Template, render, variables
+from gpu_tune.templates.base import Template, render
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 from tests.helpers.processes import HANG
+from tests.helpers.template_names import variables
 
 TEMPLATES = sorted(registry())
 ARCHITECTURES = ("nvidia-t4", "nvidia-a100", "nvidia-rtx-3090", "nvidia-rtx-4090", "nvidia-h200", "nvidia-rtx-5090")

@@ -16,12 +16,13 @@ from gpu_tune.cuda import device
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.plan import TensorMapArg
 from gpu_tune.space.knob import Config
-from gpu_tune.templates.base import render, variables
+from gpu_tune.templates.base import render
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.lib.wgmma import tiles
 from gpu_tune.templates.matmul_wgmma import TEMPLATE
 from gpu_tune.workload import Matmul
 from tests.helpers import wgmma_checks as checks
+from tests.helpers.template_names import variables
 from tests.helpers.wgmma_checks import H200, PLAIN, config, needs_nvrtc, random_workload
 
 BIG = Matmul(8192, 8192, 8192, dtype="bfloat16", layout="nt")

@@ -67,7 +67,6 @@ class Baseline:
         self.sets, self.footprint = self.data.sets, self.data.footprint
 
     def launch(self, i: int, stream: int) -> None:
-        """Issue it once on timing set ``i``."""
         self.run(self.data.timing[i], self.data.scalars, stream)
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from ..simt.tiles import shared_item, whole_vectors
 
 
 def threads(c: Mapping[str, Any]) -> int:
-    """Threads of a block."""
     return math.prod(max(1, c[f"block_{x}"] // c[f"thread_{x}"]) for x in "kpq")
 
 
@@ -70,7 +69,7 @@ def x_bytes(c: Mapping[str, Any], w: Any) -> int:
 
 
 def w_bytes(c: Mapping[str, Any], w: Any) -> int:
-    """The same of the filters."""
+    """Bytes of a stage's filters in shared memory."""
     return whole_vectors(w_elements(c, w) * shared_item(c, w) * c["stages"])
 
 
@@ -102,7 +101,6 @@ def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
 
 
 def outputs(w: Any) -> int:
-    """Elements of the result."""
     return int(w.n * w.k * w.p * w.q)
 
 
@@ -112,5 +110,4 @@ def grid(c: Mapping[str, Any], w: Any) -> int:
 
 
 def shared_bytes(c: Mapping[str, Any], w: Any) -> int:
-    """Bytes of all that is staged."""
     return x_bytes(c, w) + w_bytes(c, w)

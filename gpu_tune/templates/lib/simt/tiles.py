@@ -35,7 +35,7 @@ def loads(vector: int, w: Any, *runs: int) -> bool:
 
 
 def stores(vector: int, w: Any, *runs: int) -> bool:
-    """The same of results."""
+    """Whether one access writes ``vector`` results; see :func:`loads`."""
     return _accessible(vector, ITEMSIZE[w.out_dtype], w.alignment, runs)
 
 

@@ -43,16 +43,13 @@ class Transposed:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the copy."""
         return self.batch * self.rows * self.out_ld * self.itemsize
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a block."""
         return self.tile * (self.tile + self.pad) * self.itemsize
 
     def step(self) -> KernelStep:
-        """The launch that makes the copy."""
         blocks = ceil_div(self.rows, self.tile) * ceil_div(self.k, self.tile) * self.batch
         args = (BufferArg(self.name), BufferArg("workspace", self.offset))
         return KernelStep(f"transpose_{self.name}", (blocks, 1, 1), (self.threads, 1, 1), args)
@@ -128,7 +125,6 @@ def plan(
 
 
 def resources(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
-    """What a config takes."""
     blocks = tiles.blocks_of_64(c)
     inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
     return ResourceEstimate(

@@ -300,7 +300,6 @@ def parts(c: Mapping[str, Any]) -> int:
 
 
 def cluster_size(c: Mapping[str, Any]) -> int:
-    """Blocks of a cluster."""
     return int(c["cluster_m"] * c["cluster_n"] * (c["split_k"] if sums_in_cluster(c) else 1))
 
 

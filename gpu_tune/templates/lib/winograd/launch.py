@@ -47,7 +47,6 @@ class Winograd:
 
     @functools.cached_property
     def template(self) -> Template:
-        """Its declaration."""
         inner, own = self.inner, {k.name for k in self.inner.knobs} - set(self.fixed)
         inherited = (self._wrapped(x, own) for x in inner.constraints if any(k in own for k in x.knobs))
         return Template(
@@ -83,7 +82,6 @@ class Winograd:
         return Config({k.name: values[k.name] for k in self.inner.knobs})
 
     def derived(self, config: Values, w: Any, device: Device) -> Values:
-        """What the source sees as ``launch``."""
         g = Geometry(w, int(config["tile"]))
         return {
             "name": self.name,

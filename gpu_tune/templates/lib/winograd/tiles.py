@@ -43,7 +43,6 @@ class Geometry:
 
     @property
     def tiles(self) -> int:
-        """Tiles of all images."""
         return self.workload.n * self.rows * self.columns
 
     def inner(self) -> Matmul:
