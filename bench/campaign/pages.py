@@ -17,7 +17,7 @@ from bench.campaign import tables as results_tables
 from bench.campaign.schedule import Schedule
 from bench.campaign.setup import Setup
 from gpu_tune.cuda import driver, nvrtc
-from gpu_tune.measure import emulated
+from gpu_tune.emulator import unavailable_reason
 from gpu_tune.trial import MEASURED, PREDICTED
 
 PACKAGES = (
@@ -45,7 +45,7 @@ def environment(setup: Setup) -> dict[str, Any]:
         "versions": versions,
         "nvrtc": nvrtc.identity(),
         "driver": driver.display_version(),
-        "emulator": emulated.unavailable() or "ok",
+        "emulator": unavailable_reason() or "ok",
     }
     if setup.kind == "gpu":
         facts["cuda"] = ".".join(map(str, driver.version()))

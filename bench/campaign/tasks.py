@@ -21,6 +21,7 @@ import numpy as np
 from bench.campaign import workloads
 from bench.campaign.schedule import Task, Unfinished
 from bench.campaign.setup import Setup
+from gpu_tune.emulator import unavailable_reason
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.measure import emulated
 from gpu_tune.measure.baselines import NAMES, names_for
@@ -130,8 +131,8 @@ def noise(setup: Setup, part: str) -> dict[str, Any]:
 
 def conform(setup: Setup, name: str, w: Workload) -> dict[str, Any]:
     """The default and random configs of a template on device and emulator: how each ends, and where they differ."""
-    if emulated.unavailable():
-        return {"failed": emulated.unavailable()}
+    if unavailable_reason():
+        return {"failed": unavailable_reason()}
     template = setup.templates[name]
     space = BoundTemplate(template, w, setup.device).space()
     configs = [c for c in (space.default(), *space.sample(setup.count(6), np.random.default_rng(setup.seed))) if c]

@@ -30,7 +30,8 @@ import numpy as np
 
 from gpu_tune import emulator
 from gpu_tune.errors import GpuTuneError
-from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.base import Template
+from gpu_tune.templates.bound import BoundTemplate, Rendered
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify.cases import Variant
 from gpu_tune.verify.check import Outcome, Problem, run_module
@@ -107,9 +108,14 @@ def _bumped(line: str, head: str, operand: str, step: int) -> str:
     return f"{{ .reg .b32 %bumped_; add.s32 %bumped_, {operand}, {step}; {other} }}"
 
 
+def rendered(template: Template, variant: Variant) -> Rendered:
+    """The variant's source and plan."""
+    return BoundTemplate(template, variant.workload, variant.device).render(variant.config)
+
+
 def fate(template: Template, variant: Variant, ptx: str, seeds: int) -> str:
     """``refused``, ``reported: kind``, ``wrong result``, or ``survived``."""
-    problem = Problem.of(template, variant)
+    problem = Problem.of(rendered(template, variant), variant)
     try:
         module = emulator.Module(ptx)
         for number in range(seeds):
@@ -283,13 +289,13 @@ def main() -> None:
     for name in options.templates:
         template = registry()[name]
         for variant in chosen(template, options.variants, options.seed):
-            source = render(template, variant.config, variant.workload, variant.device)
-            ptx = emulator.compile_ptx(source, variant.device.arch)
+            made = rendered(template, variant)
+            ptx = emulator.compile_ptx(made.source, variant.device.arch)
             lines = ptx.split("\n")
             outcome, reports = Outcome(), list[emulator.Report]()
             for number in range(options.seeds):
                 seed = variant.seed + 3 * number
-                run_module(outcome, emulator.Module(ptx), Problem.of(template, variant), seed, watch=reports.append)
+                run_module(outcome, emulator.Module(ptx), Problem.of(made, variant), seed, watch=reports.append)
             if outcome.failures:
                 print(f"{name}: the unchanged kernel fails ({outcome.failures[0].message}); {variant.command}")
                 continue

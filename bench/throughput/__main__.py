@@ -18,6 +18,7 @@ import contextlib
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,13 @@ def run(
         searched, spent = time.perf_counter() - start, dict(clock.seconds)
         confirmed = clock.wrap("finals", loop.finals)()
         wall = time.perf_counter() - start
-        busy: dict[str, float] = dict(getattr(measurer, "busy", {}))
-        workers = getattr(getattr(measurer, "pool", None), "jobs", 1)
+        workers = measurer.pool.size
+    busy: Counter[str] = Counter()
+    for m in tuner.observations:
+        busy.update(m.seconds)
     hashes = [m.cubin_hash for m in tuner.observations if m.ok and m.cubin_hash]
     parts = {name: spent.get(name, 0.0) / searched for name in ("search", "submit", "wait")}
-    device_busy = busy.get("verify", 0.0) + busy.get("time", 0.0)
+    device_busy = busy["verify"] + busy["time"]
     final = curve[-1][1] if curve else 0.0
     return {
         "workload": workload.key,
@@ -103,7 +106,7 @@ def run(
         "loop": {**parts, "rest": 1 - sum(parts.values())},
         "timed": len(hashes),
         "timed_twice": len(hashes) - len(set(hashes)),
-        "share_of_compile": busy.get("compile", 0.0) / searched / workers,
+        "share_of_compile": busy["compile"] / searched / workers,
         "share_of_measure": device_busy / searched,
         "device_idle_share": 1 - device_busy / searched if progress.source == MEASURED else None,
         "seconds_to_95_percent": next((t for t, best in curve if best <= final / 0.95), None),
