@@ -4,7 +4,8 @@
     python -m bench.house golden check FILE.json.gz ... [--part PART] [--family NAME] [--compile] [--allow FILE]
 
 A golden file holds every case explicitly, so that a check draws nothing. ``check`` exits with 1 when something differs
-that no line of ``--allow`` (``part<TAB>key-prefix<TAB>reason``; the key may be followed by a blank and the kind) names.
+that no line of ``--allow`` (``part<TAB>key-prefix<TAB>reason``; the key may be followed by a blank and the kind) names
+(by default the differences made on purpose: bench/results/golden/deliberate.tsv).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench.house.golden_parts import Finding, Options, say
 
 PARTS = ("search", "cli", "variants")
 SHOWN = 20
+ALLOWED = product.ROOT / "bench" / "results" / "golden" / "deliberate.tsv"
 CHECKS = {"search": golden_search.check, "cli": golden_cli.check, "variants": golden_variants.check}
 
 
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
     making.add_argument("--out", type=Path, required=True)
     making.add_argument("--valid", type=int, default=golden_variants.VALID, help="valid cases a family and device")
     checking.add_argument("files", nargs="+", type=Path)
-    checking.add_argument("--allow", type=Path, help="lines part<TAB>key-prefix<TAB>reason")
+    checking.add_argument("--allow", type=Path, default=ALLOWED, help="lines part<TAB>key-prefix<TAB>reason")
     checking.add_argument("--compile", action="store_true", help="compile even where the source is the same")
     checking.add_argument("--same-source", action="store_true", help="another source text is a difference as well")
     for command in (making, checking):
