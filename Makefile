@@ -23,6 +23,8 @@ demo: setup
 	$(BIN)/gpu-tune tune conv2d --n 1 --c 64 --h 28 --w 28 --k 64 --r 3 --s 3 --padding 1 --layout nhwc --dtype float16 \
 	  --epilogue bias+relu --seconds 16 --seed 0
 
+# What the tests compile is kept, by source, options and compiler: a second run takes it from there.
+test: export GPU_TUNE_TEST_SHARED ?= $(CURDIR)/build/tests
 test: setup-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,11 +44,13 @@ def fake_libcuda(shared: Path) -> Path:
     headers += list(Path("/usr/local/cuda/include").glob("cuda.h"))
     if not headers or not shutil.which("g++"):
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
-    library = shared / "libcuda.so"
     folders = (headers[0].parent, HERE / "helpers" / "fake_cuda", HERE / "helpers" / "fake_cuda" / "without_cublas")
     include = [option for folder in folders for option in ("-I", str(folder))]
     command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", *include]
     sources = sorted(map(str, (HERE / "helpers" / "fake_cuda").glob("*.cpp")))
+    read = [headers[0], *sorted((HERE / "helpers" / "fake_cuda").rglob("*.[ch]*"))]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in read if p.is_file())).hexdigest()[:16]
+    library = shared / f"libcuda-{digest}.so"
     with (shared / "libcuda.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
