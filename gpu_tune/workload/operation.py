@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ class ArraySpec:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
-class Operation:
+class Operation(ABC):
     """The fields and methods that matmul and conv2d share. Checks raise InvalidInput that says what to do."""
 
     op: ClassVar[str]
@@ -80,9 +81,9 @@ class Operation:
     out_dtype: str
     epilogue: str
 
+    @abstractmethod
     def arrays(self) -> dict[str, ArraySpec]:
         """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
-        raise NotImplementedError
 
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
