@@ -56,7 +56,7 @@ class _Reach:
     """Walks from the template's source through the macros it uses."""
 
     def __init__(self, template: Template) -> None:
-        kind = {"matmul": Matmul, "conv2d": Conv2d}[template.op]
+        kind: type[Matmul] | type[Conv2d] = Matmul if template.op == "matmul" else Conv2d
         own = {f.name for f in fields(kind)}
         self.fixed = {n: v for n, v in vars(kind).items() if n not in own and isinstance(v, (str, int)) and n[0] != "_"}
         self.found: set[Branch] = set()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_tune.cuda.device import Device
-from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
+from gpu_tune.plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.space.knob import Config, Constraint, Knob
 from gpu_tune.templates.base import ResourceEstimate, Template
 from gpu_tune.workload import Matmul, Workload
@@ -78,7 +78,7 @@ def plan(config: Config, w: Any, device: Device) -> LaunchPlan:
     sizes = tuple(ScalarArg(n, "int32", getattr(w, n)) for n in ("m", "n", "k", "lda", "ldb", "ldc"))
     kernel = "toy_elsewhere" if config["fault"] == "absent" else name(config)
     shared = 300_000 if config["fault"] == "shared" else 0
-    args = (*(BufferArg(n) for n in ("a", "b", "out")), *sizes)
+    args: tuple[Arg, ...] = (*(BufferArg(n) for n in ("a", "b", "out")), *sizes)
     step = KernelStep(kernel, grid, (int(config["threads"]), 1, 1), args, shared)
     clear = (MemsetStep("out", 4 * w.n),) if config["clear"] else ()
     return LaunchPlan((*clear, step))
