@@ -20,7 +20,7 @@ import numpy as np
 
 from .cuda import driver, nvrtc
 from .cuda.device import Device
-from .errors import CompilerMissing, NotTuned, require
+from .errors import CompilerMissing, InvalidInput, NotTuned, require
 from .kernel import arrays, vendor
 from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
@@ -190,12 +190,13 @@ def _dispatch(
     store: Store | Path | str | None,
 ) -> Any:
     specs = workload.arrays()
-    for name, value in operands.items():
-        require(name in specs, name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
+    for name, value in operands.items():  # not require: making the words costs more than all other checks of a call
+        if name not in specs:
+            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
         arrays.check(name, arrays.view(name, value), specs[name], 1)
     for name in specs:
-        passed = name in operands or name == "out"
-        require(passed, name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
+        if name not in operands and name != "out":
+            raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
     if first.place == arrays.HOST:
         return _on_host(workload, operands, scalars, out)
     store = opened(store)

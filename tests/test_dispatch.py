@@ -221,3 +221,10 @@ def test_a_store_may_be_given_by_its_folder(no_gpu, tmp_path):
     published = replace(toy_winner_for(w), source="predicted")
     home.publish(published)
     assert gt.load(w, store=str(home.folder)).winner == published
+
+
+def test_a_good_call_makes_no_words(no_gpu, monkeypatch):
+    """A workload's key takes longer to make than all else that a call does on the host."""
+    given = example_inputs(WORKLOADS[0])
+    monkeypatch.setattr(Matmul, "key", property(lambda w: pytest.fail("made for nothing")))
+    gt.matmul(given["a"], given["b"], bias=given["bias"], epilogue="bias+gelu")

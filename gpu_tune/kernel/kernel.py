@@ -151,8 +151,9 @@ class TunedKernel:
         given = {name: value for name, value in (*zip(order, operands), *named.items()) if value is not None}
         known = [n for n in self._specs if n != "out"]
         for name in given:
-            remedy = f"it takes {', '.join(known)}, alpha, beta, out"
-            require(name in known, name, None, f"is no argument of {self.workload.key}", remedy)
+            if name not in known:  # not require: making the words costs more than all other checks of a call
+                remedy = f"it takes {', '.join(known)}, alpha, beta, out"
+                raise InvalidInput(name, None, f"is no argument of {self.workload.key}", remedy)
         for name in self.workload.inputs:
             require(name in given, name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
         return given

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from ..errors import require
+from ..errors import InvalidInput
 from . import epilogue as epilogue_grammar
 
 MAX_DIM = 2**31 - 1
@@ -129,7 +129,8 @@ class Operation(ABC):
         return re.sub(r"[^A-Za-z0-9.+=_\-]", "_", "-".join(parts))
 
     def _require(self, valid: object, field: str, value: object, rule: str, remedy: str = "") -> None:
-        require(valid, f"{type(self).__name__} {field}", value, rule, remedy)
+        if not valid:
+            raise InvalidInput(f"{type(self).__name__} {field}", value, rule, remedy)
 
     def _resolve(self, field: str, value: Any, valid: object, rule: str, remedy: str = "") -> None:
         """Give the field its resolved value, if that is ``valid``."""

@@ -294,3 +294,10 @@ def test_an_emitted_source_says_what_it_is_and_assembles_by_itself(toy_winner):
         assert fact in header.replace("\n *             ", " ")
     assert max(map(len, header.splitlines())) <= 120
     assert nvrtc.to_cubin(text, "sm_90a").data
+
+
+def test_a_good_call_makes_no_words(toy_winner, monkeypatch):
+    """A workload's key takes longer to make than all else that a call does on the host."""
+    kernel, given = TunedKernel(toy_winner()), inputs()
+    monkeypatch.setattr(Matmul, "key", property(lambda w: pytest.fail("made for nothing")))
+    assert list(kernel._given((given["a"], given["b"]), {})) == ["a", "b"]
