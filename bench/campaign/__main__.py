@@ -71,7 +71,9 @@ def _phases(text: str) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("verb", choices=["plan", "run", "table", "results"])
     parser.add_argument("--out", type=Path, default=Path("campaign"))
     parser.add_argument("--seconds", type=float, default=540.0, help="length of this slice")

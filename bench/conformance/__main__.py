@@ -209,7 +209,9 @@ def check(sizes: Sequence[int] = SIZES, archive: Path | None = None) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.conformance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     everything = verbs.add_parser("check")
     everything.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="large products, against cuBLASLt")

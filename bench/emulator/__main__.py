@@ -50,7 +50,9 @@ def small_problem(template: Template, repeats: int = 20) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.emulator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("templates", nargs="*", default=sorted(registry()))
     parser.add_argument("--variants", type=int, default=60, help="random variants of each template")
     parser.add_argument("--seed", type=int, default=0)

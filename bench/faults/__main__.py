@@ -55,7 +55,9 @@ def faultless(figures: dict[str, Any]) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 when something was lost or corrupt."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--only", default="", help="parts, by comma: publish, append, tune, sixteen, full, ...")
     parser.add_argument("--seed", type=int, default=0)

@@ -274,7 +274,9 @@ def chosen(template: Template, count: int, seed: int) -> list[Variant]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("templates", nargs="*", default=sorted(registry()))
     parser.add_argument("--variants", type=int, default=4, help="variants of each template")
     parser.add_argument("--each", type=int, default=6, help="mutants of each kind and variant at most")

@@ -145,7 +145,9 @@ def run(folder: Path, only: Sequence[str], trials: int = 20, seconds: float = 30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 when a mark is missed, 2 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.noise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each tuning")
     parser.add_argument("--only", default="", help="parts, by comma: floor, self, planted, tunings")

@@ -34,7 +34,9 @@ MARKS = (25, 50, 100, 200, 400)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m bench.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("spaces", nargs="+")
     p.add_argument("--searchers", default="random,trees,cold")
     p.add_argument("--seeds", type=int, default=20)

@@ -66,7 +66,9 @@ def seconds(space: Any, trials: int, seed: int = 0) -> list[float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m bench.search.time", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("spaces", nargs="*")
     p.add_argument("--templates", default="matmul_mma,matmul_wgmma")
     p.add_argument("--trials", type=int, default=200)

@@ -309,7 +309,9 @@ def log_facts(shapes: Sequence[autoheuristic.Shape]) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m bench.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("inputs", nargs="+")
     p.add_argument("--leave", default=",".join(LEAVE), help="some of shapes,chips,both")
     p.add_argument("--part", choices=PARTS, default="all")
