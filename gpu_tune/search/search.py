@@ -25,7 +25,7 @@ from ..store.records import Record
 from ..templates.base import Template
 from ..templates.registry import bind
 from ..trial import Candidate, Measurement
-from ..workload import Workload
+from ..workload import Workload, require_workload
 from .observations import KindPruner, kinds, stopped
 from .space_search import PIPELINED, Settings, SpaceSearch
 
@@ -217,6 +217,7 @@ class Tuner(Search):
                 raise InvalidInput(
                     "Tuner", None, "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
                 )
+            require_workload(workload)
             device = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
             spaces = [bound.space() for bound in bind(workload, device, templates)]
         settings = PIPELINED if pipelined else Settings()

@@ -274,3 +274,5 @@ def test_the_open_loop_works_on_any_space_and_finds_the_optimum():
     assert len(set(asked)) == len(asked) and loop.best.candidate.config == Config(x=8, y=3)
     with pytest.raises(InvalidInput, match="needs a workload or spaces"):
         gt.Tuner()
+    with pytest.raises(InvalidInput, match="workload: 'x' is not a Matmul or Conv2d"):
+        gt.Tuner("x")
