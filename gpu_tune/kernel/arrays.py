@@ -67,30 +67,20 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
 
 def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
     """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in."""
-    require(
-        array.shape == spec.shape,
-        f"{name}.shape",
-        array.shape,
-        f"is not {spec.shape}",
-        "the kernel is compiled for that shape alone: tune the shape you have",
-    )
-    same = array.dtype in (spec.dtype, f"void{8 * NUMPY[spec.dtype].itemsize}")
-    require(same, f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
+    # not require: every call of the dispatchers comes here, and words take longer to make than these comparisons
+    if array.shape != spec.shape:
+        remedy = "the kernel is compiled for that shape alone: tune the shape you have"
+        raise InvalidInput(f"{name}.shape", array.shape, f"is not {spec.shape}", remedy)
+    if array.dtype not in (spec.dtype, f"void{8 * NUMPY[spec.dtype].itemsize}"):
+        raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
     expected = spec.element_strides
-    require(
-        all(d <= 1 or have == want for d, have, want in zip(spec.shape, array.strides, expected)),
-        f"{name} strides (elements)",
-        array.strides,
-        f"are not {expected}",
-        "make it contiguous, or tune the workload with your lda/ldb/ldc or layout",
-    )
-    require(
-        array.place != CUDA or array.pointer % alignment == 0,
-        f"{name} address",
-        hex(array.pointer),
-        f"is not a multiple of {alignment} bytes",
-        "tune the workload with a smaller alignment=, or copy the array",
-    )
+    if any(d > 1 and have != want for d, have, want in zip(spec.shape, array.strides, expected)):
+        remedy = "make it contiguous, or tune the workload with your lda/ldb/ldc or layout"
+        raise InvalidInput(f"{name} strides (elements)", array.strides, f"are not {expected}", remedy)
+    if array.place == CUDA and array.pointer % alignment:
+        rule = f"is not a multiple of {alignment} bytes"
+        remedy = "tune the workload with a smaller alignment=, or copy the array"
+        raise InvalidInput(f"{name} address", hex(array.pointer), rule, remedy)
 
 
 def current_stream(library: str, device: int) -> int:
