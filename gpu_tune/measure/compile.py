@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .. import paths, text
 from ..cuda import nvrtc
-from ..errors import CompileError, InvalidInput, MeasureError
+from ..errors import CompileError, InvalidInput
 from .worker import Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger("gpu_tune.compile")
@@ -156,7 +156,9 @@ class CompilePool(WorkerPool):
                 why, took = str(lost), time.perf_counter() - start
                 if lost.timed_out:
                     return CompileResult("compile_timeout", reason=f"no cubin after {self.timeout:g} s", seconds=took)
-            except MeasureError as error:
+            except Exception as error:  # no file left for its pipe, say: this compile is lost, and the tuning goes on
+                if self.closed:
+                    raise
                 return CompileResult("compile_error", reason=f"the compile could not be run: {error}")
         return CompileResult("compile_error", reason=f"the compiler was lost twice: {why}", seconds=took)
 

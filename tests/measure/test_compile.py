@@ -170,3 +170,18 @@ def test_the_number_of_compile_jobs_is_a_count_or_an_error(monkeypatch: pytest.M
         monkeypatch.setenv("GPU_TUNE_COMPILE_JOBS", wrong)
         with pytest.raises(InvalidInput, match="GPU_TUNE_COMPILE_JOBS"):
             default_jobs()
+
+
+def test_a_worker_that_cannot_be_started_costs_the_compile_alone(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(24, "Too many open files")
+
+    pool = CompilePool(jobs=1)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("gpu_tune.measure.worker.tempfile.TemporaryFile", full)
+            failed = pool.submit("__global__ void k() {}", "sm_80").result(60)
+        assert failed.status == "compile_error" and "Too many open files" in failed.reason
+        assert pool.submit("__global__ void k() {}", "sm_80").result(60).status == "ok"
+    finally:
+        pool.close()
