@@ -145,12 +145,10 @@ class ClusterMeasurer(CompilingMeasurer):
         """All finalists on one worker, interleaved: times of different GPUs are never compared."""
         if not self.workers:
             self._calibrate(self._calibration or candidates[0])
-        found: Finals = self._send("finals", candidates, rounds=rounds).result()
-        return found
+        return self._send("finals", candidates, rounds=rounds).result()
 
     def vendors(self) -> Sequence[Finalist]:
-        found: Sequence[Finalist] = self._send("vendors", workers=self.workers or self.cluster.alike()).result()
-        return found
+        return self._send("vendors", workers=self.workers or self.cluster.alike()).result()
 
     def _send(self, method: str, *arguments: Any, workers: Sequence[str] | None = None, **options: Any) -> Any:
         """Dask's future of what the measurer of one of ``workers`` (default: those that passed) answers."""

@@ -69,8 +69,7 @@ def parse(line: str) -> Record:
         check_format(data, FORMAT)
         if "\\ud" in line:  # an escaped surrogate: half a character is no text
             json.dumps(data, ensure_ascii=False).encode()
-        found: Record = from_json(Record, {k: v for k, v in data.items() if k not in ("format", "key")}, READERS)
-        return found
+        return from_json(Record, {k: v for k, v in data.items() if k not in ("format", "key")}, READERS)
 
 
 @dataclass

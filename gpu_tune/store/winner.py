@@ -128,8 +128,7 @@ class Winner:
                 if data["hashes"][name] != digest(content):
                     raise ValueError(f"{name} does not match its hash")
             body = {k: v for k, v in data.items() if k not in ("format", "key", "hashes")}
-            found: Winner = from_json(cls, {**body, "code": code.decode(), "cubin": cubin}, READERS, "winner")
-            return found
+            return from_json(cls, {**body, "code": code.decode(), "cubin": cubin}, READERS, "winner")
 
 
 READERS: Readers = {

@@ -93,12 +93,11 @@ def tune(
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
             rule = "compares with a vendor library, whose time cannot be predicted"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
-        hashes = {b.name: b.hash for b in bound}
         store = explicit or Store()
         if not isinstance(records, Records):
             records = Records() if records is None else Records(Path(records))
         found = None if force else lookup(workload, device.chip, source, store=store, user=explicit is None)
-        current = found is not None and hashes.get(found[0].template) == found[0].template_hash
+        current = found is not None and (found[0].template, found[0].template_hash) in {(b.name, b.hash) for b in bound}
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
         if stored is not None and found is not None and not _outdated(stored, drivers):
             return TunedKernel(stored, path=found[1].path(workload, device.chip, source))
@@ -110,13 +109,13 @@ def tune(
         history = records.read(source)  # of every chip: what is told apart is left to the models
         from ..search.search import Tuner  # LightGBM loads here, not where the store answers
 
-        spaces = [b.space() for b in bound]
-        tuner = Tuner(spaces=spaces, seed=seed, history=history, pipelined=True)
+        tuner = Tuner(spaces=[b.space() for b in bound], seed=seed, history=history, pipelined=True)
         if not force:
             comparable = [r for r in history if _comparable(r.measurement, drivers, bool(executor))]
             _resume(tuner, comparable, bound, progress)
-        options: dict[str, Any] = {"jobs": jobs, "seed": seed, "seen": tuner.observations}
-        measurer = open_.enter_context(open_measurer(bound, source, cluster=cluster, **options))
+        measurer = open_.enter_context(
+            open_measurer(bound, source, cluster=cluster, jobs=jobs, seed=seed, seen=tuner.observations)
+        )
         loop = Loop(tuner, measurer, records, progress, tell)
         if stored is None:
             if budget.target is not None:
@@ -126,8 +125,7 @@ def tune(
             winner = make_winner(tuner, measurer, finals, progress, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
             finals = loop.finals(stored.finalists)
-            ended = str(stored.budget.get("ended", ""))
-            winner = make_winner(tuner, measurer, finals, progress, ended, stored.seed)
+            winner = make_winner(tuner, measurer, finals, progress, str(stored.budget.get("ended", "")), stored.seed)
             winner = replace(
                 winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
             )
@@ -190,7 +188,6 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
     assert chosen is not None
     build, finalist = measurer.build(chosen), finals.finalist(chosen)
     told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
-    limits = progress.budget
     winner = Winner.of(
         build.bound,
         chosen.config,
@@ -211,10 +208,10 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
         spent=progress.seconds,
         complete=ended not in ("interrupted", "device lost"),
         budget={
-            "trials": limits.trials,
-            "seconds": limits.seconds,
-            "effort": limits.effort,
-            "target": str(limits.target) if limits.target else None,
+            "trials": progress.budget.trials,
+            "seconds": progress.budget.seconds,
+            "effort": progress.budget.effort,
+            "target": str(progress.budget.target) if progress.budget.target else None,
             "ended": ended,
         },
     )

@@ -231,8 +231,7 @@ def _outcomes(
 
 def _ask(drawn: Drawn, assemble: bool, worker: Worker) -> Outcome:
     try:
-        outcome: Outcome = worker.ask((drawn.variant, assemble), TIME_LIMIT)
-        return outcome
+        return worker.ask((drawn.variant, assemble), TIME_LIMIT)
     except MeasureError as error:
         if isinstance(error, WorkerLost) and error.timed_out and error.stage.name != "start":
             return Outcome([Failure("hangs", f"no answer in {TIME_LIMIT:g} s")])

@@ -57,8 +57,7 @@ def from_dict(data: Mapping[str, Any]) -> Workload:
 
 def to_dict(workload: Workload) -> dict[str, Any]:
     """A plain dict (JSON-ready) of every field, with ``op``."""
-    body: dict[str, Any] = text.to_json(workload)
-    return body
+    return text.to_json(workload)
 
 
 def require_workload(workload: object) -> Workload:
