@@ -198,7 +198,8 @@ def lookup(
 def _read(path: Path) -> Entry:
     """What lies there: a winner, what is wrong with it, or neither where there is none."""
     problem = ""
-    for attempt in (1, 2, 3):
+    for attempt in range(100):
+        changed = _changed(path)
         try:
             return Entry(path, _load(path))
         except OtherFormat as error:
@@ -209,8 +210,17 @@ def _read(path: Path) -> Entry:
             problem = "a file is missing"
         except (CorruptData, OSError) as error:
             problem = str(error)
-        time.sleep(0.01 * attempt)  # a publisher may just have replaced it
+        if attempt > 1 and changed == _changed(path):
+            break
+        time.sleep(0.01)  # a publisher has just replaced it, or removes what it replaced
     return Entry(path, problem=f"is damaged ({problem})", damaged=True)
+
+
+def _changed(path: Path) -> int:
+    """When the folder's entries changed last, or another folder took its place; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_ctime_ns
+    return 0
 
 
 def _withdrawn(path: Path) -> Path | None:

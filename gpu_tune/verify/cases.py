@@ -296,7 +296,6 @@ def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv
 
 
 def _pick(rng: np.random.Generator, *values: Any) -> Any:
-    """One of ``values``; repeated ones are more likely."""
     return values[rng.integers(len(values))]
 
 

@@ -240,7 +240,6 @@ class Drawing:
             return Drawn(variant, frozenset(branches))
 
     def _device(self) -> Device:
-        """One with many unseen cells, the first twice as likely."""
         weights = np.array([len(self.unseen_cells[d.name]) + 0.1 for d in self.devices])
         weights[0] *= 2
         return self.devices[self._rng.choice(len(weights), p=weights / weights.sum())]

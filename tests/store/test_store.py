@@ -228,12 +228,14 @@ def test_kill_9_while_publishing_never_leaves_half_a_winner(tmp_path):
         workers = [context.Process(target=_publish_forever, args=(home.folder, 10 * n)) for n in range(3)]
         for w in workers:
             w.start()
-        end = time.monotonic() + 0.02 * (1 + round_ % 4)
-        while time.monotonic() < end:
-            assert home.get(MATMUL, CHIP, "predicted") is not None
-        for w in workers:
-            os.kill(w.pid, signal.SIGKILL)
-            w.join()
+        try:
+            end = time.monotonic() + 0.02 * (1 + round_ % 4)
+            while time.monotonic() < end:
+                assert home.get(MATMUL, CHIP, "predicted") is not None
+        finally:
+            for w in workers:
+                os.kill(w.pid, signal.SIGKILL)
+                w.join()
         assert home.get(MATMUL, CHIP, "predicted") is not None
     home.gc(older_than=-1)
     assert home.get(MATMUL, CHIP, "predicted") is not None

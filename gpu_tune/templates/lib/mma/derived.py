@@ -170,7 +170,6 @@ class ImageLoader:
 
 
 def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
-    """The loader of an implicit matrix product's pixels."""
     nhwc, vector, channels, total_pixels = w.layout == "nhwc", op.copy or CHUNK, w.c // w.groups, w.n * w.p * w.q
     elements, reduction = vector // op.itemsize, channels * w.r * w.s
     vectors = op.block_k // elements

@@ -237,7 +237,6 @@ class Problem:
     batch: int
 
     def tiles(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """Output tiles along m and n."""
         return ceil_div(self.m, config["block_m"]), ceil_div(self.n, config["block_n"])
 
     def units(self, config: Mapping[str, Any]) -> int:

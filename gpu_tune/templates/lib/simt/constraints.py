@@ -17,7 +17,6 @@ Config = Mapping[str, Any]
 
 
 def divides_constraint(whole: str, part: str, message: str, name: str = "") -> Constraint:
-    """``part`` divides ``whole``."""
     return Constraint(name or part, (whole, part), lambda c, w, d: c[whole] % c[part] == 0, message)
 
 
@@ -118,7 +117,6 @@ def min_blocks_constraints(
 
 
 def grid_constraint(knobs: tuple[str, ...], blocks: Callable[[Config, Any], int]) -> Constraint:
-    """Blocks are counted in 31 bits."""
     return Constraint("grid", knobs, lambda c, w, d: blocks(c, w) <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks")
 
 

@@ -134,7 +134,6 @@ def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
 
 
 def _units(c: Mapping[str, Any], problem: Problem) -> int:
-    """Units of work for a cluster."""
     rows = ceil_div(problem.m, c["block_m"] * c["cluster_m"])
     columns = ceil_div(problem.n, c["block_n"] * c["cluster_n"])
     return int(rows * columns * problem.batch * tiles.parts(c))

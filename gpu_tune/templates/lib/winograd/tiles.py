@@ -33,12 +33,10 @@ class Geometry:
 
     @property
     def rows(self) -> int:
-        """Tiles along the output's rows."""
         return ceil_div(self.workload.p, self.tile)
 
     @property
     def columns(self) -> int:
-        """Tiles along the output's columns."""
         return ceil_div(self.workload.q, self.tile)
 
     @property
