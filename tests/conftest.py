@@ -46,7 +46,7 @@ def fake_libcuda(shared: Path) -> Path:
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
     folders = (headers[0].parent, HERE / "helpers" / "fake_cuda", HERE / "helpers" / "fake_cuda" / "without_cublas")
     include = [option for folder in folders for option in ("-I", str(folder))]
-    command = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", *include]
+    command = ["g++", "-std=c++17", "-O3", "-shared", "-fPIC", *include]
     sources = sorted(map(str, (HERE / "helpers" / "fake_cuda").glob("*.cpp")))
     read = [headers[0], *sorted((HERE / "helpers" / "fake_cuda").rglob("*.[ch]*"))]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in read if p.is_file())).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,10 @@ from ..workload import Workload
 from .branches import Branch, reachable_branches, taken_branches
 from .cases import DEVICES, RESIDUE, Cell, Residue, Variant, busy, draw_workload, residues, sizes, supported_cells
 
-Pair = tuple[tuple[str, Any], tuple[str, Any]]
+Chosen = tuple[str, Any]
+"""A knob's name and value."""
+Pair = tuple[Chosen, Chosen]
+_NOTHING: set[Chosen] = set()
 _STEPS = 5000
 _PROBES = 6
 _FIRST_PAIRS = 40
@@ -34,11 +37,14 @@ def knob_pairs(config: Mapping[str, Any]) -> Iterator[Pair]:
 
 
 class Pairs:
-    """Which pairs of knob values configs have had (``seen``), and which were sought in vain (``sought``: how often)."""
+    """Which pairs of knob values configs have had, and which were sought in vain (``sought``: how often).
+
+    ``met``: by knob value, every other knob value that a config had together with it.
+    """
 
     def __init__(self, template: Template) -> None:
         knobs = sorted(template.knobs, key=lambda k: k.name)
-        self.seen: set[Pair] = set()
+        self.met: defaultdict[Chosen, set[Chosen]] = defaultdict(set)
         self.asked, self.grew = 0, True
         self.sought: dict[Pair, int] = {
             ((a.name, x), (b.name, y)): 0
@@ -47,17 +53,18 @@ class Pairs:
         }
 
     def add(self, config: Config) -> None:
-        before = len(self.seen)
-        for pair in knob_pairs(config):
-            self.seen.add(pair)
-            self.sought.pop(pair, None)
-        self.grew = len(self.seen) > before
+        self.grew = False
+        for one, other in knob_pairs(config):
+            self.grew |= other not in self.met[one]
+            self.met[one].add(other)
+            self.met[other].add(one)
+            self.sought.pop((one, other), None)
 
     def config(self, template: Template, workload: Workload, device: Device, rng: np.random.Generator) -> Config | None:
         """A valid config with unseen pairs where there is one, else any; None when there is none or luck ran out."""
         self.asked += 1
         if self.asked < _FIRST_PAIRS and self.grew:
-            return random_config(template, workload, device, rng, seen=self.seen)
+            return random_config(template, workload, device, rng, met=self.met)
         for _ in range(_PROBES):
             least = min(self.sought.values(), default=PATIENCE)
             if least >= PATIENCE:
@@ -65,10 +72,15 @@ class Pairs:
             open_ = [p for p, tries in self.sought.items() if tries == least]
             pair = open_[rng.integers(len(open_))]
             self.sought[pair] += 1
-            config = random_config(template, workload, device, rng, dict(pair), self.seen)
+            config = random_config(template, workload, device, rng, dict(pair), self.met)
             if config is not None:
                 return config
         return random_config(template, workload, device, rng)
+
+    @property
+    def seen(self) -> set[Pair]:
+        """The pairs that configs have had."""
+        return {(one, other) for one, others in self.met.items() for other in others if one[0] < other[0]}
 
     @property
     def impossible(self) -> list[Pair]:
@@ -87,14 +99,15 @@ def random_config(
     device: Device,
     rng: np.random.Generator,
     fixed: Mapping[str, Any] | None = None,
-    seen: set[Pair] | None = None,
+    met: Mapping[Chosen, set[Chosen]] | None = None,
 ) -> Config | None:
     """A random valid config in milliseconds, not uniform over the space; None when there is none or luck ran out.
 
     Knob by knob in declared order (``fixed`` values first), each rule checked as soon as its knobs have values. When a
     knob has no value left, the search returns to the latest knob that a broken rule named (conflict-directed
     backjumping, Prosser 1993). A space's ``sample`` is uniform, but looks at the whole space first, which is too dear
-    for one config. With ``seen``, values that make most pairs outside of it come first (as in AETG, Cohen et al. 1997).
+    for one config. With ``met`` (see :class:`Pairs`), values that make most new pairs come first (as in AETG, Cohen et al.
+    1997).
     """
     fixed = fixed or {}
     knobs = sorted(template.knobs, key=lambda k: k.name not in fixed)
@@ -113,15 +126,10 @@ def random_config(
         if knob.name in fixed:
             return [fixed[knob.name]]
         shuffled = [knob.values[i] for i in rng.permutation(len(knob.values))]
-        if seen is None:
+        if met is None:
             return shuffled
-        others = [(k.name, values[k.name]) for k in knobs[:depth]]
-
-        def fresh(value: Any) -> int:
-            here = (knob.name, value)
-            return sum(((o, here) if o[0] < knob.name else (here, o)) not in seen for o in others)
-
-        return sorted(shuffled, key=fresh)
+        others = {(k.name, values[k.name]) for k in knobs[:depth]}
+        return sorted(shuffled, key=lambda value: -len(others & met.get((knob.name, value), _NOTHING)))
 
     depth, entering = 0, True
     for _ in range(_STEPS):

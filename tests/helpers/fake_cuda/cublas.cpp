@@ -12,9 +12,11 @@ struct __nv_bfloat16;
 #include <cublasLt.h>
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 CUresult fake_cuda_issue(CUstream stream, double ns, std::function<void()> operation);
 
@@ -61,15 +63,21 @@ long bytes(cudaDataType_t type) { return type == CUDA_R_32F || type == CUDA_R_32
 
 void gemm(int ta, int tb, long m, long n, long k, float alpha, const float* a, long lda, const float* b, long ldb, float beta,
           const float* c, long ldc, float* d, long ldd, int epilogue, const float* bias) {
-    for (long j = 0; j < n; ++j)
+    std::vector<float> sums(m);
+    for (long j = 0; j < n; ++j) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (long p = 0; p < k; ++p) {
+            const float factor = tb ? b[p * ldb + j] : b[j * ldb + p];
+            if (ta) for (long i = 0; i < m; ++i) sums[i] += a[i * lda + p] * factor;
+            else for (long i = 0; i < m; ++i) sums[i] += a[p * lda + i] * factor;
+        }
         for (long i = 0; i < m; ++i) {
-            float sum = 0;
-            for (long p = 0; p < k; ++p) sum += (ta ? a[i * lda + p] : a[p * lda + i]) * (tb ? b[p * ldb + j] : b[j * ldb + p]);
-            sum = alpha * sum + (beta != 0 ? beta * c[j * ldc + i] : 0);
+            float sum = alpha * sums[i] + (beta != 0 ? beta * c[j * ldc + i] : 0);
             if (epilogue & CUBLASLT_EPILOGUE_BIAS) sum += bias[i];
             if (epilogue & CUBLASLT_EPILOGUE_RELU) sum = sum > 0 ? sum : 0;
             d[j * ldd + i] = sum;
         }
+    }
 }
 template <class T> cublasStatus_t put(T& target, const void* value, size_t size) {
     if (size != sizeof(T)) return CUBLAS_STATUS_INVALID_VALUE;
@@ -188,6 +196,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
             const char *first = static_cast<const char*>(a) + batch * x.stride * bytes(x.type), *second = static_cast<const char*>(b) + batch * y.stride * bytes(y.type);
             char* out = static_cast<char*>(o) + batch * z.stride * bytes(z.type);
             const char* old = static_cast<const char*>(c) + batch * w.stride * bytes(w.type);
+            const bool plain = x.type == CUDA_R_32F && z.type == CUDA_R_32F && !desc.scale_a && !desc.scale_b;
+            if (plain) {  // the same sums, faster: most of what tests time
+                gemm(desc.ta, desc.tb, m, n, k, p, reinterpret_cast<const float*>(first), x.ld, reinterpret_cast<const float*>(second), y.ld, q,
+                     reinterpret_cast<const float*>(old), w.ld, reinterpret_cast<float*>(out), z.ld, desc.epilogue, desc.bias);
+                continue;
+            }
             for (long j = 0; j < n; ++j)
                 for (long i = 0; i < m; ++i) {
                     float sum = 0;

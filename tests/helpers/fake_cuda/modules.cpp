@@ -3,6 +3,7 @@
 // then does is told by its name: see toy().
 #include "fake.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -10,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <vector>
 #include <unistd.h>
 
 using namespace fake;
@@ -83,15 +85,19 @@ void toy(const std::string& name, const Toy& p, unsigned threads, unsigned rows)
     if (has(name, "crash")) raise(SIGSEGV);
     if (has(name, "illegal")) { lost = CUDA_ERROR_ILLEGAL_ADDRESS; return; }
     if (has(name, "trap")) { lost = CUDA_ERROR_LAUNCH_FAILED; return; }
-    for (long i = 0; i < p.m; ++i)
-        for (long j = 0; j < p.n; ++j) {
-            if (has(name, "partial") && j == p.n - 1) continue;
-            float sum = 0;
-            for (long k = 0; k < p.k; ++k) sum += a[i * p.lda + k] * b[k * p.ldb + j];
-            if (has(name, "wrong") && i == p.m - 1) sum += 0.1f;
-            if (has(name, "race") && i == 1) sum += float(noise()) * 1e-6f;
+    const bool partial = has(name, "partial"), wrong = has(name, "wrong"), race = has(name, "race");
+    std::vector<float> sums(p.n);
+    for (long i = 0; i < p.m; ++i) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (long k = 0; k < p.k; ++k)
+            for (long j = 0; j < p.n; ++j) sums[j] += a[i * p.lda + k] * b[k * p.ldb + j];
+        for (long j = 0; j < p.n - partial; ++j) {
+            float sum = sums[j];
+            if (wrong && i == p.m - 1) sum += 0.1f;
+            if (race && i == 1) sum += float(noise()) * 1e-6f;
             c[i * p.ldc + j] = sum;
         }
+    }
     if (has(name, "guard")) c[long(p.m - 1) * p.ldc + p.n + 1] = 7;
     double ns = 20000.0 / rows + 40.0 * (threads > 64 ? threads - 64 : 64 - threads) + 2e-6 * p.m * p.n * p.k;
     if (has(name, "slower")) ns *= 1.02;

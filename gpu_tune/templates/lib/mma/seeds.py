@@ -84,11 +84,13 @@ def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Te
     values = {name: value for name, value in {**tile, **_PLAIN, **known}.items() if name in template.knob}
     if ITEMSIZE[w.dtype] == 4 and "arithmetic" not in known:
         values["arithmetic"] = "tf32" if "tf32" in w.math else "tf32x3"
+    broken = _broken(values, w, device, template)
     for knob, retreats in _RETREATS:
-        if knob in values and any(knob in x.knobs for x in _broken(values, w, device, template)):
+        if knob in values and any(knob in x.knobs for x in broken):
             legal = [values[knob], *(v for v in retreats if v in template.knob[knob].values)]
-            broken = [len(_broken({**values, knob: v}, w, device, template)) for v in legal]
-            values[knob] = legal[broken.index(min(broken))]
+            left = [_broken({**values, knob: v}, w, device, template) for v in legal]
+            broken = min(left, key=len)
+            values[knob] = legal[left.index(broken)]
     config = Config({k.name: values[k.name] for k in template.knobs})
     return config if not template.violations(config, w, device) else None
 
