@@ -106,8 +106,8 @@ def random_config(
     Knob by knob in declared order (``fixed`` values first), each rule checked as soon as its knobs have values. When a
     knob has no value left, the search returns to the latest knob that a broken rule named (conflict-directed
     backjumping, Prosser 1993). A space's ``sample`` is uniform, but looks at the whole space first, which is too dear
-    for one config. With ``met`` (see :class:`Pairs`), values that make most new pairs come first (as in AETG, Cohen et al.
-    1997).
+    for one config. With ``met`` (see :class:`Pairs`), the values that make most new pairs come first (as in AETG,
+    Cohen et al. 1997).
     """
     fixed = fixed or {}
     knobs = sorted(template.knobs, key=lambda k: k.name not in fixed)
