@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpu_tune import reference
 from gpu_tune.cuda import device as devices
 from gpu_tune.cuda import nvrtc
@@ -18,7 +16,6 @@ from gpu_tune.emulator import Report, emulate
 from gpu_tune.errors import InvalidInput
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, render
-from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.workload import MATH, OUT_DTYPES, Conv2d, Matmul, Workload
 
 DTYPES = ("float16", "bfloat16", "float32", "int8", "float8_e4m3", "float8_e5m2")
@@ -128,11 +125,6 @@ def right(template: Template, config: Config, workload: Workload, device: Device
         <= template.resources(config, workload, device).shared_bytes
     ), what
     return report
-
-
-def sample(template: Template, workload: Workload, device: Device, seed: int) -> Config:
-    """One config of the space."""
-    return BoundTemplate(template, workload, device).space().sample(1, np.random.default_rng(seed))[0]
 
 
 def cubin(template: Template, config: Config, workload: Workload, device: Device) -> tuple[bytes, PtxasReport]:

@@ -60,17 +60,6 @@ def test_sass_has_the_tensor_instructions(tmp_path: Path) -> None:
 
 
 @emulated
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8", "float8_e4m3"])
-def test_random_configs_are_right(dtype: str, layout: str) -> None:
-    rng = random.Random(f"{dtype} {layout}")
-    chips = [c for c in sweep.CHIPS if not dtype.startswith("float8") or c.cc >= 89]
-    for seed in range(3):
-        workload, chip = sweep.random_conv2d(rng, dtype, layout), rng.choice(chips)
-        sweep.right(TEMPLATE, sweep.sample(TEMPLATE, workload, chip, seed), workload, chip, seed)
-
-
-@emulated
 @pytest.mark.parametrize(
     "iterator, fields",
     [

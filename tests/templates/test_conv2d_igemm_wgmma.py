@@ -17,7 +17,7 @@ from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.conv2d_igemm_wgmma import TEMPLATE
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Conv2d
 from tests.helpers import wgmma_checks as checks
-from tests.helpers.wgmma_checks import H200, chip, needs_emulator, needs_nvrtc
+from tests.helpers.wgmma_checks import H200, needs_emulator, needs_nvrtc
 
 assert_assembles_cleanly = functools.partial(checks.assert_assembles_cleanly, TEMPLATE)
 assert_computes = functools.partial(checks.assert_computes, TEMPLATE)
@@ -134,12 +134,3 @@ FEATURES: dict[str, tuple[dict[str, Any], Conv2d]] = {
 def test_every_feature_computes_the_convolution(name: str) -> None:
     changes, workload = FEATURES[name]
     assert_computes(config(**changes), workload, sms=4, seed=len(name))
-
-
-@needs_emulator
-@pytest.mark.parametrize("seed", range(12))
-def test_random_configs_at_random_shapes_compute_the_convolution(seed: int) -> None:
-    r = random.Random(500 + seed)
-    workload, sms = random_workload(r), r.choice((1, 2, 4))
-    (c,) = BoundTemplate(TEMPLATE, workload, chip(sms)).space().sample(1, np.random.default_rng(seed))
-    assert_computes(c, workload, sms, seed, r.choice(("integer", "normal")))

@@ -42,29 +42,6 @@ def run(name, workload, config, kind="normal", seed=0):
     return compare(report.arrays["out"], workload, arrays, numerics=numerics, exact=exact)
 
 
-@pytest.mark.slow
-@needs_emulator
-@needs_nvrtc
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize(("name", "dtype", "math"), FAMILIES)
-def test_random_configs_are_right_on_ragged_images(name, dtype, math, layout):
-    rng = np.random.default_rng([*name.encode(), *dtype.encode(), *layout.encode()])
-    epilogues = ["", "scale+bias+residual+silu", "bias+clamp(-2,2)"]
-    for epilogue in epilogues:
-        sizes = {
-            d: int(rng.integers(lo, hi))
-            for d, lo, hi in (("n", 1, 3), ("c", 1, 40), ("h", 3, 13), ("w", 3, 13), ("k", 1, 40))
-        }
-        padding = tuple(int(p) for p in rng.integers(0, 3, 4))
-        workload = Conv2d(
-            **sizes, r=3, s=3, padding=padding, layout=layout, dtype=dtype, math=("winograd", *math), epilogue=epilogue
-        )
-        for config in BoundTemplate(registry()[name], workload, H200).space().sample(1, rng):
-            for kind in ("normal", "integer"):
-                result = run(name, workload, config, kind)
-                assert result.ok, f"{workload.key} {config} {kind}: {result}"
-
-
 @needs_emulator
 @needs_nvrtc
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])

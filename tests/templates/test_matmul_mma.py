@@ -88,18 +88,6 @@ def test_sass_has_the_tensor_instructions(dtype: str, opcode: str, tmp_path: Pat
     assert "STL" not in text and "LDL" not in text
 
 
-@pytest.mark.slow
-@emulated
-@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
-@pytest.mark.parametrize("dtype", sweep.DTYPES)
-def test_random_configs_are_right(dtype: str, layout: str) -> None:
-    rng = random.Random(f"{dtype} {layout}")
-    chips = [c for c in sweep.CHIPS if not dtype.startswith("float8") or c.cc >= 89]
-    for seed in range(2):
-        workload, chip = sweep.random_matmul(rng, dtype, layout, 100), rng.choice(chips)
-        sweep.right(TEMPLATE, sweep.sample(TEMPLATE, workload, chip, seed), workload, chip, seed)
-
-
 @emulated
 @pytest.mark.parametrize("layout", ["nt", "tn"])
 @pytest.mark.parametrize("dtype", ["float16", "int8", "float32"])

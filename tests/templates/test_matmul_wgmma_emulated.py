@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import random
 import re
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gpu_tune.templates.base import render
-from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.matmul_wgmma import TEMPLATE
 from gpu_tune.workload import Matmul
 from tests.helpers import wgmma_checks as checks
-from tests.helpers.wgmma_checks import chip, config, needs_emulator, random_workload
+from tests.helpers.wgmma_checks import chip, config, needs_emulator
 
 assert_computes = functools.partial(checks.assert_computes, TEMPLATE)
 BF16 = Matmul(300, 264, 136, dtype="bfloat16", layout="nt")
@@ -115,15 +112,6 @@ def test_every_dtype_computes_the_product(dtype: str, more: dict[str, Any]) -> N
 def test_operands_that_wgmma_does_not_transpose_are_copied_first(dtype: str, layout: str, more: dict[str, Any]) -> None:
     workload = Matmul(67, 131, 200, dtype=dtype, layout=layout, lda=224, ldb=217 if layout[1] == "n" else 224, **more)
     assert_computes(config(dtype, split_k=2, producer_registers=56, stages=2), workload, seed=3)
-
-
-@needs_emulator
-@pytest.mark.parametrize("seed", range(24))
-def test_random_configs_at_random_shapes_compute_the_product(seed: int) -> None:
-    r = random.Random(1000 + seed)
-    workload, sms = random_workload(r), r.choice((1, 2, 4, 7))
-    (c,) = BoundTemplate(TEMPLATE, workload, chip(sms)).space().sample(1, np.random.default_rng(seed))
-    assert_computes(c, workload, sms, seed, r.choice(("integer", "normal")))
 
 
 @needs_emulator

@@ -23,7 +23,7 @@ from gpu_tune.templates.base import ResourceEstimate, Template, render
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify import sweep
 from gpu_tune.verify.branches import all_branches, reachable_branches, taken_branches
-from gpu_tune.verify.cases import Variant, supported_cells
+from gpu_tune.verify.cases import DEVICES, Variant, supported_cells
 from gpu_tune.verify.draw import Drawing, knob_pairs, random_config, variants
 from gpu_tune.workload import Matmul, to_dict
 
@@ -46,7 +46,8 @@ def test_random_variants_are_right(name: str) -> None:
     assert report.variants == count and report.runs >= 3 * count
     branches = all_branches(registry()[name])
     assert len(report.coverage.branches & branches) > len(branches) / 3
-    assert len(report.coverage.cells) >= 4
+    cells = {(c.dtype, c.layout) for _, c in report.coverage.cells}
+    assert cells == {(c.dtype, c.layout) for d in DEVICES for c in supported_cells(registry()[name], device.by_name(d))}
 
 
 # ---- a small template of our own, right and wrong -------------------------------------------------------------------
