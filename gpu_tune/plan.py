@@ -161,16 +161,44 @@ Step = KernelStep | MemsetStep
 
 
 @dataclass(frozen=True)
+class MainLoop:
+    """The loop in which a kernel multiplies, as its family declares it: what its time is predicted from.
+
+    A *unit* of work is what fills one tile of the output, over one part of a split K: ``steps`` times a tile of K.
+    ``macs``: multiply-adds that one block executes in a step. ``tiles``: of the output down and across, and how many
+    such outputs (batch, groups, parts of K) there are; a grid of fewer blocks walks over them. ``reads``: bytes of the
+    operand of rows and of that of columns that a unit reads. ``band``: tiles that the raster walks together down
+    (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once.
+    """
+
+    kernel: str
+    steps: int
+    macs: float
+    tiles: tuple[int, int, int]
+    reads: tuple[float, float]
+    band: int = 1
+    band_along: str = "m"
+    stages: int = 1
+
+    @property
+    def units(self) -> int:
+        """Units of work of all blocks."""
+        return math.prod(self.tiles)
+
+
+@dataclass(frozen=True)
 class ResourceEstimate:
     """What a config takes, known before compiling. ``accumulators``: registers per thread that hold accumulators.
 
-    ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's.
+    ``shared_bytes``: static plus dynamic of the largest kernel. ``workspace_bytes`` equals the plan's. ``loop``: of the
+    kernel that does the arithmetic; None where its family declares none.
     """
 
     threads: int
     shared_bytes: int
     accumulators: int
     workspace_bytes: int = 0
+    loop: MainLoop | None = None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ Spilled bytes are not in a cubin; NVRTC's log has them when it was compiled with
 fence or wait, ``setmaxnreg`` ignored): the kernel is right but slow, so a variant that has one is not fit to be
 published.
 
-An instruction of compute capability 7.0 and newer takes 16 bytes; the low 9 bits of the first word name the operation
-(the three above them only the kind of operands), and a relative branch backwards ends a loop. Both were checked
-against ``nvdisasm`` (the tests do it again). Only what the time model needs is told apart.
+The machine code itself is read by :mod:`~gpu_tune.cuda.sass`.
 """
 
 from __future__ import annotations
@@ -27,6 +25,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..errors import CorruptData
+from . import sass
+from .sass import Program
 
 MACHINE_CUDA = 190
 RESERVED_SHARED = 1024
@@ -258,13 +258,13 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
     return {n: PtxasReport(*frames.get(n, (0, 0, 0)), (*notes.get(n, ()), *everywhere)) for n in names}
 
 
-_OPERATIONS = {
-    0x020: "fmul", 0x021: "fadd", 0x023: "ffma", 0x030: "hadd2", 0x031: "hfma2", 0x032: "hmul2", 0x024: "imad",
-    0x025: "imad", 0x026: "idp", 0x03C: "mma", 0x037: "mma", 0x07A: "mma", 0x1F0: "wgmma", 0x1F1: "wgmma",
-    0x1F3: "wgmma", 0x184: "lds", 0x188: "sts", 0x181: "ldg", 0x186: "stg", 0x1AE: "ldgsts", 0x03B: "ldsm",
-    0x183: "local", 0x187: "local", 0x11D: "bar", 0x108: "mufu", 0x1B4: "tma", 0x1B5: "tma", 0x147: "bra",
+_KINDS = {
+    "fmul": "FMUL", "fadd": "FADD", "ffma": "FFMA", "hadd2": "HADD2", "hfma2": "HFMA2 HFMA2.MMA", "hmul2": "HMUL2",
+    "imad": "IMAD IMAD.WIDE", "idp": "IDP", "mma": "HMMA IMMA QMMA", "wgmma": "HGMMA IGMMA QGMMA", "lds": "LDS",
+    "sts": "STS", "ldg": "LDG", "stg": "STG", "ldgsts": "LDGSTS", "ldsm": "LDSM", "local": "LDL STL", "bar": "BAR",
+    "mufu": "MUFU", "tma": "UTMALDG UTMASTG UBLKCP", "bra": "BRA",
 }  # fmt: skip
-_BYTES = (1, 1, 2, 2, 4, 8, 16, 16)
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
 MATH = ("wgmma", "mma", "ffma", "hfma2", "idp", "imad", "fadd", "fmul")
 """Kinds that do a workload's arithmetic, the heaviest first."""
 
@@ -301,40 +301,24 @@ class Mix:
 @functools.lru_cache(maxsize=256)
 def mixes(cubin: bytes) -> dict[str, Mix]:
     """The mix of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
-    return _reading(cubin, lambda elf: {n: _mix(elf.bytes_of(s), elf.cc) for n, s in elf.texts()})
+    return {name: _mix(program) for name, program in programs(cubin).items()}
 
 
-def operations(code: bytes) -> list[str]:
-    """The kind of every instruction in ``code``, in order (``""``: none of those told apart)."""
-    return [_OPERATIONS.get(word & 0x1FF, "") for word, _ in struct.iter_unpack("<QQ", code)]
+def programs(cubin: bytes) -> dict[str, Program]:
+    """The machine code of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
+    return _reading(cubin, lambda elf: {n: sass.decode(elf.bytes_of(s), elf.cc) for n, s in elf.texts()})
 
 
-def loops(code: bytes, cc: int) -> list[tuple[int, int]]:
-    """(first, last) instruction index of every loop: the target and the place of each branch backwards."""
-    found = []
-    for at, (word, _) in enumerate(struct.iter_unpack("<QQ", code)):
-        if word & 0x1FF != 0x147:
-            continue
-        signed = word - (1 << 64) if word >> 63 else word
-        offset = 4 * ((signed >> 34 << 8) | (word >> 16 & 0xFF)) if cc >= 90 else signed >> 32
-        target = at + 1 + offset // 16
-        if 0 <= target < at:
-            found.append((target, at))
-    return found
+def operations(program: Program) -> list[str]:
+    """The kind of every instruction, in order; ``""`` where it is none of those told apart or does nothing."""
+    return ["" if idle else _KIND_OF.get(name, "") for name, idle in zip(program.names, program.idle)]
 
 
-def _mix(code: bytes, cc: int) -> Mix:
-    kinds = operations(code)
-    widths = [_BYTES[high >> 9 & 7] for _, high in struct.iter_unpack("<QQ", code)]
-    ranges = loops(code, cc)
-    inner = [r for r in ranges if not any(o != r and r[0] <= o[0] and o[1] <= r[1] for o in ranges)]
-
-    def work(span: tuple[int, int]) -> tuple[int, int]:
-        body = Counter(kinds[span[0] : span[1] + 1])
-        return 64 * body["wgmma"] + 16 * body["mma"] + body["ffma"] + body["hfma2"] + body["idp"], span[0]
-
-    first, last = max(inner, key=work) if inner else (0, len(kinds) - 1)
-    body = list(zip(kinds[first : last + 1], widths[first : last + 1]))
-    shared = sum(16 if k == "ldsm" else w for k, w in body if k in ("lds", "sts", "ldsm"))
+def _mix(program: Program) -> Mix:
+    kinds = operations(program)
+    loop = program.hot_loop
+    first, last = loop or (0, len(kinds) - 1)
+    body = list(zip(kinds[first : last + 1], program.width[first : last + 1].tolist()))
+    shared = sum(w for k, w in body if k in ("lds", "sts", "ldsm"))
     plain = sum(w for k, w in body if k in ("ldg", "stg"))
-    return Mix(Counter(kinds[first : last + 1]), shared, plain, bool(inner), len(code))
+    return Mix(Counter(k for k, _ in body), shared, plain, loop is not None, 16 * len(kinds))

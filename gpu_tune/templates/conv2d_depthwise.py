@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import BufferArg, KernelStep, LaunchPlan
+from ..plan import BufferArg, KernelStep, LaunchPlan, MainLoop
 from ..space.knob import Config, Constraint, Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
@@ -172,7 +172,18 @@ def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate
     """Threads, shared memory and sums of ``config``."""
     # the compiler drops the sums that lie outside the output in every thread
     live = min(config["thread_p"], workload.p) * min(config["thread_q"], workload.q) * _channels(config, workload)
-    return ResourceEstimate(_threads(config), _shared_bytes(config, workload), live)
+    w, c, (tiles_c, tiles_p, tiles_q) = workload, dict[str, Any](config), _tiles(config, workload)
+    block = {"thread_p": c["threads_p"] * c["thread_p"], "thread_q": c["threads_q"] * c["thread_q"]}
+    pixels = math.prod(_window(block, w))
+    channel_bytes = c["threads_c"] * _channels(config, w) * ITEMSIZE[w.dtype]
+    loop = MainLoop(
+        "conv2d_depthwise",
+        steps=1,
+        macs=_threads(config) * live * w.r * w.s,
+        tiles=(w.n * tiles_p * tiles_q, tiles_c, 1),
+        reads=(pixels * channel_bytes, w.r * w.s * channel_bytes),
+    )
+    return ResourceEstimate(_threads(config), _shared_bytes(config, workload), live, loop=loop)
 
 
 def plan(config: Config, workload: Any, device: Device) -> LaunchPlan:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan
+from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
@@ -113,7 +113,16 @@ def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of a config."""
     g, workspace = derived(c, w, device), launch.workspace_bytes(c["split_c"], w, tile.outputs(w))
-    return ResourceEstimate(g["threads"], g["shared_bytes"], tile.sums(c), workspace)
+    depth = g["per_slice"] * c["block_c"] * ITEMSIZE[w.dtype]
+    loop = MainLoop(
+        "conv2d_direct",
+        g["per_slice"],
+        macs=g["threads"] * tile.sums(c) * c["block_c"] * w.r * w.s,
+        tiles=(w.n * g["tiles_p"] * g["tiles_q"], g["tiles_k"], w.groups * c["split_c"]),
+        reads=(g["rows"] * g["columns"] * depth, c["block_k"] * w.r * w.s * depth),
+        stages=c["stages"],
+    )
+    return ResourceEstimate(g["threads"], g["shared_bytes"], tile.sums(c), workspace, loop)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan
+from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
+from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
 from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once
 from .lib.simt import launch, seeds
@@ -112,7 +113,17 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     live *= _live(w.n, c["block_n"], g["lanes_n"], g["piece_n"], c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
     workspace = launch.workspace_bytes(c["split_k"], w, w.m * w.n)
-    return ResourceEstimate(g["threads"], g["shared_bytes"], sums, workspace)
+    depth = g["per_slice"] * c["block_k"] * ITEMSIZE[w.dtype]
+    loop = MainLoop(
+        "matmul_simt",
+        g["per_slice"],
+        macs=g["threads"] * live * c["block_k"],
+        tiles=(g["tiles_m"], g["tiles_n"], c["split_k"] * w.batch),
+        reads=(c["block_m"] * depth, c["block_n"] * depth),
+        band=c["group_m"],
+        stages=c["stages"],
+    )
+    return ResourceEstimate(g["threads"], g["shared_bytes"], sums, workspace, loop)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:

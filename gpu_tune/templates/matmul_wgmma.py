@@ -81,7 +81,7 @@ def _title(w: Matmul) -> str:
 
 
 def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
-    made = launch.resources(c, w, problem(w))
+    made = launch.resources("matmul_wgmma", c, w, problem(w))
     shared = [made.shared_bytes, *(t.shared_bytes for t in launch.transposed(w).values())]
     workspace = launch.end(w, made.workspace_bytes)
     return replace(made, shared_bytes=max(shared), workspace_bytes=workspace)

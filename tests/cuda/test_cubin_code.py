@@ -55,8 +55,7 @@ def test_operations_and_loops_are_those_of_the_disassembler(arch: str, tmp_path:
     listing = subprocess.run(
         [nvdisasm(), "-c", str(tmp_path / "k.cubin")], capture_output=True, text=True, check=True
     ).stdout
-    elf = cubin.Elf(image)
-    codes = {name: elf.bytes_of(section) for name, section in elf.texts()}
+    programs = cubin.programs(image)
     for name in ("k", "tensor"):
         part = listing.split(f".text.{name}:")[1].split(".section")[0]
         expected, labels, branches = [], {}, []
@@ -67,11 +66,10 @@ def test_operations_and_loops_are_those_of_the_disassembler(arch: str, tmp_path:
                 if code[1] == "BRA" and (target := re.search(r"`\((\.L_x_\d+)\)", line)):
                     branches.append((len(expected), target[1]))
                 expected.append(NAMES.get(code[1], ""))
-        code = codes[name]
-        known = set(NAMES.values())
-        assert [o if o in known else "" for o in cubin.operations(code)][: len(expected)] == expected
+        program, known = programs[name], set(NAMES.values())
+        assert [o if o in known else "" for o in cubin.operations(program)][: len(expected)] == expected
         backwards = [(labels[t], at) for at, t in branches if labels[t] < at]
-        assert [x for x in cubin.loops(code, elf.cc) if x[1] < len(expected)] == backwards and backwards
+        assert [x for x in program.loops if x[1] < len(expected)] == backwards and backwards
 
 
 def test_the_hottest_loop_is_found_and_counted():

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ....cuda.device import Device
-from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MemsetStep, Step
-from ....workload import Workload
+from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, Step
+from ....workload import ITEMSIZE, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args
 from .tiles import Operand, Problem, Shape, promotes, shared_bytes
@@ -57,14 +57,36 @@ def plan(g: Mapping[str, Any], config: Config, workload: Workload, problem: Prob
     return LaunchPlan(tuple(steps), workspace_bytes(config, problem), counted, zeroed).check()
 
 
+def main_loop(name: str, config: Config, workload: Workload, problem: Problem) -> MainLoop:
+    """The main loop of kernel ``name``; 3xTF32 multiplies three times."""
+    m, n, steps = config["block_m"], config["block_n"], ceil_div(problem.k_tiles(config), config["split_k"])
+    depth = steps * config["block_k"] * ITEMSIZE[workload.dtype]
+    return MainLoop(
+        name,
+        steps,
+        macs=m * n * config["block_k"] * (3 if config["arithmetic"] == "tf32x3" else 1),
+        tiles=(*problem.tiles(config), problem.batch * config["split_k"]),
+        reads=(m * depth, n * depth),
+        band=config["raster_group"],
+        band_along=config["raster_along"],
+        stages=config["stages"],
+    )
+
+
 def resources(
-    config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand]
+    name: str, config: Config, workload: Workload, device: Device, problem: Problem, operands: tuple[Operand, Operand]
 ) -> ResourceEstimate:
-    """Threads, shared bytes, accumulator registers (a lower bound) and workspace."""
+    """Threads, shared bytes, accumulator registers (a lower bound), workspace and main loop of kernel ``name``."""
     depth = ceil_div(problem.k_tiles(config), config["split_k"]) * config["block_k"]
     moved = promotes(workload, device) and depth > 128  # else the second set is the first under another name
     shape = Shape.of(config, workload.dtype, moved)
     # the compiler drops the sums of rows (eights) and columns (eights) that lie outside the matrix in every warp
     halves = min(2 * shape.mmas_m, ceil_div(problem.m, 8))
     sums = shape.accumulators * halves * min(shape.mmas_n, ceil_div(problem.n, 8)) // (2 * shape.mmas_m * shape.mmas_n)
-    return ResourceEstimate(shape.threads, shared_bytes(config, *operands), sums, workspace_bytes(config, problem))
+    return ResourceEstimate(
+        shape.threads,
+        shared_bytes(config, *operands),
+        sums,
+        workspace_bytes(config, problem),
+        main_loop(name, config, workload, problem),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, TensorMapArg
+from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMapArg
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args
@@ -124,7 +124,26 @@ def plan(
     return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, problem))).check()
 
 
-def resources(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
+def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:
+    """The main loop of kernel ``name``; with pingpong a unit is the work of one consumer."""
+    m, n, steps = c["block_m"], c["block_n"], ceil_div(problem.k_tiles(c), c["split_k"])
+    down, across = (
+        ceil_div(extent, block * cluster) * cluster
+        for extent, block, cluster in ((problem.m, m, c["cluster_m"]), (problem.n, n, c["cluster_n"]))
+    )
+    depth = steps * c["block_k"] * ITEMSIZE[w.dtype]
+    return MainLoop(
+        name,
+        steps,
+        macs=m * n * c["block_k"],
+        tiles=(down, across, c["split_k"] * problem.batch),
+        reads=(m * depth, n * depth),
+        band=c["raster_group"] * c["cluster_m"],
+        stages=c["stages"],
+    )
+
+
+def resources(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
     blocks = tiles.blocks_of_64(c)
     inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
     return ResourceEstimate(
@@ -132,4 +151,5 @@ def resources(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> Reso
         tiles.shared_bytes(c, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)),
         tiles.accumulators(c, tiles.promotes(w)) // max(1, blocks) * inside,
         workspace_bytes(c, problem),
+        main_loop(name, c, w, problem),
     )

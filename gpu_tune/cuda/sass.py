@@ -1,0 +1,322 @@
+"""Machine code of compute capability 7.5 to 12.1 as arrays: operations, control codes, widths, branches, MMA shapes.
+
+An instruction takes 16 bytes, two little-endian words. Of the first, bits 0-8 number the operation, 9-11 tell the kind
+of its operands, 12-15 the predicate that guards it (7: always), 16-23 and 24-31 its destination and first source. Bits
+41-63 of the second are the control code: stall cycles (4 bits), yield (1), the scoreboard that a result sets (3; 7:
+none), the one that freed sources set (3), a mask of scoreboards to wait for (6), and register reuse (4). The compiler
+fills the control code in and the hardware obeys it, which is what makes the code's time predictable.
+
+The tables were checked against ``nvdisasm`` of the PyPI wheel ``nvidia-cuda-nvdisasm`` (the tests do it again); control
+codes as described in Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking" (2018),
+section 2.1. An operation that is not listed has the name ``?`` and its number.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NAMES = {
+    0x002: "MOV", 0x003: "P2R", 0x004: "R2P", 0x005: "CS2R", 0x006: "VOTE", 0x007: "SEL", 0x008: "FSEL",
+    0x009: "FMNMX", 0x00A: "FSET", 0x00B: "FSETP", 0x00C: "ISETP", 0x00F: "ISET", 0x010: "IADD3", 0x011: "LEA",
+    0x012: "LOP3", 0x013: "IABS", 0x014: "BMSK", 0x016: "PRMT", 0x017: "IMNMX", 0x019: "SHF", 0x01A: "SGXT",
+    0x01C: "PLOP3", 0x020: "FMUL", 0x021: "FADD", 0x022: "FSWZADD", 0x023: "FFMA", 0x024: "IMAD", 0x025: "IMAD.WIDE",
+    0x026: "IDP", 0x027: "IMAD.HI", 0x028: "DMUL", 0x029: "DADD", 0x02A: "DSETP", 0x02B: "DFMA", 0x02F: "ELECT",
+    0x030: "HADD2", 0x031: "HFMA2", 0x032: "HMUL2", 0x033: "HSET2", 0x034: "HSETP2", 0x035: "HFMA2.MMA",
+    0x036: "VIADD", 0x037: "IMMA", 0x038: "BMMA", 0x03A: "DMMA", 0x03B: "LDSM", 0x03C: "HMMA", 0x03E: "F2FP",
+    0x03F: "MOVM", 0x040: "HMNMX2", 0x044: "STSM", 0x045: "I2FP", 0x048: "VIMNMX", 0x049: "VIADDMNMX",
+    0x07A: "QMMA", 0x07F: "OMMA", 0x100: "FLO", 0x101: "BREV", 0x102: "FCHK", 0x104: "F2F", 0x105: "F2I",
+    0x106: "I2F", 0x107: "FRND", 0x108: "MUFU",
+    0x109: "POPC", 0x110: "F2F", 0x111: "F2I", 0x112: "I2F", 0x118: "NOP",
+    0x119: "S2R", 0x11A: "DEPBAR", 0x11C: "B2R", 0x11D: "BAR", 0x141: "BSYNC", 0x142: "BREAK", 0x143: "BRX",
+    0x144: "CALL", 0x145: "BSSY", 0x146: "YIELD", 0x147: "BRA", 0x148: "WARPSYNC", 0x149: "JMP", 0x14D: "EXIT",
+    0x150: "RET", 0x155: "BMOV", 0x156: "BMOV", 0x15D: "NANOSLEEP", 0x180: "LD", 0x181: "LDG", 0x182: "LDC",
+    0x183: "LDL", 0x184: "LDS", 0x185: "ST", 0x186: "STG", 0x187: "STL", 0x188: "STS", 0x189: "SHFL", 0x18A: "ATOM",
+    0x18B: "ATOM", 0x18C: "ATOMS", 0x18D: "ATOMS", 0x18E: "RED", 0x18F: "CCTL", 0x192: "MEMBAR", 0x1A7: "SYNCS",
+    0x1A8: "ATOMG", 0x1A9: "ATOMG", 0x1AA: "REDG", 0x1AB: "ERRBAR", 0x1AC: "LDCU", 0x1AE: "LDGSTS",
+    0x1AF: "LDGDEPBAR", 0x1B2: "SYNCS.EXCH", 0x1B4: "UTMALDG", 0x1B5: "UTMASTG", 0x1B6: "UTMAREDG",
+    0x1B7: "UTMACMDFLUSH", 0x1B9: "UTMACCTL", 0x1BA: "UBLKCP", 0x1C3: "S2UR", 0x1C5: "WARPGROUP", 0x1C6: "FENCE",
+    0x1C7: "UCGABAR", 0x1C8: "USETMAXREG", 0x1F0: "HGMMA", 0x1F1: "IGMMA", 0x1F3: "QGMMA",
+}  # fmt: skip
+_FROM_100 = {0x035: "IADD"}
+"""Numbers that mean something else from compute capability 10.0 on."""
+
+_PIPES = {
+    "fma": "FMUL FADD FSWZADD FFMA",
+    "imad": "IMAD IMAD.WIDE IMAD.HI IDP",
+    "half": "HADD2 HFMA2 HMUL2 HFMA2.MMA HSET2 HSETP2 HMNMX2",
+    "alu": "SEL FSEL FMNMX FSET FSETP ISETP ISET IADD3 IADD LEA LOP3 IABS BMSK PRMT IMNMX SHF SGXT PLOP3 VIADD VIMNMX "
+    "VIADDMNMX MOV F2FP I2FP CS2R P2R R2P VOTE",
+    "fp64": "DMUL DADD DSETP DFMA DMMA",
+    "xu": "F2F F2I I2F FRND MUFU POPC FLO BREV FCHK MOVM",
+    "mma": "HMMA IMMA BMMA QMMA OMMA",
+    "gmma": "HGMMA IGMMA QGMMA",
+    "memory": "LDG STG LDS STS LDSM STSM LDGSTS LDL STL LD ST ATOM ATOMS ATOMG RED REDG LDC SHFL",
+    "tma": "UTMALDG UTMASTG UTMAREDG UBLKCP",
+}
+PIPES = ("none", *_PIPES, "uniform")
+"""What executes an instruction; ``none``: it takes an issue slot and nothing else."""
+_PIPE_OF = {name: pipe for pipe, names in _PIPES.items() for name in names.split()}
+_LANE_BYTES = np.array([1, 1, 2, 2, 4, 8, 16, 16], np.int16)
+_WIDE = "LDG STG LDS STS LDGSTS LDL STL LD ST LDC ATOM ATOMS ATOMG RED REDG"
+NEVER_SET = 7
+"""The scoreboard number that means none."""
+DATA = ("fp16", "bf16", "tf32", "int8", "fp8", "int4")
+"""What a matrix instruction multiplies."""
+
+
+@functools.cache
+def _named(names: str, cc: int) -> NDArray[np.bool_]:
+    """For each number, whether its operation is one of ``names``, which are separated by blanks."""
+    return np.isin([operation(number, cc) for number in range(512)], names.split())
+
+
+def operation(number: int, cc: int) -> str:
+    """The name of operation ``number`` (0-511) on a compute capability."""
+    found = _FROM_100.get(number) if cc >= 100 else None
+    unlisted = "U" if 0x80 <= number < 0xD0 else f"?{number:03x}"
+    return found or _NAMES.get(number, unlisted)
+
+
+@functools.cache
+def _pipes(cc: int) -> NDArray[np.int8]:
+    """The index in PIPES of every operation."""
+    names = [operation(number, cc) for number in range(512)]
+    return np.array([PIPES.index("uniform" if n == "U" else _PIPE_OF.get(n, "none")) for n in names], np.int8)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction as it reads; see :class:`Program` for the fields."""
+
+    index: int
+    operation: str
+    pipe: str
+    width: int
+    stall: int
+    write_barrier: int
+    read_barrier: int
+    waits: tuple[int, ...]
+    guarded: bool
+    target: int
+    argument: int
+    macs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One kernel's instructions, each field an array with one entry for every instruction.
+
+    ``number``: of the operation; ``pipe``: index in PIPES. ``stall``: cycles before the warp's next instruction.
+    ``write_barrier``, ``read_barrier``: the scoreboard that is held until the result is there, or until the sources are
+    read (7: none); ``wait``: bit mask of scoreboards that must be free first. ``guarded``: runs under a predicate;
+    ``never``: under one that is never true (ptxas puts ``@!PT LDS RZ, [RZ]`` before copies to shared memory).
+    ``constant``: moves a constant although its operation is arithmetic (``HFMA2 R, -RZ, RZ, a, b``). ``width``: bytes
+    that a lane moves. ``target``: index of a branch's target, -1 for what is no branch. ``macs``: multiply-adds of a
+    matrix instruction; ``columns``: of wgmma's 64-row result; ``data``: index in DATA of what it multiplies;
+    ``wide_sum``: whether mma.sync adds in 32 bits.
+
+    ``argument``: of DEPBAR and WARPGROUP (-1: ARRIVE), the groups that may stay in flight; of HGMMA, IGMMA and QGMMA, 1
+    where a group ends; of SYNCS, 1 for a wait and 0 for an arrival; of BAR, its number (-1: from a register), 16 more
+    where the warp arrives without waiting; of USETMAXREG, registers; of UTMALDG, 1 for a multicast.
+    ``threads``: how many BAR waits for (0: the whole block; -1: from a register).
+    """
+
+    cc: int
+    words: NDArray[np.uint64]
+    number: NDArray[np.int16]
+    pipe: NDArray[np.int8]
+    stall: NDArray[np.int8]
+    write_barrier: NDArray[np.int8]
+    read_barrier: NDArray[np.int8]
+    wait: NDArray[np.int8]
+    guarded: NDArray[np.bool_]
+    never: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
+    width: NDArray[np.int16]
+    target: NDArray[np.int32]
+    argument: NDArray[np.int32]
+    threads: NDArray[np.int16]
+    macs: NDArray[np.int32]
+    columns: NDArray[np.int16]
+    data: NDArray[np.int8]
+    wide_sum: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def is_(self, names: str) -> NDArray[np.bool_]:
+        """Which instructions may run and are one of the operations ``names``, which are separated by blanks."""
+        return _named(names, self.cc)[self.number] & ~self.never
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The operation of every instruction."""
+        return [operation(number, self.cc) for number in self.number.tolist()]
+
+    @property
+    def idle(self) -> NDArray[np.bool_]:
+        """Which instructions do nothing of what their operation says: they never run, or move a constant."""
+        return self.never | self.constant
+
+    def name(self, index: int) -> str:
+        """The operation at ``index``."""
+        return operation(int(self.number[index]), self.cc)
+
+    def __iter__(self) -> Iterator[Instruction]:
+        for i in range(len(self)):
+            yield Instruction(
+                index=i,
+                operation=self.name(i),
+                pipe=PIPES[self.pipe[i]],
+                width=int(self.width[i]),
+                stall=int(self.stall[i]),
+                write_barrier=int(self.write_barrier[i]),
+                read_barrier=int(self.read_barrier[i]),
+                waits=tuple(b for b in range(6) if self.wait[i] >> b & 1),
+                guarded=bool(self.guarded[i]),
+                target=int(self.target[i]),
+                argument=int(self.argument[i]),
+                macs=int(self.macs[i]),
+            )
+
+    @functools.cached_property
+    def loops(self) -> list[tuple[int, int]]:
+        """(first, last) of every loop, in the order of the code: where a branch backwards goes to, and where it is."""
+        last = np.flatnonzero((self.target >= 0) & (self.target < np.arange(len(self))) & ~self.never)
+        return [(int(self.target[at]), int(at)) for at in last]
+
+    @functools.cached_property
+    def inner_loops(self) -> list[tuple[int, int]]:
+        """The loops that contain no other."""
+        found = self.loops
+        return [r for r in found if not any(o != r and r[0] <= o[0] and o[1] <= r[1] for o in found)]
+
+    @functools.cached_property
+    def hot_loop(self) -> tuple[int, int] | None:
+        """The inner loop with the most arithmetic; None in code without loops."""
+        weight = self._work
+
+        def work(span: tuple[int, int]) -> tuple[int, int]:
+            return int(weight[span[0] : span[1] + 1].sum()), span[1] - span[0]
+
+        return max(self.inner_loops, key=work, default=None)
+
+    @functools.cached_property
+    def _work(self) -> NDArray[np.int64]:
+        """Arithmetic of each instruction on about one scale: 1 is a lane's multiply-add."""
+        weight = np.zeros(len(self), np.int64)
+        weight[self.is_("FFMA FADD FMUL HADD2 HFMA2 HFMA2.MMA HMUL2 IDP DFMA")] = 1
+        weight[self.pipe == PIPES.index("mma")] = 64
+        weight[self.pipe == PIPES.index("gmma")] = 1024
+        weight[self.never | self.constant] = 0
+        return weight
+
+
+def decode(code: bytes, cc: int) -> Program:
+    """The instructions in ``code`` (a multiple of 16 bytes; ValueError otherwise) for compute capability ``cc``."""
+    if len(code) % 16:
+        raise ValueError(f"code of {len(code)} bytes is no multiple of 16")
+    words = np.frombuffer(code, "<u8").reshape(-1, 2)
+    low, high = words[:, 0], words[:, 1]
+    number, control = _bits(low, 0, 9), high >> np.uint64(41)
+    pipe = _pipes(cc)[number]
+    guard = _bits(low, 12, 4)
+    width = _width(number, high, cc)
+    macs, columns, data, wide_sum = _matrix(number, low, high, cc)
+    zero_product = (_bits(low, 24, 8) == 0xFF) & (_bits(low, 9, 3) == 2)
+    half = (number == 0x031) | ((number == 0x035) & (cc < 100))
+    constant = half & zero_product
+    return Program(
+        cc,
+        words,
+        number.astype(np.int16),
+        np.where(constant & (number == 0x031), PIPES.index("half"), pipe),
+        stall=_bits(control, 0, 4).astype(np.int8),
+        write_barrier=_bits(control, 5, 3).astype(np.int8),
+        read_barrier=_bits(control, 8, 3).astype(np.int8),
+        wait=_bits(control, 11, 6).astype(np.int8),
+        guarded=(guard & 7) != 7,
+        never=guard == 15,
+        constant=constant,
+        width=width,
+        target=_targets(number, low, cc),
+        argument=_arguments(number, low, high, cc),
+        threads=_barrier_threads(number, low),
+        macs=macs,
+        columns=columns,
+        data=data,
+        wide_sum=wide_sum,
+    )
+
+
+def _bits(words: NDArray[np.uint64], start: int, count: int) -> NDArray[np.int64]:
+    return ((words >> np.uint64(start)) & np.uint64((1 << count) - 1)).astype(np.int64)
+
+
+def _width(number: NDArray[np.int64], high: NDArray[np.uint64], cc: int) -> NDArray[np.int16]:
+    """Bytes that a lane moves: an 8x8 matrix of 16-bit elements is 4 of each lane."""
+    plain = _LANE_BYTES[_bits(high, 9, 3)]
+    matrices = (4 << np.minimum(_bits(high, 8, 2), 2)).astype(np.int16)
+    found = np.where(_named("LDSM STSM", cc)[number], matrices, np.where(_named(_WIDE, cc)[number], plain, 0))
+    return np.where(number == 0x189, 4, found).astype(np.int16)
+
+
+def _targets(number: NDArray[np.int64], low: NDArray[np.uint64], cc: int) -> NDArray[np.int32]:
+    """Where BRA goes. The distance is counted in bytes (before 9.0) or words from the instruction behind it."""
+    signed = low.astype(np.int64)
+    distance = 4 * ((signed >> 34 << 8) | (signed >> 16 & 0xFF)) if cc >= 90 else signed >> 32
+    at = np.arange(len(number)) + 1 + distance // 16
+    valid = (number == 0x147) & (at >= 0) & (at < len(number))
+    return np.where(valid, at, -1).astype(np.int32)
+
+
+def _arguments(
+    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+) -> NDArray[np.int32]:
+    """See :class:`Program`."""
+    found = np.zeros(len(number), np.int64)
+    for where, value in (
+        (number == 0x11A, _bits(low, 38, 6)),
+        (number == 0x1C5, np.where(_bits(low, 47, 1) == 1, _bits(high, 8, 5), -1)),
+        (_named("HGMMA IGMMA QGMMA", cc)[number], _bits(high, 20, 3) == 0),
+        (number == 0x1A7, _bits(low, 9, 3) == 2),
+        (number == 0x11D, np.where(_bits(low, 11, 1) == 1, _bits(low, 54, 4), -1) + 16 * _bits(high, 13, 1)),
+        (number == 0x1C8, _bits(low, 32, 9)),
+        (number == 0x1B4, _bits(high, 11, 1)),
+    ):
+        found = np.where(where, value, found)
+    return found.astype(np.int32)
+
+
+def _barrier_threads(number: NDArray[np.int64], low: NDArray[np.uint64]) -> NDArray[np.int16]:
+    """Bit 9 of BAR tells an immediate count from a register's."""
+    immediate = (_bits(low, 9, 3) == 5) | (_bits(low, 9, 3) == 2)
+    return np.where(number == 0x11D, np.where(immediate, _bits(low, 42, 12), -1), 0).astype(np.int16)
+
+
+def _matrix(
+    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
+    """Multiply-adds, columns (of wgmma), data and width of the sums of HMMA, IMMA, QMMA and the wgmma operations."""
+    half, integer, eight = number == 0x03C, number == 0x037, number == 0x07A
+    deep, four = _bits(high, 11, 1), _bits(high, 19, 3) == 7
+    group = _named("HGMMA IGMMA QGMMA", cc)[number]
+    columns = np.where(group, 8 * (_bits(low, 53, 5) + 1), 0)
+    fp = _bits(high, 18, 2)
+    data = np.select(
+        [half, integer & four, integer, eight, number == 0x1F1, number == 0x1F3, group],
+        [fp, 5, 3, 4, 3, 4, np.where(_bits(low, 58, 1) == 1, 2, _bits(low, 62, 1))],
+    )
+    rows = np.where(integer & (_bits(high, 22, 1) == 0), 8, 16)
+    k = np.select(
+        [half & (_bits(high, 14, 1) == 1), half, integer & four, integer | eight], [4, 8 << deep, 64, 16 << deep]
+    )
+    group_k = np.choose(data, [16, 16, 8, 32, 32, 64])
+    macs = np.where(group, 64 * columns * group_k, rows * 8 * k)
+    wide = np.where(half, _bits(high, 12, 1), np.where(eight, _bits(high, 13, 1), 1)) == 1
+    return macs.astype(np.int32), columns.astype(np.int16), data.astype(np.int8), wide

@@ -1,0 +1,13 @@
+"""Time from machine code: what a compiled variant takes on a named chip, without running it.
+
+A cubin's instructions are played on one of the four sub-partitions of an SM (``player``) with published constants of
+the architecture (``constants``), which gives the pace of the main loop and the cost of the rest; the launch adds waves,
+the tail, DRAM and the steps around the main kernel (``launch``). Nothing is fitted to measured times.
+"""
+
+from __future__ import annotations
+
+from .lanes import KernelLanes, Lanes
+from .prediction import Prediction, predict, predict_kernel
+
+__all__ = ["KernelLanes", "Lanes", "Prediction", "predict", "predict_kernel"]

@@ -1,0 +1,100 @@
+"""Seconds of a launch from its blocks' cycles: waves, the tail, DRAM, and the steps around the main kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...cuda.device import Device
+from .block import Kernel, Pace
+from .constants import DRAM_SHARE
+from .costs import CAUSES
+
+SHARPNESS = 4.0
+"""Exponent of the norm by which time on the SMs and of DRAM meet: the longer one, a little more where both are long."""
+
+
+@dataclass(frozen=True)
+class Waves:
+    """How blocks run: ``resident`` on an SM at once, ``full`` waves of them, ``left`` blocks in the last one."""
+
+    resident: int
+    full: int
+    left: int
+
+    @classmethod
+    def of(cls, blocks: int, resident: int, device: Device) -> Waves:
+        return cls(resident, *divmod(blocks, max(1, resident) * device.sm_count))
+
+    @property
+    def count(self) -> float:
+        """Waves, the last one by its share of the blocks."""
+        return self.full + (1 if self.left else 0)
+
+
+@dataclass(frozen=True)
+class OnSms:
+    """Cycles of a kernel on the SMs, by cause; ``tail`` of them in a last wave that leaves SMs or slots idle."""
+
+    cycles: float
+    tail: float
+    causes: dict[str, float]
+
+
+def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device) -> OnSms:
+    """Each wave takes what its residents take together; the last one plays the blocks that are left."""
+
+    def wave(blocks: int) -> tuple[float, Pace]:
+        pace = kernel.pace(blocks)
+        return pace.iteration * trips + pace.rest, pace
+
+    total, tail, causes = 0.0, 0.0, dict.fromkeys(CAUSES, 0.0)
+    parts: list[tuple[int, int]] = [(waves.full, waves.resident)] if waves.full else []
+    if waves.left:
+        parts.append((1, math.ceil(waves.left / device.sm_count)))
+    for count, blocks in parts:
+        cycles, pace = wave(blocks)
+        total += count * cycles
+        for name, loop, rest in zip(CAUSES, pace.causes, pace.rest_causes):
+            causes[name] += count * (loop * trips + rest)
+    if waves.left:
+        used = waves.left / (math.ceil(waves.left / device.sm_count) * device.sm_count)
+        share = math.ceil(waves.left / device.sm_count) / waves.resident
+        tail = cycles * (1 - used * share)
+    return OnSms(total, tail, causes)
+
+
+def dram_seconds(nbytes: float, device: Device) -> float:
+    return nbytes / (device.bandwidth * DRAM_SHARE)
+
+
+def meet(sm: float, dram: float) -> float:
+    """Seconds where the SMs need ``sm`` and DRAM ``dram`` at once."""
+    return float((sm**SHARPNESS + dram**SHARPNESS) ** (1 / SHARPNESS)) if dram else sm
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A tiled product's traffic: tiles ``down`` x ``across``; a tile reads ``row_bytes`` of one operand and
+    ``column_bytes`` of the other; ``compulsory`` bytes are read and ``written`` at least once."""
+
+    down: int
+    across: int
+    row_bytes: float
+    column_bytes: float
+    compulsory: float
+    written: float
+    group: int = 8
+
+    def dram_bytes(self, together: int, device: Device, cold: bool) -> float:
+        """Each wave of ``together`` tiles reads its rows and columns anew, less what L2 keeps between waves."""
+        tiles = self.down * self.across
+        together = max(1, min(tiles, together))
+        rows = min(self.group, self.down)
+        columns = min(math.ceil(together / rows), self.across)
+        rows = min(self.down, math.ceil(together / columns))
+        every = math.ceil(tiles / together) * (rows * self.row_bytes + columns * self.column_bytes)
+        over = min(1.0, max(0.0, self.compulsory / (0.6 * device.l2_bytes) - 1.0))
+        again = max(0.0, every - self.compulsory) * over
+        first = self.compulsory if cold else self.compulsory * over
+        return first + again + self.written

@@ -1,0 +1,212 @@
+"""The time of a variant, predicted from its machine code; see the package."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...cuda import cubin as cubins
+from ...cuda.device import Device
+from ...cuda.sass import Program
+from ...plan import KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
+from ...workload import Workload
+from . import launch
+from .block import Kernel
+from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
+from .costs import UNITS
+from .lanes import KernelLanes, Lanes
+
+INTERVAL = (0.6, 2.2)
+"""A prediction's interval as factors of its centre: what nine of ten kernels of a judged kind lie within."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a variant's run is predicted to take.
+
+    ``seconds``, with ``low`` and ``high`` around it. ``resident``: blocks of the main kernel on an SM at once (0: it
+    does not fit, and ``seconds`` is infinite). ``waves``: of blocks, the last one counted whole. ``causes``: cycles of
+    the main kernel by cause; with ``dram`` (cycles by which DRAM makes it longer) and ``tail`` (cycles of a last wave's
+    idle slots, which are in the others too). ``iteration``: cycles of the resident blocks' one iteration of the hot
+    loop, ``trips`` of which make a block. ``shares``: of that loop's time, what each pipe works. ``limiter``: the
+    largest cause. ``judged``: the kind of kernel and architecture whose order was judged on public timings; "" for all
+    others.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    resident: int
+    waves: int
+    causes: Mapping[str, float] = field(hash=False)
+    iteration: float = 0.0
+    trips: float = 0.0
+    rest: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict, hash=False)
+    limiter: str = ""
+    judged: str = ""
+
+    def terms(self) -> dict[str, float]:
+        """The prediction as plain numbers that records keep and models learn from."""
+        found = {
+            "seconds": self.seconds,
+            "resident": float(self.resident),
+            "waves": float(self.waves),
+            "iteration": self.iteration,
+            "trips": self.trips,
+            "rest": self.rest,
+        }
+        return {**found, **{f"{name} cycles": cycles for name, cycles in self.causes.items()}}
+
+
+def predict(
+    cubin: bytes,
+    plan: LaunchPlan,
+    estimate: ResourceEstimate,
+    workload: Workload,
+    device: Device,
+    *,
+    lanes: Lanes | None = None,
+    cold: bool = True,
+    hints: Sequence[str] = (),
+) -> Prediction:
+    """The time of one run of ``plan`` on ``device`` with the kernels of ``cubin``; ``cold``: nothing lies in L2.
+
+    ``hints``: names of terms to leave out. CorruptData when ``cubin`` is none, or lacks a kernel of the plan.
+    """
+    loop = estimate.loop
+    main = max(plan.kernels, key=lambda s: (loop is not None and s.kernel == loop.kernel, s.blocks * s.threads))
+    found = _main(cubin, main, loop, workload, device, lanes or {}, cold)
+    if not found.resident:
+        return found
+    extra = LAUNCH_SECONDS * len(plan.kernels)
+    for step in plan.steps:
+        if isinstance(step, MemsetStep):
+            extra += MEMSET_SECONDS + launch.dram_seconds(step.nbytes, device)
+        elif step is not main:
+            extra += _beside(cubin, step, plan, workload, device)
+    seconds = found.seconds + extra
+    return _finished(found, seconds, device)
+
+
+def predict_kernel(
+    cubin: bytes,
+    kernel: str,
+    grid: tuple[int, int, int],
+    block: tuple[int, int, int],
+    device: Device,
+    *,
+    shared_bytes: int = 0,
+    trips: float = 1.0,
+    dram_bytes: float = 0.0,
+    lanes: KernelLanes | None = None,
+) -> Prediction:
+    """The time of one launch of a kernel of which nothing is known but its machine code.
+
+    ``trips``: iterations of its hot loop that a block runs; ``dram_bytes``: what the whole launch moves to and from
+    DRAM; ``shared_bytes``: dynamic shared memory of a block.
+    """
+    played, taken = _kernel(cubin, kernel, device, math.prod(block), lanes)
+    resident = device.resident_blocks(math.prod(block), taken.registers, shared_bytes + taken.static_shared_bytes)
+    found = _launched(played, math.prod(grid), resident, trips, 1.0, dram_bytes, device)
+    return _finished(found, found.seconds + LAUNCH_SECONDS, device) if resident else found
+
+
+@functools.lru_cache(maxsize=64)
+def _code(cubin: bytes) -> tuple[cubins.Cubin, dict[str, Program]]:
+    return cubins.read(cubin), cubins.programs(cubin)
+
+
+_players: dict[tuple[bytes, str, str, int], Kernel] = {}
+
+
+def _kernel(
+    cubin: bytes, name: str, device: Device, threads: int, lanes: KernelLanes | None
+) -> tuple[Kernel, cubins.KernelFacts]:
+    facts, programs = _code(cubin)
+    if name not in facts.kernels:
+        from ...errors import CorruptData
+
+        raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
+    key = cubin, name, device.chip, threads
+    if lanes is not None or key not in _players:
+        made = Kernel(programs[name], device, -(-threads // 32), lanes)
+        if lanes is not None:
+            return made, facts.kernels[name]
+        if len(_players) >= 64:
+            _players.clear()
+        _players[key] = made
+    return _players[key], facts.kernels[name]
+
+
+def _main(
+    cubin: bytes,
+    step: KernelStep,
+    loop: MainLoop | None,
+    workload: Workload,
+    device: Device,
+    lanes: Lanes,
+    cold: bool,
+) -> Prediction:
+    kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel))
+    resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
+    trips, units, dram = 1.0, 1.0, float(workload.bytes)
+    if loop is not None and loop.kernel == step.kernel:
+        units = max(1.0, loop.units / step.blocks)
+        if kernel.work:
+            trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
+        written = workload.arrays()["out"].nbytes
+        tiling = launch.Tiling(
+            loop.tiles[0] * (loop.tiles[2] if loop.band_along == "m" else 1),
+            loop.tiles[1] * (1 if loop.band_along == "m" else loop.tiles[2]),
+            *loop.reads,
+            compulsory=float(workload.bytes - written),
+            written=float(written),
+            group=loop.band,
+        )
+        dram = tiling.dram_bytes(max(1, resident) * device.sm_count, device, cold)
+    return _launched(kernel, step.blocks, resident, trips, units, dram, device)
+
+
+def _launched(
+    kernel: Kernel, blocks: int, resident: int, trips: float, units: float, dram: float, device: Device
+) -> Prediction:
+    """``units``: of work that a block walks over, each of ``trips`` iterations and its own prologue and epilogue."""
+    if not resident:
+        return Prediction(math.inf, math.inf, math.inf, 0, 0, {}, limiter="does not fit")
+    waves = launch.Waves.of(blocks, resident, device)
+    clock = device.clock_mhz * 1e6
+    run = launch.on_sms(kernel, waves, trips, device)
+    cycles = run.cycles * units
+    moved = launch.dram_seconds(dram, device)
+    seconds = launch.meet(cycles / clock, moved)
+    causes = {name: value * units for name, value in run.causes.items()}
+    causes["dram"] = max(0.0, seconds * clock - cycles)
+    causes["tail"] = run.tail * units
+    pace = kernel.pace(min(resident, max(1, math.ceil(blocks / device.sm_count))))
+    shares = dict(zip(UNITS[1:], pace.shares[1:]))
+    limiter = max(causes, key=lambda name: causes[name])
+    return Prediction(
+        seconds, seconds, seconds, resident, int(waves.count), causes, pace.iteration, trips, pace.rest, shares, limiter
+    )
+
+
+def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload, device: Device) -> float:
+    """A kernel beside the main one streams: what it reads and writes, at DRAM's or L2's pace, or its blocks' cycles."""
+    kernel, taken = _kernel(cubin, step.kernel, device, step.threads, None)
+    resident = max(
+        1, device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
+    )
+    waves = launch.Waves.of(step.blocks, resident, device)
+    cycles = launch.on_sms(kernel, waves, 1.0, device).cycles
+    moved = plan.workspace_bytes + workload.arrays()["out"].nbytes
+    fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
+    return launch.meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))
+
+
+def _finished(found: Prediction, seconds: float, device: Device) -> Prediction:
+    from dataclasses import replace
+
+    return replace(found, seconds=seconds, low=seconds * INTERVAL[0], high=seconds * INTERVAL[1])

@@ -1,0 +1,94 @@
+"""The path that a warp takes through a kernel: prologue, so many iterations of the main loop, epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cuda.sass import PIPES, Program
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Indices of instructions. ``body``: one iteration of the main loop (empty where the code has none)."""
+
+    head: NDArray[np.int32]
+    body: NDArray[np.int32]
+    tail: NDArray[np.int32]
+
+    def trace(self, iterations: int) -> NDArray[np.int32]:
+        return np.concatenate([self.head, *[self.body] * iterations, self.tail])
+
+    def marks(self, iterations: int) -> NDArray[np.int32]:
+        """The last place of each iteration in the trace."""
+        size = len(self.body)
+        return (len(self.head) + size * np.arange(1, iterations + 1) - 1).astype(np.int32)
+
+
+def path(program: Program) -> Path:
+    """The path through the hot loop: conditional branches forward are not taken unless nothing else leads there."""
+    loop = program.hot_loop
+    if loop is None:
+        return Path(_walk(program, 0, len(program)), _none(), _none())
+    head = _walk(program, 0, loop[0])
+    body = _walk(program, loop[0], loop[1])
+    if not len(body) or body[-1] != loop[1]:
+        body = np.concatenate([body, [loop[1]]])
+    tail = _walk(program, loop[1] + 1, len(program))
+    return Path(head.astype(np.int32), body.astype(np.int32), tail.astype(np.int32))
+
+
+def _none() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)
+
+
+def _walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
+    """From ``start`` to just before ``stop``, or to the end of the kernel where ``stop`` lies behind all code."""
+    ends = program.is_("EXIT RET") & ~program.guarded
+    jumps = (program.target >= 0) & ~program.guarded
+    conditional = (program.target >= 0) & program.guarded
+    # straight stretches, so that Python looks at branches alone
+    stops = np.flatnonzero(ends | jumps | conditional)
+    parts: list[NDArray[np.int32]] = []
+    untaken: list[tuple[int, int]] = []
+    at, seen = start, set[int]()
+    while start <= at < stop:
+        nearest = int(np.searchsorted(stops, at))
+        place = int(stops[nearest]) if nearest < len(stops) else len(program)
+        upto = min(place + 1, stop)
+        parts.append(np.arange(at, upto, dtype=np.int32))
+        if upto >= stop and place >= stop:
+            break
+        target = int(program.target[place])
+        if ends[place]:
+            if stop >= len(program) or not untaken:
+                break
+            at, kept = untaken.pop()
+            del parts[kept:]
+        elif jumps[place] and (target > place or target not in seen):
+            seen.add(target)
+            if target >= stop or target < start:
+                break
+            at = target
+        else:
+            if conditional[place] and place < target <= stop:
+                untaken.append((target, len(parts)))
+            at = place + 1
+    return np.concatenate(parts) if parts else _none()
+
+
+def lane_work(program: Program) -> NDArray[np.float64]:
+    """Multiply-adds of each warp instruction: what tells how many steps of K one iteration of the code does."""
+    work = np.zeros(len(program))
+    work[program.is_("FFMA")] = 32
+    work[program.is_("HFMA2 HFMA2.MMA")] = 64
+    work[program.is_("IDP")] = 128
+    work[program.is_("DFMA")] = 32
+    work[program.constant] = 0
+    matrix = (program.pipe == PIPES.index("mma")) | (program.pipe == PIPES.index("gmma"))
+    work[matrix] = program.macs[matrix]
+    work[program.pipe == PIPES.index("gmma")] /= 4  # of a warpgroup's four warps
+    work[program.never] = 0
+    return work
