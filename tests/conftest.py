@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +10,7 @@ import pytest
 
 from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.measure.compile import CompileResult, CompileStore, compile_key
-
-HERE = Path(__file__).parent
+from tests.helpers import virtual_gpu
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,24 +33,10 @@ def _of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def fake_libcuda(shared: Path) -> Path:
-    """A CUDA driver whose GPU is virtual (tests/helpers/fake_cuda), compiled against NVIDIA's cuda.h."""
-    headers = [h for folder in sys.path for h in Path(folder or ".").glob("nvidia/cu*/include/cuda.h")]
-    headers += list(Path("/usr/local/cuda/include").glob("cuda.h"))
-    if not headers or not shutil.which("g++"):
+    """A CUDA driver whose GPU is virtual (tests/helpers/fake_cuda)."""
+    library = virtual_gpu.build(shared)
+    if library is None:
         pytest.skip("needs g++ and cuda.h (the nvidia-cuda-runtime wheel has it)")
-    folders = (headers[0].parent, HERE / "helpers" / "fake_cuda", HERE / "helpers" / "fake_cuda" / "without_cublas")
-    include = [option for folder in folders for option in ("-I", str(folder))]
-    command = ["g++", "-std=c++17", "-O3", "-shared", "-fPIC", *include]
-    sources = sorted(map(str, (HERE / "helpers" / "fake_cuda").glob("*.cpp")))
-    read = [headers[0], *sorted((HERE / "helpers" / "fake_cuda").rglob("*.[ch]*"))]
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in read if p.is_file())).hexdigest()[:16]
-    library = shared / f"libcuda-{digest}.so"
-    with (shared / "libcuda.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            made = shared / "libcuda.new"
-            subprocess.run([*command, *sources, "-o", str(made)], check=True)
-            made.rename(library)
     return library
 
 

@@ -108,18 +108,16 @@ def test_bad_calls_are_refused(no_gpu):
 def test_the_vendor_fallback_computes_the_epilogue(monkeypatch, workload):
     monkeypatch.setitem(sys.modules, "cupy", np)
     given, scalars = example_inputs(workload), example_scalars(workload)
-    first = replace(arrays.view("a", given["a"]), library="cupy")
     assert vendor.can(workload, "cupy")
-    assert compare(vendor.run(workload, first, given, scalars, None), workload, given, scalars).ok
+    assert compare(vendor.run(workload, "cupy", given, scalars, None), workload, given, scalars).ok
 
 
 def test_what_the_vendor_cannot_do_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", np)
     given = example_inputs(Matmul(4, 4, 4, dtype="int8"))
-    first = replace(arrays.view("a", given["a"]), library="cupy")
     assert not vendor.can(Matmul(4, 4, 4, dtype="int8"), "cupy") and not vendor.can(Conv2d(1, 4, 4, 4, 4, 1, 1), "cupy")
     with pytest.raises(Unsupported, match="use gpu_tune\\.load"):
-        vendor.run(Matmul(4, 4, 4, dtype="int8"), first, given, {}, None)
+        vendor.run(Matmul(4, 4, 4, dtype="int8"), "cupy", given, {}, None)
 
 
 # --- who serves a call, on the virtual GPU ---
@@ -130,7 +128,7 @@ def test_what_the_vendor_cannot_do_is_told(monkeypatch):
 )
 def test_our_kernel_serves_only_where_it_was_measured_to_be_faster(fake_cuda, home, monkeypatch, verdict, ours):
     driver.use_context(0)
-    dispatch._chosen.cache_clear()
+    dispatch.forget()
     workload = Matmul(16, 24, 32, dtype="float32")
     if verdict is not None:
         Store().publish(replace(toy_winner_for(workload), source="measured", verdict={"ours": verdict}))
@@ -148,7 +146,7 @@ def test_our_kernel_serves_only_where_it_was_measured_to_be_faster(fake_cuda, ho
     assert gt.matmul(a, b, out=out) is out
     misaligned = OnGpu(given["a"], offset=4)
     assert gt.matmul(misaligned, b, out=out) == "vendor's"
-    dispatch._chosen.cache_clear()
+    dispatch.forget()
 
 
 # --- small things ---

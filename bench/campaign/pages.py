@@ -16,7 +16,7 @@ from bench.campaign import archive as archives
 from bench.campaign import tables as results_tables
 from bench.campaign.schedule import Schedule
 from bench.campaign.setup import Setup
-from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.emulator import unavailable_reason
 from gpu_tune.trial import MEASURED, PREDICTED
 
@@ -44,12 +44,12 @@ def environment(setup: Setup) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions,
         "nvrtc": nvrtc.identity(),
-        "driver": driver.display_version(),
+        "driver": nvml.display_version(),
         "emulator": unavailable_reason() or "ok",
     }
     if setup.kind == "gpu":
         facts["cuda"] = ".".join(map(str, driver.version()))
-        facts["clocks"] = driver.sensors(driver.bus_id())
+        facts["clocks"] = nvml.sensors(driver.bus_id())
     return facts
 
 

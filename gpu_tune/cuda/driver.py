@@ -1,8 +1,8 @@
-"""The CUDA driver through ctypes: devices, modules, kernels, tensor maps, launches; and NVML, for clocks and power.
+"""The one gate to the CUDA driver: NVIDIA's bindings (``cuda.bindings.driver``), and the rules that nobody else keeps.
 
-Both are loaded when first called. Only what running a launch plan needs; memory, streams and graphs belong to the
-caller's library. Pointers and streams are plain integers. Numbers of attributes and layouts of structures are those of
-``cuda.h``, which keeps them stable.
+Those rules: which libcuda is used (``GPU_TUNE_LIBCUDA``, the loader's, or where WSL and containers put it), what to do
+about an error, and which errors cost the context. The bindings use the libcuda that is loaded first in a process, so a
+process keeps the one it began with. Nothing is loaded before the first call. Pointers and streams are plain integers.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ REMEDIES = {
     804: "remove the CUDA compatibility libraries from the library path: this GPU does not support them",
 }
 """What to do about a driver error, where its name alone does not say."""
+EXTRAS = "gpu_tune[cuda13] (or [cuda12], as the driver supports)"
 _ATTRIBUTES = {
     "sm_count": 16, "l2_bytes": 38, "threads_per_sm": 39, "shared_bytes_per_sm": 81, "registers_per_sm": 82,
     "shared_bytes_per_block": 97, "blocks_per_sm": 106, "shared_reserved_per_block": 111, "threads_per_block": 1,
 }  # fmt: skip
 _CLOCK_KHZ, _MEMORY_KHZ, _BUS_BITS, _CC_MAJOR, _CC_MINOR = 13, 36, 37, 75, 76
-_FUNC_REGISTERS, _FUNC_MAX_DYNAMIC_SHARED, _FUNC_NON_PORTABLE_CLUSTER = 4, 8, 14
-_LAUNCH_CLUSTER, _LAUNCH_PDL = 4, 6
+_KEPT_STREAMS = 64
+"""Streams whose launch configuration a prepared launch keeps."""
 
 
 class DriverError(GpuTuneError):
@@ -65,56 +66,55 @@ class DriverError(GpuTuneError):
         return self.code in STICKY
 
 
-class _Dim(ctypes.Structure):
-    _fields_ = (("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint))
-
-
-class _Value(ctypes.Union):
-    _fields_ = (("pad", ctypes.c_char * 64), ("cluster", _Dim), ("flag", ctypes.c_int))
-
-
-class _Attribute(ctypes.Structure):
-    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", _Value))
-
-
-class _LaunchConfig(ctypes.Structure):
-    _fields_ = (
-        ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared_bytes", ctypes.c_uint),
-        ("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(_Attribute)), ("count", ctypes.c_uint),
-    )  # fmt: skip
-
-
 _FOLDERS = ("/usr/lib/wsl/lib/libcuda.so.1", "/usr/local/nvidia/lib64/libcuda.so.1")
 """Where WSL and container runtimes put libcuda, should the loader not know."""
+_SONAME = "libcuda.so.1"
 _reason = ""
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """libcuda, initialised; None when this machine has no driver or no usable GPU (:func:`missing` says which)."""
+def bindings() -> Any:
+    """``cuda.bindings.driver``; MeasureError names the extra where it is not installed."""
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise MeasureError(
+            f"NVIDIA's CUDA bindings are not installed ({error}), and a GPU cannot be used without; "
+            f"pip install {EXTRAS}"
+        ) from error
+    return driver
+
+
+@functools.cache
+def library() -> Any:
+    """The driver's functions, initialised; None when this machine has no driver or no usable GPU (see missing())."""
     global _reason
-    lib = _load()
-    code = lib.cuInit(0) if lib is not None else 0
-    _reason = "no CUDA driver (libcuda.so.1)" if lib is None else ""
-    if lib is not None and code:
-        _reason = str(DriverError("cuInit", code, _name(lib, code)))
-    return None if code else lib
+    found = _load()
+    _reason = "" if found else f"no CUDA driver ({_SONAME})"
+    if not found:
+        return None
+    (code,) = bindings().cuInit(0)
+    if code:
+        _reason = str(DriverError("cuInit", int(code), code.name))
+    return None if code else bindings()
 
 
-def _load() -> ctypes.CDLL | None:
-    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), "libcuda.so.1", "libcuda.so", *_FOLDERS):
+def _load() -> bool:
+    """Load the libcuda that the bindings are to use; whether there is one."""
+    for name in (os.environ.get("GPU_TUNE_LIBCUDA"), _SONAME, "libcuda.so", *_FOLDERS):
         with contextlib.suppress(OSError):
             if name:
-                return ctypes.CDLL(name)
-    return None
+                ctypes.CDLL(name)
+                return True
+    return False
 
 
 def supported_major() -> int:
     """Major version of the CUDA that the driver supports, asked without starting it; 0 without a driver."""
-    lib, number = _load(), ctypes.c_int()
-    if lib is None or not hasattr(lib, "cuDriverGetVersion"):
+    if not _load():
         return 0
-    return 0 if lib.cuDriverGetVersion(ctypes.byref(number)) else number.value // 1000
+    code, number = bindings().cuDriverGetVersion()
+    return 0 if code else number // 1000
 
 
 def missing() -> str:
@@ -122,59 +122,55 @@ def missing() -> str:
     return _reason if library() is None else ""
 
 
-def call(name: str, *arguments: Any) -> None:
-    """Call the driver function ``name``; DriverError when it fails, MeasureError when there is no (new enough) driver.
+def call(name: str, *arguments: Any) -> Any:
+    """What the driver function ``name`` returns: None, one value, or a tuple of several.
 
-    Python integers travel as C ints; pointers, sizes and handles must be ctypes values.
+    DriverError when it fails, MeasureError when there is no (new enough) driver.
     """
     lib = library()
     if lib is None:
         raise MeasureError(f"no CUDA GPU can be used on this machine: {missing()}; run gpu-tune doctor")
     try:
-        function = getattr(lib, name)
-    except AttributeError:
+        code, *values = getattr(lib, name)(*arguments)
+    except (AttributeError, RuntimeError):  # unknown to the bindings; unknown to the driver
         known = "{}.{}".format(*version())
         raise MeasureError(
             f"the CUDA driver has no {name} (it supports CUDA {known}); update it to one that supports 12.0 or newer"
         ) from None
-    code = function(*arguments)
     if code:
-        raise DriverError(name, code, _name(lib, code))
+        raise DriverError(name, int(code), code.name)
+    return values[0] if len(values) == 1 else tuple(values) or None
 
 
-def ask(kind: Any, name: str, *arguments: Any) -> Any:
-    """What the driver function ``name`` puts into its first argument, of the ctypes type ``kind`` (null: 0)."""
-    result = kind()
-    call(name, ctypes.byref(result), *arguments)
-    return result.value or 0
-
-
-def _name(lib: ctypes.CDLL, code: int) -> str:
-    text = ctypes.c_char_p()
-    lib.cuGetErrorName(code, ctypes.byref(text))
-    return (text.value or b"").decode()
+def has(name: str, *arguments: Any) -> bool:
+    """Whether the driver knows the function ``name``, which is called (with arguments that do no harm)."""
+    try:
+        getattr(library(), name)(*arguments)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def version() -> tuple[int, int]:
     """(major, minor) of the CUDA version that the driver supports."""
-    number = ask(ctypes.c_int, "cuDriverGetVersion")
+    number = call("cuDriverGetVersion")
     return number // 1000, number % 1000 // 10
 
 
 def device_count() -> int:
     """GPUs that this process can see; 0 without a driver."""
-    return 0 if library() is None else int(ask(ctypes.c_int, "cuDeviceGetCount"))
+    return 0 if library() is None else int(call("cuDeviceGetCount"))
 
 
 def describe(ordinal: int = 0) -> Device:
     """Limits and identity of GPU ``ordinal``, as the driver tells them."""
-    handle, name = handle_of(ordinal), ctypes.create_string_buffer(256)
-    call("cuDeviceGetName", name, 256, handle)
+    handle, kinds = handle_of(ordinal), bindings().CUdevice_attribute
 
     def attribute(number: int) -> int:
-        return int(ask(ctypes.c_int, "cuDeviceGetAttribute", number, handle))
+        return int(call("cuDeviceGetAttribute", kinds(number), handle))
 
-    memory_bytes = ask(ctypes.c_size_t, "cuDeviceTotalMem_v2", handle)
+    name = call("cuDeviceGetName", 256, handle).partition(b"\0")[0].decode()
+    memory_bytes = int(call("cuDeviceTotalMem", handle))
     facts: dict[str, Any] = {field: attribute(number) for field, number in _ATTRIBUTES.items()}
     facts.update(compute_capability=(attribute(_CC_MAJOR), attribute(_CC_MINOR)), memory_bytes=memory_bytes)
     clock, memory_clock, bus = attribute(_CLOCK_KHZ), attribute(_MEMORY_KHZ), attribute(_BUS_BITS)
@@ -182,34 +178,33 @@ def describe(ordinal: int = 0) -> Device:
         facts["clock_mhz"] = clock // 1000
     if memory_clock and bus:
         facts["bandwidth"] = 2 * memory_clock * 1e3 * bus / 8
-    return from_driver(name.value.decode(), facts)
+    return from_driver(name, facts)
 
 
-def handle_of(ordinal: int) -> int:
+def detect_device() -> Device | None:
+    """The GPU that CUDA shows first, or None without a GPU or driver."""
+    return describe() if device_count() else None
+
+
+def handle_of(ordinal: int) -> Any:
     """The driver's handle of GPU ``ordinal``."""
-    return int(ask(ctypes.c_int, "cuDeviceGet", ordinal))
+    return call("cuDeviceGet", ordinal)
 
 
 def bus_id(ordinal: int = 0) -> str:
     """PCI bus id of GPU ``ordinal`` (NVML knows GPUs by it, whatever CUDA_VISIBLE_DEVICES says)."""
-    text = ctypes.create_string_buffer(64)
-    call("cuDeviceGetPCIBusId", text, 64, handle_of(ordinal))
-    return text.value.decode()
+    return str(call("cuDeviceGetPCIBusId", 64, handle_of(ordinal)).partition(b"\0")[0].decode())
 
 
 @functools.cache
-def _primary(library_: int, ordinal: int) -> int:
-    return int(ask(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", handle_of(ordinal)))
-
-
-def primary_context(ordinal: int) -> ctypes.c_void_p:
+def primary_context(ordinal: int) -> Any:
     """GPU ``ordinal``'s primary context, the one that the CUDA runtime (CuPy, PyTorch) uses; retained once and kept."""
-    return ctypes.c_void_p(_primary(id(library()), ordinal))
+    return call("cuDevicePrimaryCtxRetain", handle_of(ordinal))
 
 
 def use_context(ordinal: int | None = None) -> None:
     """Make a context current in this thread unless one is: GPU ``ordinal``'s primary context (None: GPU 0's)."""
-    if ordinal is not None or not ask(ctypes.c_void_p, "cuCtxGetCurrent"):
+    if ordinal is not None or not int(call("cuCtxGetCurrent")):
         call("cuCtxSetCurrent", primary_context(ordinal or 0))
 
 
@@ -217,38 +212,43 @@ class Module:
     """A cubin loaded into the current context. Kernels stay valid while it lives."""
 
     def __init__(self, cubin: bytes) -> None:
-        self._image = ctypes.create_string_buffer(cubin + b"\0", len(cubin) + 1)
-        self._handle = ctypes.c_void_p(ask(ctypes.c_void_p, "cuModuleLoadData", self._image))
+        self._handle = call("cuModuleLoadData", cubin)
 
-    def kernel(self, name: str, shared_bytes: int = 0, wide_cluster: bool = False) -> int:
-        """Handle of ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8).
+    def kernel(self, name: str, shared_bytes: int = 0, wide_cluster: bool = False) -> Any:
+        """The CUfunction ``name``, allowed ``shared_bytes`` of dynamic shared memory (and clusters above 8).
 
         The allowance is the kernel's, not the launch's: ask once, with the most that any launch needs.
         """
-        function = ctypes.c_void_p(ask(ctypes.c_void_p, "cuModuleGetFunction", self._handle, name.encode()))
+        kinds = bindings().CUfunction_attribute
+        function = call("cuModuleGetFunction", self._handle, name.encode())
         # what loads it now: a lazy load would break a graph capture, or be timed
-        ask(ctypes.c_int, "cuFuncGetAttribute", _FUNC_REGISTERS, function)
-        if hasattr(library(), "cuFuncLoad"):  # since CUDA 12.4
-            call("cuFuncLoad", function)
+        call("cuFuncGetAttribute", kinds.CU_FUNC_ATTRIBUTE_NUM_REGS, function)
+        has("cuFuncLoad", function)  # since CUDA 12.4
         if shared_bytes:
-            call("cuFuncSetAttribute", function, _FUNC_MAX_DYNAMIC_SHARED, ctypes.c_int(shared_bytes))
+            call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
         if wide_cluster:
-            call("cuFuncSetAttribute", function, _FUNC_NON_PORTABLE_CLUSTER, ctypes.c_int(1))
-        return int(function.value or 0)
+            call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+        return function
 
     def unload(self) -> None:
         """Free the module; only when no launch of its kernels is pending."""
-        if self._handle:
+        if self._handle is not None:
             call("cuModuleUnload", self._handle)
-            self._handle = ctypes.c_void_p()
+            self._handle = None
 
 
 class Launch:
-    """One kernel launch, prepared: configuration and arguments lie in memory of its own."""
+    """One kernel launch, prepared: configuration and arguments lie in memory of its own. Call it with a stream.
+
+    Re-entrant: nothing that a call reads is changed by another (a stream's configuration is made once and kept).
+    """
+
+    __slots__ = ("_address", "_attributes", "_configs", "_function", "_geometry", "_issue", "_ok", "_pointers",
+                 "arguments")  # fmt: skip
 
     def __init__(
         self,
-        function: int,
+        function: Any,
         grid: Sequence[int],
         block: Sequence[int],
         shared_bytes: int,
@@ -257,77 +257,50 @@ class Launch:
         pdl: bool = False,
     ) -> None:
         self.arguments = list(arguments)  # ctypes objects; they must live as long as the launch
-        self._function = ctypes.c_void_p(function)
         self._pointers = (ctypes.c_void_p * max(1, len(arguments)))(*[ctypes.addressof(a) for a in self.arguments])
-        clustered = tuple(cluster) != (1, 1, 1)
-        attributes = [_Attribute(_LAUNCH_CLUSTER, value=_Value(cluster=_Dim(*cluster)))] if clustered else []
-        attributes += [_Attribute(_LAUNCH_PDL, value=_Value(flag=1))] if pdl else []
-        self._attributes = (_Attribute * 2)(*attributes)
-        self._config = _LaunchConfig((ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block), shared_bytes, None,
-                                     self._attributes, len(attributes))  # fmt: skip
+        self._address = ctypes.addressof(self._pointers)
+        self._function, self._geometry = function, (*grid, *block, shared_bytes)
+        self._attributes = _attributes(tuple(cluster), pdl)
+        self._configs: dict[int, Any] = {}
+        self._issue, self._ok = bindings().cuLaunchKernelEx, bindings().CUresult.CUDA_SUCCESS
 
     def __call__(self, stream: int) -> None:
-        config = _LaunchConfig.from_buffer_copy(self._config)  # re-entrant: the stream is the call's own
-        config.stream = stream or None
-        call("cuLaunchKernelEx", ctypes.byref(config), self._function, self._pointers, None)
+        config = self._configs.get(stream)
+        if config is None:
+            config = self._configured(stream)
+        (code,) = self._issue(config, self._function, self._address, 0)
+        if code is not self._ok:
+            raise DriverError("cuLaunchKernelEx", int(code), code.name)
+
+    def _configured(self, stream: int) -> Any:
+        config = bindings().CUlaunchConfig()
+        g = self._geometry
+        config.gridDimX, config.gridDimY, config.gridDimZ, config.blockDimX, config.blockDimY, config.blockDimZ = g[:6]
+        config.sharedMemBytes, config.hStream = g[6], bindings().CUstream(stream)
+        if self._attributes:
+            config.attrs, config.numAttrs = self._attributes, len(self._attributes)
+        if len(self._configs) >= _KEPT_STREAMS:
+            self._configs = {}  # a new dictionary: another thread may be reading the old one
+        self._configs[stream] = config
+        return config
+
+
+def _attributes(cluster: tuple[int, ...], pdl: bool) -> list[Any]:
+    lib, made = bindings(), []
+    if cluster != (1, 1, 1):
+        attribute = lib.CUlaunchAttribute()
+        attribute.id = lib.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        dims = attribute.value.clusterDim
+        dims.x, dims.y, dims.z = cluster
+        made.append(attribute)
+    if pdl:
+        attribute = lib.CUlaunchAttribute()
+        attribute.id = lib.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        made.append(attribute)
+    return made
 
 
 def memset(pointer: int, value: int, nbytes: int, stream: int) -> None:
     """Set ``nbytes`` bytes at ``pointer``, in ``stream`` order."""
-    call(
-        "cuMemsetD8Async",
-        ctypes.c_uint64(pointer),
-        ctypes.c_ubyte(value),
-        ctypes.c_size_t(nbytes),
-        ctypes.c_void_p(stream or None),
-    )
-
-
-def detect_device() -> Device | None:
-    """The GPU that CUDA shows first, or None without a GPU or driver."""
-    return describe() if device_count() else None
-
-
-_SENSORS: dict[str, tuple[Any, ...]] = {
-    "sm_clock_mhz": ("ClockInfo", 1), "memory_clock_mhz": ("ClockInfo", 2), "power_w": ("PowerUsage",),
-    "temperature_c": ("Temperature", 0),
-}  # fmt: skip
-"""NVML's function of each reading, without ``nvmlDeviceGet``, and which of its kind."""
-_THROTTLE_REASONS = {
-    0x2: "applications_clocks", 0x4: "software_power_cap", 0x8: "hardware_slowdown", 0x10: "sync_boost",
-    0x20: "software_thermal", 0x40: "hardware_thermal", 0x80: "hardware_power_brake", 0x100: "display_clocks",
-}  # fmt: skip
-
-
-@functools.cache
-def _nvml() -> ctypes.CDLL | None:
-    for name in ("libnvidia-ml.so.1", "libnvidia-ml.so"):
-        with contextlib.suppress(OSError):
-            lib = ctypes.CDLL(name)
-            return lib if lib.nvmlInit_v2() == 0 else None
-    return None
-
-
-def display_version() -> str:
-    """The display driver's version (``580.65.06``), empty without NVML."""
-    lib, text = _nvml(), ctypes.create_string_buffer(96)
-    return text.value.decode() if lib is not None and lib.nvmlSystemGetDriverVersion(text, 96) == 0 else ""
-
-
-def sensors(bus_id: str) -> dict[str, Any]:
-    """``sm_clock_mhz``, ``memory_clock_mhz``, ``power_w``, ``temperature_c``, ``throttle`` (names) of the GPU with PCI
-    ``bus_id``, as far as it tells (a MIG slice tells little)."""
-    lib, handle = _nvml(), ctypes.c_void_p()
-    found: dict[str, Any] = {}
-    if lib is None or lib.nvmlDeviceGetHandleByPciBusId_v2(bus_id.encode(), ctypes.byref(handle)):
-        return found
-    number, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
-    for name, (function, *kind) in _SENSORS.items():
-        if getattr(lib, f"nvmlDeviceGet{function}")(handle, *kind, ctypes.byref(number)) == 0:
-            found[name] = number.value / 1000 if name == "power_w" else number.value
-    # newer libraries name it anew, and may drop the old name
-    names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
-    ask = next((getattr(lib, n) for n in names if hasattr(lib, n)), None)
-    if ask is not None and ask(handle, ctypes.byref(reasons)) == 0:
-        found["throttle"] = [name for bit, name in _THROTTLE_REASONS.items() if reasons.value & bit]
-    return found
+    call("cuMemsetD8Async", pointer, value, nbytes, stream)

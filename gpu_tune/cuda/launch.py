@@ -8,6 +8,7 @@ no allocation, no synchronisation, so it may be captured into a graph, and two s
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
 from collections import OrderedDict
@@ -48,7 +49,7 @@ class Program:
         self.plan = plan.check()
         _belong_together(image, plan)
         self._module = driver.Module(image)
-        self._functions: dict[str, int] = {}
+        self._functions: dict[str, Any] = {}
         for name in {step.kernel for step in plan.kernels}:
             steps = [step for step in plan.kernels if step.kernel == name]
             wide = any(math.prod(step.cluster) > PORTABLE_CLUSTER for step in steps)
@@ -126,6 +127,8 @@ class Bound:
     def __init__(self, operations: Sequence[Callable[[int], None]], program: Program) -> None:
         self._operations = tuple(operations)
         self._program = program  # keeps the code loaded
+        self.only = self._operations[0] if len(self._operations) == 1 else None
+        """The one step of a plan that has no more: called by itself it is the whole plan, sooner."""
 
     def __call__(self, stream: int = 0) -> None:
         for operation in self._operations:
@@ -133,7 +136,11 @@ class Bound:
 
 
 def encode(arg: TensorMapArg, base: int) -> ctypes.Array[ctypes.c_char]:
-    """The CUtensorMap (128 bytes, aligned to 128) of ``arg`` for the buffer at device address ``base``."""
+    """The CUtensorMap (128 bytes, aligned to 128) of ``arg`` for the buffer at device address ``base``.
+
+    The bindings find the function, but are not what calls it: they encode into memory that is not aligned to the 64
+    bytes which the driver demands (13.5 and 12.9).
+    """
     storage = ctypes.create_string_buffer(256)
     offset = -ctypes.addressof(storage) % 128
     made: ctypes.Array[ctypes.c_char] = (ctypes.c_char * 128).from_buffer(storage, offset)
@@ -150,19 +157,28 @@ def encode(arg: TensorMapArg, base: int) -> ctypes.Array[ctypes.c_char]:
         strides,
     )
     tail = (steps, 0, SWIZZLES.index(arg.swizzle), L2_PROMOTIONS.index(arg.l2_promotion), int(arg.oob_nan))
-    try:
-        if arg.im2col is None:
-            driver.call("cuTensorMapEncodeTiled", *head, (ctypes.c_uint32 * rank)(*arg.box), *tail)
-        else:
-            corners = [(ctypes.c_int * (rank - 2))(*c) for c in (arg.im2col.lower_corner, arg.im2col.upper_corner)]
-            sizes = (ctypes.c_uint32(arg.im2col.channels_per_pixel), ctypes.c_uint32(arg.im2col.pixels_per_column))
-            driver.call("cuTensorMapEncodeIm2col", *head, *corners, *sizes, *tail)
-    except driver.DriverError as error:
-        rule = f"cannot be described by a tensor map ({error.name}): {arg}"
+    if arg.im2col is None:
+        code = _encoder("cuTensorMapEncodeTiled")(*head, (ctypes.c_uint32 * rank)(*arg.box), *tail)
+    else:
+        corners = [(ctypes.c_int * (rank - 2))(*c) for c in (arg.im2col.lower_corner, arg.im2col.upper_corner)]
+        sizes = (ctypes.c_uint32(arg.im2col.channels_per_pixel), ctypes.c_uint32(arg.im2col.pixels_per_column))
+        code = _encoder("cuTensorMapEncodeIm2col")(*head, *corners, *sizes, *tail)
+    if code:
+        name = driver.bindings().CUresult(code).name
         raise InvalidInput(
-            f"buffer {arg.buffer}", hex(base), rule, "align its address to 16 bytes, or tune with a smaller alignment"
-        ) from error
+            f"buffer {arg.buffer}",
+            hex(base),
+            f"cannot be described by a tensor map ({name}): {arg}",
+            "align its address to 16 bytes, or tune with a smaller alignment",
+        )
     return made
+
+
+@functools.cache
+def _encoder(name: str) -> Any:
+    """The driver's function ``name``, which takes ctypes values and returns a CUresult as an integer."""
+    address, _ = driver.call("cuGetProcAddress", name.encode(), 12000, 0)
+    return ctypes.CFUNCTYPE(ctypes.c_int)(int(address))
 
 
 def _argument(arg: Arg, buffers: Mapping[str, int], scalars: Mapping[str, float]) -> Any:

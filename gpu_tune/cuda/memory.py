@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,33 +11,31 @@ import numpy as np
 
 from ..errors import GpuTuneError
 from . import driver
-from .driver import DriverError, ask, call, library
+from .driver import DriverError, bindings, call, library
 
-_CAPTURE_THREAD_LOCAL, _CAPTURE_RELAXED = 1, 2
-_STREAM_NON_BLOCKING, _STREAM_PER_THREAD, _STREAM_CAPTURING = 1, 2, 1
-_EVENT_NO_TIMING = 2
-_POINTER_DEVICE_ORDINAL = 9
+_CAPTURE_RELAXED, _STREAM_PER_THREAD = 2, 2
+_KINDS = {"timed": 0, "untimed": 2}
 
 
 def allocate(nbytes: int) -> int:
     """Device address of ``nbytes`` new bytes, aligned to 256; DriverError 2 when out of memory."""
-    return int(ask(ctypes.c_uint64, "cuMemAlloc_v2", ctypes.c_size_t(max(1, nbytes))))
+    return int(call("cuMemAlloc", max(1, nbytes)))
 
 
 def free(address: int) -> None:
-    call("cuMemFree_v2", ctypes.c_uint64(address))
+    call("cuMemFree", address)
 
 
 def free_bytes() -> int:
     """Bytes of device memory not in use."""
-    return int(ask(ctypes.c_size_t, "cuMemGetInfo_v2", ctypes.byref(ctypes.c_size_t())))
+    return int(call("cuMemGetInfo")[0])
 
 
 def upload(address: int, data: np.ndarray) -> None:
     """Copy the bytes of a contiguous array to ``address`` and wait: other streams may use them afterwards."""
     flat = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
     if flat.size:
-        call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(flat.ctypes.data), ctypes.c_size_t(flat.size))
+        call("cuMemcpyHtoD", address, flat.ctypes.data, flat.size)
         synchronize()  # from pageable memory the call may return before the bytes have arrived
 
 
@@ -46,13 +43,13 @@ def download(address: int, nbytes: int) -> np.ndarray:
     """``nbytes`` bytes from ``address`` as a uint8 array. The stream that writes them must have been waited for."""
     out = np.empty(nbytes, np.uint8)
     if nbytes:
-        call("cuMemcpyDtoH_v2", ctypes.c_void_p(out.ctypes.data), ctypes.c_uint64(address), ctypes.c_size_t(nbytes))
+        call("cuMemcpyDtoH", out.ctypes.data, address, nbytes)
     return out
 
 
 def copy(target: int, source: int, nbytes: int) -> None:
     """Copy within device memory, and wait."""
-    call("cuMemcpyDtoD_v2", ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(nbytes))
+    call("cuMemcpyDtoD", target, source, nbytes)
     synchronize()
 
 
@@ -65,85 +62,93 @@ class Stream:
     """A stream that does not wait for the default one. ``handle`` is the CUstream as an integer."""
 
     def __init__(self) -> None:
-        self.handle = int(ask(ctypes.c_void_p, "cuStreamCreate", ctypes.c_uint(_STREAM_NON_BLOCKING)))
+        self.handle = int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def synchronize(self) -> None:
-        call("cuStreamSynchronize", ctypes.c_void_p(self.handle))
+        call("cuStreamSynchronize", self.handle)
 
     def close(self) -> None:
-        call("cuStreamDestroy_v2", ctypes.c_void_p(self.handle))
+        call("cuStreamDestroy", self.handle)
 
 
 class Event:
     """A point in a stream's work, with a time unless not ``timed``; the driver's event goes with the object."""
 
     def __init__(self, timed: bool = True) -> None:
-        flags = ctypes.c_uint(0 if timed else _EVENT_NO_TIMING)
-        self._handle = ctypes.c_void_p(ask(ctypes.c_void_p, "cuEventCreate", flags))
+        self._handle = call("cuEventCreate", _KINDS["timed" if timed else "untimed"])
 
     def record(self, stream: int) -> None:
         """Mark the end of what is in ``stream`` now."""
-        call("cuEventRecord", self._handle, ctypes.c_void_p(stream))
+        call("cuEventRecord", self._handle, stream)
 
     def precede(self, stream: int) -> None:
         """What is queued in ``stream`` from now on waits for it."""
-        call("cuStreamWaitEvent", ctypes.c_void_p(stream), self._handle, ctypes.c_uint(0))
+        call("cuStreamWaitEvent", stream, self._handle, 0)
 
     def seconds_since(self, start: Event) -> float:
         """Seconds from ``start`` to this; waits for this."""
         call("cuEventSynchronize", self._handle)
-        return float(ask(ctypes.c_float, "cuEventElapsedTime", start._handle, self._handle)) * 1e-3
+        return float(call("cuEventElapsedTime", start._handle, self._handle)) * 1e-3
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # the context may be lost, or the interpreter ending
-            library().cuEventDestroy_v2(self._handle)  # type: ignore[union-attr]
+            bindings().cuEventDestroy(self._handle)
 
 
 class Graph:
     """What ``issue(stream)`` issues, captured; ``launch`` repeats it with next to no cost on the host."""
 
     def __init__(self, stream: Stream, issue: Callable[[int], Any]) -> None:
-        graph, self._exec = ctypes.c_void_p(), ctypes.c_void_p()
-        call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream.handle), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        mode = bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._exec: Any = None
+        call("cuStreamBeginCapture", stream.handle, mode)
         try:
             issue(stream.handle)
         except BaseException:  # its error is the one to see, not that of a capture it has spoilt
             with contextlib.suppress(DriverError):
-                call("cuStreamEndCapture", ctypes.c_void_p(stream.handle), ctypes.byref(graph))
-                call("cuGraphDestroy", graph)
+                call("cuGraphDestroy", call("cuStreamEndCapture", stream.handle))
             raise
-        call("cuStreamEndCapture", ctypes.c_void_p(stream.handle), ctypes.byref(graph))
+        graph = call("cuStreamEndCapture", stream.handle)
         try:
-            call("cuGraphInstantiateWithFlags", ctypes.byref(self._exec), graph, ctypes.c_ulonglong(0))
+            self._exec = call("cuGraphInstantiate", graph, 0)
         finally:
             call("cuGraphDestroy", graph)
 
     def launch(self, stream: Stream) -> None:
-        call("cuGraphLaunch", self._exec, ctypes.c_void_p(stream.handle))
+        call("cuGraphLaunch", self._exec, stream.handle)
 
     def close(self) -> None:
-        if self._exec:
-            executable, self._exec = self._exec, ctypes.c_void_p()
+        if self._exec is not None:
+            executable, self._exec = self._exec, None
             call("cuGraphExecDestroy", executable)
 
 
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
     """A context of GPU ``ordinal`` is current inside the block: the caller's, else the primary one (CuPy's, too)."""
-    current, device, handle, lib = ctypes.c_void_p(), ctypes.c_int(), driver.handle_of(ordinal), library()
-    if lib is not None and lib.cuCtxGetDevice(ctypes.byref(device)) == 0 and device.value == handle:
+    if is_current(ordinal):
         yield
         return
-    call("cuCtxPushCurrent_v2", driver.primary_context(ordinal))
+    call("cuCtxPushCurrent", driver.primary_context(ordinal))
     try:
         yield
     finally:
-        call("cuCtxPopCurrent_v2", ctypes.byref(current))
+        call("cuCtxPopCurrent")
+
+
+def is_current(ordinal: int) -> bool:
+    """Whether a context of GPU ``ordinal`` is current in this thread."""
+    lib = library()
+    if lib is None:
+        return False
+    code, device = lib.cuCtxGetDevice()
+    return not code and int(device) == int(driver.handle_of(ordinal))
 
 
 def device_of(pointer: int) -> int:
     """Number of the GPU that ``pointer`` belongs to."""
-    return int(ask(ctypes.c_int, "cuPointerGetAttribute", _POINTER_DEVICE_ORDINAL, ctypes.c_uint64(pointer)))
+    kind = bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(call("cuPointerGetAttribute", kind, pointer))
 
 
 def order(before: int, after: int) -> None:
@@ -202,28 +207,23 @@ class Workspaces:
 
 def _identity(stream: int) -> tuple[int, int]:
     """What tells a stream from all others, past ones that had the same handle included (where the driver says)."""
-    lib = library()
-    if hasattr(lib, "cuStreamGetId"):  # since CUDA 12.0
-        number = ctypes.c_ulonglong()
-        call("cuStreamGetId", ctypes.c_void_p(stream), ctypes.byref(number))
-        return number.value, -1
+    if driver.has("cuStreamGetId", stream):  # since CUDA 12.0
+        return int(call("cuStreamGetId", stream)), -1
     return stream, threading.get_ident() if stream == _STREAM_PER_THREAD else 0
 
 
 def _capturing(stream: int) -> bool:
-    status = ctypes.c_int()
     if library() is None or stream in (0, 1):  # the legacy default stream cannot be captured
         return False
-    call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
-    return status.value == _STREAM_CAPTURING
+    active = bindings().CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
+    return bool(call("cuStreamIsCapturing", stream) == active)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Captures, of this thread or of another, tolerate allocating and loading code inside the block, uncaptured."""
-    mode = ctypes.c_int(_CAPTURE_RELAXED)
-    call("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))
+    mode = call("cuThreadExchangeStreamCaptureMode", bindings().CUstreamCaptureMode(_CAPTURE_RELAXED))
     try:
         yield
     finally:
-        call("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))
+        call("cuThreadExchangeStreamCaptureMode", mode)

@@ -1,9 +1,9 @@
-"""NVRTC without a driver: CUDA C++ source to PTX or cubin.
+"""NVRTC without a driver: CUDA C++ source to PTX or cubin, through NVIDIA's bindings (``cuda.bindings.nvrtc``).
 
-The library is loaded with ctypes (no CuPy): from the ``nvidia-cuda-nvrtc`` wheel that the ``cuda12`` / ``cuda13``
-extras bring, else from ``CUDA_PATH`` / ``CUDA_HOME``, the Python environment's own ``lib`` (conda), ``/usr/local/cuda``
-or the system's loader; CuPy looks in the same places. Where several are found and the machine has a driver, one whose
-major version the driver supports goes first: a driver loads no code of a newer major version than its own.
+The library is found and loaded here, and the bindings use the one that is loaded: from the ``nvidia-cuda-nvrtc`` wheel
+that the extras bring, else from ``CUDA_PATH`` / ``CUDA_HOME``, the Python environment's own ``lib`` (conda),
+``/usr/local/cuda`` or wherever cuda-pathfinder finds it. Where several are found and the machine has a driver, one of a
+major version that the driver supports goes first: a driver loads no code of a newer major version than its own.
 ``GPU_TUNE_NVRTC`` names a library file and wins. Calls release the GIL, so threads compile in parallel.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import ctypes.util
 import functools
 import os
 import re
@@ -19,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CompileError, CompilerMissing
 from . import driver
@@ -39,9 +39,8 @@ class Compiled:
 @functools.cache
 def version() -> tuple[int, int]:
     """(major, minor) of the NVRTC that is used; CompilerMissing when there is none."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    return major.value, minor.value
+    major, minor = _call("nvrtcVersion")
+    return major, minor
 
 
 @functools.cache
@@ -58,17 +57,15 @@ def identity() -> str:
 @functools.cache
 def architectures() -> tuple[int, ...]:
     """Compute capabilities (75, 80, ...) that this NVRTC accepts."""
-    lib, count = _library(), ctypes.c_int()
-    lib.nvrtcGetNumSupportedArchs(ctypes.byref(count))
-    archs = (ctypes.c_int * count.value)()
-    lib.nvrtcGetSupportedArchs(archs)
-    return tuple(archs)
+    count = _call("nvrtcGetNumSupportedArchs")
+    archs = tuple(_call("nvrtcGetSupportedArchs"))
+    return archs[:count]
 
 
 def available() -> bool:
     """Whether an NVRTC can be loaded on this machine."""
     try:
-        _library()
+        _loaded()
     except CompilerMissing:
         return False
     return True
@@ -95,49 +92,65 @@ def _base_options() -> tuple[str, ...]:
 
 
 def _compile(source: str, kind: str, options: Sequence[str]) -> Compiled:
-    lib = _library()
-    program = ctypes.c_void_p()
-    _check(lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None), "create")
+    program = _call("nvrtcCreateProgram", source.encode(), b"kernel.cu", 0, [], [])
     try:
         texts = [o.encode() for o in (*_base_options(), *options)]
-        code = lib.nvrtcCompileProgram(program, len(texts), (ctypes.c_char_p * len(texts))(*texts))
-        log = _get(lib, program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        (code,) = _loaded()[1].nvrtcCompileProgram(program, len(texts), texts)
+        log = _get(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
         if code:
             raise CompileError(f"NVRTC {'.'.join(map(str, version()))} refused the source ({options[0]})", log)
-        data = _get(lib, program, kind)
+        data = _get(program, kind)
         return Compiled(data.rstrip(b"\0") if kind == "PTX" else data, log)
     finally:
-        lib.nvrtcDestroyProgram(ctypes.byref(program))
+        _call("nvrtcDestroyProgram", program)
 
 
-def _get(lib: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
-    size = ctypes.c_size_t()
-    _check(getattr(lib, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
-    buffer = ctypes.create_string_buffer(size.value)
-    _check(getattr(lib, f"nvrtcGet{what}")(program, buffer), what)
-    return buffer.raw[: size.value]
+def _get(program: Any, what: str) -> bytes:
+    buffer = bytearray(_call(f"nvrtcGet{what}Size", program))
+    _call(f"nvrtcGet{what}", program, buffer)
+    return bytes(buffer)
 
 
-def _check(code: int, what: str) -> None:
+def _call(name: str, *arguments: Any) -> Any:
+    """What the NVRTC function ``name`` returns: None, one value, or a tuple of several; CompileError when it fails."""
+    code, *values = getattr(_loaded()[1], name)(*arguments)
     if code:
-        raise CompileError(f"NVRTC call failed ({what}, code {code})")
+        raise CompileError(f"NVRTC call failed ({name}: {code.name}, {int(code)})")
+    return values[0] if len(values) == 1 else tuple(values) or None
 
 
 def library_path() -> str:
     """The file that the loaded NVRTC came from."""
-    return str(_library()._name)
+    return _loaded()[0]
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def _loaded() -> tuple[str, Any]:
+    """The library's file, and NVIDIA's bindings of it."""
     try:
-        return load("nvrtc")
+        lib = load("nvrtc")
     except OSError as error:
         tried = f" (tried {error})" if str(error) else ""
         raise CompilerMissing(
             f"NVRTC was not found{tried}; install it with: pip install 'gpu_tune[cuda13]' (or [cuda12]), "
             "or set GPU_TUNE_NVRTC"
         ) from None
+    try:
+        from cuda import pathfinder
+        from cuda.bindings import nvrtc
+    except ImportError as error:
+        raise CompilerMissing(
+            f"NVRTC is here ({lib._name}), but NVIDIA's bindings of it are not installed ({error}); install them with: "
+            "pip install 'gpu_tune[cuda13]' (or [cuda12], or [compiler] on a machine without a GPU)"
+        ) from error
+    used = pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path or lib._name  # what is loaded already, if anything is
+    named = os.environ.get("GPU_TUNE_NVRTC")
+    if named and os.path.realpath(used) != os.path.realpath(named):
+        raise CompilerMissing(
+            f"GPU_TUNE_NVRTC: {named} cannot be used: this process has loaded {used} before; name a library whose "
+            "soname is libnvrtc.so.12 or .13, and set it before another package loads NVRTC"
+        )
+    return used, nvrtc
 
 
 def load(stem: str) -> ctypes.CDLL:
@@ -150,6 +163,9 @@ def load(stem: str) -> ctypes.CDLL:
             return ctypes.CDLL(path)
         except OSError as error:
             tried.append(f"{path} ({error})")
+    found = _by_pathfinder(stem) if not tried and not os.environ.get(f"GPU_TUNE_{stem.upper()}") else ""
+    if found:
+        return ctypes.CDLL(found)
     raise OSError("; ".join(tried))
 
 
@@ -168,10 +184,22 @@ def find(stem: str) -> list[str]:
     for root, folder in places:
         files = map(str, Path(root).glob(f"{folder}/lib{stem}.so.*"))
         found.update(dict.fromkeys(sorted(files, key=lambda path: (-_major(path), len(path)))))
+    if len({_major(path) for path in found}) < 2:  # nothing to choose between: the driver need not be asked
+        return list(found)
     supported = driver.supported_major()
-    paths = sorted(found, key=lambda path: supported > 0 and _major(path) > supported)
-    by_loader = ctypes.util.find_library(stem)
-    return [*paths, by_loader] if by_loader else paths
+    return sorted(found, key=lambda path: supported > 0 and _major(path) > supported)
+
+
+def _by_pathfinder(stem: str) -> str:
+    """Where cuda-pathfinder finds the library (conda, the system's loader, a toolkit); empty where it does not."""
+    try:
+        from cuda import pathfinder
+
+        return pathfinder.load_nvidia_dynamic_lib(stem).abs_path or ""
+    except ImportError:
+        return ""
+    except pathfinder.DynamicLibNotFoundError:
+        return ""
 
 
 def _major(path: str) -> int:

@@ -27,9 +27,7 @@ from ..store.winner import Winner
 from ..trial import MEASURED
 from . import arrays
 from .arrays import HOST, ArrayView
-
-KEPT = 256
-"""Combinations of arrays that are known to be good and are not checked again."""
+from .prepared import KEPT, BoundCall, CallPath, Key, signature
 
 
 class EmulatedResult(UserWarning):
@@ -65,6 +63,8 @@ class TunedKernel:
         computed = winner.computed
         self._names = {b: winner.view.origin(b) if winner.view else b for b in (*computed.arrays(), "out")}
         self._specs = winner.workload.arrays()
+        self._paths: dict[Key, CallPath] = {}
+        self._defaults = self._scalars(None, None)
 
     def __repr__(self) -> str:
         kind = self.winner.source if self.seconds > 0 else "not timed"
@@ -79,31 +79,108 @@ class TunedKernel:
         out: Any = None,
         **named: Any,
     ) -> Any:
+        found = signature(operands[0], operands, named, out) if operands else None
+        if found is not None:
+            result = self.repeat(found, out, alpha, beta, stream)
+            if result is not None:
+                return result
         given = self._given(operands, named)
         scalars = self._scalars(alpha, beta)
+        seen, stream = self._view(given, out, stream, scalars)
+        if seen[self.workload.inputs[0]].place == HOST:
+            return self._on_host(given, scalars, out)
+        if out is None:
+            out = arrays.allocate(self._specs["out"], seen[self.workload.inputs[0]])
+            seen["out"] = arrays.view("out", out, stream)
+        path = self._path(seen)
+        path.launch([array.pointer for array in seen.values()], stream, scalars)
+        if found is not None:
+            if len(self._paths) >= KEPT:
+                self._paths = {}
+            self._paths[found[0]] = path
+        return out
+
+    def repeat(
+        self,
+        found: tuple[Key, list[int]],
+        out: Any,
+        alpha: float | None = None,
+        beta: float | None = None,
+        stream: int | None = None,
+    ) -> Any:
+        """A call with the arrays that ``found`` tells of (see :func:`signature`), if one like it was good before.
+
+        Only addresses and numbers are left to look at. None where they are not as they must be, or nothing is known.
+        """
+        key, pointers = found
+        path = self._paths.get(key)
+        if path is None:
+            return None
+        scalars = self._defaults if alpha is None and beta is None else self._scalars(alpha, beta)
+        if "c" not in path.names and self._needs_c(scalars):
+            return None
+        if out is None:
+            out = path.allocate()
+            pointers = [*pointers, arrays.view("out", out).pointer]
+        on = path.current_stream() if stream is None else stream
+        return out if path.launch(pointers, on, scalars) else None
+
+    def bind(
+        self,
+        *operands: Any,
+        stream: int | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        out: Any = None,
+        **named: Any,
+    ) -> BoundCall:
+        """The same call with everything decided: ``launch()`` of what is returned costs the host next to nothing.
+
+        Arguments and errors are those of a call; arrays must be in GPU memory. ``stream`` is where ``launch()`` queues
+        the kernel: by default the stream that the arrays' library has current now. Nothing is launched here.
+        """
+        given, scalars = self._given(operands, named), self._scalars(alpha, beta)
+        seen, stream = self._view(given, out, stream, scalars)
+        first = seen[self.workload.inputs[0]]
+        remedy = "copy the arrays to the GPU, or call kernel.emulate(...)"
+        require(first.place != HOST, self.workload.inputs[0], "a host array", "is not in CUDA memory", remedy)
+        if out is None:
+            out = arrays.allocate(self._specs["out"], first)
+            seen["out"] = arrays.view("out", out, stream)
+
+        def check(name: str, value: Any) -> ArrayView:
+            array = arrays.view(name, value, stream)
+            arrays.check(name, array, self._specs[name], self.workload.alignment)
+            place = f"{array.place}:{array.device}"
+            there = f"is not where the bound arrays are ({first.place}:{first.device})"
+            same = (array.place, array.device) == (first.place, first.device)
+            require(same, name, place, there, "put all arrays on one GPU")
+            return array
+
+        pointers = [array.pointer for array in seen.values()]
+        return BoundCall(self._path(seen), {**given, "out": out}, pointers, stream, scalars, check)
+
+    def _view(
+        self, given: Mapping[str, Any], out: Any, stream: int | None, scalars: Mapping[str, float]
+    ) -> tuple[dict[str, ArrayView], int]:
+        """A call's arrays, checked, ``out`` last (where given); and the stream that they are read on."""
         lead = self.workload.inputs[0]
         first = arrays.view(lead, given[lead], stream or 0)
         if stream is None:
             stream = 0 if first.place == HOST else arrays.current_stream(first.library, first.device)
-        seen = {name: arrays.view(name, value, stream) for name, value in given.items() if name != lead or stream}
-        seen.setdefault(lead, first)
+        seen = {lead: first}
+        seen |= {name: arrays.view(name, value, stream) for name, value in given.items() if name != lead or stream}
         if out is not None:
             seen["out"] = arrays.view("out", out, stream)
         key = tuple((n, a.pointer, a.shape, a.strides, a.dtype, a.place, a.device) for n, a in seen.items())
         if key not in self._checked:
-            self._check(seen, first, scalars)
+            self._check(seen, seen[lead], scalars)
             if len(self._checked) >= KEPT:
                 self._checked.clear()
             self._checked.add(key)
         elif self._needs_c(scalars) and "c" not in seen:
-            self._check(seen, first, scalars)
-        if first.place == HOST:
-            return self._on_host(given, scalars, out)
-        if out is None:
-            out = arrays.allocate(self._specs["out"], first)
-            seen["out"] = arrays.view("out", out, stream)
-        self._launch(seen, scalars, stream)
-        return out
+            self._check(seen, seen[lead], scalars)
+        return seen, stream
 
     def _check(self, seen: Mapping[str, ArrayView], first: ArrayView, scalars: Mapping[str, float]) -> None:
         """Raise InvalidInput unless the arrays are what the kernel is compiled for, in one place, and apart."""
@@ -167,17 +244,13 @@ class TunedKernel:
                 raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
         return scalars
 
-    def _launch(self, seen: Mapping[str, ArrayView], scalars: Mapping[str, float], stream: int) -> None:
+    def _path(self, seen: Mapping[str, ArrayView]) -> CallPath:
+        """How calls with arrays like ``seen`` go, which are checked; ``out`` is the last of them."""
         target = seen["out"]
         guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
         device = device_of(target.pointer) if guess else target.device
         with on_device(device):
-            program, workspaces = self._loaded(device)
-            pointers = {b: seen[name].pointer for b, name in self._names.items() if name in seen}
-            pointers.setdefault("c", seen["out"].pointer)  # beta is 0: never read
-            if self.plan.workspace_bytes:
-                pointers["workspace"] = workspaces.get(stream)
-            program.run(pointers, stream, scalars)
+            return CallPath(self._loaded(device), device, seen, self._names, self.workload.alignment, self._specs)
 
     def _loaded(self, device: int) -> tuple[Program, Workspaces]:
         with self._lock:

@@ -14,7 +14,6 @@ from ..errors import Unsupported
 from ..reference import activation, factors
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
-from .arrays import ArrayView
 
 _TORCH_ACTIVATIONS: dict[str, Callable[[Any, Op, Any], Any]] = {
     "relu": lambda functional, op, y: functional.relu(y),
@@ -35,18 +34,16 @@ def can(workload: Workload, library: str) -> bool:
     return simple and library == "cupy" and sys.modules.get("cupy") is not None
 
 
-def run(
-    workload: Workload, first: ArrayView, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any
-) -> Any:
-    """The result, computed by the library that ``first`` came from; Unsupported when it cannot."""
-    if not can(workload, first.library):
-        raise Unsupported(f"{workload.key}: {first.library} arrays have no vendor library for this; use gpu_tune.load")
-    xp: Any = sys.modules[first.library]
+def run(workload: Workload, library: str, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
+    """The result, computed by the arrays' own ``library``; Unsupported when it cannot."""
+    if not can(workload, library):
+        raise Unsupported(f"{workload.key}: {library} arrays have no vendor library for this; use gpu_tune.load")
+    xp: Any = sys.modules[library]
     if isinstance(workload, Matmul):
         y = _matmul(workload, xp, operands, scalars)
     else:
         y = _conv2d(workload, xp, operands)
-    y = _epilogue(workload, xp, first.library, y, operands)
+    y = _epilogue(workload, xp, library, y, operands)
     if out is not None:
         out[...] = y
     return y if out is None else out

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..cuda import driver
+from ..cuda import nvml
 from ..cuda.device import DEFAULT, Device, by_name
 from ..cuda.driver import detect_device
 from ..errors import InvalidInput, MeasureError
@@ -73,7 +73,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
 
     def drivers(self) -> set[str]:
         """Versions of the display drivers of the workers; empty strings where NVML is missing."""
-        return set(self.client.run(driver.display_version).values())
+        return set(self.client.run(nvml.display_version).values())
 
     def alike(self) -> list[str]:
         """Addresses of the workers that have the device."""

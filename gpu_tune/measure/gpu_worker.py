@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import driver, memory
+from ..cuda import driver, memory, nvml
 from ..cuda.driver import DriverError
 from ..errors import GpuTuneError, InvalidInput
 from ..trial import Policy
@@ -90,7 +90,7 @@ class Gpu:
             chip=self.device.chip,
             ordinal=self.ordinal,
             bus_id=self.bus,
-            driver=driver.display_version(),
+            driver=nvml.display_version(),
             cuda=".".join(map(str, driver.version())),
             host=platform.node(),
             l2="three times the L2 rotated or overwritten when cold",
@@ -113,7 +113,7 @@ class Gpu:
                 return reply(result.status, result.reason, error=result.error)
             note("time")
             start = time.perf_counter()
-            before = driver.sensors(self.bus)
+            before = nvml.sensors(self.bus)
             kernel.prepare_to_time(self.stream)
             once = estimate_runtime(kernel, self.stream)
             if is_much_slower(once, request.best):
@@ -132,7 +132,7 @@ class Gpu:
             self.stream.synchronize()
             watch.close()
             seconds["time"] = time.perf_counter() - start
-            clocks = {"before": before, "after": driver.sensors(self.bus)}
+            clocks = {"before": before, "after": nvml.sensors(self.bus)}
             if unstable(samples):
                 reason = f"{len(samples)} samples from {min(samples):.3g} s to {max(samples):.3g} s"
                 return reply("unstable", reason, clocks=clocks)
@@ -178,7 +178,7 @@ class Gpu:
                 replies |= {library.name: FinalistReply("ok", label=library.label) for library in libraries}
                 replies |= {name: FinalistReply("invalid", why) for name, why in missing.items()}
             note("rounds")
-            before = driver.sensors(self.bus)
+            before = nvml.sensors(self.bus)
             watches, names = [], []
             for current, contestant in running:
                 if isinstance(contestant, LoadedKernel):
@@ -202,7 +202,7 @@ class Gpu:
             self.stream.synchronize()
             for watch in watches:
                 watch.close()
-            return FinalsReply(replies, {"before": before, "after": driver.sensors(self.bus)})
+            return FinalsReply(replies, {"before": before, "after": nvml.sensors(self.bus)})
         except (DriverError, InvalidInput) as error:
             lost = isinstance(error, DriverError) and error.sticky
             return FinalsReply(replies, failed=current, reason=str(error), lost=lost)

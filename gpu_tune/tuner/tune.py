@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import dispatch
-from ..cuda import driver, nvrtc
+from ..cuda import nvml, nvrtc
 from ..cuda.device import Device, by_name
 from ..errors import InvalidInput, StoreError
 from ..kernel.emit import emit
@@ -88,7 +88,7 @@ def tune(
             drivers: Collection[str] = cluster.drivers()
         else:
             device, source = select_device(device, kind)
-            drivers = {driver.display_version()}
+            drivers = {nvml.display_version()}
         bound = bind(workload, device, templates)
         if budget.target is not None and budget.target.ratio is not None and source != MEASURED:
             rule = "compares with a vendor library, whose time cannot be predicted"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.cuda.device import Device
 from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.templates.base import Template
@@ -136,7 +136,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     version = "{}.{}".format(*driver.version())
     terminalreporter.line(f"{gpu.product} as {gpu.chip}, {gpu.arch}; {gpu}")
     terminalreporter.line(
-        f"driver {driver.display_version()} (CUDA {version}), NVRTC {nvrtc.version()} {nvrtc.library_path()}"
+        f"driver {nvml.display_version()} (CUDA {version}), NVRTC {nvrtc.version()} {nvrtc.library_path()}"
     )
     for line in TOLD:
         terminalreporter.line(line)

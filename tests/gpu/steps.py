@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.cuda.launch import Program
 from gpu_tune.measure import baselines
@@ -67,7 +67,7 @@ def bandwidth() -> dict[str, float]:
         end.record(stream.handle)
         seconds.append(end.seconds_since(start))
     cuda_memory.free(memory)
-    return {"measured": size / min(seconds), "expected": device.bandwidth, **driver.sensors(driver.bus_id())}
+    return {"measured": size / min(seconds), "expected": device.bandwidth, **nvml.sensors(driver.bus_id())}
 
 
 def probe(name: str, graph: bool = False) -> tuple[np.ndarray, bool]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gpu_tune
-from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.cuda.device import Device, limits
 from tests.gpu import probes
 
@@ -46,10 +46,10 @@ def test_the_limits_that_spaces_are_built_on_are_the_gpus(gpu: Device):
 
 
 def test_nvml_knows_the_gpu_by_its_bus_id(gpu: Device):
-    if not driver.display_version():
+    if not nvml.display_version():
         pytest.skip("NVML is not on this machine: clocks and temperatures are not recorded")
-    found = driver.sensors(driver.bus_id())
-    assert driver.display_version() and found.get("sm_clock_mhz", 0) > 0, found
+    found = nvml.sensors(driver.bus_id())
+    assert nvml.display_version() and found.get("sm_clock_mhz", 0) > 0, found
 
 
 def test_memory_comes_back_as_it_went(gpu: Device, alone: Ask):

@@ -27,10 +27,8 @@ def settle(stream: int) -> None:
 
     Not while a graph is captured: then the host works at once, on buffers whose values nobody checks.
     """
-    status = ctypes.c_int()
-    driver.call("cuStreamIsCapturing", ctypes.c_void_p(stream), ctypes.byref(status))
-    if not status.value:
-        driver.call("cuStreamSynchronize", ctypes.c_void_p(stream))
+    if not driver.call("cuStreamIsCapturing", stream):
+        driver.call("cuStreamSynchronize", stream)
 
 
 class Tensor:

@@ -33,8 +33,28 @@ class OnGpu:
             "version": 3,
         }
 
+    def put(self, array: np.ndarray) -> None:
+        """Overwrite it, once all work is done."""
+        memory.synchronize()
+        memory.upload(
+            self.address, np.frombuffer((ctypes.c_ubyte * self.span).from_address(array.ctypes.data), np.uint8).copy()
+        )
+
     def get(self) -> np.ndarray:
         """A copy on the host, once all work is done."""
         memory.synchronize()
         raw = memory.download(self.address, self.span)
         return np.ndarray(self.spec.shape, self.spec.dtype, raw.tobytes(), 0, self.spec.strides)
+
+
+class CupyLike(OnGpu):
+    """The same, as CuPy's arrays show themselves."""
+
+    def __init__(self, array: np.ndarray, offset: int = 0) -> None:
+        super().__init__(array, offset)
+        self.shape, self.strides, self.dtype = array.shape, array.strides, array.dtype
+        self.device = SimpleNamespace(id=0)
+        self.data = SimpleNamespace(ptr=self.address, device_id=0)
+
+
+CupyLike.__module__ = "cupy"

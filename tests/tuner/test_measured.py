@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import gpu_tune as gt
-from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.measure.select import open_measurer
 from gpu_tune.space.knob import Knob
@@ -49,13 +49,13 @@ def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, 
 def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}
-    monkeypatch.setattr(driver, "display_version", lambda: "580.1")
+    monkeypatch.setattr(nvml, "display_version", lambda: "580.1")
     monkeypatch.setattr(
-        "gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": driver.display_version()}
+        "gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.display_version()}
     )
     first = tune(good, trials=10)
     assert first.winner.environment["driver"] == "580.1" and tune(good, trials=10).winner == first.winner
-    monkeypatch.setattr(driver, "display_version", lambda: "581.2")
+    monkeypatch.setattr(nvml, "display_version", lambda: "581.2")
     phases = []
     again = tune(good, trials=10, on_trial=lambda p: phases.append(p.phase))
     assert "search" not in phases and len(Records().read("measured")) == 10
@@ -67,7 +67,7 @@ def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}
     environment = {"driver": "580.1", "nvrtc": nvrtc.identity()}
-    monkeypatch.setattr(driver, "display_version", lambda: environment["driver"])
+    monkeypatch.setattr(nvml, "display_version", lambda: environment["driver"])
     monkeypatch.setattr("gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: dict(environment))
     tune(good, trials=6)
     assert tune(good, trials=8).winner.trials == 8 and len(Records().read("measured")) == 8
@@ -84,12 +84,12 @@ def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda
 def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}
-    monkeypatch.setattr(driver, "display_version", lambda: "580.1")
+    monkeypatch.setattr(nvml, "display_version", lambda: "580.1")
     monkeypatch.setattr(
-        "gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": driver.display_version()}
+        "gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.display_version()}
     )
     first = tune(good, trials=10)
-    monkeypatch.setattr(driver, "display_version", lambda: "999.9")
+    monkeypatch.setattr(nvml, "display_version", lambda: "999.9")
     there, asked = {"580.1"}, []
 
     class OneGpu:

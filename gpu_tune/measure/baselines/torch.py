@@ -9,13 +9,12 @@ TF32, reduced-precision sums, determinism; it cannot be told to leave Winograd o
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from ...cuda.driver import ask
+from ...cuda.driver import call
 from ...errors import Unavailable
 from ...reference import NUMPY, factors
 from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
@@ -55,7 +54,7 @@ class Torch:
             raise Unavailable(f"PyTorch {torch.__version__} sees no GPU; install a build of it for your CUDA")
         self.torch: Any = torch
         self.session = session
-        self.device = f"cuda:{ask(ctypes.c_int, 'cuCtxGetDevice')}"
+        self.device = f"cuda:{int(call('cuCtxGetDevice'))}"
         self._tensors: dict[Any, Tensors] = {}
         self._streams: dict[int, Any] = {}
         self.results: dict[int, Any] = {}

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <map>
 #include <set>
 
@@ -112,9 +113,21 @@ extern "C" {
 CUresult cuInit(unsigned flags) {
     FAKE_CALL;
     if (flags) return CUDA_ERROR_INVALID_VALUE;
-    if (getenv("FAKE_CUDA_NONE")) return CUDA_ERROR_NO_DEVICE;
+    if (getenv("FAKE_CUDA_NONE") || !getenv("GPU_TUNE_LIBCUDA")) return CUDA_ERROR_NO_DEVICE;  // in no test that did not ask for it
     initialised = true;
     return CUDA_SUCCESS;
+}
+CUresult cuGetProcAddress_v2(const char* name, void** function, int, cuuint64_t, CUdriverProcAddressQueryResult* found) {
+    Dl_info self;
+    dladdr(reinterpret_cast<void*>(&cuInit), &self);
+    void* const library = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    const std::string stem = name, renamed = stem == "cuGraphInstantiate" ? "cuGraphInstantiateWithFlags" : stem;  // since 12.0
+    *function = nullptr;
+    for (const char* suffix : {"_v2", ""})  // the newest one that there is
+        if (!*function) *function = dlsym(library, (renamed + suffix).c_str());
+    dlclose(library);
+    if (found) *found = *function ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+    return *function ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }
 CUresult cuDriverGetVersion(int* v) { const char* text = getenv("FAKE_CUDA_VERSION"); *v = text ? atoi(text) : 13000; return CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* n) { *n = devices(); return initialised ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED; }

@@ -5,6 +5,7 @@
 #undef cuEventElapsedTime  // newer headers rename these; drivers keep the old names, which gpu_tune calls
 #undef cuGraphInstantiate
 
+#include <cstdlib>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -36,6 +37,7 @@ CUresult issue(CUstream stream, Operation what);  // queue it, or capture it
 void drain_all();                                 // run all that is queued
 bool readable(CUdeviceptr address, size_t bytes); // within one live allocation
 double noise();                                   // uniform 0 .. 1
+inline bool logged() { return getenv("FAKE_CUDA_LOG") != nullptr; }
 void log_line(const std::string& text);           // to the file that FAKE_CUDA_LOG names
 inline bool has(const std::string& name, const char* word) { return name.find(word) != std::string::npos; }
 

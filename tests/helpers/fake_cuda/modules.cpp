@@ -105,6 +105,22 @@ void toy(const std::string& name, const Toy& p, unsigned threads, unsigned rows)
     clock_ns += ns * (1 + 0.004 * noise());
 }
 
+bool is_probe(const Function& f) {  // (pointer, int32, float, uint64, tensor map)
+    auto map = f.params.find(4);
+    return f.params.size() == 5 && map->second.size == sizeof(CUtensorMap) && has(f.name, "probe");
+}
+std::string probed(const Function& f, const std::vector<char>& arguments) {  // what a probe was passed
+    if (!is_probe(f)) return "";
+    const char* p = arguments.data();
+    auto at = [&](unsigned i) { return p + f.params.at(i).offset; };
+    char line[256];
+    snprintf(line, sizeof line, " args %llu %d %g %llu map", read<unsigned long long>(p), read<int>(at(1)), double(read<float>(at(2))),
+             read<unsigned long long>(at(3)));
+    std::string text = line;
+    for (int i = 0; i < 16; ++i) text += " " + std::to_string(read<unsigned long long>(at(4) + 8 * i));
+    return text;
+}
+
 CUresult checked(const CUlaunchConfig& c, const Function& f, void** params, unsigned* cluster, int* pdl) {
     if (c.numAttrs && !c.attrs) return CUDA_ERROR_INVALID_VALUE;
     bool given = false;
@@ -206,21 +222,14 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction handle, void*
     int pdl = 0;
     FAKE_TRY(checked(*config, *f, params, cluster, &pdl));
     const std::vector<char> arguments = block_of(*f, params);
-    char line[512];
-    snprintf(line, sizeof line, "%s grid %u %u %u block %u %u %u shared %u cluster %u %u %u pdl %d stream %d", f->name.c_str(),
-             config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX, config->blockDimY, config->blockDimZ,
-             config->sharedMemBytes, cluster[0], cluster[1], cluster[2], pdl, config->hStream != nullptr);
-    std::string text = line;
-    if (has(f->name, "probe") && f->params.size() == 5 && f->params[4].size == sizeof(CUtensorMap)) {  // (pointer, int32, float, uint64, tensor map)
-        const char* p = arguments.data();
-        snprintf(line, sizeof line, " args %llu %d %g %llu map", read<unsigned long long>(p), read<int>(p + f->params[1].offset),
-                 double(read<float>(p + f->params[2].offset)), read<unsigned long long>(p + f->params[3].offset));
-        text += line;
-        for (int i = 0; i < 16; ++i) text += " " + std::to_string(read<unsigned long long>(p + f->params[4].offset + 8 * i));
-        log_line(text);
-        return issue(config->hStream, [] {});
+    if (logged()) {
+        char line[512];
+        snprintf(line, sizeof line, "%s grid %u %u %u block %u %u %u shared %u cluster %u %u %u pdl %d stream %d", f->name.c_str(),
+                 config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX, config->blockDimY, config->blockDimZ,
+                 config->sharedMemBytes, cluster[0], cluster[1], cluster[2], pdl, config->hStream != nullptr);
+        log_line(line + probed(*f, arguments));
     }
-    log_line(text);
+    if (is_probe(*f)) return issue(config->hStream, [] {});
     const bool computes = !f->name.compare(0, 3, "toy");  // the others take time and do nothing: the emulator runs such
     const unsigned threads = config->blockDimX, rows_of = config->gridDimY;
     return issue(config->hStream, [=] {

@@ -1,0 +1,33 @@
+"""The virtual GPU's driver (``fake_cuda``), compiled against NVIDIA's ``cuda.h``."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "fake_cuda"
+
+
+def build(folder: Path) -> Path | None:
+    """The library, made in ``folder`` unless it is there; None without g++ or ``cuda.h``."""
+    headers = [h for place in sys.path for h in Path(place or ".").glob("nvidia/cu*/include/cuda.h")]
+    headers += list(Path("/usr/local/cuda/include").glob("cuda.h"))
+    if not headers or not shutil.which("g++"):
+        return None
+    include = [option for f in (headers[0].parent, SOURCES, SOURCES / "without_cublas") for option in ("-I", str(f))]
+    # the name by which NVIDIA's bindings know the library that is loaded
+    command = ["g++", "-std=c++17", "-O3", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", *include]
+    read = [headers[0], Path(__file__), *sorted(SOURCES.rglob("*.[ch]*"))]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in read if p.is_file())).hexdigest()[:16]
+    library = folder / f"libcuda-{digest}.so"
+    with (folder / "libcuda.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            made = folder / "libcuda.new"
+            subprocess.run([*command, *sorted(map(str, SOURCES.glob("*.cpp"))), "-o", str(made)], check=True)
+            made.rename(library)
+    return library
