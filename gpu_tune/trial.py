@@ -79,7 +79,8 @@ class Measurement:
 
     ``source`` is ``measured``, ``predicted`` or ``replayed``. ``warm_samples``: the same with a warm L2, where taken.
     ``environment``: driver, NVRTC, clocks, power, temperature ... ``cubin_hash`` names the binary. ``seconds``: what
-    each stage cost (``render``, ``compile``, ``verify``, ``time``).
+    each stage cost (``render``, ``compile``, ``verify``, ``time``). ``prediction``: the terms of a predicted time by name
+    (see ``model.performance.Prediction.terms``), of a measured trial too where it was predicted before it ran.
     """
 
     candidate: Candidate
@@ -94,6 +95,7 @@ class Measurement:
     cubin_hash: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     error: Mapping[str, float] = field(default_factory=dict)
+    prediction: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES or self.source not in SOURCES:

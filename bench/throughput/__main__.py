@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jobs=given.jobs,
         seed=given.seed,
     )
-    predicted = " (a model: times are estimates)" if found["source"] != MEASURED else ""
+    predicted = " (times are predicted)" if found["source"] != MEASURED else ""
     print(f"{found['workload']} on {found['chip']}{predicted}, {found['jobs']} compile workers")
     rate = f"{found['candidates_per_second']:.2f} a second"
     counts = ", ".join(f"{n} {s}" for s, n in found["statuses"].items())

@@ -125,7 +125,7 @@ def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool
             }
         )
     reason = (
-        "no GPU on this machine, so there is nothing to compare with (estimates are never set against a library). "
+        "no GPU on this machine, so there is nothing to compare with (predictions are never set against a library). "
         "On a GPU this would run:"
     )
     if as_json:

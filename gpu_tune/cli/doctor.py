@@ -82,7 +82,7 @@ def _python() -> tuple[bool, str]:
 def _gpu() -> tuple[bool, str]:
     device = driver.detect_device()
     if device is None:
-        return False, "none: times are predicted (estimates), kernels run on the emulator"
+        return False, "none: times are predicted, kernels run on the emulator"
     rates = "" if device.known else ", not in the built-in table (peak rates inferred)"
     return True, f"{device.product} as {device.chip}, {device.arch}{rates}"
 

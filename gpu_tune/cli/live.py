@@ -9,7 +9,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, TextIO
 
-from ..kernel.emit import duration
+from ..kernel.emit import duration, figure
 from ..trial import PREDICTED
 from ..tuner.budget import Progress
 
@@ -70,8 +70,9 @@ def _facts(progress: Progress) -> tuple[str, str, str]:
     far = f"{progress.trials}{trials} trials, {progress.seconds:.0f}{seconds} s"
     found, best = "nothing timed yet", progress.best
     if best is not None:
-        mark = " (estimate)" if progress.source == PREDICTED else ""
-        found = f"best {duration(best.time)}{mark}, {progress.workload.flops / best.time / 1e12:.3g} TFLOP/s"
+        found = f"best {figure(best.time, best.source, best.environment)}"
+        if best.source != PREDICTED:
+            found += f", {progress.workload.flops / best.time / 1e12:.3g} TFLOP/s"
         if progress.default is not None:
             found += f", {progress.default.time / best.time:.2f}x the default"
     if progress.goal is not None:

@@ -9,7 +9,7 @@ import click
 
 from .. import text
 from ..errors import InvalidInput
-from ..kernel.emit import duration
+from ..kernel.emit import figure
 from ..trial import PREDICTED, SOURCES
 from . import options
 
@@ -99,7 +99,7 @@ def _list(found: list[Any], folder: str, as_json: bool) -> None:
             **dict(zip(("source", "chip", "workload", "template"), group)),
             "trials": len(trials),
             "statuses": dict(Counter(m.status for m in trials)),
-            "best_seconds": min((m.time for m in trials if m.ok), default=None),
+            **_best(trials),
         }
         for group, trials in sorted(groups.items(), key=lambda item: item[0])
     ]
@@ -116,11 +116,19 @@ def _list(found: list[Any], folder: str, as_json: bool) -> None:
         )
 
 
+def _best(trials: list[Any]) -> dict[str, Any]:
+    """Of trials of one workload: the least time, if it may be told, and what is said of it."""
+    best = min((m for m in trials if m.ok), key=lambda m: m.time, default=None)
+    if best is None:
+        return {"best_seconds": None, "best": "-"}
+    told = best.source != PREDICTED or best.environment.get("judged")
+    said = figure(best.time, best.source, best.environment) if told else "not judged"
+    return {"best_seconds": best.time if told else None, "best": said}
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    mark = " (est.)" if row["source"] == PREDICTED else ""
-    best = "-" if row["best_seconds"] is None else duration(row["best_seconds"]) + mark
     ended = ", ".join(f"{n} {status}" for status, n in row["statuses"].items())
-    return [row["source"], row["chip"], row["workload"], row["template"], str(row["trials"]), best, ended]
+    return [row["source"], row["chip"], row["workload"], row["template"], str(row["trials"]), row["best"], ended]
 
 
 def _write(name: str, table: str) -> None:

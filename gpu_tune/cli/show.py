@@ -10,12 +10,12 @@ import click
 
 from .. import text
 from ..errors import NotTuned
-from ..kernel.emit import describe, duration
+from ..kernel.emit import describe, figure
 from ..measure.select import select_device
 from ..store.records import Records
 from ..store.store import Store, lookup
 from ..templates.registry import bind
-from ..trial import PREDICTED
+from ..trial import PREDICTED, Measurement
 from ..workload import Workload, tune_command
 from . import options
 
@@ -126,24 +126,34 @@ def _search_facts(workload: Workload, device: str | None, seed: int) -> dict[str
         "device": chosen.chip,
         "source": source,
         "records": len(records),
-        "best": {"key": tuner.best.candidate.key, "seconds": tuner.best.time} if tuner.best else None,
+        "best": _best(tuner.best),
         **explain(tuner),
         "next": [{"template": c.template, "config": dict(c.config)} for c in batch],
     }
 
 
+def _best(best: Measurement | None) -> dict[str, Any] | None:
+    if best is None:
+        return None
+    told = figure(best.time, best.source, best.environment)
+    return {"key": best.candidate.key, "seconds": best.time, "figure": told}
+
+
 def _print_search(facts: dict[str, Any]) -> None:
     from ..report.search_facts import ended
 
-    mark = " (estimates)" if facts["source"] == PREDICTED else ""
+    mark = " (predicted, not measured)" if facts["source"] == PREDICTED else ""
     click.echo(f"{facts['workload']} on {facts['device']}{mark}")
     click.echo(f"trials: {ended(facts)}; learning from {facts['records']} records")
     if facts["best"]:
-        click.echo(f"best: {duration(facts['best']['seconds'])}  {facts['best']['key']}")
+        click.echo(f"best: {facts['best']['figure']}  {facts['best']['key']}")
     trials = len(facts["curve"])
     curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None and (n in MARKS or n == trials)]
     if curve:
-        click.echo("best so far: " + ", ".join(f"{duration(t)} after {n}" for n, t in curve))
+        least = curve[-1][1]
+        click.echo(
+            "best so far: " + ", ".join(f"{least / t:.0%} after {n}" for n, t in curve) + " (of the best's speed)"
+        )
     if facts["failures"]:
         rows = [
             (str(f["count"]), f["status"].replace("_", " "), f["reason"].split("\n")[0][:200])

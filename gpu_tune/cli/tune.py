@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import GpuTuneError
-from ..kernel.emit import duration
+from ..kernel.emit import duration, figure, limits
 from ..trial import PREDICTED
 from ..tuner.budget import Progress
 from ..workload import Workload
@@ -79,7 +79,7 @@ def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
             bind(workload, device)
         if source == PREDICTED and not as_json:
             click.echo(
-                f"No GPU: times are estimates, predicted for {device.name}. Kernels are really compiled and executed.",
+                f"No GPU: times are predicted for {device.name}. Kernels are really compiled and executed.",
                 err=True,
             )
     results, failures = [], []
@@ -113,6 +113,7 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
     """What a tuning gave, as plain data."""
     w, workload = kernel.winner, kernel.workload
     default = w.verdict.get("default", {})
+    told = w.seconds > 0 and (w.source != PREDICTED or bool(w.environment.get("judged")))
     return {
         "workload": workload.key,
         "chip": w.chip,
@@ -120,9 +121,12 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
         "source": w.source,
         "template": w.template,
         "config": dict(w.config),
-        "seconds": w.seconds,
-        "tflops": workload.flops / w.seconds / 1e12 if w.seconds else 0.0,
-        "default_seconds": default.get("seconds"),
+        "seconds": w.seconds if told else None,
+        "tflops": workload.flops / w.seconds / 1e12 if told else None,
+        "judged": w.environment.get("judged", "") if w.source == PREDICTED else None,
+        "figure": figure(w.seconds, w.source, w.environment),
+        "limited_by": limits(w.prediction),
+        "default_seconds": default.get("seconds") if told else None,
         "default": default.get("name"),
         "speedup": default.get("speedup"),
         "trials": w.trials,
@@ -169,16 +173,21 @@ def show(result: dict[str, Any]) -> None:
 def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is said of one result: a name and a text of rich's markup."""
     verdict, default = result["verdict"], result["default_seconds"]
-    if default:
+    name = (result["default"] or "").split(" ")[0]
+    if default and result["source"] != PREDICTED:
         rate = result["tflops"] * result["seconds"] / default
-        name = (result["default"] or "").split(" ")[0]
         yield "default config", f"{duration(default)}  {rate:.3g} TFLOP/s  {name}"
-    mark = " (estimate, not a measurement)" if result["source"] == PREDICTED else ""
-    best = f"[bold]{duration(result['seconds'])}[/bold]  {result['tflops']:.3g} TFLOP/s  {result['template']}{mark}"
-    yield "best found", best
+    elif name:
+        yield "default config", f"{duration(default)} predicted  {name}" if default else name
+    rate = f"  {result['tflops']:.3g} TFLOP/s" if result["source"] != PREDICTED else ""
+    yield "best found", f"[bold]{result['figure']}[/bold]{rate}  {result['template']}"
     yield "", " ".join(f"{k}={v}" for k, v in result["config"].items())
     if result["speedup"]:
         yield "speed-up", f"[bold]{result['speedup']:.2f}x[/bold] over the default ({verdict['default']['text']})"
+    if result["limited_by"]:
+        yield "limited by", result["limited_by"]
+    if result["judged"]:
+        yield "the model", result["judged"]
     yield "vendor", verdict["text"]
     if result["from_store"]:
         yield "trials", f"{result['trials']}, kept from earlier: the store answered, nothing was compiled"
@@ -198,18 +207,18 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def overview(results: list[dict[str, Any]]) -> None:
-    estimate = any(r["source"] == PREDICTED for r in results)
+    predicted = any(r["source"] == PREDICTED for r in results)
     columns = ("workload", "template", "default", "best found", "speed-up", "TFLOP/s")
     rows = (
         (
             r["workload"],
             r["template"],
             duration(r["default_seconds"]) if r["default_seconds"] else "-",
-            duration(r["seconds"]),
+            duration(r["seconds"]) if r["seconds"] else "not judged",
             f"{r['speedup']:.2f}x" if r["speedup"] else "-",
-            f"{r['tflops']:.3g}",
+            f"{r['tflops']:.3g}" if r["tflops"] else "-",
         )
         for r in results
     )
-    title = "times are predicted: estimates, not measurements" if estimate else None
+    title = "predicted, not measured" if predicted else None
     options.print_table(columns, rows, title=title, right=columns[2:])

@@ -46,7 +46,7 @@ class TunedKernel:
     ``workload`` is what it computes, ``chip`` what it was tuned for; ``template`` (a name) and ``config`` are what it
     was made from. ``source`` is the CUDA source, self-contained, under its header comment; ``cubin`` the compiled code
     and ``plan`` its launch plan. ``verdict`` says how it compares with the vendor library and the default config;
-    ``seconds`` is the median of one run: an estimate unless ``measured`` on a GPU, 0 where it was not timed.
+    ``seconds`` is the median of one run: predicted unless ``measured`` on a GPU, 0 where it was not timed.
     """
 
     def __init__(self, winner: Winner, match: str = "exact", path: Path | None = None) -> None:

@@ -117,7 +117,7 @@ class ClusterMeasurer(CompilingMeasurer):
         self.cluster, self.source = cluster, cluster.source
         self.seed, self.tolerance, self._calibration = seed, tolerance, calibration
         if policy is None and cluster.kind == "predicted":
-            policy = Policy(mode="model", repeats=7)
+            policy = Policy(mode="model", repeats=1)
         super().__init__(bound, policy=policy, **options)
         self.workers: list[str] = []
         self.excluded: dict[str, str] = {}

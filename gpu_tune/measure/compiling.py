@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,28 @@ class CompilingMeasurer(Measurer):
         if known is None:
             known = self._finalists[candidate] = build(self._bound(candidate), candidate, self.pool)
         return known
+
+    def builds(self, candidates: Iterable[Candidate], seconds: float) -> Iterator[Build]:
+        """Builds of ``candidates`` in the order in which they are made, until ``seconds`` have passed; what cannot be
+        built is left out."""
+        end = time.perf_counter() + seconds
+        under_way: dict[Future[CompileResult], tuple[Candidate, Rendered]] = {}
+        for candidate in candidates:
+            with contextlib.suppress(GpuTuneError):
+                rendered = self._bound(candidate).render(candidate.config)
+                under_way[self.pool.submit(rendered.source, self.device.arch)] = candidate, rendered
+        try:
+            for compiled in as_completed(under_way, max(0.0, end - time.perf_counter())):
+                candidate, rendered = under_way[compiled]
+                result = compiled.result()
+                with contextlib.suppress(GpuTuneError):
+                    if result.status == "ok":
+                        yield build_of(candidate, self._bound(candidate), rendered, result, 0.0)
+        except FutureTimeout:  # in Python 3.10 another class than TimeoutError
+            pass
+        finally:
+            for compiled in under_way:
+                compiled.cancel()
 
     def close(self) -> None:
         if not self._closed:

@@ -22,7 +22,7 @@ MIN_ROUNDS = 6
 class Comparison:
     """How much faster one finalist is than another: ``ratio`` = time(other) / time(this), above 1 is faster.
 
-    ``low`` .. ``high``: the ratio's interval at ``confidence``. ``decided``: the interval excludes 1 and the
+    ``low`` .. ``high``: the ratio's interval at ``confidence``. ``rounds`` is 0 where both times are predicted. ``decided``: the interval excludes 1 and the
     difference exceeds ``noise_floor`` (relative); otherwise the two are tied.
     """
 
@@ -35,7 +35,9 @@ class Comparison:
 
     @property
     def decided(self) -> bool:
-        """Whether there is a difference."""
+        """Whether there is a difference; between predictions, which have no noise, any one counts."""
+        if not self.rounds:
+            return self.ratio != 1.0
         beyond = abs(math.log(self.ratio)) > self.noise_floor
         return self.rounds >= MIN_ROUNDS and beyond and not self.low <= 1.0 <= self.high
 
@@ -50,6 +52,9 @@ class Comparison:
         return self.decided and self.ratio < 1
 
     def __str__(self) -> str:
+        if not self.rounds:
+            ratio, word = (self.ratio, "faster") if self.ratio >= 1 else (1 / self.ratio, "slower")
+            return f"{word} by {100 * (ratio - 1):.1f} % as predicted"
         if not self.decided:
             within = 100 * max(self.noise_floor, self._width)
             return f"no difference ({100 * (self.ratio - 1):+.1f} % within {within:.1f} %)"

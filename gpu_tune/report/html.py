@@ -11,7 +11,6 @@ from typing import Any
 
 from ..cuda.device import PEAK_KIND, Device
 from ..errors import InvalidInput
-from ..kernel.emit import duration
 from ..trial import PREDICTED
 from .search_facts import ended, judgement
 from .summary import COLUMNS, Row, cells, peak_flops, summarise, text
@@ -43,9 +42,9 @@ def search_page(facts: Mapping[str, Any]) -> str:
     prints. InvalidInput without matplotlib."""
     lines = [f"{facts['trials']} trials: {ended(facts)}", f"{facts['records']} records are learned from"]
     if facts["source"] == PREDICTED:
-        lines.append("times are estimates of an analytic model, not measurements")
+        lines.append("times are predicted from machine code, not measured; figures show them relative to the best")
     if facts["best"]:
-        lines.append(f"best: {duration(facts['best']['seconds'])} with {facts['best']['key']}")
+        lines.append(f"best: {facts['best']['figure']} with {facts['best']['key']}")
     lines += [judgement(name, s) for name, s in facts["spaces"].items() if "rank_correlation" in s]
     failures = [(f["status"], str(f["count"]), f["reason"][:300]) for f in facts["failures"]]
     failed = "<h2>What failed</h2>" + _table(("status", "trials", "why"), failures) if failures else ""
@@ -129,13 +128,15 @@ def search_plots(facts: Mapping[str, Any]) -> dict[str, bytes]:
 def _trials(facts: Mapping[str, Any], colour: Mapping[str, str]) -> bytes:
     figure = _figure(10, 4.8)
     axes, points = figure.subplots(), list(enumerate(facts["points"], 1))
+    least = min(t for t in facts["curve"] if t is not None)
+    unit, axis = (1 / least, "time / least predicted") if facts["source"] == PREDICTED else (1e6, "time (us)")
     for name in facts["spaces"]:
-        mine = [(n, p["seconds"] * 1e6) for n, p in points if p["space"] == name and p["seconds"] is not None]
+        mine = [(n, p["seconds"] * unit) for n, p in points if p["space"] == name and p["seconds"] is not None]
         if mine:
             axes.scatter(*zip(*mine), s=11, color=colour[name], alpha=0.6, linewidths=0, label=f"{name} ({len(mine)})")
-    curve = [(n, t * 1e6) for n, t in enumerate(facts["curve"], 1) if t is not None]
+    curve = [(n, t * unit) for n, t in enumerate(facts["curve"], 1) if t is not None]
     axes.step(*zip(*curve), where="post", color="#222", linewidth=1.4, label="best so far")
-    axes.set(xlim=(0, len(points) + 1), xlabel="trial", ylabel="time (us)", yscale="log")
+    axes.set(xlim=(0, len(points) + 1), xlabel="trial", ylabel=axis, yscale="log")
     failed = [n for n, p in points if p["seconds"] is None]
     if failed:  # on the upper edge, whatever the times are
         label, edge = f"no time ({len(failed)})", axes.get_xaxis_transform()
@@ -174,7 +175,7 @@ def _model(name: str, space: Mapping[str, Any], colour: str) -> bytes:
 
 
 def _mark(predicted: bool) -> str:
-    return " (estimates, not measurements)" if predicted else ""
+    return " (predicted, not measured)" if predicted else ""
 
 
 def _figure(width: float, height: float) -> Any:

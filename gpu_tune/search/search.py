@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ FINAL_BEST, FINAL_WITHIN = 5, 0.03
 """How many of the best trials, and how near to the best, the last descent starts from."""
 STARTS = 0.75
 """Share of a batch that defaults, seeds and other given starts may take; the models and chance have the rest."""
+ALIKE = 0.25
+"""Share of a batch that predictions may fill with one tile."""
 _CURIOSITY = 0.3
 
 
@@ -80,6 +83,22 @@ class Search:
             self.space_searches = {s.name: SpaceSearch(s, self.settings, seed, groups.get(s.name, ())) for s in spaces}
         self._winners = {name: [c for g in own[:2] for c in g.winners(2)] for name, own in groups.items()}
         self._starts = self._queue(starts or {})
+
+    def expect(self, predictions: Mapping[Candidate, float]) -> None:
+        """Predicted seconds, told before the first batch is asked for: the least ones are tried first, after the
+        defaults and one seed of each space, at most a share ``ALIKE`` of a batch of one tile."""
+        spaces, chosen = {s.name: s for s in self.spaces}, list[Candidate]()
+        alike: Counter[object] = Counter()
+        for candidate in sorted(predictions, key=lambda c: (predictions[c], c.key)):
+            space = spaces.get(candidate.template)
+            if space is None or candidate.config not in space:
+                continue
+            tile = (space.name, space.tile(candidate.config))
+            if alike[tile] < max(1, int(ALIKE * self.batch)):
+                alike[tile] += 1
+                chosen.append(candidate)
+        firsts = [Candidate(s.name, c) for s in self.spaces for c in (s.default(), *s.seeds()[:1]) if c is not None]
+        self._starts = list(dict.fromkeys([*firsts, *chosen[: self.batch], *self._starts]))
 
     def ask(self, n: int | None = None) -> list[Candidate]:
         """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all

@@ -75,6 +75,10 @@ class Space:
         """Further good starts, valid ones only."""
         return []
 
+    def tile(self, config: Config) -> object:
+        """What of ``config`` decides most: configs of one tile are alike. Here the whole of it."""
+        return config
+
     def __contains__(self, config: object) -> bool:
         if not isinstance(config, Config):
             return False

@@ -17,7 +17,7 @@ import io
 import json
 import logging
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ class Record:
     """One trial as stored: the measurement and what it was made for. ``time`` is seconds since the epoch.
 
     ``workload`` is what the template computed (for a view: the view's workload). ``run`` names the tuning that made it.
-    ``prediction``: the static terms of a predicted time, by name.
     """
 
     workload: Workload
@@ -48,7 +47,6 @@ class Record:
     measurement: Measurement
     time: float = 0.0
     run: str = ""
-    prediction: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def source(self) -> str:

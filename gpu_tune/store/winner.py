@@ -38,8 +38,8 @@ class Winner:
     """What is published: the fastest kernel of ours that was found and checked, with everything needed to run it.
 
     ``workload`` is what was asked for; ``view`` (if any) is the equivalent workload that the template really computes,
-    with the names of its buffers. ``source`` is ``measured`` or ``predicted``; ``seconds`` the median time of one run,
-    an estimate where predicted. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
+    with the names of its buffers. ``source`` is ``measured`` or ``predicted``; ``seconds`` the median time of one run
+    where measured. ``code`` is the CUDA source under its header comment. ``verdict`` holds the comparison
     with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was,
     ``budget`` what it was allowed and why it ended; ``complete`` is False when it was cut short. ``prediction``: the
     static terms of a predicted time, by name. ``host_seconds``: what the host spends on a call (None: not measured).

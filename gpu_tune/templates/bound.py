@@ -117,6 +117,10 @@ class TemplateSpace(Space):
         seeds = self.bound.template.seeds(self.workload, self.device)
         return list(dict.fromkeys(c for c in seeds if c in self))
 
+    def tile(self, config: Config) -> tuple[object, ...]:
+        """The values of the knobs that size a block's tile."""
+        return tuple(config[name] for names in _TILES.values() for name in names if name in config)
+
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """Knob features, then hardware features (each config's are computed once)."""
         new = [row for row in rows if row.tobytes() not in self._known]

@@ -21,6 +21,7 @@ from ..cuda.device import Device, by_name
 from ..errors import InvalidInput, StoreError
 from ..kernel.emit import emit
 from ..kernel.kernel import TunedKernel
+from ..measure.compiling import CompilingMeasurer
 from ..measure.finals import Finals
 from ..measure.protocol import Measurer
 from ..measure.select import open_measurer, select_device
@@ -32,7 +33,8 @@ from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, require_workload
-from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
+from .budget import EFFORTS, Budget, OnTrial, Progress, SpeedGoal, silent
+from .foresee import expectations
 from .loop import Loop
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ def tune(
         open_.callback(records.close)
         progress = Progress(workload, device, source, budget)
         tell(progress)
+        own = {b.hash for b in bound}
         history = records.read(source)  # of every chip: what is told apart is left to the models
         from ..search.search import Tuner  # LightGBM loads here, not where the store answers
 
@@ -117,6 +120,10 @@ def tune(
             open_measurer(bound, source, cluster=cluster, jobs=jobs, seed=seed, seen=tuner.observations)
         )
         loop = Loop(tuner, measurer, records, progress, tell)
+        fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
+        if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and cluster is None:
+            limit = min(budget.limits[1], EFFORTS["full"][1])
+            tuner.expect(expectations(tuner.spaces, measurer, records, seed=seed, seconds=limit, run=loop.name))
         if stored is None:
             if budget.target is not None:
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()
@@ -201,6 +208,7 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
         policy=told.policy if told else Policy(),
         compiler=Compiler("nvrtc", build.nvrtc),
         options=nvrtc.all_options(progress.device.arch),
+        prediction=dict(told.prediction) if told else {},
         environment=dict(finals.environment or (told.environment if told else {})),
         finalists=tuple(c.candidate for c in finals.finalists if c.candidate is not None and c.ok),
         seed=seed,

@@ -43,5 +43,5 @@ def test_shares_add_up_and_no_binary_is_timed_twice(
         n for s, n in found["statuses"].items() if s in ("ok", "duplicate")
     )
     assert found["seconds_to_95_percent"] <= found["wall_seconds"]
-    assert ("a model: times are estimates" in told) == (kind == "predicted")
+    assert ("times are predicted" in told) == (kind == "predicted")
     assert (found["device_idle_share"] is None) == (kind == "predicted")

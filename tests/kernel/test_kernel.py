@@ -277,6 +277,8 @@ def test_an_array_that_another_stream_still_makes_is_waited_for(toy_winner, gpu_
 def test_an_emitted_source_says_what_it_is_and_assembles_by_itself(toy_winner):
     base = toy_winner()
     said = {"options": nvrtc.all_options("sm_90a"), "seconds": 1.5e-6, "verdict": {"text": "a */ trap"}, "created": 0.0}
+    said["environment"] = {"judged": "judged somewhere", "low": 1e-6, "high": 3e-6}
+    said["prediction"] = {"seconds": 1.5e-6, "tensor cycles": 3e3, "latency cycles": 1e3, "tail cycles": 10.0}
     text = emit.emit(replace(base, arch="sm_90a", source="predicted", **said))
     header, end, body = text.partition("\n */\n")
     header += end
@@ -284,7 +286,9 @@ def test_an_emitted_source_says_what_it_is_and_assembles_by_itself(toy_winner):
     for fact in (
         "matmul-20x18x16-float32-nn",
         "toy_none<<<",
-        "an analytic model's, not a measurement",
+        "1.5 us predicted (1 us to 3 us); from its machine code, no GPU ran this",
+        "judged somewhere",
+        "limited by  tensor 75%, latency 25%",
         base.chip,
         "1970-01-01",
         emit.body_hash(body),

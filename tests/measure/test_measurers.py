@@ -107,9 +107,10 @@ def test_confirmation_agrees_with_the_search_on_what_is_clearly_faster(measurer:
     fast, slow = min(timed, key=timed.__getitem__), max(timed, key=timed.__getitem__)
     assert timed[slow] > 1.1 * timed[fast], "the toy's configs differ"
     found = measurer.finals([slow, fast], rounds=9)
-    assert found.winner == fast and found.source == measurer.source and found.rounds == 9
+    rounds = 0 if measurer.source == "predicted" else 9  # predictions have no noise: nothing is repeated
+    assert found.winner == fast and found.source == measurer.source and found.rounds == rounds
     assert found.comparisons[slow.key].faster and 0 <= found.noise_floor < 0.2
-    assert found.finalist(fast).ok and len(found.finalist(fast).samples) == 9
+    assert found.finalist(fast).ok and len(found.finalist(fast).samples) == max(1, rounds)
 
 
 def test_a_finalist_that_does_not_hold_never_wins(measurer: Measurer, candidate: Make):

@@ -1,8 +1,9 @@
-"""Predicted times are deterministic, marked as what they are, and have the shape of the real problem."""
+"""Predicted times are functions of code and chip, marked as what they are, and told where they were judged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 
 from gpu_tune import emulator
 from gpu_tune.cuda.device import by_name
-from gpu_tune.measure import emulated
+from gpu_tune.kernel.emit import UNJUDGED, duration, figure
+from gpu_tune.measure import emulated, predicted
 from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
+from gpu_tune.model.performance import Prediction, predict
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
@@ -31,23 +34,40 @@ def times(
         return {c: f.result(HANG) for c, f in futures.items()}
 
 
-def test_the_same_seed_gives_the_same_samples_and_another_seed_or_chip_another_landscape(
+def test_a_prediction_is_a_function_of_code_and_chip_alone(
     templates: dict[str, Template], compiled: Path, candidate: Make
 ):
     w = Matmul(512, 512, 512, dtype="float32")
     some = [candidate(rows=r, threads=t) for r in (1, 4) for t in (64, 128)]
-    a, b = (times(w, some, templates, compiled) for _ in range(2))
-    assert [a[c].samples for c in some] == [b[c].samples for c in some]
-    assert all(a[c].source == PREDICTED and a[c].environment["predicted"] is True for c in some)
-    for change in ({"seed": 1}, {"device": "nvidia-a100"}):
-        other = times(w, some, templates, compiled, **change)
-        ratios = np.array([other[c].time / a[c].time for c in some])
-        assert ratios.std() / ratios.mean() > 0.005, "not one common factor: interactions differ"
+    first = times(w, some, templates, compiled)
+    for seed in (0, 1):
+        again = times(w, some, templates, compiled, seed=seed)
+        assert [again[c].samples for c in some] == [first[c].samples for c in some]
+    for c in some:
+        m = first[c]
+        assert m.source == PREDICTED and len(m.samples) == 1 and m.prediction["seconds"] == m.time
+        assert m.warm_samples[0] <= m.time
+    assert all(v >= 0 and np.isfinite(v) for c in some for v in first[c].prediction.values())
+    other = times(w, some, templates, compiled, device="nvidia-a100")
+    ratios = np.array([other[c].time / first[c].time for c in some])
+    assert ratios.std() / ratios.mean() > 0.005, "not one common factor"
 
 
-def test_noise_is_small_but_there(templates: dict[str, Template], compiled: Path, candidate: Make):
-    m = times(Matmul(512, 512, 512, dtype="float32"), [candidate()], templates, compiled)[candidate()]
-    assert 0 < np.std(m.samples) / np.mean(m.samples) < 0.1
+def test_seconds_are_told_where_the_kind_of_kernel_was_judged(
+    templates: dict[str, Template], compiled: Path, candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    w = Matmul(512, 512, 512, dtype="float32")
+    m = times(w, [candidate()], templates, compiled)[candidate()]
+    assert "judged" not in m.environment and figure(m.time, m.source, m.environment) == UNJUDGED
+
+    def judged_predict(*args: Any, **options: Any) -> Prediction:
+        found = predict(*args, **options)
+        return replace(found, judged="somewhere", low=found.seconds / 2, high=2 * found.seconds)
+
+    monkeypatch.setattr(predicted, "predict", judged_predict)
+    m = times(w, [candidate()], templates, compiled)[candidate()]
+    assert m.environment["judged"] == "somewhere" and m.environment["low"] == m.time / 2
+    assert figure(m.time, m.source, m.environment).startswith(f"{duration(m.time)} predicted (")
 
 
 def test_time_grows_with_work_and_falls_with_a_faster_chip(
@@ -104,7 +124,9 @@ def test_the_winner_is_executed_and_a_wrong_one_loses_to_the_next_best(
     wrong, right = candidate(fault="wrong"), candidate(rows=1, threads=32)
     with make_measurer(w, kind="predicted", templates=templates, store=compiled, jobs=1) as m:
         assert isinstance(m, PredictedMeasurer)
-        m._chip.time = lambda build, cold: 1e-6 if build.candidate == wrong else 2e-6  # type: ignore[method-assign]
+        found = m.predict(m.build(right))
+        first = replace(found, seconds=found.seconds / 2)
+        m.predict = lambda build, **_: first if build.candidate == wrong else found  # type: ignore[method-assign]
         found = m.finals([wrong, right], rounds=7)
     assert found.winner == right and found.finalist(right).checks[0].ok
     assert found.finalist(right).checks[0].by == "emulator" and found.finalist(wrong).status == "wrong"

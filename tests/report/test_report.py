@@ -68,11 +68,12 @@ def test_the_page_stands_alone_and_escapes(tmp_path):
     assert set(html.benchmark_plots(ROWS[3:], H200)) == set()
 
 
-def progress(**more):
-    p = Progress(Matmul(64, 64, 64), H200, "predicted", Budget(trials=10))
+def progress(source="predicted", environment=None, **more):
+    p = Progress(Matmul(64, 64, 64), H200, source, Budget(trials=10))
     p.phase = "search"
     default, best = (
-        Measurement(Candidate("t", Config(x=x)), "ok", "predicted", samples=(s,)) for x, s in ((1, 2e-6), (2, 1e-6))
+        Measurement(Candidate("t", Config(x=x)), "ok", source, samples=(s,), environment=environment or {})
+        for x, s in ((1, 2e-6), (2, 1e-6))
     )
     for m in (default, best, Measurement(Candidate("t", Config(x=3)), "wrong", "predicted", "off")):
         p.note(m, frozenset({default.candidate}))
@@ -81,15 +82,15 @@ def progress(**more):
     return p
 
 
-def test_progress_lines_say_how_far_what_was_found_and_that_times_are_estimates():
-    line = plain("title", progress())
-    assert line.startswith(
-        "title: 3/10 trials, 0 s; best 1 us (estimate), 0.524 TFLOP/s, 2.00x the default; 2 ok, 1 wrong"
-    )
+def test_progress_lines_say_how_far_what_was_found_and_what_of_a_prediction_may_be_told():
+    begin = "title: 3/10 trials, 0 s; best "
+    rest = ", 2.00x the default; 2 ok, 1 wrong"
+    assert plain("title", progress()).startswith(f"{begin}predicted; not judged for this kind of kernel{rest}")
+    judged = {"judged": "on public timings", "low": 6e-7, "high": 2e-6}
+    assert plain("title", progress(environment=judged)).startswith(f"{begin}1 us predicted (600 ns to 2 us){rest}")
+    assert plain("title", progress(source="measured")).startswith(f"{begin}1 us, 0.524 TFLOP/s{rest}")
     assert plain("title", progress(phase="prepare")) == "title: preparing the search"
-    assert "finalists" in plain("title", progress(phase="finals")) and "(estimate)" not in plain(
-        "t", progress(source="measured")
-    )
+    assert "finalists" in plain("title", progress(phase="finals"))
     assert progress().curve == [(1, 2e-6), (2, 1e-6)]
 
 

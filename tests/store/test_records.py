@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -44,7 +43,7 @@ def log(tmp_path):
 
 
 def test_a_record_survives_the_trip_through_its_line():
-    foreseen = replace(record(5), prediction={"dram": 1e-6})
+    foreseen = record(5, prediction={"dram": 1e-6})
     wrong = record(4, Conv2d(1, 8, 9, 9, 8, 3, 3, padding=1), status="wrong", reason='off by "one"\n')
     for r in (record(3), foreseen, wrong):
         assert R.parse(r.line()) == r
@@ -105,8 +104,8 @@ def test_a_torn_last_line_is_dropped_and_bad_lines_are_logged_misses(log, caplog
         (("time",), 10**400),
         (("chip",), "\ud800"),
         (("workload", "alpha"), float("inf")),
-        (("prediction",), {"dram": float("inf")}),
-        (("prediction",), [1.0]),
+        (("measurement", "prediction"), {"dram": float("inf")}),
+        (("measurement", "prediction"), [1.0]),
         (("measurement", "samples"), [10**400]),
         (("measurement", "candidate", "config"), {"tile": []}),
         (("measurement", "candidate", "config"), {"tile": float("nan")}),

@@ -1,0 +1,94 @@
+"""Before the first batch on a chip without records: configs from all over the space are compiled and played.
+
+What the performance model says of them is told to the search as data and kept among the predicted records, so that the
+search stays a pure function of what it was told and a replay needs no compiler.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..errors import StoreError
+from ..measure.compiling import CompilingMeasurer
+from ..measure.predicted import prediction_of
+from ..space.space import Space
+from ..store.records import Record, Records
+from ..trial import PREDICTED, Candidate, Measurement, Policy
+
+MOST = 128
+"""Configs played at most."""
+SHARE = 0.25
+"""Of a budget of seconds, at most, spent before the first config is timed."""
+_DRAWN = 4
+"""Configs drawn for each that is played: enough to choose tiles from."""
+
+
+def spread(spaces: Sequence[Space], most: int, seed: int) -> list[Candidate]:
+    """Up to ``most`` candidates, the spaces in turn: defaults and seeds, then random configs, each tile in turn."""
+    queues = []
+    for space in spaces:
+        rng = np.random.default_rng([seed, *space.name.encode()])
+        named = [c for c in (space.default(), *space.seeds()) if c is not None]
+        drawn = space.sample(_DRAWN * most // len(spaces), rng)
+        tiles: dict[object, list[Candidate]] = {}
+        for config in drawn:
+            tiles.setdefault(space.tile(config), []).append(Candidate(space.name, config))
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*tiles.values()))
+        queues.append([*(Candidate(space.name, c) for c in named), *(c for c in rounds if c is not None)])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
+    return list(dict.fromkeys(c for c in turns if c is not None))[:most]
+
+
+def foresee(
+    spaces: Sequence[Space], measurer: CompilingMeasurer, *, seed: int, seconds: float
+) -> dict[Candidate, Measurement]:
+    """Predictions of configs spread over the spaces, as many as compile within ``seconds``, as predicted trials."""
+    found: dict[Candidate, Measurement] = {}
+    for build in measurer.builds(spread(spaces, MOST, seed), seconds):
+        prediction = prediction_of(build, measurer.device)
+        if prediction.resident:
+            found[build.candidate] = Measurement(
+                build.candidate,
+                "ok",
+                PREDICTED,
+                samples=(prediction.seconds,),
+                policy=Policy(mode="model", repeats=1),
+                resources=build.resources,
+                environment={"nvrtc": build.nvrtc, "chip": measurer.device.chip},
+                cubin_hash=build.hash,
+                seconds=build.seconds,
+                prediction=prediction.terms(),
+            )
+    return found
+
+
+def keep(found: Iterable[Measurement], measurer: CompilingMeasurer, records: Records, run: str) -> None:
+    """Append them to the records; StoreError when they cannot be written."""
+    for m in found:
+        bound = measurer.bound[m.candidate.template]
+        records.append(Record(bound.computed, bound.device.chip, bound.hash, m, time.time(), run))
+
+
+def known(measurer: CompilingMeasurer, records: Records) -> dict[Candidate, Measurement]:
+    """What earlier runs predicted of exactly these bound templates."""
+    now = {(b.hash, b.computed) for b in measurer.bound.values()}
+    mine = (r for r in records.read(PREDICTED, chip=measurer.device.chip) if (r.template_hash, r.workload) in now)
+    return {r.measurement.candidate: r.measurement for r in mine if r.measurement.ok}
+
+
+def expectations(
+    spaces: Sequence[Space], measurer: CompilingMeasurer, records: Records, *, seed: int, seconds: float, run: str
+) -> Mapping[Candidate, float]:
+    """Predicted seconds by candidate: of earlier runs where there are any, else played now and kept."""
+    found = known(measurer, records)
+    if not found:
+        found = foresee(spaces, measurer, seed=seed, seconds=SHARE * seconds)
+        try:
+            keep(found.values(), measurer, records, run)
+        except StoreError:
+            pass  # the loop says so, once, when it keeps the first trial
+    return {candidate: m.time for candidate, m in found.items()}
