@@ -79,8 +79,8 @@ class Measurement:
 
     ``source`` is ``measured``, ``predicted`` or ``replayed``. ``warm_samples``: the same with a warm L2, where taken.
     ``environment``: driver, NVRTC, clocks, power, temperature ... ``cubin_hash`` names the binary. ``seconds``: what
-    each stage cost (``render``, ``compile``, ``verify``, ``time``). ``prediction``: the terms of a predicted time by name
-    (see ``model.performance.Prediction.terms``), of a measured trial too where it was predicted before it ran.
+    each stage cost (``render``, ``compile``, ``verify``, ``time``). ``prediction``: the terms of a predicted time by
+    name (see ``model.performance.Prediction.terms``), of a measured trial too where it was predicted before it ran.
     """
 
     candidate: Candidate

@@ -151,9 +151,8 @@ def _print_search(facts: dict[str, Any]) -> None:
     curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None and (n in MARKS or n == trials)]
     if curve:
         least = curve[-1][1]
-        click.echo(
-            "best so far: " + ", ".join(f"{least / t:.0%} after {n}" for n, t in curve) + " (of the best's speed)"
-        )
+        shares = ", ".join(f"{least / t:.0%} after {n}" for n, t in curve)
+        click.echo(f"best so far, of the best's speed: {shares}")
     if facts["failures"]:
         rows = [
             (str(f["count"]), f["status"].replace("_", " "), f["reason"].split("\n")[0][:200])

@@ -92,10 +92,8 @@ def limits(prediction: Mapping[str, float]) -> str:
     cycles = {name.removesuffix(" cycles"): value for name, value in prediction.items() if name.endswith(" cycles")}
     tail = cycles.pop("tail", 0.0)  # cycles of idle slots, which the other causes count too
     whole = sum(cycles.values())
-    named = sorted(
-        ((value, name) for name, value in {**cycles, "tail": tail}.items() if value > whole / 20), reverse=True
-    )
-    return ", ".join(f"{name} {value / whole:.0%}" for value, name in named[:4])
+    shares = {name: value / whole for name, value in {**cycles, "tail": tail}.items() if value > whole / 20}
+    return ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1])[:4])
 
 
 def duration(seconds: float) -> str:

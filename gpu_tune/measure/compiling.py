@@ -17,6 +17,7 @@ from typing import Any
 from ..cuda import cubin as cubins
 from ..cuda import nvrtc
 from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
+from ..model.performance import Prediction, predict
 from ..plan import LaunchPlan
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Policy, Pruner, Resources
@@ -211,6 +212,9 @@ class CompilingMeasurer(Measurer):
             )
         measurement = self._time(build)
         if measurement.ok:
+            if not measurement.prediction:  # kept beside a measured time: models learn from it, and people compare
+                found = prediction_of(build, cold=self.policy.l2 == "cold")
+                measurement = replace(measurement, prediction=found.terms() if found.resident else {})
             self._by_hash.setdefault(build.hash, measurement)
         return measurement
 
@@ -236,6 +240,12 @@ def build_of(
     taken, seconds = resources(compiled, rendered.plan), {"render": took, "compile": compiled.cost}
     log, cached = compiled.log, compiled.cached
     return Build(candidate, bound, rendered, compiled.cubin, taken, log, nvrtc.identity(), seconds, cached)
+
+
+def prediction_of(build: Build, *, cold: bool = True) -> Prediction:
+    """What the performance model says of ``build`` on its device; ``cold``: nothing lies in L2."""
+    rendered, bound = build.rendered, build.bound
+    return predict(build.cubin, rendered.plan, rendered.estimate, bound.computed, bound.device, cold=cold)
 
 
 def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:

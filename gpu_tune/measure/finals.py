@@ -22,7 +22,8 @@ MIN_ROUNDS = 6
 class Comparison:
     """How much faster one finalist is than another: ``ratio`` = time(other) / time(this), above 1 is faster.
 
-    ``low`` .. ``high``: the ratio's interval at ``confidence``. ``rounds`` is 0 where both times are predicted. ``decided``: the interval excludes 1 and the
+    ``low`` .. ``high``: the ratio's interval at ``confidence``.
+    ``rounds`` is 0 where both times are predicted. ``decided``: the interval excludes 1 and the
     difference exceeds ``noise_floor`` (relative); otherwise the two are tied.
     """
 

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..cuda.device import Device
 from ..emulator import unavailable_reason
 from ..errors import GpuTuneError
-from ..model.performance import Prediction, predict
+from ..model.performance import Prediction
 from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate, Measurement, Policy
 from . import emulated
-from .compiling import CompilingMeasurer
+from .compiling import CompilingMeasurer, prediction_of
 from .finals import ROUNDS, Comparison, Finalist, Finals
 from .protocol import Build
 
@@ -41,7 +40,7 @@ class PredictedMeasurer(CompilingMeasurer):
     def predict(self, build: Build, *, cold: bool | None = None) -> Prediction:
         """What ``build`` takes on the device; ``cold``: whether nothing lies in L2 (default: as the policy says)."""
         cold = self.policy.l2 == "cold" if cold is None else cold
-        return prediction_of(build, self.device, cold=cold)
+        return prediction_of(build, cold=cold)
 
     def _time(self, build: Build) -> Measurement:
         start = time.perf_counter()
@@ -117,12 +116,6 @@ class PredictedMeasurer(CompilingMeasurer):
 
     def _environment(self) -> dict[str, Any]:
         return {**super()._environment(), "device": self.device.name}
-
-
-def prediction_of(build: Build, device: Device, *, cold: bool = True) -> Prediction:
-    """What ``build`` takes on ``device``."""
-    rendered = build.rendered
-    return predict(build.cubin, rendered.plan, rendered.estimate, build.bound.computed, device, cold=cold)
 
 
 def judged(found: Prediction) -> Mapping[str, Any]:

@@ -97,7 +97,11 @@ class Search:
             if alike[tile] < max(1, int(ALIKE * self.batch)):
                 alike[tile] += 1
                 chosen.append(candidate)
-        firsts = [Candidate(s.name, c) for s in self.spaces for c in (s.default(), *s.seeds()[:1]) if c is not None]
+        firsts = []
+        for space in self.spaces:
+            default = space.default()
+            seeds = [c for c in space.seeds() if c != default]
+            firsts += [Candidate(space.name, c) for c in (default, *seeds[:1]) if c is not None]
         self._starts = list(dict.fromkeys([*firsts, *chosen[: self.batch], *self._starts]))
 
     def ask(self, n: int | None = None) -> list[Candidate]:

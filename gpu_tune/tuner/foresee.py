@@ -6,6 +6,7 @@ search stays a pure function of what it was told and a replay needs no compiler.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..errors import StoreError
-from ..measure.compiling import CompilingMeasurer
-from ..measure.predicted import prediction_of
+from ..measure.compiling import CompilingMeasurer, prediction_of
 from ..space.space import Space
 from ..store.records import Record, Records
 from ..trial import PREDICTED, Candidate, Measurement, Policy
+from .budget import EFFORTS
 
 MOST = 128
 """Configs played at most."""
 SHARE = 0.25
 """Of a budget of seconds, at most, spent before the first config is timed."""
 _DRAWN = 4
-"""Configs drawn for each that is played: enough to choose tiles from."""
+"""Configs drawn for each that is played, enough to choose tiles from; and configs played for each trial at most."""
 
 
 def spread(spaces: Sequence[Space], most: int, seed: int) -> list[Candidate]:
@@ -44,12 +45,13 @@ def spread(spaces: Sequence[Space], most: int, seed: int) -> list[Candidate]:
 
 
 def foresee(
-    spaces: Sequence[Space], measurer: CompilingMeasurer, *, seed: int, seconds: float
+    spaces: Sequence[Space], measurer: CompilingMeasurer, *, seed: int, seconds: float, most: int = MOST
 ) -> dict[Candidate, Measurement]:
-    """Predictions of configs spread over the spaces, as many as compile within ``seconds``, as predicted trials."""
+    """Predictions of up to ``most`` configs spread over the spaces, as many as compile within ``seconds``, as
+    predicted trials."""
     found: dict[Candidate, Measurement] = {}
-    for build in measurer.builds(spread(spaces, MOST, seed), seconds):
-        prediction = prediction_of(build, measurer.device)
+    for build in measurer.builds(spread(spaces, most, seed), seconds):
+        prediction = prediction_of(build)
         if prediction.resident:
             found[build.candidate] = Measurement(
                 build.candidate,
@@ -81,14 +83,21 @@ def known(measurer: CompilingMeasurer, records: Records) -> dict[Candidate, Meas
 
 
 def expectations(
-    spaces: Sequence[Space], measurer: CompilingMeasurer, records: Records, *, seed: int, seconds: float, run: str
+    spaces: Sequence[Space],
+    measurer: CompilingMeasurer,
+    records: Records,
+    limits: tuple[float, float],
+    *,
+    seed: int,
+    run: str,
 ) -> Mapping[Candidate, float]:
-    """Predicted seconds by candidate: of earlier runs where there are any, else played now and kept."""
+    """Predicted seconds by candidate: of earlier runs where there are any, else played now and kept. ``limits``: trials
+    and seconds that the search may take."""
     found = known(measurer, records)
     if not found:
-        found = foresee(spaces, measurer, seed=seed, seconds=SHARE * seconds)
-        try:
+        trials, seconds = limits
+        most, seconds = int(min(MOST, _DRAWN * trials)), SHARE * min(seconds, EFFORTS["full"][1])
+        found = foresee(spaces, measurer, seed=seed, seconds=seconds, most=most)
+        with contextlib.suppress(StoreError):  # the loop says so, once, when it keeps the first trial
             keep(found.values(), measurer, records, run)
-        except StoreError:
-            pass  # the loop says so, once, when it keeps the first trial
     return {candidate: m.time for candidate, m in found.items()}

@@ -33,7 +33,7 @@ from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, require_workload
-from .budget import EFFORTS, Budget, OnTrial, Progress, SpeedGoal, silent
+from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .foresee import expectations
 from .loop import Loop
 
@@ -122,8 +122,7 @@ def tune(
         loop = Loop(tuner, measurer, records, progress, tell)
         fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
         if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and cluster is None:
-            limit = min(budget.limits[1], EFFORTS["full"][1])
-            tuner.expect(expectations(tuner.spaces, measurer, records, seed=seed, seconds=limit, run=loop.name))
+            tuner.expect(expectations(tuner.spaces, measurer, records, budget.limits, seed=seed, run=loop.name))
         if stored is None:
             if budget.target is not None:
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()

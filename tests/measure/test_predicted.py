@@ -13,7 +13,7 @@ import pytest
 from gpu_tune import emulator
 from gpu_tune.cuda.device import by_name
 from gpu_tune.kernel.emit import UNJUDGED, duration, figure
-from gpu_tune.measure import emulated, predicted
+from gpu_tune.measure import compiling, emulated
 from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.model.performance import Prediction, predict
@@ -64,7 +64,7 @@ def test_seconds_are_told_where_the_kind_of_kernel_was_judged(
         found = predict(*args, **options)
         return replace(found, judged="somewhere", low=found.seconds / 2, high=2 * found.seconds)
 
-    monkeypatch.setattr(predicted, "predict", judged_predict)
+    monkeypatch.setattr(compiling, "predict", judged_predict)
     m = times(w, [candidate()], templates, compiled)[candidate()]
     assert m.environment["judged"] == "somewhere" and m.environment["low"] == m.time / 2
     assert figure(m.time, m.source, m.environment).startswith(f"{duration(m.time)} predicted (")

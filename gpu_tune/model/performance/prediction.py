@@ -167,6 +167,8 @@ def _main(
             group=loop.band,
         )
         dram = tiling.dram_bytes(max(1, resident) * device.sm_count, device, cold)
+    elif kernel.work:  # nothing is declared: the workload's arithmetic says how often the hot loop runs
+        trips = max(1.0, workload.flops / 2 / (step.blocks * kernel.work * kernel.warps))
     return _launched(kernel, step.blocks, resident, trips, units, dram, device)
 
 

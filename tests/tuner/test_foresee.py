@@ -1,0 +1,77 @@
+"""The first batch on a chip without records is what the performance model expects most of; played once, then kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from gpu_tune.cuda.device import by_name
+from gpu_tune.search.search import ALIKE, BATCH, Tuner
+from gpu_tune.space.knob import Knob
+from gpu_tune.store.records import Records
+from gpu_tune.templates.registry import bind
+from gpu_tune.trial import Candidate
+from gpu_tune.tuner import foresee
+from gpu_tune.workload import Matmul
+from tests.helpers.tuning import WORKLOAD, tune
+
+W = Matmul(1024, 1024, 1024, dtype="float16", layout="nt")
+
+
+@pytest.fixture
+def good(templates):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    return {"toy": replace(templates["toy"], knobs=knobs)}
+
+
+def test_what_is_played_is_spread_over_spaces_and_tiles():
+    spaces = [b.space() for b in bind(W, by_name("nvidia-a100"))]
+    played = foresee.spread(spaces, 64, seed=0)
+    assert len(played) == len(set(played)) == 64 and played == foresee.spread(spaces, 64, seed=0)
+    by_space = Counter(c.template for c in played)
+    assert set(by_space) == {s.name for s in spaces} and min(by_space.values()) > 64 // len(spaces) - 4
+    assert {Candidate(s.name, s.default()) for s in spaces} < set(played)
+    space = {s.name: s for s in spaces}
+    tiles = Counter((c.template, space[c.template].tile(c.config)) for c in played)
+    assert max(tiles.values()) <= 8
+
+
+def test_the_least_predictions_are_asked_first_and_few_of_one_tile():
+    spaces = [b.space() for b in bind(W, by_name("nvidia-a100")) if b.name == "matmul_mma"]
+    (space,) = spaces
+    played = foresee.spread(spaces, 128, seed=1)
+    times = {c: 1.0 + n for n, c in enumerate(reversed(played))}
+    alike = space.tile(min(times, key=times.__getitem__).config)
+    times = {c: t / 1e3 if space.tile(c.config) == alike else t for c, t in times.items()}
+    tuner, again = Tuner(spaces=spaces), Tuner(spaces=spaces)
+    tuner.expect(times)
+    again.expect(dict(reversed(times.items())))
+    batch = tuner.ask()
+    assert batch == again.ask(), "the order in which predictions are told does not matter"
+    assert batch[0] == Candidate("matmul_mma", space.default()) and batch[1].config in space.seeds()
+    asked = [c for c in batch[2:] if c in times]
+    assert [times[c] for c in asked] == sorted(times[c] for c in asked) and asked
+    assert sum(space.tile(c.config) == alike for c in asked) <= ALIKE * BATCH
+
+
+def test_a_first_run_times_what_is_expected_and_a_second_one_plays_nothing(fake_cuda, home, good, monkeypatch):
+    tune(good, trials=8)
+    predicted = {r.measurement.candidate: r.measurement.time for r in Records().read("predicted")}
+    tried = [r.measurement.candidate for r in sorted(Records().read("measured"), key=lambda r: r.time)]
+    assert 20 <= len(predicted) <= 32 and len(tried) == 8
+    best = sorted(predicted, key=lambda c: (predicted[c], c.key))
+    assert len(set(best[:4]) & set(tried)) >= 3, "the starts leave a quarter of a batch to the search"
+    monkeypatch.setattr(foresee, "foresee", None)
+    tune(good, trials=10)  # this chip has records now
+    for segment in Records().segments("measured"):
+        segment.unlink()
+    again = tune(good, trials=8, force=True)  # without them, what was predicted is read
+    assert again.measured and {r.measurement.candidate for r in Records().read("predicted")} == set(predicted)
+
+
+def test_on_the_predicted_device_nothing_is_foreseen(home, good, monkeypatch):
+    monkeypatch.setattr(foresee, "foresee", None)
+    assert tune(good, trials=4).winner.source == "predicted"
+    assert WORKLOAD.key in {r.workload.key for r in Records().read("predicted")}
