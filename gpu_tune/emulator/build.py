@@ -19,7 +19,8 @@ from typing import Any
 from .. import paths
 from ..errors import CompilerMissing, EmulationError
 
-SOURCES = Path(__file__).parent
+FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "model" / "performance")
+"""Where the library's sources lie: the emulator, and the player of the performance model, which is built with it."""
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w")
 _P, _S, _I, _U64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -36,6 +37,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_launch": (_I, [_P, _S, _P, _P, _P, ctypes.c_uint32, _P, _U64]),
     "emu_results": (_S, [_P]),
     "emu_lines": (_I, [_P, _I, _P, _I]),
+    "perf_play": (None, [_P, _P, _I, _P, _I, _P, _I, _I, _I, _P, _P]),
 }
 """Result and arguments of each function of the library."""
 
@@ -71,7 +73,7 @@ def library() -> ctypes.CDLL:
 
 
 def _files() -> list[Path]:
-    return sorted(SOURCES.glob("*.cpp")) + sorted(SOURCES.glob("*.hpp"))
+    return [path for kind in ("*.cpp", "*.hpp") for folder in FOLDERS for path in sorted(folder.glob(kind))]
 
 
 def _path() -> Path:

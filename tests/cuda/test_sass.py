@@ -34,13 +34,14 @@ MMA = {  # PTX shape and types: registers of A, B and the sums; multiply-adds; d
 def mma(number: int, shape: str) -> str:
     a, b, c, *_ = MMA[shape]
     sums, operands = ",".join(f"%{i}" for i in range(c)), [f"%{i}" for i in range(c, c + a + b)]
+    left, right = ",".join(operands[:a]), ",".join(operands[a:])
     kind, letter = ("float", "f") if ".f32." in shape and shape.endswith("f32") else ("unsigned", "r")
     outs = ",".join(f'"+{letter}"(d[{i}])' for i in range(c))
     ins = ",".join(f'"r"(p[{i}])' for i in range(a + b))
     return f"""extern "C" __global__ void mma{number}({kind}* o, const unsigned* p) {{
     {kind} d[{c}];
     for (int i = 0; i < {c}; ++i) d[i] = o[i];
-    asm volatile("mma.sync.aligned.{shape} {{{sums}}},{{{",".join(operands[:a])}}},{{{",".join(operands[a:])}}},{{{sums}}};"
+    asm volatile("mma.sync.aligned.{shape} {{{sums}}},{{{left}}},{{{right}}},{{{sums}}};"
         : {outs} : {ins});
     for (int i = 0; i < {c}; ++i) o[i] = d[i];
 }}
@@ -143,7 +144,7 @@ def test_dummies_and_constant_moves_are_told_apart() -> None:
         extern __shared__ float4 s[];
         unsigned to = __cvta_generic_to_shared(s + threadIdx.x);
         for (int i = 0; i < n; ++i)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to + i * 4096), "l"(p + i * 256) : "memory");
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to + i * 4096), "l"(p + i * 256));
         asm volatile("cp.async.commit_group;" ::: "memory");
         asm volatile("cp.async.wait_group 0;" ::: "memory");
         q[threadIdx.x] = s[threadIdx.x];

@@ -26,7 +26,7 @@ def small_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (sources / "one.hpp").write_text("int two();\n")
     (sources / "one.cpp").write_text('#include "one.hpp"\nextern "C" int answer() { return 40 + two(); }\n')
     (sources / "two.cpp").write_text('#include "one.hpp"\nint two() { return 2; }\n')
-    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(build, "FOLDERS", (sources,))
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path / "store"))
     return sources
 
@@ -58,7 +58,7 @@ def test_a_compiler_error_is_shown(small_sources: Path) -> None:
 def test_two_processes_build_at_once(small_sources: Path) -> None:
     script = (
         "import sys, ctypes; from pathlib import Path; from gpu_tune.emulator import build;"
-        "build.SOURCES = Path(sys.argv[1]); path = build._path(); build._build(path);"
+        "build.FOLDERS = (Path(sys.argv[1]),); path = build._path(); build._build(path);"
         "sys.exit(ctypes.CDLL(str(path)).answer())"
     )
     started = [subprocess.Popen([sys.executable, "-c", script, str(small_sources)]) for _ in range(2)]

@@ -6,39 +6,50 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...cuda.device import Device
 from ...cuda.sass import Program
 from . import trace
 from .constants import architecture
-from .costs import CAUSES, UNITS, costs
+from .costs import CAUSES, UNITS, Costs, costs
 from .lanes import KernelLanes
-from .player import Slots, play
+from .player import Played, Slots, play
 
 FIRST, LAST = 12, 24
 """The pace is taken between these iterations: earlier ones still fill queues."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pace:
-    """``iteration``: cycles of one iteration; ``rest``: prologue and epilogue. ``causes``, ``rest_causes``: what they
-    are made of, by CAUSES. ``shares``: of the main loop's time that each unit works."""
+    """``passed``: cycles until the first iterations are done, from none (0) on; ``tail``: from the last one's end to
+    the end of the blocks; ``iteration``: of one of the later ones. ``causes``: of an iteration, by CAUSES,
+    ``rest_causes``: of everything else. ``shares``: of the main loop's time that each unit works."""
 
+    passed: NDArray[np.float64]
+    tail: float
     iteration: float
-    rest: float
-    causes: tuple[float, ...]
-    rest_causes: tuple[float, ...]
-    shares: tuple[float, ...]
+    causes: NDArray[np.float64]
+    rest_causes: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+    def cycles(self, trips: float) -> float:
+        """Of blocks that run the loop ``trips`` times: the first iterations as played, the others at the steady
+        pace."""
+        known = len(self.passed) - 1
+        if trips >= known:
+            return float(self.passed[known] + (trips - known) * self.iteration + self.tail)
+        return float(np.interp(trips, np.arange(known + 1), self.passed)) + self.tail
+
+    @property
+    def rest(self) -> float:
+        """Cycles of everything but steady iterations."""
+        known = len(self.passed) - 1
+        return max(0.0, self.cycles(known) - known * self.iteration)
 
     def between(self, other: Pace, share: float) -> Pace:
         """The pace at ``share`` of the way to ``other``."""
-
-        def mix(a: float, b: float) -> float:
-            return a + share * (b - a)
-
-        pairs = ((self.causes, other.causes), (self.rest_causes, other.rest_causes), (self.shares, other.shares))
-        parts = (tuple(map(mix, a, b)) for a, b in pairs)
-        return Pace(mix(self.iteration, other.iteration), mix(self.rest, other.rest), *parts)
+        return Pace(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
 
 
 @dataclass(eq=False)
@@ -71,16 +82,25 @@ class Kernel:
     def _play(self, blocks: int) -> Pace:
         table = costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)
         slots = Slots.of(self.warps, blocks)
-        if not len(self.path.body):
-            played = play(table, self.path.head, np.zeros(0, np.int32), slots, self.sm)
-            none = (0.0,) * len(CAUSES)
-            return Pace(0.0, played.end, none, tuple(played.causes.tolist()), (0.0,) * len(UNITS))
-        few, many = (play(table, self.path.trace(n), self.path.marks(n), slots, self.sm) for n in (FIRST, LAST))
-        count = LAST - FIRST
-        one = max((many.end - few.end) / count, 1.0)
-        causes = (many.causes - few.causes) / count
-        rest = max(few.end - FIRST * one, 0.0)
-        shares = (many.busy - few.busy) / count / one
-        return Pace(
-            one, rest, tuple(causes.tolist()), tuple((few.causes - FIRST * causes).tolist()), tuple(shares.tolist())
-        )
+        count = LAST if len(self.path.body) else 0
+        played = play(table, self.path.trace(count), self.path.marks(count), slots, self.sm)
+        if not count:
+            none = np.zeros(len(CAUSES))
+            return Pace(np.zeros(1), float(played.times[-1]), 0.0, none, played.causes[-1], np.zeros(len(UNITS)))
+        if played.times[FIRST - 1] - played.first[FIRST - 1] > played.times[FIRST - 1] / 4:
+            return self._uneven(table, slots, played)
+        before, after = played.times[FIRST - 1], played.times[LAST - 1]
+        one = max(float(after - before) / (LAST - FIRST), 1.0)
+        causes, busy = ((x[LAST - 1] - x[FIRST - 1]) / (LAST - FIRST) for x in (played.causes, played.busy))
+        tail = float(played.times[-1] - after)
+        # what the whole run took beside the steady iterations, by cause
+        rest = played.causes[-1] - LAST * causes
+        return Pace(np.concatenate([[0.0], played.times[:LAST]]), tail, one, causes, rest, busy / one)
+
+    def _uneven(self, table: Costs, slots: Slots, many: Played) -> Pace:
+        """Where some warps run far ahead of others, only whole runs tell the pace."""
+        few = play(table, self.path.trace(FIRST), self.path.marks(FIRST), slots, self.sm)
+        one = max(float(many.times[-1] - few.times[-1]) / (LAST - FIRST), 1.0)
+        causes, busy = ((a[-1] - b[-1]) / (LAST - FIRST) for a, b in ((many.causes, few.causes), (many.busy, few.busy)))
+        start = max(0.0, float(few.times[-1]) - FIRST * one)
+        return Pace(start + one * np.arange(2.0), 0.0, one, causes, few.causes[-1] - FIRST * causes, busy / one)

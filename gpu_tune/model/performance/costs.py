@@ -43,6 +43,15 @@ class Costs:
     wait: NDArray[np.int32]
     argument: NDArray[np.int32]
 
+    def integers(self) -> NDArray[np.int32]:
+        """One row a field, in the order that the player reads."""
+        boards = (self.write_barrier, self.read_barrier, self.wait)
+        return np.array([self.kind, self.unit, self.cause, self.stall, *boards, self.argument], np.int32)
+
+    def reals(self) -> NDArray[np.float64]:
+        """One row a field, in the order that the player reads."""
+        return np.array([self.interval, self.latency, self.l2])
+
 
 def costs(program: Program, sm: Architecture, device: Device, active: int, lanes: KernelLanes | None = None) -> Costs:
     """The table for ``active`` resident warps on the SM: below four, fewer contend for what the SM shares."""

@@ -46,7 +46,7 @@ def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device) -> OnSms:
 
     def wave(blocks: int) -> tuple[float, Pace]:
         pace = kernel.pace(blocks)
-        return pace.iteration * trips + pace.rest, pace
+        return pace.cycles(trips), pace
 
     total, tail, causes = 0.0, 0.0, dict.fromkeys(CAUSES, 0.0)
     parts: list[tuple[int, int]] = [(waves.full, waves.resident)] if waves.full else []
@@ -56,7 +56,7 @@ def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device) -> OnSms:
         cycles, pace = wave(blocks)
         total += count * cycles
         for name, loop, rest in zip(CAUSES, pace.causes, pace.rest_causes):
-            causes[name] += count * (loop * trips + rest)
+            causes[name] += count * max(0.0, float(loop * trips + rest))
     if waves.left:
         used = waves.left / (math.ceil(waves.left / device.sm_count) * device.sm_count)
         share = math.ceil(waves.left / device.sm_count) / waves.resident

@@ -7,11 +7,15 @@ has a quarter of its rate here. Cycles in which nothing issues are counted for w
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...emulator import build
+from ...errors import CompilerMissing, EmulationError
 from .constants import Architecture
 from .costs import (
     BARRIER,
@@ -44,11 +48,12 @@ COPY_READ = 16.0
 
 @dataclass(frozen=True, eq=False)
 class Played:
-    """``end``: cycles until the last warp is done. ``marks``: when the last warp passed each marked place of the trace.
-    ``causes``: cycles by CAUSES; they add up to ``end``. ``busy``: cycles that each of UNITS worked."""
+    """``first``, ``times``: when the first and the last warp passed each marked place of the trace; at last the end.
+    ``causes``, ``busy``: for each of these times, the cycles by CAUSES (they add up to it) and those that each of UNITS
+    worked until then."""
 
-    end: float
-    marks: NDArray[np.float64]
+    first: NDArray[np.float64]
+    times: NDArray[np.float64]
     causes: NDArray[np.float64]
     busy: NDArray[np.float64]
 
@@ -68,18 +73,43 @@ class Slots:
 
 
 def play(costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots: Slots, sm: Architecture) -> Played:
-    """Play ``trace`` (indices of instructions) in every slot; ``marks``: places of the trace, ascending."""
-    rows = list(
-        zip(
-            *(
-                x.tolist()
-                for x in (
-                    costs.kind, costs.unit, costs.cause, costs.interval, costs.latency, costs.l2, costs.stall,
-                    costs.write_barrier, costs.read_barrier, costs.wait, costs.argument,
-                )
-            )
-        )
+    """Play ``trace`` (indices of instructions) in every slot; ``marks``: places of the trace, ascending.
+
+    In C++ where a compiler is there, otherwise in Python: the same result, slowly.
+    """
+    library = _library()
+    if library is None:
+        return play_in_python(costs, trace, marks, slots, sm)
+    rows, ints, reals = 2 + len(CAUSES) + len(UNITS), costs.integers(), costs.reals()
+    result = np.zeros(1 + (len(marks) + 1) * rows)
+    constants = np.array([sm.queue, sm.barrier])
+    numbers = (len(trace), marks.ctypes.data, len(marks), slots.count, slots.per_block)
+    path, marks = np.ascontiguousarray(trace, np.int32), np.ascontiguousarray(marks, np.int32)
+    library.perf_play(
+        ints.ctypes.data, reals.ctypes.data, ints.shape[1], path.ctypes.data, *numbers, constants.ctypes.data,
+        result.ctypes.data,
     )  # fmt: skip
+    return _table(result[1:].reshape(-1, rows))
+
+
+@functools.cache
+def _library() -> Any:
+    try:
+        return build.library()
+    except (CompilerMissing, EmulationError, OSError):
+        return None
+
+
+def _table(rows: NDArray[np.float64]) -> Played:
+    return Played(rows[:, 0], rows[:, 1], rows[:, 2 : 2 + len(CAUSES)], rows[:, 2 + len(CAUSES) :])
+
+
+def play_in_python(
+    costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots: Slots, sm: Architecture
+) -> Played:
+    """What :func:`play` does, without a compiler."""
+    table_of = zip(*costs.integers().tolist(), *costs.reals().tolist())
+    rows = list(table_of)
     path, last = trace.tolist(), len(trace)
     mark_at = {place: i for i, place in enumerate(marks.tolist())}
     n = slots.count
@@ -88,17 +118,17 @@ def play(costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots
     board = [[0.0] * 8 for _ in range(n)]
     board_why = [[LATENCY] * 8 for _ in range(n)]
     copied, copied_why, copies = [0.0] * n, [LATENCY] * n, [[] for _ in range(n)]  # type: ignore[var-annotated]
-    gmma, gmmas = [0.0] * n, [[] for _ in range(n)]  # type: ignore[var-annotated]
+    gmmas = [[] for _ in range(n)]  # type: ignore[var-annotated]
     waiting: list[list[int]] = [[] for _ in range(groups)]
     alive = [min(slots.per_block, n - g * slots.per_block) for g in range(groups)]
     free, busy, spent = [0.0] * len(UNITS), [0.0] * len(UNITS), [0.0] * len(CAUSES)
-    passed = [0.0] * len(mark_at)
+    to_pass, table = [n] * len(mark_at), [[0.0] * (2 + len(CAUSES) + len(UNITS)) for _ in range(len(mark_at) + 1)]
     running = set(range(n))
     issue = memory = l2_done = end = 0.0
     turn = n
     while running:
         w = min(running, key=lambda v: (ready[v], order[v]))
-        kind, unit, cause, interval, latency, l2, stall, wbar, rbar, wait, argument = rows[path[place[w]]]
+        kind, unit, cause, stall, wbar, rbar, wait, argument, interval, latency, l2 = rows[path[place[w]]]
         t, reason = (ready[w], why[w]) if ready[w] > issue else (issue, ISSUE)
         mine, mine_why = board[w], board_why[w]
         b = 0
@@ -155,7 +185,6 @@ def play(costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots
             else:
                 done = t + latency
             if kind == GMMA:
-                gmma[w] = done
                 if argument:
                     gmmas[w].append(done)
             elif kind == COMMIT:
@@ -166,8 +195,13 @@ def play(costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots
                 end = done
         if wbar != 7 and done > mine[wbar]:
             mine[wbar], mine_why[wbar] = done, source
-        if place[w] in mark_at and t > passed[mark_at[place[w]]]:
-            passed[mark_at[place[w]]] = t
+        mark = mark_at.get(place[w])
+        if mark is not None:
+            if to_pass[mark] == n:
+                table[mark][0] = t
+            to_pass[mark] -= 1
+            if not to_pass[mark]:
+                table[mark][1:] = [t, *spent, *busy]
         place[w] += 1
         after = t + stall
         group = w // slots.per_block
@@ -192,4 +226,5 @@ def play(costs: Costs, trace: NDArray[np.int32], marks: NDArray[np.int32], slots
             waiting[group] = []
     if end > issue:
         spent[LATENCY] += end - issue
-    return Played(end, np.array(passed), np.array(spent), np.array(busy))
+    table[-1] = [end, end, *spent, *busy]
+    return _table(np.array(table))
