@@ -1,8 +1,10 @@
 // The C interface that the Python side calls. Results leave as one JSON text.
 #include <cstdarg>
 #include <cstdio>
+#include <cxxabi.h>
 
 #include "machine.hpp"
+#include "parser.hpp"
 
 namespace emu {
 
@@ -31,6 +33,9 @@ struct Run {
   Machine machine;
   string text;
   explicit Run(const Module& m) : module(m), machine(m) {
+    Buffer& whole = machine.buffers[kFirstGlobalVariable - 1];
+    whole.name = "workspace of the grid's barrier", whole.data = machine.grid_workspace.data(), whole.writable = true;
+    whole.size = machine.grid_workspace.size(), whole.base = kGridWorkspace;
     machine.variables.resize(m.globals.size());
     for (auto& g : m.globals) {
       auto& v = machine.variables[size_t(g.second.index)];
@@ -57,11 +62,12 @@ string results(const Run& run) {
   auto number = [](auto& x) { return quoted(x.first) + format(":%llu", (unsigned long long)x.second); };
   string findings = joined(m.findings, [](const Finding& f) {
     return "{\"kind\":" + quoted(f.kind) + ",\"message\":" + quoted(f.message) + ",\"kernel\":" + quoted(f.kernel) +
-           format(",\"cuda_line\":%d,\"inlined_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu}",
-                  f.cuda_line, f.inlined_line, f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count);
+           format(",\"cuda_line\":%d,\"inlined_line\":%d,\"ptx_line\":%d,\"block\":[%u,%u,%u],\"warp\":%d,\"count\":%llu,\"level\":\"%s\"}",
+                  f.cuda_line, f.inlined_line, f.ptx_line, f.block[0], f.block[1], f.block[2], f.warp, (unsigned long long)f.count,
+                  f.advice ? "advice" : "error");
   });
   string out = "{\"findings\":[" + findings + "],\"instructions\":{" + joined(mix, number) + "},\"shared\":{" +
-               joined(m.shared_touched, number) + "}";
+               joined(m.shared_touched, number) + "},\"counted\":{" + joined(m.counted, number) + "},\"printed\":" + quoted(m.printed);
   const Statistics& s = m.statistics;
   out += format(",\"steps\":%llu,\"lanes\":%llu,\"load_wavefronts\":%llu,\"load_extra\":%llu,\"store_wavefronts\":%llu,"
                 "\"store_extra\":%llu,\"stopped\":%s}",
@@ -89,7 +95,8 @@ void* emu_load(const char* ptx, char* error, int size) {
 }
 void emu_unload(void* module) { delete static_cast<Module*>(module); }
 
-// Offsets and sizes of a kernel's parameters; returns their number, -1 for an unknown kernel.
+// Offsets and sizes of a kernel's parameters; total: their bytes, those of static shared memory. Returns their number, -1 for an
+// unknown kernel.
 int emu_params(void* module, const char* kernel, int* offsets, int* sizes, int capacity, int* total) {
   auto& kernels = static_cast<Module*>(module)->kernels;
   auto it = kernels.find(kernel);
@@ -99,8 +106,21 @@ int emu_params(void* module, const char* kernel, int* offsets, int* sizes, int c
     if (n < capacity) offsets[n] = p.offset, sizes[n] = p.size;
     ++n;
   }
-  *total = it->second.param_bytes;
+  total[0] = it->second.param_bytes, total[1] = int(it->second.static_shared);
   return n;
+}
+// Why the emulator will not run a kernel; empty when it will.
+const char* emu_refusal(void* module, const char* kernel) {
+  auto& kernels = static_cast<Module*>(module)->kernels;
+  auto it = kernels.find(kernel);
+  return it == kernels.end() ? "" : it->second.refusal.c_str();
+}
+const char* emu_demangle(const char* name, char* out, int size) {
+  int status = 0;
+  char* plain = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  snprintf(out, size_t(size), "%s", plain ? plain : name);
+  free(plain);
+  return out;
 }
 const char* emu_kernels(void* module, char* out, int size) {
   string names;
@@ -110,7 +130,8 @@ const char* emu_kernels(void* module, char* out, int size) {
 }
 
 // options: seed, late, resident clusters, bits of checks (races, global races, uninitialised, proxies, bounds, registers)
-void* emu_begin(void* module, const u64* options) {
+// go on after findings that would end it; ignored: kinds of findings, apart by spaces
+void* emu_begin(void* module, const u64* options, const char* ignored) {
   auto* run = new Run(*static_cast<Module*>(module));
   Machine& m = run->machine;
   m.rng = Rng(options[0]);
@@ -118,6 +139,8 @@ void* emu_begin(void* module, const u64* options) {
   m.resident_limit = options[2] ? u32(options[2]) : 1;
   u64 c = options[3];
   m.checks = {bool(c & 1), bool(c & 2), bool(c & 4), bool(c & 8), bool(c & 16), bool(c & 32)};
+  m.go_on = options[4];
+  for (auto& kind : words(ignored)) m.ignored.insert(kind);
   return run;
 }
 void emu_end(void* run) { delete static_cast<Run*>(run); }
@@ -129,6 +152,15 @@ u64 emu_buffer(void* run, int index, const char* name, u8* data, u64 size, int f
   b.base = (u64(index + 1) << kWindowBits) + u64(misalignment);
   if (b.track_initialised) b.written.assign(size, 0);
   return b.base;
+}
+// The bytes of a module variable in this run; null when there is none of that name.
+u8* emu_symbol(void* run, const char* name, u64* size) {
+  auto* r = static_cast<Run*>(run);
+  auto it = r->module.globals.find(name);
+  if (it == r->module.globals.end()) return nullptr;
+  auto& v = r->machine.variables[size_t(it->second.index)];
+  *size = v.size();
+  return v.data();
 }
 void emu_mark_written(void* run, int index, u64 offset, u64 size) {
   Buffer& b = static_cast<Run*>(run)->machine.buffers[size_t(index)];
@@ -149,18 +181,19 @@ int emu_tensor_map(void* run, const s64* v) {
   for (int k = 0; k < 3; ++k) t.lower[k] = int(v[28 + k]), t.upper[k] = int(v[31 + k]);
   t.channels = u32(v[34]), t.pixels = u32(v[35]);
   auto& maps = static_cast<Run*>(run)->machine.tensor_maps;
-  maps.reserve(64);                 // transfers in flight hold pointers
-  if (maps.size() == 64) return -1;
+  maps.reserve(1024);               // transfers in flight hold pointers
+  if (maps.size() == 1024) return -1;
   maps.push_back(t);
   return int(maps.size()) - 1;
 }
 int emu_type(const char* name) { return int(type_from_name(name)); }
 
 int emu_launch(void* run, const char* kernel, const u32* grid, const u32* block, const u32* cluster, u32 shared, const u8* params,
-               u64 size) {
+               u64 size, u32 resident, int cooperative) {
   auto* r = static_cast<Run*>(run);
   auto it = r->module.kernels.find(kernel);
   if (it == r->module.kernels.end()) return -1;
+  r->machine.resident_limit = resident, r->machine.cooperative = cooperative;
   r->machine.launch(it->second, grid, block, cluster, shared, params, size_t(size));
   return r->machine.stopped;
 }

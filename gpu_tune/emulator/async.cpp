@@ -148,8 +148,7 @@ void land(Cluster& c, size_t which) {
   c.in_flight.pop_back();
   Machine& m = *c.machine;
   Warp& w = *t.warp;
-  int pc = w.pc;
-  w.pc = t.pc;                       // findings name the copy
+  At here(w, t.pc);                  // findings name the copy
   if (t.cta->exited()) m.stop("exited_cta", format("an asynchronous copy lands in CTA %u of the cluster after it exited", t.cta->rank), &w);
   auto it = t.barrier_cta->mbarriers.find(t.barrier);
   if (it == t.barrier_cta->mbarriers.end())
@@ -184,7 +183,6 @@ void land(Cluster& c, size_t which) {
     add_transactions(w, b, -s64(t.bytes), t.barrier);
   }
   complete_if_done(c, b);
-  w.pc = pc;
   ++m.progress;
 }
 
@@ -192,12 +190,12 @@ void check_in_flight(Warp& w) {
   Machine& m = *w.machine;
   bool unread = false;
   for (auto& s : w.stores) unread |= !s.read;
-  if (unread) m.report("asynchronous", "a thread ended with a bulk store that it had not waited for", &w);
+  if (unread) m.advise("unawaited", "a thread ended with a bulk store that it had not waited for (it completes all the same)", &w);
   for (int l = 0; l < 32; ++l) ++w.store_group[l];
   finish_stores(w, ~0u, 0, false);
   for (auto& c : w.copies) {
     if (!c.valid) continue;
-    m.report("asynchronous", "a thread ended with a cp.async that it had not waited for", &w, c.instr);
+    m.advise("unawaited", "a thread ended with a cp.async that it had not waited for (what it copies is lost)", &w, c.instr);
     break;
   }
   if (!w.wgmma.empty()) m.report("wgmma", "a warp ended with a wgmma that it had not waited for", &w);

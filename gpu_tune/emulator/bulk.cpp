@@ -31,15 +31,17 @@ u32 swizzled(u32 address, int span) {       // XOR of the 16-byte chunk with the
 // ---- tensor maps ----------------------------------------------------------------------------------------------------------------
 const TensorMap& tensor_map(Warp& w, u64 address) {
   Machine& m = *w.machine;
-  u64 at = address - kParamWindow, index = 0;
-  if (address < kParamWindow || at + 128 > m.params.size())
-    m.stop("tensor_map", "the tensor map is not a kernel parameter passed by value (const __grid_constant__)", &w);
-  if (at & 63) m.stop("tensor_map", "the tensor map is not aligned to 64 bytes", &w);
-  u64 magic;
-  memcpy(&magic, m.params.data() + at, 8);
-  memcpy(&index, m.params.data() + at + 8, 8);
+  const u64 at = address - kParamWindow;
+  const bool parameter = address >= kParamWindow;
+  u64 magic = 0, index = 0;
+  if (address & 63) m.stop("tensor_map", "the tensor map is not aligned to 64 bytes", &w);
+  if (parameter ? at + 128 > m.params.size() : address >= kSharedWindow)
+    m.stop("tensor_map", "the tensor map lies neither in a kernel parameter passed by value nor in global or constant memory", &w);
+  const u8* p = parameter ? m.params.data() + at : global_pointer(w, address, 128, false, "tensor map");
+  if (!parameter && p) check_global_access(w, address, 128, false, kAnyLane, false, w.clock);
+  if (p) memcpy(&magic, p, 8), memcpy(&index, p + 8, 8);
   if (magic != 0x70616d726f736e65ull || index >= m.tensor_maps.size())
-    m.stop("tensor_map", "the parameter named as tensor map does not hold one", &w);
+    m.stop("tensor_map", "what is named as tensor map does not hold one", &w);
   return m.tensor_maps[size_t(index)];
 }
 
@@ -254,6 +256,7 @@ void commit_stores(Warp& w, const Instr&, u32 m) {
 void wait_stores(Warp& w, const Instr& i, u32 m) { finish_stores(w, m, u32(i.imm), i.flags); }
 
 void read_source(Warp& w, BulkStore& s) {
+  At here(w, int(s.instr - w.kernel->code.data()));
   const u8* p = w.cta->shared.data() + s.source;
   if (hash_bytes(p, s.bytes) != s.hash)
     w.machine->report("asynchronous", format("the source of the bulk store at PTX line %d was overwritten before the store had "
@@ -263,10 +266,13 @@ void read_source(Warp& w, BulkStore& s) {
   s.read = true;
 }
 void write_destination(Warp& w, BulkStore& s) {
+  At here(w, int(s.instr - w.kernel->code.data()));
   auto put = [&](u32 at, u64 global, u32 bytes) {
     if (!global) return;
     u8* p = global_pointer(w, global, bytes, true, "bulk store");
     if (!p) return;
+    const u8* data = s.data.data() + (at - s.source);
+    if (s.reduction < 0 && !memcmp(p, data, bytes) && written_by(w, global, bytes)) return;   // other lanes stored the same
     check_global_access(w, global, bytes, true, s.lane, s.reduction >= 0, w.clock, true);
     if (s.reduction < 0) {
       memcpy(p, s.data.data() + (at - s.source), bytes);

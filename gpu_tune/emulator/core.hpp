@@ -94,6 +94,7 @@ enum : int { kPartialLoad = 1 << 20 };   // Instr::flags of a load: some vector 
 
 struct Kernel {
   string name;
+  string refusal;                        // why it cannot be run: an instruction that is not supported
   vector<Param> params;
   int param_bytes = 0;
   vector<Instr> code;
@@ -140,13 +141,14 @@ struct Module {
 
 std::unique_ptr<Module> parse_module(const string& ptx);
 
-// Address space. Every buffer of a run has its own terabyte; the other state spaces are windows of the generic space.
-constexpr int kWindowBits = 40;
-constexpr u64 kSharedWindow = 0x70ull << kWindowBits;
-constexpr u64 kLocalWindow = 0x71ull << kWindowBits;
-constexpr u64 kParamWindow = 0x72ull << kWindowBits;
+// Address space. Every buffer of a run has its own 64 GiB; the other state spaces are windows of the generic space.
+constexpr int kWindowBits = 36;
+constexpr u64 kSharedWindow = 0x7E0ull << kWindowBits;
+constexpr u64 kLocalWindow = 0x7E1ull << kWindowBits;
+constexpr u64 kParamWindow = 0x7E2ull << kWindowBits;
 constexpr u32 kSharedStart = 1024;       // the first KiB of shared memory belongs to the system, as on the device
-constexpr int kMaxBuffers = 96;
-constexpr int kFirstGlobalVariable = 64; // buffers 64.. are the module's .global and .const variables
+constexpr int kMaxBuffers = 2000;
+constexpr int kFirstGlobalVariable = 512; // buffers from here on are the module's .global and .const variables
+constexpr u64 kGridWorkspace = u64(kFirstGlobalVariable) << kWindowBits;   // the window before the variables
 
 }  // namespace emu

@@ -19,7 +19,7 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
   highest_shared = 0;
   global_granularity = k.global_granularity;
   for (auto& map : tensor_maps) global_granularity = std::min(global_granularity, map.element);
-  sync_variables.clear();
+  sync_variables.clear(), observers.clear();
   global_proxy_fences.assign(size_t(cluster_count) * warps_per_cluster, 0);
   for (auto& buffer : buffers) buffer.shadow.clear();
   active.clear();
@@ -39,6 +39,8 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
     run_blocks(*this, k);
   } catch (const Stop&) {
     stopped = true;
+  } catch (const Skip&) {        // where an instruction cannot be left out
+    stopped = true;
   }
   active.clear();
   u32 touched = highest_shared > dynamic_base ? highest_shared - dynamic_base : 0;
@@ -56,8 +58,28 @@ string Machine::place(const Instr& i) const {
   return name(p.back()) + (p.size() > 1 ? " (inlined from line " + std::to_string(p.front().second) + ")" : "");
 }
 
-void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at) {
+namespace {
+constexpr size_t kKept = 16;       // findings of one kind
+constexpr u32 kOften = 32;         // messages made of one kind at one place
+u64 seen_key(const char* kind, const Warp* w, const Kernel* k) {
+  return u64(reinterpret_cast<uintptr_t>(kind)) * 0x9E3779B97F4A7C15ull ^ u64(w ? w->pc + 1 : 0) << 1 ^ u64(reinterpret_cast<uintptr_t>(k)) << 20;
+}
+}  // namespace
+
+bool Machine::seen_often(const char* kind, const Warp& w) {
+  auto it = seen.find(seen_key(kind, &w, kernel));
+  if (it == seen.end() || it->second.count < kOften) return false;
+  ++it->second.count, ++reports, ++counted[kind];
+  if (it->second.finding < findings.size()) ++findings[it->second.finding].count;
+  return true;
+}
+
+void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at, bool advice) {
   ++reports;
+  if (ignored.count(kind)) return;
+  u64 of_kind = ++counted[kind];
+  Seen& at_place = seen[seen_key(kind, w, kernel)];
+  ++at_place.count;
   Finding f;
   f.kind = kind;
   const Instr* i = at ? at : w && kernel && size_t(w->pc) < kernel->code.size() ? &kernel->code[size_t(w->pc)] : nullptr;
@@ -70,7 +92,12 @@ void Machine::report(const char* kind, const string& message, const Warp* w, con
     ++findings[known->second].count;
     return;
   }
-  if (findings.size() >= 200) return;
+  if (at_place.count == 1) at_place.finding = findings.size();
+  if (of_kind > kKept && size_t(std::count_if(findings.begin(), findings.end(), [&](auto& o) { return o.kind == kind; })) >= kKept) {
+    at_place.finding = ~size_t(0);
+    return;
+  }
+  f.advice = advice;
   f.kernel = kernel ? kernel->name : "";
   string where = "kernel " + f.kernel;
   if (i) {
@@ -95,7 +122,17 @@ void Machine::report(const char* kind, const string& message, const Warp* w, con
 }
 void Machine::stop(const char* kind, const string& message, const Warp* w, const Instr* at) {
   report(kind, message, w, at);
+  if (w && (go_on || ignored.count(kind))) throw Skip();
   throw Stop();
+}
+void Machine::halt(const char* kind, const string& message, const Warp* w) {
+  report(kind, message, w);
+  throw Stop();
+}
+u8* Machine::fault(const char* kind, const string& message, const Warp* w) {
+  report(kind, message, w);
+  if (!go_on && !ignored.count(kind)) throw Stop();
+  return nullptr;
 }
 
 }  // namespace emu

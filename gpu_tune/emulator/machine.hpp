@@ -32,7 +32,7 @@ std::shared_ptr<const Counters> join(const std::shared_ptr<const Counters>& a, c
 constexpr u8 kAnyLane = 64;                    // accesses that belong to no single lane
 constexpr u8 kManyLanes = 65;                  // recorded: more than one lane
 struct Cell {                                  // shadow of kernel.shared_granularity bytes
-  enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16, AtomicRead = 32 };
+  enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16, AtomicRead = 32, Observed = 64 };
   u32 write_clock = 0;
   u16 write_agent = 0;
   u8 write_lane = 0, flags = Uninitialised;
@@ -64,6 +64,7 @@ struct Mbarrier {
   int agent;                    // stands for the asynchronous copies completing on it
   bool visible = false;         // its initialisation was fenced for the async proxy and the cluster
   int init_agent;
+  u32 init_clock;               // of that agent at the initialisation
   Clock arriving, done;         // knowledge of the arrivals so far / at the last completion
 };
 
@@ -157,6 +158,8 @@ struct Split {                                 // lanes at one pc
   int pc;
   State state = Ready;
   const char* waits_for = nullptr;             // Blocked: woken by any progress when set, by its barrier when null
+  u32 polls = 0;                               // polling reads without progress anywhere
+  u64 polled_at = 0;
 };
 
 struct Warp {
@@ -194,8 +197,8 @@ struct Warp {
   int max_registers = 0;                       // setmaxnreg
   bool set_registers = false;
   u32 storing = 0;                             // the lanes of the plain store that is being executed
-  u32 polls = 0;                               // polling reads without progress anywhere
-  u64 polled_at = 0;
+  u32 running = 0;                             // the lanes of the split that is being executed
+  bool polled = false;                         // the instruction was a polling read
   bool finished() const { return splits.empty(); }
 };
 
@@ -230,7 +233,7 @@ struct Cluster {
 
 // ---- buffers ----------------------------------------------------------------------------------------------------------
 struct GlobalCell {
-  enum : u8 { Atomic = 1, AtomicRead = 2, Generic = 4, Pending = 8 };   // Pending: a bulk store is in flight
+  enum : u8 { Atomic = 1, AtomicRead = 2, Generic = 4, Pending = 8, Observed = 16 };   // Pending: a bulk store is in flight
   u32 write_clock = 0, write_warp = 0, read_clock = 0, read_warp = 0;   // warps: grid id + 1, 0 for none
   u16 write_pc = 0xFFFF;
   u8 write_lane = 0, read_lane = 0, flags = 0, pad = 0;
@@ -253,6 +256,7 @@ struct Finding {
   u32 block[3] = {0, 0, 0};
   int warp = -1;
   u64 count = 1;
+  bool advice = false;                         // allowed, but seldom meant
 };
 
 struct Checks { bool races, global_races, uninitialised, proxies, bounds, registers; };
@@ -263,17 +267,23 @@ struct Statistics {
 };
 
 struct Stop {};                                // thrown: this launch cannot go on
+struct Skip {};                                // thrown: this instruction has no effect (Machine::go_on)
+struct Observer { u32 warp, clock; u8 lane; }; // a strong read that saw a strong write: what comes after it comes after the write
 
 struct Machine {                               // one run of a plan: buffers and findings over all its launches
-  explicit Machine(const Module& m) : module(m) {}
+  explicit Machine(const Module& m) : module(m), buffers(size_t(kFirstGlobalVariable) + m.globals.size()) {}
   const Module& module;
-  vector<Buffer> buffers = vector<Buffer>(kMaxBuffers);
+  vector<Buffer> buffers;                      // one per window: those of the plan, then from kFirstGlobalVariable on
   vector<TensorMap> tensor_maps;
+  vector<u8> grid_workspace = vector<u8>(64);
   vector<vector<u8>> variables;                // contents of .global and .const variables
   Checks checks{true, true, true, true, true, true};
   Rng rng;
   bool late = true;
   u32 resident_limit = 64;                     // clusters
+  bool cooperative = false;                    // the launch may use a barrier of the whole grid
+  bool go_on = false;                          // after a finding that would end the kernel on a device
+  std::set<string> ignored;                    // kinds of findings
 
   // the launch
   const Kernel* kernel = nullptr;
@@ -285,6 +295,7 @@ struct Machine {                               // one run of a plan: buffers and
   vector<std::unique_ptr<Cluster>> active;
   u64 progress = 0;                            // counts everything a polling loop may wait for
   std::unordered_map<u64, std::shared_ptr<const Counters>> sync_variables;
+  std::unordered_map<const void*, vector<Observer>> observers;   // by cell whose flag Observed is set
   u32 highest_shared = 0;
   Counters global_proxy_fences;                // by warp of the grid: own counter at its last fence.proxy.async for global memory
 
@@ -295,18 +306,27 @@ struct Machine {                               // one run of a plan: buffers and
   std::map<string, u32> shared_touched;                  // by kernel: dynamic bytes
   vector<Finding> findings;
   std::map<string, size_t> finding_index;
+  struct Seen { u32 count = 0; size_t finding = 0; };
+  std::unordered_map<u64, Seen> seen;                    // by kind and place
+  std::map<string, u64> counted;                         // by kind, those that are not kept included
   u64 reports = 0;                                       // calls of report
   bool stopped = false;
+  string printed;                                        // by vprintf
 
   u32 first_mbarrier_agent() const { return warps_per_cluster + (warps_per_cluster + 3) / 4; }
   void launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n);
-  void report(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
+  void report(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr, bool advice = false);
+  void advise(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr) { report(kind, message, w, at, true); }
+  bool seen_often(const char* kind, const Warp& w);      // then it is only counted: no message needs to be made
+  // a finding after which the launch ends, unless it is to go on without this instruction
+  u8* fault(const char* kind, const string& message, const Warp* w);
   void note_wait(const Warp& w) {
     auto& of = waited[w.kernel];
     if (of.empty()) of.resize(w.kernel->code.size());
     of[size_t(w.pc)] = 1;
   }
   [[noreturn]] void stop(const char* kind, const string& message, const Warp* w, const Instr* at = nullptr);
+  [[noreturn]] void halt(const char* kind, const string& message, const Warp* w);   // whatever go_on says
   string place(const Instr& i) const;          // `kernel.cu:33` or empty
 };
 
@@ -357,6 +377,7 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store)
 // device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
+bool written_by(Warp& w, u64 address, u32 bytes);     // by this instruction of this warp, and nobody else since
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
 void mark_readers(Warp& w, u64 address, u32 bytes, int change);   // and that one more (or less) copy in flight reads
 inline u64 address_of(Warp& w, const Address& a, int lane) {
@@ -377,6 +398,12 @@ inline void release(Warp& w, Clock& to) {
   to.join(w.clock);
   ++w.clock.local[w.agent];
 }
+struct At {                                    // while it lives, findings name another instruction
+  Warp& warp;
+  const int pc;
+  At(Warp& w, int other) : warp(w), pc(w.pc) { w.pc = other; }
+  ~At() { warp.pc = pc; }
+};
 inline void acquire(Warp& w, const Clock& from) { w.clock.join(from); }
 
 // ---- order (order.cpp) ------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ void mbarrier_init(Warp& w, const Instr& i, u32 m) {
     set_flags(cta, a, 8, 0, Cell::Mbarrier);
     check_access(cta, a, 8, true, {&w, l, w.agent, &w.clock, false, "mbarrier.init"});
     set_flags(cta, a, 8, Cell::Mbarrier, 0);
-    Mbarrier b{n, n, 0, 0, 0, false, int(w.agent), {}, {}};
+    Mbarrier b{n, n, 0, 0, 0, false, int(w.agent), w.clock.local[w.agent], {}, {}};
     Cluster& c = *w.cta->cluster;
     u32 first = w.machine->first_mbarrier_agent();
     b.agent = int(first + u32(c.next_mbarrier_agent++) % (w.machine->agents - first));
@@ -60,7 +60,8 @@ void mbarrier_arrive(Warp& w, const Instr& i, u32 m) {
     u32 a = shared_address_of(w, i.mem, l);
     Cta& cta = shared_target(w, a);
     Mbarrier& b = find_mbarrier(w, cta, a);
-    if (&cta != w.cta) require_visible(w, b, a, "a remote arrive");
+    // by the generic proxy: a release and an acquire of cluster scope between (barrier.cluster) do as well as the fence
+    if (&cta != w.cta && w.clock.local[size_t(b.init_agent)] < b.init_clock) require_visible(w, b, a, "a remote arrive");
     u32 operand = i.a >= 0 ? reg<u32>(w, i.a)[l] : 1;
     if (i.op == 1 || i.op == 2) add_transactions(w, b, operand, a);
     if (i.op == 3) add_transactions(w, b, -s64(operand), a);

@@ -86,12 +86,6 @@ void synchronise(Warp& w, const Instr& i, int lane, bool read, bool write) {
   if (write) sync_write(w, key, flags, read, s == Space::Shared);
 }
 
-void polled(Warp& w) {
-  Machine& m = *w.machine;
-  if (w.polled_at != m.progress) w.polls = 0, w.polled_at = m.progress;
-  ++w.polls;
-}
-
 // The usual case: every lane within the own block's shared memory and aligned. Returns its base, after all checks but the
 // shadow's; null sends the access down the general path, which names what is wrong.
 u8* plain_shared(Warp& w, const u32* addresses, u32 m, u32 bytes) {
@@ -113,7 +107,7 @@ u8* plain_global(Warp& w, const Instr& i, u32 m, u32 bytes) {
     low = std::min(low, a), high = std::max(high, a), bits |= a;
   });
   size_t k = size_t(low >> kWindowBits) - 1;
-  if (k >= kMaxBuffers || bits & (bytes - 1)) return nullptr;
+  if (k >= w.machine->buffers.size() || bits & (bytes - 1)) return nullptr;
   Buffer& b = w.machine->buffers[k];
   if (!b.data || b.writable || low < b.base || high + bytes > b.base + b.size) return nullptr;
   return b.data - b.base;
@@ -183,7 +177,7 @@ void load(Warp& w, const Instr& i, u32 m) {
     }
     if (i.flags & (kAcquire | kStrong)) synchronise(w, i, l, true, false);
   });
-  if (i.flags & kPoll) polled(w);
+  if (i.flags & kPoll) w.polled = true;
 }
 template <class T, class S, Space kSpace>
 void store(Warp& w, const Instr& i, u32 m) {
@@ -351,7 +345,7 @@ void atomic(Warp& w, const Instr& i, u32 m) {
     }
   });
   if (changed) ++w.machine->progress;
-  if (i.regs.size() > n) polled(w);
+  if (i.regs.size() > n) w.polled = true;
 }
 void decode_atomic(Decoder& d, Instr& i) {
   bool returns = d.name() == "atom";

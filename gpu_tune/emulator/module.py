@@ -5,29 +5,34 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import json
-import math
 import re
-import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
 from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
-from ..errors import EmulationError, require
-from ..plan import BUFFERS, TENSOR_MAP_DTYPES, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
-from . import build, tensor_map
-from .report import ALL_CHECKS, BankConflicts, Checks, Finding, Report
+from ..errors import require
+from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from . import build
+from .machine import Machine, copied, expect, span
+from .report import ALL_CHECKS, Checks, Finding, Report
 
 WRITABLE = ("out", "workspace")
-DEFAULT_RESIDENT_BLOCKS = 64
-_MAGIC = 0x70616D726F736E65
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory."""
+
+    parameter_offsets: tuple[int, ...]
+    parameter_sizes: tuple[int, ...]
+    parameter_bytes: int
+    shared_bytes: int
 
 
 @dataclass
@@ -45,27 +50,69 @@ class Module:
 
     def __init__(self, ptx: str) -> None:
         self.ptx = ptx
-        self._library = build.library()
+        self.library = build.library()
         error = ctypes.create_string_buffer(1000)
-        self._handle = self._library.emu_load(ptx.encode(), error, len(error))
-        _expect(self._handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
-        weakref.finalize(self, self._library.emu_unload, self._handle)
+        self.handle = self.library.emu_load(ptx.encode(), error, len(error))
+        expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
+        weakref.finalize(self, self.library.emu_unload, self.handle)
 
     @classmethod
-    def load(cls, source_or_ptx: str, arch: str = "sm_80") -> Module:
-        """The module of a CUDA source (compiled for ``arch``) or of PTX text.
+    def load(cls, source_or_ptx: str, arch: str = "sm_80", options: Sequence[str] = ()) -> Module:
+        """The module of a CUDA source (compiled for ``arch`` with NVRTC ``options``) or of PTX text.
 
-        Modules are kept in memory (the last 64), PTX on disk by a hash of source, architecture and NVRTC version.
-        EmulationError names an instruction or modifier that is not supported, with its PTX line.
+        Modules are kept in memory (the last 64), PTX on disk by a hash of source, options and NVRTC version.
+        EmulationError when the text is no PTX. A kernel with an instruction that is not supported is refused when it is
+        launched; :attr:`refused` says why.
         """
-        return _load(source_or_ptx, "" if is_ptx(source_or_ptx) else arch)
+        return _load(source_or_ptx, "" if is_ptx(source_or_ptx) else arch, tuple(options))
 
-    @property
+    @functools.cached_property
     def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels in the module."""
-        out = ctypes.create_string_buffer(65536)
-        names: bytes = self._library.emu_kernels(self._handle, out, len(out))
+        """Names of the kernels in the module, as the PTX has them."""
+        size = len(self.ptx) + 1
+        out = ctypes.create_string_buffer(size)
+        names: bytes = self.library.emu_kernels(self.handle, out, size)
         return tuple(names.decode().split())
+
+    @functools.cached_property
+    def refused(self) -> dict[str, str]:
+        """The kernels that the emulator cannot run: why, with the PTX line."""
+        reasons = {name: self.library.emu_refusal(self.handle, name.encode()).decode() for name in self.kernels}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def demangled(self, kernel: str) -> str:
+        """The C++ name of a kernel with its parameters (the name itself when it is not mangled)."""
+        out = ctypes.create_string_buffer(1 << 16)
+        name: bytes = self.library.emu_demangle(kernel.encode(), out, len(out))
+        return name.decode(errors="replace")
+
+    def find(self, name: str = "") -> str:
+        """The one kernel that ``name`` means: a PTX name, a C++ name, or a regular expression in either.
+
+        Empty: the only kernel of the module. InvalidInput when none or several fit.
+        """
+        kernels = self.kernels
+        if name in kernels:
+            return name
+        plain = {k: self.demangled(k) for k in kernels}
+        chosen = [k for k in kernels if name and name in (plain[k], re.split(r"[<(]", plain[k])[0].split(" ")[-1])]
+        if not chosen:
+            try:
+                chosen = [k for k in kernels if re.search(name, k) or re.search(name, plain[k])]
+            except re.error:
+                chosen = [k for k in kernels if name in plain[k]]
+        names = ", ".join(plain[k] for k in (chosen or kernels))
+        require(len(chosen) == 1, "kernel", name or None, f"fits {len(chosen)} kernels of the module", f"name one: {names}")
+        return chosen[0]
+
+    def facts(self, kernel: str) -> KernelFacts:
+        """Its parameters and its shared memory; EmulationError when it is not there or cannot be run."""
+        offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
+        count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
+        expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
+        reason = self.refused.get(kernel)
+        expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
+        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
 
     def run(
         self,
@@ -78,18 +125,21 @@ class Module:
         late: bool | None = None,
         checks: Checks = ALL_CHECKS,
         alignment: int | None = None,
+        ignore: Sequence[str] = (),
+        stop: str = "first",
     ) -> Report:
-        """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.emulate` for the arguments.
+        """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.run_plan` for the arguments.
 
         ``alignment``: place every buffer at an odd multiple of so many bytes, to catch kernels that assume more.
         """
         plan.check()
-        return _Run(self, plan, arrays, scalars or {}, device, seed, late, checks, alignment).result()
+        machine = Machine(self, device=device, seed=seed, late=late, checks=checks, ignore=ignore, stop=stop)
+        return _Run(machine, plan, arrays, scalars or {}, seed, alignment).result()
 
 
 @functools.lru_cache(maxsize=64)
-def _load(text: str, arch: str) -> Module:
-    return Module(compile_ptx(text, arch) if arch else text)
+def _load(text: str, arch: str, options: tuple[str, ...]) -> Module:
+    return Module(compile_ptx(text, arch, options) if arch else text)
 
 
 def is_ptx(text: str) -> bool:
@@ -97,15 +147,15 @@ def is_ptx(text: str) -> bool:
     return re.search(r"^\s*\.version\s", text, re.MULTILINE) is not None
 
 
-def compile_ptx(source: str, arch: str) -> str:
+def compile_ptx(source: str, arch: str, options: Sequence[str] = ()) -> str:
     """PTX with line information for a CUDA source, from the cache on disk when it is there."""
-    key = hashlib.sha256(repr((source, arch, nvrtc.identity())).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((source, arch, *options, nvrtc.identity())).encode()).hexdigest()[:32]
     path = build.folder() / "ptx" / key[:2] / f"{key}.ptx"
     try:
         return path.read_text()
     except OSError:
         pass
-    ptx = nvrtc.to_ptx(source, arch, lineinfo=True).data.decode()
+    ptx = nvrtc.to_ptx(source, arch, lineinfo=True, options=options).data.decode()
     paths.prepare(path.parent)
     with paths.replacing(path) as new:
         new.write_text(ptx)
@@ -113,89 +163,40 @@ def compile_ptx(source: str, arch: str) -> str:
 
 
 class _Run:
+    """A launch plan on a machine of its own."""
+
     def __init__(
         self,
-        module: Module,
+        machine: Machine,
         plan: LaunchPlan,
         arrays: Mapping[str, np.ndarray],
         scalars: Mapping[str, float],
-        device: Device | None,
         seed: int,
-        late: bool | None,
-        checks: Checks,
         alignment: int | None,
     ) -> None:
-        self.module, self.plan, self.arrays, self.scalars, self.device = module, plan, arrays, scalars, device
-        self.library, self.alignment = module._library, alignment
+        self.machine, self.plan, self.arrays, self.scalars = machine, plan, arrays, scalars
+        self.seed, self.alignment = seed, alignment
         self.findings: list[Finding] = []
-        self.options = (ctypes.c_uint64 * 4)(
-            seed, (seed & 1) == 0 if late is None else late, self._resident(), checks.bits
-        )
-        self.seed = seed
 
     def result(self) -> Report:
-        start = time.perf_counter()
-        handle = self.library.emu_begin(self.module._handle, self.options)
         try:
-            bound = self._bind(handle)
+            bound, stop = self._bind(), False
             for step in self.plan.steps:
-                stop = (
-                    self._memset(handle, step, bound)
-                    if isinstance(step, MemsetStep)
-                    else self._launch(handle, step, bound)
-                )
+                stop = self._memset(step, bound) if isinstance(step, MemsetStep) else self._launch(step, bound)
                 if stop:
                     break
-            facts = json.loads(self.library.emu_results(handle))
-            lines = [self._lines(handle, which) for which in range(4)]
+            span = self.plan.zeroed_span
+            if span and not stop and bound["workspace"].data[:span].any():
+                data = bound["workspace"].data
+                at = int(np.flatnonzero(data)[0])
+                promise = f"the plan promises a workspace that every run leaves zeroed, but byte {at} is {data[at]}"
+                self.findings.append(Finding("workspace", f"{promise} after the run."))
+            return self.machine.report({n: _view(b) for n, b in bound.items()}, self.findings)
         finally:
-            self.library.emu_end(handle)
-        findings = [Finding(**{**f, "block": tuple(f["block"])}) for f in facts["findings"]] + self.findings
-        span = self.plan.zeroed_span
-        if span and not facts["stopped"] and bound["workspace"].data[:span].any():
-            at = int(np.flatnonzero(bound["workspace"].data)[0])
-            findings.append(
-                Finding(
-                    "workspace",
-                    f"the plan promises a workspace that every run leaves zeroed, but byte {at} is "
-                    f"{bound['workspace'].data[at]} after the run.",
-                )
-            )
-        return Report(
-            arrays={n: _view(b) for n, b in bound.items()},
-            findings=tuple(findings),
-            instructions=facts["instructions"],
-            shared_bytes_touched=facts["shared"],
-            bank_conflicts=BankConflicts(
-                facts["load_wavefronts"], facts["load_extra"], facts["store_wavefronts"], facts["store_extra"]
-            ),
-            active_lanes=facts["lanes"] / (32 * facts["steps"]) if facts["steps"] else 1.0,
-            covered_lines=lines[0],
-            all_lines=lines[1],
-            covered_ptx_lines=lines[2],
-            useful_waits=lines[3],
-            steps=facts["steps"],
-            seconds=time.perf_counter() - start,
-            stopped=facts["stopped"],
-        )
-
-    def _lines(self, handle: int, which: int) -> frozenset[int]:
-        out = (ctypes.c_int * (self.module.ptx.count("\n") + 1000))()
-        count = self.library.emu_lines(handle, which, out, len(out))
-        return frozenset(out[:count])
-
-    def _resident(self) -> int:
-        """Clusters that can be resident at once."""
-        found = []
-        for step in self.plan.kernels:
-            blocks, d = DEFAULT_RESIDENT_BLOCKS, self.device
-            if d is not None:  # the registers are not known: as if they never limited it
-                blocks = d.sm_count * max(1, d.resident_blocks(step.threads, 1, step.shared_bytes))
-            found.append(max(1, blocks // math.prod(step.cluster)))
-        return min(found)
+            self.machine.close()
 
     # ---- memory
-    def _bind(self, handle: int) -> dict[str, _Bound]:
+    def _bind(self) -> dict[str, _Bound]:
         bound: dict[str, _Bound] = {}
         given = self.arrays
         for name, array in given.items():
@@ -205,82 +206,47 @@ class _Run:
         for name in sorted(given, key=lambda n: n != "out"):  # `out` first: c may alias it
             if name == "c" and "out" in bound and np.may_share_memory(given["c"], given["out"]):
                 out = bound["out"]
-                start, end = byte_bounds(given["c"])
-                if start == byte_bounds(given["out"])[0] and end - start <= out.data.size:
+                start, end = span(given["c"])
+                if start == span(given["out"])[0] and end - start <= out.data.size:
                     bound[name] = _Bound(out.index, out.data, out.address, given["c"])
                     continue
             array = given[name]
             writable = name in WRITABLE or "out" not in given  # a run without `out` has no notion of inputs
-            bound[name] = self._add(handle, len(bound), name, _bytes(array), writable, False, _offset(array), array)
+            bound[name] = self._add(name, copied(*span(array)), writable, False, _offset(array), array)
         size, zeroed = self.plan.workspace_bytes, self.plan.workspace_zeroed
         if "workspace" not in bound and size:
             rng = np.random.default_rng(self.seed)
             data = np.zeros(size, np.uint8) if zeroed else rng.integers(0, 256, size, np.uint8) | 0x80
-            bound["workspace"] = self._add(handle, len(bound), "workspace", data, True, not zeroed, 0, None)
+            bound["workspace"] = self._add("workspace", data, True, not zeroed, 0, None)
         return bound
 
     def _add(
-        self,
-        handle: int,
-        index: int,
-        name: str,
-        data: np.ndarray,
-        writable: bool,
-        track: bool,
-        offset: int,
-        like: np.ndarray | None,
+        self, name: str, data: np.ndarray, writable: bool, track: bool, offset: int, like: np.ndarray | None
     ) -> _Bound:
         if self.alignment is not None and name != "workspace":  # the caller allocates the workspace, well aligned
             offset = max(self.alignment, data.dtype.itemsize if like is None else like.dtype.itemsize) % 256
-        address = self.library.emu_buffer(
-            handle, index, name.encode(), data.ctypes.data, data.size, writable | track << 1, offset
-        )
+        index, address = self.machine.buffer(name, data, writable=writable, track=track, offset=offset)
         return _Bound(index, data, address, like)
 
-    def _memset(self, handle: int, step: MemsetStep, bound: dict[str, _Bound]) -> bool:
+    def _memset(self, step: MemsetStep, bound: dict[str, _Bound]) -> bool:
         target = self._buffer(step.buffer, bound, "memset")
         if step.offset + step.nbytes > target.data.size:
-            self.findings.append(
-                Finding(
-                    "bounds",
-                    f"the plan's memset of {step.nbytes} bytes at byte {step.offset} leaves "
-                    f"buffer `{step.buffer}` ({target.data.size} bytes).",
-                )
-            )
+            memset = f"the plan's memset of {step.nbytes} bytes at byte {step.offset}"
+            leaves = f"leaves buffer `{step.buffer}` ({target.data.size} bytes)."
+            self.findings.append(Finding("bounds", f"{memset} {leaves}"))
             return True
         target.data[step.offset : step.offset + step.nbytes] = step.value
-        self.library.emu_mark_written(handle, target.index, step.offset, step.nbytes)
+        self.machine.mark_written(target.index, step.offset, step.nbytes)
         return False
 
     # ---- launches
-    def _launch(self, handle: int, step: KernelStep, bound: dict[str, _Bound]) -> bool:
-        offsets, sizes, total = (ctypes.c_int * 256)(), (ctypes.c_int * 256)(), ctypes.c_int()
-        count = self.library.emu_params(
-            self.module._handle, step.kernel.encode(), offsets, sizes, 256, ctypes.byref(total)
+    def _launch(self, step: KernelStep, bound: dict[str, _Bound]) -> bool:
+        values = [self._argument(step, arg, bound) for arg in step.args]
+        return self.machine.launch(
+            step.kernel, step.grid, step.block, values, cluster=step.cluster, shared_bytes=step.shared_bytes
         )
-        kernel, given = f"kernel {step.kernel!r}", len(step.args)
-        _expect(count >= 0, f"the module has no {kernel}; it has: {', '.join(self.module.kernels)}")
-        _expect(count == given, f"{kernel} takes {count} arguments, the plan gives {given}")
-        params = np.zeros(max(total.value, 1), np.uint8)
-        for k, arg in enumerate(step.args):
-            raw = self._argument(handle, step, arg, bound)
-            fits = len(raw) == sizes[k]
-            _expect(fits, f"argument {k} of {kernel} has {sizes[k]} bytes, the plan gives {len(raw)}")
-            params[offsets[k] : offsets[k] + len(raw)] = np.frombuffer(raw, np.uint8)
-        u3 = ctypes.c_uint32 * 3
-        stopped = self.library.emu_launch(
-            handle,
-            step.kernel.encode(),
-            u3(*step.grid),
-            u3(*step.block),
-            u3(*step.cluster),
-            step.shared_bytes,
-            params.ctypes.data,
-            total.value,
-        )
-        return bool(stopped)
 
-    def _argument(self, handle: int, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes:
+    def _argument(self, step: KernelStep, arg: Any, bound: dict[str, _Bound]) -> bytes:
         if isinstance(arg, ScalarArg):
             return bytes(arg.evaluate(self.scalars))
         buffer = self._buffer(arg.buffer, bound, f"kernel {step.kernel!r}")
@@ -288,15 +254,8 @@ class _Run:
         if isinstance(arg, BufferArg):
             return address.to_bytes(8, "little")
         assert isinstance(arg, TensorMapArg)
-        broken = tensor_map.broken_rules(arg, address, buffer.data.size - arg.offset)
-        illegal = f"the tensor map of buffer {arg.buffer!r} is not legal: {'; '.join(broken)}"
-        _expect(not broken, f"kernel {step.kernel!r}: {illegal}")
-        numbers = tensor_map.pack(
-            arg, buffer.index, address, self.library.emu_type(TENSOR_MAP_DTYPES[arg.dtype].ptx.encode())
-        )
-        index = self.library.emu_tensor_map(handle, (ctypes.c_int64 * len(numbers))(*numbers))
-        _expect(index >= 0, "a plan has more than 64 tensor maps")
-        return _MAGIC.to_bytes(8, "little") + index.to_bytes(8, "little") + bytes(112)
+        left = buffer.data.size - arg.offset
+        return self.machine.tensor_map(arg, buffer.index, address, left, f"kernel {step.kernel!r}")
 
     def _buffer(self, name: str, bound: dict[str, _Bound], what: str) -> _Bound:
         rule = f"is missing although {what} of the plan uses it"
@@ -304,28 +263,12 @@ class _Run:
         return bound[name]
 
 
-def _expect(valid: object, problem: str) -> None:
-    if not valid:
-        raise EmulationError(problem)
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """A copy of everything between the first and the last element, padding of strided views included."""
-    require(
-        min(array.strides, default=0) >= 0, "emulated buffer", array.strides, "has a negative stride", "pass a copy"
-    )
-    if not array.size:
-        return np.zeros(0, np.uint8)
-    start, end = byte_bounds(array)
-    return np.array((ctypes.c_ubyte * (end - start)).from_address(start), np.uint8)
-
-
 def _offset(array: np.ndarray) -> int:
     """Where a view starts in the array that owns its memory, mod 256 (device allocations are aligned to 256 bytes)."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
-    return (byte_bounds(array)[0] - byte_bounds(owner)[0]) % 256
+    return (span(array)[0] - span(owner)[0]) % 256
 
 
 def _view(b: _Bound) -> np.ndarray:

@@ -77,7 +77,7 @@ void sync_write(Warp& w, u64 key, int flags, bool read_modify_write, bool shared
 u64 sync_key(Warp& w, Space s, u64 address) {
   if (s != Space::Shared) return address;
   u32 a = u32(address), rank = a >> 24 ? (a >> 24) - 1 : w.cta->rank;
-  return kSharedWindow | u64(w.cta->cluster->serial) << 32 | u64(rank + 1) << 24 | (a & 0xFFFFFF);
+  return 1ull << 63 | u64(w.cta->cluster->serial) << 32 | u64(rank + 1) << 24 | (a & 0xFFFFFF);
 }
 
 void block_fence(Warp& w) {

@@ -238,7 +238,7 @@ void Parser::declaration(const string& statement) {
   } else {
     if (external) fail("external variable " + name + " cannot be linked");
     GlobalVariable v{vector<u8>(size, 0), align, space == ".const", int(module_.globals.size())};
-    if (kFirstGlobalVariable + v.index >= kMaxBuffers) fail("too many .global variables");
+    if (kFirstGlobalVariable + v.index >= kMaxBuffers) fail("more than " + std::to_string(kMaxBuffers - kFirstGlobalVariable) + " .global and .const variables");
     if (!initial.empty()) {
       string list = initial[0] == '{' ? initial.substr(1, initial.rfind('}') - 1) : initial;
       size_t at = 0;
@@ -545,11 +545,41 @@ void Parser::entry_directives(const string& text) {
 
 void Parser::entry(const string& s, size_t& p) {
   size_t name_at = s.find(".entry", p) + 6;
-  size_t open = s.find_first_of("({", name_at), close = open;
+  size_t open = s.find_first_of("({", name_at);
   if (open == string::npos) fail("a kernel without a body");
   string name = trim(s.substr(name_at, open - name_at));
+  const size_t brace = s.find('{', open), end = closing_brace(s, brace);
+  const int line = line_;
   kernel = &module_.kernels[name];
-  kernel->name = name;
+  try {
+    *kernel = Kernel();
+    kernel->name = name;
+    kernel_text(s, p, open);
+  } catch (const LoadError& e) {      // this one cannot be run; the others may
+    *kernel = Kernel();
+    kernel->name = name;
+    kernel->refusal = "PTX line " + std::to_string(e.line) + ": " + e.what();
+    scopes_.clear(), return_scopes_.clear();
+    call_depth_ = 0;
+    line_ = line + int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+    p = end;
+  }
+  kernel = nullptr;
+}
+
+// Behind the brace that closes the one at `p`.
+size_t Parser::closing_brace(const string& s, size_t p) const {
+  int depth = 0;
+  for (; p < s.size(); ++p) {
+    depth += s[p] == '{' ? 1 : s[p] == '}' ? -1 : 0;
+    if (!depth) return p + 1;
+  }
+  fail("a '}' is missing");
+}
+
+// Parameters, directives and body of a kernel.
+void Parser::kernel_text(const string& s, size_t& p, size_t open) {
+  size_t close = open;
   int offset = 0;
   if (s[open] == '(') {
     close = s.find(')', open);
@@ -584,7 +614,6 @@ void Parser::entry(const string& s, size_t& p) {
   line_ += int(std::count(s.begin() + long(p), s.begin() + long(brace), '\n'));
   p = brace + 1;
   body(s, p);
-  kernel = nullptr;
 }
 
 void Parser::strip_comments(const string& t, string& out) {

@@ -77,6 +77,8 @@ class Parser {
 
   void strip_comments(const string& text, string& out);
   void entry(const string& s, size_t& p);
+  void kernel_text(const string& s, size_t& p, size_t open);
+  size_t closing_brace(const string& s, size_t p) const;
   void entry_directives(const string& text);
   void body(const string& s, size_t& p);
   void block(const string& s, size_t& p);

@@ -39,7 +39,8 @@ class Finding:
     """One thing that is wrong with a kernel. ``message`` is a complete sentence; ``count``: how often it was seen.
 
     ``cuda_line`` is the line in the kernel's own body, 0 when the PTX has no line information; ``inlined_line`` the
-    line of the inlined function, 0 outside one; ``warp`` is -1 when no warp is at fault.
+    line of the inlined function, 0 outside one; ``warp`` is -1 when no warp is at fault. ``level``: ``error``, or
+    ``advice`` for what PTX allows and is seldom meant.
     """
 
     kind: str
@@ -51,9 +52,11 @@ class Finding:
     block: tuple[int, int, int] = (0, 0, 0)
     warp: int = -1
     count: int = 1
+    level: str = "error"
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}" + (f" ({self.count} times)" if self.count > 1 else "")
+        level = "" if self.level == "error" else f"{self.level}, "
+        return f"{level}{self.kind}: {self.message}" + (f" ({self.count} times)" if self.count > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class BankConflicts:
 class Report:
     """An emulated run of a launch plan.
 
-    ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``instructions``:
+    ``findings``: at most 16 of each kind are kept; ``counted`` says how many of each kind there were. ``printed``: what
+    the kernel printed, a line for each thread that did, marked with its block and thread. ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``instructions``:
     warp instructions by opcode. ``shared_bytes_touched``: by kernel, the highest byte of dynamic shared memory touched.
     ``active_lanes``: mean share of lanes that took part. ``covered_lines`` of ``all_lines``: CUDA lines executed;
     ``covered_ptx_lines`` likewise. ``useful_waits``: PTX lines of waits that had something to wait for. ``steps``: warp
@@ -85,6 +89,8 @@ class Report:
 
     arrays: dict[str, np.ndarray]
     findings: tuple[Finding, ...] = ()
+    counted: dict[str, int] = field(default_factory=dict)
+    printed: str = ""
     instructions: dict[str, int] = field(default_factory=dict)
     shared_bytes_touched: dict[str, int] = field(default_factory=dict)
     bank_conflicts: BankConflicts = BankConflicts()
@@ -99,8 +105,17 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no finding. The results in ``arrays`` are for the caller to compare."""
-        return not self.findings
+        """Whether there is no error among the findings. The results in ``arrays`` are for the caller to compare."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are no mere advice."""
+        return tuple(f for f in self.findings if f.level == "error")
 
     def __str__(self) -> str:
-        return "no findings" if self.ok else "\n".join(map(str, self.findings))
+        kept: dict[str, int] = {}
+        for f in self.findings:
+            kept[f.kind] = kept.get(f.kind, 0) + f.count
+        more = [f"{self.counted[k] - n} more of kind {k}" for k, n in kept.items() if self.counted.get(k, 0) > n]
+        return "\n".join([*map(str, self.findings), *more]) or "no findings"

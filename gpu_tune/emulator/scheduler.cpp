@@ -10,91 +10,7 @@ namespace {
 
 constexpr const char* kOtherLanes = "the other lanes of its warp";
 constexpr u64 kEndless = 40000000;
-constexpr u32 kSpin = 16;        // a warp that polled this often without progress anywhere is waiting
-
-// ---- decoding of control flow -----------------------------------------------------------------------------------------------------
-void nothing(Warp&, const Instr&, u32) {}
-void decode_bra(Decoder& d, Instr& i) {
-  d.take("uni");
-  i.flow = Flow::Branch;       // the parser takes the label
-}
-void decode_brx(Decoder& d, Instr& i) {
-  d.require("idx"), d.take("uni");
-  i.a = d.source(4), i.flow = Flow::BranchIndex;
-}
-void decode_ret(Decoder& d, Instr& i) {
-  d.take("uni");
-  i.flow = Flow::Return;
-}
-void decode_trap(Decoder&, Instr& i) { i.flow = Flow::Trap; }
-
-// bar / barrier. Instr::op: 0 sync, 1 arrive, 2 red.popc, 3 red.and, 4 red.or; a = id, b = thread count.
-void decode_barrier(Decoder& d, Instr& i) {
-  if (d.take("warp")) {
-    d.require("sync");
-    i.flow = Flow::WarpSync, i.member = d.source(4);
-    return;
-  }
-  bool short_name = d.name() == "bar";
-  if (d.take("cluster")) {
-    bool arrive = d.take("arrive");
-    if (!arrive) d.require("wait");
-    i.flags = arrive && d.take("relaxed");
-    d.take(arrive ? "release" : "acquire");
-    i.aligned = d.take("aligned");
-    i.flow = arrive ? Flow::ClusterArrive : Flow::ClusterWait;
-    return;
-  }
-  d.take("cta");
-  int form = d.choose({"sync", "arrive", "red"}, -1);
-  i.aligned = d.take("aligned") || short_name;
-  i.op = form;
-  if (form == 2) i.op = 2 + d.choose({"popc", "and", "or"}, -1);
-  i.flow = Flow::Barrier;
-  if (i.op == 2) d.type_in({Type::U32}), i.dst = d.destination(4);
-  if (i.op > 2) d.require("pred"), i.dst = d.predicate();
-  i.a = d.source(4);
-  size_t trailing = form == 2 ? 1 : 0;
-  if (d.left() > trailing) i.b = d.source(4);
-  if (form == 1 && i.b < 0) d.refuse("arrive needs a thread count");
-  if (form == 2) {
-    bool negated = false;
-    i.c = d.predicate(&negated);
-    i.flags = negated;
-  }
-}
-bool set_max_registers(Warp& w, const Instr& i, u32) {
-  Machine& m = *w.machine;
-  if (!m.checks.registers) return true;
-  Cta& cta = *w.cta;
-  int n = int(i.imm), change = (n - w.max_registers) * 32;
-  if (!w.kernel->max_threads && !w.kernel->max_registers)
-    m.report("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
-  if (i.op == 1 && w.set_registers && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
-  if (i.op == 0 && w.set_registers && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
-  if (change > cta.free_registers) return false;
-  cta.free_registers -= change;
-  w.max_registers = n, w.set_registers = true;
-  cta.cluster->changed = true;
-  return true;
-}
-void decode_setmaxnreg(Decoder& d, Instr& i) {
-  i.op = d.choose({"dec", "inc"}, -1);
-  d.require("sync"), d.require("aligned");
-  d.type_in({Type::U32});
-  i.imm = d.immediate();
-  if (i.imm % 8 || i.imm < 24 || i.imm > 256) d.refuse("the register count has to be a multiple of 8 from 24 to 256");
-  i.flow = Flow::Sync, i.sync = set_max_registers;
-}
-void decode_griddep(Decoder& d, Instr& i) {
-  d.choose({"launch_dependents", "wait"}, -1);      // the steps of a plan run one after the other
-  i.run = nothing;
-}
-void decode_nanosleep(Decoder& d, Instr& i) {
-  d.type_in({Type::U32});
-  d.source(4);
-  i.flow = Flow::Yield, i.run = nothing;
-}
+constexpr u32 kSpin = 16;        // lanes that polled this often without progress anywhere is waiting
 
 // ---- running ----------------------------------------------------------------------------------------------------------------------
 class Scheduler {
@@ -123,6 +39,9 @@ class Scheduler {
   Outcome step(Cluster& c);
   Warp* choose(const Cluster& c);
   void run(Warp& w, size_t k, int quantum);
+  void run_split(Warp& w, size_t k, int quantum);
+  void leave_out(Warp& w);
+  void land_one(Cluster& c);
   bool whole_warp(Warp& w, Split& s, u32 mask);
   bool members(Warp& w, size_t k, u32& mask);
   void split(Warp& w, size_t k, u32 stay, int pc);
@@ -136,7 +55,12 @@ class Scheduler {
   void complete_cluster_barrier(Cluster& c);
   int barrier_need(const Cta& cta) const;
   [[noreturn]] void deadlock();
-  static bool spinning(const Warp& w) { return w.polls >= kSpin && w.polled_at == w.machine->progress; }
+  bool spinning(const Split& s) const { return s.polls >= kSpin && s.polled_at == m.progress; }
+  bool can_run(const Split& s) const { return s.state == Split::Ready && !spinning(s); }
+  void note_poll(Split& s) const {
+    if (s.polled_at != m.progress) s.polls = 0, s.polled_at = m.progress;
+    ++s.polls;
+  }
 };
 
 void Scheduler::start_warp(Warp& w) {
@@ -201,7 +125,7 @@ void Scheduler::admit() {
       w.registers = base + stride * w.agent;
       u32 n = threads - k * 32;
       w.live = w.initial = n >= 32 ? ~0u : (1u << n) - 1;
-      w.splits.push_back({w.live, 0, Split::Ready, nullptr});
+      w.splits.push_back({w.live, 0});
       w.owned.assign(size_t(kernel.register_bytes / 64 + 4), 0);
       w.clock.local.assign(m.agents, 0);
       w.proxy_fence.assign(m.agents, 0);
@@ -273,7 +197,7 @@ bool Scheduler::members(Warp& w, size_t k, u32& mask) {
 
 // The lanes of split k that are not in `stay` become a split of their own, at `pc`.
 void Scheduler::split(Warp& w, size_t k, u32 stay, int pc) {
-  Split other{w.splits[k].mask & ~stay, pc, Split::Ready, nullptr};
+  Split other{w.splits[k].mask & ~stay, pc};
   if (!other.mask) return;
   w.splits[k].mask = stay;
   w.splits.push_back(other);
@@ -285,6 +209,7 @@ void Scheduler::reconverge(Warp& w) {
       Split &p = w.splits[a], &q = w.splits[b];
       if (p.pc != q.pc || p.state == Split::Blocked || q.state == Split::Blocked) { ++b; continue; }
       p.mask |= q.mask, p.state = Split::Ready;
+      if (q.polled_at > p.polled_at || (q.polled_at == p.polled_at && q.polls > p.polls)) p.polls = q.polls, p.polled_at = q.polled_at;
       w.splits.erase(w.splits.begin() + long(b));
     }
 }
@@ -375,14 +300,35 @@ void Scheduler::finish_warp(Warp& w) {
 // An endless loop: very many instructions without a store, barrier or arrival anywhere.
 void Scheduler::check_endless(Warp& w) {
   if (m.progress == progress_at_check_)
-    m.stop("limit", format("%llu warp instructions were executed without any effect (an endless loop?)", (unsigned long long)kEndless), &w);
+    m.halt("limit", format("%llu warp instructions were executed without any effect (an endless loop?)", (unsigned long long)kEndless), &w);
   progress_at_check_ = m.progress;
   check_at_ = m.statistics.instructions + kEndless;
+}
+
+// The instruction that a finding has ended, where the run goes on.
+void Scheduler::leave_out(Warp& w) {
+  const Flow flow = kernel.code[size_t(w.pc)].flow;
+  if (flow != Flow::Plain && flow != Flow::Yield && flow != Flow::Aligned && flow != Flow::Sync && flow != Flow::MbarrierWait) throw Stop();
+  w.storing = 0, ++m.progress;
+  for (auto& s : w.splits) if (s.pc == w.pc && s.mask & w.running) ++s.pc;
+}
+void Scheduler::land_one(Cluster& c) {
+  try {
+    land(c, m.rng.below(u32(c.in_flight.size())));
+  } catch (const Skip&) {
+  }
 }
 
 // Run split k of warp w for at most `quantum` instructions. The split with the lowest pc usually goes first, so that lanes
 // reconverge after a branch.
 void Scheduler::run(Warp& w, size_t k, int quantum) {
+  try {
+    run_split(w, k, quantum);
+  } catch (const Skip&) {
+    leave_out(w);
+  }
+}
+void Scheduler::run_split(Warp& w, size_t k, int quantum) {
   const Instr* code = kernel.code.data();
   Cluster& c = *w.cta->cluster;
   auto& statistics = m.statistics;
@@ -391,12 +337,13 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
       u32 mine = w.splits[k].mask & -w.splits[k].mask;
       reconverge(w);
       for (k = 0; !(w.splits[k].mask & mine); ++k) {}
-      for (auto& o : w.splits) if (o.state == Split::Ready && o.pc < w.splits[k].pc && m.rng.below(8)) return;
+      const bool idle = spinning(w.splits[k]);      // lanes that spin leave the warp to those that need not
+      for (auto& o : w.splits) if (can_run(o) && (idle || o.pc < w.splits[k].pc) && m.rng.below(8)) return;
     }
     Split& s = w.splits[k];
     const Instr& i = code[s.pc];
     w.pc = s.pc;
-    u32 mask = s.mask;
+    u32 mask = w.running = s.mask;
     if (i.guard >= 0) mask &= i.guard_negated ? ~pred(w, i.guard) : pred(w, i.guard);
     auto count = [&] {
       ++counts[size_t(w.pc)], ++statistics.instructions;
@@ -416,6 +363,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
           i.run(w, i, mask);
         }
         ++s.pc;
+        if (w.polled) note_poll(s), w.polled = false;
         if (c.changed) wake(c);
         if (i.flow == Flow::Yield && m.rng.below(2)) return;
         break;
@@ -427,7 +375,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         else {
           s.mask = stay;
           ++s.pc;
-          w.splits.push_back({mask, i.target, Split::Ready, nullptr});
+          w.splits.push_back({mask, i.target});
         }
         break;
       }
@@ -443,7 +391,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         auto it = targets.begin();
         s.pc = it->first, s.mask = it->second;
         vector<Split> others;
-        for (++it; it != targets.end(); ++it) others.push_back({it->second, it->first, Split::Ready, nullptr});
+        for (++it; it != targets.end(); ++it) others.push_back({it->second, it->first});
         w.splits.insert(w.splits.end(), others.begin(), others.end());
         break;
       }
@@ -462,7 +410,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         return;
       case Flow::Trap:
         count();
-        if (mask) m.stop("trap", "the kernel executed trap", &w);
+        if (mask) m.halt("trap", "the kernel executed trap", &w);
         ++s.pc;
         break;
       case Flow::Aligned:
@@ -485,7 +433,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         if (skip()) break;
         if (!whole_warp(w, s, mask)) return;
         if (!i.sync(w, i, mask)) {
-          block(i.sync == set_max_registers ? "registers for setmaxnreg" : "wgmma groups of its warpgroup");
+          block(i.mode ? "registers for setmaxnreg" : "wgmma groups of its warpgroup");
           return;
         }
         count();
@@ -510,8 +458,7 @@ void Scheduler::run(Warp& w, size_t k, int quantum) {
         count();
         ++s.pc;
         if (!done) {
-          if (w.polled_at != m.progress) w.polls = 0, w.polled_at = m.progress;
-          ++w.polls;
+          note_poll(s);
           return;
         }
         break;
@@ -558,15 +505,14 @@ Scheduler::Outcome Scheduler::step(Cluster& c) {
   ready_.clear();
   bool active = false;
   for (auto& cta : c.ctas)
-    for (auto& w : cta.warps)
-      for (auto& s : w.splits)
-        if (s.state == Split::Ready) {
-          ready_.push_back(&w);
-          active |= !spinning(w);
-          break;
-        }
+    for (auto& w : cta.warps) {
+      bool ready = false, runs = false;
+      for (auto& s : w.splits) ready |= s.state == Split::Ready, runs |= can_run(s);
+      if (ready) ready_.push_back(&w);
+      active |= runs;
+    }
   if (!c.in_flight.empty() && (!active || (!m.late && m.rng.below(4) == 0))) {
-    land(c, m.rng.below(u32(c.in_flight.size())));
+    land_one(c);
     if (c.changed) wake(c);
     return Ran;
   }
@@ -574,8 +520,9 @@ Scheduler::Outcome Scheduler::step(Cluster& c) {
   Warp& w = *choose(c);
   size_t chosen = 0;
   int lowest = INT32_MAX;
-  for (size_t k = 0; k < w.splits.size(); ++k)
-    if (w.splits[k].state == Split::Ready && w.splits[k].pc < lowest) lowest = w.splits[k].pc, chosen = k;
+  for (bool spin : {false, true})               // lanes that spin only when the warp has no others
+    for (size_t k = 0; k < w.splits.size() && (!spin || lowest == INT32_MAX); ++k)
+      if (w.splits[k].state == Split::Ready && spinning(w.splits[k]) == spin && w.splits[k].pc < lowest) lowest = w.splits[k].pc, chosen = k;
   if (w.splits.size() > 1 && m.rng.below(8) == 0) {
     size_t k = m.rng.below(u32(w.splits.size()));
     if (w.splits[k].state == Split::Ready) chosen = k;
@@ -612,7 +559,7 @@ void Scheduler::deadlock() {
                       p.count > 1 ? "" : "s", p.text.c_str(), place.c_str(), place.empty() ? "" : ", ", i.line);
   }
   if (next < m.cluster_count) message += format("; %u of %u blocks are not resident yet", m.cluster_count - next, m.cluster_count);
-  m.stop(diverged ? "divergence" : "deadlock", message, first);
+  m.halt(diverged ? "divergence" : "deadlock", message, first);
 }
 
 void Scheduler::run_all() {
@@ -643,11 +590,11 @@ void Scheduler::run_all() {
         bool can = !o->in_flight.empty();
         for (auto& cta : o->ctas)
           for (auto& w : cta.warps)
-            for (auto& s : w.splits) can |= s.state == Split::Ready && !spinning(w);
+            for (auto& s : w.splits) can |= can_run(s);
         all &= !can;
       }
       if (!all) continue;
-      if (m.active.size() < m.resident_limit && next < m.cluster_count) wanted = u32(m.active.size()) + 1;
+      if (m.active.size() < m.resident_limit && next < m.cluster_count) wanted = std::min(m.resident_limit, 2 * u32(m.active.size()));
       else deadlock();
     }
   }
@@ -657,10 +604,5 @@ void Scheduler::run_all() {
 
 void run_blocks(Machine& m, const Kernel& k) { Scheduler(m, k).run_all(); }
 
-void register_control() {
-  register_opcodes({{"bra", decode_bra}, {"brx", decode_brx}, {"ret exit", decode_ret}, {"trap", decode_trap},
-                    {"bar barrier", decode_barrier}, {"setmaxnreg", decode_setmaxnreg}, {"griddepcontrol", decode_griddep},
-                    {"nanosleep", decode_nanosleep}});
-}
 
 }  // namespace emu

@@ -62,7 +62,12 @@ string at_instruction(const Machine& m, u16 pc) {
 
 // `reader`: 0 or 1, one of the cell's latest two; else 2 + its agent
 __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by, int problem, int reader = 0) {
+  static const char* const kinds[] = {"race", "race", "uninitialised", "asynchronous", "mbarrier", "proxy"};
   Machine& m = *by.warp->machine;
+  if (problem < 2 && m.checks.races && m.seen_often(kinds[problem], *by.warp)) {
+    if (!problem) s.write_clock = 0;
+    return;
+  }
   s32 at = s32(byte) - s32(kSharedStart);
   switch (problem) {
     case 0:
@@ -115,6 +120,21 @@ __attribute__((noinline)) bool repeats(Cta& cta, const Cell& s, u32 byte, const 
   return stores_again(w, by.lane, byte, cta.shared.data() + byte, u32(w.kernel->shared_granularity));
 }
 
+// ---- observation: a strong read that sees a strong write is after it, and so is all that is after the read. (The PTX memory
+// model's causality order; what the writer did before the write is another matter, and needs release and acquire.)
+template <class CellT>
+void observe(Machine& m, CellT& s, u32 warp, u32 clock, int lane) {
+  auto& list = m.observers[&s];
+  if (!(s.flags & CellT::Observed)) list.clear();
+  s.flags |= CellT::Observed;
+  for (auto& o : list) if (o.warp == warp && o.lane == lane) return;
+  list.push_back({warp, clock, u8(lane)});
+}
+__attribute__((noinline)) bool observed_before(const Cell& s, const Accessor& by, u32 now) {
+  for (auto& o : by.warp->machine->observers[&s]) if (!unordered(o.warp, o.clock, o.lane, by, now)) return true;
+  return false;
+}
+
 // generic-proxy writes are visible to the async proxy once writer or accessor executed a proxy fence after them
 bool proxy_fenced(Cta& cta, const Cell& s, const Accessor& by) {
   Machine& m = *by.warp->machine;
@@ -149,7 +169,7 @@ __attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, 
   }
   bool both_atomic = by.strong && s.flags & Cell::Atomic;
   if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane, by, now) &&
-      !(write && repeats(cta, s, byte, by)))
+      !(s.flags & Cell::Observed && observed_before(s, by, now)) && !(write && repeats(cta, s, byte, by)))
     report_cell(s, byte, by, 0);
   if (by.async && s.flags & Cell::Generic && s.write_clock && s.write_agent < by.warp->machine->warps_per_cluster &&
       !proxy_fenced(cta, s, by))
@@ -173,6 +193,7 @@ __attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, 
     bool many = s.read_clock[0] == now && s.read_agent[0] == by.agent && s.read_lane[0] != by.lane;
     s.read_agent[0] = u16(by.agent), s.read_clock[0] = now, s.read_lane[0] = many ? kManyLanes : u8(by.lane);
     s.flags = u8((s.flags & ~Cell::AtomicRead) | (by.strong ? Cell::AtomicRead : 0));
+    if (both_atomic) observe(*by.warp->machine, s, by.agent, now, by.lane);
   }
 }
 
@@ -200,7 +221,7 @@ class AccessCheck {
       Cell before = s;
       u64 reports = m_.reports;
       check_cell_access(cta_, s, k << shift_, write_, by_, now_);
-      known_ = reports == m_.reports;
+      known_ = reports == m_.reports && !by_.strong;
       before_ = before, after_ = s;
     }
   }
@@ -273,19 +294,19 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store)
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what) {
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
-  if (k < kMaxBuffers && m.buffers[k].data) {
+  if (k < m.buffers.size() && m.buffers[k].data) {
     Buffer& b = m.buffers[k];
     if (address >= b.base && address + bytes <= b.base + b.size) {
       if (write && !b.writable)
-        m.stop("read_only", format("%s to buffer `%s`, which the kernel may only read", what, b.name.c_str()), &w);
+        return m.fault("read_only", format("%s to buffer `%s`, which the kernel may only read", what, b.name.c_str()), &w);
       return b.data + (address - b.base);
     }
     if (!m.checks.bounds) return nullptr;
-    m.stop("bounds", format("%s of %u bytes at byte %lld of buffer `%s` (%llu bytes)", what, bytes,
+    return m.fault("bounds", format("%s of %u bytes at byte %lld of buffer `%s` (%llu bytes)", what, bytes,
                             (long long)(address - b.base), b.name.c_str(), (unsigned long long)b.size), &w);
   }
   if (!m.checks.bounds) return nullptr;
-  m.stop("bounds", format("%s of %u bytes at address 0x%llx, which lies in no buffer", what, bytes,
+  return m.fault("bounds", format("%s of %u bytes at address 0x%llx, which lies in no buffer", what, bytes,
                           (unsigned long long)address), &w);
 }
 
@@ -298,6 +319,10 @@ bool unordered_global(Warp& w, u32 warp_plus_one, u32 clock, int other_lane, int
   u32 agent = other % m.warps_per_cluster;
   if (agent != w.agent) return clock > mine.local[agent];
   return clock == mine.local[agent] && other_lane != lane && lane < 32 && other_lane != kAnyLane && !stores_the_same(w, other_lane, lane);
+}
+__attribute__((noinline)) bool observed_before(Warp& w, const GlobalCell& s, int lane, const Clock& clock) {
+  for (auto& o : w.machine->observers[&s]) if (!unordered_global(w, o.warp, o.clock, o.lane, lane, clock)) return true;
+  return false;
 }
 string grid_warp_name(const Machine& m, u32 warp_plus_one) {
   u32 other = warp_plus_one - 1, cluster = other / m.warps_per_cluster, agent = other % m.warps_per_cluster;
@@ -347,7 +372,7 @@ template <class F>
 void for_cells(Warp& w, u64 address, u32 bytes, F f) {        // of writable global memory
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
-  if (!m.checks.global_races || k >= kMaxBuffers || !m.buffers[k].writable) return;
+  if (!m.checks.global_races || k >= m.buffers.size() || !m.buffers[k].writable) return;
   Buffer& b = m.buffers[k];
   u64 at = address - b.base;
   GlobalCell *cell = &first_cell(m, b, at), *last = &first_cell(m, b, at + bytes - 1);
@@ -355,16 +380,33 @@ void for_cells(Warp& w, u64 address, u32 bytes, F f) {        // of writable glo
 }
 }  // namespace
 
+bool written_by(Warp& w, u64 address, u32 bytes) {
+  bool all = w.machine->checks.global_races;
+  for_cells(w, address, bytes, [&](GlobalCell& s) { all &= s.write_warp == w.grid_id + 1 && s.write_pc == w.pc && !s.read_warp; });
+  return all;
+}
 void mark_pending(Warp& w, u64 address, u32 bytes) {
   for_cells(w, address, bytes, [](GlobalCell& s) { s.flags |= GlobalCell::Pending; });
 }
 void mark_readers(Warp& w, u64 address, u32 bytes, int change) {
   for_cells(w, address, bytes, [=](GlobalCell& s) { s.readers = u16(std::max(0, s.readers + change)); });
 }
+namespace {
+__attribute__((noinline)) void report_unordered(Warp& w, const GlobalCell& s, const Buffer& b, u64 byte, bool write, bool bad_write) {
+  Machine& m = *w.machine;
+  if (m.seen_often("global_race", w)) return;
+  string other = grid_warp_name(m, bad_write ? s.write_warp : s.read_warp);
+  string where = bad_write ? at_instruction(m, s.write_pc) : "";
+  const char* verb = write && bad_write ? "written by two threads" : write ? "written while another thread may still read it"
+                                                                             : "read without order after its write";
+  m.report("global_race", format("byte %lld of buffer `%s` is %s (the other is %s%s; a barrier or release/acquire is missing)",
+                                 (long long)byte, b.name.c_str(), verb, other.c_str(), where.c_str()), &w);
+}
+}  // namespace
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
   Machine& m = *w.machine;
   size_t k = size_t(address >> kWindowBits) - 1;
-  if (k >= kMaxBuffers || !m.buffers[k].writable) return;
+  if (k >= m.buffers.size() || !m.buffers[k].writable) return;
   Buffer& b = m.buffers[k];
   u64 at = address - b.base;
   if (b.track_initialised) {
@@ -387,17 +429,12 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
                                       "(its completion was not waited for)", (unsigned long long)(c * g - low), b.name.c_str()), &w);
     }
     bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
-                     unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock);
+                     unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock) &&
+                     !(s.flags & GlobalCell::Observed && observed_before(w, s, lane, clock));
     bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
                     unordered_global(w, s.read_warp, s.read_clock, s.read_lane, lane, clock);
     if (bad_write || bad_read) {
-      string other = grid_warp_name(m, bad_write ? s.write_warp : s.read_warp);
-      string where = bad_write ? at_instruction(m, s.write_pc) : "";
-      const char* verb = write && bad_write ? "written by two threads" : write ? "written while another thread may still read it"
-                                                                                 : "read without order after its write";
-      m.report("global_race", format("byte %lld of buffer `%s` is %s (the other is %s%s; a barrier or release/acquire is "
-                                     "missing)", (long long)(c * g - low), b.name.c_str(), verb, other.c_str(), where.c_str()),
-               &w);
+      report_unordered(w, s, b, c * g - low, write, bad_write);
       s = GlobalCell();
     }
     if (write) {
@@ -408,6 +445,7 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
       bool many = s.read_warp == me && s.read_clock == now && s.read_lane != lane;
       s.read_warp = me, s.read_clock = now, s.read_lane = many ? kManyLanes : u8(lane);
       s.flags = u8((s.flags & ~GlobalCell::AtomicRead) | (strong ? GlobalCell::AtomicRead : 0));
+      if (strong && s.flags & GlobalCell::Atomic && s.write_warp) observe(m, s, me, now, lane);
     }
   }
 }

@@ -34,7 +34,10 @@ const SpecialRegister kSpecialRegisters[] = {
     {"%lanemask_ge", false, VALUE { return u32(~((1ull << lane) - 1)); }},
     {"%lanemask_gt", false, VALUE { return u32(~((2ull << lane) - 1)); }},
     {"%smid", false, VALUE { return w.cta->cluster->serial; }},
-    {"%nsmid", false, VALUE { return m.cluster_count; }}};
+    {"%nsmid", false, VALUE { return m.cluster_count; }},
+    // where cooperative groups look for what a barrier of the whole grid needs: upper and lower half of its address
+    {"%envreg1", false, VALUE { return m.cooperative ? kGridWorkspace >> 32 : 0; }},
+    {"%envreg2", false, VALUE { return m.cooperative ? u32(kGridWorkspace) : 0; }}};
 #undef VALUE
 const char* const kNoTime[] = {"%gridid", "%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi"};
 constexpr int kZero = int(sizeof kSpecialRegisters / sizeof *kSpecialRegisters);    // what those stand at

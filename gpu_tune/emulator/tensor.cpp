@@ -309,7 +309,8 @@ void decode_mma(Decoder& d, Instr& i) {
 }
 
 // ---- wgmma -----------------------------------------------------------------------------------------------------------------------------
-// Shared-memory matrix descriptor: start address, leading and stride byte offsets (each >> 4), swizzle mode in bits 62-63.
+// Shared-memory matrix descriptor: start address, leading and stride byte offsets (each >> 4), swizzle mode in bits 62-63. The
+// base offset says where the swizzle pattern starts (its address >> 7, mod 8), which need not be where the matrix does.
 struct Descriptor {
   u32 start, leading, stride, base_offset;
   int swizzle;
@@ -333,7 +334,7 @@ struct Descriptor {
           ur % span * 2;
     }
     u32 mask = swizzle == 128 ? 7 : swizzle == 64 ? 3 : swizzle == 32 ? 1 : 0;
-    return (a ^ ((a >> 7 & mask) << 4)) & 0x3FFF0;
+    return (a ^ (((a >> 7) - base_offset & mask) << 4)) & 0x3FFF0;
   }
 };
 // f(chunk address, row, k, elements in it) over an operand of `rows` x K
@@ -409,13 +410,6 @@ void wgmma_issue(Warp& w, const Instr& i, u32) {
   for (int l = 0; l < 32; ++l)
     if ((!a_registers && reg<u64>(w, i.a)[l] != da) || reg<u64>(w, i.b)[l] != db)
       m.stop("wgmma", "the matrix descriptor differs between lanes", &w);
-  for (u64 v : {da, db}) {
-    Descriptor d(v);
-    u32 mask = d.swizzle == 128 ? 7 : d.swizzle == 64 ? 3 : d.swizzle == 32 ? 1 : 0;
-    if (d.base_offset || (d.start >> 7 & mask))
-      m.report("wgmma", format("matrix descriptor with a start address (0x%x) that is not aligned to its %d-byte swizzle pattern",
-                               d.start, d.swizzle), &w);
-  }
   if (!w.wgmma_fenced) {
     m.report("wgmma", "wgmma.mma_async without wgmma.fence after the registers were last accessible", &w);
     w.wgmma_fenced = true;

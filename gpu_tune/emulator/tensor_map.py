@@ -29,10 +29,10 @@ def _common(m: TensorMapArg, base: int, available: int) -> Rules:
     rules += [(any(not 1 <= d <= 2**32 for d in m.shape), f"shape {m.shape} has a dimension outside 1..2^32")]
     rules += [
         (
-            stride % 16 or not 0 < stride < 2**40,
+            stride % 16 or not (0 if extent == 1 else 1) <= stride < 2**40,
             f"stride {stride} of dimension {k + 1} is not a multiple of 16 below 2^40",
         )
-        for k, stride in enumerate(m.strides)
+        for k, (stride, extent) in enumerate(zip(m.strides, m.shape[1:]))
     ]
     return [
         *rules,
