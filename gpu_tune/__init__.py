@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dispatch import conv2d, load, matmul
+    from .emulator.arguments import Pointer, Struct, TensorMap
+    from .emulator.launch import Session, emulate
     from .errors import (
         CompileError,
         CompilerMissing,
@@ -58,6 +60,8 @@ _HOMES = {
         "Unsupported",
         "WrongResult",
     ),
+    "emulator.arguments": ("Pointer", "Struct", "TensorMap"),
+    "emulator.launch": ("Session", "emulate"),
     "kernel.kernel": ("EmulatedResult", "TunedKernel"),
     "store.records": ("Records",),
     "store.store": ("Store",),
@@ -80,15 +84,20 @@ __all__ = [
     "Matmul",
     "MeasureError",
     "NotTuned",
+    "Pointer",
     "Records",
+    "Session",
     "Store",
     "StoreError",
+    "Struct",
     "TemplateError",
+    "TensorMap",
     "TunedKernel",
     "Tuner",
     "Unsupported",
     "WrongResult",
     "conv2d",
+    "emulate",
     "load",
     "matmul",
     "tune",

@@ -72,7 +72,7 @@ def emulated(cases: list[Case], chip: Device) -> Dump:
     """Every writable array of every case after an emulated run."""
     found: Dump = {}
     for case in cases:
-        report = emulator.emulate(case.source, case.plan, case.arrays, arch=chip.arch, device=chip)
+        report = emulator.run_plan(case.source, case.plan, case.arrays, arch=chip.arch, device=chip)
         if report.findings:
             print(f"emulator, {case.name}: {report}", file=sys.stderr)
         found.update({f"{case.name}/{n}": _bytes(report.arrays[n]) for n in WRITTEN if n in case.arrays})

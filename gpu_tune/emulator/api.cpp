@@ -53,6 +53,13 @@ string joined(const List& list, F text) {
   for (auto& x : list) out += (out.empty() ? "" : ",") + text(x);
   return out;
 }
+template <class Map>
+const char* names_of(const Map& map, char* out, int size) {
+  string names;
+  for (auto& x : map) names += (names.empty() ? "" : " ") + x.first;
+  snprintf(out, size_t(size), "%s", names.c_str());
+  return out;
+}
 string results(const Run& run) {
   const Machine& m = run.machine;
   std::map<string, u64> mix;
@@ -122,12 +129,8 @@ const char* emu_demangle(const char* name, char* out, int size) {
   free(plain);
   return out;
 }
-const char* emu_kernels(void* module, char* out, int size) {
-  string names;
-  for (auto& k : static_cast<Module*>(module)->kernels) names += (names.empty() ? "" : " ") + k.first;
-  snprintf(out, size_t(size), "%s", names.c_str());
-  return out;
-}
+const char* emu_kernels(void* module, char* out, int size) { return names_of(static_cast<Module*>(module)->kernels, out, size); }
+const char* emu_variables(void* module, char* out, int size) { return names_of(static_cast<Module*>(module)->globals, out, size); }
 
 // options: seed, late, resident clusters, bits of checks (races, global races, uninitialised, proxies, bounds, registers)
 // go on after findings that would end it; ignored: kinds of findings, apart by spaces

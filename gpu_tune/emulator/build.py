@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_params": (_I, [_P, _S, _P, _P, _I, _P]),
     "emu_demangle": (_S, [_S, _P, _I]),
     "emu_kernels": (_S, [_P, _S, _I]),
+    "emu_variables": (_S, [_P, _S, _I]),
     "emu_begin": (_P, [_P, _P, _S]),
     "emu_refusal": (_S, [_P, _S]),
     "emu_end": (None, [_P]),

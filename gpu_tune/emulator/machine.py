@@ -7,28 +7,20 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..cuda.device import DEFAULT, Device, by_name
-from ..errors import EmulationError, require
+from ..errors import require
 from ..plan import TENSOR_MAP_DTYPES, Dim3, TensorMapArg
 from . import tensor_map
+from .ptx import Ptx, expect
 from .report import BankConflicts, Checks, Finding, Report
-
-if TYPE_CHECKING:
-    from .module import Module
 
 STOPS = ("first", "never")
 _MAGIC = 0x70616D726F736E65
 _MOST_BUFFERS = 511
-
-
-def expect(valid: object, problem: str) -> None:
-    """Raise EmulationError unless ``valid``."""
-    if not valid:
-        raise EmulationError(problem)
 
 
 class Machine:
@@ -36,7 +28,7 @@ class Machine:
 
     def __init__(
         self,
-        module: Module,
+        module: Ptx,
         *,
         device: Device | None = None,
         seed: int = 0,
@@ -76,7 +68,14 @@ class Machine:
         address = self.library.emu_symbol(self.handle, name.encode(), ctypes.byref(size))
         if not address:
             return None
-        return np.frombuffer((ctypes.c_ubyte * size.value).from_address(address), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_ubyte * size.value).from_address(address))
+
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the module's variables."""
+        size = len(self.module.ptx) + 1
+        out = ctypes.create_string_buffer(size)
+        names: bytes = self.library.emu_variables(self.module.handle, out, size)
+        return tuple(names.decode().split())
 
     def mark_written(self, index: int, offset: int, size: int) -> None:
         """That part of a tracked buffer counts as initialised."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +14,14 @@ import numpy as np
 from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
-from ..errors import require
+from ..errors import CompilerMissing, require
 from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build
-from .machine import Machine, copied, expect, span
+from .machine import Machine, copied, span
+from .ptx import Ptx
 from .report import ALL_CHECKS, Checks, Finding, Report
 
 WRITABLE = ("out", "workspace")
-
-
-@dataclass(frozen=True)
-class KernelFacts:
-    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory."""
-
-    parameter_offsets: tuple[int, ...]
-    parameter_sizes: tuple[int, ...]
-    parameter_bytes: int
-    shared_bytes: int
 
 
 @dataclass
@@ -45,16 +34,8 @@ class _Bound:
     like: np.ndarray | None
 
 
-class Module:
+class Module(Ptx):
     """PTX ready to run. Make one with :meth:`load`; runs share nothing, so threads and processes may run it at once."""
-
-    def __init__(self, ptx: str) -> None:
-        self.ptx = ptx
-        self.library = build.library()
-        error = ctypes.create_string_buffer(1000)
-        self.handle = self.library.emu_load(ptx.encode(), error, len(error))
-        expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
-        weakref.finalize(self, self.library.emu_unload, self.handle)
 
     @classmethod
     def load(cls, source_or_ptx: str, arch: str = "sm_80", options: Sequence[str] = ()) -> Module:
@@ -65,54 +46,6 @@ class Module:
         launched; :attr:`refused` says why.
         """
         return _load(source_or_ptx, "" if is_ptx(source_or_ptx) else arch, tuple(options))
-
-    @functools.cached_property
-    def kernels(self) -> tuple[str, ...]:
-        """Names of the kernels in the module, as the PTX has them."""
-        size = len(self.ptx) + 1
-        out = ctypes.create_string_buffer(size)
-        names: bytes = self.library.emu_kernels(self.handle, out, size)
-        return tuple(names.decode().split())
-
-    @functools.cached_property
-    def refused(self) -> dict[str, str]:
-        """The kernels that the emulator cannot run: why, with the PTX line."""
-        reasons = {name: self.library.emu_refusal(self.handle, name.encode()).decode() for name in self.kernels}
-        return {name: reason for name, reason in reasons.items() if reason}
-
-    def demangled(self, kernel: str) -> str:
-        """The C++ name of a kernel with its parameters (the name itself when it is not mangled)."""
-        out = ctypes.create_string_buffer(1 << 16)
-        name: bytes = self.library.emu_demangle(kernel.encode(), out, len(out))
-        return name.decode(errors="replace")
-
-    def find(self, name: str = "") -> str:
-        """The one kernel that ``name`` means: a PTX name, a C++ name, or a regular expression in either.
-
-        Empty: the only kernel of the module. InvalidInput when none or several fit.
-        """
-        kernels = self.kernels
-        if name in kernels:
-            return name
-        plain = {k: self.demangled(k) for k in kernels}
-        chosen = [k for k in kernels if name and name in (plain[k], re.split(r"[<(]", plain[k])[0].split(" ")[-1])]
-        if not chosen:
-            try:
-                chosen = [k for k in kernels if re.search(name, k) or re.search(name, plain[k])]
-            except re.error:
-                chosen = [k for k in kernels if name in plain[k]]
-        names = ", ".join(plain[k] for k in (chosen or kernels))
-        require(len(chosen) == 1, "kernel", name or None, f"fits {len(chosen)} kernels of the module", f"name one: {names}")
-        return chosen[0]
-
-    def facts(self, kernel: str) -> KernelFacts:
-        """Its parameters and its shared memory; EmulationError when it is not there or cannot be run."""
-        offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
-        count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
-        expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
-        reason = self.refused.get(kernel)
-        expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
-        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
 
     def run(
         self,
@@ -160,6 +93,51 @@ def compile_ptx(source: str, arch: str, options: Sequence[str] = ()) -> str:
     with paths.replacing(path) as new:
         new.write_text(ptx)
     return ptx
+
+
+def run_plan(
+    source_or_ptx: str,
+    plan: LaunchPlan,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    scalars: Mapping[str, float] | None = None,
+    arch: str = "sm_80",
+    device: Device | None = None,
+    seed: int = 0,
+    late: bool | None = None,
+    checks: Checks = ALL_CHECKS,
+    alignment: int | None = None,
+) -> Report:
+    """Run a launch plan on the CPU and report its results and everything that is wrong with it.
+
+    ``source_or_ptx``: CUDA C++ (compiled for ``arch`` with line information, PTX cached on disk) or PTX text.
+    ``arrays``: the plan's buffers by name; they are not modified. The span from a view's first to its last element is
+    the buffer. When ``out`` is among them only it, the workspace and a ``c`` that is the same memory may be written.
+    The workspace is made here (garbage; zeros when the plan says so, and then checked to be left zeroed) unless given.
+    ``scalars``: run-time ``alpha`` and ``beta``. ``device`` bounds how many blocks are resident (default: an H200).
+    ``seed`` chooses the interleaving. ``late``: asynchronous results land as late as is legal (True) or at random
+    moments (False); None takes late for even seeds. ``alignment``: see :meth:`Module.run`.
+
+    Raises EmulationError (unsupported instruction, plan that does not fit the kernel), CompileError, CompilerMissing,
+    InvalidInput.
+    """
+    return Module.load(source_or_ptx, arch).run(
+        plan, arrays, scalars=scalars, device=device, seed=seed, late=late, checks=checks, alignment=alignment
+    )
+
+
+def available() -> bool:
+    """Whether the emulator can run here: its library is built or a C++ compiler is there."""
+    return not unavailable_reason()
+
+
+def unavailable_reason() -> str:
+    """Why not, in one sentence; empty when it can."""
+    try:
+        build.compiler()
+    except CompilerMissing as error:
+        return str(error)
+    return ""
 
 
 class _Run:

@@ -77,18 +77,21 @@ class BankConflicts:
 
 @dataclass(frozen=True)
 class Report:
-    """An emulated run of a launch plan.
+    """An emulated run: of a launch plan, or of the launches of a session.
 
-    ``findings``: at most 16 of each kind are kept; ``counted`` says how many of each kind there were. ``printed``: what
-    the kernel printed, a line for each thread that did, marked with its block and thread. ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``instructions``:
-    warp instructions by opcode. ``shared_bytes_touched``: by kernel, the highest byte of dynamic shared memory touched.
-    ``active_lanes``: mean share of lanes that took part. ``covered_lines`` of ``all_lines``: CUDA lines executed;
-    ``covered_ptx_lines`` likewise. ``useful_waits``: PTX lines of waits that had something to wait for. ``steps``: warp
-    instructions executed. ``stopped``: a finding ended the run early.
+    ``arrays``: every buffer after the run (copies with the shape and strides of what was given). ``results``: of
+    ``emulate``, the arrays among the arguments after the run, by position. ``findings``: at most 16 of each kind are
+    kept; ``counted`` says how many of each kind there were. ``printed``: what the kernel printed, a line for each
+    thread that did, marked with its block and thread. ``instructions``: warp instructions by opcode.
+    ``shared_bytes_touched``: by kernel, the highest byte of dynamic shared memory touched. ``active_lanes``: mean share
+    of lanes that took part. ``covered_lines`` of ``all_lines``: CUDA lines executed; ``covered_ptx_lines`` likewise.
+    ``useful_waits``: PTX lines of waits that had something to wait for. ``steps``: warp instructions executed.
+    ``stopped``: a finding ended the run early.
     """
 
     arrays: dict[str, np.ndarray]
     findings: tuple[Finding, ...] = ()
+    results: tuple[np.ndarray | None, ...] = ()
     counted: dict[str, int] = field(default_factory=dict)
     printed: str = ""
     instructions: dict[str, int] = field(default_factory=dict)

@@ -304,7 +304,7 @@ class TunedKernel:
         if self.workload.beta != "0":
             buffers.setdefault("c", result)
         w = self.winner
-        report = emulator.emulate(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=KNOWN.get(w.device))
+        report = emulator.run_plan(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=KNOWN.get(w.device))
         if report.findings:
             raise WrongResult(
                 f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from .. import reference
-from ..emulator import emulate
+from ..emulator import run_plan
 from ..errors import GpuTuneError
 from ..space.knob import Config
 from ..templates.bound import BoundTemplate
@@ -46,7 +46,7 @@ def check(build: Build, seed: int = 0) -> Check:
         scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in small.scalars()}
         given = {**arrays, "out": reference.allocate(small.arrays()["out"], np.nan)}
         device = bound.device
-        report = emulate(
+        report = run_plan(
             rendered.source, rendered.plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed
         )
         if not report.ok:

@@ -45,7 +45,7 @@ def test_simt_product(seed: int) -> None:
     a, b = rng.integers(-4, 5, (m, k)).astype(np.float32), rng.integers(-4, 5, (k, n)).astype(np.float32)
     arrays = {"a": a, "b": b, "out": np.full((m, n), np.nan, np.float32)}
     source = SIMT.replace("SECOND_BARRIER", "__syncthreads();")
-    report = emulator.emulate(source, simt(m, n, k), arrays, seed=seed)
+    report = emulator.run_plan(source, simt(m, n, k), arrays, seed=seed)
     assert report.ok, messages(report)
     assert np.array_equal(report.arrays["out"], a @ b)
     assert np.isnan(arrays["out"]).all(), "the caller's array was written"
@@ -53,7 +53,7 @@ def test_simt_product(seed: int) -> None:
 
 def test_a_missing_barrier_is_named_with_its_line() -> None:
     arrays = {"a": np.ones((16, 64), np.float32), "b": np.ones((64, 16), np.float32), "out": np.zeros((16, 16), "f4")}
-    report = emulator.emulate(SIMT.replace("SECOND_BARRIER", ""), simt(16, 16, 64), arrays)
+    report = emulator.run_plan(SIMT.replace("SECOND_BARRIER", ""), simt(16, 16, 64), arrays)
     races = [f for f in report.findings if f.kind == "race"]
     assert races and all("kernel.cu:" in f.message and f.cuda_line for f in races)
 
@@ -64,11 +64,11 @@ def test_strided_views_keep_their_gaps() -> None:
     out = storage[:17, :19]
     a, b = np.ones((17, 8), np.float32), np.ones((8, 19), np.float32)
     source = SIMT.replace("SECOND_BARRIER", "__syncthreads();").replace("row * n + col] = sum", "row * 24 + col] = sum")
-    report = emulator.emulate(source, simt(17, 19, 8), {"a": a, "b": b, "out": out})
+    report = emulator.run_plan(source, simt(17, 19, 8), {"a": a, "b": b, "out": out})
     assert report.ok, messages(report)
     assert report.arrays["out"].strides == out.strides and (report.arrays["out"] == 8).all()
     source = source.replace("col < n) out", "col < 24) out")  # beyond the last element
-    report = emulator.emulate(source, simt(17, 19, 8), {"a": a, "b": b, "out": out})
+    report = emulator.run_plan(source, simt(17, 19, 8), {"a": a, "b": b, "out": out})
     assert any(f.kind == "bounds" for f in report.findings)
 
 
@@ -94,7 +94,7 @@ ret;
 def test_a_widened_load_reads_only_the_elements_that_are_used(used: str, kinds: list[str]) -> None:
     """Compilers widen loads over gaps and pass the elements on in packed pairs."""
     plan = LaunchPlan((KernelStep("packed", (1, 1, 1), (1, 1, 1), (BufferArg("out"),)),))
-    report = emulator.emulate(PACKED.replace("USED", used), plan, {"out": np.zeros(1, np.uint32)})
+    report = emulator.run_plan(PACKED.replace("USED", used), plan, {"out": np.zeros(1, np.uint32)})
     assert [f.kind for f in report.findings] == kinds
     assert kinds or report.arrays["out"][0] == 5
 
@@ -102,7 +102,7 @@ def test_a_widened_load_reads_only_the_elements_that_are_used(used: str, kinds: 
 def test_inputs_may_not_be_written() -> None:
     source = SIMT.replace("const float* a", "float* a").replace("SECOND_BARRIER", "__syncthreads(); a[0] = 1;")
     arrays = {"a": np.ones((16, 16), np.float32), "b": np.ones((16, 16), np.float32), "out": np.zeros((16, 16), "f4")}
-    report = emulator.emulate(source, simt(16, 16, 16), arrays)
+    report = emulator.run_plan(source, simt(16, 16, 16), arrays)
     assert [f.kind for f in report.findings] == ["read_only"] and "`a`" in report.findings[0].message
 
 
@@ -150,11 +150,11 @@ def test_cp_async_and_mma(late: bool) -> None:
     args = (BufferArg("a"), BufferArg("b"), BufferArg("out"), ScalarArg("k", "int32", 80))
     plan = LaunchPlan((KernelStep("product", (1, 1, 1), (32, 1, 1), args),))
     arrays: dict[str, np.ndarray] = {"a": a, "b": b, "out": np.full((16, 8), np.nan, np.float32)}
-    report = emulator.emulate(MMA, plan, arrays, late=late)
+    report = emulator.run_plan(MMA, plan, arrays, late=late)
     assert report.ok, messages(report)
     assert np.array_equal(report.arrays["out"], a.astype("f4") @ b.astype("f4").T)
     early = MMA.replace("wait_group 1", "wait_group 2")
-    assert not emulator.emulate(early, plan, arrays, late=late).ok
+    assert not emulator.run_plan(early, plan, arrays, late=late).ok
 
 
 WGMMA = (
@@ -191,12 +191,12 @@ def test_tma_and_wgmma() -> None:
 
     step = KernelStep("product", (1, 1, 1), (128, 1, 1), (tile("a", a), tile("b", b), BufferArg("out")), 9224)
     arrays: dict[str, np.ndarray] = {"a": a, "b": b, "out": np.full((64, 8), np.nan, np.float32)}
-    report = emulator.emulate(WGMMA.replace("WAIT", "wgmma_wait()"), LaunchPlan((step,)), arrays, arch="sm_90a")
+    report = emulator.run_plan(WGMMA.replace("WAIT", "wgmma_wait()"), LaunchPlan((step,)), arrays, arch="sm_90a")
     assert report.ok, messages(report)
     assert np.array_equal(report.arrays["out"], a.astype("f4") @ b.astype("f4").T)
     assert report.shared_bytes_touched == {"product": 9224}
     assert sum(n for op, n in report.instructions.items() if op.startswith("wgmma.mma_async")) == 16
-    report = emulator.emulate(WGMMA.replace("WAIT", ""), LaunchPlan((step,)), arrays, arch="sm_90a")
+    report = emulator.run_plan(WGMMA.replace("WAIT", ""), LaunchPlan((step,)), arrays, arch="sm_90a")
     assert any(f.kind == "wgmma" for f in report.findings)
 
 
@@ -258,7 +258,7 @@ def turns(parts: tuple[str, str, str], seed: int, blocks: int = 5) -> emulator.R
     )
     step = KernelStep("turns", (blocks, 1, 1), (64, 1, 1), (BufferArg("out"), BufferArg("workspace")))
     plan = LaunchPlan((step,), workspace_bytes=4, workspace_zeroed=True)
-    return emulator.emulate(source, plan, {"out": np.full(64, np.nan, np.float32)}, seed=seed)
+    return emulator.run_plan(source, plan, {"out": np.full(64, np.nan, np.float32)}, seed=seed)
 
 
 @pytest.mark.parametrize("how", GOOD)
@@ -285,11 +285,11 @@ def test_a_workspace_left_dirty_is_reported() -> None:
 
 def test_a_missing_array_is_named() -> None:
     with pytest.raises(InvalidInput, match="'b'"):
-        emulator.emulate(SIMT.replace("SECOND_BARRIER", ""), simt(8, 8, 8), {"a": np.ones((8, 8), np.float32)})
+        emulator.run_plan(SIMT.replace("SECOND_BARRIER", ""), simt(8, 8, 8), {"a": np.ones((8, 8), np.float32)})
 
 
 def test_an_endless_loop_is_ended() -> None:
     source = PRELUDE + "GLOBAL k(u32* out) { u32 x = threadIdx.x | 1; while (x) x = x * 3 + 2 * out[1]; out[0] = x; }"
     step = KernelStep("k", (1, 1, 1), (32, 1, 1), (BufferArg("out"),))
-    report = emulator.emulate(source, LaunchPlan((step,)), {"out": np.zeros(2, np.uint32)})
+    report = emulator.run_plan(source, LaunchPlan((step,)), {"out": np.zeros(2, np.uint32)})
     assert [f.kind for f in report.findings] == ["limit"] and report.stopped

@@ -70,8 +70,9 @@ ret;
     ],
 )
 def test_unknown_instructions_and_modifiers_are_refused_by_name(body: str, word: str) -> None:
+    module = emulator.Module.load(FRAME.replace("@BODY@", body), arch="sm_90a")
     with pytest.raises(EmulationError) as refused:
-        emulator.Module.load(FRAME.replace("@BODY@", body), arch="sm_90a")
+        module.facts("k")
     assert word in str(refused.value) and "11" in str(refused.value)  # the line in the PTX text
 
 
@@ -89,7 +90,7 @@ def test_unknown_instructions_and_modifiers_are_refused_by_name(body: str, word:
 )
 def test_malformed_ptx_is_refused(text: str) -> None:
     with pytest.raises(GpuTuneError):
-        emulator.Module.load(text if text.startswith(".version") else ".version 8.0\n" + text, arch="sm_90a")
+        emulator.Module.load(text if text.startswith(".version") else ".version 8.0\n" + text).facts("k")
 
 
 def test_a_module_without_the_kernel_is_refused() -> None:

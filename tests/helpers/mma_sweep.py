@@ -12,7 +12,7 @@ from gpu_tune.cuda import device as devices
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.cubin import PtxasReport, read_log
 from gpu_tune.cuda.device import Device
-from gpu_tune.emulator import Report, emulate
+from gpu_tune.emulator import Report, run_plan
 from gpu_tune.errors import InvalidInput
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, render
@@ -111,7 +111,7 @@ def right(template: Template, config: Config, workload: Workload, device: Device
     scalars = reference.example_scalars(workload, kind)
     out = reference.allocate(workload.arrays()["out"], 0)
     source, plan = render(template, config, workload, device), template.plan(config, workload, device)
-    report = emulate(
+    report = run_plan(
         source, plan, {**inputs, "out": out}, scalars=scalars, arch=device.arch, seed=seed, alignment=workload.alignment
     )
     what = f"{device.name} {workload.key} {config.key} seed {seed}"

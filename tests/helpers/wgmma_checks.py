@@ -85,7 +85,7 @@ def assert_computes(
     arrays, scalars = reference.example_inputs(workload, seed, kind), reference.example_scalars(workload, kind)
     out = reference.allocate(workload.arrays()["out"], 77)
     plan = template.plan(c, workload, small)
-    result = emulator.emulate(
+    result = emulator.run_plan(
         source or render(template, c, workload, small),
         plan,
         {**arrays, "out": out},

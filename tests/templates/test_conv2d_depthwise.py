@@ -29,7 +29,7 @@ def run(workload: Conv2d, config: Config, device: Any, kind: str = "integer") ->
     inputs = reference.example_inputs(workload, 3, kind)
     out = reference.allocate(workload.arrays()["out"], 77)
     source, plan = render(TEMPLATE, config, workload, device), TEMPLATE.plan(config, workload, device)
-    report = emulator.emulate(source, plan, {**inputs, "out": out}, arch=device.arch, device=device)
+    report = emulator.run_plan(source, plan, {**inputs, "out": out}, arch=device.arch, device=device)
     assert report.ok, (workload.key, config, report.findings)
     result = reference.compare(report.arrays["out"], workload, inputs, exact=kind == "integer")
     assert result.ok, (workload.key, config, str(result))

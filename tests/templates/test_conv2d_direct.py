@@ -59,7 +59,7 @@ def run(workload: Conv2d, config: Config | None = None, device: Any = A100, kind
     assert not TEMPLATE.violations(config, workload, device)
     inputs = reference.example_inputs(workload, 3, kind)
     out = reference.allocate(workload.arrays()["out"], 77)
-    report = emulator.emulate(
+    report = emulator.run_plan(
         render(TEMPLATE, config, workload, device),
         TEMPLATE.plan(config, workload, device),
         {**inputs, "out": out},

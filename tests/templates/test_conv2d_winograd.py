@@ -33,7 +33,7 @@ def run(name, workload, config, kind="normal", seed=0):
     arrays = example_inputs(workload, seed, kind)
     out = allocate(workload.arrays()["out"])
     source = render(template, config, workload, H200)
-    report = emulator.emulate(
+    report = emulator.run_plan(
         source, template.plan(config, workload, H200), {**arrays, "out": out}, arch="sm_90a", device=H200, seed=seed
     )
     assert not report.findings, report.findings[0].message

@@ -58,7 +58,7 @@ def run(
     inputs = {**reference.example_inputs(workload, 3, kind), **arrays}
     out = arrays.get("out", reference.allocate(workload.arrays()["out"], 77))
     scalars = reference.example_scalars(workload, kind)
-    report = emulator.emulate(
+    report = emulator.run_plan(
         render(TEMPLATE, config, workload, device),
         TEMPLATE.plan(config, workload, device),
         {**inputs, "out": out},
@@ -88,7 +88,7 @@ def test_general_beta_of_zero_never_reads_c() -> None:
     inputs = reference.example_inputs(workload, 1)
     inputs["c"][...] = np.nan
     out = reference.allocate(workload.arrays()["out"])
-    report = emulator.emulate(
+    report = emulator.run_plan(
         render(TEMPLATE, config, workload, A100),
         TEMPLATE.plan(config, workload, A100),
         {**inputs, "out": out},
@@ -107,7 +107,7 @@ def test_out_may_be_c(split_k: int) -> None:
     expected = inputs["a"] @ inputs["b"] + inputs["c"]
     config = Config(SMALL, split_k=split_k)
     assert not TEMPLATE.violations(config, workload, A100)
-    report = emulator.emulate(
+    report = emulator.run_plan(
         render(TEMPLATE, config, workload, A100),
         TEMPLATE.plan(config, workload, A100),
         {**inputs, "out": inputs["c"]},

@@ -56,7 +56,7 @@ def source(dtype: str, chip: str) -> str:
 
 def run(kernel: str, dtype: str, chip: str, x: np.ndarray, out: np.ndarray, threads: int) -> np.ndarray:
     plan = LaunchPlan((KernelStep(kernel, (threads // 256, 1, 1), (256, 1, 1), (BufferArg("x"), BufferArg("out"))),))
-    report = emulator.emulate(source(dtype, chip), plan, {"x": x, "out": out}, arch=by_name(chip).arch)
+    report = emulator.run_plan(source(dtype, chip), plan, {"x": x, "out": out}, arch=by_name(chip).arch)
     assert report.ok, report.findings
     result: np.ndarray = report.arrays["out"]
     return result

@@ -1,0 +1,90 @@
+"""PTX as the library holds it: its kernels, by every name they have, and what a launch has to know of them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import weakref
+from dataclasses import dataclass
+
+from ..errors import EmulationError, require
+from . import build
+
+
+def expect(valid: object, problem: str) -> None:
+    """Raise EmulationError unless ``valid``."""
+    if not valid:
+        raise EmulationError(problem)
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory."""
+
+    parameter_offsets: tuple[int, ...]
+    parameter_sizes: tuple[int, ...]
+    parameter_bytes: int
+    shared_bytes: int
+
+
+class Ptx:
+    """Parsed PTX text. EmulationError when it is none."""
+
+    def __init__(self, ptx: str) -> None:
+        self.ptx = ptx
+        self.library = build.library()
+        error = ctypes.create_string_buffer(1000)
+        self.handle = self.library.emu_load(ptx.encode(), error, len(error))
+        expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
+        weakref.finalize(self, self.library.emu_unload, self.handle)
+
+    @functools.cached_property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels in the module, as the PTX has them."""
+        size = len(self.ptx) + 1
+        out = ctypes.create_string_buffer(size)
+        names: bytes = self.library.emu_kernels(self.handle, out, size)
+        return tuple(names.decode().split())
+
+    @functools.cached_property
+    def refused(self) -> dict[str, str]:
+        """The kernels that the emulator cannot run: why, with the PTX line."""
+        reasons = {name: self.library.emu_refusal(self.handle, name.encode()).decode() for name in self.kernels}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def demangled(self, kernel: str) -> str:
+        """The C++ name of a kernel with its parameters (the name itself when it is not mangled)."""
+        out = ctypes.create_string_buffer(1 << 16)
+        name: bytes = self.library.emu_demangle(kernel.encode(), out, len(out))
+        return name.decode(errors="replace")
+
+    def find(self, name: str = "") -> str:
+        """The one kernel that ``name`` means: a PTX name, a C++ name, or a regular expression in either.
+
+        Empty: the only kernel of the module. InvalidInput when none or several fit.
+        """
+        kernels = self.kernels
+        if name in kernels:
+            return name
+        plain = {k: self.demangled(k) for k in kernels}
+        chosen = [k for k in kernels if name and name in (plain[k], re.split(r"[<(]", plain[k])[0].split(" ")[-1])]
+        if not chosen:
+            try:
+                chosen = [k for k in kernels if re.search(name, k) or re.search(name, plain[k])]
+            except re.error:
+                chosen = [k for k in kernels if name in plain[k]]
+        names = ", ".join(plain[k] for k in (chosen or kernels))
+        require(
+            len(chosen) == 1, "kernel", name or None, f"fits {len(chosen)} kernels of the module", f"name one: {names}"
+        )
+        return chosen[0]
+
+    def facts(self, kernel: str) -> KernelFacts:
+        """Its parameters and its shared memory; EmulationError when it is not there or cannot be run."""
+        offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
+        count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
+        expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
+        reason = self.refused.get(kernel)
+        expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
+        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
