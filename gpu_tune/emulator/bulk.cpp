@@ -218,8 +218,16 @@ void for_destination(const BulkStore& s, const Piece& f) {
   if (s.map) for_pieces(*s.map, s.source, s.coordinates, no_offsets, f);
   else for (u32 k = 0; k < s.bytes; k += 16) f(s.source + k, s.destination + k, 16);
 }
+// What a store reads: of a box that leaves its tensor, only what lies within.
+void check_source(Warp& w, const BulkStore& s, int lane) {
+  Accessor by{&w, lane, w.agent, &w.clock, true, "bulk store read"};
+  if (!s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
+  vector<u32> pieces;
+  for_destination(s, [&](u32 at, u64 global, u32) { if (global && (pieces.empty() || pieces.back() != (at & ~15u))) pieces.push_back(at & ~15u); });
+  check_chunk_accesses(*w.cta, pieces.data(), u32(pieces.size()), false, by);
+}
 void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
-  check_access(*w.cta, s.source, s.bytes, false, {&w, lane, w.agent, &w.clock, true, "bulk store read"});
+  check_source(w, s, lane);
   s.lane = lane, s.group = w.store_group[lane], s.instr = &i;
   s.hash = hash_bytes(w.cta->shared.data() + s.source, s.bytes);
   s.reduction = i.flags ? i.op : -1;
@@ -261,7 +269,7 @@ void read_source(Warp& w, BulkStore& s) {
   if (hash_bytes(p, s.bytes) != s.hash)
     w.machine->report("asynchronous", format("the source of the bulk store at PTX line %d was overwritten before the store had "
                                              "read it", s.instr->line), &w);
-  check_access(*w.cta, s.source, s.bytes, false, {&w, s.lane, w.agent, &w.clock, true, "bulk store read"});
+  check_source(w, s, s.lane);
   s.data.assign(p, p + s.bytes);
   s.read = true;
 }

@@ -50,6 +50,10 @@ enum class Flow : u8 {
   Barrier, WarpSync, MbarrierWait, ClusterArrive, ClusterWait, Yield
 };
 
+// How an instruction hands on what nothing has written (poison.cpp).
+enum class Taint : u8 { Union, Move, And, Or, Load, Store, Tensor };
+enum : u8 { kSteeredB = 1, kSteeredC = 2, kSteeredMember = 4 };
+
 struct Warp;
 struct Instr;
 using Handler = void (*)(Warp&, const Instr&, u32 mask);
@@ -80,6 +84,9 @@ struct Instr {
   s64 imm = 0;
   vector<int> regs;                // vector operands; for BranchIndex the targets
   vector<int> written;             // those of them that it writes
+  vector<int> reads;               // and those that it reads
+  Taint taint = Taint::Union;
+  u8 steered = 0;
   int line = 0;                    // line in the PTX text
   int place = 0;                   // index into Module::places
   int opcode = 0;                  // index into Module::opcodes
@@ -104,6 +111,7 @@ struct Kernel {
   vector<Special> specials;
   int register_bytes = 64;
   vector<int> read;                      // by slot / 64: operands that read it
+  vector<u8> widths{0};                  // by slot / 64: bytes of the register, 1 for predicates
   int required_threads[3] = {0, 0, 0};   // .reqntid
   int max_threads = 0;                   // .maxntid product
   int min_blocks = 0;                    // .minnctapersm

@@ -79,6 +79,7 @@ using DecodeFn = void (*)(Decoder&, Instr&);
 void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.async (async.cpp)
 void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
 DecodeFn find_opcode(const string& name);
+void set_taint(const string& name, Instr& i);   // poison.cpp
 int special_register(const string& name);    // its number (special.cpp), -1 for none
 // each concern registers its opcodes here (once, at first load)
 void register_arithmetic();

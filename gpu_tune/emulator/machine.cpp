@@ -19,7 +19,7 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
   highest_shared = 0;
   global_granularity = k.global_granularity;
   for (auto& map : tensor_maps) global_granularity = std::min(global_granularity, map.element);
-  sync_variables.clear(), observers.clear();
+  sync_variables.clear(), observers.clear(), origins.clear(), origin_index.clear();
   global_proxy_fences.assign(size_t(cluster_count) * warps_per_cluster, 0);
   for (auto& buffer : buffers) buffer.shadow.clear();
   active.clear();
@@ -75,6 +75,7 @@ bool Machine::seen_often(const char* kind, const Warp& w) {
 }
 
 void Machine::report(const char* kind, const string& message, const Warp* w, const Instr* at, bool advice) {
+  if (quiet) return;
   ++reports;
   if (ignored.count(kind)) return;
   u64 of_kind = ++counted[kind];

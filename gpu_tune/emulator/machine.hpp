@@ -162,6 +162,7 @@ struct Split {                                 // lanes at one pc
   u64 polled_at = 0;
 };
 
+struct Unwritten { u64 address; u32 bytes; u8 lane; bool shared; string what; };   // of what a load has read
 struct Warp {
   char* registers = nullptr;
   Cta* cta = nullptr;
@@ -197,6 +198,11 @@ struct Warp {
   int max_registers = 0;                       // setmaxnreg
   bool set_registers = false;
   u32 storing = 0;                             // the lanes of the plain store that is being executed
+  bool defers = false;                         // a load: what it reads and nothing has written is poison, no finding
+  vector<Unwritten> fresh;                     // such of the load that is being executed
+  vector<char> poison;                         // as `registers`: bytes that hold no written value; empty while there are none
+  vector<u16> tainted;                         // per 64 register bytes: 1 + where its poison comes from (Machine::origins)
+  int taints = 0;                              // registers that are
   u32 running = 0;                             // the lanes of the split that is being executed
   bool polled = false;                         // the instruction was a polling read
   bool finished() const { return splits.empty(); }
@@ -311,6 +317,9 @@ struct Machine {                               // one run of a plan: buffers and
   std::map<string, u64> counted;                         // by kind, those that are not kept included
   u64 reports = 0;                                       // calls of report
   bool stopped = false;
+  vector<string> origins;                                // of poison
+  std::map<int, u16> origin_index;                       // by pc of the load, from 1
+  bool quiet = false;                                    // reports are not wanted
   string printed;                                        // by vprintf
 
   u32 first_mbarrier_agent() const { return warps_per_cluster + (warps_per_cluster + 3) / 4; }
@@ -369,7 +378,7 @@ struct Accessor {                              // who accesses memory
 void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
 // of the plain store being executed: whether two lanes write one value to one place; whether a lane writes what is there
 bool stores_the_same(Warp& w, int other, int lane);
-bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes);
+bool stores_again(Warp& w, int lane, u64 address, const u8* there, u32 bytes, bool shared);
 void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
@@ -418,6 +427,11 @@ void land(Cluster& c, size_t which);           // one transfer completes
 void finish_copies(Warp& w, u32 mask, u32 keep_groups);
 void finish_stores(Warp& w, u32 mask, u32 keep_groups, bool read_only);
 void check_in_flight(Warp& w);                 // at the end of a warp
+
+// ---- poison (poison.cpp) ------------------------------------------------------------------------------------------------------
+void taint_step(Warp& w, const Instr& i, u32 mask);     // before an instruction of a warp with poison
+void taint_loaded(Warp& w, const Instr& i, u32 element, bool sign);   // what `fresh` says, after a load of elements of so many bytes
+void taint_matrices(Warp& w, const Instr& i);
 
 // ---- tensor cores (tensor.cpp) ------------------------------------------------------------------------------------------
 void check_owned(Warp& w, const Instr& i);

@@ -114,7 +114,7 @@ u8* plain_global(Warp& w, const Instr& i, u32 m, u32 bytes) {
 }
 
 template <class T, class S, Space kSpace>
-void load(Warp& w, const Instr& i, u32 m) {
+void load_lanes(Warp& w, const Instr& i, u32 m) {
   const size_t n = i.regs.size();
   const u32 bytes = u32(sizeof(T) * n);
   if (kSpace == Space::Param && i.mem.slot < 0) {
@@ -178,6 +178,13 @@ void load(Warp& w, const Instr& i, u32 m) {
     if (i.flags & (kAcquire | kStrong)) synchronise(w, i, l, true, false);
   });
   if (i.flags & kPoll) w.polled = true;
+}
+template <class T, class S, Space kSpace>
+void load(Warp& w, const Instr& i, u32 m) {
+  w.defers = true;
+  load_lanes<T, S, kSpace>(w, i, m);
+  w.defers = false;
+  if (!w.fresh.empty()) taint_loaded(w, i, u32(sizeof(T)), T(-1) < T(0));
 }
 template <class T, class S, Space kSpace>
 void store(Warp& w, const Instr& i, u32 m) {
@@ -460,13 +467,13 @@ bool stores_the_same(Warp& w, int other, int lane) {
   return same;
 }
 
-bool stores_again(Warp& w, int lane, u32 address, const u8* there, u32 bytes) {
-  if (!(w.storing >> lane & 1)) return false;
+bool stores_again(Warp& w, int lane, u64 address, const u8* there, u32 bytes, bool shared) {
+  if (lane >= 32 || !(w.storing >> lane & 1)) return false;
   const Instr& i = w.kernel->code[size_t(w.pc)];
   const size_t size = size_t(type_size(i.type));
   u8 value[64];
   for (size_t q = 0; q < i.regs.size(); ++q) memcpy(value + q * size, stored(w, i, i.regs[q], lane), size);
-  u32 start = shared_address_of(w, i.mem, lane) & 0xFFFFFF, end = start + u32(size * i.regs.size());
+  const u64 start = shared ? shared_address_of(w, i.mem, lane) & 0xFFFFFF : address_of(w, i.mem, lane), end = start + size * i.regs.size();
   return address >= start && address + bytes <= end && !memcmp(value + (address - start), there, bytes);
 }
 

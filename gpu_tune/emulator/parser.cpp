@@ -290,6 +290,13 @@ void Parser::statement(const string& text) {
   }
   d.finish();
   i.written = d.written();
+  i.reads = i.regs;
+  if (d.name() != "wgmma")             // whose accumulators are read as well
+    for (int slot : i.written) {
+      auto at = std::find(i.reads.begin(), i.reads.end(), slot);
+      if (at != i.reads.end()) i.reads.erase(at);
+    }
+  set_taint(d.name(), i);
   if (i.flow == Flow::Plain && !i.run) fail("unsupported instruction " + opcode);
   kernel->code.push_back(std::move(i));
 }

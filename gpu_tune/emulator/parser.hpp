@@ -21,6 +21,7 @@ class Parser {
   int allocate(int width) {
     int slot = kernel->register_bytes;
     kernel->register_bytes += width == 8 ? 256 : width == 1 ? 64 : 128;
+    kernel->widths.resize(size_t(kernel->register_bytes) / 64, u8(width));
     return slot;
   }
   int constant(u64 value, int width) {

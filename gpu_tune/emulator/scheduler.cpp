@@ -309,7 +309,8 @@ void Scheduler::check_endless(Warp& w) {
 void Scheduler::leave_out(Warp& w) {
   const Flow flow = kernel.code[size_t(w.pc)].flow;
   if (flow != Flow::Plain && flow != Flow::Yield && flow != Flow::Aligned && flow != Flow::Sync && flow != Flow::MbarrierWait) throw Stop();
-  w.storing = 0, ++m.progress;
+  w.storing = 0, w.defers = false, ++m.progress;
+  w.fresh.clear();
   for (auto& s : w.splits) if (s.pc == w.pc && s.mask & w.running) ++s.pc;
 }
 void Scheduler::land_one(Cluster& c) {
@@ -360,6 +361,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         count();
         if (mask) {
           if (w.owned_count) check_owned(w, i);
+          if (w.taints) taint_step(w, i, mask);
           i.run(w, i, mask);
         }
         ++s.pc;
@@ -369,6 +371,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         break;
       case Flow::Branch: {
         count();
+        if (w.taints) taint_step(w, i, mask);
         u32 stay = s.mask & ~mask;
         if (!stay) s.pc = i.target;
         else if (!mask) ++s.pc;
@@ -381,6 +384,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
       }
       case Flow::BranchIndex: {
         count();
+        if (w.taints) taint_step(w, i, mask);
         std::map<int, u32> targets;
         if (s.mask & ~mask) targets[s.pc + 1] |= s.mask & ~mask;
         for_lanes(mask, [&](int l) {
@@ -418,6 +422,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         if (i.member < 0 ? !whole_warp(w, s, mask) : !members(w, k, mask)) return;
         count();
         if (w.owned_count) check_owned(w, i);
+        if (w.taints) taint_step(w, i, mask);
         i.run(w, i, mask);
         ++w.splits[k].pc;
         if (c.changed) wake(c);
@@ -586,7 +591,8 @@ void Scheduler::run_all() {
       wanted = std::min(m.resident_limit, kActive);
     } else if (outcome == Stuck) {
       bool all = true;
-      for (auto& o : m.active) {      // is there really nobody who can go on?
+      for (size_t q = 0; all && q < m.active.size(); ++q) {      // is there really nobody who can go on?
+        auto& o = m.active[(k + q) % m.active.size()];
         bool can = !o->in_flight.empty();
         for (auto& cta : o->ctas)
           for (auto& w : cta.warps)

@@ -117,7 +117,7 @@ __attribute__((noinline)) bool repeats(Cta& cta, const Cell& s, u32 byte, const 
   Warp& w = *by.warp;
   if (!w.storing || by.lane >= 32 || s.write_pc != w.pc) return false;
   if (s.write_agent == by.agent) return stores_the_same(w, s.write_lane, by.lane);
-  return stores_again(w, by.lane, byte, cta.shared.data() + byte, u32(w.kernel->shared_granularity));
+  return stores_again(w, by.lane, byte, cta.shared.data() + byte, u32(w.kernel->shared_granularity), true);
 }
 
 // ---- observation: a strong read that sees a strong write is after it, and so is all that is after the read. (The PTX memory
@@ -153,6 +153,14 @@ __attribute__((noinline)) void check_more_readers(Cta& cta, Cell& s, u32 byte, c
     if (unordered(readers[at].agent, readers[at].clock, kAnyLane, by, now)) report_cell(s, byte, by, 1, 2 + readers[at].agent);
 }
 
+__attribute__((noinline)) void read_unwritten(Cell& s, u32 byte, const Accessor& by) {
+  Warp& w = *by.warp;
+  if (!w.defers || by.async) return report_cell(s, byte, by, 2);
+  if (!w.machine->checks.uninitialised) return;
+  w.fresh.push_back({byte, u32(w.kernel->shared_granularity), u8(by.lane), true,
+                     w.fresh.empty() ? format("of shared memory byte %d", s32(byte) - s32(kSharedStart)) : ""});
+}
+
 __attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
   constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
   if (!write) {
@@ -165,7 +173,7 @@ __attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, 
   if (s.flags & special & ~Cell::AtomicRead) {
     if (s.flags & Cell::Pending) report_cell(s, byte, by, 3);
     if (s.flags & Cell::Mbarrier) report_cell(s, byte, by, 4);
-    if (s.flags & Cell::Uninitialised && !write) report_cell(s, byte, by, 2);
+    if (s.flags & Cell::Uninitialised && !write) read_unwritten(s, byte, by);
   }
   bool both_atomic = by.strong && s.flags & Cell::Atomic;
   if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane, by, now) &&
@@ -221,7 +229,7 @@ class AccessCheck {
       Cell before = s;
       u64 reports = m_.reports;
       check_cell_access(cta_, s, k << shift_, write_, by_, now_);
-      known_ = reports == m_.reports && !by_.strong;
+      known_ = reports == m_.reports && !by_.strong && !(s.flags & Cell::Uninitialised);
       before_ = before, after_ = s;
     }
   }
@@ -411,7 +419,12 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
   u64 at = address - b.base;
   if (b.track_initialised) {
     if (write) std::fill_n(b.written.begin() + long(at), bytes, u8(1));
-    else if (m.checks.uninitialised && std::find(b.written.begin() + long(at), b.written.begin() + long(at + bytes), 0) !=
+    else if (m.checks.uninitialised && w.defers && !async) {
+      for (u64 q = at; q < at + bytes; ++q)
+        if (!b.written[size_t(q)])
+          w.fresh.push_back({b.base + q, 1, u8(lane), false,
+                             w.fresh.empty() ? format("of byte %llu of buffer `%s`", (unsigned long long)q, b.name.c_str()) : ""});
+    } else if (m.checks.uninitialised && std::find(b.written.begin() + long(at), b.written.begin() + long(at + bytes), 0) !=
                                            b.written.begin() + long(at + bytes))
       m.report("uninitialised", format("load at byte %llu of buffer `%s`, which nothing has written", (unsigned long long)at,
                                        b.name.c_str()), &w);
@@ -430,7 +443,9 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
     }
     bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
                      unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock) &&
-                     !(s.flags & GlobalCell::Observed && observed_before(w, s, lane, clock));
+                     !(s.flags & GlobalCell::Observed && observed_before(w, s, lane, clock)) &&
+                     !(write && w.storing && s.write_pc == w.pc && (s.write_warp - 1) / m.warps_per_cta == w.grid_id / m.warps_per_cta &&
+                       stores_again(w, lane, b.base + (c * g - low), b.data + (c * g - low), u32(g), false));
     bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
                     unordered_global(w, s.read_warp, s.read_clock, s.read_lane, lane, clock);
     if (bad_write || bad_read) {
@@ -459,7 +474,7 @@ void check_lane_accesses(Warp& w, const u32* addresses, u32 m, u32 bytes, bool w
   u32 before[2] = {~0u, ~0u};         // two lanes that read one place tell as much as all of them
   for_lanes(m, [&](int l) {
     u32 a = addresses[l];
-    if (!write && a == before[0] && a == before[1]) return;
+    if (!write && a == before[0] && a == before[1] && w.fresh.empty()) return;
     before[1] = before[0], before[0] = a;
     by.lane = l;
     for (u32 k = a >> shift; k <= (a + bytes - 1) >> shift; ++k) check_cell_access(*w.cta, cells[k], k << shift, write, by, now);

@@ -32,11 +32,14 @@ u8* matrix_row(Warp& w, const Instr& i, int lane, bool write, const char* what, 
 void load_matrix(Warp& w, const Instr& i, u32) {
   int n = int(i.regs.size());
   u16 matrix[4][8][8];
+  w.defers = true;
   for (int k = 0; k < n; ++k) {
     u32 rows[8];
     for (int q = 0; q < 8; ++q) memcpy(matrix[k][q], matrix_row(w, i, k * 8 + q, false, "ldmatrix", &rows[q]), 16);
     count_rows(w, rows, false);
   }
+  w.defers = false;
+  if (!w.fresh.empty()) taint_matrices(w, i);
   for (int k = 0; k < n; ++k) {
     u32* d = reg<u32>(w, i.regs[size_t(k)]);
     for (int l = 0; l < 32; ++l) {
