@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         WrongResult,
     )
     from .kernel.kernel import EmulatedResult, TunedKernel
+    from .model.performance.foreign import predict
     from .search.search import Tuner
     from .store.records import Records
     from .store.store import Store
@@ -63,6 +64,7 @@ _HOMES = {
     "emulator.arguments": ("Pointer", "Struct", "TensorMap"),
     "emulator.launch": ("Session", "emulate"),
     "kernel.kernel": ("EmulatedResult", "TunedKernel"),
+    "model.performance.foreign": ("predict",),
     "store.records": ("Records",),
     "store.store": ("Store",),
     "search.search": ("Tuner",),
@@ -100,6 +102,7 @@ __all__ = [
     "emulate",
     "load",
     "matmul",
+    "predict",
     "tune",
 ]
 

@@ -174,6 +174,20 @@ def console() -> Any:
     return Console(highlight=False)
 
 
+def print_lines(title: str, lines: Iterable[tuple[str, str]]) -> None:
+    """Named texts (rich's markup) below a title, each wrapped beside its name."""
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in lines:
+        table.add_row(name, value)
+    console().print(table)
+
+
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],

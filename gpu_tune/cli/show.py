@@ -8,14 +8,16 @@ from typing import Any
 
 import click
 
-from .. import text
-from ..errors import NotTuned
+from .. import paths, text
+from ..cuda.device import Device
+from ..errors import InvalidInput, NotTuned
 from ..kernel.emit import describe, figure
 from ..measure.select import select_device
 from ..store.records import Records
 from ..store.store import Store, lookup
+from ..store.winner import Winner
 from ..templates.registry import bind
-from ..trial import PREDICTED, Measurement
+from ..trial import PREDICTED, Candidate, Measurement
 from ..workload import Workload, tune_command
 from . import options
 
@@ -186,18 +188,51 @@ def _print_model(name: str, space: dict[str, Any]) -> None:
     options.console().print(judgement(name, space))
 
 
-def _kernel(workload: Workload, *, device: str | None, as_json: bool, store: Store, plan_only: bool) -> None:
+def _kernel(
+    workload: Workload,
+    *,
+    device: str | None,
+    as_json: bool,
+    store: Store,
+    plan_only: bool,
+    explained: bool,
+    report_file: str | None,
+) -> None:
     chosen, source = select_device(device)
     found = lookup(workload, chosen.chip, source, store=store)
     if found is None:
         raise NotTuned(f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, device)}")
     winner, holder = found
-    if as_json:
+    if explained or report_file is not None:
+        _explain(winner, chosen, as_json, report_file)
+    elif as_json:
         options.echo_json({**winner.to_json(), "path": str(holder.path(workload, chosen.chip, source))})
     elif plan_only:
         click.echo("\n".join(describe(winner.plan)))
     else:
         click.echo(winner.code, nl=False)
+
+
+def _explain(winner: Winner, device: Device, as_json: bool, report_file: str | None) -> None:
+    from ..report import explain
+
+    bound = {b.name: b for b in bind(winner.workload, device)}.get(winner.template)
+    if bound is None:
+        rule = f"is of the template {winner.template}, which is not here"
+        raise InvalidInput("kernel", winner.workload.key, rule, "tune it again")
+    if report_file is not None:
+        options.check_report(report_file)
+    found = explain.explain(bound, Candidate(winner.template, winner.config), store=paths.root())
+    if report_file is not None:
+        from ..report.html import kernel_page
+
+        text.write(report_file, kernel_page(found))
+    if as_json:
+        options.echo_json(found.to_json())
+        return
+    options.print_lines(f"{winner.workload.key} on {device.chip}, {winner.template}", explain.text(found))
+    if report_file is not None:
+        click.echo(f"report: {Path(report_file).absolute()}")
 
 
 _for_each_op("space", "Knobs, constraints and how many points each removes, for every template.", _space)
@@ -214,4 +249,11 @@ _for_each_op(
     _kernel,
     options.store_option,
     click.option("--plan", "plan_only", is_flag=True, help="The launch plan instead of the source."),
+    click.option(
+        "--explain",
+        "explained",
+        is_flag=True,
+        help="What limits it and what its neighbours change, played from machine code (predicted).",
+    ),
+    click.option("--report", "report_file", metavar="FILE", help="The explanation as an HTML page."),
 )

@@ -156,16 +156,7 @@ EXECUTED = {"emulator": "executed by the emulator on the CPU", "gpu": "executed 
 
 
 def show(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    title = f"{result['workload']} on {result['chip']}"
-    plain: dict[str, Any] = {"show_header": False, "box": None, "padding": (0, 2, 0, 0)}
-    table = Table(title=title, title_justify="left", title_style="bold", **plain)
-    table.add_column(style="bright_black", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _lines(result):
-        table.add_row(name, value)
-    options.console().print(table)
+    options.print_lines(f"{result['workload']} on {result['chip']}", _lines(result))
     path = result["path"] or "not kept (see the message above)"
     options.console().print(f"[bright_black]kernel[/bright_black]  {path}", soft_wrap=True)
 

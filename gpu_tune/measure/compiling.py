@@ -71,17 +71,18 @@ class CompilingMeasurer(Measurer):
             known = self._finalists[candidate] = build(self._bound(candidate), candidate, self.pool)
         return known
 
-    def builds(self, candidates: Iterable[Candidate], seconds: float) -> Iterator[Build]:
-        """Builds of ``candidates`` in the order in which they are made, until ``seconds`` have passed; what cannot be
-        built is left out."""
-        end = time.perf_counter() + seconds
+    def builds(self, candidates: Iterable[Candidate], seconds: float | None = None) -> Iterator[Build]:
+        """Builds of ``candidates`` in the order in which they are made, until ``seconds`` have passed (None: all); what
+        cannot be built is left out."""
+        start = time.perf_counter()
         under_way: dict[Future[CompileResult], tuple[Candidate, Rendered]] = {}
         for candidate in candidates:
             with contextlib.suppress(GpuTuneError):
                 rendered = self._bound(candidate).render(candidate.config)
                 under_way[self.pool.submit(rendered.source, self.device.arch)] = candidate, rendered
         try:
-            for compiled in as_completed(under_way, max(0.0, end - time.perf_counter())):
+            left = None if seconds is None else max(0.0, start + seconds - time.perf_counter())
+            for compiled in as_completed(under_way, left):
                 candidate, rendered = under_way[compiled]
                 result = compiled.result()
                 with contextlib.suppress(GpuTuneError):

@@ -12,6 +12,8 @@ from typing import Any
 from ..cuda.device import PEAK_KIND, Device
 from ..errors import InvalidInput
 from ..trial import PREDICTED
+from .explain import Explanation
+from .explain import text as told
 from .search_facts import ended, judgement
 from .summary import COLUMNS, Row, cells, peak_flops, summarise, text
 
@@ -49,6 +51,53 @@ def search_page(facts: Mapping[str, Any]) -> str:
     failures = [(f["status"], str(f["count"]), f["reason"][:300]) for f in facts["failures"]]
     failed = "<h2>What failed</h2>" + _table(("status", "trials", "why"), failures) if failures else ""
     return _document(f"Search for {facts['workload']} on {facts['device']}", lines, "", search_plots(facts), failed)
+
+
+def kernel_page(found: Explanation) -> str:
+    """What limits one kernel: where its cycles go, its place under the roofline, and its best neighbours.
+    InvalidInput without matplotlib."""
+    lines = [f"{name}: {line}" if name else line for name, line in told(found)]
+    title = f"{found.workload.key} on {found.device.product}{_mark(True)}"
+    figures = {"Where the cycles go": _stalls(found), "Roofline": _roofline_of(found)}
+    config = _table(("knob", "value"), ((k, str(v)) for k, v in found.candidate.config.items()))
+    return _document(title, lines, "", figures, f"<h2>{escape(found.candidate.template)}</h2>{config}")
+
+
+def _stalls(found: Explanation) -> bytes:
+    figure = _figure(10, 3.4)
+    left, right = figure.subplots(1, 2)
+    for axes, shown, title in (
+        (left, found.causes, "share of the cycles by cause"),
+        (right, found.pipes, "share of the hot loop that each pipe works"),
+    ):
+        named = {name: share for name, share in shown.items() if share >= 0.001}
+        axes.barh(list(named), list(named.values()), color="#36c")
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=9)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+        axes.tick_params(labelsize=8)
+    return _png(figure)
+
+
+def _roofline_of(found: Explanation) -> bytes:
+    """The kernel's predicted rate relative to the roof: no scale of seconds is needed to read it."""
+    figure = _figure(8, 4)
+    axes, w, device = figure.subplots(), found.workload, found.device
+    intensity, peak = w.flops / w.bytes, peak_flops(device, PEAK_KIND[w.dtype])
+    ridge = peak / device.bandwidth
+    first, last = min(intensity, ridge) / 8, max(intensity, ridge) * 8
+    xs = [first * (last / first) ** (i / 100) for i in range(101)]
+    axes.plot(xs, [min(1.0, x / ridge) for x in xs], color="#222", linewidth=1.2, label=f"{PEAK_KIND[w.dtype]} roof")
+    rate = w.flops / found.prediction.seconds / peak
+    axes.scatter([intensity], [rate], s=40, color="#36c", zorder=3, label="this kernel, as predicted")
+    for near in found.neighbours:
+        axes.scatter([intensity], [rate / near.ratio], s=22, marker="x", color="#c53", zorder=3)
+    label = "FLOP per byte of operands and result"
+    axes.set(xlabel=label, ylabel="share of the peak rate", xscale="log", yscale="log")
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(lambda y, _: f"{y:.0%}")
+    axes.legend(fontsize=8)
+    return _png(figure)
 
 
 def _document(title: str, facts: Iterable[str], head: str, figures: Mapping[str, bytes], body: str) -> str:
