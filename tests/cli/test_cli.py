@@ -48,6 +48,18 @@ def test_show_search_proposes_and_show_kernel_prints_the_source(warm, tmp_path):
     assert json.loads(run("show", "kernel", *ARGS, "--json").stdout)["key"] == KEY
 
 
+def test_show_kernel_explains_what_limits_it(warm, monkeypatch, tmp_path):
+    monkeypatch.setattr("gpu_tune.report.explain.MOST", 4)
+    monkeypatch.setenv("COLUMNS", "80")
+    said = run("show", "kernel", *ARGS, "--explain").stdout
+    assert "limited by" in said and "occupancy" in said and "best of 4 near" in said
+    assert max(map(len, said.splitlines())) <= 80
+    facts = json.loads(run("show", "kernel", *ARGS, "--explain", "--json").stdout)
+    assert facts["workload"] == KEY and facts["played"] == 4 and facts["limited_by"]
+    nowhere = str(tmp_path / "no" / "a.html")
+    assert "does not exist" in run("show", "kernel", *ARGS, "--report", nowhere, code=2).stderr
+
+
 def test_show_kernel_of_what_is_not_tuned_says_how_to_tune_it(home):
     result = run("show", "kernel", *ARGS, code=1)
     assert (
