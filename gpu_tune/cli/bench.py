@@ -194,6 +194,7 @@ def _measure(
         bool(versus and versus.decided),
         ours.template,
         note="" if mine.ok else mine.status,
+        predicted=found[0].prediction.get("seconds"),
     )
 
 

@@ -18,13 +18,14 @@ from ..cuda.device import PEAK_KIND, Device
 from ..kernel.emit import duration
 from ..workload import Workload
 
-COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline")
-"""What a table says of a shape beside its name and times."""
+COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline", "/ predicted")
+"""What a table says of a shape beside its name and times; the last: the measured time over the predicted one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One shape: seconds of ours (None: none was found) and of each baseline; ``low`` .. ``high`` around the ratio."""
+    """One shape: seconds of ours (None: none was found) and of each baseline; ``low`` .. ``high`` around the ratio;
+    ``predicted``: the seconds that the performance model says of ours (None: nothing)."""
 
     label: str
     workload: Workload
@@ -36,6 +37,7 @@ class Row:
     template: str = ""
     source: str = "measured"
     note: str = ""
+    predicted: float | None = None
 
     @property
     def best(self) -> tuple[str, float] | None:
@@ -115,6 +117,8 @@ def cells(row: Row, device: Device) -> dict[str, str]:
         found["TFLOP/s"] = f"{row.workload.flops / row.ours / 1e12:.4g}"
         found["GB/s"] = f"{row.workload.bytes / row.ours / 1e9:.4g}"
         found["roofline"] = f"{roofline(row.workload, device) / row.ours:.0%}"
+        if row.predicted and row.source == "measured":
+            found["/ predicted"] = f"{row.ours / row.predicted:.2f}"
     return found
 
 

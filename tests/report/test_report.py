@@ -22,7 +22,7 @@ from tests.helpers.processes import wait_until
 
 H200 = by_name("nvidia-h200")
 ROWS = [
-    Row("small", Matmul(64, 64, 64), 2e-6, {"cublas": 3e-6, "cublaslt": 2.4e-6}, 1.1, 1.3, True),
+    Row("small", Matmul(64, 64, 64), 2e-6, {"cublas": 3e-6, "cublaslt": 2.4e-6}, 1.1, 1.3, True, predicted=1.6e-6),
     Row("large", Matmul(4096, 4096, 4096), 3e-4, {"cublas": 2.7e-4}, 0.88, 0.92, True),
     Row("<odd>", Matmul(4096, 4096, 2048), 2e-4, {"cublas": 1.999e-4}, 0.98, 1.02, False),
     Row("lost", Matmul(8, 8, 8), None, {}, note="not tuned"),
@@ -54,7 +54,17 @@ def test_the_table_shows_every_shape_and_marks_decided_ratios():
     out = io.StringIO()
     Console(file=out, width=140).print(report.table(ROWS, H200, "title"))
     text = out.getvalue()
-    for words in ("small", "2 us", "1.200 [1.10, 1.30]", "0.900", "not tuned", "cublaslt", "title"):
+    for words in (
+        "small",
+        "2 us",
+        "1.200 [1.10, 1.30]",
+        "0.900",
+        "not tuned",
+        "cublaslt",
+        "title",
+        "/ predicted",
+        "1.25",
+    ):
         assert words in text
 
 
