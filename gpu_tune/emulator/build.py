@@ -41,7 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_launch": (_I, [_P, _S, _P, _P, _P, ctypes.c_uint32, _P, _U64, ctypes.c_uint32, _I]),
     "emu_results": (_S, [_P]),
     "emu_lines": (_I, [_P, _I, _P, _I]),
-    "perf_play": (None, [_P, _P, _I, _P, _I, _P, _I, _I, _I, _P, _P]),
+    "perf_play": (_I, [_P, _P, _I, _P, _I, _P, _I, _I, _P, _P, _P, _P]),
 }
 """Result and arguments of each function of the library."""
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ...cuda.device import Device
 from ...cuda.sass import Program
 from . import trace
+from .cast import Cast
 from .constants import architecture
 from .costs import CAUSES, UNITS, Costs, costs
 from .lanes import KernelLanes
-from .player import Played, Slots, play
+from .player import Played, play
 
 FIRST, LAST = 12, 24
 """The pace is taken between these iterations: earlier ones still fill queues."""
@@ -81,14 +82,13 @@ class Kernel:
 
     def _play(self, blocks: int) -> Pace:
         table = costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)
-        slots = Slots.of(self.warps, blocks)
         count = LAST if len(self.path.body) else 0
-        played = play(table, self.path.trace(count), self.path.marks(count), slots, self.sm)
+        played = self._run(table, count, blocks)
         if not count:
             none = np.zeros(len(CAUSES))
             return Pace(np.zeros(1), float(played.times[-1]), 0.0, none, played.causes[-1], np.zeros(len(UNITS)))
         if played.times[FIRST - 1] - played.first[FIRST - 1] > played.times[FIRST - 1] / 4:
-            return self._uneven(table, slots, played)
+            return self._uneven(table, blocks, played)
         before, after = played.times[FIRST - 1], played.times[LAST - 1]
         one = max(float(after - before) / (LAST - FIRST), 1.0)
         causes, busy = ((x[LAST - 1] - x[FIRST - 1]) / (LAST - FIRST) for x in (played.causes, played.busy))
@@ -97,9 +97,12 @@ class Kernel:
         rest = played.causes[-1] - LAST * causes
         return Pace(np.concatenate([[0.0], played.times[:LAST]]), tail, one, causes, rest, busy / one)
 
-    def _uneven(self, table: Costs, slots: Slots, many: Played) -> Pace:
+    def _run(self, table: Costs, count: int, blocks: int) -> Played:
+        return play(table, Cast.alike(self.path.trace(count), self.path.marks(count), self.warps, blocks), self.sm)
+
+    def _uneven(self, table: Costs, blocks: int, many: Played) -> Pace:
         """Where some warps run far ahead of others, only whole runs tell the pace."""
-        few = play(table, self.path.trace(FIRST), self.path.marks(FIRST), slots, self.sm)
+        few = self._run(table, FIRST, blocks)
         one = max(float(many.times[-1] - few.times[-1]) / (LAST - FIRST), 1.0)
         causes, busy = ((a[-1] - b[-1]) / (LAST - FIRST) for a, b in ((many.causes, few.causes), (many.busy, few.busy)))
         start = max(0.0, float(few.times[-1]) - FIRST * one)

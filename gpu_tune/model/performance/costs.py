@@ -18,6 +18,9 @@ CAUSES = ("issue", "tensor", "fma", "alu", "shared", "l2", "latency", "barrier",
 ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY = range(len(CAUSES))
 PLAIN, MEMORY, COPY, SYNC, GMMA, COMMIT, COMMIT_WAIT, GMMA_WAIT, EXIT = range(9)
 """Kinds of instructions, by what the player does: COPY is memory that a group counts, SYNC a barrier of the block."""
+ACQUIRE, FILL, TAKE, GIVE, TURN, PASS = range(9, 15)
+"""Kinds that the roles of a warp-specialised kernel have: a producer waits for a free stage and fills it, a consumer
+waits for a full one and releases it; consumers wait for their turn and pass it on."""
 UNITS = ("none", "fma", "alu", "uniform", "xu", "fp64", "mma", "memory")
 """What an instruction keeps busy; wgmma and mma.sync share one."""
 _UNIT = {"imad": "fma", "half": "fma", "gmma": "mma", "tma": "memory"}

@@ -1,140 +1,256 @@
-// The warps of one sub-partition of an SM, played; the twin of play() in player.py, which explains what it does. Both
-// do the same operations in the same order, so that their results are equal to the last bit.
+// The warps of one sub-partition of an SM, played; the twin of play_in_python() in player.py, which explains what it
+// does. Both do the same operations in the same order, so that their results are equal to the last bit.
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 namespace {
 
-enum Kind { PLAIN, MEMORY, COPY, SYNC, GMMA, COMMIT, COMMIT_WAIT, GMMA_WAIT, EXIT };
+enum Kind {
+    PLAIN, MEMORY, COPY, SYNC, GMMA, COMMIT, COMMIT_WAIT, GMMA_WAIT, EXIT,  // of any kernel
+    ACQUIRE, FILL, TAKE, GIVE, TURN, PASS                                   // of warp-specialised ones
+};
 enum Cause { ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY, CAUSES };
-enum { UNITS = 8, BOARDS = 8, NO_BOARD = 7 };
+enum { UNITS = 8, BOARDS = 8, NO_BOARD = 7, COLUMNS = 2 + CAUSES + UNITS };
 constexpr double MEMORY_ISSUE = 2.0, SOURCES_READ = 12.0, AFTER_QUEUE = 8.0, COPY_READ = 16.0;
 
-struct Board {
-    double until = 0.0;
+struct Event {
+    double time = 0.0;
     int why = LATENCY;
+};
+
+struct Ring {
+    int stages, waits, readers, consumers, interleaved;
 };
 
 struct Warp {
     double ready = 0.0;
     int64_t order = 0;
     int why = DEPENDENCY;
-    int place = 0;
+    int place = 0, end = 0, group = 0, block = 0, reader = 0;
     bool running = true;
-    Board boards[BOARDS];
-    Board copied;
-    std::deque<Board> copies;
+    Event boards[BOARDS];
+    Event copied;
+    std::deque<Event> copies;
     std::deque<double> gmmas;
+    int taken = 0, given = 0, turns = 0;
+    std::vector<double> passes;
 };
 
-}  // namespace
+// The ring of a block: when fills were there, and when all their readers had released them.
+struct Slots {
+    int acquired = 0;
+    Event pending;
+    std::vector<Event> filled;
+    std::unordered_map<int, double> released;
+    std::unordered_map<int, int> left;
+    std::vector<int> parked;
+};
 
-// ints: rows kind, unit, cause, stall, write barrier, read barrier, wait, argument of `count` instructions; reals: rows
-// interval, latency, l2. marks: ascending places of the trace. constants: queue, barrier. result: the end; for each mark
-// when the first and the last warp passed it, then CAUSES and UNITS cycles spent and busy by then; the same for the end.
-extern "C" void perf_play(const int32_t* ints, const double* reals, int32_t count, const int32_t* trace, int32_t length,
-                          const int32_t* marks, int32_t mark_count, int32_t warp_count, int32_t per_block,
-                          const double* constants, double* result) {
-    const int32_t *kinds = ints, *units = ints + count, *causes = ints + 2 * count, *stalls = ints + 3 * count;
-    const int32_t *write_barriers = ints + 4 * count, *read_barriers = ints + 5 * count, *waits = ints + 6 * count;
-    const int32_t* arguments = ints + 7 * count;
-    const double *intervals = reals, *latencies = reals + count, *l2s = reals + 2 * count;
-    const double queue = constants[0], barrier = constants[1];
-    const int groups = (warp_count + per_block - 1) / per_block;
-    std::vector<Warp> warps(warp_count);
-    std::vector<std::vector<int>> waiting(groups);
-    std::vector<int> alive(groups);
-    for (int w = 0; w < warp_count; ++w) {
-        warps[w].order = w;
-        ++alive[w / per_block];
+class Player {
+  public:
+    Player(const int32_t* ints, const double* reals, int count, const int32_t* trace, int length, const int32_t* marks,
+           int mark_count, int warp_count, const int32_t* cast, const Ring& ring, const double* constants, double* result)
+        : kinds(ints), units(ints + count), causes(ints + 2 * count), stalls(ints + 3 * count),
+          write_barriers(ints + 4 * count), read_barriers(ints + 5 * count), waits(ints + 6 * count),
+          arguments(ints + 7 * count), intervals(reals), latencies(reals + count), l2s(reals + 2 * count), trace(trace),
+          mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]), release(constants[2]),
+          result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
+        int groups = 0, blocks = 0;
+        for (int w = 0; w < warp_count; ++w) {
+            Warp& x = warps[w];
+            x.order = w;
+            x.place = cast[w];
+            x.end = cast[warp_count + w];
+            x.group = cast[2 * warp_count + w];
+            x.block = cast[3 * warp_count + w];
+            x.reader = cast[4 * warp_count + w];
+            to_finish += x.reader >= 0;
+            if (x.group >= groups) groups = x.group + 1;
+            if (x.block >= blocks) blocks = x.block + 1;
+        }
+        waiting.resize(groups);
+        alive.resize(groups);
+        slots.resize(blocks);
+        for (const Warp& x : warps) ++alive[x.group];
+        for (int m = 0; m < mark_count; ++m) {
+            mark_at[marks[m]] = m;
+            for (const Warp& x : warps) total[m] += x.place <= marks[m] && marks[m] < x.end;
+        }
+        to_pass = total;
+        turn = running = warp_count;
     }
-    std::vector<int> to_pass(mark_count, warp_count), mark_at(length, -1);
-    for (int m = 0; m < mark_count; ++m) mark_at[marks[m]] = m;
-    double free[UNITS] = {}, busy[UNITS] = {}, spent[CAUSES] = {};
-    double issue = 0.0, memory = 0.0, l2_done = 0.0, end = 0.0;
-    int64_t turn = warp_count;
-    int running = warp_count;
-    constexpr int ROW = 2 + CAUSES + UNITS;
-    const auto snapshot = [&](double* row, double time) {
+
+    // Whether all warps came to their ends.
+    bool run() {
+        while (to_finish) {
+            if (!running) return false;
+            step();
+        }
+        if (end > issue) spent[LATENCY] += end - issue;
+        double* last = result + mark_count * COLUMNS;
+        last[0] = end;
+        snapshot(last, end);
+        return true;
+    }
+
+  private:
+    void snapshot(double* row, double time) const {
         row[1] = time;
         for (int c = 0; c < CAUSES; ++c) row[2 + c] = spent[c];
         for (int u = 0; u < UNITS; ++u) row[2 + CAUSES + u] = busy[u];
-    };
-    while (running) {
-        int next = -1, second = -1;
-        for (int v = 0; v < warp_count; ++v) {
+    }
+
+    // The running warp that may issue first, and the next one's time.
+    int earliest(bool& several, double& second) const {
+        int next = -1, other = -1;
+        const auto before = [&](int a, int b) {
+            const Warp &x = warps[a], &y = warps[b];
+            return x.ready < y.ready || (x.ready == y.ready && x.order < y.order);
+        };
+        for (int v = 0; v < static_cast<int>(warps.size()); ++v) {
             if (!warps[v].running) continue;
-            const Warp& x = warps[v];
-            const auto before = [&](int other) {
-                const Warp& y = warps[other];
-                return x.ready < y.ready || (x.ready == y.ready && x.order < y.order);
-            };
-            if (next < 0 || before(next)) {
-                second = next;
+            if (next < 0 || before(v, next)) {
+                other = next;
                 next = v;
-            } else if (second < 0 || before(second)) {
-                second = v;
+            } else if (other < 0 || before(v, other)) {
+                other = v;
             }
         }
-        Warp& warp = warps[next];
-        const int i = trace[warp.place], kind = kinds[i], unit = units[i];
+        several = other >= 0;
+        second = several ? warps[other].ready : 0.0;
+        return next;
+    }
+
+    int fill(const Warp& w, int count) const {
+        if (!ring.interleaved) return count;
+        return (count / ring.waits * ring.consumers + w.reader) * ring.waits + count % ring.waits;
+    }
+
+    void wake(int v, double ready, int why) {
+        warps[v].ready = ready;
+        warps[v].why = why;
+        warps[v].order = turn++;
+        if (!warps[v].running) {
+            warps[v].running = true;
+            ++running;
+        }
+    }
+
+    void stop(Warp& w) {
+        w.running = false;
+        --running;
+    }
+
+    void later(Event event) {
+        if (event.time > t) {
+            t = event.time;
+            reason = event.why;
+        }
+    }
+
+    // Whether what the instruction waits for has a time yet; that time is then taken into account.
+    bool waited(Warp& w, Slots& mine, int kind, int argument) {
+        switch (kind) {
+            case COMMIT_WAIT:
+                for (; static_cast<int>(w.copies.size()) > argument; w.copies.pop_front()) later(w.copies.front());
+                return true;
+            case GMMA_WAIT:
+                for (; static_cast<int>(w.gmmas.size()) > argument; w.gmmas.pop_front()) later({w.gmmas.front(), TENSOR});
+                return true;
+            case ACQUIRE: {
+                if (mine.acquired < ring.stages) return true;
+                const auto found = mine.released.find(mine.acquired - ring.stages);
+                if (found == mine.released.end()) return false;
+                later({found->second, BARRIER});
+                return true;
+            }
+            case TAKE: {
+                const std::size_t number = fill(w, w.taken);
+                if (number >= mine.filled.size()) return false;
+                later(mine.filled[number]);
+                return true;
+            }
+            case TURN: {
+                const std::size_t needed = w.turns + (w.reader ? 1 : 0);
+                if (w.passes.size() < needed) return false;
+                if (needed) later({w.passes[needed - 1], BARRIER});
+                return true;
+            }
+            default:
+                return true;
+        }
+    }
+
+    void step() {
+        bool several;
+        double second;
+        const int x = earliest(several, second);
+        Warp& w = warps[x];
+        Slots& mine = slots[w.block];
+        const int i = trace[w.place], kind = kinds[i], unit = units[i], argument = arguments[i];
         const bool moves = kind == MEMORY || kind == COPY;
-        double t = warp.ready;
-        int reason = warp.why;
-        if (!(t > issue)) {
-            t = issue;
-            reason = ISSUE;
+        t = issue;
+        reason = ISSUE;
+        if (w.ready > issue) {
+            t = w.ready;
+            reason = w.why;
         }
         for (int b = 0, wait = waits[i]; wait; wait >>= 1, ++b) {
-            if ((wait & 1) && warp.boards[b].until > t) {
-                t = warp.boards[b].until;
-                reason = warp.boards[b].why;
-            }
+            if (wait & 1) later(w.boards[b]);
         }
-        if (kind == COMMIT_WAIT) {
-            for (; static_cast<int>(warp.copies.size()) > arguments[i]; warp.copies.pop_front()) {
-                if (warp.copies.front().until > t) {
-                    t = warp.copies.front().until;
-                    reason = warp.copies.front().why;
-                }
-            }
-        } else if (kind == GMMA_WAIT) {
-            for (; static_cast<int>(warp.gmmas.size()) > arguments[i]; warp.gmmas.pop_front()) {
-                if (warp.gmmas.front() > t) {
-                    t = warp.gmmas.front();
-                    reason = TENSOR;
-                }
-            }
+        if (!waited(w, mine, kind, argument)) {
+            stop(w);
+            mine.parked.push_back(x);
+            return;
         }
-        if (free[unit] > t) {
-            t = free[unit];
-            reason = moves ? static_cast<int>(SHARED) : causes[i];
-        }
+        later({free[unit], moves ? static_cast<int>(SHARED) : causes[i]});
         if (moves && memory - t > queue) {
             t = memory - queue;
             reason = SHARED;
         }
-        if (t > warp.ready && t > issue && second >= 0 && warps[second].ready < t) {
-            warp.ready = t;
-            warp.why = reason;
-            warp.order = turn++;
-            continue;
+        if (t > w.ready && t > issue && several && second < t) {
+            w.ready = t;
+            w.why = reason;
+            w.order = turn++;
+            return;
         }
         if (t > issue) spent[reason] += t - issue;
         spent[ISSUE] += 1.0;
         issue = t + 1.0;
+        const bool told = execute(w, mine, i, kind, unit, argument, moves);
+        const int mark = mark_at[w.place];
+        if (mark >= 0) {
+            double* row = result + mark * COLUMNS;
+            if (to_pass[mark] == total[mark]) row[0] = t;
+            if (--to_pass[mark] == 0) snapshot(row, t);
+        }
+        if (told) {
+            const std::vector<int> parked = std::move(mine.parked);
+            mine.parked.clear();
+            for (const int v : parked) wake(v, warps[v].ready > t ? warps[v].ready : t, BARRIER);
+        }
+        advance(x, w, kind, t + stalls[i]);
+    }
+
+    // The effects of instruction i at time t; whether somebody may have waited for them.
+    bool execute(Warp& w, Slots& mine, int i, int kind, int unit, int argument, bool moves) {
         double done = t;
         int source = causes[i];
+        bool told = false;
         const int read_barrier = read_barriers[i], write_barrier = write_barriers[i];
-        if (moves) {
+        if (moves || kind == FILL) {
             free[unit] = t + MEMORY_ISSUE;
-            memory = (memory > t ? memory : t) + intervals[i];
-            busy[unit] += intervals[i];
-            done = memory;
-            const double read = kind == COPY ? t + COPY_READ : memory;
+            if (moves) {
+                memory = (memory > t ? memory : t) + intervals[i];
+                busy[unit] += intervals[i];
+                done = memory;
+            }
+            const double read = kind == COPY ? t + COPY_READ : done;
             if (l2s[i] != 0.0) {
                 l2_done = (l2_done > t ? l2_done : t) + l2s[i];
                 if (l2_done > done) {
@@ -143,9 +259,18 @@ extern "C" void perf_play(const int32_t* ints, const double* reals, int32_t coun
                 }
             }
             done += latencies[i];
-            if (kind == COPY && done > warp.copied.until) warp.copied = {done, source};
-            if (read_barrier != NO_BOARD && read + AFTER_QUEUE > warp.boards[read_barrier].until)
-                warp.boards[read_barrier] = {read + AFTER_QUEUE, SHARED};
+            if (kind == COPY) {
+                if (done > w.copied.time) w.copied = {done, source};
+            } else if (kind == FILL) {
+                if (done > mine.pending.time) mine.pending = {done, source};
+                if (argument) {
+                    mine.filled.push_back(mine.pending);
+                    mine.pending.time = 0.0;
+                    told = true;
+                }
+            }
+            if (read_barrier != NO_BOARD && read + AFTER_QUEUE > w.boards[read_barrier].time)
+                w.boards[read_barrier] = {read + AFTER_QUEUE, SHARED};
         } else {
             if (unit) {
                 free[unit] = t + intervals[i];
@@ -155,54 +280,89 @@ extern "C" void perf_play(const int32_t* ints, const double* reals, int32_t coun
                 done = t + latencies[i];
             }
             if (kind == GMMA) {
-                if (arguments[i]) warp.gmmas.push_back(done);
+                if (argument) w.gmmas.push_back(done);
             } else if (kind == COMMIT) {
-                warp.copies.push_back(warp.copied);
+                w.copies.push_back(w.copied);
+            } else if (kind == ACQUIRE) {
+                ++mine.acquired;
+            } else if (kind == TAKE) {
+                ++w.taken;
+            } else if (kind == TURN) {
+                ++w.turns;
+            } else if (kind == GIVE) {
+                const int number = fill(w, w.given++);
+                const auto left = mine.left.emplace(number, ring.readers).first;
+                if (--left->second == 0) {
+                    mine.released[number] = t + release;
+                    told = true;
+                }
+            } else if (kind == PASS) {
+                for (Warp& v : warps) {
+                    if (v.block == w.block && v.reader == (w.reader + 1) % ring.consumers) v.passes.push_back(t);
+                }
+                told = true;
             }
-            if (read_barrier != NO_BOARD && t + SOURCES_READ > warp.boards[read_barrier].until)
-                warp.boards[read_barrier] = {t + SOURCES_READ, DEPENDENCY};
-            if (done > end) end = done;
+            if (read_barrier != NO_BOARD && t + SOURCES_READ > w.boards[read_barrier].time)
+                w.boards[read_barrier] = {t + SOURCES_READ, DEPENDENCY};
+            if (done > end && w.reader >= 0) end = done;
         }
-        if (write_barrier != NO_BOARD && done > warp.boards[write_barrier].until)
-            warp.boards[write_barrier] = {done, source};
-        const int mark = mark_at[warp.place];
-        if (mark >= 0) {
-            double* row = result + 1 + mark * ROW;
-            if (to_pass[mark] == warp_count) row[0] = t;
-            if (--to_pass[mark] == 0) snapshot(row, t);
-        }
-        ++warp.place;
-        const double after = t + stalls[i];
-        const int group = next / per_block;
-        double resumes = after;
-        if (kind == EXIT || warp.place >= length) {
-            if (after > end) end = after;
-            warp.running = false;
-            --running;
-            --alive[group];
+        if (write_barrier != NO_BOARD && done > w.boards[write_barrier].time) w.boards[write_barrier] = {done, source};
+        return told;
+    }
+
+    void advance(int x, Warp& w, int kind, double resumes) {
+        ++w.place;
+        if (kind == EXIT || w.place >= w.end) {
+            if (w.reader >= 0) {
+                if (resumes > end) end = resumes;
+                --to_finish;
+            }
+            stop(w);
+            --alive[w.group];
         } else if (kind == SYNC) {
-            waiting[group].push_back(next);
-            warp.running = false;
-            --running;
+            waiting[w.group].push_back(x);
+            stop(w);
             resumes = t + barrier;
         } else {
-            warp.ready = after;
-            warp.why = DEPENDENCY;
-            warp.order = turn++;
-            continue;
+            w.ready = resumes;
+            w.why = DEPENDENCY;
+            w.order = turn++;
+            return;
         }
-        if (!waiting[group].empty() && static_cast<int>(waiting[group].size()) >= alive[group]) {
-            for (const int v : waiting[group]) {
-                warps[v].ready = resumes;
-                warps[v].why = BARRIER;
-                warps[v].order = turn++;
-                warps[v].running = true;
-                ++running;
-            }
-            waiting[group].clear();
+        std::vector<int>& meeting = waiting[w.group];
+        if (!meeting.empty() && static_cast<int>(meeting.size()) >= alive[w.group]) {
+            for (const int v : meeting) wake(v, resumes, BARRIER);
+            meeting.clear();
         }
     }
-    if (end > issue) spent[LATENCY] += end - issue;
-    result[0] = result[1 + mark_count * ROW] = end;
-    snapshot(result + 1 + mark_count * ROW, end);
+
+    const int32_t *kinds, *units, *causes, *stalls, *write_barriers, *read_barriers, *waits, *arguments;
+    const double *intervals, *latencies, *l2s;
+    const int32_t* trace;
+    int mark_count;
+    Ring ring;
+    double queue, barrier, release;
+    double* result;
+    std::vector<Warp> warps;
+    std::vector<Slots> slots;
+    std::vector<std::vector<int>> waiting;
+    std::vector<int> alive, total, to_pass, mark_at;
+    double free[UNITS] = {}, busy[UNITS] = {}, spent[CAUSES] = {};
+    double issue = 0.0, memory = 0.0, l2_done = 0.0, end = 0.0, t = 0.0;
+    int reason = ISSUE, running = 0, to_finish = 0;
+    int64_t turn = 0;
+};
+
+}  // namespace
+
+// ints: rows kind, unit, cause, stall, write barrier, read barrier, wait, argument of `count` instructions; reals: rows
+// interval, latency, l2. marks: ascending places of the trace. cast: rows begin, end, group, block, reader of the warps.
+// ring: stages, waits, readers, consumers, interleaved. constants: queue, barrier, release. result, for each mark and for
+// the end: when the first and the last warp passed, then CAUSES and UNITS cycles spent and busy by then. Returns 0 where
+// the warps wait for each other forever.
+extern "C" int32_t perf_play(const int32_t* ints, const double* reals, int32_t count, const int32_t* trace,
+                             int32_t length, const int32_t* marks, int32_t mark_count, int32_t warp_count,
+                             const int32_t* cast, const int32_t* ring, const double* constants, double* result) {
+    const Ring shape = {ring[0], ring[1], ring[2], ring[3], ring[4]};
+    return Player(ints, reals, count, trace, length, marks, mark_count, warp_count, cast, shape, constants, result).run();
 }
