@@ -52,12 +52,8 @@ def program(kernel: str, arch: str = "sm_80"):
 def table(kernel: str, warps: int, blocks: int, device: str = "nvidia-a100"):
     code, d = program(kernel), by_name(device)
     path = trace.path(code)
-    return (
-        costs(code, architecture(80), d, warps * blocks),
-        path.trace(24),
-        path.marks(24),
-        player.Slots.of(warps, blocks),
-    )
+    cast = Cast.alike(path.trace(24), path.marks(24), warps, blocks)
+    return costs(code, architecture(80), d, warps * blocks), cast
 
 
 @pytest.mark.parametrize(
