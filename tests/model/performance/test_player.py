@@ -10,6 +10,7 @@ import pytest
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.model.performance import block, player, trace
+from gpu_tune.model.performance.cast import Cast
 from gpu_tune.model.performance.constants import ARCHITECTURES, architecture
 from gpu_tune.model.performance.costs import CAUSES, ISSUE, TENSOR, UNITS, costs
 
