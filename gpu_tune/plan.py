@@ -161,6 +161,16 @@ Step = KernelStep | MemsetStep
 
 
 @dataclass(frozen=True)
+class Walk:
+    """What a block reads of one operand in one step: ``runs`` of ``run_bytes`` contiguous bytes, ``stride`` bytes from
+    one to the next."""
+
+    runs: int
+    run_bytes: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class MainLoop:
     """The loop in which a kernel multiplies, as its family declares it: what its time is predicted from.
 
@@ -168,7 +178,8 @@ class MainLoop:
     ``macs``: multiply-adds that one block executes in a step. ``tiles``: of the output down and across, and how many
     such outputs (batch, groups, parts of K) there are; a grid of fewer blocks walks over them. ``reads``: bytes of the
     operand of rows and of that of columns that a unit reads. ``band``: tiles that the raster walks together down
-    (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once.
+    (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once. ``walks``:
+    how the operands lie in memory (empty: not known).
     """
 
     kernel: str
@@ -179,6 +190,7 @@ class MainLoop:
     band: int = 1
     band_along: str = "m"
     stages: int = 1
+    walks: tuple[Walk, ...] = ()
 
     @property
     def units(self) -> int:

@@ -17,7 +17,7 @@ from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once
+from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once, matmul_walks
 from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
 from .lib.simt.constraints import CONSTRAINTS
@@ -122,6 +122,7 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
         reads=(c["block_m"] * depth, c["block_n"] * depth),
         band=c["group_m"],
         stages=c["stages"],
+        walks=matmul_walks(w, c["block_m"], c["block_n"], c["block_k"]),
     )
     return ResourceEstimate(g["threads"], g["shared_bytes"], sums, workspace, loop)
 

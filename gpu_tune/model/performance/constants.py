@@ -26,7 +26,9 @@ class Architecture:
     the end of its interval to the result. Latencies: ``shared``, ``ldmatrix``, ``special``, ``l1``, ``l2``, ``dram``
     (where the memory is busy), ``barrier`` (from the last arrival to the next issue). Bytes per clock and SM:
     ``shared_bytes``, ``l1_bytes`` (plain global accesses), ``l2_bytes``. ``queue``: cycles of work that the memory pipe
-    accepts before it blocks issue.
+    accepts before it blocks issue. ``line``: cycles by which L1 asks L2 for one 128-byte line, whole or part of it.
+    ``pages``: entries of an SM's first translation buffer (0: not known to matter), ``translation``: cycles of an SM
+    for a translation that it lacks.
     """
 
     cc: int
@@ -50,6 +52,9 @@ class Architecture:
     shared_bytes: float = 128.0
     l1_bytes: float = 64.0
     queue: float = 120.0
+    line: float = 2.0
+    pages: int = 0
+    translation: float = 0.0
     narrow_double: bool = False
 
 
@@ -61,7 +66,7 @@ ARCHITECTURES = {
             75, fma=2, alu=2, imad=2, half=2, l2=200, dram=560, l2_bytes=20, shared_bytes=64, narrow_double=True
         ),
         # G: 64, 64, 256. A: shared 23, L1 33, L2 200-260, DRAM 466 idle; S: ldmatrix 29; C: L2 5.1 TB/s at 1.41 GHz
-        Architecture(80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47),
+        Architecture(80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47, pages=16, translation=24),
         # G: 128, 64, 128. C: RTX 3090 L2 140 ns, DRAM 250 ns, 3.9 TB/s
         Architecture(86, fma=1, alu=2, imad=2, half=2, l2=250, dram=620, l2_bytes=32, narrow_double=True),
         Architecture(87, fma=1, alu=2, imad=2, half=1, l2=250, dram=620, l2_bytes=32),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...cuda.device import Device
 from .block import Kernel, Pace
 from .constants import DRAM_SHARE
-from .costs import CAUSES
+from .costs import CAUSES, L2
 
 SHARPNESS = 4.0
 """Exponent of the norm by which time on the SMs and of DRAM meet: the longer one, a little more where both are long."""
@@ -41,12 +41,15 @@ class OnSms:
     causes: dict[str, float]
 
 
-def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device) -> OnSms:
-    """Each wave takes what its residents take together; the last one plays the blocks that are left."""
+def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device, address: float = 0.0) -> OnSms:
+    """Each wave takes what its residents take together; the last one plays the blocks that are left.
+
+    ``address``: cycles by which one block occupies the way from L1 to L2 in an iteration (see ``memory``)."""
 
     def wave(blocks: int) -> tuple[float, Pace]:
         pace = kernel.pace(blocks)
-        return pace.cycles(trips), pace
+        longer = meet(pace.iteration, address * blocks) - pace.iteration
+        return pace.cycles(trips) + longer * trips, pace
 
     total, tail, causes = 0.0, 0.0, dict.fromkeys(CAUSES, 0.0)
     parts: list[tuple[int, int]] = [(waves.full, waves.resident)] if waves.full else []
@@ -57,6 +60,7 @@ def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device) -> OnSms:
         total += count * cycles
         for name, loop, rest in zip(CAUSES, pace.causes, pace.rest_causes):
             causes[name] += count * max(0.0, float(loop * trips + rest))
+        causes[CAUSES[L2]] += count * (cycles - pace.cycles(trips))
     if waves.left:
         used = waves.left / (math.ceil(waves.left / device.sm_count) * device.sm_count)
         share = math.ceil(waves.left / device.sm_count) / waves.resident

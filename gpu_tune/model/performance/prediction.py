@@ -12,7 +12,7 @@ from ...cuda.device import Device
 from ...cuda.sass import Program
 from ...plan import KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
 from ...workload import Workload
-from . import launch
+from . import launch, memory
 from .block import Kernel
 from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
 from .costs import UNITS
@@ -152,11 +152,12 @@ def _main(
 ) -> Prediction:
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel))
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
-    trips, units, dram = 1.0, 1.0, float(workload.bytes)
+    trips, units, dram, address = 1.0, 1.0, float(workload.bytes), 0.0
     if loop is not None and loop.kernel == step.kernel:
         units = max(1.0, loop.units / step.blocks)
         if kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
+            address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps / trips
         written = workload.arrays()["out"].nbytes
         tiling = launch.Tiling(
             loop.tiles[0] * (loop.tiles[2] if loop.band_along == "m" else 1),
@@ -169,18 +170,25 @@ def _main(
         dram = tiling.dram_bytes(max(1, resident) * device.sm_count, device, cold)
     elif kernel.work:  # nothing is declared: the workload's arithmetic says how often the hot loop runs
         trips = max(1.0, workload.flops / 2 / (step.blocks * kernel.work * kernel.warps))
-    return _launched(kernel, step.blocks, resident, trips, units, dram, device)
+    return _launched(kernel, step.blocks, resident, trips, units, dram, device, address)
 
 
 def _launched(
-    kernel: Kernel, blocks: int, resident: int, trips: float, units: float, dram: float, device: Device
+    kernel: Kernel,
+    blocks: int,
+    resident: int,
+    trips: float,
+    units: float,
+    dram: float,
+    device: Device,
+    address: float = 0.0,
 ) -> Prediction:
     """``units``: of work that a block walks over, each of ``trips`` iterations and its own prologue and epilogue."""
     if not resident:
         return Prediction(math.inf, math.inf, math.inf, 0, 0, {}, limiter="does not fit")
     waves = launch.Waves.of(blocks, resident, device)
     clock = device.clock_mhz * 1e6
-    run = launch.on_sms(kernel, waves, trips, device)
+    run = launch.on_sms(kernel, waves, trips, device, address)
     cycles = run.cycles * units
     moved = launch.dram_seconds(dram, device)
     seconds = launch.meet(cycles / clock, moved)

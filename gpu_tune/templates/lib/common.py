@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 from ...cuda.device import Device
-from ...plan import Arg, BufferArg, ScalarArg
-from ...workload import Workload
+from ...plan import Arg, BufferArg, ScalarArg, Walk
+from ...workload import ITEMSIZE, Matmul, Workload
 
 STATIC_LIMIT = 49152
 """Bytes of shared memory that a kernel may declare statically; more is declared extern."""
@@ -40,3 +40,12 @@ def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     names += [op.name for op in workload.ops if op.name in ("bias", "row_bias", "residual", "scale")]
     names += ["scale_a", "scale_b"] if workload.scales != "none" else []
     return (*map(BufferArg, names), *(ScalarArg(name, "float32") for name in workload.scalars()))
+
+
+def matmul_walks(w: Matmul, block_m: int, block_n: int, block_k: int) -> tuple[Walk, Walk]:
+    """How a tile's step of K walks A and B: along K where that is contiguous, else along the rows or columns."""
+    item = ITEMSIZE[w.dtype]
+    m, n, k = min(block_m, w.m), min(block_n, w.n), min(block_k, w.k)
+    a = Walk(m, k * item, w.lda * item) if w.layout[0] == "n" else Walk(k, m * item, w.lda * item)
+    b = Walk(n, k * item, w.ldb * item) if w.layout[1] == "t" else Walk(k, n * item, w.ldb * item)
+    return a, b

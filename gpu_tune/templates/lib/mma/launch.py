@@ -7,9 +7,9 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, Step
-from ....workload import ITEMSIZE, Workload
+from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
-from ..common import ceil_div, epilogue_args
+from ..common import ceil_div, epilogue_args, matmul_walks
 from .tiles import Operand, Problem, Shape, promotes, shared_bytes
 
 Config = Mapping[str, Any]
@@ -70,6 +70,7 @@ def main_loop(name: str, config: Config, workload: Workload, problem: Problem) -
         band=config["raster_group"],
         band_along=config["raster_along"],
         stages=config["stages"],
+        walks=matmul_walks(workload, m, n, config["block_k"]) if isinstance(workload, Matmul) else (),
     )
 
 
