@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cxxabi.h>
 
+#include "lanes.hpp"
 #include "machine.hpp"
 #include "parser.hpp"
 
@@ -217,6 +218,31 @@ int emu_lines(void* run, int which, int* out, int capacity) {
     }
   int n = 0;
   for (int line : lines) if (n < capacity) out[n++] = line;
+  return n;
+}
+// From now on launches run one cluster and record what its lanes' addresses cost. wanted: `count` pairs of PTX line and bytes a
+// lane, by ascending line; none: every access.
+void emu_record(void* run, u32 cluster, u32 rounds, u64 limit, u64 l1_bytes, const int* wanted, int count) {
+  auto recorder = std::make_shared<Recorder>();
+  recorder->cluster = cluster, recorder->rounds = rounds, recorder->limit = limit, recorder->l1_bytes = l1_bytes;
+  for (int k = 0; k < count; ++k) recorder->wanted.push_back({wanted[2 * k], wanted[2 * k + 1]});
+  Machine& m = static_cast<Run*>(run)->machine;
+  m.recorder = std::move(recorder), m.quiet = true;
+}
+// And from now on they look for what is not counted yet where nobody went.
+void emu_explore(void* run) { static_cast<Run*>(run)->machine.recorder->explore = true; }
+// Fourteen numbers for each recorded instruction of the kernel; returns their number, or how many were needed.
+int emu_recorded(void* run, const char* kernel, u64* out, int capacity) {
+  auto* r = static_cast<Run*>(run);
+  auto it = r->module.kernels.find(kernel);
+  if (it == r->module.kernels.end() || !r->machine.recorder) return 0;
+  int n = 0;
+  for (auto& f : r->machine.recorder->figures(it->second)) {
+    const u64 row[] = {u64(f.line), u64(f.width), u64(f.kind), f.count, f.wavefronts, f.sectors, f.lines, f.hits, f.again,
+                       f.again_sectors, f.again_hits, f.lanes, f.shared, f.global};
+    if (n < capacity) std::copy(std::begin(row), std::end(row), out + 14 * n);
+    ++n;
+  }
   return n;
 }
 const char* emu_results(void* run) {

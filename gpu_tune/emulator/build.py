@@ -42,6 +42,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_results": (_S, [_P]),
     "emu_lines": (_I, [_P, _I, _P, _I]),
     "perf_play": (_I, [_P, _P, _I, _P, _I, _P, _I, _I, _P, _P, _P, _P]),
+    "emu_record": (None, [_P, ctypes.c_uint32, ctypes.c_uint32, _U64, _U64, _P, _I]),
+    "emu_explore": (None, [_P]),
+    "emu_recorded": (_I, [_P, _S, _P, _I]),
 }
 """Result and arguments of each function of the library."""
 

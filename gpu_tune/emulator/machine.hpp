@@ -14,6 +14,7 @@
 namespace emu {
 
 struct Machine;
+class Recorder;
 struct Cluster;
 struct Cta;
 
@@ -290,6 +291,7 @@ struct Machine {                               // one run of a plan: buffers and
   bool cooperative = false;                    // the launch may use a barrier of the whole grid
   bool go_on = false;                          // after a finding that would end the kernel on a device
   std::set<string> ignored;                    // kinds of findings
+  std::shared_ptr<Recorder> recorder;          // of lane addresses (lanes.cpp); null: nothing is recorded
 
   // the launch
   const Kernel* kernel = nullptr;

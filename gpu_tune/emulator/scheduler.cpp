@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "decoder.hpp"
+#include "lanes.hpp"
 #include "machine.hpp"
 
 namespace emu {
@@ -25,7 +26,8 @@ class Scheduler {
   Machine& m;
   const Kernel& kernel;
   vector<u64>& counts;
-  u32 next = 0;
+  Recorder* const recorder = m.recorder.get();
+  u32 next = 0, end = m.cluster_count;         // clusters: the next to start, and the one behind the last
   u64 check_at_ = 0, progress_at_check_ = ~0ull;
   vector<Warp*> ready_;
   u32 starved_ = ~0u;                // 2 * agent + parity of the cluster's number
@@ -359,7 +361,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
       case Flow::Plain:
       case Flow::Yield:
         count();
-        if (mask) {
+        if (mask && (!recorder || recorder->before(w, i, mask))) {
           if (w.owned_count) check_owned(w, i);
           if (w.taints) taint_step(w, i, mask);
           i.run(w, i, mask);
@@ -371,6 +373,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         break;
       case Flow::Branch: {
         count();
+        if (recorder) mask = recorder->branches(w, s.mask, mask);
         if (w.taints) taint_step(w, i, mask);
         u32 stay = s.mask & ~mask;
         if (!stay) s.pc = i.target;
@@ -421,9 +424,11 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         if (skip()) break;
         if (i.member < 0 ? !whole_warp(w, s, mask) : !members(w, k, mask)) return;
         count();
-        if (w.owned_count) check_owned(w, i);
-        if (w.taints) taint_step(w, i, mask);
-        i.run(w, i, mask);
+        if (!recorder || recorder->before(w, i, mask)) {
+          if (w.owned_count) check_owned(w, i);
+          if (w.taints) taint_step(w, i, mask);
+          i.run(w, i, mask);
+        }
         ++w.splits[k].pc;
         if (c.changed) wake(c);
         break;
@@ -458,6 +463,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
       }
       case Flow::MbarrierWait: {
         if (!mask) { count(); ++s.pc; break; }
+        if (recorder) { set_pred(w, i.dst, mask, ~0u), count(), ++s.pc; break; }
         bool done = i.sync(w, i, mask);
         if (!done && i.mode && m.rng.below(8)) { block("an mbarrier"); return; }
         count();
@@ -563,16 +569,16 @@ void Scheduler::deadlock() {
                       p.count > 1 ? "s" : "", p.warp->cta->index[0], p.warp->cta->index[1], p.warp->cta->index[2], p.warp->id,
                       p.count > 1 ? "" : "s", p.text.c_str(), place.c_str(), place.empty() ? "" : ", ", i.line);
   }
-  if (next < m.cluster_count) message += format("; %u of %u blocks are not resident yet", m.cluster_count - next, m.cluster_count);
+  if (next < end) message += format("; %u of %u blocks are not resident yet", end - next, m.cluster_count);
   m.halt(diverged ? "divergence" : "deadlock", message, first);
 }
 
 void Scheduler::run_all() {
   constexpr u32 kActive = 3;          // more become resident only when those cannot go on: faster, and just as legal
   u32 wanted = std::min(m.resident_limit, kActive);
-  vector<u64> stuck_at;
+  if (recorder) next = std::min(recorder->cluster, end - 1), end = next + 1, recorder->begin(m, kernel, counts);
   for (;;) {
-    while (m.active.size() < wanted && next < m.cluster_count) admit();
+    while (m.active.size() < wanted && next < end) admit();
     if (m.active.empty()) return;
     size_t k = m.rng.below(u32(m.active.size()));
     Cluster& c = *m.active[k];
@@ -600,8 +606,8 @@ void Scheduler::run_all() {
         all &= !can;
       }
       if (!all) continue;
-      if (m.active.size() < m.resident_limit && next < m.cluster_count) wanted = std::min(m.resident_limit, 2 * u32(m.active.size()));
-      else deadlock();
+      if (m.active.size() < m.resident_limit && next < end) wanted = std::min(m.resident_limit, 2 * u32(m.active.size()));
+      else if (!recorder || !recorder->release(m)) deadlock();
     }
   }
 }

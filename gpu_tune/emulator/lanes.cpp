@@ -1,0 +1,306 @@
+// Recording of lane addresses, reduced at once to what they cost. Values do not matter here, only addresses: one block (or
+// cluster) runs, its loops are left after a few rounds, tensor cores compute nothing, and nobody waits for other blocks.
+//
+// Shared memory has 32 banks of 4 bytes; a wavefront gives each bank one word, and lanes that read the same word share it.
+// Accesses of 8 and 16 bytes take 2 and 4 wavefronts at least, for 16 and 8 lanes each; loads half as many where all active
+// lanes n and n^1, or all n and n^2, read the same address (Greg Smith, NVIDIA, on the developer forum, topic 77228; said
+// of compute capability 7.0 to 7.5). ldmatrix and stmatrix take one wavefront or more for each 8x8 matrix.
+#include "lanes.hpp"
+
+#include <algorithm>
+
+namespace emu {
+
+namespace {
+// Distinct words of the most used bank, of `count` lanes with `words` words each.
+u32 conflicts(const u32* addresses, u32 mask, int words) {
+  u32 used = 0, in_bank[32], most = 1;
+  bool conflict = false;
+  for_lanes(mask, [&](int l) {
+    for (int q = 0; q < words; ++q) {
+      u32 word = addresses[l] / 4 + u32(q), bank = word & 31;
+      if (!(used >> bank & 1)) used |= 1u << bank, in_bank[bank] = word;
+      else conflict |= in_bank[bank] != word;
+    }
+  });
+  if (!conflict) return most;
+  u32 found[128], n = 0, per_bank[32] = {0};
+  for_lanes(mask, [&](int l) {
+    for (int q = 0; q < words; ++q) found[n++] = addresses[l] / 4 + u32(q);
+  });
+  std::sort(found, found + n);
+  for (u32 k = 0; k < n; ++k)
+    if (!k || found[k] != found[k - 1]) most = std::max(most, ++per_bank[found[k] & 31]);
+  return most;
+}
+// Whether all active lanes read what their partner reads, lane ^ `distance`, where that is active.
+bool paired(const u32* addresses, u32 mask, int distance) {
+  bool all = true;
+  for_lanes(mask, [&](int l) { all &= !(mask >> (l ^ distance) & 1) || addresses[l] == addresses[l ^ distance]; });
+  return all;
+}
+}  // namespace
+
+u32 shared_wavefronts(const u32* addresses, u32 mask, int bytes, bool load) {
+  if (!mask) return 0;
+  int words = std::max(1, bytes / 4), lanes = 32 / words;
+  if (words > 1 && load && (paired(addresses, mask, 1) || paired(addresses, mask, 2))) lanes *= 2;
+  u32 total = 0;
+  for (int first = 0; first < 32; first += lanes) {
+    u32 part = mask & ((lanes == 32 ? ~0u : (1u << lanes) - 1) << first);
+    if (part) total += conflicts(addresses, part, words);
+  }
+  return total;
+}
+
+u32 matrix_wavefronts(const u32* rows) { return conflicts(rows, 0xFF, 4); }
+
+bool SectorCache::touch(u64 sector, bool keep) {
+  const u64 line = sector / 4;
+  const u8 bit = u8(1u << (sector & 3));
+  auto known = at_.find(line);
+  if (known != at_.end()) {
+    order_.splice(order_.begin(), order_, known->second);
+    bool there = known->second->sectors & bit;
+    if (keep) known->second->sectors |= bit;
+    return there;
+  }
+  if (!keep || !lines_) return false;
+  if (order_.size() >= lines_) at_.erase(order_.back().address), order_.pop_back();
+  order_.push_front({line, bit});
+  at_[line] = order_.begin();
+  return false;
+}
+
+Recorder::Known Recorder::classify(const Module& m, const Instr& i) const {
+  const string& name = m.opcodes[size_t(i.opcode)];
+  auto starts = [&](std::initializer_list<const char*> with) {
+    for (const char* w : with) if (name.rfind(w, 0) == 0) return true;
+    return false;
+  };
+  auto holds = [&](const char* part) { return name.find(part) != string::npos; };
+  Known k;
+  if (starts({"mma.", "wgmma.mma_async", "cp.async.bulk", "cp.reduce", "st.async", "red.async"})) k.kind = Skipped, k.work = true;
+  else if (starts({"mbarrier.", "cp.async.mbarrier"})) k.kind = Skipped;
+  else if (starts({"ldmatrix"})) k.kind = LoadMatrix, k.width = 4 * int(i.regs.size());
+  else if (starts({"stmatrix"})) k.kind = StoreMatrix, k.width = 4 * int(i.regs.size());
+  else if (starts({"cp.async.ca", "cp.async.cg"})) k.kind = Copy, k.width = int(i.imm), k.cached = holds(".ca");
+  else if (i.space == Space::Local || i.space == Space::Param || i.space == Space::Const) return k;
+  else if (starts({"ld.", "ldu."})) {
+    k.kind = Load, k.width = type_size(i.type) * int(i.regs.size());
+    k.poll = i.flow == Flow::Yield;
+    k.cached = !k.poll && !holds(".cg") && !holds(".cv") && !holds("L1::no_allocate");
+  } else if (starts({"st."})) k.kind = Store, k.width = type_size(i.type) * int(i.regs.size());
+  else if (starts({"atom.", "red."})) k.kind = Atomic, k.width = type_size(i.type) * i.mode;
+  k.work |= k.kind > Skipped && k.kind != Atomic && !k.poll;
+  return k;
+}
+
+namespace {
+vector<vector<int>> predecessors(const Kernel& k) {
+  const int n = int(k.code.size());
+  vector<vector<int>> before(k.code.size());
+  for (int pc = 0; pc < n; ++pc) {
+    const Instr& i = k.code[size_t(pc)];
+    if (i.flow == Flow::Branch) before[size_t(i.target)].push_back(pc);
+    if (i.flow == Flow::BranchIndex) for (int target : i.regs) before[size_t(target)].push_back(pc);
+    const bool ends = i.guard < 0 && (i.flow == Flow::Branch || i.flow == Flow::Return || i.flow == Flow::Trap);
+    if (!ends && pc + 1 < n) before[size_t(pc + 1)].push_back(pc);
+  }
+  return before;
+}
+}  // namespace
+
+// What nobody executed although it is wanted (the sum over splits is the last block's, say) is looked at by going, where a branch
+// that was reached has a side that nobody took, to that side if it leads there.
+void Recorder::find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before) {
+  visited_.assign(k.code.size(), 0), leads_.assign(k.code.size(), 0);
+  vector<int> open;
+  for (size_t pc = 0; pc < k.code.size(); ++pc) {
+    visited_[pc] = counts[pc] > 0;
+    if (!visited_[pc] && !known_[pc].rows.empty()) open.push_back(int(pc));
+  }
+  while (!open.empty()) {
+    const size_t at = size_t(open.back());
+    open.pop_back();
+    if (visited_[at] || leads_[at]) continue;
+    leads_[at] = 1;
+    open.insert(open.end(), before[at].begin(), before[at].end());
+  }
+}
+
+// Natural loops: a branch backwards is the latch of the loop of its target, which is all that reaches the latch without passing
+// the target. A loop that works, or polls what only other blocks change, is left at its next exit after some rounds.
+void Recorder::find_loops(const Kernel& k, const vector<vector<int>>& before) {
+  const int n = int(k.code.size());
+  std::map<int, int> loop_of;                     // by target
+  vector<vector<u8>> bodies;
+  counted_.clear();
+  for (int pc = 0; pc < n; ++pc) {
+    const Instr& i = k.code[size_t(pc)];
+    if (i.flow != Flow::Branch || i.target > pc) continue;
+    auto known = loop_of.emplace(i.target, int(bodies.size()));
+    if (known.second) bodies.emplace_back(k.code.size(), u8(0)), counted_.push_back(0);
+    const int loop = known.first->second;
+    auto& body = bodies[size_t(loop)];
+    known_[size_t(pc)].latch = loop;
+    body[size_t(i.target)] = 1;
+    for (vector<int> open{pc}; !open.empty();) {
+      const int at = open.back();
+      open.pop_back();
+      if (body[size_t(at)]) continue;
+      body[size_t(at)] = 1;
+      counted_[size_t(loop)] |= u8(known_[size_t(at)].work || known_[size_t(at)].poll);
+      open.insert(open.end(), before[size_t(at)].begin(), before[size_t(at)].end());
+    }
+    counted_[size_t(loop)] |= u8(known_[size_t(i.target)].work || known_[size_t(i.target)].poll);
+  }
+  for (int pc = 0; pc < n; ++pc) {
+    const Instr& i = k.code[size_t(pc)];
+    if (i.flow != Flow::Branch || i.guard < 0) continue;
+    for (size_t loop = 0; loop < bodies.size(); ++loop) {
+      auto& body = bodies[loop];
+      if (!body[size_t(pc)]) continue;
+      if (!body[size_t(pc + 1)]) known_[size_t(pc)].left[0].push_back(int(loop));
+      if (!body[size_t(i.target)]) known_[size_t(pc)].left[1].push_back(int(loop));
+    }
+  }
+}
+
+void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
+  kernel_ = &k;
+  known_.assign(k.code.size(), Known());
+  auto& rows = rows_[&k];
+  std::map<std::pair<int, int>, int> row_of;      // several instructions of one line (an inlined function) share a row
+  for (auto& f : rows) row_of[{f.line, f.width}] = int(&f - rows.data());
+  for (size_t pc = 0; pc < k.code.size(); ++pc) {
+    const Instr& i = k.code[pc];
+    Known& known = known_[pc] = classify(m.module, i);
+    if (known.kind <= Skipped) continue;
+    auto want = [&](int width) {
+      auto it = row_of.emplace(std::make_pair(i.line, width), int(rows.size()));
+      if (it.second) rows.push_back(Figures()), rows.back().line = i.line, rows.back().width = width, rows.back().kind = known.kind;
+      if (!explore || !rows[size_t(it.first->second)].count) known.rows.push_back(it.first->second);
+    };
+    if (wanted.empty()) want(known.width);
+    auto from = std::lower_bound(wanted.begin(), wanted.end(), i.line, [](const Wanted& a, int line) { return a.line < line; });
+    for (; from != wanted.end() && from->line == i.line; ++from) want(from->width);
+  }
+  const auto before = predecessors(k);
+  find_loops(k, before);
+  if (explore) find_unvisited(k, counts, before);
+  rounds_.assign(counted_.size() * m.warps_per_cluster, 0);
+  seen_.assign(k.code.size() * m.warps_per_cluster, 0);
+  caches_.assign(m.warps_per_cluster / m.warps_per_cta, SectorCache(l1_bytes));
+}
+
+u32 Recorder::branches(Warp& w, u32 all, u32 mask) {
+  const Known& known = known_[size_t(w.pc)];
+  if (explore && visited_[size_t(w.pc)] && (!mask || mask == all)) {
+    const int other = mask ? w.pc + 1 : w.kernel->code[size_t(w.pc)].target;
+    if (leads_[size_t(other)]) return mask ? 0 : all;
+  }
+  u32* rounds_of = rounds_.data() + w.agent * counted_.size();
+  if (known.latch >= 0 && mask) ++rounds_of[known.latch];
+  for (int taken = 0; taken < 2; ++taken) {
+    auto& left = known.left[taken];
+    bool due = !left.empty();
+    for (int loop : left) due &= counted_[size_t(loop)] && rounds_of[loop] >= rounds;
+    if (due) mask = taken ? all : 0;
+    if (taken ? mask == all : !mask) for (int loop : left) rounds_of[loop] = 0;
+  }
+  return mask;
+}
+
+bool Recorder::release(Machine& m) {
+  bool any = false;
+  auto wake = [&](Warp& w, u32 mask) {
+    for (auto& s : w.splits)
+      if (s.state == Split::Blocked && s.mask & mask) s.state = Split::Ready, any = true;
+  };
+  for (auto& c : m.active)
+    for (auto& cta : c->ctas) {
+      for (auto& barrier : cta.barriers) {
+        for (auto& x : barrier.waiting) wake(*x.warp, x.mask);
+        if (!barrier.waiting.empty()) barrier = NamedBarrier();
+      }
+      for (auto& w : cta.warps)
+        if (w.cluster_waiting) wake(w, w.cluster_waiting), w.cluster_waiting = 0;
+    }
+  if (any) ++m.progress;
+  return any;
+}
+
+bool Recorder::before(Warp& w, const Instr& i, u32 mask) {
+  if (w.machine->statistics.instructions > limit)
+    w.machine->halt("limit", "enough warp instructions were executed to know what the lanes' addresses cost", &w);
+  const Known& known = known_[size_t(w.pc)];
+  if (known.kind == Skipped) return false;
+  if (!known.rows.empty() && mask) note_lanes(w, i, mask, known);
+  return true;
+}
+
+void Recorder::note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known) {
+  auto& rows = rows_[kernel_];
+  u8& seen = seen_[w.agent * known_.size() + size_t(w.pc)];
+  const bool again = seen;
+  seen = 1;
+  if (known.kind == LoadMatrix || known.kind == StoreMatrix) {
+    u32 addresses[32], total = 0;
+    for (int l = 0; l < 32; ++l) addresses[l] = shared_address_of(w, i.mem, l);
+    for (size_t k = 0; k < i.regs.size(); ++k) total += matrix_wavefronts(addresses + 8 * k);
+    for (int row : known.rows) {
+      Figures& f = rows[size_t(row)];
+      ++f.count, f.wavefronts += total, f.lanes += 32, f.shared = true;
+    }
+    return;
+  }
+  u64 places[32] = {0}, sources[32] = {0};
+  for_lanes(mask, [&](int l) { places[l] = address_of(w, i.mem, l); });
+  const u64 window = places[__builtin_ctz(mask)] >> kWindowBits << kWindowBits;
+  if (window == kLocalWindow || window == kParamWindow) return;
+  const bool shared = i.space == Space::Shared || window == kSharedWindow || known.kind == Copy;
+  u32 reading = mask;                             // lanes of a copy that read global memory
+  if (known.kind == Copy)
+    for_lanes(mask, [&](int l) {
+      sources[l] = address_of(w, i.mem2, l);
+      bool ignored = i.c >= 0 && (pred(w, i.c) ^ (i.flags ? ~0u : 0)) >> l & 1;
+      if (ignored || (i.a >= 0 && !reg<u32>(w, i.a)[l])) reading &= ~(1u << l);
+    });
+  for (int row : known.rows) {
+    Figures& f = rows[size_t(row)];
+    const u64 start = ~u64(f.width - 1);          // merged accesses are aligned to what they move
+    ++f.count, f.lanes += u64(__builtin_popcount(mask));
+    if (shared) {
+      u32 addresses[32];
+      for (int l = 0; l < 32; ++l) addresses[l] = u32(places[l] & start) & 0xFFFFFF;
+      f.shared = true, f.wavefronts += shared_wavefronts(addresses, mask, f.width, known.kind == Load);
+    }
+    if (!shared || known.kind == Copy) {
+      u64 addresses[32];
+      const u64* from = known.kind == Copy ? sources : places;
+      for (int l = 0; l < 32; ++l) addresses[l] = from[l] & start;
+      note_global(w, f, addresses, reading, known, again);
+    }
+  }
+}
+
+void Recorder::note_global(Warp& w, Figures& f, const u64* addresses, u32 mask, const Known& known, bool again) {
+  u64 sectors[64];
+  u32 n = 0, lines = 0, hits = 0;
+  for_lanes(mask, [&](int l) {
+    sectors[n++] = addresses[l] / 32;
+    if (f.width > 32) sectors[n++] = addresses[l] / 32 + 1;
+  });
+  std::sort(sectors, sectors + n);
+  n = u32(std::unique(sectors, sectors + n) - sectors);
+  SectorCache& cache = caches_[w.cta->rank];
+  for (u32 k = 0; k < n; ++k) {
+    lines += !k || sectors[k] / 4 != sectors[k - 1] / 4;
+    if (known.cached) hits += cache.touch(sectors[k], true);
+  }
+  f.global = true, f.sectors += n, f.lines += lines, f.hits += hits;
+  if (again) ++f.again, f.again_sectors += n, f.again_hits += hits;
+}
+
+}  // namespace emu

@@ -1,0 +1,85 @@
+// What the lanes' addresses of one block (or cluster) cost, counted while it runs. See lanes.cpp.
+#pragma once
+#include <list>
+
+#include "machine.hpp"
+
+namespace emu {
+
+// A memory instruction as the machine code has it: the line of its PTX instruction and the bytes a lane moves, which are more
+// or less than PTX says where the assembler merged or split accesses.
+struct Wanted { int line, width; };
+
+struct Figures {
+  int line = 0, width = 0, kind = 0;            // kind: Recorder::Kind
+  u64 count = 0;                                // warp instructions counted
+  u64 wavefronts = 0;                           // of shared memory
+  u64 sectors = 0, lines = 0, hits = 0;         // of global memory: 32-byte sectors, 128-byte lines, sectors found in L1
+  u64 again = 0, again_sectors = 0, again_hits = 0;   // of those, where the warp had executed the instruction before
+  u64 lanes = 0;                                // active ones
+  bool shared = false, global = false;
+};
+
+// Sectors that an L1 of `capacity` bytes holds, least recently used lines leaving first.
+class SectorCache {
+ public:
+  explicit SectorCache(u64 capacity) : lines_(size_t(capacity / 128)) {}
+  bool touch(u64 sector, bool keep);            // whether it was there; `keep`: it is there from now on
+
+ private:
+  struct Line { u64 address; u8 sectors; };
+  size_t lines_;
+  std::list<Line> order_;                       // latest first
+  std::unordered_map<u64, std::list<Line>::iterator> at_;
+};
+
+class Recorder {
+ public:
+  enum Kind : u8 { None, Skipped, Load, Store, Copy, LoadMatrix, StoreMatrix, Atomic };
+
+  u32 cluster = 0;                              // the one that runs, in the order of their start
+  u32 rounds = 3;                               // times that a loop goes back before it is left
+  u64 limit = 0;                                // warp instructions
+  u64 l1_bytes = 0;
+  bool explore = false;                         // go where nobody went, for what is wanted there and not counted yet
+  vector<Wanted> wanted;                        // empty: every access, with the width that PTX gives it
+
+  void begin(Machine& m, const Kernel& k, const vector<u64>& counts);   // counts: executions of each instruction so far
+  // before an instruction runs; false when it need not be computed (its result is no address)
+  bool before(Warp& w, const Instr& i, u32 mask);
+  // at a branch: the lanes that shall take it, of those that are here (`all`) and those that would (`mask`)
+  u32 branches(Warp& w, u32 all, u32 mask);
+  // nobody can go on: whoever waits at a barrier goes on; false when nobody waits at one
+  bool release(Machine& m);
+  const vector<Figures>& figures(const Kernel& k) { return rows_[&k]; }
+
+ private:
+  struct Known {
+    Kind kind = None;
+    bool work = false, poll = false, cached = false;
+    int width = 0;
+    vector<int> rows;
+    int latch = -1;                             // of a branch: the loop that it begins again
+    vector<int> left[2];                        // loops that lanes leave which do not take it, and which do
+  };
+  const Kernel* kernel_ = nullptr;
+  vector<Known> known_;                         // by pc
+  vector<u8> counted_;                          // by loop: whether it is left early
+  vector<u32> rounds_;                          // by warp and loop: how often it went back
+  vector<u8> seen_;                             // by warp and pc
+  vector<u8> visited_, leads_;                  // by pc, to explore: executed earlier; a way to what is not counted yet
+  vector<SectorCache> caches_;                  // by CTA of the cluster
+  std::map<const Kernel*, vector<Figures>> rows_;
+
+  Known classify(const Module& m, const Instr& i) const;
+  void find_loops(const Kernel& k, const vector<vector<int>>& before);
+  void find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before);
+  void note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known);
+  void note_global(Warp& w, Figures& f, const u64* addresses, u32 mask, const Known& known, bool again);
+};
+
+// Wavefronts of shared memory that one warp instruction takes, `bytes` a lane.
+u32 shared_wavefronts(const u32* addresses, u32 mask, int bytes, bool load);
+u32 matrix_wavefronts(const u32* rows);         // of one 8x8 matrix: eight rows of 16 bytes
+
+}  // namespace emu

@@ -1,0 +1,162 @@
+"""What the memory accesses of a kernel cost in wavefronts and sectors, from the addresses of its lanes.
+
+The emulator runs one block (or cluster) of each kernel of a launch plan. Only addresses matter: arrays are all zeros
+and take no memory until they are touched, loops are left after a few rounds, tensor cores compute nothing, and no
+check reports. So it costs milliseconds whatever the size of the workload.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import require
+from ..plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
+from .machine import Machine
+from .ptx import Ptx
+from .report import Checks
+
+KINDS = ("", "", "load", "store", "copy", "ldmatrix", "stmatrix", "atomic")
+"""Of the library's numbers. ``copy`` is cp.async: it reads global memory and writes shared memory."""
+_COLUMNS = 14
+_NO_RESERVE = 0x4000  # MAP_NORESERVE; the module mmap names it from Python 3.13 on
+
+
+@dataclass(frozen=True)
+class Access:
+    """One memory instruction of the PTX, or one that the assembler made of it; means over its warp instructions.
+
+    ``line``: of the PTX. ``kind``: see ``KINDS``. ``width``: bytes a lane moves. ``count``: warp instructions that were
+    counted. ``wavefronts`` of shared memory (None where it accesses none; 1 a warp instruction is the least, 2 for 8
+    and 4 for 16 bytes a lane). ``sectors`` of 32 and ``lines`` of 128 bytes of global memory (None likewise), and
+    ``hits``: the share of these sectors that L1 holds since an earlier access of the block; where warps execute the
+    instruction more than once, that of later times. ``lanes``: active ones.
+    """
+
+    line: int
+    kind: str
+    width: int
+    count: int
+    wavefronts: float | None = None
+    sectors: float | None = None
+    lines: float | None = None
+    hits: float | None = None
+    lanes: float = 0.0
+
+
+def record(
+    ptx: str | Ptx,
+    plan: LaunchPlan,
+    sizes: Mapping[str, int],
+    *,
+    wanted: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    l1_bytes: int = 128 * 1024,
+    rounds: int = 3,
+    limit: int = 200_000,
+) -> dict[str, tuple[Access, ...]]:
+    """The accesses of each kernel of ``plan``, by kernel name, those that one block executed.
+
+    ``sizes``: bytes of each buffer that the plan names; the workspace's are known. ``wanted``: by kernel, the PTX lines
+    that matter and the bytes a lane moves there in the machine code (a kernel that is not in it does not run); without
+    it every access, as PTX has it. The block is the one in the middle of the grid; where that waits for other blocks it
+    goes on as if they had come. What it leaves out (the sum over splits, which the last block makes) is looked at by
+    going there in a second run. ``l1_bytes``: what L1 keeps for one block. ``rounds``: how often a loop goes back.
+    ``limit``: warp instructions a kernel. What no warp executed has no entry.
+
+    EmulationError for PTX that the emulator refuses, whole or a kernel of it.
+    """
+    module = Ptx(ptx) if isinstance(ptx, str) else ptx
+    machine = Machine(module, late=True, checks=Checks(*[False] * 6), stop="never")
+    library, handle = machine.library, machine.handle
+    found: dict[str, tuple[Access, ...]] = {}
+    try:
+        bound = {
+            name: _untouched(machine, name, size) for name, size in {**sizes, "workspace": plan.workspace_bytes}.items()
+        }
+        for step in plan.check().kernels:
+            lines = sorted(wanted.get(step.kernel, ())) if wanted is not None else []
+            if step.kernel in found or (wanted is not None and not lines):
+                continue
+            flat = (ctypes.c_int * (2 * len(lines)))(*(n for pair in lines for n in pair))
+            library.emu_record(handle, _middle(step), rounds, limit, l1_bytes, flat, len(lines))
+            values = [_argument(machine, step, arg, bound) for arg in step.args]
+            launch = functools.partial(
+                machine.launch, step.kernel, step.grid, step.block, values,
+                cluster=step.cluster, shared_bytes=step.shared_bytes,
+            )  # fmt: skip
+            launch()
+            rows = _rows(library, handle, step.kernel)
+            if not rows[:, 3].all():
+                library.emu_explore(handle)
+                launch()
+                rows = _rows(library, handle, step.kernel)
+            found[step.kernel] = tuple(_access(*row) for row in rows.tolist() if row[3])
+    finally:
+        machine.close()
+    return found
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    index: int
+    address: int
+    data: NDArray[np.uint8]
+
+
+def _untouched(machine: Machine, name: str, size: int) -> _Buffer:
+    """A buffer of zeros that takes memory only where it is touched."""
+    pages = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    data = np.frombuffer(pages, np.uint8)
+    return _Buffer(*machine.buffer(name, data), data)
+
+
+def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, _Buffer]) -> bytes:
+    if isinstance(arg, ScalarArg):
+        return bytes(arg.evaluate({"alpha": 1.0, "beta": 1.0}))
+    rule = f"has no size although kernel {step.kernel!r} of the plan uses it"
+    require(arg.buffer in bound, f"buffer {arg.buffer!r}", None, rule, "give it in `sizes`")
+    buffer = bound[arg.buffer]
+    address = buffer.address + arg.offset
+    if isinstance(arg, BufferArg):
+        return address.to_bytes(8, "little")
+    left = buffer.data.size - arg.offset
+    return machine.tensor_map(arg, buffer.index, address, left, f"kernel {step.kernel!r}")
+
+
+def _rows(library: Any, handle: int, kernel: str) -> NDArray[np.uint64]:
+    count = library.emu_recorded(handle, kernel.encode(), None, 0)
+    table = np.zeros((count, _COLUMNS), np.uint64)
+    library.emu_recorded(handle, kernel.encode(), table.ctypes.data, count)
+    return table
+
+
+def _middle(step: KernelStep) -> int:
+    """The cluster in the middle of the grid, in the order in which clusters start."""
+    across = [g // c for g, c in zip(step.grid, step.cluster)]
+    x, y, z = (n // 2 for n in across)
+    return (z * across[1] + y) * across[0] + x
+
+
+def _access(
+    line: int, width: int, kind: int, count: int, wavefronts: int, sectors: int, lines: int, hits: int,
+    again: int, again_sectors: int, again_hits: int, lanes: int, shared: int, touched: int,
+) -> Access:  # fmt: skip
+    of, part = (again_sectors, again_hits) if again_sectors else (sectors, hits)
+    return Access(
+        line,
+        KINDS[kind],
+        width,
+        count,
+        wavefronts / count if shared else None,
+        sectors / count if touched else None,
+        lines / count if touched else None,
+        (part / of if of else 0.0) if touched else None,
+        lanes / count,
+    )
