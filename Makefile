@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-JOBS   ?= 2
+JOBS   ?= 3
 # What pytest is given besides: make test TESTS='tests/cuda -x'
 TESTS  ?=
 
