@@ -7,7 +7,6 @@ A kernel family is two files in this folder: ``<name>.cu.j2`` and ``<name>.py``,
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from ..plan import LaunchPlan, ResourceEstimate
 from ..reference import Numerics
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
+from .identity import family_hash
 
 FOLDER = Path(__file__).parent
 PREFIX = "gpu_tune.templates."
@@ -89,7 +89,7 @@ class Template:
         return [f"{c.name}: {c.message}" for c in self.constraints if not c.holds(config, workload, device)]
 
     def hash(self) -> str:
-        """Identity of the family: source, declaration, and all parts and helpers it may use (12 hex digits)."""
+        """Identity of the family: its source, its declaration, and what they include and import (12 hex digits)."""
         return _family_hash(self.folder, self.name)
 
 
@@ -151,10 +151,4 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 @functools.cache
 def _family_hash(folder: Path, name: str) -> str:
-    digest = hashlib.sha256()
-    own = (folder / f"{name}.cu.j2", folder / f"{name}.py")
-    for path in (*own, *sorted((FOLDER / "lib").rglob("*.py")), *sorted((FOLDER / "parts").rglob("*.j2"))):
-        if path.is_file():
-            where = path.relative_to(FOLDER) if path.is_relative_to(FOLDER) else Path(path.name)
-            digest.update(str(where).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return family_hash(folder, name, FOLDER, _environment(folder))
