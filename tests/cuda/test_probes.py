@@ -10,7 +10,7 @@ import pytest
 from gpu_tune.cuda import driver, memory, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.cuda.launch import Program
-from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.measure.worker import Worker
 from tests.gpu import probes
 from tests.helpers.processes import HANG
@@ -24,7 +24,7 @@ def test_the_emulator_gives_the_answer_that_a_probe_expects(name: str):
         pytest.skip(unavailable_reason())
     made = probes.PROBES[name][1](H200)
     for seed in (0, 1):
-        report = emulate(made.source, made.plan, made.buffers, arch=H200.arch, device=H200, seed=seed)
+        report = run_plan(made.source, made.plan, made.buffers, arch=H200.arch, device=H200, seed=seed)
         assert report.ok, str(report)
         np.testing.assert_array_equal(report.arrays["out"].reshape(made.expected.shape), made.expected)
 

@@ -15,7 +15,7 @@ import pytest
 from gpu_tune.cuda import driver
 from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.cuda.device import by_name
-from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.measure import check, device_compare
 from gpu_tune.measure.device_compare import DeviceCompare, Found
 from gpu_tune.measure.device_data import DeviceData
@@ -36,7 +36,7 @@ def run(spec: ArraySpec, which: int, out: np.ndarray, a: np.ndarray, b: np.ndarr
     )  # the result is not zero again
     result = np.zeros(4, np.int32).repeat(2).view(np.uint8)
     arrays = {"a": a, "b": b, "workspace": result} | ({"out": out} if which == 0 else {})
-    report = emulate(device_compare.source(spec), plan, arrays, arch="sm_90a", device=H200)
+    report = run_plan(device_compare.source(spec), plan, arrays, arch="sm_90a", device=H200)
     assert report.ok, str(report)
     return np.ascontiguousarray(report.arrays["workspace"])
 

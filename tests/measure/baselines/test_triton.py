@@ -15,7 +15,7 @@ import pytest
 from gpu_tune import reference
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
-from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.errors import Unavailable
 from gpu_tune.measure.baselines import triton as triton_baseline
 from gpu_tune.measure.baselines.triton import Config
@@ -110,7 +110,7 @@ def right(w: Matmul, config: Config, chip: str) -> None:
     built = triton_baseline.build(w, config, device)
     arrays = reference.example_inputs(w, 1, "integer")
     buffers = {**arrays, "out": reference.allocate(w.arrays()["out"])}
-    report = emulate(built.ptx, built.plan, buffers, arch=device.arch, device=device)
+    report = run_plan(built.ptx, built.plan, buffers, arch=device.arch, device=device)
     assert report.ok, str(report)
     found = reference.compare(report.arrays["out"], w, arrays, {})
     assert found.ok, str(found)

@@ -13,7 +13,7 @@ import pytest
 from gpu_tune import reference
 from gpu_tune.cuda import cublas, driver, memory
 from gpu_tune.cuda.device import by_name
-from gpu_tune.emulator import emulate, unavailable_reason
+from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.measure import baselines
 from gpu_tune.measure.baselines import unfused_epilogue
 from gpu_tune.measure.check import Checker
@@ -140,8 +140,8 @@ def test_the_elementwise_kernel_finishes_a_plain_product(w: Matmul):
     buffers = {**{n: v for n, v in arrays.items() if n not in ("a", "b")}, "workspace": plain}
     buffers["out"] = reference.allocate(out)
     scalars = {n: v for n, v in (("alpha", 0.5), ("beta", 2.0)) if n in w.scalars()}
-    report = emulate(unfused_epilogue.source(w, given, H200), unfused_epilogue.plan(w, given), buffers, scalars=scalars,
-                     arch="sm_90a", device=H200)  # fmt: skip
+    source, plan = unfused_epilogue.source(w, given, H200), unfused_epilogue.plan(w, given)
+    report = run_plan(source, plan, buffers, scalars=scalars, arch="sm_90a", device=H200)
     assert report.ok, str(report)
     found = reference.compare(report.arrays["out"], w, arrays, scalars)
     assert found.ok, str(found)
