@@ -178,8 +178,10 @@ class MainLoop:
     ``macs``: multiply-adds that one block executes in a step. ``tiles``: of the output down and across, and how many
     such outputs (batch, groups, parts of K) there are; a grid of fewer blocks walks over them. ``reads``: bytes of the
     operand of rows and of that of columns that a unit reads. ``band``: tiles that the raster walks together down
-    (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once. ``walks``:
-    how the operands lie in memory (empty: not known).
+    (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once.
+    ``consumers``: of a warp-specialised kernel, warpgroups that multiply what a producer copies; ``in_turn``: each has
+    units of its own. ``shares``: blocks that share a tile of rows, and one of columns, by multicast. ``walks``: how the
+    operands lie in memory (empty: not known).
     """
 
     kernel: str
@@ -190,6 +192,9 @@ class MainLoop:
     band: int = 1
     band_along: str = "m"
     stages: int = 1
+    consumers: int = 0
+    in_turn: bool = False
+    shares: tuple[int, int] = (1, 1)
     walks: tuple[Walk, ...] = ()
 
     @property

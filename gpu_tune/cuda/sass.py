@@ -240,7 +240,7 @@ def decode(code: bytes, cc: int) -> Program:
         write_barrier=_bits(control, 5, 3).astype(np.int8),
         read_barrier=_bits(control, 8, 3).astype(np.int8),
         wait=_bits(control, 11, 6).astype(np.int8),
-        guarded=(guard & 7) != 7,
+        guarded=((guard & 7) != 7) | ((number == 0x147) & (_bits(low, 9, 3) == 2)),  # BRA.U has a uniform predicate
         never=guard == 15,
         constant=constant,
         width=width,

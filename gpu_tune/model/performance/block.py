@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from ...cuda.device import Device
 from ...cuda.sass import Program
-from . import trace
+from ...plan import MainLoop
+from . import roles, trace
 from .cast import Cast
 from .constants import architecture
 from .costs import CAUSES, UNITS, Costs, costs
 from .lanes import KernelLanes
 from .player import Played, play
+from .roles import Specialised
 
 FIRST, LAST = 12, 24
 """The pace is taken between these iterations: earlier ones still fill queues."""
@@ -53,6 +55,16 @@ class Pace:
         return Pace(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
 
 
+@dataclass(frozen=True, eq=False)
+class Wave:
+    """Cycles of resident blocks from start to end, by CAUSES; of one step of their loop, and what its units work."""
+
+    cycles: float
+    causes: NDArray[np.float64]
+    iteration: float
+    shares: NDArray[np.float64]
+
+
 @dataclass(eq=False)
 class Kernel:
     """A kernel's program played at several numbers of resident blocks; each is played once."""
@@ -61,15 +73,32 @@ class Kernel:
     device: Device
     warps: int
     lanes: KernelLanes | None = None
+    loop: MainLoop | None = None
     paces: dict[int, Pace] = field(default_factory=dict)
+    specialised: dict[int, Specialised] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.path = trace.path(self.program)
+        self.roles = roles.find(self.program, self.loop)
         self.sm = architecture(self.program.cc)
         work = trace.lane_work(self.program)
         self.work = float(work[self.path.body].sum())
         """Multiply-adds of a warp in one iteration (0: there is no loop that multiplies)."""
         self.rest_work = float(work[self.path.head].sum() + work[self.path.tail].sum())
+
+    def wave(self, blocks: int, trips: float, units: int) -> Wave:
+        """``blocks`` resident blocks, each of which walks over ``units`` units of work of ``trips`` iterations."""
+        if self.roles is not None and self.loop is not None:
+            if blocks not in self.specialised:
+                table = self.roles.costs(self._table(blocks), self.sm)
+                self.specialised[blocks] = Specialised(self.roles, table, self.sm, blocks)
+            return Wave(*self.specialised[blocks].cycles(units, self.loop.steps))
+        pace = self.pace(blocks)
+        causes = np.maximum(0.0, pace.causes * trips + pace.rest_causes)
+        return Wave(units * pace.cycles(trips), units * causes, pace.iteration, pace.shares)
+
+    def _table(self, blocks: int) -> Costs:
+        return costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)
 
     def pace(self, blocks: int) -> Pace:
         """At ``blocks`` resident blocks; beyond four, between the powers of two."""
@@ -81,7 +110,7 @@ class Kernel:
         return self.paces[blocks]
 
     def _play(self, blocks: int) -> Pace:
-        table = costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)
+        table = self._table(blocks)
         count = LAST if len(self.path.body) else 0
         played = self._run(table, count, blocks)
         if not count:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...cuda.device import Device
-from .block import Kernel, Pace
+from .block import Kernel
 from .constants import DRAM_SHARE
 from .costs import CAUSES, L2
 
@@ -41,31 +43,23 @@ class OnSms:
     causes: dict[str, float]
 
 
-def on_sms(kernel: Kernel, waves: Waves, trips: float, device: Device, address: float = 0.0) -> OnSms:
+def on_sms(kernel: Kernel, waves: Waves, trips: float, units: int, device: Device, address: float = 0.0) -> OnSms:
     """Each wave takes what its residents take together; the last one plays the blocks that are left.
 
     ``address``: cycles by which one block occupies the way from L1 to L2 in an iteration (see ``memory``)."""
-
-    def wave(blocks: int) -> tuple[float, Pace]:
-        pace = kernel.pace(blocks)
-        longer = meet(pace.iteration, address * blocks) - pace.iteration
-        return pace.cycles(trips) + longer * trips, pace
-
-    total, tail, causes = 0.0, 0.0, dict.fromkeys(CAUSES, 0.0)
-    parts: list[tuple[int, int]] = [(waves.full, waves.resident)] if waves.full else []
+    total, tail, causes = 0.0, 0.0, np.zeros(len(CAUSES))
+    parts = [(waves.full, waves.resident)] if waves.full else []
     if waves.left:
         parts.append((1, math.ceil(waves.left / device.sm_count)))
     for count, blocks in parts:
-        cycles, pace = wave(blocks)
-        total += count * cycles
-        for name, loop, rest in zip(CAUSES, pace.causes, pace.rest_causes):
-            causes[name] += count * max(0.0, float(loop * trips + rest))
-        causes[CAUSES[L2]] += count * (cycles - pace.cycles(trips))
+        wave = kernel.wave(blocks, trips, units)
+        longer = (meet(wave.iteration, address * blocks) - wave.iteration) * trips * units
+        total += count * (wave.cycles + longer)
+        causes += count * wave.causes
+        causes[L2] += count * longer
     if waves.left:
-        used = waves.left / (math.ceil(waves.left / device.sm_count) * device.sm_count)
-        share = math.ceil(waves.left / device.sm_count) / waves.resident
-        tail = cycles * (1 - used * share)
-    return OnSms(total, tail, causes)
+        tail = wave.cycles * (1 - waves.left / (waves.resident * device.sm_count))
+    return OnSms(total, tail, dict(zip(CAUSES, causes.tolist())))
 
 
 def dram_seconds(nbytes: float, device: Device) -> float:

@@ -208,7 +208,7 @@ class Player {
             mine.parked.push_back(x);
             return;
         }
-        later({free[unit], moves ? static_cast<int>(SHARED) : causes[i]});
+        if (kind != GMMA) later({free[unit], moves ? static_cast<int>(SHARED) : causes[i]});
         if (moves && memory - t > queue) {
             t = memory - queue;
             reason = SHARED;
@@ -273,9 +273,10 @@ class Player {
                 w.boards[read_barrier] = {read + AFTER_QUEUE, SHARED};
         } else {
             if (unit) {
-                free[unit] = t + intervals[i];
+                const double start = kind == GMMA && free[unit] > t ? free[unit] : t;  // wgmma queues, its warp goes on
+                free[unit] = start + intervals[i];
                 busy[unit] += intervals[i];
-                done = t + intervals[i] + latencies[i];
+                done = start + intervals[i] + latencies[i];
             } else {
                 done = t + latencies[i];
             }

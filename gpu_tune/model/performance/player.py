@@ -200,7 +200,7 @@ def play_in_python(costs: Costs, cast: Cast, sm: Architecture) -> Played:
         if known > t:
             t, reason = known, known_why
         moves = kind in (MEMORY, COPY)
-        if free[unit] > t:
+        if kind != GMMA and free[unit] > t:
             t, reason = free[unit], SHARED if moves else cause
         if moves and memory - t > sm.queue:
             t, reason = memory - sm.queue, SHARED
@@ -238,9 +238,10 @@ def play_in_python(costs: Costs, cast: Cast, sm: Architecture) -> Played:
                 w.boards[rbar], w.whys[rbar] = read + AFTER_QUEUE, SHARED
         else:
             if unit:
-                free[unit] = t + interval
+                start = free[unit] if kind == GMMA and free[unit] > t else t  # wgmma queues, its warp goes on
+                free[unit] = start + interval
                 busy[unit] += interval
-                done = t + interval + latency
+                done = start + interval + latency
             else:
                 done = t + latency
             if kind == GMMA:

@@ -110,7 +110,7 @@ def predict_kernel(
     """
     played, taken = _kernel(cubin, kernel, device, math.prod(block), lanes)
     resident = device.resident_blocks(math.prod(block), taken.registers, shared_bytes + taken.static_shared_bytes)
-    found = _launched(played, math.prod(grid), resident, trips, 1.0, dram_bytes, device)
+    found = _launched(played, math.prod(grid), resident, trips, 1, dram_bytes, device)
     return _finished(found, found.seconds + LAUNCH_SECONDS, device) if resident else found
 
 
@@ -119,20 +119,20 @@ def _code(cubin: bytes) -> tuple[cubins.Cubin, dict[str, Program]]:
     return cubins.read(cubin), cubins.programs(cubin)
 
 
-_players: dict[tuple[bytes, str, str, int], Kernel] = {}
+_players: dict[tuple[bytes, str, str, int, MainLoop | None], Kernel] = {}
 
 
 def _kernel(
-    cubin: bytes, name: str, device: Device, threads: int, lanes: KernelLanes | None
+    cubin: bytes, name: str, device: Device, threads: int, lanes: KernelLanes | None, loop: MainLoop | None = None
 ) -> tuple[Kernel, cubins.KernelFacts]:
     facts, programs = _code(cubin)
     if name not in facts.kernels:
         from ...errors import CorruptData
 
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
-    key = cubin, name, device.chip, threads
+    key = cubin, name, device.chip, threads, loop
     if lanes is not None or key not in _players:
-        made = Kernel(programs[name], device, -(-threads // 32), lanes)
+        made = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
         if lanes is not None:
             return made, facts.kernels[name]
         if len(_players) >= 64:
@@ -150,12 +150,15 @@ def _main(
     lanes: Lanes,
     cold: bool,
 ) -> Prediction:
-    kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel))
+    loop = loop if loop is not None and loop.kernel == step.kernel else None
+    kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel), loop)
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
-    trips, units, dram, address = 1.0, 1.0, float(workload.bytes), 0.0
-    if loop is not None and loop.kernel == step.kernel:
-        units = max(1.0, loop.units / step.blocks)
-        if kernel.work:
+    trips, units, dram, address = 1.0, 1, float(workload.bytes), 0.0
+    if loop is not None:
+        units = -(-loop.units // step.blocks)
+        if kernel.roles is not None:
+            trips = loop.steps
+        elif kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
             address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps / trips
         written = workload.arrays()["out"].nbytes
@@ -178,7 +181,7 @@ def _launched(
     blocks: int,
     resident: int,
     trips: float,
-    units: float,
+    units: int,
     dram: float,
     device: Device,
     address: float = 0.0,
@@ -188,18 +191,19 @@ def _launched(
         return Prediction(math.inf, math.inf, math.inf, 0, 0, {}, limiter="does not fit")
     waves = launch.Waves.of(blocks, resident, device)
     clock = device.clock_mhz * 1e6
-    run = launch.on_sms(kernel, waves, trips, device, address)
-    cycles = run.cycles * units
+    run = launch.on_sms(kernel, waves, trips, units, device, address)
+    cycles = run.cycles
     moved = launch.dram_seconds(dram, device)
     seconds = launch.meet(cycles / clock, moved)
-    causes = {name: value * units for name, value in run.causes.items()}
+    causes = dict(run.causes)
     causes["dram"] = max(0.0, seconds * clock - cycles)
-    causes["tail"] = run.tail * units
-    pace = kernel.pace(min(resident, max(1, math.ceil(blocks / device.sm_count))))
-    shares = dict(zip(UNITS[1:], pace.shares[1:]))
+    causes["tail"] = run.tail
+    wave = kernel.wave(min(resident, max(1, math.ceil(blocks / device.sm_count))), trips, units)
+    rest = max(0.0, wave.cycles / units - wave.iteration * trips)
+    shares = dict(zip(UNITS[1:], wave.shares[1:].tolist()))
     limiter = max(causes, key=lambda name: causes[name])
     return Prediction(
-        seconds, seconds, seconds, resident, int(waves.count), causes, pace.iteration, trips, pace.rest, shares, limiter
+        seconds, seconds, seconds, resident, int(waves.count), causes, wave.iteration, trips, rest, shares, limiter
     )
 
 
@@ -210,7 +214,7 @@ def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload
         1, device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
     )
     waves = launch.Waves.of(step.blocks, resident, device)
-    cycles = launch.on_sms(kernel, waves, 1.0, device).cycles
+    cycles = launch.on_sms(kernel, waves, 1.0, 1, device).cycles
     moved = plan.workspace_bytes + workload.arrays()["out"].nbytes
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
     return launch.meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))

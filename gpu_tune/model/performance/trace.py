@@ -31,12 +31,12 @@ def path(program: Program) -> Path:
     """The path through the hot loop: conditional branches forward are not taken unless nothing else leads there."""
     loop = program.hot_loop
     if loop is None:
-        return Path(_walk(program, 0, len(program)), _none(), _none())
-    head = _walk(program, 0, loop[0])
-    body = _walk(program, loop[0], loop[1])
+        return Path(walk(program, 0, len(program)), _none(), _none())
+    head = walk(program, 0, loop[0])
+    body = walk(program, loop[0], loop[1])
     if not len(body) or body[-1] != loop[1]:
         body = np.concatenate([body, [loop[1]]])
-    tail = _walk(program, loop[1] + 1, len(program))
+    tail = walk(program, loop[1] + 1, len(program))
     return Path(head.astype(np.int32), body.astype(np.int32), tail.astype(np.int32))
 
 
@@ -44,7 +44,7 @@ def _none() -> NDArray[np.int32]:
     return np.zeros(0, np.int32)
 
 
-def _walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
+def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
     """From ``start`` to just before ``stop``, or to the end of the kernel where ``stop`` lies behind all code."""
     ends = program.is_("EXIT RET") & ~program.guarded
     jumps = (program.target >= 0) & ~program.guarded

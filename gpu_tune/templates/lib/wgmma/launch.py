@@ -140,6 +140,9 @@ def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Probl
         reads=(m * depth, n * depth),
         band=c["raster_group"] * c["cluster_m"],
         stages=c["stages"],
+        consumers=c["consumers"],
+        in_turn=c["schedule"] == "pingpong",
+        shares=(c["cluster_n"], c["cluster_m"]),
     )
 
 
