@@ -135,4 +135,4 @@ class Kernel:
         one = max(float(many.times[-1] - few.times[-1]) / (LAST - FIRST), 1.0)
         causes, busy = ((a[-1] - b[-1]) / (LAST - FIRST) for a, b in ((many.causes, few.causes), (many.busy, few.busy)))
         start = max(0.0, float(few.times[-1]) - FIRST * one)
-        return Pace(start + one * np.arange(2.0), 0.0, one, causes, few.causes[-1] - FIRST * causes, busy / one)
+        return Pace(start + one * np.arange(LAST + 1.0), 0.0, one, causes, few.causes[-1] - FIRST * causes, busy / one)

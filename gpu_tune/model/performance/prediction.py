@@ -130,14 +130,19 @@ def _kernel(
         from ...errors import CorruptData
 
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
+<<<<<<< Updated upstream
     key = cubin, name, device.chip, threads, loop
     if lanes is not None or key not in _players:
         made = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
         if lanes is not None:
             return made, facts.kernels[name]
+=======
+    key = cubin, name, device.chip, threads
+    if key not in _players or _players[key].lanes is not lanes:
+>>>>>>> Stashed changes
         if len(_players) >= 64:
             _players.clear()
-        _players[key] = made
+        _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes)
     return _players[key], facts.kernels[name]
 
 
@@ -160,7 +165,7 @@ def _main(
             trips = loop.steps
         elif kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
-            address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps / trips
+        address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps
         written = workload.arrays()["out"].nbytes
         tiling = launch.Tiling(
             loop.tiles[0] * (loop.tiles[2] if loop.band_along == "m" else 1),
