@@ -46,28 +46,16 @@ class OnSms:
 def on_sms(kernel: Kernel, waves: Waves, trips: float, units: int, device: Device, address: float = 0.0) -> OnSms:
     """Each wave takes what its residents take together; the last one plays the blocks that are left.
 
-<<<<<<< Updated upstream
-    ``address``: cycles by which one block occupies the way from L1 to L2 in an iteration (see ``memory``)."""
+    ``address``: cycles by which one block's unit of work occupies the way from L1 to L2 (see ``memory``), while its
+    loop runs, or all the time where its code has no loop."""
     total, tail, causes = 0.0, 0.0, np.zeros(len(CAUSES))
     parts = [(waves.full, waves.resident)] if waves.full else []
-=======
-    ``address``: cycles by which one block occupies the way from L1 to L2 (see ``memory``), while its loop runs, or all
-    the time where its code has no loop."""
-
-    def wave(blocks: int) -> tuple[float, Pace]:
-        pace = kernel.pace(blocks)
-        cycles = pace.cycles(trips)
-        beside = pace.iteration * trips or cycles
-        return cycles + meet(beside, address * blocks) - beside, pace
-
-    total, tail, causes = 0.0, 0.0, dict.fromkeys(CAUSES, 0.0)
-    parts: list[tuple[int, int]] = [(waves.full, waves.resident)] if waves.full else []
->>>>>>> Stashed changes
     if waves.left:
         parts.append((1, math.ceil(waves.left / device.sm_count)))
     for count, blocks in parts:
         wave = kernel.wave(blocks, trips, units)
-        longer = (meet(wave.iteration, address * blocks) - wave.iteration) * trips * units
+        beside = wave.iteration * trips or wave.cycles / units
+        longer = (meet(beside, address * blocks) - beside) * units
         total += count * (wave.cycles + longer)
         causes += count * wave.causes
         causes[L2] += count * longer

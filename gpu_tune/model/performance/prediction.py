@@ -130,19 +130,11 @@ def _kernel(
         from ...errors import CorruptData
 
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
-<<<<<<< Updated upstream
     key = cubin, name, device.chip, threads, loop
-    if lanes is not None or key not in _players:
-        made = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
-        if lanes is not None:
-            return made, facts.kernels[name]
-=======
-    key = cubin, name, device.chip, threads
     if key not in _players or _players[key].lanes is not lanes:
->>>>>>> Stashed changes
         if len(_players) >= 64:
             _players.clear()
-        _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes)
+        _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
     return _players[key], facts.kernels[name]
 
 
