@@ -47,13 +47,16 @@ def command(
     searched, lucky = ([run(space, trials, seed + i) for i in range(runs)] for run in (_search, _random))
     rows = [{"trials": n, "search": _median_at(searched, n), "random": _median_at(lucky, n)} for n in marks]
     failed = sum(t.time is None for t in recorded.trials)
+    timed = recorded.objective == "time"
+    best = duration(space.optimum) if timed else f"{recorded.cost_of(space.optimum):.6g} {recorded.objective}"
     if as_json:
         options.echo_json(
             {
                 "kernel": recorded.kernel,
                 "device": recorded.device,
                 "configs": len(space),
-                "optimum_seconds": space.optimum,
+                "optimum_seconds": space.optimum if timed else None,
+                **({} if timed else {"objective": recorded.objective, "optimum": recorded.cost_of(space.optimum)}),
                 "failed": failed,
                 "runs": runs,
                 "seed": seed,
@@ -62,11 +65,11 @@ def command(
         )
         return
     click.echo(
-        f"{recorded.kernel} on {recorded.device}: {len(space)} recorded configs ({failed} failed), "
-        f"optimum {duration(space.optimum)}"
+        f"{recorded.kernel} on {recorded.device}: {len(space)} recorded configs ({failed} failed), optimum {best}"
     )
     columns = ("trials", "search", "random")
-    title = f"best found, as a share of the optimum's speed (median of {runs} runs)"
+    measured = "speed" if timed else recorded.objective
+    title = f"best found, as a share of the optimum's {measured} (median of {runs} runs)"
     shown = [(str(row["trials"]), f"{row['search']:.1%}", f"{row['random']:.1%}") for row in rows]
     options.print_table(columns, shown, title=title, right=columns)
 

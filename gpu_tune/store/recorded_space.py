@@ -17,8 +17,9 @@ from ..trial import REPLAYED, Candidate, Measurement, Policy
 
 @dataclass(frozen=True)
 class RecordedTrial:
-    """One recorded config. ``time`` is what the recorder minimised, in seconds (None: failed, ``status`` says how);
-    ``samples`` its repeats in seconds; ``seconds`` what the stages cost; ``extra`` other metrics, kept for export."""
+    """One recorded config. ``time`` is its cost, less being better: seconds, or what ``Recorded.cost_of`` makes of
+    another objective (None: failed, ``status`` says how). ``samples``: its repeats in seconds; ``seconds``: what the
+    stages cost; ``extra``: other metrics, kept for export."""
 
     config: Config
     status: str
@@ -38,7 +39,8 @@ class RecordedTrial:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Trials of one kernel on one device. ``problem_size`` as the recorder wrote it."""
+    """Trials of one kernel on one device. ``problem_size`` as the recorder wrote it. ``objective``: what the trials'
+    times are, "time" or the name of a recorded metric, of which more is better where ``higher_is_better``."""
 
     kernel: str
     device: str
@@ -46,6 +48,12 @@ class Recorded:
     trials: tuple[RecordedTrial, ...]
     problem_size: tuple[int, ...] = ()
     objective: str = "time"
+    higher_is_better: bool = False
+
+    def cost_of(self, value: float) -> float:
+        """What a trial's ``time`` is where the objective is ``value``, and the reverse: the inverse of what is
+        maximised, so that ratios of costs are ratios of the metric."""
+        return 1.0 / value if self.higher_is_better else value
 
     def __post_init__(self) -> None:
         if len({t.config.key for t in self.trials}) != len(self.trials):
@@ -79,7 +87,7 @@ class RecordedSpace(Space):
 
     @property
     def optimum(self) -> float:
-        """The best recorded time, seconds."""
+        """The least recorded cost: seconds where the objective is time."""
         return self.recorded.best.time or 0.0
 
     def times(self) -> NDArray[np.float64]:

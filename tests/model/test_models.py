@@ -7,7 +7,7 @@ import pytest
 
 from bench.transfer.__main__ import LARGE, pooled
 from gpu_tune.model.gaussian_process import GaussianProcess, expected_improvement
-from gpu_tune.model.ranker import POOLED, Ranker, grades, pairwise_accuracy, top_k
+from gpu_tune.model.ranker import MAX_QUERY_ROWS, POOLED, Ranker, Shape, grades, pairwise_accuracy, top_k
 from gpu_tune.model.transfer import BEST_ROWS, GROUPS, OTHER_ROWS
 
 RNG = np.random.default_rng(5)
@@ -58,6 +58,35 @@ def test_groups_are_compared_only_within_themselves() -> None:
     both[:60, 3], both[60:, 3] = 0.0, 1.0
     model = Ranker.fit(both, np.concatenate([TIME, slow]), [60, 60])
     assert model is not None and model.gain().get("Column_3", 0.0) < 0.05
+
+
+def test_groups_in_which_everything_failed_teach_nothing() -> None:
+    """rank_xendcg draws random targets for them."""
+    x, failed = np.random.default_rng(9).random((300, 4)), np.full(300, np.nan)
+    alone = Ranker.fit(X, TIME, [60])
+    beside = Ranker.fit(np.concatenate([x, X]), np.concatenate([failed, TIME]), [30] * 10 + [60])
+    assert alone is not None and beside is not None and np.array_equal(alone.score(x), beside.score(x))
+
+
+@pytest.mark.parametrize("objective", ["rank_xendcg", "lambdarank"])
+def test_the_order_in_which_a_groups_trials_are_given_does_not_count(objective: str) -> None:
+    coarse, times = np.round(X, 1), np.where(X[:, 3] > 0.8, np.nan, np.round(TIME, 1))
+    shape = Shape(objective=objective)
+    models = []
+    for seed in range(3):
+        order = np.concatenate([np.random.default_rng(seed).permutation(30), 30 + np.arange(30)])
+        models.append(Ranker.fit(coarse[order], times[order], [30, 30], shape=shape))
+    assert models[0] is not None
+    assert all(m is not None and np.array_equal(m.score(X), models[0].score(X)) for m in models[1:])
+
+
+def test_a_group_above_lightgbms_limit_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    x = np.random.default_rng(4).random((MAX_QUERY_ROWS + 500, 2))
+    times = 1.0 + x[:, 0]
+    for groups in (None, [len(times)]):
+        model = Ranker.fit(x, times, groups, shape=Shape(trees=20))
+        assert model is not None and pairwise_accuracy(model.score(x[:300]), times[:300]) > 0.8
+    assert "Fatal" not in "".join(capfd.readouterr())
 
 
 def test_nothing_to_learn_is_none() -> None:

@@ -156,6 +156,118 @@ def test_t4_results_are_read_by_invalidity_with_either_spelling_of_the_unit(tmp_
         load(write(tmp_path / "f.json", t4(metadata={"timeunit": "fortnights"})))
 
 
+def test_kernel_tuner_1_4_lists_its_objective(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "a.json", cache(objective=["time"]))).best.config == Config(bx=64, pad=1)
+    several = load(write(tmp_path / "b.json", cache(objective=["GFLOP/s", "time"])))
+    assert several.objective == "time" and several.best.time == 1.25e-3
+    with pytest.raises(CorruptData, match="2 objectives without time"):
+        load(write(tmp_path / "c.json", cache(objective=["GFLOP/s", "GB/s"])))
+
+
+def test_names_among_the_problem_sizes_and_floats_of_less_precision_in_keys_are_read(tmp_path: Path) -> None:
+    short = {"a": 0.10000000149011612, "b": "x,y", "time": 2.0}  # what json makes of numpy.float32(0.1)
+    named = cache(problem_size=["N", 1], tune_params_keys=["a", "b"], tune_params=None, cache={"0.1,x,y": short})
+    r = load(write(tmp_path / "a.json", named))
+    assert r.problem_size == (1,) and r.trials[0].config["a"] == short["a"]
+
+
+def metric(objective: Any, name: str, values: tuple[float, ...], **more: Any) -> dict[str, Any]:
+    """A cache of a run with another objective, that holds no time."""
+    entries = {str(i): {"a": i, name: v} for i, v in enumerate(values)} | {"9": {"a": 9, "__error__": "InvalidConfig"}}
+    return cache(objective=objective, tune_params_keys=["a"], tune_params=None, cache=entries, **more)
+
+
+def test_time_counts_whatever_the_objective_was_else_the_objective_in_its_direction(tmp_path: Path) -> None:
+    """GFLOP/s is maximised: its best config is that of most, and the ratio of two costs is the ratio of the metric."""
+    timed = cache(objective=["GFLOP/s"])
+    timed["cache"]["64,1"]["GFLOP/s"] = 12.0
+    r = load(write(tmp_path / "timed.json", timed))
+    assert (r.objective, r.best.config, r.best.extra) == ("time", Config(bx=64, pad=1), {"GFLOP/s": 12.0})
+    r = load(write(tmp_path / "most.json", metric(["GFLOP/s"], "GFLOP/s", (10.0, 40.0, 20.0))))
+    assert (r.objective, r.higher_is_better, r.best.config["a"]) == ("GFLOP/s", True, 1)
+    assert r.trials[0].time == 4 * (r.best.time or 0) and r.trials[-1].status == "invalid"
+    assert load(write(tmp_path / "least.json", metric("energy", "energy", (3.0, 1.0)))).best.time == 1.0
+    stated = metric("fps", "fps", (3.0, 7.0), objective_higher_is_better=[True])
+    assert load(write(tmp_path / "fps.json", stated)).best.config["a"] == 1
+    with pytest.raises(CorruptData, match="does not say whether more or less is better"):
+        load(write(tmp_path / "unknown.json", metric("fps", "fps", (3.0, 7.0))))
+    for save in (save_kernel_tuner, save_t4):
+        save(r, tmp_path / "again.json")
+        again = load(tmp_path / "again.json")
+        assert (again.objective, again.higher_is_better, again.best.time) == ("GFLOP/s", True, 1 / 40)
+
+
+def test_repeats_that_contradict_the_time_are_dropped_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mixed = cache()
+    mixed["cache"]["64,1"]["times"] = [0.0025, 0.0026]  # microseconds of a run by another tool
+    r = load(write(tmp_path / "mixed.json", mixed))
+    assert r.best.time == 1.25e-3 and r.best.samples == () and "1 of 6 configs" in caplog.text
+    assert r.trials[0].samples == (2.5e-3, 1.5e-3)
+
+
+def test_an_entry_written_after_the_files_end_or_into_its_last_entry_is_read(tmp_path: Path) -> None:
+    """A process that had the file open goes on after it was closed; Kernel Tuner opens a file that ends in ``}}}`` by
+    cutting the last entry's brace."""
+    text, more = json.dumps(cache()), '"128,1": {"bx": 128, "pad": 1, "time": 0.5}'
+    assert text.endswith("}}}")
+    for name, torn in {
+        "after": f"{text[:-1]}\n}}\n{more},",
+        "closed again": f"{text}\n{more}}}\n}}",
+        "cut": f"{text[:-3]},\n{more},",
+        "cut and closed": f"{text[:-3]},\n{more}}}\n}}",
+        "cut alone": f"{text[:-3]},",
+    }.items():
+        r = load(write(tmp_path / "torn.json", torn))
+        assert len(r.trials) == (6 if name == "cut alone" else 7), name
+        assert r.trials[5].time == 1.25e-3, name
+    save_kernel_tuner(load(write(tmp_path / "a.json", text)), tmp_path / "ours.json")
+    assert (tmp_path / "ours.json").read_text().endswith("}}\n}")  # what Kernel Tuner opens without harm
+
+
+def ktt(block: int, time: Any, unit: str = "Microseconds", **more: Any) -> dict[str, Any]:
+    """One run as KTT's converter writes it."""
+    return {
+        "configuration": {"block": block},
+        "objectives": ["TotalDuration"],
+        "times": {"compilation_time": 1026205.0, "runtimes": [time]},
+        "invalidity": "correct",
+        "correctness": 1,
+        "measurements": [{"name": "TotalDuration", "value": time, "unit": unit}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("metadata", [{}, {"metadata": {"timeUnit": "Microseconds"}}])
+def test_ktt_writes_microseconds_and_one_result_a_run(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    runs = [ktt(32, 96.25), ktt(32, 94.75), ktt(64, 48.5), ktt(16, 1.0), ktt(16, 0.0, invalidity="runtime")]
+    r = load(write(tmp_path / "ktt.json", {"results": runs, **metadata}))
+    assert r.best.config["block"] == 64 and r.best.time == pytest.approx(48.5e-6)
+    assert r.trials[0].time == pytest.approx(95.5e-6) and r.trials[0].samples == pytest.approx((96.25e-6, 94.75e-6))
+    assert r.trials[0].seconds == pytest.approx({"compile": 1.026205}) and r.objective == "time"
+    assert [t.status for t in r.trials] == ["ok", "ok", "run_error"]  # failed once
+    with pytest.raises(CorruptData, match="fortnights"):
+        load(write(tmp_path / "unit.json", {"results": [ktt(1, 2.0, "fortnights")]}))
+
+
+def test_a_t4_file_of_another_objective_is_searched_for_its_time(tmp_path: Path) -> None:
+    results = [
+        {
+            **ktt(b, t, "ms"),
+            "measurements": [{"name": "GFLOP/s", "value": 8 / t, "unit": ""}],
+            "objectives": ["GFLOP/s"],
+        }
+        for b, t in ((1, 4.0), (2, 2.0))
+    ]
+    r = load(write(tmp_path / "t4.json", {"results": results}))
+    assert (r.objective, r.best.config["block"], r.best.time) == ("time", 2, 2e-3)  # the runtimes
+    for result in results:
+        result["times"] = {}
+    r = load(write(tmp_path / "t4.json", {"results": results}))
+    assert (r.objective, r.best.config["block"], r.best.time) == ("GFLOP/s", 2, 0.25)
+
+
 def entry(**changes: Any) -> dict[str, Any]:
     return cache(cache={"16,1": {"bx": 16, "pad": 1, "time": 2.0, **changes}})
 

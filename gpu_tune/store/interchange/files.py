@@ -3,10 +3,13 @@ configs, checked numbers, times and texts, and writing by one rename."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
+import logging
 import math
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -17,7 +20,9 @@ from typing import Any
 from ... import paths
 from ...errors import CorruptData, InvalidInput
 from ...space.knob import Config, Knob
-from ..recorded_space import RecordedTrial
+from ..recorded_space import Recorded, RecordedTrial
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 28
 """Most bytes of JSON (after decompression) that are read."""
@@ -26,6 +31,23 @@ MAX_VALUE = 1e30
 """Models see values as float32."""
 FAILED_TIME = 1e20
 """A time from here on means that the config failed (an old habit of Kernel Tuner strategies)."""
+TIME = "time"
+HIGHER_IS_BETTER = {
+    TIME: False,
+    "energy": False,
+    "fitness": True,
+    "cost": False,
+    "loss": False,
+    "GFLOP/s": True,
+    "TFLOP/s": True,
+    "GB/s": True,
+    "TB/s": True,
+    "GFLOPS/W": True,
+    "TFLOPS/W": True,
+    "GFLOP/J": True,
+    "TFLOP/J": True,
+}
+"""Kernel Tuner's defaults (kernel_tuner/util.py of 1.5, ``objective_default_map``)."""
 ERROR_STATUS = {
     "CompilationFailedConfig": "compile_error",
     "RuntimeFailedConfig": "run_error",
@@ -79,17 +101,27 @@ def parse(text: str, name: str) -> Any:
     raise CorruptData(f"{name}: is not JSON ({first})")
 
 
+_NEXT_ENTRY = r"""\s*,?\s*(?="[^"]*"\s*:\s*\{)"""
+_CLOSED_BEFORE = re.compile(r"\}\s*\}\s*\}" + _NEXT_ENTRY)
+"""An entry's end and the file's end, then a further entry: written by a process that had the file open."""
+_CUT_BEFORE = re.compile(r"(?<![}{\s])\s*,\s*(?=\"[^\"]*\"\s*:\s*\{\s*\")")
+"""A value, then a further entry in the same object: Kernel Tuner cuts three characters when it opens a closed file, one
+of which is the last entry's brace where the file ends in ``}}}``."""
+
+
 def _attempts(text: str) -> Iterator[str]:
     """The text itself, then what a Kernel Tuner cache left open (or torn in its last entry) would be when closed."""
     yield text
     if '"cache"' in text:
-        open_end = text.rstrip().rstrip(",")
-        yield open_end + "}}"
-        yield open_end + "}"
-        yield open_end.rstrip("{ \n") + "{}}"
-        torn = open_end[: open_end.rfind("},") + 1]
-        if torn:
-            yield torn + "}}"
+        head, mark, entries = text.partition('"cache"')
+        mended = head + mark + _CUT_BEFORE.sub("},\n", _CLOSED_BEFORE.sub("},\n", entries))
+        for whole in dict.fromkeys((mended, text)):
+            open_end = whole.rstrip().rstrip(",")
+            yield from (whole, open_end + "}}", open_end + "}", open_end + "}}}")
+            yield open_end.rstrip("{ \n") + "{}}"
+        for open_end in (text.rstrip(), mended.rstrip()):
+            if torn := open_end[: open_end.rstrip(",").rfind("},") + 1]:
+                yield torn + "}}"
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,13 +171,19 @@ def knobs(
     return tuple(knobs)
 
 
-def canonical(configs: Sequence[Mapping[str, Any]], knobs: Sequence[Knob], name: str) -> Iterator[Config]:
-    """Each config with its values spelt as its knobs spell them; CorruptData for a config that stands twice."""
+def canonical(
+    configs: Sequence[Mapping[str, Any]], knobs: Sequence[Knob], name: str, repeated: bool = False
+) -> Iterator[Config]:
+    """Each config with its values spelt as its knobs spell them; CorruptData for a config that stands twice, unless
+    they may be ``repeated``."""
     spelt = {k.name: {v: v for v in k.values} for k in knobs}
     seen = set()
     for c in configs:
         config = Config({k.name: spelt[k.name][c[k.name]] for k in knobs})
-        need(config.key not in seen, f"{name}: config {config.key} is recorded twice; keep one entry for each")
+        need(
+            repeated or config.key not in seen,
+            f"{name}: config {config.key} is recorded twice; keep one entry for each",
+        )
         seen.add(config.key)
         yield config
 
@@ -158,20 +196,65 @@ def text(data: Mapping[str, Any], key: str, name: str) -> str:
 
 
 def problem_size(value: Any, name: str) -> tuple[int, ...]:
-    """A recorded problem size: a number, a short list of numbers, or none."""
+    """What is a number in a recorded problem size: a number, or a short list of numbers and of names of parameters."""
     values = value if isinstance(value, list) else [] if value is None or isinstance(value, str) else [value]
     need(
-        len(values) <= 16 and all(isinstance(v, (int, float)) and finite(v) for v in values),
-        f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers",
+        len(values) <= 16 and all(isinstance(v, (int, float, str)) and finite(v) for v in values),
+        f"{name}: problem_size {str(value)[:80]!r} is not a number or a short list of numbers and names",
     )
-    return tuple(int(v) for v in values)
+    return tuple(int(v) for v in values if not isinstance(v, str))
 
 
-def outcome(t: RecordedTrial) -> tuple[float | str, list[float]]:
-    """A trial's milliseconds, or the name of its error; and its repeats in milliseconds."""
+def outcome(t: RecordedTrial, recorded: Recorded) -> tuple[float | str, list[float]]:
+    """A trial's objective (a time in milliseconds), or the name of its error; and its repeats in milliseconds."""
     if t.time is None:
         return ERROR_NAME.get(t.status, "RuntimeFailedConfig"), []
+    if recorded.objective != TIME:
+        return recorded.cost_of(t.time), [milliseconds(s) for s in t.samples]
     return milliseconds(t.time), [milliseconds(s) for s in t.samples or (t.time,)]
+
+
+def direction(objective: str, stated: Any, name: str) -> bool:
+    """Whether more of ``objective`` is better: what the file states, else Kernel Tuner's default for that name."""
+    stated = stated[0] if isinstance(stated, list) and len(stated) == 1 else stated
+    if isinstance(stated, bool):
+        return stated
+    need(
+        objective in HIGHER_IS_BETTER,
+        f"{name}: was tuned for {objective[:40]!r}, of which the file does not say whether more or less is better, and "
+        f"holds no time; add "
+        "'objective_higher_is_better': true or false",
+    )
+    return HIGHER_IS_BETTER[objective]
+
+
+def one_objective(stated: Any, name: str) -> str:
+    """The objective a file names: a text, or a list of one (Kernel Tuner 1.4 on); time, if it is one of several."""
+    names = stated if isinstance(stated, list) and stated else [TIME if stated is None or stated == "" else stated]
+    good = all(isinstance(n, str) and 0 < len(n) <= 1000 for n in names)
+    need(good, f"{name}: objective {str(stated)[:80]!r} is not a name or a list of names")
+    several = len(names) > 1 and TIME not in names
+    need(not several, f"{name}: was tuned for {len(names)} objectives without time; read are files of one objective")
+    return TIME if TIME in names else str(names[0])
+
+
+def agreeing(time: float, samples: tuple[float, ...]) -> bool:
+    """Whether ``time`` can be the mean, median or best of ``samples``: it lies among them."""
+    return not samples or 0.99 * min(samples) <= time <= 1.01 * max(samples)
+
+
+def trusted(trials: Sequence[RecordedTrial], name: str) -> tuple[RecordedTrial, ...]:
+    """The trials, without the repeats of those whose time cannot come from them; a warning says how many."""
+    other = {t.config.key for t in trials if t.time is not None and not agreeing(t.time, t.samples)}
+    if other:
+        log.warning(
+            "%s: of %d of %d configs the repeats contradict the time (another unit, or another run); their times are "
+            "kept, their repeats are not",
+            name,
+            len(other),
+            len(trials),
+        )
+    return tuple(dataclasses.replace(t, samples=()) if t.config.key in other else t for t in trials)
 
 
 def costs(entry: Mapping[str, Any], names: Mapping[str, str], unit: float, where: str) -> dict[str, float]:
@@ -187,10 +270,11 @@ def samples(value: Any, unit: float, where: str) -> tuple[float, ...]:
 
 
 def failure(value: Any, objective: str) -> tuple[str, str] | None:
-    """Status and reason where the recorded ``value`` says that the config failed: a word, or no time at all."""
+    """Status and reason where the recorded ``value`` says that the config failed: a word, or no number that counts."""
     if isinstance(value, str):
         return ERROR_STATUS.get(value, "run_error"), value
-    return ("run_error", f"{objective} {value}") if isinstance(value, float | int) and not value < FAILED_TIME else None
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return ("run_error", f"{objective} {value}") if number and not abs(value) < FAILED_TIME else None
 
 
 def time(value: Any, where: str, what: str) -> float:

@@ -1,11 +1,18 @@
-"""Kernel Tuner cache files (kernel_tuner/schema, cache 1.0.0). Times in them are milliseconds."""
+"""Kernel Tuner cache files of every version from 1.0 on. Times in them are milliseconds.
+
+Tried with 1.0, 1.3, 1.4 and 1.5: since 1.4 the objective is a list. An entry holds its time whatever the objective
+was, and then its time is what counts here.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ...space.knob import Config
 from ..recorded_space import Recorded, RecordedTrial
@@ -22,12 +29,12 @@ _COSTS = {
 
 
 def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
-    """Write a closed Kernel Tuner cache file that its simulation mode reads."""
+    """Write a closed Kernel Tuner cache file that its simulation mode reads, and that it can go on with."""
     keys = [k.name for k in recorded.knobs]
     cache = {}
     for t in recorded.trials:
         entry: dict[str, Any] = {k: t.config[k] for k in keys}
-        entry["time"], entry["times"] = files.outcome(t)
+        entry[recorded.objective], entry["times"] = files.outcome(t, recorded)
         entry.update({theirs: files.milliseconds(t.seconds.get(ours, 0.0)) for theirs, ours in _COSTS.items()})
         entry.update({k: v for k, v in t.extra.items() if k not in entry})
         if t.timestamp:
@@ -41,9 +48,11 @@ def save(recorded: Recorded, path: str | os.PathLike[str]) -> None:
         "tune_params_keys": keys,
         "tune_params": {k.name: list(k.values) for k in recorded.knobs},
         "objective": recorded.objective,
+        **({} if recorded.objective == files.TIME else {"objective_higher_is_better": recorded.higher_is_better}),
         "cache": cache,
     }
-    files.write(path, json.dumps(body, allow_nan=False, separators=(", ", ": ")))
+    # Kernel Tuner goes on with a closed file by cutting its last three characters: the line end spares the last entry.
+    files.write(path, json.dumps(body, allow_nan=False, separators=(", ", ": "))[:-1] + "\n}")
 
 
 def parse(data: dict[str, Any], name: str) -> Recorded:
@@ -54,7 +63,6 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
     params = data.get("tune_params")
     same = params is None or (isinstance(params, dict) and set(params) == set(keys))
     need(same, f"{name}: tune_params does not name the same parameters as tune_params_keys")
-    objective = files.text(data, "objective", name) or "time"
     entries = data["cache"]
     configs = []
     for key, entry in entries.items():
@@ -62,35 +70,65 @@ def parse(data: dict[str, Any], name: str) -> Recorded:
         need(whole, f"{name}: cache entry {key[:80]!r} is not an object with every parameter of tune_params_keys")
         recorded = [entry[k] for k in keys]
         need(
-            ",".join(str(v) for v in recorded) == key,
+            _spells(key, recorded),
             f"{name}: cache entry {key[:80]!r} holds the values {str(recorded)[:120]}; key and values must agree",
         )
         configs.append(dict(zip(keys, recorded)))
     knobs = files.knobs(keys, configs, params, name)
+    wanted = objective = files.one_objective(data.get("objective"), name)
+    if objective != files.TIME and all(files.TIME in e or _error(e, objective) is not None for e in entries.values()):
+        objective = files.TIME
+    stated = None if objective == files.TIME else data.get("objective_higher_is_better")
+    higher_is_better = files.direction(objective, stated, name)
+    empty = Recorded("", "", (), (), (), objective, higher_is_better)
     trials = [
-        _trial(config, entry, objective, f"{name}: cache entry {key[:80]!r}")
+        _trial(config, entry, empty, wanted, f"{name}: cache entry {key[:80]!r}")
         for config, (key, entry) in zip(files.canonical(configs, knobs, name), entries.items())
     ]
     return Recorded(
         files.text(data, "kernel_name", name),
         files.text(data, "device_name", name),
         knobs,
-        tuple(trials),
+        files.trusted(trials, name),
         files.problem_size(data.get("problem_size"), name),
         objective,
+        higher_is_better,
     )
 
 
-def _trial(config: Config, entry: Mapping[str, Any], objective: str, where: str) -> RecordedTrial:
-    error = entry.get("__error__")
-    value = error if isinstance(error, str) else entry.get(objective, entry.get("time"))
+def _spells(key: str, values: list[Any]) -> bool:
+    """Whether ``key`` is ``values`` joined by commas, each as Python or a NumPy float of less precision spells it."""
+    if ",".join(map(str, values)) == key:
+        return True
+    floats = [v for v in values if isinstance(v, float)]
+    if not floats or len(floats) > 8:
+        return False
+    with np.errstate(over="ignore"):
+        spellings = [
+            {str(v), str(np.float32(v)), str(np.float16(v))} if isinstance(v, float) else {str(v)} for v in values
+        ]
+    return any(",".join(spelt) == key for spelt in itertools.product(*spellings))
+
+
+def _error(entry: Mapping[str, Any], objective: str) -> str | None:
+    """The name of the error that the entry records, where it does: alone, or in the place of a number."""
+    named = (entry.get(k) for k in ("__error__", objective, files.TIME))
+    return next((v for v in named if isinstance(v, str)), None)
+
+
+def _trial(config: Config, entry: Mapping[str, Any], like: Recorded, wanted: str, where: str) -> RecordedTrial:
+    """``like``: the objective and its direction; ``wanted``: the objective that the run had."""
+    error = _error(entry, wanted)
+    value = entry.get(like.objective) if error is None else error
     costs = files.costs(entry, _COSTS, 1e-3, where)
-    known = {*config, "time", "times", "timestamp", "__error__", objective, *_COSTS}
+    known = {*config, "time", "times", "timestamp", "__error__", like.objective, *_COSTS}
     extra = {k: v for k, v in entry.items() if k not in known and isinstance(v, (str, int, float)) and files.finite(v)}
     stamp = str(entry.get("timestamp", ""))
-    need(value is not None, f"{where}: has neither {objective!r} nor an error")
-    failed = files.failure(value, objective)
+    need(value is not None, f"{where}: has neither {like.objective!r} nor an error")
+    failed = files.failure(value, like.objective)
     if failed:
         return RecordedTrial(config, failed[0], None, (), failed[1], costs, stamp, extra)
-    time, samples = files.time(value, where, objective) * 1e-3, files.samples(entry.get("times"), 1e-3, where)
-    return RecordedTrial(config, "ok", time, samples, "", costs, stamp, extra)
+    found, samples = files.time(value, where, like.objective), files.samples(entry.get("times"), 1e-3, where)
+    if like.objective != files.TIME:
+        return RecordedTrial(config, "ok", like.cost_of(found), (), "", costs, stamp, extra)
+    return RecordedTrial(config, "ok", found * 1e-3, samples, "", costs, stamp, extra)
