@@ -5,34 +5,32 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...cuda import cubin as cubins
 from ...cuda.device import Device
-from ...cuda.sass import Program
+from ...cuda.sass import PIPES, Program
+from ...errors import CorruptData
 from ...plan import KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
 from ...workload import Workload
-from . import launch, memory
+from . import judged, launch, memory
 from .block import Kernel
 from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
 from .costs import UNITS
 from .lanes import KernelLanes, Lanes
-
-INTERVAL = (0.6, 2.2)
-"""A prediction's interval as factors of its centre: what nine of ten kernels of a judged kind lie within."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What a variant's run is predicted to take.
 
-    ``seconds``, with ``low`` and ``high`` around it. ``resident``: blocks of the main kernel on an SM at once (0: it
-    does not fit, and ``seconds`` is infinite). ``waves``: of blocks, the last one counted whole. ``causes``: cycles of
-    the main kernel by cause; with ``dram`` (cycles by which DRAM makes it longer) and ``tail`` (cycles of a last wave's
-    idle slots, which are in the others too). ``iteration``: cycles of the resident blocks' one iteration of the hot
-    loop, ``trips`` of which make a block. ``shares``: of that loop's time, what each pipe works. ``limiter``: the
-    largest cause. ``judged``: the kind of kernel and architecture whose order was judged on public timings; "" for all
-    others.
+    ``seconds``; ``low`` and ``high`` around it where the kind of kernel was judged, else nan. ``resident``: blocks of
+    the main kernel on an SM at once (0: it does not fit, and ``seconds`` is infinite). ``waves``: of blocks, the last
+    one counted whole. ``causes``: cycles of the main kernel by cause; with ``dram`` (cycles by which DRAM makes it
+    longer) and ``tail`` (cycles of a last wave's idle slots, which are in the others too). ``iteration``: cycles of the
+    resident blocks' one iteration of the hot loop, ``trips`` of which make a block. ``shares``: of that loop's time,
+    what each pipe works. ``limiter``: the largest cause. ``judged``: how well the model orders kernels of this kind by
+    public timings; "" where it was not judged.
     """
 
     seconds: float
@@ -88,7 +86,21 @@ def predict(
         elif step is not main:
             extra += _beside(cubin, step, plan, workload, device)
     seconds = found.seconds + extra
-    return _finished(found, seconds, device)
+    instruction, copies = kind(_code(cubin)[1][main.kernel])
+    judgement = judged.find(device.cc, workload.op, instruction, copies, workload.dtype)
+    if judgement is None:
+        return replace(found, seconds=seconds)
+    low, high = seconds * judgement.low, seconds * judgement.high
+    return replace(found, seconds=seconds, low=low, high=high, judged=str(judgement))
+
+
+def kind(program: Program) -> tuple[str, str]:
+    """What multiplies (``wgmma``, ``mma`` or ``fma``) and what fetches operands (``tma``, ``cp.async`` or
+    ``plain``)."""
+    pipes = set(program.pipe[~program.never].tolist())
+    multiplies = "wgmma" if PIPES.index("gmma") in pipes else "mma" if PIPES.index("mma") in pipes else "fma"
+    copies = "tma" if program.is_("UTMALDG UBLKCP").any() else "cp.async" if program.is_("LDGSTS").any() else "plain"
+    return multiplies, copies
 
 
 def predict_kernel(
@@ -111,7 +123,7 @@ def predict_kernel(
     played, taken = _kernel(cubin, kernel, device, math.prod(block), lanes)
     resident = device.resident_blocks(math.prod(block), taken.registers, shared_bytes + taken.static_shared_bytes)
     found = _launched(played, math.prod(grid), resident, trips, 1, dram_bytes, device)
-    return _finished(found, found.seconds + LAUNCH_SECONDS, device) if resident else found
+    return replace(found, seconds=found.seconds + LAUNCH_SECONDS)
 
 
 @functools.lru_cache(maxsize=64)
@@ -127,8 +139,6 @@ def _kernel(
 ) -> tuple[Kernel, cubins.KernelFacts]:
     facts, programs = _code(cubin)
     if name not in facts.kernels:
-        from ...errors import CorruptData
-
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
     key = cubin, name, device.chip, threads, loop
     if key not in _players or _players[key].lanes is not lanes:
@@ -154,7 +164,7 @@ def _main(
     if loop is not None:
         units = -(-loop.units // step.blocks)
         if kernel.roles is not None:
-            trips = loop.steps
+            trips = float(loop.steps)
         elif kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
         address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps
@@ -185,7 +195,7 @@ def _launched(
 ) -> Prediction:
     """``units``: of work that a block walks over, each of ``trips`` iterations and its own prologue and epilogue."""
     if not resident:
-        return Prediction(math.inf, math.inf, math.inf, 0, 0, {}, limiter="does not fit")
+        return Prediction(math.inf, math.nan, math.nan, 0, 0, {}, limiter="does not fit")
     waves = launch.Waves.of(blocks, resident, device)
     clock = device.clock_mhz * 1e6
     run = launch.on_sms(kernel, waves, trips, units, device, address)
@@ -200,7 +210,7 @@ def _launched(
     shares = dict(zip(UNITS[1:], wave.shares[1:].tolist()))
     limiter = max(causes, key=lambda name: causes[name])
     return Prediction(
-        seconds, seconds, seconds, resident, int(waves.count), causes, wave.iteration, trips, rest, shares, limiter
+        seconds, math.nan, math.nan, resident, int(waves.count), causes, wave.iteration, trips, rest, shares, limiter
     )
 
 
@@ -215,9 +225,3 @@ def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload
     moved = plan.workspace_bytes + workload.arrays()["out"].nbytes
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
     return launch.meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))
-
-
-def _finished(found: Prediction, seconds: float, device: Device) -> Prediction:
-    from dataclasses import replace
-
-    return replace(found, seconds=seconds, low=seconds * INTERVAL[0], high=seconds * INTERVAL[1])

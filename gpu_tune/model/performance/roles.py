@@ -162,19 +162,28 @@ def find(program: Program, loop: MainLoop | None) -> Roles | None:
     producing = [span for span in program.inner_loops if copies[span[0] : span[1] + 1].any()]
     if len(producing) != 1:
         return None
-    producer, consumer = _part(program, producing[0]), _part(program, program.hot_loop)
-    syncs = program.is_("SYNCS")
+    syncs, stores = program.is_("SYNCS"), program.is_("STG UTMASTG")
     waits, arrivals = syncs & (program.argument == 1), syncs & (program.argument == 0)
+    spans = producing[0], program.hot_loop
+    # a K of few steps is unrolled: then the inner loop is that over units
+    over_units = [
+        len(_in(walk(program, s[0], s[1] + 1), waits)) >= loop.steps
+        and bool(s == spans[0] or stores[s[0] : s[1]].any())
+        for s in spans
+    ]
+    producer, consumer = (_part(program, span, whole) for span, whole in zip(spans, over_units))
     before, after = (_in(part, waits).tolist() for part in (consumer.before, consumer.after))
     given = _in(consumer.after, arrivals).tolist()
     meaning = dict.fromkeys(_in(producer.body, waits).tolist(), ACQUIRE)
     meaning |= dict.fromkeys(_in(producer.body, copies).tolist(), FILL)
+    inside, gives = _in(consumer.body, waits).tolist(), _in(consumer.body, arrivals).tolist()
     if loop.in_turn:
-        if not before or not given:
+        if over_units[1] and len(gives) > 1:
+            meaning |= {inside.pop(0): TURN, gives.pop(-2): PASS}
+        elif before and given:
+            meaning |= {before.pop(0): TURN, given.pop(0): PASS}
+        else:
             return None
-        meaning |= {before.pop(0): TURN, given.pop(0): PASS}
-    inside = _in(consumer.body, waits).tolist()
-    gives = _in(consumer.body, arrivals).tolist()
     meaning |= dict.fromkeys([*before, *inside, *after], TAKE) | dict.fromkeys([*gives, *given], GIVE)
     if given and gives:  # an iteration releases the stage of the one before it: the first has nothing to release
         consumer = replace(consumer, first=consumer.body[consumer.body != gives[0]])
@@ -186,14 +195,16 @@ def find(program: Program, loop: MainLoop | None) -> Roles | None:
     return Roles(program, loop, producer, consumer, meaning, len(inside), other, fills)
 
 
-def _part(program: Program, inner: tuple[int, int]) -> Part:
-    """The way through ``inner`` and the loop over units around it, where there is one."""
+def _part(program: Program, inner: tuple[int, int], over_units: bool) -> Part:
+    """The way through ``inner``, which is the loop ``over_units`` itself or perhaps stands in it."""
     outer = [s for s in program.loops if s != inner and s[0] <= inner[0] and inner[1] <= s[1] and program.guarded[s[1]]]
     unit = min(outer, key=lambda s: s[1] - s[0], default=inner)
     body = walk(program, inner[0], inner[1] + 1)
     before, after = walk(program, unit[0], inner[0]), walk(program, inner[1] + 1, unit[1] + 1)
+    none = np.zeros(0, np.int32)
+    if over_units:
+        return Part(walk(program, 0, inner[0]), none, body, none, walk(program, inner[1] + 1, len(program)), body)
     if unit == inner:  # one unit: what surrounds the loop belongs to it
-        none = np.zeros(0, np.int32)
         return Part(none, walk(program, 0, inner[0]), body, walk(program, inner[1] + 1, len(program)), none, body)
     return Part(walk(program, 0, unit[0]), before, body, after, walk(program, unit[1] + 1, len(program)), body)
 

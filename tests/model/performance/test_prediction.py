@@ -1,0 +1,126 @@
+"""Predictions of whole plans: every family, every architecture, what their parts say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpu_tune.cuda import cubin, nvrtc
+from gpu_tune.cuda.device import Device, by_name
+from gpu_tune.errors import CorruptData
+from gpu_tune.model.performance import KernelLanes, Prediction, judged, predict
+from gpu_tune.model.performance.prediction import predict_kernel
+from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.registry import bind
+from gpu_tune.workload import Conv2d, Matmul, Workload
+
+pytestmark = [
+    pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed"),
+    pytest.mark.usefixtures("compile_once"),
+]
+HALF = Matmul(1024, 1024, 1024, dtype="float16", layout="nt")
+IMAGE = Conv2d(n=1, c=64, h=28, w=28, k=64, r=3, s=3, stride=1, padding=1, layout="nhwc", dtype="float16")
+DEEP = replace(IMAGE, groups=64)
+
+
+def of(name: str, workload: Workload, device: Device) -> tuple[BoundTemplate, Any, bytes]:
+    bound = next(b for b in bind(workload, device) if b.name == name)
+    rendered = bound.render(bound.default())
+    return bound, rendered, nvrtc.to_cubin(rendered.source, device.arch).data
+
+
+def predicted(name: str, workload: Workload, device: str, **options: Any) -> Prediction:
+    chip = by_name(device)
+    bound, rendered, code = of(name, workload, chip)
+    return predict(code, rendered.plan, rendered.estimate, bound.computed, chip, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "workload", "device", "flops"),
+    [
+        ("matmul_mma", HALF, "nvidia-a100", "fp16"),
+        ("matmul_simt", HALF, "nvidia-t4", "fp32"),
+        ("matmul_mma", HALF, "nvidia-rtx-5090", "fp16"),
+        ("matmul_wgmma", HALF, "nvidia-h100", "fp16"),
+        ("conv2d_direct", IMAGE, "nvidia-a100", "fp32"),
+        ("conv2d_igemm_mma", IMAGE, "nvidia-a100", "fp16"),
+        ("conv2d_depthwise", DEEP, "nvidia-a100", "fp32"),
+    ],
+)
+def test_no_time_is_below_what_the_data_sheet_allows(name: str, workload: Workload, device: str, flops: str) -> None:
+    found = predicted(name, workload, device)
+    chip = by_name(device)
+    ideal = workload.flops / (chip.peak_flops(flops) or chip.peak_flops("fp32"))
+    assert ideal < found.seconds < 200 * ideal + 1e-4
+    assert found.resident >= 1 and found.waves >= 1 and found.trips > 0
+    assert found.limiter in found.causes and all(v >= 0 and math.isfinite(v) for v in found.causes.values())
+    terms = found.terms()
+    assert 12 <= len(terms) <= 20 and all(isinstance(v, float) for v in terms.values())
+    assert found.seconds == terms["seconds"]
+
+
+def test_a_warm_cache_and_wider_lanes_change_the_time() -> None:
+    narrow = Matmul(64, 4096, 2048, dtype="float16", layout="nt")
+    cold, warm = (predicted("matmul_mma", narrow, "nvidia-a100", cold=c) for c in (True, False))
+    assert warm.seconds < cold.seconds
+    _, rendered, code = of("matmul_simt", HALF, by_name("nvidia-a100"))
+    loop = rendered.estimate.loop
+
+    program = cubin.programs(code)[loop.kernel]
+    loads = [i for i in range(len(program)) if program.is_("LDS")[i]]
+    plain, conflicts = (
+        predict(
+            code, rendered.plan, rendered.estimate, HALF, by_name("nvidia-a100"),
+            lanes={loop.kernel: KernelLanes(shared=dict.fromkeys(loads, wavefronts))},
+        )
+        for wavefronts in (2.0, 16.0)
+    )  # fmt: skip
+    assert conflicts.seconds > 1.5 * plain.seconds and conflicts.limiter == "shared"
+
+
+def test_what_does_not_fit_takes_forever() -> None:
+    chip = by_name("nvidia-a100")
+    _, rendered, code = of("matmul_mma", HALF, chip)
+    small = replace(chip, shared_bytes_per_block=1024)
+    found = predict(code, rendered.plan, rendered.estimate, HALF, small)
+    assert found.resident == 0 and math.isinf(found.seconds)
+
+
+def test_only_judged_kinds_have_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = judged.Judgement(
+        80, "matmul", "mma", "cp.async", ("float16",), "NVIDIA A100", "timings", 10, "held", 0.9, 0.95, 0.99, 0.9, 0.5,
+        2.0, 0.9, "2026-11-29",
+    )  # fmt: skip
+    monkeypatch.setattr(judged, "judgements", lambda: (row,))
+    found = predicted("matmul_mma", HALF, "nvidia-a100")
+    assert found.judged == str(row) and (found.low, found.high) == (0.5 * found.seconds, 2 * found.seconds)
+    other = predicted("conv2d_igemm_mma", IMAGE, "nvidia-a100")
+    assert other.judged == "" and math.isnan(other.low)
+
+
+def test_a_split_product_pays_for_its_second_kernel() -> None:
+    chip = by_name("nvidia-a100")
+    bound = next(b for b in bind(HALF, chip) if b.name == "matmul_mma")
+    config = next(c for c in bound.space().seeds() if c["split_k"] > 1)
+    rendered = bound.render(config)
+    code = nvrtc.to_cubin(rendered.source, chip.arch).data
+    whole = predict(code, rendered.plan, rendered.estimate, HALF, chip)
+    main = replace(rendered.plan, steps=rendered.plan.kernels[:1])
+    alone = predict(code, main, rendered.estimate, HALF, chip)
+    assert (whole.seconds > alone.seconds) == (len(rendered.plan.steps) > 1)
+
+
+def test_a_kernel_without_a_template_and_one_that_is_not_there() -> None:
+    chip = by_name("nvidia-a100")
+    _, rendered, code = of("matmul_mma", HALF, chip)
+    step = rendered.plan.kernels[0]
+    some, more = (
+        predict_kernel(code, step.kernel, step.grid, step.block, chip, shared_bytes=step.shared_bytes, trips=t)
+        for t in (16, 32)
+    )
+    assert 0 < some.seconds < more.seconds
+    with pytest.raises(CorruptData, match="has no kernel 'nothing'"):
+        predict_kernel(code, "nothing", step.grid, step.block, chip)
