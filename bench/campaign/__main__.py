@@ -43,7 +43,8 @@ WHEELS = (
     "numpy", "ml_dtypes", "jinja2", "markupsafe", "lightgbm", "scipy", "narwhals", "rich", "click",
     "pygments", "markdown-it-py", "mdurl", "pytest", "hypothesis", "pluggy", "iniconfig", "packaging",
     "sortedcontainers",
-    "nvidia-cuda-nvrtc (of the driver's CUDA major)", "nvidia-cublas", "cupy-cuda13x or -cuda12x", "cuda-pathfinder",
+    "nvidia-cuda-nvrtc (of the driver's CUDA major)", "nvidia-cublas", "cupy-cuda13x or -cuda12x", "cuda-bindings",
+    "cuda-pathfinder", "nvidia-ml-py",
     "nvidia-cudnn-frontend and nvidia-cudnn-cu13 or -cu12 (for cuDNN)", "torch and triton (for their baselines)",
 )  # fmt: skip
 """For a host without an index: pip download --only-binary :all: --python-version 3.12 (cp312, or what the host has)."""

@@ -16,8 +16,10 @@ from bench.campaign import archive as archives
 from bench.campaign import tables as results_tables
 from bench.campaign.schedule import Schedule
 from bench.campaign.setup import Setup
+from bench.predicted import __main__ as predicted
 from gpu_tune.cuda import driver, nvml, nvrtc
 from gpu_tune.emulator import unavailable_reason
+from gpu_tune.store.records import Record
 from gpu_tune.trial import MEASURED, PREDICTED
 
 PACKAGES = (
@@ -67,11 +69,17 @@ def tables(schedule: Schedule) -> str:
         "Which knobs paid": told.knobs(r for r in random if r.workload.key in wanted),
         "Random configs of every template": told.counts(results, "templates"),
         "Random spaces": told.counts(results, "spaces"),
+        "Predicted against measured": _agreements(book) if setup.kind == "gpu" else [],
     }
     lines = [f"# Campaign on {setup.device.chip}{warn}", "", f"{schedule.state['slices']} slices: {spent}"]
     for title, body in parts.items():
         lines += ["", f"## {title}", "", *(body or ["nothing yet"])]
     return "\n".join(lines) + "\n"
+
+
+def _agreements(book: list[Record]) -> list[str]:
+    found = predicted.agreements(book)
+    return ["```", *predicted.table(found).splitlines(), "```"] if found else []
 
 
 def results_page(schedule: Schedule) -> str:
