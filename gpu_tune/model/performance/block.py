@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,14 @@ class Pace:
 
     def between(self, other: Pace, share: float) -> Pace:
         """The pace at ``share`` of the way to ``other``."""
-        return Pace(*(a + share * (b - a) for a, b in zip(vars(self).values(), vars(other).values())))
+        known = max(len(self.passed), len(other.passed))
+        pairs = zip(vars(self._to(known)).values(), vars(other._to(known)).values())
+        return Pace(*(a + share * (b - a) for a, b in pairs))
+
+    def _to(self, known: int) -> Pace:
+        """The same with ``known`` passed times."""
+        more = self.passed[-1] + self.iteration * np.arange(1, known - len(self.passed) + 1)
+        return replace(self, passed=np.concatenate([self.passed, more]))
 
 
 @dataclass(frozen=True, eq=False)
