@@ -1,4 +1,4 @@
-"""The command line: ``gpu-tune tune|bench|show|records|replay|verify|export|doctor|gc``.
+"""The command line: ``gpu-tune tune|bench|show|records|replay|verify|emulate|export|doctor|gc``.
 
 Exit codes: 0 done; 1 the answer is no (a wrong kernel, nothing tuned, a lost device); 2 bad input or an unusable store;
 3 a bug of gpu_tune itself; 130 interrupted. Results go to standard output (``--json``: as JSON alone), progress and
@@ -26,6 +26,7 @@ COMMANDS = {
     "records": "List, export and import the trials kept so far.",
     "replay": "Search a recorded space again, without a GPU.",
     "verify": "Check random variants of a template, or an emitted kernel, on the emulator.",
+    "emulate": "Run any CUDA or PTX kernel on the CPU, and say what is wrong with it.",
     "export": "Publish winners into a folder, for a repository or for C++.",
     "doctor": "Say what was found on this machine and what is missing.",
     "gc": "Remove damaged winners, leftovers of killed runs and compiled candidates.",

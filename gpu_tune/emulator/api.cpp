@@ -143,7 +143,7 @@ void* emu_begin(void* module, const u64* options, const char* ignored) {
   m.resident_limit = options[2] ? u32(options[2]) : 1;
   u64 c = options[3];
   m.checks = {bool(c & 1), bool(c & 2), bool(c & 4), bool(c & 8), bool(c & 16), bool(c & 32)};
-  m.go_on = options[4];
+  m.go_on = options[4], m.step_limit = options[5];
   for (auto& kind : words(ignored)) m.ignored.insert(kind);
   return run;
 }

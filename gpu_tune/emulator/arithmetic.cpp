@@ -197,6 +197,18 @@ void half_general(Warp& w, const Instr& i, u32 m) {
     reg<u32>(w, i.dst)[l] = r;
   });
 }
+// f32x2: two floats of a 64-bit register; each is rounded on its own
+void float_pairs(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    u64 r = 0;
+    for (int q = 0; q < 64; q += 32) {
+      auto get = [&](int slot) { float x = slot < 0 ? 0 : bit_cast<float>(u32(reg<u64>(w, slot)[l] >> q)); return i.flags & kFtz ? flush(x) : x; };
+      float x = float_op<float>(i.op, get(i.a), get(i.b), get(i.c));
+      r |= u64(bit_cast<u32>(i.flags & kFtz ? flush(x) : x)) << q;
+    }
+    reg<u64>(w, i.dst)[l] = r;
+  });
+}
 void copysign_op(Warp& w, const Instr& i, u32 m) {   // copysign.f32 d, a, b: sign of a, magnitude of b
   const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
   write_lanes<u32>(w, i.dst, m, [=](int l) { return (a[l] & 0x80000000u) | (b[l] & 0x7FFFFFFFu); });
@@ -218,6 +230,11 @@ void decode_float(Decoder& d, Instr& i, Type t, int op, int count, Handler f32, 
   if (op == kMin || op == kMax) {
     if (d.take("NaN")) i.op = op == kMin ? kNanMin : kNanMax;
     else op = i.op;
+  }
+  if (t == Type::F32x2) {
+    if (i.mode || i.flags & ~kFtz || (op > kMul && op != kFma)) d.refuse("this form is not supported");
+    i.run = float_pairs;
+    return operands(d, i, 8, count);
   }
   if (is_half(t)) {
     if (i.mode) d.refuse("half precision rounds to nearest only");
@@ -249,7 +266,7 @@ template <class IntOp, class FloatOpT, int kOp>
 void decode_add_like(Decoder& d, Instr& i) {
   if (d.position("cc") >= 0) return decode_extended(d, i);
   Type t = d.type();
-  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kOp, 2, binary<float, FloatOpT>, binary<double, FloatOpT>);
+  if (is_float(t) || is_half(t) || t == Type::F32x2) return decode_float(d, i, t, kOp, 2, binary<float, FloatOpT>, binary<double, FloatOpT>);
   i.type = t;
   if ((kOp == kAdd || kOp == kSub) && t == Type::S32 && d.take("sat"))
     i.run = kOp == kAdd ? Handler(binary<s32, SaturatingAdd>) : Handler(binary<s32, SaturatingSub>);
@@ -258,7 +275,7 @@ void decode_add_like(Decoder& d, Instr& i) {
 }
 void decode_mul(Decoder& d, Instr& i) {
   Type t = d.type();
-  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kMul, 2, binary<float, Mul>, binary<double, Mul>);
+  if (is_float(t) || is_half(t) || t == Type::F32x2) return decode_float(d, i, t, kMul, 2, binary<float, Mul>, binary<double, Mul>);
   int part = d.choose({"lo", "hi", "wide"}, 0);
   i.type = t;
   if (part == 2) {

@@ -221,7 +221,7 @@ void for_destination(const BulkStore& s, const Piece& f) {
 // What a store reads: of a box that leaves its tensor, only what lies within.
 void check_source(Warp& w, const BulkStore& s, int lane) {
   Accessor by{&w, lane, w.agent, &w.clock, true, "bulk store read"};
-  if (!s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
+  if (s.source < kSharedStart || s.source + s.bytes > w.cta->top || !s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
   vector<u32> pieces;
   for_destination(s, [&](u32 at, u64 global, u32) { if (global && (pieces.empty() || pieces.back() != (at & ~15u))) pieces.push_back(at & ~15u); });
   check_chunk_accesses(*w.cta, pieces.data(), u32(pieces.size()), false, by);
@@ -275,28 +275,30 @@ void read_source(Warp& w, BulkStore& s) {
 }
 void write_destination(Warp& w, BulkStore& s) {
   At here(w, int(s.instr - w.kernel->code.data()));
-  auto put = [&](u32 at, u64 global, u32 bytes) {
-    if (!global) return;
-    u8* p = global_pointer(w, global, bytes, true, "bulk store");
+  u64 start = 0, end = 0;                      // a run of pieces without gaps, to be checked at once
+  bool repeats = false;                        // and other lanes have stored the same to it
+  auto check = [&] {
+    if (start < end && !(repeats && written_by(w, start, u32(end - start))))
+      check_global_access(w, start, u32(end - start), true, s.lane, s.reduction >= 0, w.clock, true);
+  };
+  const Type t = s.map ? element_type(*s.map) : s.type;
+  const size_t size = size_t(type_size(t));
+  for_destination(s, [&](u32 at, u64 global, u32 bytes) {
+    u8* p = global ? global_pointer(w, global, bytes, true, "bulk store") : nullptr;
     if (!p) return;
+    if (global != end) check(), start = end = global, repeats = s.reduction < 0;
+    end += bytes;
     const u8* data = s.data.data() + (at - s.source);
-    if (s.reduction < 0 && !memcmp(p, data, bytes) && written_by(w, global, bytes)) return;   // other lanes stored the same
-    check_global_access(w, global, bytes, true, s.lane, s.reduction >= 0, w.clock, true);
-    if (s.reduction < 0) {
-      memcpy(p, s.data.data() + (at - s.source), bytes);
-      return;
-    }
-    Type t = s.map ? element_type(*s.map) : s.type;
-    size_t size = size_t(type_size(t));
-    for (u32 k = 0; k < bytes; k += u32(size)) {
+    repeats = repeats && !memcmp(p, data, bytes);
+    if (s.reduction < 0) memcpy(p, data, bytes);
+    else for (u32 k = 0; k < bytes; k += u32(size)) {
       u64 old = 0, operand = 0;
-      memcpy(&old, p + k, size);
-      memcpy(&operand, s.data.data() + (at - s.source) + k, size);
+      memcpy(&old, p + k, size), memcpy(&operand, data + k, size);
       u64 r = combine_atomic(s.reduction, t, old, operand, 0);
       memcpy(p + k, &r, size);
     }
-  };
-  for_destination(s, put);
+  });
+  check();
   ++w.machine->progress;
 }
 

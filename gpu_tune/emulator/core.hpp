@@ -26,7 +26,7 @@ using std::vector;
 // PTX fundamental and packed types. The .bN types are told apart only where their size is not enough.
 enum class Type : u8 {
   None, U8, S8, B8, U16, S16, B16, U32, S32, B32, U64, S64, B64, F16, BF16, F32, F64, Pred,
-  F16x2, BF16x2, TF32, E4M3, E5M2, E4M3x2, E5M2x2, B128, U16x2, S16x2, B1, S4, U4, S2, U2
+  F16x2, BF16x2, TF32, E4M3, E5M2, E4M3x2, E5M2x2, B128, U16x2, S16x2, F32x2, B1, S4, U4, S2, U2
 };
 int type_size(Type t);                     // bytes in memory
 Type type_from_name(const string& name);   // Type::None when it is no type

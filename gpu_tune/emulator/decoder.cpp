@@ -18,7 +18,7 @@ void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> op
 DecodeFn find_opcode(const string& name) {
   static bool once = [] {
     register_arithmetic(), register_logic(), register_conversion(), register_warp(), register_memory(), register_order();
-    register_mbarrier(), register_async(), register_tensor(), register_control();
+    register_mbarrier(), register_async(), register_tensor(), register_control(), register_wmma();
     return true;
   }();
   (void)once;
@@ -134,9 +134,15 @@ int Decoder::slot_of(const Operand& o, int width) {
 }
 int Decoder::destination(int width) {
   Operand o = operand();
-  if (o.kind == Operand::Absent) return -1;
+  if (o.kind == Operand::Absent) return scratch(width);
   if (o.kind != Operand::Register || o.width == 1 || (width == 8) != (o.width == 8))
     refuse("destination " + o.text + " has the wrong kind or width");
+  return o.slot;
+}
+int Decoder::register_of(const string& text, int width) {
+  Operand o = parser_.operand(text);
+  if (o.kind == Operand::Absent) return -1;
+  if (o.kind != Operand::Register || o.width != width) refuse("destination " + text + " has the wrong kind or width");
   return o.slot;
 }
 int Decoder::source(int width) { return slot_of(operand(), width); }
@@ -157,7 +163,7 @@ vector<int> Decoder::destinations(int width, int count) {
   Operand o = operand();
   vector<int> slots;
   auto add = [&](const Operand& part) {
-    if (part.kind == Operand::Absent) { slots.push_back(-1); return; }
+    if (part.kind == Operand::Absent) { slots.push_back(scratch(width)); return; }
     if (part.kind != Operand::Register || part.width == 1 || (width == 8) != (part.width == 8))
       refuse("destination " + part.text + " has the wrong kind or width");
     slots.push_back(part.slot);

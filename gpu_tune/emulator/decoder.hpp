@@ -40,7 +40,11 @@ class Decoder {
 
   // operands, in order
   size_t left() const { return args_.size() - next_; }
-  string& text() { return args_[next_]; }
+  string& text() {
+    if (next_ >= args_.size()) refuse("an operand is missing");
+    return args_[next_];
+  }
+  int register_of(const string& text, int width);   // -1 for `_`
   void skip() { ++next_; }
   Operand operand();
   Operand peek();
@@ -80,6 +84,7 @@ void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.a
 void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
 DecodeFn find_opcode(const string& name);
 void set_taint(const string& name, Instr& i);   // poison.cpp
+Handler host_call(const string& name, size_t offsets);   // vprintf, __assertfail (print.cpp); null for others
 int special_register(const string& name);    // its number (special.cpp), -1 for none
 // each concern registers its opcodes here (once, at first load)
 void register_arithmetic();
@@ -92,5 +97,6 @@ void register_mbarrier();
 void register_async();
 void register_tensor();
 void register_control();
+void register_wmma();
 
 }  // namespace emu

@@ -245,6 +245,33 @@ void testp(Warp& w, const Instr& i, u32 m) {
   });
   set_pred(w, i.dst, m, r);
 }
+// fns: the position of the n-th set bit from `base` on (n < 0: downwards; 0: at base itself), ~0 when there is none
+void find_nth_set(Warp& w, const Instr& i, u32 m) {
+  for_lanes(m, [&](int l) {
+    const u32 bits = reg<u32>(w, i.a)[l], base = reg<u32>(w, i.b)[l];
+    const s32 n = reg<s32>(w, i.c)[l], step = n < 0 ? -1 : 1;
+    s32 left = n ? std::abs(s64(n)) > 32 ? 33 : std::abs(n) : 1;
+    u32 found = ~0u;
+    for (s64 q = base; q >= 0 && q < 32 && found == ~0u && (n || q == s64(base)); q += step)
+      if (bits >> q & 1 && --left == 0) found = u32(q);
+    reg<u32>(w, i.dst)[l] = found;
+  });
+}
+// bmsk: b ones from position a on. szext: the low b bits of a, sign- or zero-extended. Both clamp or wrap at 32.
+void bit_mask(Warp& w, const Instr& i, u32 m) {
+  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
+  write_lanes<u32>(w, i.dst, m, [=](int l) {
+    const u32 x = i.mode ? a[l] & 31 : std::min(a[l], 32u), n = i.mode ? b[l] & 31 : std::min(b[l], 32u);
+    return u32(((1ull << n) - 1) << x);
+  });
+}
+void sign_extend(Warp& w, const Instr& i, u32 m) {
+  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
+  write_lanes<u32>(w, i.dst, m, [=](int l) {
+    const u32 n = i.mode ? b[l] & 31 : std::min(b[l], 32u), low = u32((1ull << n) - 1), v = a[l] & low;
+    return i.type == Type::S32 && n && v >> (n - 1) ? v | ~low : v;
+  });
+}
 void pack(Warp& w, const Instr& i, u32 m) {          // mov.b32/.b64 d, {a, b, ...}
   int bits = int(i.imm);
   for_lanes(m, [&](int l) {
@@ -281,6 +308,11 @@ void decode_logic(Decoder& d, Instr& i) {
   if constexpr (kOp < 3) i.run = integer_handler<Op>(i.type);
   else i.run = i.type == Type::B64 ? unary<u64, Op> : unary<u32, Op>;
 }
+int part_bits(Decoder& d, const Instr& i) {
+  const size_t n = i.regs.size();
+  if ((n != 2 && n != 4) || type_size(i.type) < int(n)) d.refuse("a vector of this length is not supported");
+  return type_size(i.type) * 8 / int(n);
+}
 void decode_mov(Decoder& d, Instr& i) {
   i.type = d.type();
   if (i.type == Type::Pred) {
@@ -296,13 +328,13 @@ void decode_mov(Decoder& d, Instr& i) {
   if (d.peek().kind == Operand::Vector) {
     i.regs = d.destinations(4);
     i.a = d.source(width);
-    i.run = unpack, i.imm = type_size(i.type) * 8 / s64(i.regs.size());
+    i.run = unpack, i.imm = part_bits(d, i);
     return;
   }
   i.dst = d.destination(width);
   if (d.peek().kind == Operand::Vector) {
     i.regs = d.sources(4);
-    i.run = pack, i.imm = type_size(i.type) * 8 / s64(i.regs.size());
+    i.run = pack, i.imm = part_bits(d, i);
     return;
   }
   i.a = d.source(width);
@@ -338,14 +370,8 @@ void decode_setp(Decoder& d, Instr& i) {
   if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
   i.op = decode_compare(d, i.type);
   auto parts = d.split_pair();
-  auto slot = [&](const string& text) {
-    Operand o = d.parse(text);
-    if (o.kind == Operand::Absent) return -1;
-    if (o.kind != Operand::Register || o.width != 1) d.refuse("destination " + text + " is not a predicate");
-    return o.slot;
-  };
-  i.dst = slot(parts[0]);
-  if (parts.size() > 1) i.dst2 = slot(parts[1]);
+  i.dst = d.register_of(parts[0], 1);
+  if (parts.size() > 1) i.dst2 = d.register_of(parts[1], 1);
   int width = register_width(i.type);
   i.a = d.source(width), i.b = d.source(width);
   i.run = i.type == Type::F16x2 ? setp_packed<false> : i.type == Type::BF16x2 ? setp_packed<true> : setp;
@@ -398,6 +424,13 @@ void decode_prmt(Decoder& d, Instr& i) {
   operands(d, i, 4, 3);
   i.run = prmt;
 }
+void decode_bits(Decoder& d, Instr& i) {
+  const string& n = d.name();
+  if (n != "fns") i.mode = d.choose({"clamp", "wrap"}, -1);
+  i.type = d.type_in({Type::B32, Type::U32, Type::S32});
+  operands(d, i, 4, n == "fns" ? 3 : 2);
+  i.run = n == "fns" ? find_nth_set : n == "bmsk" ? bit_mask : sign_extend;
+}
 void decode_lop3(Decoder& d, Instr& i) {
   d.type_in({Type::B32});
   operands(d, i, 4, 3);
@@ -432,7 +465,7 @@ void register_logic() {
                     {"not", decode_logic<Not, 3>}, {"mov", decode_mov}, {"shl shr", decode_shift}, {"setp", decode_setp},
                     {"set", decode_set}, {"selp", decode_selp}, {"slct", decode_slct}, {"bfe", decode_bfe},
                     {"bfi", decode_bfi}, {"prmt", decode_prmt}, {"lop3", decode_lop3}, {"shf", decode_shf},
-                    {"popc clz brev bfind", decode_bit_count}, {"testp", decode_testp}});
+                    {"popc clz brev bfind", decode_bit_count}, {"testp", decode_testp}, {"fns bmsk szext", decode_bits}});
 }
 
 }  // namespace emu

@@ -289,6 +289,7 @@ struct Machine {                               // one run of a plan: buffers and
   bool late = true;
   u32 resident_limit = 64;                     // clusters
   bool cooperative = false;                    // the launch may use a barrier of the whole grid
+  u64 step_limit = 0;                          // warp instructions; 0: none
   bool go_on = false;                          // after a finding that would end the kernel on a device
   std::set<string> ignored;                    // kinds of findings
   std::shared_ptr<Recorder> recorder;          // of lane addresses (lanes.cpp); null: nothing is recorded
@@ -389,6 +390,7 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store)
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
 bool written_by(Warp& w, u64 address, u32 bytes);     // by this instruction of this warp, and nobody else since
+u8* access(Warp& w, Space s, u64 address, u32 bytes, bool write, int lane, const char* what);   // of one lane, after every check
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
 void mark_readers(Warp& w, u64 address, u32 bytes, int change);   // and that one more (or less) copy in flight reads
 inline u64 address_of(Warp& w, const Address& a, int lane) {

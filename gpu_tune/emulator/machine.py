@@ -36,12 +36,13 @@ class Machine:
         checks: Checks,
         ignore: Sequence[str] = (),
         stop: str = "first",
+        steps: int = 0,
     ) -> None:
         require(stop in STOPS, "emulator stop", stop, f"is not one of {STOPS}")
         self.module, self.device, self.library = module, device or by_name(DEFAULT), module.library
         self._start, self._buffers = time.perf_counter(), 0
         landing = (seed & 1) == 0 if late is None else late
-        options = (ctypes.c_uint64 * 5)(seed, landing, 1, checks.bits, stop == "never")
+        options = (ctypes.c_uint64 * 6)(seed, landing, 1, checks.bits, stop == "never", steps)
         self.handle = self.library.emu_begin(module.handle, options, " ".join(ignore).encode())
         self.ignored = frozenset(ignore)
 

@@ -477,6 +477,9 @@ bool stores_again(Warp& w, int lane, u64 address, const u8* there, u32 bytes, bo
   return address >= start && address + bytes <= end && !memcmp(value + (address - start), there, bytes);
 }
 
+u8* access(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, const char* what) {
+  return locate(w, s, a, bytes, write, lane, 0, what);
+}
 int decode_atomic_operation(Decoder& d) {
   return d.choose({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"}, -1);
 }

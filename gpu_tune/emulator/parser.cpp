@@ -17,7 +17,7 @@ const TypeName kTypes[] = {
     {"f64", Type::F64, 8}, {"pred", Type::Pred, 1}, {"f16x2", Type::F16x2, 4}, {"bf16x2", Type::BF16x2, 4},
     {"b1", Type::B1, 0}, {"s4", Type::S4, 0}, {"u4", Type::U4, 0}, {"s2", Type::S2, 0}, {"u2", Type::U2, 0},
     {"tf32", Type::TF32, 4}, {"e4m3", Type::E4M3, 1}, {"e5m2", Type::E5M2, 1}, {"e4m3x2", Type::E4M3x2, 2},
-    {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}};
+    {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}, {"f32x2", Type::F32x2, 8}};
 
 bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
 
@@ -47,7 +47,7 @@ vector<string> split(const string& s, char c) {
     if (ch == c && depth == 0) out.push_back(trim(current)), current.clear();
     else current += ch;
   }
-  if (!trim(current).empty() || !out.empty()) out.push_back(trim(current));
+  out.push_back(trim(current));
   return out;
 }
 
@@ -82,6 +82,8 @@ Parser::Register* Parser::find_register(const string& name) {
 }
 
 Operand Parser::operand(string text) {
+  struct Depth { int& n; ~Depth() { --n; } } depth{operand_depth_};
+  if (++operand_depth_ > 8) fail("operands nested too deep");
   text = trim(text);
   Operand o;
   o.text = text;
@@ -94,12 +96,15 @@ Operand Parser::operand(string text) {
   }
   if (text[0] == '{') {
     o.kind = Operand::Vector;
+    if (text.back() != '}') fail("a '}' is missing in " + text);
     for (auto& part : split(text.substr(1, text.rfind('}') - 1), ',')) o.parts.push_back(operand(part));
     return o;
   }
   if (text[0] == '[') {
+    if (text.back() != ']') fail("a ']' is missing in " + text);
     auto parts = split(text.substr(1, text.rfind(']') - 1), ',');
     string base = parts[0];
+    if (base.empty()) fail("an address is missing in " + text);
     size_t sign = base.find_first_of("+-", 1);
     s64 offset = 0;
     if (sign != string::npos) {
@@ -108,6 +113,7 @@ Operand Parser::operand(string text) {
       base = trim(base.substr(0, sign));
     }
     Operand inner = operand(base);
+    if (inner.kind == Operand::Vector || inner.kind == Operand::Absent) fail("malformed address " + text);
     if (inner.kind == Operand::Immediate) offset += s64(inner.imm);
     o = inner;
     o.parts.clear();
@@ -134,7 +140,7 @@ Operand Parser::operand(string text) {
       char* end = nullptr;
       o.imm = text[0] == '-' ? u64(strtoll(text.c_str(), &end, 0)) : strtoull(text.c_str(), &end, 0);
       if (*end == 'U') ++end;
-      if (*end) fail("malformed number " + text);
+      if (*end || end == text.c_str()) fail("malformed number " + text);
     }
     return o;
   }
@@ -184,7 +190,9 @@ int Parser::symbol_slot(const string& name, int width) {
 // .reg, .shared, .local, .global, .const declarations
 void Parser::declaration(const string& statement) {
   vector<string> w = words(statement);
+  if (w.empty()) fail("an empty declaration");
   if (w[0] == ".reg") {
+    if (!kernel) fail("registers outside a kernel");
     Type t = w.size() > 2 ? type_from_name(w[1].substr(1)) : Type::None;
     if (t == Type::None || t == Type::B128) fail("unsupported register declaration " + statement);
     int width = t == Type::Pred ? 1 : type_size(t) == 8 ? 8 : 4;
@@ -206,7 +214,7 @@ void Parser::declaration(const string& statement) {
     const string& k = w[i];
     if (k == ".extern") external = true;
     else if (k == ".visible" || k == ".weak" || k == ".common") continue;
-    else if (k == ".align") align = number(w[++i]);
+    else if (k == ".align") align = alignment(w, ++i);
     else if (k == ".shared" || k == ".global" || k == ".const" || k == ".local" || k == ".param") space = k;
     else if (type_from_name(k.substr(1)) != Type::None) type = type_from_name(k.substr(1));
     else fail("unsupported directive " + k);
@@ -216,7 +224,8 @@ void Parser::declaration(const string& statement) {
   string initial;
   size_t equals = rest.find('=');
   if (equals != string::npos) initial = rest.substr(equals + 1), rest = rest.substr(0, equals);
-  u32 element = u32(type_size(type)), size = element;
+  const u32 element = u32(type_size(type));
+  u64 size = element;
   bool empty_brackets = false;
   size_t bracket = rest.find('[');
   string name = rest.substr(0, bracket);
@@ -224,17 +233,19 @@ void Parser::declaration(const string& statement) {
     u32 n = number(rest.substr(bracket + 1));
     empty_brackets |= rest[bracket + 1] == ']';
     size *= n;
+    if (size > 1u << 30) fail("a variable of more than 2^30 bytes: " + statement.substr(0, 80));
     bracket = rest.find('[', bracket + 1);
   }
   align = std::max(align, element);
   if (space == ".shared") {
-    shared_[name] = {size, align, external || empty_brackets};
+    shared_[name] = {u32(size), align, external || empty_brackets};
   } else if (space == ".local" || space == ".param") {
     if (!kernel) fail("a " + space + " variable outside a kernel");
     kernel->local_bytes = (kernel->local_bytes + align - 1) & ~(align - 1);
     if (space == ".param") scopes_.back().params[name] = int(kernel->local_bytes);
     else local_offset_[name] = kernel->local_bytes;
-    kernel->local_bytes += size;
+    kernel->local_bytes += u32(size);
+    if (kernel->local_bytes > 1u << 19) fail("more than 512 KiB of local memory");
   } else {
     if (external) fail("external variable " + name + " cannot be linked");
     GlobalVariable v{vector<u8>(size, 0), align, space == ".const", int(module_.globals.size())};
@@ -259,6 +270,7 @@ void Parser::statement(const string& text) {
   i.line = line_, i.place = place_;
   if (s[0] == '@') {
     size_t end = s.find_first_of(" \t\n");
+    if (end == string::npos) fail("a predicate without an instruction");
     string guard = s.substr(1, end - 1);
     if (guard[0] == '!') i.guard_negated = true, guard = guard.substr(1);
     Register* r = find_register(guard);
@@ -269,6 +281,7 @@ void Parser::statement(const string& text) {
   size_t end = s.find_first_of(" \t\n");
   string opcode = s.substr(0, end);
   vector<string> args = end == string::npos ? vector<string>() : split(trim(s.substr(end)), ',');
+  if (args.size() > 64) fail("too many operands");
   Decoder d(*this, opcode, args, line_);
   DecodeFn decode = find_opcode(d.name());
   if (!decode) fail("unsupported instruction " + opcode);
@@ -443,88 +456,6 @@ int Parser::opcode_number(const string& opcode) {
   return opcode_index_[opcode] = int(module_.opcodes.size()) - 1;
 }
 
-// A device function is inlined where it is called: its parameters are the caller's .param variables, `ret` jumps behind.
-void Parser::call(const string& text) {
-  size_t at = text.find_first_of(" \t\n(");
-  auto parts = split(trim(text.substr(at)), ',');
-  auto list = [&](const string& t) {
-    auto names = split(t.substr(1, t.rfind(')') - 1), ',');
-    if (names.size() == 1 && names[0].empty()) names.clear();
-    return names;
-  };
-  vector<string> results, arguments;
-  size_t k = 0;
-  if (parts[k][0] == '(') results = list(parts[k++]);
-  if (k >= parts.size()) fail("malformed call");
-  string name = parts[k++];
-  if (k < parts.size()) arguments = list(parts[k]);
-  auto it = functions_.find(name);
-  if (it == functions_.end()) fail("call of " + name + ", which is not defined in this module");
-  const Function& f = it->second;
-  if (++call_depth_ > 16) fail("recursive calls are not supported");
-  if (results.size() != f.results.size() || arguments.size() != f.params.size()) fail("call of " + name + " with wrong arguments");
-  Scope scope{scope_count_++, {}, {}, {}};
-  for (size_t q = 0; q < results.size(); ++q) scope.params[f.results[q]] = call_param(results[q]);
-  for (size_t q = 0; q < arguments.size(); ++q) scope.params[f.params[q]] = call_param(arguments[q]);
-  int line = line_;
-  const int place = place_;
-  return_scopes_.push_back(scope.id);
-  scopes_.push_back(scope);
-  line_ = f.line;
-  size_t p = f.start;
-  block(*text_, p);
-  labels_[{scope.id, "return"}] = int(kernel->code.size());
-  scopes_.pop_back();
-  return_scopes_.pop_back();
-  line_ = line, place_ = place;
-  --call_depth_;
-}
-
-int Parser::call_param(const string& name) const {
-  for (size_t k = scopes_.size(); k-- > 0;) {
-    auto it = scopes_[k].params.find(name);
-    if (it != scopes_[k].params.end()) return int(it->second);
-  }
-  return -1;
-}
-
-// .func (results) name (params) { body }
-void Parser::function(const string& s, size_t& p) {
-  size_t semicolon = std::min(s.find(';', p), s.size()), brace = std::min(s.find('{', p), s.size());
-  size_t end = std::min(semicolon, brace);
-  if (end == s.size()) fail("a .func without a body");
-  string head = s.substr(p, end - p);
-  size_t at = head.find(".func") + 5;
-  Function f;
-  auto names = [&](size_t& from) {
-    size_t close = head.find(')', from);
-    vector<string> out;
-    for (auto& param : split(head.substr(from + 1, close - from - 1), ',')) {
-      auto w = words(param);
-      if (w.empty()) continue;
-      if (w[0] != ".param") fail("unsupported function parameter " + param);
-      out.push_back(w.back().substr(0, w.back().find('[')));
-    }
-    from = close + 1;
-    return out;
-  };
-  size_t q = head.find_first_not_of(" \t\n", at);
-  if (q != string::npos && head[q] == '(') f.results = names(q), at = q;
-  size_t open = head.find('(', at);
-  string name = trim(head.substr(at, open - at));
-  if (open != string::npos) f.params = names(open);
-  line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
-  p = end + 1;
-  if (end == semicolon) return;        // a declaration
-  f.start = p, f.line = line_;
-  int depth = 1;
-  for (; p < s.size() && depth; ++p) {
-    depth += s[p] == '{' ? 1 : s[p] == '}' ? -1 : 0;
-    line_ += s[p] == '\n';
-  }
-  functions_[name] = f;
-}
-
 void Parser::entry_directives(const string& text) {
   vector<string> w = words(text);
   auto triple = [&](size_t& i, int* out) {
@@ -539,10 +470,11 @@ void Parser::entry_directives(const string& text) {
       int n[3];
       bool exact = w[i] == ".reqntid";
       triple(i, n);
-      kernel->max_threads = n[0] * n[1] * n[2];
+      for (int v : n) if (v < 1 || v > 65536) fail("a malformed number of threads");
+      kernel->max_threads = int(std::min<s64>(s64(n[0]) * n[1] * n[2], 1 << 20));
       if (exact) std::copy(n, n + 3, kernel->required_threads);
-    } else if (w[i] == ".minnctapersm") kernel->min_blocks = int(number(w[++i]));
-    else if (w[i] == ".maxnreg") kernel->max_registers = int(number(w[++i]));
+    } else if (i + 1 < w.size() && w[i] == ".minnctapersm") kernel->min_blocks = int(std::min(number(w[++i]), 1024u));
+    else if (i + 1 < w.size() && w[i] == ".maxnreg") kernel->max_registers = int(std::min(number(w[++i]), 1024u));
     else if (w[i] == ".reqnctapercluster") triple(i, kernel->required_cluster);
     else if (w[i] == ".maxclusterrank") ++i;
     else if (w[i] == ".explicitcluster") continue;
@@ -555,17 +487,20 @@ void Parser::entry(const string& s, size_t& p) {
   size_t open = s.find_first_of("({", name_at);
   if (open == string::npos) fail("a kernel without a body");
   string name = trim(s.substr(name_at, open - name_at));
-  const size_t brace = s.find('{', open), end = closing_brace(s, brace);
+  const size_t brace = s.find('{', open);
+  if (brace == string::npos) fail("a kernel without a body");
+  const size_t end = closing_brace(s, brace);
   const int line = line_;
   kernel = &module_.kernels[name];
   try {
     *kernel = Kernel();
     kernel->name = name;
     kernel_text(s, p, open);
-  } catch (const LoadError& e) {      // this one cannot be run; the others may
+  } catch (const std::exception& e) {      // this one cannot be run; the others may
+    auto* at = dynamic_cast<const LoadError*>(&e);
     *kernel = Kernel();
     kernel->name = name;
-    kernel->refusal = "PTX line " + std::to_string(e.line) + ": " + e.what();
+    kernel->refusal = "PTX line " + std::to_string(at ? at->line : line_) + ": " + (at ? "" : "malformed PTX, ") + e.what();
     scopes_.clear(), return_scopes_.clear();
     call_depth_ = 0;
     line_ = line + int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
@@ -584,6 +519,12 @@ size_t Parser::closing_brace(const string& s, size_t p) const {
   fail("a '}' is missing");
 }
 
+u32 Parser::alignment(const vector<string>& w, size_t i) const {
+  const u32 n = i < w.size() ? number(w[i]) : 0;
+  if (!n || n & (n - 1) || n > 1u << 16) fail("a malformed alignment");
+  return n;
+}
+
 // Parameters, directives and body of a kernel.
 void Parser::kernel_text(const string& s, size_t& p, size_t open) {
   size_t close = open;
@@ -598,25 +539,26 @@ void Parser::kernel_text(const string& s, size_t& p, size_t open) {
       int align = 0, count = 1;
       string param = w.back();
       for (size_t i = 0; i + 1 < w.size(); ++i) {
-        if (w[i] == ".align") align = int(number(w[++i]));
+        if (w[i] == ".align") align = int(alignment(w, ++i));
         else if (w[i] == ".param" || w[i] == ".ptr" || w[i] == ".global") continue;
         else if (type_from_name(w[i].substr(1)) != Type::None) t = type_from_name(w[i].substr(1));
         else fail("unsupported parameter attribute " + w[i]);
       }
       size_t bracket = param.find('[');
-      if (bracket != string::npos) count = int(number(param.substr(bracket + 1))), param = param.substr(0, bracket);
+      if (bracket != string::npos) count = int(std::min(number(param.substr(bracket + 1)), 65536u)), param = param.substr(0, bracket);
       int size = type_size(t);
       if (!size) fail("unsupported parameter " + text);
       align = std::max(align, size);
       offset = (offset + align - 1) / align * align;
       kernel->params.push_back({param, offset, size * count});
       offset += size * count;
+      if (offset > 32764) fail("more than 32764 bytes of parameters");
     }
     ++close;
   }
   kernel->param_bytes = offset;
   size_t brace = s.find('{', close);
-  if (brace == string::npos) fail("a kernel without a body");
+  if (brace == string::npos || close > brace) fail("a kernel without a body");
   entry_directives(s.substr(close, brace - close));
   line_ += int(std::count(s.begin() + long(p), s.begin() + long(brace), '\n'));
   p = brace + 1;

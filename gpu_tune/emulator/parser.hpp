@@ -59,7 +59,7 @@ class Parser {
   struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
 
   Module& module_;
-  int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0;
+  int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0, operand_depth_ = 0;
   const string* text_ = nullptr;
   std::map<string, Function> functions_;
   vector<int> return_scopes_;
@@ -80,6 +80,7 @@ class Parser {
   void entry(const string& s, size_t& p);
   void kernel_text(const string& s, size_t& p, size_t open);
   size_t closing_brace(const string& s, size_t p) const;
+  u32 alignment(const vector<string>& w, size_t i) const;
   void entry_directives(const string& text);
   void body(const string& s, size_t& p);
   void block(const string& s, size_t& p);
@@ -92,7 +93,7 @@ class Parser {
   void statement(const string& text);
   void loc(const string& text);
   void file_directive(const string& text);
-  u32 number(const string& s) { return u32(strtoul(s.c_str(), nullptr, 0)); }
+  static u32 number(const string& s) { return u32(strtoul(s.c_str(), nullptr, 0)); }
 };
 
 }  // namespace emu

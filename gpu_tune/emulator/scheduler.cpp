@@ -301,10 +301,11 @@ void Scheduler::finish_warp(Warp& w) {
 
 // An endless loop: very many instructions without a store, barrier or arrival anywhere.
 void Scheduler::check_endless(Warp& w) {
+  if (m.step_limit && m.statistics.instructions >= m.step_limit) m.halt("limit", "the run has executed as many warp instructions as were allowed", &w);
   if (m.progress == progress_at_check_)
     m.halt("limit", format("%llu warp instructions were executed without any effect (an endless loop?)", (unsigned long long)kEndless), &w);
   progress_at_check_ = m.progress;
-  check_at_ = m.statistics.instructions + kEndless;
+  check_at_ = m.statistics.instructions + (m.step_limit ? std::min(m.step_limit, kEndless) : kEndless);
 }
 
 // The instruction that a finding has ended, where the run goes on.

@@ -254,7 +254,7 @@ void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write,
 }
 
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
-  if (cta.shadow.empty()) return;
+  if (cta.shadow.empty() || address < kSharedStart || address + bytes > cta.top) return;
   u32 g = u32(cta.cluster->machine->kernel->shared_granularity);
   for (u32 k = address / g; k <= (address + bytes - 1) / g; ++k)
     cta.shadow[k].flags = u8((cta.shadow[k].flags & ~clear) | set);
@@ -433,20 +433,25 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
   u64 g = u64(m.global_granularity), low = b.base & 15;
   first_cell(m, b, at);
   u32 me = w.grid_id + 1, now = clock.local[w.agent];
+  GlobalCell before, after;
+  bool known = false;
   for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
     GlobalCell& s = b.shadow[size_t(c)];
+    if (known && !memcmp(&s, &before, sizeof s)) { s = after; continue; }      // long runs have one history
+    before = s;
+    const u64 reports = m.reports;
     if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, c * g - low, write, strong, async);
     if (write && s.readers) {
       s.readers = 0;
       m.report("asynchronous", format("a store to byte %llu of buffer `%s`, which an asynchronous copy in flight still reads "
                                       "(its completion was not waited for)", (unsigned long long)(c * g - low), b.name.c_str()), &w);
     }
-    bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
+    const bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
                      unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock) &&
                      !(s.flags & GlobalCell::Observed && observed_before(w, s, lane, clock)) &&
                      !(write && w.storing && s.write_pc == w.pc && (s.write_warp - 1) / m.warps_per_cta == w.grid_id / m.warps_per_cta &&
                        stores_again(w, lane, b.base + (c * g - low), b.data + (c * g - low), u32(g), false));
-    bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
+    const bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
                     unordered_global(w, s.read_warp, s.read_clock, s.read_lane, lane, clock);
     if (bad_write || bad_read) {
       report_unordered(w, s, b, c * g - low, write, bad_write);
@@ -462,6 +467,7 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
       s.flags = u8((s.flags & ~GlobalCell::AtomicRead) | (strong ? GlobalCell::AtomicRead : 0));
       if (strong && s.flags & GlobalCell::Atomic && s.write_warp) observe(m, s, me, now, lane);
     }
+    known = reports == m.reports && !strong && !w.storing && !(before.flags & GlobalCell::Observed), after = s;
   }
 }
 

@@ -33,9 +33,8 @@ void decode_shuffle(Decoder& d, Instr& i) {
   i.op = d.choose({"up", "down", "bfly", "idx"}, -1);
   d.type_in({Type::B32});
   auto pair = d.split_pair();
-  Operand value = d.parse(pair[0]);
-  i.dst = value.kind == Operand::Absent ? -1 : value.slot;
-  if (pair.size() > 1) i.dst2 = d.parse(pair[1]).slot;
+  i.dst = d.register_of(pair[0], 4);
+  if (pair.size() > 1) i.dst2 = d.register_of(pair[1], 1);
   i.a = d.source(4), i.b = d.source(4), i.c = d.source(4), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = shuffle;
 }
@@ -78,8 +77,9 @@ void decode_match(Decoder& d, Instr& i) {
   d.require("sync");
   i.type = d.type_in({Type::B32, Type::B64});
   auto pair = d.split_pair();
-  i.dst = d.parse(pair[0]).slot;
-  if (pair.size() > 1) i.dst2 = d.parse(pair[1]).slot;
+  i.dst = d.register_of(pair[0], 4);
+  if (i.dst < 0) d.refuse("the destination is missing");
+  if (pair.size() > 1) i.dst2 = d.register_of(pair[1], 1);
   i.a = d.source(type_size(i.type)), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = match;
 }
@@ -119,10 +119,9 @@ void decode_elect(Decoder& d, Instr& i) {
   d.require("sync");
   auto pair = d.split_pair();
   if (pair.size() != 2) d.refuse("elect.sync needs a register and a predicate");
-  Operand leader = d.parse(pair[0]), chosen = d.parse(pair[1]);
-  if (chosen.kind != Operand::Register || chosen.width != 1) d.refuse("destination " + pair[1] + " is not a predicate");
-  i.dst = leader.kind == Operand::Absent ? -1 : leader.slot;
-  i.dst2 = chosen.slot, i.member = d.source(4);
+  i.dst = d.register_of(pair[0], 4), i.dst2 = d.register_of(pair[1], 1);
+  if (i.dst2 < 0) d.refuse("the predicate is missing");
+  i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = elect;
 }
 

@@ -1,0 +1,246 @@
+"""``gpu_tune.emulate`` and ``Session``: every kind of argument, several launches, levels, refusals, and the plugin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import gpu_tune as gt
+from gpu_tune.cli import main
+from gpu_tune.errors import EmulationError, InvalidInput
+from tests.emulator.test_allowed import kernel
+from tests.helpers.emulator.snippets import needs_emulator, needs_nvrtc
+
+pytestmark = needs_emulator
+
+CUDA = r"""
+struct Pair { float* data; float by; int n; };
+template <class T> __device__ T twice(T x) { return x + x; }
+__constant__ float weights[4];
+__device__ int launches;
+__global__ void scale(Pair p) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < p.n) p.data[i] *= p.by;
+  if (i == 0) ++launches;
+}
+template <class T> __global__ void add(const T* a, T* b, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) b[i] += twice(a[i]);
+}
+template __global__ void add<float>(const float*, float*, int);
+template __global__ void add<int>(const int*, int*, int);
+__global__ void weighted(const float* a, float* b) { b[threadIdx.x] = a[threadIdx.x] * weights[threadIdx.x % 4]; }
+"""
+
+
+@needs_nvrtc
+def test_several_launches_share_memory_and_variables() -> None:
+    x, y = np.arange(100, dtype=np.float32), np.zeros(100, np.float32)
+    with gt.Session(CUDA) as gpu:
+        assert gpu.launch("scale", 1, 128, [gt.Struct([x, np.float32(3), np.int32(100)])])
+        assert gpu.launch("add<float>", 1, 128, [x, y, 100])
+        assert gpu.launch("scale", 1, 128, [gt.Struct({0: y[50:], 8: np.float32(10), 12: np.int32(50)})])
+        assert gpu.symbol("launches", np.int32)[0] == 2
+        after = gpu.array(y)
+    assert gpu.report().ok and not gpu.report().findings
+    want = 6 * np.arange(100, dtype=np.float32)
+    want[50:] *= 10
+    assert np.array_equal(after, want) and np.array_equal(gpu.report().arrays["arg1"], want)
+    assert x[1] == 1 and not y.any()  # the caller's stay as they are
+
+
+@needs_nvrtc
+def test_kernels_by_name_and_variables_by_name() -> None:
+    x, y = np.ones(8, np.float32), np.zeros(8, np.float32)
+    weights = np.array([1, 2, 3, 4], np.float32)
+    report = gt.emulate(CUDA, "weighted", block=8, args=[x, y], symbols={"weights": weights})
+    assert list(report.results[1]) == [1, 2, 3, 4] * 2
+    assert (
+        gt.emulate(CUDA, r"add<int>\(", block=8, args=[np.ones(8, "i4"), np.zeros(8, "i4"), 8]).results[1].sum() == 16
+    )
+    with pytest.raises(InvalidInput, match="fits 2 kernels.*add<float>.*add<int>"):
+        gt.emulate(CUDA, "add", args=[x, y, 8])
+    with pytest.raises(InvalidInput, match="is no variable of the module"):
+        gt.emulate(CUDA, "weighted", block=8, args=[x, y], symbols={"heights": weights})
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("args", "rule"),
+    [
+        ([np.ones(4, "f4")], "are not the 3 it takes"),
+        ([np.ones(4, "f4"), np.ones(4, "f4"), np.int64(4)], "has 8 bytes"),
+        ([np.ones(4, "f4"), np.ones(4, "f4"), 2**40], "does not fit"),
+        ([[1, 2], np.ones(4, "f4"), 4], "is no array"),
+    ],
+)
+def test_arguments_that_do_not_fit(args: list[Any], rule: str) -> None:
+    with pytest.raises(InvalidInput, match=rule):
+        gt.emulate(CUDA, "add<float>", block=4, args=args)
+
+
+COPY = kernel(
+    """ld.param.u64 %p, [a];
+ld.param.u64 %m, [b];
+mad.wide.u32 %p, %t, 4, %p;
+mad.wide.u32 %m, %t, 4, %m;
+ld.global.u32 %v, [%p];
+st.global.u32 [%m], %v;""",
+    ".param .u64 a, .param .u64 b",
+)
+
+
+def test_a_run_stops_at_the_first_fault_or_never() -> None:
+    short, out = np.arange(1, 9, dtype=np.uint32), np.full(32, 7, np.uint32)
+    report = gt.emulate(COPY, block=32, args=[short, out])
+    assert report.stopped and [f.kind for f in report.errors] == ["bounds"] and (report.results[1] == 7).all()
+    report = gt.emulate(COPY, block=32, args=[short, out], stop="never")
+    assert not report.stopped and report.counted == {"bounds": 24}
+    assert list(report.results[1]) == [*range(1, 9), *[0] * 24]  # what lies outside reads as zero
+    report = gt.emulate(COPY, block=32, args=[short, out], ignore=["bounds"])
+    assert report.ok and not report.findings
+    with pytest.raises(InvalidInput, match="first"):
+        gt.emulate(COPY, block=32, args=[short, out], stop="later")
+
+
+def test_arrays_that_are_not_writeable_may_only_be_read() -> None:
+    a, b = np.arange(32, dtype=np.uint32), np.zeros(32, np.uint32)
+    b.flags.writeable = False
+    assert [f.kind for f in gt.emulate(COPY, block=32, args=[a, b]).findings] == ["read_only"]
+    assert [f.kind for f in gt.emulate(COPY, block=32, args=[a, None]).findings] == ["bounds"]
+
+
+def test_few_findings_of_a_kind_are_kept_and_all_are_counted() -> None:
+    body = "ld.param.u64 %p, [a];\n" + "mov.u32 %v, %t;\nst.global.u32 [%p], %v;\n" * 40
+    report = gt.emulate(kernel(body), grid=20, block=32, args=[np.zeros(1, np.uint32)])
+    assert len(report.findings) == 16 and report.counted["global_race"] > 1000
+    assert "more of kind global_race" in str(report)
+
+
+def test_only_the_kernel_that_is_launched_has_to_be_supported() -> None:
+    other = (
+        kernel("tex.2d.v4.f32.s32 {%v, %v, %v, %v}, [%m, {%v, %v}];").replace(" k(", " other(").replace(gt_head(), "")
+    )
+    text = COPY + other
+    a = np.arange(32, dtype=np.uint32)
+    assert np.array_equal(gt.emulate(text, "k", block=32, args=[a, np.zeros_like(a)]).results[1], a)
+    with pytest.raises(EmulationError, match=r"refuses kernel 'other': PTX line \d+: unsupported instruction tex\.2d"):
+        gt.emulate(text, "other", args=[a])
+
+
+def gt_head() -> str:
+    return COPY[: COPY.index(".visible")]
+
+
+HOST = (
+    ".extern .func (.param .b32 r) vprintf (.param .b64 f, .param .b64 v);\n"
+    ".extern .func __assertfail (.param .b64 m, .param .b64 f, .param .b32 l, .param .b64 n, .param .b64 s);\n"
+    ".global .align 1 .b8 form[9] = {37, 100, 32, 37, 46, 49, 102, 10, 0};\n"
+    ".global .align 1 .b8 what[3] = {110, 62, 48};\n"
+)
+
+
+def test_what_a_kernel_prints_and_asserts() -> None:
+    text = kernel(
+        """.local .align 8 .b8 values[16];
+.reg .f64 %f;
+mov.u64 %p, values;
+cvta.local.u64 %p, %p;
+st.local.u32 [values], %t;
+mov.f64 %f, 0d4004000000000000;
+st.local.f64 [values+8], %f;
+{ .param .b64 x; .param .b64 y; .param .b32 z;
+mov.u64 %m, form;
+st.param.b64 [x], %m;
+st.param.b64 [y], %p;
+call.uni (z), vprintf, (x, y);
+}
+setp.ne.u32 %q, %t, 1;
+@%q bra E;
+{ .param .b64 x; .param .b64 y; .param .b32 z; .param .b64 u; .param .b64 w;
+mov.u64 %m, what;
+st.param.b64 [x], %m;
+st.param.b64 [y], %m;
+st.param.b32 [z], 42;
+st.param.b64 [u], %m;
+st.param.b64 [w], %m;
+call.uni __assertfail, (x, y, z, u, w);
+}
+E:""",
+        "",
+    )
+    report = gt.emulate(text.replace(".visible", HOST + ".visible"), block=2)
+    assert report.printed == "[k block (0,0,0) thread 0] 0 2.5\n[k block (0,0,0) thread 1] 1 2.5\n"
+    (finding,) = report.findings
+    assert finding.kind == "assert" and "assertion `n>0` failed at n>0:42" in finding.message
+
+
+@needs_nvrtc
+def test_the_command_says_what_it_finds(tmp_path: Any) -> None:
+    path = tmp_path / "kernel.cu"
+    path.write_text(CUDA)
+    args = ["emulate", str(path), "--kernel", "add<float>", "--block", "64"]
+    numbers = ["--arg", "arange:float32[64]", "--arg", "zeros:float32[64]", "--arg", "int32=64"]
+    done = CliRunner().invoke(main, [*args, *numbers])
+    assert done.exit_code == 0 and "arg1: float32 [64] 0.0, 2.0, 4.0" in done.output, done.output
+    done = CliRunner().invoke(main, [*args, *numbers[:4], "--arg", "int32=65"])
+    assert done.exit_code == 0, done.output  # 64 threads
+    done = CliRunner().invoke(main, [*args[:4], "--block", "65", *numbers[:4], "--arg", "int32=65"])
+    assert done.exit_code == 1 and "bounds" in done.output, done.output
+
+
+PLUGIN = """
+import numpy as np
+import pytest
+from tests.emulator.test_launch import COPY
+
+def test_right(emulated_gpu):
+    a = np.arange(32, dtype=np.uint32)
+    _, b = emulated_gpu(COPY, block=32, args=[a, np.zeros_like(a)])
+    assert np.array_equal(a, b)
+
+def test_wrong(emulated_gpu):
+    emulated_gpu(COPY, block=33, args=[np.zeros(32, np.uint32), np.zeros(33, np.uint32)])
+"""
+
+
+def test_the_pytest_fixture(tmp_path: Any) -> None:
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    (tmp_path / "test_it.py").write_text(PLUGIN)
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "gpu_tune.emulator.pytest_plugin",
+        "-c",
+        "/dev/null",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment(root))
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "load of 4 bytes at byte 128 of buffer `arg0` (128 bytes)" in done.stdout
+
+
+def environment(root: Any) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(root), "PYTEST_ADDOPTS": ""}
+
+
+def test_malformed_texts_end_in_a_result_or_an_error() -> None:
+    """A bounded run of ``python -m bench.emulator.fuzz``."""
+    from bench.emulator import fuzz
+    from tests.emulator import test_allowed
+
+    corpus = [t for twin in test_allowed.TWINS for t in (twin.right, twin.wrong)]
+    done, loaded, failures = fuzz.run(corpus, inputs=1500, seed=1)
+    assert done == 1500 and loaded > 100 and not failures, failures
