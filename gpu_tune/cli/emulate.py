@@ -57,14 +57,10 @@ def command(
     rng = np.random.default_rng(seed)
     values = [_argument(text, rng) for text in args]
     source = file.read_text(errors="replace")
-    dims = [_dims("grid", grid), _dims("block", block)]
-    options_of_run: dict[str, Any] = {
-        "shared": shared,
-        "cluster": _dims("cluster", cluster),
-        "cooperative": cooperative,
-    }
-    options_of_run |= {"device": device, "options": compiler, "ignore": ignore}
-    reports = [emulate(source, kernel, *dims, values, seed=seed + k, **options_of_run) for k in range(seeds)]
+    run: dict[str, Any] = {"grid": _dims("grid", grid), "block": _dims("block", block), "args": values}
+    run |= {"shared": shared, "cluster": _dims("cluster", cluster), "cooperative": cooperative}
+    run |= {"device": device, "options": compiler, "ignore": ignore}
+    reports = [emulate(source, kernel, seed=seed + k, **run) for k in range(seeds)]
     first = reports[0]
     arrays = _results(first)
     differs = sorted({n for r in reports for n, a in _results(r).items() if a.tobytes() != arrays[n].tobytes()})
@@ -75,9 +71,7 @@ def command(
             np.save(save / f"{name}.npy", array)
     ok = all(r.ok for r in reports)
     if as_json:
-        told: list[dict[str, Any]] = [
-            {"kind": f.kind, "level": f.level, "message": f.message, "count": f.count} for f in findings
-        ]
+        told = [{name: getattr(f, name) for name in ("kind", "level", "message", "count")} for f in findings]
         facts = {"ok": ok, "findings": told, "printed": first.printed, "steps": first.steps, "differs": differs}
         options.echo_json({**facts, "instructions": first.instructions, "seconds": sum(r.seconds for r in reports)})
     else:

@@ -61,7 +61,7 @@ def test_kernels_by_name_and_variables_by_name() -> None:
     assert (
         gt.emulate(CUDA, r"add<int>\(", block=8, args=[np.ones(8, "i4"), np.zeros(8, "i4"), 8]).results[1].sum() == 16
     )
-    with pytest.raises(InvalidInput, match="fits 2 kernels.*add<float>.*add<int>"):
+    with pytest.raises(InvalidInput, match=r"fits 2 kernels.*add<float>.*add<int>"):
         gt.emulate(CUDA, "add", args=[x, y, 8])
     with pytest.raises(InvalidInput, match="is no variable of the module"):
         gt.emulate(CUDA, "weighted", block=8, args=[x, y], symbols={"heights": weights})
