@@ -149,14 +149,15 @@ class Session:
     def _place(self, arrays: Sequence[np.ndarray]) -> None:
         """Give every array a block; those of one launch that overlap share one."""
         spans = sorted((*span(a), k) for k, a in enumerate(arrays))
-        groups: list[tuple[int, int, list[np.ndarray]]] = []
+        groups: list[tuple[int, int, list[int]]] = []
         for start, end, k in spans:
             if groups and start < groups[-1][1]:
-                low, high, members = groups[-1]
-                groups[-1] = (low, max(high, end), [*members, arrays[k]])
+                low, high, inside = groups[-1]
+                groups[-1] = (low, max(high, end), [*inside, k])
             else:
-                groups.append((start, end, [arrays[k]]))
-        for start, end, members in groups:
+                groups.append((start, end, [k]))
+        for start, end, numbers in sorted(groups, key=lambda group: min(group[2])):
+            members = [arrays[k] for k in sorted(numbers)]
             if self._find(start, end) is not None:
                 continue
             apart = all(end <= b.start or b.end <= start or start == end for b in self._blocks)
