@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
+import hashlib
+import logging
 import os
 import pwd
 import re
@@ -23,6 +25,7 @@ from pathlib import Path
 
 from .errors import StoreError
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 
 
@@ -91,18 +94,58 @@ def prepare(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A new, private file beside ``path``, which takes its place by one rename when the block ends well, and is removed
-    otherwise. OSError as the file system raises it."""
+    otherwise; ``durable``: its content is on disk before. OSError as the file system raises it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     os.close(handle)
     try:
         yield Path(name)
+        if durable:
+            _sync(name)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def _sync(name: str) -> None:
+    handle = os.open(name, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_SEAL = b"\ngpu_tune sha256 "
+
+
+def seal(path: Path) -> None:
+    """Append to a file what tells that it is whole: loaders of objects and libraries ignore what follows their end."""
+    body = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(_SEAL + hashlib.sha256(body).hexdigest().encode())
+
+
+def sealed(path: Path) -> bytes | None:
+    """The content of a file that was sealed; None where there is none, or it is cut or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    body, mark, digest = data[: -64 - len(_SEAL)], data[-64 - len(_SEAL) : -64], data[-64:]
+    return body if mark == _SEAL and hashlib.sha256(body).hexdigest().encode() == digest else None
+
+
+_complained: set[str] = set()
+
+
+def cannot_keep(what: str, folder: Path, error: Exception) -> None:
+    """Warn, once in a process for each ``what``, that it cannot be kept in ``folder``; the work goes on without."""
+    if what not in _complained:
+        _complained.add(what)
+        log.warning("%s cannot be kept in %s (%s): going on without", what, folder, error)
 
 
 class LineFile:

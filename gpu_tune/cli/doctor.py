@@ -6,7 +6,6 @@ import functools
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import click
 
 from .. import __version__, paths
 from ..cuda import cublas, driver, nvrtc
+from ..emulator import build
 from ..errors import GpuTuneError, Unavailable
 from ..measure.quarantine import Journal
 from ..store.records import Records
@@ -111,12 +111,15 @@ def _cublas() -> tuple[bool, str]:
 
 
 def _compiler() -> tuple[bool, str]:
-    name = os.environ.get("CXX") or "g++"
-    path = shutil.which(name)
-    if path is None:
-        return False, f"{name} is missing: the emulator cannot be built (apt install g++, or set CXX)"
-    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
-    return True, f"{version} ({path})"
+    command = build.compiler()
+    run = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return True, f"{run.stdout.partition(chr(10))[0]} ({' '.join(command)})"
+
+
+def _emulator() -> tuple[bool, str]:
+    state = build.state()
+    said = {"damaged": ": it is built again when it is next needed", "not built yet": ": it is when it is first needed"}
+    return state != "damaged", state + said.get(state, "")
 
 
 def _templates() -> tuple[bool, str]:
@@ -168,6 +171,7 @@ _PROBES: list[tuple[str, bool, Callable[[], tuple[bool, str]]]] = [
     ("nvrtc", True, _nvrtc),
     ("cublasLt", False, _cublas),
     ("c++", False, _compiler),
+    ("emulator", False, _emulator),
     ("templates", True, _templates),
     ("store", False, _store),
     ("shipped", False, _shipped),

@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from .. import paths
+from ..emulator import build
+from ..errors import CompilerMissing
 from ..store.store import Store
 from . import options
 
@@ -34,6 +36,8 @@ def command(keep_days: float, quarantine: bool, store: Store, as_json: bool) -> 
         paths.check_trusted(folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
     freed = [_remove(path, time.time() - keep_days * 86400) for path in compiled.rglob("*")]
+    with contextlib.suppress(CompilerMissing):
+        freed += [_remove(path, time.time()) for path in build.leftovers()]  # of the emulator: damaged, or outdated
     files, freed_bytes = len(freed) - freed.count(None), sum(filter(None, freed))
     journals = list((paths.root() / "started").glob("*.jsonl")) if quarantine else []
     for path in journals:

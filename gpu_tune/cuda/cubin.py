@@ -242,7 +242,7 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
     frames: dict[str, tuple[int, int, int]] = {}
     notes: dict[str, list[str]] = defaultdict(list)
     kernel = function = ""
-    for line in log.splitlines():
+    for line in log.replace("\0", "\n").splitlines():
         if match := _ENTRY.search(line):
             kernel = function = match[1]
             frames.setdefault(kernel, (0, 0, 0))

@@ -96,7 +96,8 @@ def _compile(source: str, kind: str, options: Sequence[str]) -> Compiled:
     try:
         texts = [o.encode() for o in (*_base_options(), *options)]
         (code,) = _loaded()[1].nvrtcCompileProgram(program, len(texts), texts)
-        log = _get(program, "ProgramLog").rstrip(b"\0").decode(errors="replace")
+        # a NUL stands before what ptxas says after its -v report: the line of an error begins there
+        log = _get(program, "ProgramLog").rstrip(b"\0").replace(b"\0", b"\n").decode(errors="replace")
         if code:
             raise CompileError(f"NVRTC {'.'.join(map(str, version()))} refused the source ({options[0]})", log)
         data = _get(program, kind)

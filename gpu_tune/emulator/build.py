@@ -1,7 +1,9 @@
 """The emulator's shared library: built with the system's C++ compiler on first use, kept in the user's store.
 
-The file name carries a hash of sources, compiler and flags, and appears by one rename, so that several processes may
-ask for it at once and an update of gpu_tune never meets an old library.
+The file name carries a hash of sources, compiler and flags, and appears by one rename once it is on disk, so that
+several processes may ask for it at once and an update of gpu_tune never meets an old library. A library is mapped into
+memory, where a cut file is a bus error: it carries its own digest, is loaded when that is right, and else built again.
+Where nothing can be kept, it is built for this process alone.
 """
 
 from __future__ import annotations
@@ -9,19 +11,25 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
+import shlex
 import shutil
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..errors import CompilerMissing, EmulationError
+from ..errors import CompilerMissing, EmulationError, StoreError
 
+log = logging.getLogger(__name__)
 FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "model" / "performance")
 """Where the library's sources lie: the emulator, and the player of the performance model, which is built with it."""
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w")
+SPACE = 64 << 20
+"""Bytes: with less free where the library is kept, a failed build is tried elsewhere."""
 _P, _S, _I, _U64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_load": (_P, [_S, _S, _I]),
@@ -54,12 +62,18 @@ def folder() -> Path:
     return paths.root() / "emulator"
 
 
-def compiler() -> str:
-    """The C++ compiler's path; CompilerMissing when there is none."""
-    for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++"):
-        found = shutil.which(name) if name else None
+def compiler() -> tuple[str, ...]:
+    """The C++ compiler as the start of a command; CompilerMissing when there is none.
+
+    ``CXX`` may have arguments (``ccache g++``). One that names nothing that can be run is said, and not used.
+    """
+    named = tuple(shlex.split(os.environ.get("CXX", "")))
+    for command in (named, *((name,) for name in ("g++", "c++", "clang++"))):
+        found = shutil.which(command[0]) if command else None
         if found:
-            return found
+            return found, *command[1:]
+        if command and command is named:
+            _say_unusable(os.environ["CXX"])
     raise CompilerMissing(
         "the emulator needs a C++17 compiler and found none of $CXX, g++, c++, clang++; "
         "install one (Debian and Ubuntu: apt install g++)"
@@ -67,16 +81,61 @@ def compiler() -> str:
 
 
 @functools.cache
+def _say_unusable(named: str) -> None:
+    log.warning("CXX=%r names no program that can be run: the emulator is built with another compiler", named)
+
+
+def state() -> str:
+    """Whether the library is there: "built", "not built yet" or "damaged"; CompilerMissing without a compiler."""
+    path = _path()
+    return "built" if paths.sealed(path) is not None else "damaged" if path.exists() else "not built yet"
+
+
+def leftovers() -> list[Path]:
+    """Files of the emulator's folder that are of no use: damaged, of another version, or left by a killed build."""
+    used = {_path(), *(_object(source) for source in _files() if source.suffix == ".cpp")}
+    kept = [p for p in folder().rglob("*") if p.is_file() and not p.is_symlink()]
+    return [p for p in kept if paths.sealed(p) is None or (p.suffix in (".so", ".o") and p not in used)]
+
+
+@functools.cache
 def library() -> ctypes.CDLL:
     """The loaded library, with argument types set."""
-    path = _path()
-    if not path.exists():
-        _build(path)
-    lib = ctypes.CDLL(str(path))
+    lib = _load(_path())
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """The library at ``path``, built where it is not there or not whole: elsewhere, when it cannot be kept there."""
+    try:
+        paths.check_trusted(path.parent)
+        whole = paths.sealed(path) is not None
+    except StoreError as error:
+        return _unkept(path, error)
+    if not whole:
+        if path.exists():
+            log.warning("the emulator's library %s is damaged: it is built again", path)
+        try:
+            _build(path)
+        except (OSError, StoreError) as error:
+            return _unkept(path, error)
+        except EmulationError as error:
+            if shutil.disk_usage(path.parent).free > SPACE:
+                raise
+            return _unkept(path, error)
+    return ctypes.CDLL(str(path))
+
+
+def _unkept(path: Path, error: Exception) -> ctypes.CDLL:
+    """Built for this process alone: once it is loaded its file is not needed."""
+    paths.cannot_keep("the emulator's library", path.parent, error)
+    with tempfile.TemporaryDirectory(prefix="gpu_tune-") as place:
+        alone = Path(place) / path.name
+        _build(alone)
+        return ctypes.CDLL(str(alone))
 
 
 def _files() -> list[Path]:
@@ -89,14 +148,20 @@ def _path() -> Path:
 
 def _hash(*files: Path) -> str:
     key = hashlib.sha256()
-    for text in (_version(), " ".join(FLAGS), _processor(), *(p.name + p.read_text() for p in files)):
+    for text in (
+        " ".join(compiler()[1:]),
+        _version(),
+        " ".join(FLAGS),
+        _processor(),
+        *(p.name + p.read_text() for p in files),
+    ):
         key.update(text.encode() + b"\0")
     return key.hexdigest()[:24]
 
 
 @functools.cache
 def _version() -> str:
-    return subprocess.run([compiler(), "--version"], capture_output=True, text=True).stdout
+    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True).stdout
 
 
 def _processor() -> str:
@@ -109,19 +174,23 @@ def _processor() -> str:
 
 
 def _build(path: Path) -> None:
+    """Objects are kept beside it: a change of one source compiles that one again."""
     objects = paths.prepare(path.parent / "objects")
     sources = [p for p in _files() if p.suffix == ".cpp"]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        made = list(pool.map(lambda source: _compile(source, objects), sources))
-    _publish([compiler(), "-shared", *map(str, made)], path)
+        made = list(pool.map(lambda source: _compile(source, objects / _object(source).name), sources))
+    _publish([*compiler(), "-shared", *map(str, made)], path)
 
 
-def _compile(source: Path, objects: Path) -> Path:
-    """One object file, kept: a change of one source compiles that one again."""
+def _object(source: Path) -> Path:
     headers = [p for p in _files() if p.suffix == ".hpp"]
-    target = objects / f"{source.stem}-{_hash(source, *headers)}.o"
-    if not target.exists():
-        command = [compiler(), *FLAGS, "-c", str(source)]
+    return folder() / "objects" / f"{source.stem}-{_hash(source, *headers)}.o"
+
+
+def _compile(source: Path, target: Path) -> Path:
+    """One object file."""
+    if paths.sealed(target) is None:
+        command = [*compiler(), *FLAGS, "-c", str(source)]
         try:
             _publish([*command, "-march=native"], target)
         except EmulationError:
@@ -130,8 +199,9 @@ def _compile(source: Path, objects: Path) -> Path:
 
 
 def _publish(command: list[str], target: Path) -> None:
-    """Run a compiler command whose output appears as ``target`` in one step."""
-    with paths.replacing(target) as new:
+    """Run a compiler command whose output appears as ``target`` in one step, sealed."""
+    with paths.replacing(target, durable=True) as new:
         done = subprocess.run([*command, "-o", str(new)], capture_output=True, text=True)
         if done.returncode:
             raise EmulationError(f"building the emulator failed ({command[0]}):\n{done.stderr[-2000:]}")
+        paths.seal(new)

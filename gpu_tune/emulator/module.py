@@ -14,7 +14,7 @@ import numpy as np
 from .. import paths
 from ..cuda import nvrtc
 from ..cuda.device import Device
-from ..errors import CompilerMissing, require
+from ..errors import CompilerMissing, StoreError, require
 from ..plan import BUFFERS, BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from . import build
 from .machine import Machine, copied, span
@@ -84,14 +84,17 @@ def compile_ptx(source: str, arch: str, options: Sequence[str] = ()) -> str:
     """PTX with line information for a CUDA source, from the cache on disk when it is there."""
     key = hashlib.sha256(repr((source, arch, *options, nvrtc.identity())).encode()).hexdigest()[:32]
     path = build.folder() / "ptx" / key[:2] / f"{key}.ptx"
-    try:
-        return path.read_text()
-    except OSError:
-        pass
+    kept = paths.sealed(path)
+    if kept is not None:
+        return kept.decode()
     ptx = nvrtc.to_ptx(source, arch, lineinfo=True, options=options).data.decode()
-    paths.prepare(path.parent)
-    with paths.replacing(path) as new:
-        new.write_text(ptx)
+    try:
+        paths.prepare(path.parent)
+        with paths.replacing(path) as new:
+            new.write_text(ptx)
+            paths.seal(new)
+    except (OSError, StoreError) as error:
+        paths.cannot_keep("PTX for the emulator", path.parent, error)
     return ptx
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from gpu_tune.cuda import cubin, nvrtc
+from gpu_tune.errors import CompileError
 
 SOURCE = r"""
 extern "C" __global__ void __launch_bounds__(1024) spills(float* x, int n) {
@@ -80,3 +81,20 @@ def test_a_note_without_any_report_is_not_lost() -> None:
     assert cubin.read_log("ptxas info : (C7510) something is serialised\n")[""].notes == (
         "C7510: something is serialised",
     )
+
+
+def test_what_follows_a_nul_in_the_log_is_a_line_of_its_own() -> None:
+    """NVRTC ends ptxas's report with a NUL before the errors that follow it."""
+    log = "ptxas info    : Compiling entry function 'k' for 'sm_90a'\n\0ptxas info    : (C7510) Potential Performance"
+    reports = cubin.read_log(log + " Loss: wgmma.mma_async instructions are serialized in function 'k'\n")
+    assert reports["k"].notes and reports["k"].notes[0].startswith("C7510")
+
+
+@needs_nvrtc
+def test_no_log_or_reason_has_a_nul() -> None:
+    asks_too_much = (
+        'extern "C" __global__ void k(float* x) { __shared__ float s[70000]; s[threadIdx.x] = 1; x[0] = s[3]; }'
+    )
+    with pytest.raises(CompileError) as caught:
+        nvrtc.to_cubin(asks_too_much, "sm_80")
+    assert "\0" not in str(caught.value) and any(t.startswith("ptxas error") for t in str(caught.value).splitlines())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gpu_tune import emulator
+from gpu_tune import emulator, paths
 from gpu_tune.cuda import nvrtc
 from gpu_tune.emulator import build
 from gpu_tune.emulator import module as modules
-from gpu_tune.errors import CompilerMissing, EmulationError
+from gpu_tune.errors import CompilerMissing, EmulationError, StoreError
 from tests.helpers.emulator.snippets import PRELUDE, needs_emulator, needs_nvrtc
 from tests.helpers.processes import HANG
 
@@ -65,6 +65,56 @@ def test_two_processes_build_at_once(small_sources: Path) -> None:
     assert [p.wait(HANG) for p in started] == [42, 42]
 
 
+@needs_emulator
+def test_a_cut_library_is_built_again_and_seen(small_sources: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A library is mapped into memory: one that is cut would be a bus error."""
+    assert build.state() == "not built yet"
+    path = build._path()
+    assert build._load(path).answer() == 42 and build.state() == "built" and build.leftovers() == []
+    whole = path.read_bytes()
+    object_file = next((path.parent / "objects").glob("two-*.o"))
+    for kept in (whole[:5000], b"", whole[:-200] + b"\0" * 200):
+        fresh = path.with_name("fresh.so")  # another file: a library that is loaded must not change
+        fresh.write_bytes(kept)
+        fresh.replace(path)
+        object_file.write_bytes(object_file.read_bytes()[:100])
+        assert build.state() == "damaged" and set(build.leftovers()) == {path, object_file}
+        assert build._load(path).answer() == 42 and path.read_bytes() == whole
+    assert caplog.text.count("is damaged: it is built again") == 3
+
+
+@needs_emulator
+def test_where_nothing_can_be_kept_the_library_is_built_for_the_process(
+    small_sources: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    prepare = build.paths.prepare
+    monkeypatch.setattr(build.paths, "prepare", lambda p: full(p) if build.folder() in p.parents else prepare(p))
+    monkeypatch.setattr(build.paths, "_complained", set())
+    for _ in range(2):
+        assert build._load(build._path()).answer() == 42
+    assert not build._path().exists() and caplog.text.count("cannot be kept") == 1
+
+
+@needs_emulator
+def test_cxx_may_have_arguments_and_an_unusable_one_is_said(
+    small_sources: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = build._path()
+    monkeypatch.setenv("CXX", "env g++ -DNOTHING")
+    assert build.compiler()[1:] == ("g++", "-DNOTHING")
+    build._version.cache_clear()
+    assert build._path() != plain and build._load(build._path()).answer() == 42
+    build._say_unusable.cache_clear()
+    monkeypatch.setenv("CXX", "/nowhere/icpx -O2")
+    for _ in range(2):
+        assert build.compiler()
+    assert caplog.text.count("CXX='/nowhere/icpx -O2' names no program") == 1
+    build._version.cache_clear()
+
+
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     assert not emulator.available()
@@ -75,10 +125,23 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_emulator
 @needs_nvrtc
-def test_ptx_is_kept_by_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ptx_is_kept_by_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path))
     source = PRELUDE + "GLOBAL k(u32* a) { a[threadIdx.x] = 1; }"
     ptx = modules.compile_ptx(source, "sm_80")
+    kept = next(tmp_path.rglob("*.ptx"))
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:100])
+    assert modules.compile_ptx(source, "sm_80") == ptx and kept.read_bytes() == whole  # cut: made again
+    monkeypatch.setattr(paths, "_complained", set())
+    monkeypatch.setattr(paths, "prepare", lambda folder: (_ for _ in ()).throw(StoreError("full")))
+    for value in (3, 4):
+        assert modules.compile_ptx(source.replace("= 1", f"= {value}"), "sm_80")
+    assert caplog.text.count("PTX for the emulator cannot be kept") == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(nvrtc, "to_ptx", None)  # any further compile fails
     assert modules.compile_ptx(source, "sm_80") == ptx
     assert modules.is_ptx(ptx) and not modules.is_ptx(source)
