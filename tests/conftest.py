@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,12 +43,15 @@ def fake_libcuda(shared: Path) -> Path:
 
 @pytest.fixture
 def fake_cuda(fake_libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The virtual GPU in place of the machine's, in this process and in its children."""
-    for name in ("GPU_TUNE_LIBCUDA", "GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"):
-        monkeypatch.setenv(name, str(fake_libcuda))
+    """The virtual GPU in place of the machine's, and the CuPy for it, in this process and in its children."""
+    for name, value in virtual_gpu.environment(fake_libcuda).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(virtual_gpu.FAKE_CUPY))
     driver.library.cache_clear()
     yield fake_libcuda
     driver.library.cache_clear()
+    for name in [n for n in sys.modules if n.partition(".")[0] == "cupy"]:  # others would take it for the caller's own
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gpu_tune.cuda import driver, launch, memory
+from gpu_tune.cuda import launch
 from gpu_tune.errors import GpuTuneError, MeasureError
+from gpu_tune.measure import runtime
 from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.plan import LaunchPlan
 
@@ -26,23 +27,23 @@ Arrays = Mapping[str, np.ndarray]
 
 def handler(request: dict[str, Any], note: Callable[[str], None]) -> dict[str, np.ndarray]:
     """In the process: run ``cubin`` by ``plan`` once on copies of ``arrays``, and give them back; empty: be ready."""
-    driver.use_context(0)
+    runtime.start(0)
     if not request:
         return {}
     arrays, addresses = request["arrays"], {}
     program = launch.Program(request["cubin"], LaunchPlan.from_json(request["plan"]))
     try:
         for name, array in arrays.items():
-            addresses[name] = memory.allocate(max(array.nbytes, 16))
-            memory.upload(addresses[name], np.ascontiguousarray(array))
+            addresses[name] = runtime.allocate(max(array.nbytes, 16))
+            runtime.upload(addresses[name], np.ascontiguousarray(array))
         note("run")
         program.run(addresses, 0, request["scalars"])
-        memory.synchronize()
-        return {n: memory.download(addresses[n], a.nbytes).view(a.dtype).reshape(a.shape) for n, a in arrays.items()}
+        runtime.synchronize()
+        return {n: runtime.download(addresses[n], a.nbytes).view(a.dtype).reshape(a.shape) for n, a in arrays.items()}
     finally:
         with contextlib.suppress(GpuTuneError):  # the error that led here says more
             for address in addresses.values():
-                memory.free(address)
+                runtime.free(address)
             program.unload()
 
 

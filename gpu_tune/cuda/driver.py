@@ -219,22 +219,26 @@ class Module:
 
         The allowance is the kernel's, not the launch's: ask once, with the most that any launch needs.
         """
-        kinds = bindings().CUfunction_attribute
-        function = call("cuModuleGetFunction", self._handle, name.encode())
-        # what loads it now: a lazy load would break a graph capture, or be timed
-        call("cuFuncGetAttribute", kinds.CU_FUNC_ATTRIBUTE_NUM_REGS, function)
-        has("cuFuncLoad", function)  # since CUDA 12.4
-        if shared_bytes:
-            call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
-        if wide_cluster:
-            call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-        return function
+        return allow(call("cuModuleGetFunction", self._handle, name.encode()), shared_bytes, wide_cluster)
 
     def unload(self) -> None:
         """Free the module; only when no launch of its kernels is pending."""
         if self._handle is not None:
             call("cuModuleUnload", self._handle)
             self._handle = None
+
+
+def allow(function: Any, shared_bytes: int, wide_cluster: bool) -> Any:
+    """``function`` (a CUfunction), loaded, and allowed so much dynamic shared memory (and clusters above 8)."""
+    kinds = bindings().CUfunction_attribute
+    # what loads it now: a lazy load would break a graph capture, or be timed
+    call("cuFuncGetAttribute", kinds.CU_FUNC_ATTRIBUTE_NUM_REGS, function)
+    has("cuFuncLoad", function)  # since CUDA 12.4
+    if shared_bytes:
+        call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+    if wide_cluster:
+        call("cuFuncSetAttribute", function, kinds.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+    return function
 
 
 class Launch:

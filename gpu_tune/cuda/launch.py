@@ -41,14 +41,15 @@ _BYTES = {BufferArg: 8, TensorMapArg: 128}
 class Program:
     """A cubin (``image``) and its launch plan, loaded into the current context (GPU 0's primary one when none is).
 
-    CorruptData when the two do not belong together; DriverError when the GPU does not take them.
+    ``load`` makes the module. CorruptData when the two do not belong together; DriverError when the GPU does not take
+    them.
     """
 
-    def __init__(self, image: bytes, plan: LaunchPlan) -> None:
+    def __init__(self, image: bytes, plan: LaunchPlan, load: Callable[[bytes], Any] = driver.Module) -> None:
         driver.use_context()
         self.plan = plan.check()
         _belong_together(image, plan)
-        self._module = driver.Module(image)
+        self._module = load(image)
         self._functions: dict[str, Any] = {}
         for name in {step.kernel for step in plan.kernels}:
             steps = [step for step in plan.kernels if step.kernel == name]

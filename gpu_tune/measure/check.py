@@ -15,15 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..cuda import memory
 from ..cuda.device import Device
 from ..cuda.driver import memset
 from ..plan import LaunchPlan
-from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, example_inputs, inside
+from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, inside
 from ..workload import ITEMSIZE, ArraySpec, Workload
+from . import runtime
 from .device_compare import DeviceCompare, Found
 from .device_data import DeviceData
-from .reference_products import wide_bounds, wide_products
+from .reference_products import large_inputs, wide_bounds, wide_products
 from .worker import Note, no_note
 
 _MODULI = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -58,7 +58,7 @@ class Checker:
     """Checks kernels of one workload on ``data``; references are computed once and kept."""
 
     def __init__(
-        self, data: DeviceData, stream: memory.Stream, device: Device | None = None, large: int = LARGE
+        self, data: DeviceData, stream: runtime.Stream, device: Device | None = None, large: int = LARGE
     ) -> None:
         self.data, self.stream, spec = data, stream, data.specs["out"]
         self._compare: HostCompare | DeviceCompare = HostCompare(spec)
@@ -94,11 +94,11 @@ class Checker:
     def check_winner(self, kernel: Checkable, seed: int, note: Note) -> dict[str, CheckResult]:
         """New random inputs; integers, exactly; infinities and NaN where the template says that they propagate."""
         workload, numerics = self.data.workload, kernel.numerics
-        cases = {"new inputs": example_inputs(workload, seed)}
+        cases = {"new inputs": large_inputs(workload, seed)}
         if numerics.exact_integers:
-            cases["integers, exactly"] = example_inputs(workload, seed, "integer")
+            cases["integers, exactly"] = large_inputs(workload, seed, "integer")
         if numerics.propagates_nonfinite and workload.dtype in ("float32", "float16", "bfloat16"):
-            cases["inf and nan"] = plant_nonfinite(workload, example_inputs(workload, seed + 1), seed)
+            cases["inf and nan"] = plant_nonfinite(workload, large_inputs(workload, seed + 1), seed)
         found = {}
         for name, arrays in cases.items():
             note(name)
@@ -143,9 +143,9 @@ class Checker:
         self._put(arrays)
         plan = kernel.plan
         if plan.workspace_bytes:
-            memset(kernel.workspace, 0xFF, plan.workspace_bytes, self.stream.handle)
+            memset(kernel.workspace, 0xFF, plan.workspace_bytes, self.stream.ptr)
             if plan.zeroed_span:
-                memset(kernel.workspace, 0, plan.zeroed_span, self.stream.handle)
+                memset(kernel.workspace, 0, plan.zeroed_span, self.stream.ptr)
         note("first run")
         try:
             self._issue(kernel, scalars, POISON)
@@ -159,7 +159,7 @@ class Checker:
         changed = int((self.data.guards() != POISON).sum())
         if changed:
             return CheckResult("wrong", f"wrote outside the output ({changed} guard bytes changed)")
-        if kernel.plan.zeroed_span and memory.download(kernel.workspace, kernel.plan.zeroed_span).any():
+        if kernel.plan.zeroed_span and runtime.download(kernel.workspace, kernel.plan.zeroed_span).any():
             return CheckResult("wrong", "left a workspace that the launch plan says is zero after every run non-zero")
         found = self._compare.inspect(self.data.verify["out"], placed)
         if found.gaps:
@@ -179,14 +179,14 @@ class Checker:
         spec = self.data.specs["out"]
         count = max(1, min(spec.shape[0], LARGE * spec.shape[0] // limits.lo.size))
         some = ArraySpec((count, *spec.shape[1:]), spec.dtype, spec.element_strides)
-        raw = memory.download(self.data.verify["out"], some.span * limits.lo.dtype.itemsize)
+        raw = runtime.download(self.data.verify["out"], some.span * limits.lo.dtype.itemsize)
         got, lo, hi = (comparable(a) for a in (elements(raw, some), limits.lo[:count], limits.hi[:count]))
         first = f"of the first {count}: " if count < spec.shape[0] else ""
         return first + describe_errors(~inside(got, lo, hi), np.isnan(got))
 
     def _issue(self, kernel: Checkable, scalars: Mapping[str, float], poison: int) -> None:
-        self.data.poison(poison, self.stream.handle)
-        kernel.run(self.data.verify, scalars, self.stream.handle)
+        self.data.poison(poison, self.stream.ptr)
+        kernel.run(self.data.verify, scalars, self.stream.ptr)
         self.stream.synchronize()
 
     def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -224,7 +224,7 @@ class HostCompare:
         return int((first != second).sum())
 
     def _bytes(self, out: int) -> np.ndarray:
-        return memory.download(out, self.spec.span * ITEMSIZE[self.spec.dtype])
+        return runtime.download(out, self.spec.span * ITEMSIZE[self.spec.dtype])
 
     def release(self, limits: Bounds) -> None:
         """Nothing is held outside."""

@@ -1,8 +1,8 @@
 """Checking a large output where it lies: one pass over it on the device, instead of a copy to the host.
 
-Two kernels of our own: ``inspect`` compares every element with its bounds (and every gap between rows with the poison),
-``differ`` counts elements in which two runs differ. Both read raw bits and convert them themselves, so that they share
-no code with what they check; the tests run them on the emulator.
+A kernel of our own, ``inspect``, compares every element with its bounds and every gap between rows with the poison. It
+reads raw bits and converts them itself, so that it shares no code with what it checks; tests run it on the emulator.
+Elements in which two runs differ are counted by CuPy, on raw bits as well.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cuda import memory, nvrtc
+from ..cuda import nvrtc
 from ..cuda.driver import memset
 from ..cuda.launch import Program
 from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..reference import NUMPY, Bounds
 from ..workload import ITEMSIZE, ArraySpec
+from . import runtime
 
 THREADS = 256
 COUNTERS = 32
@@ -51,7 +52,7 @@ class Found:
 
 
 def source(spec: ArraySpec) -> str:
-    """CUDA source of both kernels for an array like ``spec``."""
+    """CUDA source of the kernel for an array like ``spec``."""
     rows, columns, ld = shape(spec)
     word, last = _WORD[ITEMSIZE[spec.dtype]], rows * columns
     return f"""
@@ -87,27 +88,13 @@ inspect(const {word}* __restrict__ out, const {word}* __restrict__ lo, const {wo
     if (gaps) atomicAdd(result + 2, gaps);
     if (distance > 0) atomicMax((unsigned*)(result + 3), __float_as_uint(distance));
 }}
-extern "C" __global__ void __launch_bounds__({THREADS})
-differ(const {word}* __restrict__ a, const {word}* __restrict__ b, unsigned long long* result) {{
-    unsigned long long count = 0;
-    for (long long i = (long long)blockIdx.x * {THREADS} + threadIdx.x; i < {last}ll;
-         i += (long long)gridDim.x * {THREADS}) {{
-        const long long at = i / {columns} * {ld} + i % {columns};
-        count += a[at] != b[at];
-    }}
-    if (count) atomicAdd(result, count);
-}}
 """
 
 
-def plans(spec: ArraySpec, blocks: int) -> tuple[LaunchPlan, LaunchPlan]:
-    """(inspect, differ). Buffers: ``out``; ``a`` and ``b`` are lo and hi, or the two runs; ``workspace`` the result."""
-    grid, block = (blocks, 1, 1), (THREADS, 1, 1)
-    bounds = (BufferArg("out"), BufferArg("a"), BufferArg("b"), BufferArg("workspace"))
-    return (
-        LaunchPlan((KernelStep("inspect", grid, block, bounds),), COUNTERS, True),
-        LaunchPlan((KernelStep("differ", grid, block, bounds[1:]),), COUNTERS, True),
-    )
+def plan(blocks: int) -> LaunchPlan:
+    """Buffers: ``out``; ``a`` and ``b`` are lo and hi; ``workspace`` is the result."""
+    arguments = (BufferArg("out"), BufferArg("a"), BufferArg("b"), BufferArg("workspace"))
+    return LaunchPlan((KernelStep("inspect", (blocks, 1, 1), (THREADS, 1, 1), arguments),), COUNTERS, True)
 
 
 def shape(spec: ArraySpec) -> tuple[int, int, int]:
@@ -119,48 +106,48 @@ def shape(spec: ArraySpec) -> tuple[int, int, int]:
 
 
 class DeviceCompare:
-    """Both kernels, compiled and loaded, for outputs like ``spec``; bounds stay on the device while they are used."""
+    """The kernel, compiled and loaded, for outputs like ``spec``; bounds stay on the device while they are used."""
 
-    def __init__(self, spec: ArraySpec, arch: str, sm_count: int, stream: memory.Stream) -> None:
+    def __init__(self, spec: ArraySpec, arch: str, sm_count: int, stream: runtime.Stream) -> None:
         self.spec, self.stream = spec, stream
         self._nbytes = spec.span * ITEMSIZE[spec.dtype]
-        cubin = nvrtc.to_cubin(source(spec), arch).data
-        self._inspect, self._differ = (Program(cubin, p) for p in plans(spec, 4 * sm_count))
-        self._result = memory.allocate(COUNTERS)
-        self._kept = memory.allocate(self._nbytes)
+        self._inspect = Program(nvrtc.to_cubin(source(spec), arch).data, plan(4 * sm_count), runtime.Module)
+        self._result = runtime.allocate(COUNTERS)
+        self._kept = runtime.allocate(self._nbytes)
 
     def place(self, limits: Bounds) -> tuple[int, int]:
         """Addresses of the bounds' C-contiguous copies on the device."""
         places = []
         for array in (limits.lo, limits.hi):
             assert array.dtype == NUMPY[self.spec.dtype]
-            places.append(memory.allocate(array.nbytes))
-            memory.upload(places[-1], array)
+            places.append(runtime.allocate(array.nbytes))
+            runtime.upload(places[-1], array)
         return places[0], places[1]
 
     def release(self, bounds: tuple[int, int]) -> None:
         for address in bounds:
-            memory.free(address)
+            runtime.free(address)
 
     def inspect(self, out: int, bounds: tuple[int, int]) -> Found:
         """Compare the output at ``out`` (its gaps poisoned with 0xFF) with ``bounds``, and keep a copy of it."""
-        counters = self._run(self._inspect, {"out": out, "a": bounds[0], "b": bounds[1]})
-        memory.copy(self._kept, out, self._nbytes)
-        return read(counters, self.spec)
+        memset(self._result, 0, COUNTERS, self.stream.ptr)
+        self._inspect.run({"out": out, "a": bounds[0], "b": bounds[1], "workspace": self._result}, self.stream.ptr)
+        with runtime.reporting("cuStreamSynchronize"):
+            self.stream.synchronize()
+        runtime.copy(self._kept, out, self._nbytes)
+        return read(runtime.download(self._result, COUNTERS), self.spec)
 
     def differing(self, out: int) -> int:
         """Elements in which the output at ``out`` differs from the copy that was kept."""
-        return int(self._run(self._differ, {"a": self._kept, "b": out}).view(np.uint64)[0])
+        size = ITEMSIZE[self.spec.dtype]
+        strides = tuple(s * size for s in self.spec.element_strides)
+        first, second = (runtime.view(at, self.spec.shape, f"u{size}", strides) for at in (self._kept, out))
+        with runtime.reporting("cuCtxSynchronize"):
+            return int((first != second).sum())
 
     def close(self) -> None:
-        memory.free(self._result)
-        memory.free(self._kept)
-
-    def _run(self, program: Program, buffers: dict[str, int]) -> np.ndarray:
-        memset(self._result, 0, COUNTERS, self.stream.handle)
-        program.run({**buffers, "workspace": self._result}, self.stream.handle)
-        self.stream.synchronize()
-        return memory.download(self._result, COUNTERS)
+        runtime.free(self._result)
+        runtime.free(self._kept)
 
 
 def read(raw: np.ndarray, spec: ArraySpec) -> Found:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..cuda import driver, memory
+from ..cuda import driver
 from ..cuda.driver import DriverError, memset
 from ..cuda.launch import Bound, Program
-from ..reference import NUMPY, example_inputs
+from ..reference import NUMPY
 from ..workload import ArraySpec, Workload
+from . import runtime
 from .messages import KernelToLoad
+from .reference_products import large_inputs
 
 GUARD = 4096
 """Bytes on each side of the output that a kernel must leave alone."""
@@ -33,11 +35,11 @@ class DeviceData:
         self.workload, self.seed = workload, seed
         self.specs = workload.arrays()
         self.scalars = {name: SCALARS[name] for name in workload.scalars()}
-        self.arrays = example_inputs(workload, seed)
+        self.arrays = large_inputs(workload, seed)
         self._offsets, size = layout(self.specs)
         self.footprint = sum(spec.span * NUMPY[spec.dtype].itemsize for spec in self.specs.values())
         wanted = min(MAX_SETS, max(2, -(-3 * l2_bytes // max(1, self.footprint))))
-        room = int(0.6 * memory.free_bytes()) // (size + _STEP)
+        room = int(0.6 * runtime.free_bytes()) // (size + _STEP)
         self.sets = max(1, min(wanted, room - 2))
         self._owned: list[int] = []
         try:
@@ -48,10 +50,10 @@ class DeviceData:
             first = self._allocate(size)
             self.timing = [{n: first + o for n, o in self._offsets.items()}]
             for name in self.arrays:
-                memory.copy(self.timing[0][name], self.verify[name], self.nbytes(name))
+                runtime.copy(self.timing[0][name], self.verify[name], self.nbytes(name))
             for _ in range(self.sets - 1):
                 more = self._allocate(size)
-                memory.copy(more, first, size)
+                runtime.copy(more, first, size)
                 self.timing.append({n: more + o for n, o in self._offsets.items()})
         except DriverError:
             self.close()
@@ -64,7 +66,7 @@ class DeviceData:
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Put ``arrays`` into the set to verify on."""
         for name, array in arrays.items():
-            memory.upload(self.verify[name], _flat(array, self.specs[name]))
+            runtime.upload(self.verify[name], _flat(array, self.specs[name]))
 
     def poison(self, value: int, stream: int) -> None:
         """Fill the output to verify, and the guard bands around it, with the byte ``value``."""
@@ -74,7 +76,7 @@ class DeviceData:
         """The bytes of both guard bands of the output to verify."""
         start = self.verify["out"]
         return np.concatenate(
-            [memory.download(start - GUARD, GUARD), memory.download(start + self.nbytes("out"), GUARD)]
+            [runtime.download(start - GUARD, GUARD), runtime.download(start + self.nbytes("out"), GUARD)]
         )
 
     def element(self, index: tuple[int, ...]) -> float:
@@ -82,14 +84,15 @@ class DeviceData:
         spec = self.specs["out"]
         dtype = NUMPY[spec.dtype]
         at = sum(i * s for i, s in zip(index, spec.element_strides)) * dtype.itemsize
-        return float(memory.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
+        return float(runtime.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
 
     def close(self) -> None:
         while self._owned:
-            memory.free(self._owned.pop())
+            runtime.free(self._owned.pop())
+        runtime.release()
 
     def _allocate(self, nbytes: int) -> int:
-        self._owned.append(memory.allocate(nbytes))
+        self._owned.append(runtime.allocate(nbytes))
         return self._owned[-1]
 
 
@@ -115,9 +118,9 @@ class LoadedKernel:
 
     def __init__(self, kernel: KernelToLoad, data: DeviceData, pdl: bool) -> None:
         self.plan, self.names, self.numerics = kernel.plan, kernel.buffers, kernel.numerics
-        self.program = Program(kernel.cubin, self.plan)
+        self.program = Program(kernel.cubin, self.plan, runtime.Module)
         self.data, self.pdl = data, pdl
-        self.workspace = memory.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
+        self.workspace = runtime.allocate(self.plan.workspace_bytes) if self.plan.workspace_bytes else 0
         self.sets, self.footprint = data.sets, data.footprint
         self._timed: list[Bound] = []
 
@@ -130,13 +133,13 @@ class LoadedKernel:
             self._timed.append(self.program.bind(named, self.data.scalars, pdl=self.pdl))
         self._timed[i](stream)
 
-    def prepare_to_time(self, stream: memory.Stream) -> None:
+    def prepare_to_time(self, stream: runtime.Stream) -> None:
         if self.plan.workspace_bytes:
-            driver.memset(self.workspace, 0, self.plan.workspace_bytes, stream.handle)
+            driver.memset(self.workspace, 0, self.plan.workspace_bytes, stream.ptr)
 
     def close(self) -> None:
         if self.workspace:
-            memory.free(self.workspace)
+            runtime.free(self.workspace)
         self.program.unload()
 
     def _named(self, buffers: Mapping[str, int]) -> dict[str, int]:

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import driver, memory, nvml
+from ..cuda import driver, nvml
 from ..cuda.driver import DriverError
 from ..errors import GpuTuneError, InvalidInput
 from ..trial import Policy
+from . import runtime
 from .check import Checker
 from .device_data import DeviceData, LoadedKernel
 from .messages import (
@@ -67,12 +68,12 @@ class Gpu:
 
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
-        driver.use_context(ordinal)
+        runtime.start(ordinal)
         self.device = driver.describe(ordinal)
         self.bus = driver.bus_id(ordinal)
-        self.stream = memory.Stream()
+        self.stream = runtime.new_stream()
         size = 3 * max(self.device.l2_bytes, 1 << 20)
-        self.flush = Flush(memory.allocate(size), size)
+        self.flush = Flush(runtime.allocate(size), size)
         self._data: tuple[Any, DeviceData, Checker] | None = None
 
     def answer(self, request: Any, note: Note) -> Any:
@@ -138,17 +139,20 @@ class Gpu:
                 return reply("unstable", reason, clocks=clocks)
             warm = other if policy.l2 == "cold" else samples
             return reply("ok", samples=samples, warm_samples=warm, error=result.error, clocks=clocks)
-        except DriverError as error:
-            if error.sticky:
-                return reply("run_error", str(error), lost=True)
-            if error.call in ("cuLaunchKernelEx", "cuModuleLoadData", "cuFuncSetAttribute", "cuModuleGetFunction"):
-                status = "launch_error"
-            if error.code != driver.OUT_OF_MEMORY:
-                return reply(status, str(error))
-            self._forget()
-            return reply(status, f"out of device memory ({error})")
         except InvalidInput as error:  # a tensor map that the hardware refuses
             return reply("launch_error", str(error))
+        except Exception as raised:
+            found = runtime.driver_error(raised, "cuStreamSynchronize")
+            if found is None:
+                raise
+            if found.sticky:
+                return reply("run_error", str(found), lost=True)
+            if found.call in ("cuLaunchKernelEx", "cuModuleLoadData", "cuFuncSetAttribute", "cuModuleGetFunction"):
+                status = "launch_error"
+            if found.code != driver.OUT_OF_MEMORY:
+                return reply(status, str(found))
+            self._forget()
+            return reply(status, f"out of device memory ({found})")
         finally:
             self._close(kernel)
 
@@ -187,7 +191,7 @@ class Gpu:
                     watches.append(Stopwatch(contestant, policy, self.stream, self.flush, self.device.l2_bytes))
                     names.append(current)
                 except Exception as error:  # a library that cannot be captured; its errors have no common root
-                    if isinstance(contestant, LoadedKernel) or (isinstance(error, DriverError) and error.sticky):
+                    if isinstance(contestant, LoadedKernel) or runtime.is_fatal(error):
                         raise
                     replies[current] = FinalistReply("launch_error", f"cannot be timed in a graph: {error}")
             current = ""
@@ -203,9 +207,13 @@ class Gpu:
             for watch in watches:
                 watch.close()
             return FinalsReply(replies, {"before": before, "after": nvml.sensors(self.bus)})
-        except (DriverError, InvalidInput) as error:
-            lost = isinstance(error, DriverError) and error.sticky
-            return FinalsReply(replies, failed=current, reason=str(error), lost=lost)
+        except InvalidInput as error:
+            return FinalsReply(replies, failed=current, reason=str(error))
+        except Exception as raised:
+            failure = runtime.driver_error(raised, "cuStreamSynchronize")
+            if failure is None:
+                raise
+            return FinalsReply(replies, failed=current, reason=str(failure), lost=failure.sticky)
         finally:
             for _, contestant in running:
                 self._close(contestant)
@@ -220,8 +228,11 @@ class Gpu:
             kernel = LoadedKernel(request.kernel, data, False)
             found = checker.check_winner(kernel, request.seed + 1, named)
             return WinnerReply({n: (v.status == "ok", v.reason) for n, v in found.items()})
-        except DriverError as error:
-            return WinnerReply({"new inputs": (False, str(error))}, error.sticky)
+        except Exception as raised:
+            failed = runtime.driver_error(raised, "cuStreamSynchronize")
+            if failed is None:
+                raise
+            return WinnerReply({"new inputs": (False, str(failed))}, failed.sticky)
         finally:
             self._close(kernel)
 
@@ -243,5 +254,5 @@ class Gpu:
     def _close(self, kernel: Any) -> None:
         if kernel is not None:
             with contextlib.suppress(GpuTuneError):
-                self.stream.synchronize()
+                runtime.synchronize()
                 kernel.close()

@@ -1,4 +1,4 @@
-"""The reference of large workloads, in float64: products by CuPy on the GPU, bounds on all CPUs."""
+"""Inputs and reference of large workloads: drawn, and multiplied in float64, by CuPy on the GPU; bounds on all CPUs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..reference import NUMPY, Bounds, Numerics, bounds, products
-from ..reference.inputs import in_pieces
+from ..reference import NUMPY, Bounds, Numerics, bounds, example_inputs, products
+from ..reference.inputs import Draw, in_pieces, rounded
 from ..workload import Workload
+from . import runtime
 
 log = logging.getLogger(__name__)
 _ON_DEVICE = 2e9
@@ -22,18 +23,24 @@ def wide_products(workload: Workload, arrays: Mapping[str, np.ndarray]) -> tuple
     """``reference.products``; by CuPy in float64 where the workload is large and CuPy is installed."""
     if workload.flops >= _ON_DEVICE and workload.scales != "block128":
         try:
-            import cupy
-
-            try:  # inputs are exact in float32, and take half the bytes to upload
-                names = arrays.keys() & {*workload.inputs, "scale_a", "scale_b"}
-                single = {n: cupy.asarray(np.asarray(arrays[n]).astype(np.float32)) for n in names}
-                product, magnitude = products(workload, single, cupy)
-                return cupy.asnumpy(product), cupy.asnumpy(magnitude)
-            finally:  # CuPy keeps what it frees, and the candidates need it
-                cupy.get_default_memory_pool().free_all_blocks()
+            return runtime.wide_products(workload, arrays)
         except Exception as error:  # CuPy's own errors have no common root, and NumPy does as well
             log.info("the reference is computed by NumPy, not by CuPy (%s)", error)
     return products(workload, arrays)
+
+
+def large_inputs(workload: Workload, seed: int, kind: str = "normal") -> dict[str, np.ndarray]:
+    """``reference.example_inputs``; large arrays are drawn on the GPU, where CuPy can."""
+
+    def draw_large(draw: Draw, key: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        try:
+            return runtime.draw(draw, key, shape, dtype)
+        except Exception as error:  # no room beside what others hold, say: NumPy does as well
+            log.info("inputs are drawn by NumPy, not by CuPy (%s)", error)
+            drawn: np.ndarray = rounded(draw(np.random.default_rng(key), shape), dtype).view(dtype)
+            return drawn
+
+    return example_inputs(workload, seed, kind, draw_large)
 
 
 def wide_bounds(

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..cuda.driver import memset
-from ..cuda.memory import Event, Graph, Stream
 from ..trial import Policy
+from . import runtime
 from .finals import relative_width
+from .runtime import Graph, Stream
 
 GRAPH_SECONDS = 600e-6
 """A timed region lasts about this long, so that the gap around it (about a microsecond) does not count."""
@@ -57,27 +58,14 @@ class Flush:
         memset(self.address, self.turn & 0xFF, self.nbytes, stream)
 
 
-class Timer:
-    """Called with a function that issues work into a stream: the seconds that the device takes for it."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self._start, self._end = stream, Event(), Event()
-
-    def __call__(self, issue: Callable[[int], None]) -> float:
-        self._start.record(self._stream.handle)
-        issue(self._stream.handle)
-        self._end.record(self._stream.handle)
-        return self._end.seconds_since(self._start)
-
-
 class Stopwatch:
     """A kernel or library call, ready to be timed again and again: ``cold()`` and ``warm()`` are seconds of a run."""
 
     def __init__(self, timed: Timeable, policy: Policy, stream: Stream, flush: Flush, l2_bytes: int) -> None:
         self._timed, self._policy, self._stream, self._flush = timed, policy, stream, flush
-        self._seconds = Timer(stream)
+        self._seconds = runtime.timer(stream)
         for _ in range(2):
-            timed.launch(0, stream.handle)
+            timed.launch(0, stream.ptr)
         stream.synchronize()
         self._graphs: list[Graph] = []
         estimate = min(self._seconds(lambda s: timed.launch(0, s)) for _ in range(3))
@@ -91,20 +79,19 @@ class Stopwatch:
     def cold(self) -> float:
         """Seconds of one run that finds nothing in the L2."""
         for _ in range(self._flushes):
-            self._flush(self._stream.handle)
+            self._flush(self._stream.ptr)
         return self._seconds(self._cold) / self.unroll
 
     def warm(self) -> float:
         """Seconds of one run on the buffers of the run before."""
-        self._warm(self._stream.handle)  # keeps the device busy while the timed one is issued
+        self._warm(self._stream.ptr)  # keeps the device busy while the timed one is issued
         return self._seconds(self._warm) / self.unroll_warm
 
     def sample(self, l2: str) -> float:
         return self.cold() if l2 == "cold" else self.warm()
 
     def close(self) -> None:
-        while self._graphs:
-            self._graphs.pop().close()
+        self._graphs.clear()
 
     def _build(self, seconds: float, l2_bytes: int) -> None:
         timed, graph = self._timed, self._policy.mode == "graph"
@@ -123,7 +110,7 @@ class Stopwatch:
         for _ in range(2):
             self._stream.synchronize()
             start = time.perf_counter()
-            self._cold(self._stream.handle)
+            self._cold(self._stream.ptr)
             seconds.append(time.perf_counter() - start)
         self._stream.synchronize()
         return min(seconds)
@@ -135,15 +122,15 @@ class Stopwatch:
 
         if self._policy.mode != "graph":
             return issue
-        graph = Graph(self._stream, issue)
+        graph = runtime.capture(self._stream, issue)
         self._graphs.append(graph)
         return lambda stream: graph.launch(self._stream)
 
 
 def estimate_runtime(timed: Timeable, stream: Stream) -> float:
     """Seconds of one run issued by itself, after one that is not timed: microseconds too many."""
-    timed.launch(0, stream.handle)
-    return Timer(stream)(lambda on: timed.launch(0, on))
+    timed.launch(0, stream.ptr)
+    return runtime.timer(stream)(lambda on: timed.launch(0, on))
 
 
 def is_much_slower(seconds: float, best: float) -> bool:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -40,12 +41,21 @@ def changed_gaps(raw: np.ndarray, spec: ArraySpec) -> int:
     return int((raw.reshape(spec.span, -1)[gaps] != POISON).any(axis=1).sum())
 
 
-def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> dict[str, np.ndarray]:
+Draw = Callable[[Any, tuple[int, ...]], Any]
+"""(generator, shape) -> values; the generator is NumPy's, or one with the same methods."""
+DrawLarge = Callable[[Draw, int, tuple[int, ...], np.dtype], np.ndarray]
+"""(draw, seed, shape, dtype) -> values in that dtype."""
+
+
+def example_inputs(
+    workload: Workload, seed: int = 0, kind: str = "normal", draw_large: DrawLarge | None = None
+) -> dict[str, np.ndarray]:
     """Every input array of a call by buffer name (``out`` is not among them), gaps between rows poisoned.
 
     ``normal``: standard normal (int8: uniform -127..127; scales uniform 0.5..1.5, for int8 sized so that an int8 result
     neither vanishes nor saturates). ``integer``: integers -2..2 and
-    powers of two as scales, so that results are exact whatever the order of summation.
+    powers of two as scales, so that results are exact whatever the order of summation. ``draw_large`` makes the large
+    arrays in place of this function.
     """
     require(kind in ("normal", "integer"), "example inputs", kind, "is not 'normal' or 'integer'")
     rng = np.random.default_rng(seed)
@@ -53,11 +63,8 @@ def example_inputs(workload: Workload, seed: int = 0, kind: str = "normal") -> d
     for name, spec in workload.arrays().items():
         if name != "out":
             arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32") else np.nan)
-            _fill(arrays[name], rng, _drawing(workload, name, spec, kind))
+            _fill(arrays[name], rng, _drawing(workload, name, spec, kind), draw_large)
     return arrays
-
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
 def _drawing(workload: Workload, name: str, spec: ArraySpec, kind: str) -> Draw:
@@ -75,15 +82,18 @@ def _drawing(workload: Workload, name: str, spec: ArraySpec, kind: str) -> Draw:
     return lambda rng, shape: rng.standard_normal(shape, dtype=np.float32)
 
 
-def _fill(array: np.ndarray, rng: np.random.Generator, draw: Draw) -> None:
+def _fill(array: np.ndarray, rng: np.random.Generator, draw: Draw, draw_large: DrawLarge | None) -> None:
     if array.size < _LARGE:
         array[...] = draw(rng, array.shape).astype(array.dtype)
         return
     key, rows = int(rng.integers(2**63)), max(1, _PIECE * array.shape[0] // array.size)
+    if draw_large is not None:
+        array[...] = draw_large(draw, key, array.shape, array.dtype)
+        return
 
     def piece(first: int) -> None:
         here = array[first : first + rows]
-        here[...] = _rounded(draw(np.random.default_rng([key, first]), here.shape), array.dtype)
+        here[...] = rounded(draw(np.random.default_rng([key, first]), here.shape), array.dtype).view(array.dtype)
 
     in_pieces(piece, array.shape[0], rows)
 
@@ -94,12 +104,15 @@ def in_pieces(piece: Callable[[int], None], size: int, step: int) -> None:
         list(pool.map(piece, range(0, size, step)))
 
 
-def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """``values`` (finite) in ``dtype``. To bfloat16 by hand: its own conversion lets one thread work at a time."""
+def rounded(values: Any, dtype: np.dtype) -> Any:
+    """``values`` (finite; NumPy's or CuPy's) in ``dtype``; to bfloat16 as the bits of it, in uint16.
+
+    By hand there: its own conversion lets one thread work at a time, and CuPy has none.
+    """
     if dtype != NUMPY["bfloat16"]:
         return values.astype(dtype)
     bits = values.astype(np.float32, copy=False).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16).view(dtype)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def example_scalars(workload: Workload, kind: str = "normal") -> dict[str, float]:

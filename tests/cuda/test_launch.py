@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpu_tune.cuda import driver, launch, nvrtc
-from gpu_tune.cuda import memory as cuda_memory
+from gpu_tune.cuda import driver, launch, memory, nvrtc
 from gpu_tune.errors import CorruptData, InvalidInput, MeasureError
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from tests.helpers import device_memory as cuda_memory
 
 pytestmark = pytest.mark.usefixtures("fake_cuda")
 MAP = TensorMapArg("b", "bfloat16", (512, 300), (1024,), (64, 128), swizzle=128, l2_promotion=256)
@@ -195,16 +195,16 @@ def test_the_context_of_a_thread_that_has_none_is_the_gpus_own():
         try:
             with pytest.raises(driver.DriverError, match="INVALID_CONTEXT"):
                 cuda_memory.allocate(64)
-            with cuda_memory.on_device(0):
+            with memory.on_device(0):
                 cuda_memory.free(cuda_memory.allocate(64))
-            found.append(cuda_memory.on_device)
+            found.append(memory.on_device)
         except BaseException as error:
             found.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [cuda_memory.on_device]
+    assert found == [memory.on_device]
 
 
 def test_a_driver_without_a_function_is_too_old_and_a_busy_gpu_says_why(monkeypatch: pytest.MonkeyPatch):

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_tune.cuda import driver, memory, nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.cuda.launch import Program
 from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.measure.worker import Worker
 from tests.gpu import probes
+from tests.helpers import device_memory as memory
 from tests.helpers.processes import HANG
 
 H200 = by_name("nvidia-h200")

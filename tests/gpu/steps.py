@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from gpu_tune.cuda import driver, nvml, nvrtc
-from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.cuda.launch import Program
-from gpu_tune.measure import baselines
+from gpu_tune.measure import baselines, runtime
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
 from gpu_tune.workload import from_dict
 from tests.gpu import probes
+from tests.helpers import device_memory as cuda_memory
 
 GUARD = 4096
 
@@ -132,7 +132,8 @@ def long_graph(launches: int) -> tuple[float, float]:
 
 def libraries(workload: dict[str, Any], names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     """Labels, by name, of the vendor's ways to compute ``workload`` that are right; and why others do not compete."""
-    device, stream = driver.describe(), cuda_memory.Stream()
+    runtime.start(0)
+    device, stream = driver.describe(), runtime.new_stream()
     data = DeviceData(from_dict(workload), 0, device.l2_bytes)
     good, missing = baselines.prepare(names, data, Checker(data, stream), stream, device, no_note)
     labels = {b.name: b.label for b in good}

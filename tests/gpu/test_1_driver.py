@@ -24,13 +24,10 @@ Ask = Callable[..., Any]
 
 
 def test_the_driver_has_every_function_that_is_called(gpu: Device):
-    package = Path(gpu_tune.__file__).parent
-    text = "".join(
-        (package / name).read_text() for name in ("driver.py", "launch.py", "gpu_memory.py", "measure/cuda.py")
-    )
-    names = set(re.findall(r"\bcu[A-Z]\w+(?=[\"(])", text)) - {"cuFuncLoad", "cuStreamGetId"}  # newer, and optional
-    assert len(names) > 30
-    missing = [n for n in sorted(names) if not hasattr(driver.library(), n)]
+    text = "".join(path.read_text() for path in Path(gpu_tune.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r'(?:call|_encoder)\(\s*"(cu[A-Z]\w+)"', text)) | {"cuLaunchKernelEx", "cuCtxGetDevice"}
+    assert len(names) > 25
+    missing = [n for n in sorted(names) if not int(driver.call("cuGetProcAddress", n.encode(), 12000, 0)[0])]
     assert not missing and driver.version() >= (12, 0), (missing, driver.version())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu_tune.cuda import memory
+from tests.helpers import device_memory as memory
 
 
 class OnGpu:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "fake_cuda"
+FAKE_CUPY = Path(__file__).parent / "fake_cupy"
+"""The folder with a ``cupy`` that runs on it."""
+
+
+def environment(library: Path) -> dict[str, str]:
+    """The variables with which a process and its children have that GPU, and the CuPy for it."""
+    libraries = dict.fromkeys(("GPU_TUNE_LIBCUDA", "GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT"), str(library))
+    path = os.pathsep.join(filter(None, (str(FAKE_CUPY), os.environ.get("PYTHONPATH", ""))))
+    return {**libraries, "PYTHONPATH": path}
 
 
 def build(folder: Path) -> Path | None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
+import types
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gpu_tune.cuda import driver, memory, nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.kernel import emit
 from gpu_tune.kernel.kernel import EmulatedResult, TunedKernel
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.reference import allocate, example_inputs, reference
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers import device_memory as memory
 from tests.helpers.on_gpu import OnGpu
 from tests.helpers.winners import toy_winner_for, winner
 
@@ -305,3 +309,81 @@ def test_a_good_call_makes_no_words(toy_winner, monkeypatch):
     kernel, given = TunedKernel(toy_winner()), inputs()
     monkeypatch.setattr(Matmul, "key", property(lambda w: pytest.fail("made for nothing")))
     assert list(kernel._given((given["a"], given["b"]), {})) == ["a", "b"]
+
+
+class Recorder:
+    """A CuPy that compiles and launches nothing, and notes what it is asked to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple] = []
+
+    def RawModule(self, **given):
+        self.asked.append(("module", given))
+        return self
+
+    def get_function(self, name):
+        kernel = types.SimpleNamespace(name=name)
+
+        class Kernel:
+            def __setattr__(_, key, value):
+                self.asked.append((key, name, value))
+
+            def __call__(_, *launch, **more):
+                self.asked.append((kernel.name, *launch, more))
+
+        return Kernel()
+
+    def zeros(self, nbytes, dtype):
+        return Place(f"{nbytes} bytes of zeros", self.asked)
+
+
+class Place:
+    """An array that is a name; ``data`` is a memory pointer, as CuPy's."""
+
+    def __init__(self, name, asked, offset=0):
+        self.name, self.asked, self.offset, self.ptr = name, asked, offset, 4096
+        self.data = self
+
+    def __add__(self, offset):
+        return Place(self.name, self.asked, offset)
+
+    def memset_async(self, value, nbytes):
+        self.asked.append(("memset", self.name, self.offset, value, nbytes))
+
+
+def run_head(source: str, **arrays):
+    """What the lines of an emitted head's CuPy call ask of CuPy, run as they stand there."""
+    cupy = Recorder()
+    places = {name: Place(name, cupy.asked) for name in arrays} | {n: v for n, v in arrays.items() if v is not None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        patch.setattr("builtins.open", lambda name: io.StringIO(f"text of {name}"))
+        exec(emit.cupy_text(source), places)
+    return cupy.asked
+
+
+def test_the_head_shows_how_cupy_compiles_and_launches_it(general, toy_winner):
+    base = toy_winner()
+    launched = run_head(emit.emit(replace(base, options=nvrtc.all_options("sm_90a"))), a=None, b=None, out=None)
+    step = base.plan.kernels[0]
+    assert launched[0] == ("module", {"code": "text of kernel.cu", "options": ("--std=c++17",)})
+    name, grid, block, given, more = launched[1]
+    assert (name, grid, block, more) == ("toy_none", step.grid, step.block, {})
+    assert [getattr(g, "name", g) for g in given] == ["a", "b", "out", 20, 18, 16, 16, 18, 18]
+    assert {type(g) for g in given[3:]} == {np.int32}
+    scaled = run_head(emit.emit(general), **dict.fromkeys(("a", "b", "c", "out")), alpha=2.0, beta=0.5)
+    assert [getattr(g, "name", g) for g in scaled[1][3]] == ["a", "b", "c", "out", "4 bytes of zeros", 2.0, 0.5]
+
+
+def test_the_heads_call_has_every_step_offset_and_allowance_of_the_plan(toy_winner):
+    base = toy_winner()
+    args = (BufferArg("a", 64), BufferArg("b"), BufferArg("out"), *base.plan.kernels[0].args[3:])
+    kernel = replace(base.plan.kernels[0], args=args, shared_bytes=60_000)
+    plan = LaunchPlan((MemsetStep("out", 64, 7, offset=16), kernel, replace(kernel, shared_bytes=16)))
+    found = run_head(emit.emit(replace(base, plan=plan)), a=None, b=None, out=None)
+    assert found[1] == ("max_dynamic_shared_size_bytes", "toy_none", 60_000)
+    assert found[2] == ("memset", "out", 16, 7, 64)
+    assert found[3][3][0] == np.uint64(4096 + 64) and found[3][4] == {"shared_mem": 60_000}
+    assert found[4][4] == {"shared_mem": 16}
+    wide = replace(kernel, grid=(2, 2, 1), cluster=(2, 1, 1))
+    assert emit.CUPY not in emit.emit(replace(base, plan=LaunchPlan((wide,)))), "CuPy takes no launch attributes"

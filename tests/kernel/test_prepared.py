@@ -12,7 +12,8 @@ import pytest
 
 import gpu_tune as gt
 from gpu_tune import dispatch
-from gpu_tune.cuda import driver, memory
+from gpu_tune.cuda import driver
+from gpu_tune.cuda.memory import on_device
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel import arrays, vendor
 from gpu_tune.kernel.kernel import TunedKernel
@@ -20,6 +21,7 @@ from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarA
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.store.store import Store
 from gpu_tune.workload import Matmul
+from tests.helpers import device_memory as memory
 from tests.helpers.on_gpu import CupyLike, OnGpu
 from tests.helpers.winners import toy_winner_for, winner
 
@@ -198,11 +200,11 @@ def test_threads_share_a_path_and_a_bound_call(kernel, cleared):
 
     def work(which: TunedKernel) -> None:
         try:
-            with memory.on_device(0):
+            with on_device(0):
                 stream, outs = memory.Stream(), [three()[2] for _ in range(3)]
             for i in range(30):
                 which(a, b, out=outs[i % 3], stream=stream.handle)  # in a thread that has no context of its own
-            with memory.on_device(0):
+            with on_device(0):
                 stream.synchronize()
                 for out in outs:
                     close(out)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpu_tune.cuda import driver, memory
 from gpu_tune.cuda.device import by_name
-from gpu_tune.measure import baselines
+from gpu_tune.measure import baselines, runtime
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
@@ -57,22 +56,20 @@ def candidate() -> Callable[..., Candidate]:
 
 
 @pytest.fixture
-def stream(fake_cuda: Path) -> Iterator[memory.Stream]:
+def stream(fake_cuda: Path) -> runtime.Stream:
     """A stream of the virtual GPU."""
-    driver.use_context()
-    made = memory.Stream()
-    yield made
-    made.close()
+    runtime.start(0)
+    return runtime.new_stream()
 
 
 @pytest.fixture
 def prepared(fake_cuda: Path) -> Iterator[Any]:
     """Asks for one baseline of a workload on the virtual GPU; see :func:`gpu_tune.measure.baselines.prepare`."""
-    driver.use_context()
+    runtime.start(0)
     owned: list[Any] = []
 
     def prepare(workload: Any, name: str) -> Any:
-        stream = memory.Stream()
+        stream = runtime.new_stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
         return baselines.prepare((name,), data, Checker(data, stream), stream, by_name("nvidia-h200"), no_note)

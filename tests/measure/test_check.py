@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpu_tune.cuda import memory
-from gpu_tune.measure import check
+from gpu_tune.measure import check, runtime
 from gpu_tune.measure.check import describe_errors
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
@@ -22,7 +21,7 @@ W = Matmul(9, 10, 8, dtype="float32", ldc=12)
 
 
 @pytest.fixture
-def data(stream: memory.Stream) -> Iterator[DeviceData]:
+def data(stream: runtime.Stream) -> Iterator[DeviceData]:
     made = DeviceData(W, 0, 1 << 16)
     yield made
     made.close()
@@ -33,25 +32,25 @@ def kernel(run: Any) -> Any:
 
 
 def checked(
-    data: DeviceData, stream: memory.Stream, write: Callable[[np.ndarray], None], **more: bool
+    data: DeviceData, stream: runtime.Stream, write: Callable[[np.ndarray], None], **more: bool
 ) -> check.CheckResult:
     """What the checker says about a kernel that leaves what ``write`` makes of the memory of the right result."""
     right = reference(W, data.arrays).astype(np.float32)
     calls = [0]
 
     def run(buffers, scalars, on) -> None:
-        memory.synchronize()  # a kernel comes after what is in the stream
-        flat = memory.download(buffers["out"] - 64, data.nbytes("out") + 128).view(np.float32)
+        runtime.synchronize()  # a kernel comes after what is in the stream
+        flat = runtime.download(buffers["out"] - 64, data.nbytes("out") + 128).view(np.float32)
         body = np.lib.stride_tricks.as_strided(flat[16:], W.arrays()["out"].shape, (4 * W.ldc, 4))
         body[...] = right
         calls[0] += 1
         write(flat if not more.get("second") or calls[0] > 1 else flat[:0])
-        memory.upload(buffers["out"] - 64, flat)
+        runtime.upload(buffers["out"] - 64, flat)
 
     return check.Checker(data, stream).check(kernel(run), no_note)
 
 
-def test_a_right_result_passes_and_its_error_is_told(data: DeviceData, stream: memory.Stream):
+def test_a_right_result_passes_and_its_error_is_told(data: DeviceData, stream: runtime.Stream):
     found = checked(data, stream, lambda flat: None)
     assert found.status == "ok" and 0 < found.error["max_abs"] < 1e-5
 
@@ -69,22 +68,22 @@ def put(index: int, value: float) -> Callable[[np.ndarray], None]:
     (-1, False, "outside the output"), (16 + 10, False, "gaps between rows"), (16 + 3, True, "differ between two runs"),
 ])  # fmt: skip
 def test_one_wrong_element_is_found_wherever_it_is(
-    data: DeviceData, stream: memory.Stream, index: int, second: bool, words: str
+    data: DeviceData, stream: runtime.Stream, index: int, second: bool, words: str
 ):
     found = checked(data, stream, put(index, 0.125), second=second)
     assert found.status == "wrong" and words in found.reason
 
 
-def test_bounds_have_room_for_another_order_of_summation_and_no_more(stream: memory.Stream):
+def test_bounds_have_room_for_another_order_of_summation_and_no_more(stream: runtime.Stream):
     w = Matmul(16, 16, 300, dtype="float32")
     arrays = example_inputs(w, 0)
     limits = bounds(w, arrays)
     forward = (arrays["a"] @ arrays["b"]).astype(np.float32)
-    compare, address = check.HostCompare(w.arrays()["out"]), memory.allocate(forward.nbytes)
-    memory.upload(address, forward)
+    compare, address = check.HostCompare(w.arrays()["out"]), runtime.allocate(forward.nbytes)
+    runtime.upload(address, forward)
     assert compare.inspect(address, compare.place(limits)).wrong == 0
     forward[2, 3] += 0.01
-    memory.upload(address, forward)
+    runtime.upload(address, forward)
     assert compare.inspect(address, compare.place(limits)).first == (2, 3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gpu_tune.templates.base import Template
 from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
+from tests.helpers import virtual_gpu
 from tests.helpers.processes import HANG
 
 distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
@@ -28,17 +30,17 @@ Make = Callable[..., Candidate]
 @pytest.fixture(scope="module")
 def cluster(fake_libcuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two workers, each a process with one (virtual) GPU as an abstract resource."""
-    names = ("GPU_TUNE_LIBCUDA", "GPU_TUNE_CUBLAS", "GPU_TUNE_CUBLASLT", "GPU_TUNE_CACHE_DIR")
-    before = {n: os.environ.get(n) for n in names}
-    os.environ.update(
-        dict.fromkeys(names[:3], str(fake_libcuda)), GPU_TUNE_CACHE_DIR=str(tmp_path_factory.mktemp("cache"))
-    )
+    changed = {**virtual_gpu.environment(fake_libcuda), "GPU_TUNE_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    before = {n: os.environ.get(n) for n in changed}
+    os.environ.update(changed)
+    sys.path.insert(0, str(virtual_gpu.FAKE_CUPY))  # workers are given this process's path
     driver.library.cache_clear()
     made = distributed.LocalCluster(n_workers=2, threads_per_worker=1, resources={"GPU": 1}, dashboard_address=None)
     try:
         yield made
     finally:
         made.close()
+        sys.path.remove(str(virtual_gpu.FAKE_CUPY))
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         driver.library.cache_clear()

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpu_tune.cuda import driver, memory
+from gpu_tune.cuda import driver
+from gpu_tune.measure import runtime
 from gpu_tune.measure.device_data import GUARD, DeviceData, layout
 from gpu_tune.reference import elements
 from gpu_tune.workload import Matmul
@@ -17,13 +18,13 @@ W = Matmul(9, 10, 8, dtype="float32", ldc=12)
 
 
 @pytest.fixture
-def data(stream: memory.Stream) -> Iterator[DeviceData]:
+def data(stream: runtime.Stream) -> Iterator[DeviceData]:
     made = DeviceData(W, 0, L2)
     yield made
     made.close()
 
 
-def test_the_set_to_verify_on_keeps_the_promised_alignment_and_no_more(stream: memory.Stream):
+def test_the_set_to_verify_on_keeps_the_promised_alignment_and_no_more(stream: runtime.Stream):
     for alignment in (4, 16, 64):
         data = DeviceData(Matmul(9, 10, 8, dtype="float32", alignment=alignment), 0, L2)
         assert all(a % (2 * alignment) == alignment for a in data.verify.values())
@@ -37,13 +38,13 @@ def test_timing_sets_hold_the_same_inputs_in_different_places(data: DeviceData):
         and len({s["a"] for s in data.timing}) == data.sets
     )
     for place in (data.verify, data.timing[0], data.timing[-1]):
-        raw = memory.download(place["a"], data.nbytes("a"))
+        raw = runtime.download(place["a"], data.nbytes("a"))
         assert (elements(raw, data.specs["a"]) == data.arrays["a"]).all()
 
 
-def test_memory_that_is_short_means_fewer_sets(stream: memory.Stream, monkeypatch: pytest.MonkeyPatch):
+def test_memory_that_is_short_means_fewer_sets(stream: runtime.Stream, monkeypatch: pytest.MonkeyPatch):
     w = Matmul(300, 300, 300, dtype="float32")
-    used = 8 * 2**30 - memory.free_bytes()
+    used = 8 * 2**30 - runtime.free_bytes()
     monkeypatch.setenv("FAKE_CUDA_MEMORY", str(used + 12 * 2**20))
     data = DeviceData(w, 0, 64 << 20)
     assert 1 <= data.sets < 8

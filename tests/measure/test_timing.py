@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpu_tune.cuda import driver, memory
+from gpu_tune.cuda import driver
+from gpu_tune.measure import runtime
 from gpu_tune.measure.timing import (
     SLOW,
     Flush,
@@ -27,7 +28,7 @@ class Task:
     def __init__(self, sets: int, footprint: int) -> None:
         self.sets, self.footprint = sets, footprint
         self.order: list[int] = []
-        self.memory = memory.allocate(1 << 12)
+        self.memory = runtime.allocate(1 << 12)
 
     def launch(self, i: int, stream: int) -> None:
         self.order.append(i)
@@ -35,16 +36,16 @@ class Task:
 
 
 @pytest.fixture
-def flush(stream: memory.Stream) -> Flush:
-    return Flush(memory.allocate(3 * L2), 3 * L2)
+def flush(stream: runtime.Stream) -> Flush:
+    return Flush(runtime.allocate(3 * L2), 3 * L2)
 
 
-def watch(task: Task, stream: memory.Stream, flush: Flush, mode: str = "graph") -> Stopwatch:
+def watch(task: Task, stream: runtime.Stream, flush: Flush, mode: str = "graph") -> Stopwatch:
     return Stopwatch(task, Policy(mode=mode), stream, flush, L2)
 
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])
-def test_a_run_of_known_length_is_timed_as_that_long_without_the_flush(mode: str, stream: memory.Stream, flush: Flush):
+def test_a_run_of_known_length_is_timed_as_that_long_without_the_flush(mode: str, stream: runtime.Stream, flush: Flush):
     timer = watch(Task(4, 100), stream, flush, mode)
     expected = (1500 + 4096 * 2.5e-4) * 1e-9
     assert timer.cold() == pytest.approx(expected, rel=1e-3) == timer.warm()
@@ -52,7 +53,7 @@ def test_a_run_of_known_length_is_timed_as_that_long_without_the_flush(mode: str
     timer.close()
 
 
-def test_cold_launches_never_reuse_a_buffer_set_that_the_l2_may_still_hold(stream: memory.Stream, flush: Flush):
+def test_cold_launches_never_reuse_a_buffer_set_that_the_l2_may_still_hold(stream: runtime.Stream, flush: Flush):
     small = Task(5, 100)
     timer = watch(small, stream, flush)
     assert timer.unroll == 5 and timer.unroll_warm > 100, "few small sets: each once a graph, which the flush precedes"
@@ -74,7 +75,7 @@ def test_samples_that_scatter_wildly_are_unstable():
     assert unstable(tuple(rng.choice([1.0, 3.0], 20))) and not unstable(tuple(rng.normal(1, 0.02, 20)))
 
 
-def test_interleaving_times_everyone_once_a_round_in_the_order_given(stream: memory.Stream, flush: Flush):
+def test_interleaving_times_everyone_once_a_round_in_the_order_given(stream: runtime.Stream, flush: Flush):
     watches = [watch(Task(1, 100), stream, flush, "eager") for _ in range(3)]
     asked: list[int] = []
 
@@ -86,7 +87,7 @@ def test_interleaving_times_everyone_once_a_round_in_the_order_given(stream: mem
     assert [len(s) for s in samples] == [4, 4, 4] and asked == [0, 1, 2, 3]
 
 
-def test_one_run_tells_a_much_slower_candidate_which_is_not_looked_at_closer(stream: memory.Stream):
+def test_one_run_tells_a_much_slower_candidate_which_is_not_looked_at_closer(stream: runtime.Stream):
     task = Task(4, 100)
     assert (
         estimate_runtime(task, stream) == pytest.approx((1500 + 4096 * 2.5e-4) * 1e-9, rel=1e-3)

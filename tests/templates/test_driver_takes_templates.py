@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from gpu_tune.cuda import driver, nvrtc
-from gpu_tune.cuda import memory as cuda_memory
 from gpu_tune.cuda.launch import Program
 from gpu_tune.measure.device_data import layout
 from gpu_tune.templates.base import render
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify.draw import variants
+from tests.helpers import device_memory as cuda_memory
 
 COUNT = int(os.environ.get("GPU_TUNE_LAUNCH_VARIANTS", "3"))
 SEED = int(os.environ.get("GPU_TUNE_LAUNCH_SEED", "0"))

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ...cuda import memory
 from ...cuda.device import Device
-from ...cuda.memory import Stream
 from ...plan import LaunchPlan
 from ...reference import Numerics
+from .. import runtime
 from ..check import Run
 from ..device_data import DeviceData
 
@@ -37,7 +36,7 @@ class Session:
     """
 
     data: DeviceData
-    stream: Stream
+    stream: runtime.Stream
     device: Device
     note: Callable[[], None] = lambda: None
     owned: ExitStack = field(default_factory=ExitStack)
@@ -45,8 +44,8 @@ class Session:
 
     def allocate(self, nbytes: int) -> int:
         """Device memory until the session ends."""
-        address = memory.allocate(nbytes)
-        self.owned.callback(memory.free, address)
+        address = runtime.allocate(nbytes)
+        self.owned.callback(runtime.free, address)
         return address
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...cuda import cublas, memory
+from ...cuda import cublas
 from ...errors import Unavailable
 from ...workload import FP8, Matmul
+from .. import runtime
 from ..check import Run
 from .baseline import Algorithm, Session
 from .unfused_epilogue import UnfusedEpilogue, is_plain, plain_product
@@ -165,7 +166,7 @@ def _block_scales(w: Matmul, session: Session) -> dict[int, int]:
     for name, array in (("scale_a", rows.T), ("scale_b", padded)):
         for buffers in (data.verify, *data.timing):
             made[buffers[name]] = session.allocate(array.nbytes)
-            memory.upload(made[buffers[name]], array)
+            runtime.upload(made[buffers[name]], array)
     return made
 
 

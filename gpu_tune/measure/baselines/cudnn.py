@@ -67,7 +67,7 @@ class _Plans:
     """Builds every permitted plan of a graph."""
 
     def __init__(self, cudnn: Any, session: Session) -> None:
-        self.cudnn, self.session, self._stream = cudnn, session, session.stream.handle
+        self.cudnn, self.session, self._stream = cudnn, session, session.stream.ptr
         self.handle = cudnn.create_handle()
         session.owned.callback(cudnn.destroy_handle, self.handle)
         cudnn.set_stream(handle=self.handle, stream=self._stream)

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...cuda.device import Device
-from ...cuda.driver import DriverError
-from ...cuda.memory import Graph, Stream
 from ...errors import Unavailable
 from ...reference import EPS, Numerics
 from ...workload import FP8, Workload
+from .. import runtime
 from ..check import Checker
 from ..device_data import DeviceData
-from ..timing import SLOW, Timer
+from ..runtime import Stream
+from ..timing import SLOW
 from ..worker import Note
 from . import cublas, cudnn, torch, triton
 from .baseline import Algorithm, Baseline, Session
@@ -66,7 +66,7 @@ def prepare(
         except Unavailable as reason:
             missing[name] = str(reason)
         except Exception as error:  # of another version, or none that we know: it does not compete, and says why
-            if isinstance(error, DriverError) and error.sticky:
+            if runtime.is_fatal(error):
                 raise
             log.warning("baseline %s: %s", name, error)
             missing[name] = f"{type(error).__name__}: {error}"
@@ -120,21 +120,18 @@ def _seconds(algorithm: Algorithm, session: Session, best: float = math.inf) -> 
             algorithm.run(data.timing[i % data.sets], data.scalars, on)
 
     try:
-        timer = Timer(stream)
-        algorithm.run(data.timing[0], data.scalars, stream.handle)
+        timer = runtime.timer(stream)
+        algorithm.run(data.timing[0], data.scalars, stream.ptr)
         once = timer(lambda on: algorithm.run(data.timing[0], data.scalars, on))
         if once > LONG:
             if once > SLOW * best:
                 return once
             launches = max(1, min(LAUNCHES, math.ceil(4 * LONG / once)))
-        graph = Graph(stream, issue)
-        try:
-            graph.launch(stream)
-            return min(timer(lambda on: graph.launch(stream)) / launches for _ in range(SERIES))
-        finally:
-            graph.close()
+        graph = runtime.capture(stream, issue)
+        graph.launch(stream)
+        return min(timer(lambda on: graph.launch(stream)) / launches for _ in range(SERIES))
     except Exception as error:  # the libraries' errors have no common root; one way that fails leaves the others
-        if isinstance(error, DriverError) and error.sticky:
+        if runtime.is_fatal(error):
             raise
         algorithm.failed = f"{type(error).__name__}: {error}"
         log.debug("%s fails: %s", algorithm.label, error)

@@ -37,7 +37,7 @@ def algorithms(session: Session) -> list[Algorithm]:
         session.note()
         with contextlib.suppress(Exception):  # a way that fails here fails again where it is timed, and is dropped
             for buffers in (session.data.verify, *session.data.timing):  # no allocation while a graph is captured
-                algorithm.run(buffers, session.data.scalars, session.stream.handle)
+                algorithm.run(buffers, session.data.scalars, session.stream.ptr)
     session.stream.synchronize()
     return found
 

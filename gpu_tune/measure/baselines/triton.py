@@ -17,6 +17,7 @@ from ...cuda.launch import Program
 from ...errors import Unavailable
 from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
 from ...workload import FP8, ITEMSIZE, Matmul
+from .. import runtime
 from ..check import Run
 from .baseline import Algorithm, Session
 from .unfused_epilogue import UnfusedEpilogue, plain_product
@@ -76,7 +77,7 @@ def algorithms(session: Session) -> list[Algorithm]:
             reason = reason or f": {type(error).__name__}: {''.join(last)}"
             log.info("Triton %s: %s", config, error)
             continue
-        program = Program(built.cubin, built.plan)
+        program = Program(built.cubin, built.plan, runtime.Module)
         session.owned.callback(program.unload)
         how = f"matmul {config.m}x{config.n}x{config.k}, {config.warps} warps, {config.stages} stages"
         label = f"Triton {triton.__version__} {how}" + (f" with fused {w.epilogue}" if w.epilogue and fused else "")

@@ -14,6 +14,7 @@ from ...plan import BufferArg, KernelStep, LaunchPlan
 from ...templates.base import render_text
 from ...templates.lib.common import epilogue_args
 from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
+from .. import runtime
 from .baseline import Algorithm, Session
 
 THREADS = 256
@@ -125,7 +126,7 @@ class UnfusedEpilogue:
             raise Unavailable("has no plain product for block scales")
         self._bias = "row_bias" if isinstance(w, Conv2d) and w.layout == "nchw" else "bias"
         cubin = nvrtc.to_cubin(source(matmul, dtype, session.device), session.device.arch).data
-        self._program = Program(cubin, plan(matmul, dtype))
+        self._program = Program(cubin, plan(matmul, dtype), runtime.Module)
         session.owned.callback(self._program.unload)
         nbytes = matmul.batch * matmul.m * matmul.ldc * ITEMSIZE[dtype]
         self._scratch = 0 if dtype == w.out_dtype else session.allocate(nbytes)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gpu_tune import reference
-from gpu_tune.cuda import cublas, driver, memory
+from gpu_tune.cuda import cublas
 from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import run_plan, unavailable_reason
-from gpu_tune.measure import baselines
+from gpu_tune.measure import baselines, runtime
 from gpu_tune.measure.baselines import unfused_epilogue
 from gpu_tune.measure.check import Checker
 from gpu_tune.measure.device_data import DeviceData
@@ -28,11 +28,11 @@ HERE = Path(__file__).parent
 @pytest.fixture
 def prepared(fake_cuda: Path):
     cublas.load.cache_clear()
-    driver.use_context()
+    runtime.start(0)
     owned: list[Any] = []
 
     def prepare(workload: Any, names: tuple[str, ...] = ("cublas", "cublaslt")):
-        stream = memory.Stream()
+        stream = runtime.new_stream()
         data = DeviceData(workload, 0, 4096)
         owned.append(data)
         return baselines.prepare(names, data, Checker(data, stream), stream, H200, no_note)
