@@ -82,10 +82,12 @@ class Ranker:
         seed: int = 0,
         shape: Shape = OWN,
         names: Sequence[str] | None = None,
+        start: NDArray[np.floating] | None = None,
     ) -> Ranker | None:
         """Learn from trials: ``x`` (n, features), ``times`` (n,) seconds with nan or inf for failures, ``groups`` the
         sizes of consecutive groups (default: one, whose rows have an order of their own). None when no group has two
-        grades to tell apart. Same trials of each group, same model."""
+        grades to tell apart. Same trials of each group, same model. ``start`` (n,): scores that the
+        trees correct; ``score`` is the correction alone."""
         x, parts = np.asarray(x, dtype=np.float32), []
         for rows in np.split(np.arange(len(times)), np.cumsum([len(times)] if groups is None else list(groups))[:-1]):
             if np.isfinite(times[rows]).any():
@@ -95,7 +97,8 @@ class Ranker:
                 parts += [(ordered[i::pieces], label[i::pieces]) for i in range(pieces)]
         if not any(len(np.unique(label)) > 1 for _, label in parts):
             return None
-        x, label = x[np.concatenate([rows for rows, _ in parts])], np.concatenate([label for _, label in parts])
+        order, label = np.concatenate([rows for rows, _ in parts]), np.concatenate([label for _, label in parts])
+        x, first = x[order], None if start is None else start[order]
         sizes = [len(rows) for rows, _ in parts]
         parameters = {
             "objective": shape.objective,
@@ -113,7 +116,7 @@ class Ranker:
             "verbosity": -1,
         }
         for cautious in ({}, {"min_sum_hessian_in_leaf": 0.1, "min_data_in_leaf": max(5, shape.min_rows)}):
-            data = lightgbm.Dataset(x, label, group=sizes, free_raw_data=True)
+            data = lightgbm.Dataset(x, label, group=sizes, init_score=first, free_raw_data=True)
             # numerically empty splits (4.7: "left_count > 0") are an error; larger leaves avoid them
             with contextlib.suppress(lightgbm.basic.LightGBMError):
                 booster = lightgbm.train({**parameters, **cautious}, data, shape.trees, keep_training_booster=True)
