@@ -46,6 +46,7 @@ from .live import Live
 @options.seed_option
 @options.device_option
 @options.store_option
+@options.templates_option
 @options.json_option
 def command(
     suite: str | None,

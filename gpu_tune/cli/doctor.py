@@ -20,7 +20,7 @@ from ..errors import GpuTuneError, Unavailable
 from ..measure.quarantine import Journal
 from ..store.records import Records
 from ..store.store import Store
-from ..templates.registry import registry
+from ..templates.registry import broken, registry
 from ..trial import SOURCES
 from . import options
 
@@ -44,6 +44,7 @@ _DISTRIBUTIONS = {
 
 
 @click.command(help="Say what was found on this machine and what is missing.")
+@options.templates_option
 @options.json_option
 def command(as_json: bool) -> None:
     """Exit code 1 when tuning cannot work here at all."""
@@ -123,7 +124,8 @@ def _emulator() -> tuple[bool, str]:
 
 
 def _templates() -> tuple[bool, str]:
-    return bool(registry()), ", ".join(registry()) or "none"
+    words = ", ".join(registry()) or "none"
+    return bool(registry()) and not broken(), "; ".join([words, *(f"left out: {error}" for error in broken().values())])
 
 
 def _store() -> tuple[bool, str]:

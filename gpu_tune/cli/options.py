@@ -143,6 +143,29 @@ store_option = click.option(
 """The command gets a Store: the named one, else the user's."""
 
 
+def _add_families(context: click.Context, option: click.Parameter, folders: tuple[str, ...]) -> None:
+    """Name ``folders`` in the environment, where worker processes find them, too."""
+    for folder in folders:
+        remedy = "name a folder that holds <name>.py and <name>.cu.j2"
+        require(Path(folder).is_dir(), "--templates", folder, "is not a folder", remedy)
+    if folders:
+        from ..templates.outside import VARIABLE
+
+        known = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+        os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys((*(os.path.abspath(f) for f in folders), *known)))
+
+
+templates_option = click.option(
+    "--templates",
+    metavar="FOLDER",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_add_families,
+    help="Also use the kernel families (pairs of <name>.py and <name>.cu.j2) in this folder; may be repeated.",
+)
+
+
 def read_text(option: str, name: str, remedy: str) -> str:
     """The text of the file that an option names; InvalidInput when it cannot be read."""
     try:

@@ -42,7 +42,7 @@ def _for_each_op(name: str, help_: str, action: Callable[..., None], *extra: Cal
 
         function.__name__ = op
         wrapped: Any = function
-        for option in (options.json_option, options.device_option, *extra):
+        for option in (options.json_option, options.device_option, options.templates_option, *extra):
             wrapped = option(wrapped)
         group.add_command(click.command(op)(options.workload_options(op)(wrapped)))
     command.add_command(group)

@@ -45,6 +45,7 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--force", is_flag=True, help="Start afresh, whatever is recorded."),
             click.option("--executor", metavar="dask://HOST:PORT", help="Measure on a cluster."),
             options.store_option,
+            options.templates_option,
             options.json_option,
         )
     ):

@@ -25,6 +25,7 @@ from . import options
 @click.option("--workers", type=click.IntRange(0), help="Processes  [default: all CPUs].")
 @click.option("--case", help="The one variant that a failure's command names.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn is a function of it.")
+@options.templates_option
 @options.json_option
 def command(
     target: str, variants: int, seconds: float | None, workers: int | None, case: str | None, seed: int, as_json: bool

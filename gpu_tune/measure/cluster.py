@@ -10,7 +10,6 @@ tolerance, take no part.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import statistics
 import threading
@@ -27,6 +26,7 @@ from ..errors import InvalidInput, MeasureError
 from ..paths import prepare, root
 from ..templates.base import FOLDER, Template
 from ..templates.bound import BoundTemplate
+from ..templates.outside import load
 from ..templates.registry import bind, registry
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement, Policy, Pruner
 from .compiling import CompilingMeasurer
@@ -241,17 +241,15 @@ def _measurer(facts: Mapping[str, Any]) -> Any:
 
 
 def _templates(facts: Mapping[str, Any]) -> dict[str, Template]:
-    """The templates named; one from outside the package is ``<name>.py`` beside its source, as in the package."""
+    """The templates named: of this process's registry, or of the folder in which the other side found them."""
     made: dict[str, Template] = {}
     for name, folder in facts["folders"].items():
-        if not folder:
-            made[name] = registry()[name]
-            continue
-        path = Path(folder) / f"{name}.py"
-        specification = importlib.util.spec_from_file_location(f"gpu_tune_template_{name}", path)
-        if specification is None or specification.loader is None or not path.exists():
-            raise MeasureError(f"template {name} is not at {path} on worker {os.uname().nodename}")
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        made[name] = module.TEMPLATE
+        known = registry().get(name)
+        if known is not None and (not folder or known.folder == Path(folder)):
+            made[name] = known
+        elif not (Path(folder) / f"{name}.py").exists():
+            place = folder or "gpu_tune"
+            raise MeasureError(f"template {name} is not at {place} on worker {os.uname().nodename}; install it there")
+        else:
+            made[name] = load(Path(folder), name)
     return made

@@ -1,7 +1,7 @@
 """What a template declares, how templates are found, and how one is rendered.
 
-A kernel family is two files in this folder: ``<name>.cu.j2`` and ``<name>.py``, whose module-level ``TEMPLATE`` is a
-:class:`Template`. Nothing else needs to know of it.
+A kernel family is two files, in this folder or elsewhere (:mod:`.outside`): ``<name>.cu.j2`` and ``<name>.py``, whose
+module-level ``TEMPLATE`` is a :class:`Template`. Nothing else needs to know of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Template:
     Every function takes ``(workload, device)`` or ``(config, workload, device)``. ``supports`` returns True or the
     reason why not. ``derive`` returns what the source sees as ``launch`` (tile counts, offsets, step facts); ``plan``
     builds the launch plan. ``default`` and ``seeds`` return configs (seeds may be dropped by constraints). ``features``
-    adds numbers for the ranker to the common ones. ``numerics`` may depend on config and workload.
+    adds numbers for the ranker to the common ones. ``numerics`` may depend on config and workload. ``tile`` names the
+    knobs whose products are the rows, the columns and the depth of a block's tile, each possibly none; of a convolution
+    the rows are pixels and the columns output channels.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Template:
     seeds: Callable[[Workload, Device], Sequence[Config]] = lambda workload, device: ()
     numerics: Callable[[Config, Workload], Numerics] = lambda config, workload: Numerics()
     features: Callable[[Config, Workload, Device], Mapping[str, float]] = lambda config, workload, device: {}
+    tile: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
     min_cc: int = 75
     only_cc: int = 0
     folder: Path = field(default=FOLDER)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda.device import Device
-from ..errors import InvalidConfig
+from ..errors import GpuTuneError, InvalidConfig, TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
 from ..reference import Numerics
 from ..space.features import LaunchSummary, gemm_shape, launch_features
@@ -19,13 +19,10 @@ from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space
 from ..workload import View, Workload
-from .base import Template, render
+from .base import FOLDER, Template, render
+from .outside import place_of
 
-_TILES = {
-    "m": ("block_m", "tile_m", "bm", "block_pixels", "block_q"),
-    "n": ("block_n", "tile_n", "bn", "block_k_out", "block_c_out"),
-    "k": ("block_k", "tile_k", "bk", "block_c"),
-}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -64,18 +61,29 @@ class BoundTemplate:
         """The workload whose buffers the plan names: the view's, or the workload itself."""
         return self.view.workload if self.view else self.workload
 
+    def supported(self) -> bool | str:
+        """True, or why the template cannot compute this workload on this device."""
+        return self._answer(self.template.supported, self.computed, self.device)
+
     def default(self) -> Config:
         """The config an expert would start from; a constraint may forbid it."""
-        return self.template.default(self.computed, self.device)
+        return self._answer(self.template.default, self.computed, self.device)
 
     def violations(self, config: Config) -> list[str]:
-        return self.template.violations(config, self.computed, self.device)
+        return self._answer(self.template.violations, config, self.computed, self.device)
 
     def estimate(self, config: Config) -> ResourceEstimate:
-        return self.template.resources(config, self.computed, self.device)
+        return self._answer(self.template.resources, config, self.computed, self.device)
 
     def plan(self, config: Config) -> LaunchPlan:
-        return self.template.plan(config, self.computed, self.device)
+        return self._answer(self.template.plan, config, self.computed, self.device)
+
+    def probe(self) -> None:
+        """TemplateError unless the default config, where it is valid, has source, plan, resources and features."""
+        config = self.default()
+        if not self.violations(config):
+            self.render(config)
+            config_features(self, config)
 
     def space(self) -> TemplateSpace:
         return TemplateSpace(self)
@@ -85,13 +93,23 @@ class BoundTemplate:
         broken = self.violations(config)
         if broken:
             raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
-        source = render(self.template, config, self.computed, self.device)
-        numerics = self.template.numerics(config, self.computed)
+        source = self._answer(render, self.template, config, self.computed, self.device)
+        numerics = self._answer(self.template.numerics, config, self.computed)
         return Rendered(source, self.plan(config).check(), self.estimate(config), numerics)
 
     def on(self, workload: Workload, device: Device | None = None) -> BoundTemplate:
         """The same template for another workload (and device), which it must support."""
         return replace(self, workload=workload, device=device or self.device, view=None)
+
+    def _answer(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """What the declaration's ``function`` answers; TemplateError with file and line where it fails."""
+        try:
+            return function(*arguments)
+        except GpuTuneError:
+            raise
+        except Exception as error:  # a mistake in the declaration, which may be anybody's
+            place = place_of(error, self.template.folder) or place_of(error, FOLDER) or str(self.template.source)
+            raise TemplateError(f"{place}: {error!r}; the family {self.name} fails for {self.computed.key}") from error
 
 
 class TemplateSpace(Space):
@@ -119,7 +137,7 @@ class TemplateSpace(Space):
 
     def tile(self, config: Config) -> tuple[object, ...]:
         """The values of the knobs that size a block's tile."""
-        return tuple(config[name] for names in _TILES.values() for name in names if name in config)
+        return tuple(config[name] for names in self.bound.template.tile for name in names)
 
     def describe(self, rows: Rows) -> tuple[NDArray[np.float32], list[str]]:
         """Knob features, then hardware features (each config's are computed once)."""
@@ -142,36 +160,39 @@ def hardware(bound: BoundTemplate, configs: Sequence[Config]) -> tuple[NDArray[n
 def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
     """One config's features by name: those of ``launch_features``, then the template's own.
 
-    The former are made from its estimate and launch plan, and from knobs that carry the usual names (block_m, block_n,
-    block_k, stages, split_k)."""
+    The former are made from its estimate and launch plan, from the tile that the template declares (else from the share
+    of a block in the output), and from the knobs ``stages`` and ``split_k`` where it has them."""
     estimate, plan, workload = bound.estimate(config), bound.plan(config), bound.computed
     main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
     m, n, _, batch = gemm_shape(workload)
-    split = _knob(config, ("split_k",)) or 1.0
+    split = _knob(config, "split_k") or 1.0
     outputs = m * n * batch * split / main.blocks
-    tile_m = _knob(config, _TILES["m"]) or min(float(m), math.sqrt(outputs))
+    rows, columns, depth = (_product(config, names) for names in bound.template.tile)
+    tile_m = rows or min(float(m), math.sqrt(outputs))
     launch = LaunchSummary(
         threads=estimate.threads,
         blocks=main.blocks,
         shared_bytes=estimate.shared_bytes,
         accumulators=estimate.accumulators,
         tile_m=tile_m,
-        tile_n=_knob(config, _TILES["n"]) or max(1.0, min(float(n), outputs / tile_m)),
-        tile_k=_knob(config, _TILES["k"]) or 1.0,
-        stages=_knob(config, ("stages",)) or 1.0,
+        tile_n=columns or max(1.0, min(float(n), outputs / tile_m)),
+        tile_k=depth or 1.0,
+        stages=_knob(config, "stages") or 1.0,
         split_k=split,
         workspace_bytes=estimate.workspace_bytes,
         kernels=len(plan.steps),
         cluster=math.prod(main.cluster),
     )
-    features = bound.template.features(config, workload, bound.device)
+    features = bound._answer(bound.template.features, config, workload, bound.device)
     own = {f"{bound.name} {name}": float(value) for name, value in sorted(features.items())}
     return {**launch_features(launch, workload, bound.device), **own}
 
 
-def _knob(config: Mapping[str, Any], names: Sequence[str]) -> float | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, (int, float)) and value > 0:
-            return float(value)
-    return None
+def _knob(config: Mapping[str, Any], name: str) -> float | None:
+    value = config.get(name)
+    return float(value) if isinstance(value, (int, float)) and value > 0 else None
+
+
+def _product(config: Mapping[str, Any], names: Sequence[str]) -> float | None:
+    """The product of the knobs ``names``; None where there are none."""
+    return float(math.prod(config[name] for name in names)) if names else None

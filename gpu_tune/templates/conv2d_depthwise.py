@@ -268,6 +268,7 @@ TEMPLATE = Template(
     op="conv2d",
     summary="depthwise convolution, input rows sliding through registers",
     knobs=KNOBS,
+    tile=(("threads_p", "thread_p", "threads_q", "thread_q"), ("threads_c",), ()),
     constraints=CONSTRAINTS,
     supports=supports,
     derive=derived,

@@ -145,6 +145,7 @@ TEMPLATE: Template = Template(
     op="conv2d",
     summary="direct convolution on plain arithmetic units, every layout, dtype, filter and group",
     knobs=KNOBS,
+    tile=(("block_p", "block_q"), ("block_k",), ("block_c",)),
     constraints=CONSTRAINTS,
     supports=supports,
     derive=derived,

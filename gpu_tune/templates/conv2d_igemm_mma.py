@@ -174,6 +174,7 @@ TEMPLATE: Template = Template(
     op="conv2d",
     summary="implicit matrix product on tensor cores by mma.sync, any layout, stride and group",
     knobs=(*KNOBS, ITERATOR),
+    tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derived,

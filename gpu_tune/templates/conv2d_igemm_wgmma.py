@@ -142,6 +142,7 @@ TEMPLATE: Template = Template(
     op="conv2d",
     summary="implicit GEMM on Hopper tensor cores (wgmma), image gathered by the copy engine (TMA im2col), NHWC",
     knobs=tiles.KNOBS,
+    tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derived,

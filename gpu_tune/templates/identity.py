@@ -60,20 +60,22 @@ def sources(name: str, environment: jinja2.Environment) -> dict[str, str]:
     """The tokens of the source ``name`` and of every part that it imports or includes, by name; transitively."""
     assert environment.loader is not None
     found: dict[str, str] = {}
-    waiting = [name]
+    waiting = [(name, "")]
     while waiting:
-        part = waiting.pop()
+        part, includer = waiting.pop()
         if part in found:
             continue
-        text, path, _ = environment.loader.get_source(environment, part)
         try:
+            text, path, _ = environment.loader.get_source(environment, part)
             found[part], references = _tokens(text, environment)
+        except jinja2.TemplateNotFound:
+            raise TemplateError(f"{includer or part}: there is no {part}; see gpu_tune/templates/parts") from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{path}:{error.lineno}: {error.message}; a part is a valid Jinja template") from error
         for reference in references:
             if reference is None:
                 raise TemplateError(f"{path}: includes a part by a computed name; write the name, or use an if")
-            waiting.append(reference)
+            waiting.append((reference, f"{path}:{text.count(chr(10), 0, text.index(reference)) + 1}"))
     return found
 
 

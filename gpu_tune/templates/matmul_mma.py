@@ -103,6 +103,7 @@ TEMPLATE: Template = Template(
     op="matmul",
     summary="tensor cores by mma.sync, operands through a multistage cp.async pipeline",
     knobs=KNOBS,
+    tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=constraints(problem, operands, _atomics),
     supports=_supports,
     derive=_derived,

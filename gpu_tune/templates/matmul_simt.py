@@ -139,6 +139,7 @@ TEMPLATE: Template = Template(
     op="matmul",
     summary="plain arithmetic units, every layout, dtype, size and epilogue",
     knobs=KNOBS,
+    tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=lambda workload, device: True,
     derive=derived,

@@ -177,6 +177,7 @@ TEMPLATE: Template = Template(
     op="matmul",
     summary="Hopper tensor cores (wgmma) fed by the copy engine (TMA), warp-specialised",
     knobs=tiles.KNOBS,
+    tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derived,

@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
+import os
 import pkgutil
 from collections.abc import Mapping
 
 from ..cuda.device import Device
 from ..errors import TemplateError, Unsupported
 from ..workload import Workload
+from . import outside
 from .base import FOLDER, PREFIX, Template
 from .bound import BoundTemplate
+from .outside import VARIABLE
+
+_LOG = logging.getLogger(__name__)
+
+
+def registry() -> Mapping[str, Template]:
+    """Every template by name: those of this folder, of installed packages and of ``GPU_TUNE_TEMPLATES``."""
+    return _families(os.environ.get(VARIABLE, ""))[0]
+
+
+def broken() -> Mapping[str, TemplateError]:
+    """What is wrong with each family from outside that cannot be used; the others do without it."""
+    return _families(os.environ.get(VARIABLE, ""))[1]
 
 
 @functools.cache
-def registry() -> Mapping[str, Template]:
-    """Every template of this folder, by name."""
+def _families(folders: str) -> tuple[Mapping[str, Template], Mapping[str, TemplateError]]:
+    found, wrong = dict(_library()), {}
+    for family in outside.families(folders):
+        try:
+            template = family.load()
+            if family.name in found:
+                other = found[family.name].source.with_name(f"{family.name}.py")
+                place = template.source.with_name(f"{family.name}.py")
+                raise TemplateError(f"{place}: there is a family {family.name} already ({other}); rename one of them")
+            found[family.name] = template
+        except TemplateError as error:
+            wrong[family.name] = error
+            _LOG.warning("kernel family %s is left out: %s", family.name, error)
+    return found, wrong
+
+
+def _library() -> Mapping[str, Template]:
     found: dict[str, Template] = {}
     for module in pkgutil.iter_modules([str(FOLDER)]):
         if (FOLDER / f"{module.name}.cu.j2").exists():
@@ -37,10 +68,11 @@ def bind(workload: Workload, device: Device, templates: Mapping[str, Template] |
     found, reasons = [], []
     for template in (registry() if templates is None else templates).values():
         why: list[str] = []
-        for computed, view in ((workload, None), *((v.workload, v) for v in workload.views())):
-            answer = template.supported(computed, device)
+        for view in (None, *workload.views()):
+            bound = BoundTemplate(template, workload, device, view)
+            answer = bound.supported() if template.folder == FOLDER else _tried(bound)
             if answer is True:
-                found.append(BoundTemplate(template, workload, device, view))
+                found.append(bound)
                 break
             why.append(str(answer))
         else:
@@ -49,3 +81,16 @@ def bind(workload: Workload, device: Device, templates: Mapping[str, Template] |
         told = "; ".join(reasons) or "there is no template"
         raise Unsupported(f"no template computes {workload.key} on {device.name}: {told}")
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _tried(bound: BoundTemplate) -> bool | str:
+    """Whether a family from outside computes its workload, or why not: its declaration may fail only here."""
+    try:
+        answer = bound.supported()
+        if answer is True:
+            bound.probe()
+        return answer
+    except TemplateError as error:
+        _LOG.warning("kernel family %s is left out: %s", bound.name, error)
+        return f"is broken ({error})"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +17,7 @@ from ..cuda.device import Device, by_name
 from ..errors import CorruptData, GpuTuneError, InvalidInput
 from ..space.knob import Config
 from ..templates.base import Template
+from ..templates.outside import VARIABLE
 from ..workload import DTYPES, ITEMSIZE, MATH, OUT_DTYPES, Conv2d, Matmul, Workload, from_dict, to_dict
 
 DEVICES = ("nvidia-h200", "nvidia-a100", "nvidia-rtx-4090", "nvidia-rtx-5090", "nvidia-rtx-3090", "nvidia-t4")
@@ -93,7 +96,9 @@ class Variant:
     @property
     def command(self) -> str:
         """The command that checks exactly this variant again."""
-        return f"gpu-tune verify {self.template} --case '{json.dumps(self.to_json(), separators=(',', ':'))}'"
+        folders = filter(None, os.environ.get(VARIABLE, "").split(os.pathsep))
+        given = "".join(f" --templates {shlex.quote(folder)}" for folder in folders)
+        return f"gpu-tune verify {self.template}{given} --case '{json.dumps(self.to_json(), separators=(',', ':'))}'"
 
 
 @functools.lru_cache(maxsize=128)

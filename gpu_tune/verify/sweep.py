@@ -29,7 +29,7 @@ from ..reference import Numerics
 from ..space.knob import Config
 from ..store.store import LIMITS
 from ..templates.base import Template
-from ..templates.registry import registry
+from ..templates.registry import broken, registry
 from ..workload import from_dict
 from .branches import Branch
 from .cases import DEVICES, Variant
@@ -196,6 +196,8 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
 def _template(target: str | Template) -> Template:
     build.compiler()  # raises CompilerMissing: the emulator is needed for everything that follows
     known = registry()
+    if isinstance(target, str) and target in broken():
+        raise broken()[target]
     if isinstance(target, str) and target not in known:
         remedy = f"use one of {', '.join(known)}, or the path of a kernel.cu"
         raise InvalidInput("template", target, "is unknown", remedy)

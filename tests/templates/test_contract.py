@@ -6,16 +6,11 @@ import dataclasses
 import functools
 import random
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import gpu_tune
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
@@ -23,7 +18,6 @@ from gpu_tune.templates.base import Template, render
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
-from tests.helpers.processes import HANG
 from tests.helpers.template_names import variables
 
 TEMPLATES = sorted(registry())
@@ -302,38 +296,3 @@ def differing(
             if first != second:
                 return {own, (knob.name, value)}
     return set() if exchangeable else {own}
-
-
-def test_a_newcomer_adds_two_files_and_nothing_else(tmp_path: Path) -> None:
-    """A copy of the package with one more pair of files: registry, space, rendering and command line know it."""
-    package = tmp_path / "gpu_tune"
-    shutil.copytree(Path(gpu_tune.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "kernels"))
-    folder = package / "templates"
-    for suffix in (".py", ".cu.j2"):
-        text = (folder / f"conv2d_depthwise{suffix}").read_text()
-        (folder / f"newcomer{suffix}").write_text(text.replace("conv2d_depthwise", "newcomer"))
-    script = """
-import numpy as np
-from gpu_tune import Conv2d
-from gpu_tune.cuda.device import by_name
-from gpu_tune.templates import base
-from gpu_tune.templates.bound import BoundTemplate
-from gpu_tune.templates.registry import bind, registry
-template, device = registry()["newcomer"], by_name("nvidia-h200")
-workload = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, dtype="float32")
-assert template in [b.template for b in bind(workload, device)]
-config = BoundTemplate(template, workload, device).space().sample(1, np.random.default_rng(0))[0]
-assert " newcomer(" in base.render(template, config, workload, device)
-from gpu_tune.cli import main
-shape = "--n 1 --c 64 --h 14 --w 14 --k 64 --r 3 --s 3 --padding 1 --groups 64 --dtype float32"
-main(["show", "space", "conv2d", *shape.split(), "--device", "nvidia-h200"])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
-    assert "newcomer" in done.stdout, done.stderr

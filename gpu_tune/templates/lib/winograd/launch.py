@@ -54,6 +54,7 @@ class Winograd:
             op="conv2d",
             summary=self.summary,
             knobs=(*KNOBS, *(_reachable(k) for k in inner.knobs if k.name in own)),
+            tile=inner.tile,
             constraints=(*CONSTRAINTS, *inherited),
             supports=lambda w, d: supports(w, d, inner),
             derive=self.derived,
