@@ -16,10 +16,9 @@ The machine code itself is read by :mod:`~gpu_tune.cuda.sass`.
 
 from __future__ import annotations
 
-import functools
 import re
 import struct
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -258,67 +257,6 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
     return {n: PtxasReport(*frames.get(n, (0, 0, 0)), (*notes.get(n, ()), *everywhere)) for n in names}
 
 
-_KINDS = {
-    "fmul": "FMUL", "fadd": "FADD", "ffma": "FFMA", "hadd2": "HADD2", "hfma2": "HFMA2 HFMA2.MMA", "hmul2": "HMUL2",
-    "imad": "IMAD IMAD.WIDE", "idp": "IDP", "mma": "HMMA IMMA QMMA", "wgmma": "HGMMA IGMMA QGMMA", "lds": "LDS",
-    "sts": "STS", "ldg": "LDG", "stg": "STG", "ldgsts": "LDGSTS", "ldsm": "LDSM", "local": "LDL STL", "bar": "BAR",
-    "mufu": "MUFU", "tma": "UTMALDG UTMASTG UBLKCP", "bra": "BRA",
-}  # fmt: skip
-_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-MATH = ("wgmma", "mma", "ffma", "hfma2", "idp", "imad", "fadd", "fmul")
-"""Kinds that do a workload's arithmetic, the heaviest first."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """One kernel's hottest loop (the whole code when it has no loop): instructions by kind, ``""`` for the rest.
-
-    ``shared_bytes``, ``global_bytes``: bytes that one thread moves through shared memory and by plain global accesses
-    in an iteration. ``loop``: whether one was found.
-    ``code_bytes``: of the whole kernel.
-    """
-
-    counts: Counter[str]
-    shared_bytes: int
-    global_bytes: int
-    loop: bool
-    code_bytes: int
-
-    @property
-    def instructions(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def math(self) -> tuple[str, int]:
-        """The kind that does the arithmetic, and how many of it; ("", 0) when there is none."""
-        for kinds in (MATH[:1], MATH[1:2], MATH[2:5], MATH[5:]):  # IMAD also computes addresses: it comes last
-            kind = max(kinds, key=lambda k: self.counts[k])
-            if self.counts[kind]:
-                return kind, self.counts[kind]
-        return "", 0
-
-
-@functools.lru_cache(maxsize=256)
-def mixes(cubin: bytes) -> dict[str, Mix]:
-    """The mix of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
-    return {name: _mix(program) for name, program in programs(cubin).items()}
-
-
 def programs(cubin: bytes) -> dict[str, Program]:
     """The machine code of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
     return _reading(cubin, lambda elf: {n: sass.decode(elf.bytes_of(s), elf.cc) for n, s in elf.texts()})
-
-
-def operations(program: Program) -> list[str]:
-    """The kind of every instruction, in order; ``""`` where it is none of those told apart or does nothing."""
-    return ["" if idle else _KIND_OF.get(name, "") for name, idle in zip(program.names, program.idle)]
-
-
-def _mix(program: Program) -> Mix:
-    kinds = operations(program)
-    loop = program.hot_loop
-    first, last = loop or (0, len(kinds) - 1)
-    body = list(zip(kinds[first : last + 1], program.width[first : last + 1].tolist()))
-    shared = sum(w for k, w in body if k in ("lds", "sts", "ldsm"))
-    plain = sum(w for k, w in body if k in ("ldg", "stg"))
-    return Mix(Counter(k for k, _ in body), shared, plain, loop is not None, 16 * len(kinds))

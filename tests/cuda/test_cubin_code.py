@@ -1,4 +1,4 @@
-"""The machine code reader agrees with NVIDIA's disassembler, and the mix says what a loop is made of."""
+"""Programs of a cubin: their loops are those of NVIDIA's disassembler; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ extern "C" __global__ void tensor(unsigned* o, const unsigned* p, int n) {
     o[threadIdx.x] = __float_as_uint(d[0] + d[1] + d[2] + d[3]);
 }
 """  # noqa: E501
-NAMES = {n: n.lower() for n in ("FFMA", "LDS", "STS", "LDG", "STG", "BAR", "BRA", "IMAD", "FADD")} | {"HMMA": "mma"}
+NAMES = {"FFMA", "LDS", "STS", "LDG", "STG", "BAR", "BRA", "FADD", "HMMA"}
 
 
 def nvdisasm() -> str:
@@ -65,21 +65,24 @@ def test_operations_and_loops_are_those_of_the_disassembler(arch: str, tmp_path:
             elif code := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[\dT]\s+)?([A-Z0-9]+)[.\s;]", line):
                 if code[1] == "BRA" and (target := re.search(r"`\((\.L_x_\d+)\)", line)):
                     branches.append((len(expected), target[1]))
-                expected.append(NAMES.get(code[1], ""))
-        program, known = programs[name], set(NAMES.values())
-        assert [o if o in known else "" for o in cubin.operations(program)][: len(expected)] == expected
+                expected.append(code[1] if code[1] in NAMES else "")
+        program = programs[name]
+        assert [o if o in NAMES else "" for o in program.names][: len(expected)] == expected
         backwards = [(labels[t], at) for at, t in branches if labels[t] < at]
         assert [x for x in program.loops if x[1] < len(expected)] == backwards and backwards
 
 
 def test_the_hottest_loop_is_found_and_counted():
-    mix = cubin.mixes(nvrtc.to_cubin(SOURCE, "sm_90a").data)
-    assert mix["k"].loop and mix["k"].math == ("ffma", 16) and mix["k"].counts["bar"] == 2
-    assert mix["k"].shared_bytes == 9 * 16 and mix["k"].global_bytes == 16
-    assert mix["tensor"].math[0] == "mma"
+    programs = cubin.programs(nvrtc.to_cubin(SOURCE, "sm_90a").data)
+    first, last = programs["k"].hot_loop
+    body = programs["k"].names[first : last + 1]
+    assert body.count("FFMA") == 16 and body.count("BAR") == 2
+    assert programs["k"].width[first : last + 1][[n in ("LDS", "STS") for n in body]].sum() == 9 * 16
+    first, last = programs["tensor"].hot_loop
+    assert "HMMA" in programs["tensor"].names[first : last + 1]
 
 
 @pytest.mark.parametrize("data", [b"", b"not an ELF", b"\x7fELF\x02\x01" + b"\xff" * 90])
 def test_what_is_no_cubin_is_corrupt(data: bytes):
     with pytest.raises(CorruptData):
-        cubin.mixes(data)
+        cubin.programs(data)
