@@ -19,8 +19,8 @@ from ..report import summary as report
 from ..report.summary import Row
 from ..store.store import Store, lookup
 from ..trial import MEASURED, PREDICTED, Candidate
+from ..tuner.live import Live
 from . import options
-from .live import Live
 
 
 @click.command(help="Compare with the vendor libraries over a suite of shapes (a name, or a .json file).")

@@ -12,9 +12,9 @@ from ..errors import GpuTuneError
 from ..kernel.emit import duration, figure, limits
 from ..trial import PREDICTED
 from ..tuner.budget import Progress
+from ..tuner.live import Live, statuses
 from ..workload import Workload
 from . import options
-from .live import Live, statuses
 
 
 @click.group(help="Find the fastest checked kernel for a workload, and keep it.")

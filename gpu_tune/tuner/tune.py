@@ -35,6 +35,7 @@ from ..trial import MEASURED, Candidate, Measurement, Policy
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .foresee import expectations
+from .live import Live, somebody_looks
 from .loop import Loop
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def tune(
     force: bool = False,
     executor: str | None = None,
     templates: Mapping[str, Template] | None = None,
+    progress: bool | None = None,
 ) -> TunedKernel:
     """The fastest kernel for ``workload`` that was found and checked, published in the store.
 
@@ -70,15 +72,16 @@ def tune(
     or ``full``) bounds it when neither is given. ``target`` ends it sooner: 1.03 when ours is confirmed to beat the
     fastest vendor library by 3 % (which is timed before the search), "350us" when a run takes that little. ``force``
     starts afresh. ``store`` and ``records``: instead of the user's (a folder will do). Ctrl-C ends the search and keeps
-    the best so far. ``on_trial`` gets a :class:`~gpu_tune.tuner.budget.Progress` after every trial. ``executor``: the
-    ``dask://host:port`` to measure on. Raises
+    the best so far. ``on_trial`` gets a :class:`~gpu_tune.tuner.budget.Progress` after every trial. ``progress``: show
+    how far it is, on standard error; by default on a terminal and in a notebook, unless ``on_trial`` is given.
+    ``executor``: the ``dask://host:port`` to measure on. Raises
     InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
     """
     budget = Budget(trials, seconds, effort, None if target is None else SpeedGoal.parse(target))
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
     require_workload(workload)
-    explicit, tell = opened(store), on_trial or silent
+    explicit, shown = opened(store), progress
     with contextlib.ExitStack() as open_:
         cluster: Cluster | None = None
         if executor:  # the workers, not this machine, say what device it is
@@ -106,8 +109,16 @@ def tune(
         store.prepare()
         records.prepare()
         open_.callback(records.close)
-        progress = Progress(workload, device, source, budget)
-        tell(progress)
+        so_far = Progress(workload, device, source, budget)
+        if shown is None:
+            shown = on_trial is None and somebody_looks()
+        live = open_.enter_context(Live(workload.key, quiet=not shown))
+
+        def tell(progress: Progress) -> None:
+            live.update(progress)
+            (on_trial or silent)(progress)
+
+        tell(so_far)
         own = {b.hash for b in bound}
         history = records.read(source)  # of every chip: what is told apart is left to the models
         from ..search.search import Tuner  # LightGBM loads here, not where the store answers
@@ -115,34 +126,34 @@ def tune(
         tuner = Tuner(spaces=[b.space() for b in bound], seed=seed, history=history, pipelined=True)
         if not force:
             comparable = [r for r in history if _comparable(r.measurement, drivers, bool(executor))]
-            _resume(tuner, comparable, bound, progress)
+            _resume(tuner, comparable, bound, so_far)
         measurer = open_.enter_context(
             open_measurer(bound, source, cluster=cluster, jobs=jobs, seed=seed, seen=tuner.observations)
         )
-        loop = Loop(tuner, measurer, records, progress, tell)
+        loop = Loop(tuner, measurer, records, so_far, tell)
         fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
         if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and cluster is None:
             tuner.expect(expectations(tuner.spaces, measurer, records, budget.limits, seed=seed, run=loop.name))
         if stored is None:
             if budget.target is not None:
                 vendors = measurer.vendors() if budget.target.ratio is not None else ()
-                progress.goal = budget.target.goal(vendors)
+                so_far.goal = budget.target.goal(vendors)
             finals = loop.run_until_confirmed()
-            winner = make_winner(tuner, measurer, finals, progress, loop.ended, seed)
+            winner = make_winner(tuner, measurer, finals, so_far, loop.ended, seed)
         else:  # another driver: the search stands, the finalists are timed again
             finals = loop.finals(stored.finalists)
-            winner = make_winner(tuner, measurer, finals, progress, str(stored.budget.get("ended", "")), stored.seed)
+            winner = make_winner(tuner, measurer, finals, so_far, str(stored.budget.get("ended", "")), stored.seed)
             winner = replace(
                 winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
             )
-    progress.phase = "done"
+    so_far.phase = "done"
     try:
         path = store.publish(winner)
         dispatch.forget()
     except StoreError as error:
         log.error("%s; the kernel was not kept", error)
         path = None
-    tell(progress)
+    tell(so_far)
     return TunedKernel(winner, path=path)
 
 

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from gpu_tune.cli.live import Live, plain, render
 from gpu_tune.cuda.device import by_name
 from gpu_tune.report import html
 from gpu_tune.report import summary as report
@@ -17,6 +16,7 @@ from gpu_tune.report.summary import Row
 from gpu_tune.space.knob import Config
 from gpu_tune.trial import Candidate, Measurement
 from gpu_tune.tuner.budget import Budget, Progress
+from gpu_tune.tuner.live import Live, plain, render
 from gpu_tune.workload import Matmul
 from tests.helpers.processes import wait_until
 

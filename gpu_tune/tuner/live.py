@@ -1,4 +1,4 @@
-"""What a person sees while tuning: one live line on a terminal, plain lines elsewhere."""
+"""What a person sees while tuning: live lines on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TextIO
 
 from ..kernel.emit import duration, figure
 from ..trial import PREDICTED
-from ..tuner.budget import Progress
+from .budget import Progress
 
-EVERY = 5.0
-"""Seconds between plain lines."""
+EVERY, OFTEN = 5.0, 0.5
+"""Seconds between plain lines; between two states of a notebook's line."""
 BAR = 18
 PHASES = {"prepare": "preparing the search", "finals": "checking and re-timing the finalists"}
 
@@ -27,6 +27,7 @@ class Live:
         self.stream = stream or sys.stderr
         self._tty = self.stream.isatty() and not quiet
         self._live: Any = None
+        self._cell: Any = None
         self._said, self._phase = 0.0, ""
         self.progress: Progress | None = None
 
@@ -54,9 +55,42 @@ class Live:
         if self._live is not None:
             return  # rich asks eight times a second, so that the clock runs between trials
         now = time.monotonic()
-        if not self.quiet and (progress.phase != self._phase or now - self._said >= EVERY):
+        if self.quiet or self._in_cell(progress, now):
+            return
+        if progress.phase != self._phase or now - self._said >= EVERY:
             self._said, self._phase = now, progress.phase
             print(plain(self.title, progress), file=self.stream, flush=True)
+
+    def _in_cell(self, progress: Progress, now: float) -> bool:
+        """Say it in the output cell of a notebook, where this is one: a line there, in place of the one before."""
+        display = notebook_display()
+        if display is None:
+            return False
+        if progress.phase == self._phase and now - self._said < OFTEN:
+            return True
+        self._said, self._phase = now, progress.phase
+        shown = {"text/plain": plain(self.title, progress)}
+        if self._cell is None:
+            self._cell = display(shown, raw=True, display_id=True)
+        else:
+            self._cell.update(shown, raw=True)
+        return True
+
+
+def notebook_display() -> Any:
+    """IPython's ``display`` in a notebook; None elsewhere, a terminal's IPython included."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if type(shell).__name__ != "ZMQInteractiveShell":
+        return None
+    from IPython.display import display
+
+    return display
+
+
+def somebody_looks() -> bool:
+    """Whether progress is seen as it goes on: on a terminal, in a notebook."""
+    return sys.stderr.isatty() or notebook_display() is not None
 
 
 def statuses(counts: Counter[str]) -> str:
