@@ -174,8 +174,7 @@ void tensor_load(Warp& w, const Instr& i, u32 m) {
     if (t.map->rank != i.op) w.machine->stop("tensor_map", format("a %dd copy with a tensor map of rank %d", i.op, t.map->rank), &w);
     if (t.map->im2col != bool(i.mode)) w.machine->stop("tensor_map", "tile and im2col mode of copy and tensor map differ", &w);
     for (int k = 0; k < i.op; ++k) t.coordinates[k] = reg<s32>(w, i.regs[size_t(k)])[l];
-    for (size_t k = size_t(i.op); k < i.regs.size(); ++k)
-      t.offsets[k - size_t(i.op)] = u16(reg<u32>(w, i.regs[k])[l]);
+    for (size_t k = size_t(i.op); k < i.regs.size(); ++k) t.offsets[k - size_t(i.op)] = u16(reg<u32>(w, i.regs[k])[l]);
     t.bytes = t.map->bytes();
     u32 destination = shared_address_of(w, i.mem, l), barrier = shared_address_of(w, i.mem3, l);
     if (destination & 127)
@@ -232,7 +231,14 @@ void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
   s.hash = hash_bytes(w.cta->shared.data() + s.source, s.bytes);
   s.reduction = i.flags ? i.op : -1;
   s.type = i.type;
-  for_destination(s, [&](u32, u64 global, u32 bytes) { if (global) mark_pending(w, global, bytes); });
+  u64 start = 0, end = 0;
+  for_destination(s, [&](u32, u64 global, u32 bytes) {
+    if (!global) return;
+    if (global != end && start < end) mark_pending(w, start, u32(end - start));
+    if (global != end) start = global;
+    end = global + bytes;
+  });
+  if (start < end) mark_pending(w, start, u32(end - start));
   w.stores.push_back(std::move(s));
 }
 Type element_type(const TensorMap& m) { return Type(m.type); }

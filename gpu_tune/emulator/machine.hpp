@@ -32,7 +32,7 @@ std::shared_ptr<const Counters> join(const std::shared_ptr<const Counters>& a, c
 // ---- shared memory ------------------------------------------------------------------------------------------------
 constexpr u8 kAnyLane = 64;                    // accesses that belong to no single lane
 constexpr u8 kManyLanes = 65;                  // recorded: more than one lane
-struct Cell {                                  // shadow of kernel.shared_granularity bytes
+struct alignas(32) Cell {                      // shadow of kernel.shared_granularity bytes
   enum : u8 { Uninitialised = 1, Pending = 2, Mbarrier = 4, Generic = 8, Atomic = 16, AtomicRead = 32, Observed = 64 };
   u32 write_clock = 0;
   u16 write_agent = 0;
@@ -383,6 +383,7 @@ void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& 
 bool stores_the_same(Warp& w, int other, int lane);
 bool stores_again(Warp& w, int lane, u64 address, const u8* there, u32 bytes, bool shared);
 void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
+void check_rows(Cta& cta, const u32* addresses, u32 count, bool write, Accessor by);   // 16 bytes each, by lanes from by.lane on
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);

@@ -26,6 +26,11 @@ bool knows(const Clock& mine, const Clock& other) {
   return !other.foreign || other.foreign == mine.foreign;
 }
 
+// Whether another live mbarrier shares the shadow cell. (mbarriers have 8 bytes; they do not make the cells smaller, since where all
+// other accesses have 16, whatever touches the cell of an mbarrier touches it or its mate.)
+bool cell_mate(const Cta& cta, u32 address) {
+  return cta.cluster->machine->kernel->shared_granularity > 8 && cta.mbarriers.count(address ^ 8);
+}
 void mbarrier_init(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     u32 a = shared_address_of(w, i.mem, l), n = reg<u32>(w, i.a)[l];
@@ -34,8 +39,10 @@ void mbarrier_init(Warp& w, const Instr& i, u32 m) {
     Cta& cta = shared_target(w, a);
     if (cta.mbarriers.count(a))
       w.machine->report("mbarrier", format("mbarrier.init at byte %d of an mbarrier that is live (mbarrier.inval is missing)", byte_of(a)), &w);
-    set_flags(cta, a, 8, 0, Cell::Mbarrier);
-    check_access(cta, a, 8, true, {&w, l, w.agent, &w.clock, false, "mbarrier.init"});
+    if (!cell_mate(cta, a)) {                  // whose initialisation is no access to this one
+      set_flags(cta, a, 8, 0, Cell::Mbarrier);
+      check_access(cta, a, 8, true, {&w, l, w.agent, &w.clock, false, "mbarrier.init"});
+    }
     set_flags(cta, a, 8, Cell::Mbarrier, 0);
     Mbarrier b{n, n, 0, 0, 0, false, int(w.agent), w.clock.local[w.agent], {}, {}};
     Cluster& c = *w.cta->cluster;
@@ -50,7 +57,7 @@ void mbarrier_inval(Warp& w, const Instr& i, u32 m) {
     Cta& cta = shared_target(w, a);
     find_mbarrier(w, cta, a);
     cta.mbarriers.erase(a);
-    set_flags(cta, a, 8, Cell::Uninitialised, Cell::Mbarrier);
+    if (!cell_mate(cta, a)) set_flags(cta, a, 8, Cell::Uninitialised, Cell::Mbarrier);
   });
 }
 
@@ -125,7 +132,6 @@ void decode_mbarrier(Decoder& d, Instr& i) {
     i.dst = d.destination(4), i.a = d.source(8), i.run = pending_count;
     return;
   }
-  d.kernel().note_access(Space::Shared, 8);
   auto semantics = [&](const char* strong) {
     if (d.take("relaxed")) i.flags |= 2;
     else d.take(strong);

@@ -206,10 +206,10 @@ __attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, 
 }
 
 inline bool same(const Cell& a, const Cell& b) {
-  static_assert(sizeof(Cell) == 28, "compared as words");
-  u64 x[3], y[3];
-  memcpy(x, &a, 24), memcpy(y, &b, 24);
-  return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && a.more_readers == b.more_readers;
+  static_assert(sizeof(Cell) == 32, "compared as words");
+  u64 x[4], y[4];
+  memcpy(x, &a, 32), memcpy(y, &b, 32);
+  return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | ((x[3] ^ y[3]) & 0xFFFFFFFF));
 }
 // Accesses by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
 class AccessCheck {
@@ -217,6 +217,7 @@ class AccessCheck {
   AccessCheck(Cta& cta, bool write, const Accessor& by)
       : cta_(cta), write_(write), by_(by), m_(*by.warp->machine), now_(by.clock->local[by.agent]),
         shift_(__builtin_ctz(u32(m_.kernel->shared_granularity))), checked_(!cta.shadow.empty()) {}
+  void forget() { known_ = false; }          // the accessor is another lane
   void operator()(u32 address, u32 bytes) {
     if (address < kSharedStart || address + bytes > cta_.top)
       m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
@@ -253,6 +254,10 @@ void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write,
   for (u32 k = 0; k < count; ++k) check(addresses[k], 16);
 }
 
+void check_rows(Cta& cta, const u32* addresses, u32 count, bool write, Accessor by) {
+  AccessCheck check(cta, write, by);
+  for (u32 k = 0; k < count; ++k, ++by.lane) check.forget(), check(addresses[k], 16);
+}
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
   if (cta.shadow.empty() || address < kSharedStart || address + bytes > cta.top) return;
   u32 g = u32(cta.cluster->machine->kernel->shared_granularity);
@@ -260,6 +265,16 @@ void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
     cta.shadow[k].flags = u8((cta.shadow[k].flags & ~clear) | set);
 }
 
+template <int kLanes>
+bool one_wavefront(const u32* addresses, u32 lanes, u32 words) {       // the words lie so near that no two share a bank
+  if (32 / kLanes != int(words)) return false;
+  u32 low = ~0u, high = 0;
+  for (int k = 0; k < kLanes; ++k) {
+    const u32 v = addresses[k] / 4, off = lanes >> k & 1 ? 0 : ~0u;
+    low = std::min(low, v | off), high = std::max(high, v & ~off);
+  }
+  return high - low + words <= 32;
+}
 // Wavefronts of one access: 4-byte accesses of a warp go together, 8-byte ones by halves, 16-byte ones by quarters; each needs
 // as many wavefronts as the fullest bank has distinct words.
 void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store) {
@@ -269,6 +284,10 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store)
     u32 part = mask >> (p * lanes) & (lanes == 32 ? ~0u : (1u << lanes) - 1);
     if (!part) continue;
     const u32* a = addresses + p * lanes;
+    if (words == 1 ? one_wavefront<32>(a, part, 1) : words == 2 ? one_wavefront<16>(a, part, 2) : one_wavefront<8>(a, part, u32(words))) {
+      ++wavefronts;
+      continue;
+    }
     u32 used = 0, in_bank[32];
     bool conflict = false;
     for_lanes(part, [&](int k) {

@@ -21,45 +21,47 @@ void count_rows(Warp& w, const u32* rows, bool store) {
   (store ? s.store_wavefronts : s.load_wavefronts) += u64(most);
   (store ? s.store_extra : s.load_extra) += u64(most - 1);
 }
-u8* matrix_row(Warp& w, const Instr& i, int lane, bool write, const char* what, u32* row) {
-  u32 a = shared_address_of(w, i.mem, lane);
-  if (a & 15) w.machine->stop("alignment", format("%s row address (lane %d) is no multiple of 16", what, lane), &w);
-  Cta& cta = shared_target(w, a);
-  check_access(cta, a, 16, write, {&w, lane, w.agent, &w.clock, false, what});
-  *row = a;
-  return cta.shared.data() + a;
+// Addresses of `count` rows, those of matrix k by lanes 8k .. 8k+7, after all checks.
+void matrix_rows(Warp& w, const Instr& i, u32 count, bool write, const char* what, u32* rows, u8** at) {
+  bool own = true;
+  for (u32 lane = 0; lane < count; ++lane) {
+    rows[lane] = shared_address_of(w, i.mem, int(lane));
+    if (rows[lane] & 15) w.machine->stop("alignment", format("%s row address (lane %u) is no multiple of 16", what, lane), &w);
+    Cta& cta = shared_target(w, rows[lane]);
+    own &= &cta == w.cta, at[lane] = cta.shared.data() + rows[lane];
+    if (&cta != w.cta) check_access(cta, rows[lane], 16, write, {&w, int(lane), w.agent, &w.clock, false, what});
+  }
+  if (own) check_rows(*w.cta, rows, count, write, {&w, 0, w.agent, &w.clock, false, what});
 }
 void load_matrix(Warp& w, const Instr& i, u32) {
-  int n = int(i.regs.size());
-  u16 matrix[4][8][8];
+  const u32 n = u32(i.regs.size());
+  u32 rows[32];
+  u8* at[32];
   w.defers = true;
-  for (int k = 0; k < n; ++k) {
-    u32 rows[8];
-    for (int q = 0; q < 8; ++q) memcpy(matrix[k][q], matrix_row(w, i, k * 8 + q, false, "ldmatrix", &rows[q]), 16);
-    count_rows(w, rows, false);
-  }
+  matrix_rows(w, i, 8 * n, false, "ldmatrix", rows, at);
   w.defers = false;
   if (!w.fresh.empty()) taint_matrices(w, i);
-  for (int k = 0; k < n; ++k) {
-    u32* d = reg<u32>(w, i.regs[size_t(k)]);
-    for (int l = 0; l < 32; ++l) {
-      int g = l >> 2, t = (l & 3) * 2;
-      d[l] = i.op ? matrix[k][t][g] | u32(matrix[k][t + 1][g]) << 16 : matrix[k][g][t] | u32(matrix[k][g][t + 1]) << 16;
-    }
+  for (u32 k = 0; k < n; ++k) {
+    u16 matrix[8][8];
+    for (int q = 0; q < 8; ++q) memcpy(matrix[q], at[8 * k + u32(q)], 16);
+    count_rows(w, rows + 8 * k, false);
+    u32* d = reg<u32>(w, i.regs[k]);
+    if (!i.op) memcpy(d, matrix, sizeof matrix);
+    else for (int l = 0; l < 32; ++l) d[l] = matrix[(l & 3) * 2][l >> 2] | u32(matrix[(l & 3) * 2 + 1][l >> 2]) << 16;
   }
 }
 void store_matrix(Warp& w, const Instr& i, u32) {
-  for (int k = 0; k < int(i.regs.size()); ++k) {
+  const u32 n = u32(i.regs.size());
+  u32 rows[32];
+  u8* at[32];
+  matrix_rows(w, i, 8 * n, true, "stmatrix", rows, at);
+  for (u32 k = 0; k < n; ++k) {
     u16 matrix[8][8];
-    const u32* s = reg<u32>(w, i.regs[size_t(k)]);
-    for (int l = 0; l < 32; ++l) {
-      int g = l >> 2, t = (l & 3) * 2;
-      if (i.op) matrix[t][g] = u16(s[l]), matrix[t + 1][g] = u16(s[l] >> 16);
-      else matrix[g][t] = u16(s[l]), matrix[g][t + 1] = u16(s[l] >> 16);
-    }
-    u32 rows[8];
-    for (int q = 0; q < 8; ++q) memcpy(matrix_row(w, i, k * 8 + q, true, "stmatrix", &rows[q]), matrix[q], 16);
-    count_rows(w, rows, true);
+    const u32* s = reg<u32>(w, i.regs[k]);
+    if (!i.op) memcpy(matrix, s, sizeof matrix);
+    else for (int l = 0; l < 32; ++l) matrix[(l & 3) * 2][l >> 2] = u16(s[l]), matrix[(l & 3) * 2 + 1][l >> 2] = u16(s[l] >> 16);
+    for (int q = 0; q < 8; ++q) memcpy(at[8 * k + u32(q)], matrix[q], 16);
+    count_rows(w, rows + 8 * k, true);
   }
   ++w.machine->progress;
 }
@@ -165,27 +167,27 @@ void mma_sync(Warp& w, const Instr& i, u32) {
   }
   const int* c = slots + nd + na + nb;
   bool integer = i.type2 == Type::S32, half = i.type2 == Type::F16;
-  for (int l = 0; l < 32; ++l)
-    for (int q = 0; q < cells; ++q) {
-      float& p = product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)];
-      if (integer) p = 0;
-      else if (half) p = half_to_float(u16(reg<u32>(w, c[q >> 1])[l] >> 16 * (q & 1)));
-      else p = reg<float>(w, c[q])[l];
-    }
+  // accumulators q and q + 1 of lanes 4r .. 4r+3 are row r of the product (row r + 8 from the third on)
+  auto for_rows = [&](auto f) {
+    for (int q = 0; q < cells; q += 2) for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) f(q, 4 * r + t, &product[r + 4 * q][2 * t]);
+  };
+  if (integer) memset(product, 0, sizeof product);
+  else if (half) for_rows([&](int q, int l, float* p) { for (int k = 0; k < 2; ++k) p[k] = half_to_float(u16(reg<u32>(w, c[q / 2])[l] >> 16 * k)); });
+  else for (int q = 0; q < cells; q += 2) {
+    const float *even = reg<float>(w, c[q]), *odd = reg<float>(w, c[q + 1]);
+    for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) product[r + 4 * q][2 * t] = even[4 * r + t], product[r + 4 * q][2 * t + 1] = odd[4 * r + t];
+  }
   for (int r = 0; r < 4 * cells; ++r) multiply_row<8, 8>(a[r], K, b[0], product[r]);
-  for (int l = 0; l < 32; ++l) {
-    auto at = [&](int q) { return product[(l >> 2) + 8 * (q >> 1)][2 * (l & 3) + (q & 1)]; };
-    if (half) {
-      for (int q = 0; q < 2; ++q)
-        reg<u32>(w, slots[q])[l] = float_to_half(at(2 * q)) | u32(float_to_half(at(2 * q + 1))) << 16;
-    } else if (integer) {
-      for (int q = 0; q < cells; ++q) {
-        s64 sum = s64(reg<s32>(w, c[q])[l]) + s64(at(q));
-        reg<s32>(w, slots[q])[l] = i.flags & kMmaSaturates ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
-      }
-    } else {
-      for (int q = 0; q < 4; ++q) reg<float>(w, slots[q])[l] = at(q);
+  if (half) for_rows([&](int q, int l, float* p) { reg<u32>(w, slots[q / 2])[l] = float_to_half(p[0]) | u32(float_to_half(p[1])) << 16; });
+  else if (integer) for_rows([&](int q, int l, float* p) {
+    for (int k = 0; k < 2; ++k) {
+      s64 sum = s64(reg<s32>(w, c[q + k])[l]) + s64(p[k]);
+      reg<s32>(w, slots[q + k])[l] = i.flags & kMmaSaturates ? s32(std::clamp<s64>(sum, INT32_MIN, INT32_MAX)) : s32(u32(u64(sum)));
     }
+  });
+  else for (int q = 0; q < cells; q += 2) {
+    float *even = reg<float>(w, slots[q]), *odd = reg<float>(w, slots[q + 1]);
+    for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) even[4 * r + t] = product[r + 4 * q][2 * t], odd[4 * r + t] = product[r + 4 * q][2 * t + 1];
   }
 }
 // Integers of 4 bits and single bits. The lanes 4r .. 4r+3 hold row r of A (column r of B), 32 bits each a register.
