@@ -46,7 +46,7 @@ class Template:
     knobs: tuple[Knob, ...]
     constraints: tuple[Constraint, ...]
     supports: Callable[[Workload, Device], bool | str]
-    derive: Callable[[Config, Workload, Device], Mapping[str, Any]]
+    derive: Callable[[Config, Workload, Device], Any]
     resources: Callable[[Config, Workload, Device], ResourceEstimate]
     plan: Callable[[Config, Workload, Device], LaunchPlan]
     default: Callable[[Workload, Device], Config]

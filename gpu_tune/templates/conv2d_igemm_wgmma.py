@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
@@ -62,22 +63,20 @@ def problem(w: Any) -> tiles.Problem:
 
 
 @derived_once
-def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
-    g = derived.derived(c, w, device, problem(w), {"a": False, "b": False})
-    about = derived.about(c, g)
-    g.update(
-        kernel="conv2d_igemm_wgmma",
-        per_unit=True,
-        channel_tiles=_channel_tiles(c, w),
-        group_channels=w.c // w.groups,
-        group_columns=w.k // w.groups,
-        loads=[(4, g["a"].share > 1, True, g["hint"]), (3, g["b"].share > 1, False, g["hint"])],
-        title=f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * "
+def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
+    title = (
+        f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * "
         f"filters[{w.k}, {w.r}, {w.s}, {w.c // w.groups}]{f' in {w.groups} groups' if w.groups > 1 else ''}, "
-        f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}",
-        about=["A matrix product: A has a row for each output pixel, gathered from x; B is the filters.", *about],
+        f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}"
     )
-    return g
+    g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False}, title)
+    about = (
+        "A matrix product: A has a row for each output pixel, gathered from x; B is the filters.",
+        *derived.about(g),
+    )
+    a, b, hint = g.storage.a, g.storage.b, g.storage.hint
+    stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
+    return replace(g, storage=stored, about=about, per_unit=True)
 
 
 def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
@@ -89,14 +88,14 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         (w.c, w.w, w.h, w.n),
         (w.c * size, w.w * w.c * size, w.h * w.w * w.c * size),
         (),
-        swizzle=g["a"].span,
+        swizzle=g.storage.a.span,
         element_strides=(1, w.stride[1], w.stride[0], 1),
         l2_promotion=launch.L2_PROMOTION,
         im2col=Im2Col(
             (-left, -top),
             (right - (w.s - 1) * w.dilation[1], bottom - (w.r - 1) * w.dilation[0]),
-            g["a"].box_inner,
-            g["a"].slice_rows,
+            g.storage.a.box_inner,
+            g.storage.a.slice_rows,
         ),
     )
     channels = w.c // w.groups
@@ -105,8 +104,8 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         tiles.MAP_DTYPE[w.dtype],
         (channels, w.r * w.s, w.k),
         (channels * size, w.r * w.s * channels * size),
-        (g["b"].box_inner, 1, g["b"].slice_rows),
-        swizzle=g["b"].span,
+        (g.storage.b.box_inner, 1, g.storage.b.slice_rows),
+        swizzle=g.storage.b.span,
         l2_promotion=launch.L2_PROMOTION,
     )
     return launch.plan(c, w, problem(w), g, (image, filters))

@@ -43,29 +43,17 @@ def problem(w: Any) -> tiles.Problem:
 
 
 @derived_once
-def _derived(c: Mapping[str, Any], w: Any, device: Device) -> dict[str, Any]:
+def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
-    g = derived.derived(c, w, device, problem(w), mn_major)
-    blocks = ceil_div(w.k, 128)
-    g.update(
-        kernel="matmul_wgmma",
-        scale_blocks=blocks,
-        scale_columns=max(1, c["block_n"] // 128),
-        wide_scales=w.m * blocks >= 2**31,
-        title=_title(w),
-        about=[
-            *derived.about(c, g),
-            *(
-                f"{t.name.upper()} is transposed into the workspace first: wgmma wants rows of k."
-                for t in copies.values()
-            ),
-        ],
-        transposed=list(copies.values()),
+    g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major, _title(w))
+    wants = (
+        f"{t.name.upper()} is transposed into the workspace first: wgmma wants rows of k." for t in copies.values()
     )
-    if _scales_main(c, w):
-        g["scale_parameters"] = ", const float* __restrict__ scale_a, const float* __restrict__ scale_b"
-    return g
+    about, blocks, scales = (*derived.about(g), *wants), ceil_div(w.k, 128), None
+    if w.scales == "block128":
+        scales = derived.Scales(blocks, max(1, c["block_n"] // 128), w.m * blocks >= 2**31, _scales_main(c, w))
+    return replace(g, about=about, transposed=tuple(copies.values()), scales=scales)
 
 
 def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
@@ -110,7 +98,7 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
     start = launch.workspace_bytes(c, p)
     copies = launch.transposed(w, start)
-    maps = tuple(_map(name, g[name], w, copies.get(name)) for name in "ab")
+    maps = tuple(_map(name, getattr(g.storage, name), w, copies.get(name)) for name in "ab")
     first = tuple(t.step() for t in copies.values())
     return launch.plan(c, w, p, g, maps, scales, first, launch.end(w, start))
 

@@ -1,14 +1,20 @@
-"""What the sources of the wgmma families see as ``launch``, and their parts as ``g``; the words are those of tiles."""
+"""What follows from a config of the wgmma families, in the order in which it is derived; the words are those of tiles.
+
+:class:`Layout` says which tiles of which product are whose work, :class:`Storage` how operands and results lie in
+shared memory and leave it, :class:`Pipeline` how the main loop runs, :class:`Launch` what is launched. Sources see all
+four as one :class:`Derived` (``launch``; parts: ``g``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
-from .launch import SUM_THREADS, target
+from .launch import SUM_THREADS, Transposed, target
 from .tiles import (
     PROMOTED_K,
     Operand,
@@ -23,7 +29,6 @@ from .tiles import (
     operand,
     out_boxes,
     part_pad,
-    parts,
     promotes,
     right_rows,
     shared_bytes,
@@ -34,160 +39,349 @@ from .tiles import (
 Config = Mapping[str, Any]
 
 
-def derived(c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool]) -> dict[str, Any]:
-    """Everything that the parts ask of ``g``: operands and instructions, units of work, output, sum of a split K."""
-    a, b = (operand(name, c, w.dtype, mn_major[name]) for name in ("a", "b"))
-    to = target(c, w, problem)
-    columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
-    return {
-        **_multiplication(c, w, a, b),
-        **_work(c, device, problem, columns),
-        **_output(c, problem, to, columns, ldc, c["stages"] * (a.bytes + b.bytes)),
-        "c": c,
-        "shared": shared_bytes(c, a.itemsize, ITEMSIZE[to.out_dtype]),
-        "per_unit": False,
-        "n_total": problem.n,
-        "out_ld": problem.ldc,
-        "ld_partial": to.n if parts(c) > 1 else 0,
-        "sum_vector": 4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
-        "sum_threads": SUM_THREADS,
-        "sum_wide": problem.batch * problem.m * problem.ldc >= 2**31,
-        "scale_parameters": "",
-    }
+@dataclass(frozen=True)
+class Layout:
+    """The tiles of the output, of a cluster's size, and the units of work that they are.
 
-
-def _multiplication(c: Config, w: Workload, a: Operand, b: Operand) -> dict[str, Any]:
-    """The operands, how they are loaded, and the instructions that multiply them."""
-    types, instruction_k = instruction(w.dtype)
-    left, right = (b, a) if c["swap_ab"] else (a, b)
-    narrow, rank, hint = right_rows(c), 3 if w.batch > 1 else 2, c["l2_keep"] != "both"
-    return {
-        "a": a,
-        "b": b,
-        "left": left.name,
-        "right": right.name,
-        "swap": bool(c["swap_ab"]),
-        "rank": rank,
-        "hint": hint,
-        "loads": [(rank, shared, False, hint) for shared in sorted({a.share > 1, b.share > 1})],
-        "b_peers": sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
-        "mt": blocks_of_64(c),
-        "n": narrow,
-        "shape": f"m64n{narrow}k{instruction_k}",
-        "types": types,
-        "acc": "int" if w.dtype == "int8" else "float",
-        "transpose": (int(left.mn_major), int(right.mn_major)) if a.itemsize == 2 else None,
-        "k_steps": c["block_k"] // instruction_k,
-        "promote": PROMOTED_K // c["block_k"] if promotes(w) else 0,
-        "promote_k": PROMOTED_K,
-        "block_scales": w.scales == "block128",
-    }
-
-
-def _work(c: Config, device: Device, p: Problem, n: int) -> dict[str, Any]:
-    """The tiles of an output of ``n`` columns, who works on them, and over which slices of K."""
-    rows, columns = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
-    tiles = ceil_div(p.m, rows), ceil_div(n, columns)
-    units, k_tiles = tiles[0] * tiles[1] * parts(c) * p.batch, p.k_tiles(c)
-    launched, cluster, peers = clusters(c, units, device), cluster_size(c), c["cluster_m"] * c["cluster_n"]
-    pingpong, split = c["schedule"] == "pingpong", c["split_k"] > 1
-    readers = " that reads the slot, in each block of the cluster" if peers > 1 else ""
-    if pingpong and peers == 1:
-        readers = ": a slot belongs to one of them"
-    return {
-        "m": p.m,
-        "batch": p.batch,
-        "rows": p.m,
-        "columns": n,
-        "ragged_m": p.m % rows != 0,
-        "ragged_n": n % columns != 0,
-        "cluster_tiles_m": tiles[0],
-        "cluster_tiles_n": tiles[1],
-        "tiles_in_cluster_units": tiles[0] * tiles[1],
-        "units": units,
-        "clusters": launched,
-        "single_unit": launched == units and not pingpong,
-        "stride": "CLUSTERS" if cluster > 1 else "BLOCKS",
-        "cluster": cluster,
-        "peers": peers,
-        "pingpong": pingpong,
-        "consumers": c["consumers"],
-        "threads": 128 * (c["consumers"] + 1),
-        "consumer_registers": consumer_registers(c, device),
-        "releases": (1 if pingpong else c["consumers"]) * peers,
-        "releases_comment": f"one for each consumer{readers}",
-        "k_tiles": k_tiles,
-        "split_k": c["split_k"],
-        "first": "unit.first" if split else "0",
-        "last": "unit.last" if split else "SLICES",
-        "other_slices": "other.last - other.first" if split else "SLICES",
-        "partial": parts(c) > 1,
-        "cluster_sum": sums_in_cluster(c),
-        "part_pad": part_pad(c),
-    }
-
-
-def _output(c: Config, p: Problem, to: Any, n: int, ldc: int, ring: int) -> dict[str, Any]:
-    """How sums leave for an output of ``n`` columns in rows of ``ldc``; the ring takes ``ring`` bytes before them.
-
-    ``to`` is the workload whose epilogue the main kernel applies, for each matrix of the batch and part of K.
+    The main kernel writes ``rows`` x ``columns`` results (``n`` of the columns are the product's), ``batch`` times.
+    ``tile``: rows and columns of a cluster. ``k_tiles``: slices of K. ``cluster``: blocks; ``peers`` of them, and
+    ``b_peers`` as a mask of those that share a tile of B. ``swap``: the product is transposed. ``cluster_sum``: the
+    blocks of a cluster multiply a part of K each.
     """
-    item, tma, outputs = ITEMSIZE[to.out_dtype], c["epilogue"] != "direct", p.batch * parts(c)
-    width, staged, several = box_bytes(c, item), staging_bytes(c, item), c["consumers"] > 1
+
+    rows: int
+    columns: int
+    n: int
+    batch: int
+    tile: tuple[int, int]
+    k_tiles: int
+    split_k: int
+    cluster: int
+    peers: int
+    b_peers: int
+    swap: bool
+    cluster_sum: bool
+
+    def __str__(self) -> str:
+        times = f"{self.batch} times " if self.batch > 1 else ""
+        of = f" by clusters of {self.cluster} blocks" if self.cluster > 1 else ""
+        split = f", K in {self.split_k} parts" if self.split_k > 1 else ""
+        return f"{times}{self.rows} x {self.columns} in tiles of {self.tile[0]} x {self.tile[1]}{of}{split}"
+
+    @property
+    def partial(self) -> bool:
+        """Whether the main kernel leaves parts of a K that a second kernel sums."""
+        return self.split_k > 1 and not self.cluster_sum
+
+    @property
+    def ragged_m(self) -> bool:
+        return self.rows % self.tile[0] != 0
+
+    @property
+    def ragged_n(self) -> bool:
+        return self.columns % self.tile[1] != 0
+
+    @property
+    def tiles_m(self) -> int:
+        return ceil_div(self.rows, self.tile[0])
+
+    @property
+    def tiles_n(self) -> int:
+        return ceil_div(self.columns, self.tile[1])
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one output."""
+        return self.tiles_m * self.tiles_n
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the main kernel: matrices of the batch, times the parts of K that are summed later."""
+        return self.batch * (self.split_k if self.partial else 1)
+
+    @property
+    def units(self) -> int:
+        return self.tiles * self.outputs
+
+
+def layout(c: Config, device: Device, problem: Problem, columns: int) -> Layout:
+    """Tiles and units of an output with ``columns`` columns."""
+    return Layout(
+        problem.m,
+        columns,
+        problem.n,
+        problem.batch,
+        tile=(c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]),
+        k_tiles=problem.k_tiles(c),
+        split_k=c["split_k"],
+        cluster=cluster_size(c),
+        peers=c["cluster_m"] * c["cluster_n"],
+        b_peers=sum(1 << i * c["cluster_n"] for i in range(c["cluster_m"])),
+        swap=bool(c["swap_ab"]),
+        cluster_sum=sums_in_cluster(c),
+    )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Operands and results in shared memory, and how they come and go. Sizes and offsets are bytes.
+
+    ``loads``: the copies that the source needs (rank, multicast, im2col, L2 hint). ``target``: the workload whose
+    epilogue the main kernel applies, in rows of ``ldc`` elements of ``out_bytes``. ``tma``: the copy engine stores, a
+    consumer ``boxes`` of them for a tile, ``buffers`` at once, each ``box_rows`` x ``box_columns``, rows of
+    ``box_bytes``; they lie at ``out_offset``, ``out_bytes_each`` for a consumer. ``vector``: results of a plain store.
+    ``wide``: offsets of results need 64 bits. ``part_pad``: elements beside a row of a part in the cluster's sum.
+    ``total``: dynamic shared memory.
+    """
+
+    a: Operand
+    b: Operand
+    hint: bool
+    loads: tuple[tuple[int, bool, bool, bool], ...]
+    target: Any
+    ldc: int
+    out_bytes: int
+    tma: bool
+    boxes: int
+    buffers: int
+    box_bytes: int
+    box_rows: int
+    vector: int
+    wide: bool
+    guarded: bool
+    reads_at: bool
+    out_offset: int
+    staged: int
+    consumers: int
+    part_pad: int
+    total: int
+
+    def __str__(self) -> str:
+        out = f"{self.staged} bytes of results" if self.tma else "results from registers"
+        return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {out}, {self.total} bytes in all"
+
+    @property
+    def box_columns(self) -> int:
+        return self.box_bytes // self.out_bytes
+
+    @property
+    def stmatrix(self) -> bool:
+        """Whether results are 16 bits wide, as stmatrix stores them."""
+        return self.out_bytes == 2
+
+    @property
+    def split_out(self) -> bool:
+        return self.tma and self.consumers > 1
+
+    @property
+    def out_bytes_each(self) -> int:
+        return self.staged // self.consumers
+
+    @property
+    def barrier_offset(self) -> int:
+        return self.out_offset + self.staged
+
+
+def storage(c: Config, w: Workload, to: Any, ldc: int, tiles: Layout, mn_major: Mapping[str, bool]) -> Storage:
+    """``to`` is the workload whose epilogue the main kernel applies, with rows of ``ldc``."""
+    a, b = (operand(name, c, w.dtype, mn_major[name]) for name in ("a", "b"))
+    rank, hint = 3 if w.batch > 1 else 2, c["l2_keep"] != "both"
+    item, tma = ITEMSIZE[to.out_dtype], c["epilogue"] != "direct"
     names = {op.name for op in to.ops}
     reads_matrix = to.beta != "0" or "residual" in names
     reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
-    ragged = p.m % (c["block_m"] * c["cluster_m"]) or n % (c["block_n"] * c["cluster_n"])
-    widest = 4 if sums_in_cluster(c) else 1 if c["swap_ab"] else 2
-    return {
-        "tile_workload": to,
-        "ldc": ldc,
-        "outputs": outputs,
-        "out_rank": 3 if outputs > 1 else 2,
-        "out_bytes": item,
-        "store": "tma" if tma else "direct",
-        "boxes": out_boxes(c, item) if tma else 0,
-        "buffers": buffers(c, item) if tma else 0,
-        "box_bytes": width,
-        "box_rows": right_rows(c) if c["swap_ab"] else 64,
-        "box_columns": width // item,
-        "stmatrix": item == 2,
-        "vector": widest if n % widest == 0 and ldc % widest == 0 else 1,
-        "wide": outputs * p.m * ldc >= 2**31,
-        "reads_at": not tma or reads_matrix,
-        "guarded": (reads_matrix or reads_vector) and bool(ragged),
-        "split_rows": several and c["schedule"] != "pingpong",
-        "consumer_rows": 64 * blocks_of_64(c),
-        "split_out": tma and several,
-        "out_bytes_each": staged // c["consumers"],
-        "out_offset": ring,
-        "barrier_offset": ring + staged,
-    }
+    widest = 4 if tiles.cluster_sum else 1 if tiles.swap else 2
+    return Storage(
+        a,
+        b,
+        hint,
+        loads=tuple((rank, shared, False, hint) for shared in sorted({a.share > 1, b.share > 1})),
+        target=to,
+        ldc=ldc,
+        out_bytes=item,
+        tma=tma,
+        boxes=out_boxes(c, item) if tma else 0,
+        buffers=buffers(c, item) if tma else 0,
+        box_bytes=box_bytes(c, item),
+        box_rows=right_rows(c) if tiles.swap else 64,
+        vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
+        wide=tiles.outputs * tiles.rows * ldc >= 2**31,
+        guarded=(reads_matrix or reads_vector) and (tiles.ragged_m or tiles.ragged_n),
+        reads_at=not tma or reads_matrix,
+        out_offset=c["stages"] * (a.bytes + b.bytes),
+        staged=staging_bytes(c, item),
+        consumers=c["consumers"],
+        part_pad=part_pad(c),
+        total=shared_bytes(c, a.itemsize, item),
+    )
 
 
-def about(c: Mapping[str, Any], g: Mapping[str, Any]) -> list[str]:
+@dataclass(frozen=True)
+class Pipeline:
+    """The main loop: the instructions of a slice of K, and how producer and consumers take turns.
+
+    ``left`` and ``right`` name the operands; a consumer issues ``mt`` instructions of ``shape`` (``n`` columns) for
+    each of the ``k_steps`` of a slice. ``transpose``: of the left and right operand, for 16-bit data. ``promote``:
+    slices after which sums leave the tensor cores (0: never). ``releases``: arrivals that free a slot.
+    """
+
+    left: str
+    right: str
+    mt: int
+    n: int
+    shape: str
+    types: str
+    acc: str
+    transpose: tuple[int, int] | None
+    k_steps: int
+    promote: int
+    block_scales: bool
+    pingpong: bool
+    consumers: int
+    releases: int
+    promote_k: int = PROMOTED_K
+
+    def __str__(self) -> str:
+        order = "take turns" if self.pingpong else "share a tile" if self.consumers > 1 else "multiplies"
+        return f"{self.mt} x {self.k_steps} wgmma {self.shape} a slice, {self.consumers} consumers: {order}"
+
+    @property
+    def consumer_rows(self) -> int:
+        """Rows of the left operand that one consumer multiplies."""
+        return 64 * self.mt
+
+    @property
+    def split_rows(self) -> bool:
+        """Whether several consumers share the rows of a tile."""
+        return self.consumers > 1 and not self.pingpong
+
+
+def pipeline(c: Config, w: Workload, tiles: Layout, stored: Storage) -> Pipeline:
+    types, instruction_k = instruction(w.dtype)
+    left, right = (stored.b, stored.a) if tiles.swap else (stored.a, stored.b)
+    narrow, pingpong = right_rows(c), c["schedule"] == "pingpong"
+    return Pipeline(
+        left.name,
+        right.name,
+        mt=blocks_of_64(c),
+        n=narrow,
+        shape=f"m64n{narrow}k{instruction_k}",
+        types=types,
+        acc="int" if w.dtype == "int8" else "float",
+        transpose=(int(left.mn_major), int(right.mn_major)) if left.itemsize == 2 else None,
+        k_steps=c["block_k"] // instruction_k,
+        promote=PROMOTED_K // c["block_k"] if promotes(w) else 0,
+        block_scales=w.scales == "block128",
+        pingpong=pingpong,
+        consumers=c["consumers"],
+        releases=(1 if pingpong else c["consumers"]) * tiles.peers,
+    )
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is launched: ``clusters`` of ``threads`` a block, and with ``sum_vector`` columns a thread the sum of parts.
+
+    ``single_unit``: each cluster has one unit of work. ``out_ld``: elements from row to row of the final output.
+    ``sum_wide``: its offsets need 64 bits.
+    """
+
+    kernel: str
+    clusters: int
+    threads: int
+    consumer_registers: int
+    single_unit: bool
+    out_ld: int
+    sum_vector: int
+    sum_wide: bool
+    sum_threads: int = SUM_THREADS
+
+    def __str__(self) -> str:
+        return f"{self.clusters} clusters of {self.threads} threads a block, {self.consumer_registers} registers each"
+
+
+def launch(name: str, c: Config, device: Device, problem: Problem, tiles: Layout) -> Launch:
+    launched = clusters(c, tiles.units, device)
+    return Launch(
+        name,
+        launched,
+        threads=128 * (c["consumers"] + 1),
+        consumer_registers=consumer_registers(c, device),
+        single_unit=launched == tiles.units and c["schedule"] != "pingpong",
+        out_ld=problem.ldc,
+        sum_vector=4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
+        sum_wide=problem.batch * problem.m * problem.ldc >= 2**31,
+    )
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Of a matmul with scales per 128 x 128: blocks along K, those of a tile's columns, and the width of offsets.
+
+    ``of_parts``: the main kernel takes the scales although its target, a part of a sum, has none.
+    """
+
+    blocks: int
+    columns: int
+    wide: bool
+    of_parts: bool
+
+
+@dataclass(frozen=True)
+class Derived:
+    """All that a source sees as ``launch``; ``c`` is the config. ``per_unit``: loads need coordinates of each unit.
+
+    ``title`` and ``about`` head the source; ``transposed``: operands that are copied first; ``scales`` or None.
+    """
+
+    c: Config
+    layout: Layout
+    storage: Storage
+    pipeline: Pipeline
+    launch: Launch
+    title: str
+    about: tuple[str, ...] = ()
+    per_unit: bool = False
+    transposed: tuple[Transposed, ...] = ()
+    scales: Scales | None = None
+
+
+def derived(
+    name: str, c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool], title: str
+) -> Derived:
+    """Layout, storage, pipeline and launch of kernel ``name``, in this order."""
+    to = target(c, w, problem)
+    columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
+    tiles = layout(c, device, problem, columns)
+    stored = storage(c, w, to, ldc, tiles, mn_major)
+    return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, device, problem, tiles), title)
+
+
+def about(g: Derived) -> list[str]:
     """The comment at the head of a source: how this variant works, one line each."""
+    c, tiles = g.c, g.layout
     who = {1: "warpgroup 1 multiplies", 2: "warpgroups 1 and 2 multiply", 3: "warpgroups 1 to 3 multiply"}
     lines = [
         f"Warpgroup 0 copies tiles into a ring of {c['stages']} slots (TMA), {who[c['consumers']]} (wgmma).",
         "Two barriers for each slot: full counts the bytes that arrived, empty the consumers that are done with it.",
     ]
-    if g["pingpong"]:
+    if g.pipeline.pingpong:
         lines.append("Each consumer has every other tile to itself, so one stores its tile while the other multiplies.")
-    if g["peers"] > 1:
-        shared = [f"{g[x.lower()].share} blocks share a tile of {x}" for x in "AB" if g[x.lower()].share > 1]
+    if tiles.peers > 1:
+        shares = {"A": g.storage.a.share, "B": g.storage.b.share}
+        shared = [f"{share} blocks share a tile of {x}" for x, share in shares.items() if share > 1]
         lines.append(f"In a cluster, {' and '.join(shared)}: each reads a slice and multicasts it, which")
         lines.append("saves reads of L2, and with them power.")
-    if not g["single_unit"]:
-        residents = f"{g['clusters']} {'clusters' if g['cluster'] > 1 else 'blocks'}"
-        lines.append(f"{residents} stay resident and walk over {g['units']} units of work.")
-    if g["swap"]:
+    if not g.launch.single_unit:
+        residents = f"{g.launch.clusters} {'clusters' if tiles.cluster > 1 else 'blocks'}"
+        lines.append(f"{residents} stay resident and walk over {tiles.units} units of work.")
+    if tiles.swap:
         lines.append("Computed transposed: the 64 rows of a wgmma run along n, so that a short m leaves none empty.")
-    if g["cluster_sum"]:
+    if tiles.cluster_sum:
         lines.append(
             f"The {c['split_k']} blocks of a cluster each multiply a part of K; they leave their sums in shared"
         )
         lines.append("memory, and each adds up a share of the tile, the parts in order, so results repeat.")
-    elif c["split_k"] > 1:
+    elif tiles.split_k > 1:
         lines.append(f"K is split into {c['split_k']} parts; sum_parts adds them in order, so results repeat.")
     return lines

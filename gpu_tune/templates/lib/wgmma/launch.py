@@ -89,36 +89,38 @@ def plan(
     c: Mapping[str, Any],
     w: Workload,
     problem: tiles.Problem,
-    g: Mapping[str, Any],
+    g: Any,
     maps: tuple[Arg, ...],
     scales: tuple[Arg, ...] = (),
     first: tuple[KernelStep, ...] = (),
     workspace: int = 0,
 ) -> LaunchPlan:
-    """The steps: ``maps`` load A and B, ``scales`` are arguments of the main kernel beside its target's.
+    """The steps that ``g`` (:class:`~.derived.Derived`) describes.
 
-    ``first`` are steps before it, ``workspace`` the bytes that they need with those of a split-K.
+    ``maps`` load A and B, ``scales`` are arguments of the main kernel beside its target's. ``first`` are steps before
+    it, ``workspace`` the bytes that they need with those of a split-K.
     """
     split = tiles.parts(c) > 1
     buffer = "workspace" if split else "out"
     out: Arg = BufferArg(buffer)
-    if g["store"] == "tma":
-        size, deep = g["out_bytes"], g["outputs"] > 1
-        row = g["ldc"] * size
+    tile, stored = g.layout, g.storage
+    if stored.tma:
+        size, deep = stored.out_bytes, tile.outputs > 1
+        row = stored.ldc * size
         out = TensorMapArg(
             buffer,
-            tiles.OUT_MAP_DTYPE[g["tile_workload"].out_dtype],
-            (g["columns"], g["rows"], g["outputs"]) if deep else (g["columns"], g["rows"]),
-            (row, g["rows"] * row) if deep else (row,),
-            (g["box_columns"], g["box_rows"], 1) if deep else (g["box_columns"], g["box_rows"]),
-            swizzle=g["box_bytes"],
+            tiles.OUT_MAP_DTYPE[stored.target.out_dtype],
+            (tile.columns, tile.rows, tile.outputs) if deep else (tile.columns, tile.rows),
+            (row, tile.rows * row) if deep else (row,),
+            (stored.box_columns, stored.box_rows, 1) if deep else (stored.box_columns, stored.box_rows),
+            swizzle=stored.box_bytes,
             l2_promotion=0,
         )
-    args = (*maps, out, *epilogue_args(g["tile_workload"])[1:], *scales)
-    grid, block, cluster = (g["clusters"] * g["cluster"], 1, 1), (g["threads"], 1, 1), (g["cluster"], 1, 1)
-    steps = [*first, KernelStep(g["kernel"], grid, block, args, g["shared"], cluster)]
+    args = (*maps, out, *epilogue_args(stored.target)[1:], *scales)
+    grid, block = (g.launch.clusters * tile.cluster, 1, 1), (g.launch.threads, 1, 1)
+    steps = [*first, KernelStep(g.launch.kernel, grid, block, args, stored.total, (tile.cluster, 1, 1))]
     if split:
-        items = problem.batch * problem.m * (problem.n // g["sum_vector"])
+        items = problem.batch * problem.m * (problem.n // g.launch.sum_vector)
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
         steps.append(KernelStep("sum_parts", (ceil_div(items, SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
     return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, problem))).check()
