@@ -302,6 +302,19 @@ def _barrier_threads(number: NDArray[np.int64], low: NDArray[np.uint64]) -> NDAr
 def _matrix(
     number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
+    """Multiply-adds, columns, data and width of the sums, as :class:`Program` has them."""
+    count = len(number)
+    found = np.zeros(count, np.int32), np.zeros(count, np.int16), np.zeros(count, np.int8), np.ones(count, bool)
+    at = np.flatnonzero(_named("HMMA IMMA QMMA HGMMA IGMMA QGMMA", cc)[number])
+    if len(at):
+        for all_of_them, some in zip(found, _shapes(number[at], low[at], high[at], cc)):
+            all_of_them[at] = some
+    return found
+
+
+def _shapes(
+    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
     """Multiply-adds, columns (of wgmma), data and width of the sums of HMMA, IMMA, QMMA and the wgmma operations."""
     half, integer, eight = number == 0x03C, number == 0x037, number == 0x07A
     deep, four = _bits(high, 11, 1), _bits(high, 19, 3) == 7

@@ -28,9 +28,9 @@ Run = tuple[float, NDArray[np.float64], NDArray[np.float64]]
 REMOTE_ARRIVAL, LOCAL_ARRIVAL = 180.0, 20.0
 """Cycles for an arrival to reach a waiting thread: of another block of the cluster (Luo et al. 2024, distributed shared
 memory), or of the own one."""
-FEW, MANY = 24, 40
+FEW, MANY = 16, 32
 """Iterations of the main loop that are played where a unit has more of them."""
-UNITS_PLAYED = 6
+UNITS_PLAYED = 4
 
 
 @dataclass(frozen=True, eq=False)
