@@ -41,7 +41,7 @@ struct alignas(32) Cell {                      // shadow of kernel.shared_granul
   u16 read_agent[2] = {0, 0};
   u8 read_lane[2] = {0, 0};
   u16 write_pc = 0xFFFF;
-  u32 more_readers = 0;                        // the others whose reads no later read is ordered after: a list in `Readers`
+  u32 pad = 0, more_readers = 0;               // the others whose reads no later read is ordered after: a list in `Readers`
 };
 // Lists of readers, shared by all cells with the same history and never changed; 0 is the empty one.
 class Readers {

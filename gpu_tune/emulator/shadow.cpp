@@ -209,7 +209,7 @@ inline bool same(const Cell& a, const Cell& b) {
   static_assert(sizeof(Cell) == 32, "compared as words");
   u64 x[4], y[4];
   memcpy(x, &a, 32), memcpy(y, &b, 32);
-  return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | ((x[3] ^ y[3]) & 0xFFFFFFFF));
+  return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
 // Accesses by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
 class AccessCheck {
@@ -226,12 +226,12 @@ class AccessCheck {
     if (!checked_) return;
     for (u32 k = address >> shift_; k <= (address + bytes - 1) >> shift_; ++k) {
       Cell& s = cta_.shadow[k];
-      if (known_ && same(s, before_)) { s = after_; continue; }
-      Cell before = s;
+      if (known_ && same(s, before_)) { s = *after_; continue; }
+      before_ = s;
       u64 reports = m_.reports;
       check_cell_access(cta_, s, k << shift_, write_, by_, now_);
       known_ = reports == m_.reports && !by_.strong && !(s.flags & Cell::Uninitialised);
-      before_ = before, after_ = s;
+      after_ = &s;                   // not a copy: it would wait for the stores above
     }
   }
 
@@ -244,7 +244,8 @@ class AccessCheck {
   const int shift_;
   const bool checked_;
   bool known_ = false;
-  Cell before_, after_;
+  Cell before_;
+  const Cell* after_ = nullptr;
 };
 }  // namespace
 
@@ -452,11 +453,11 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
   u64 g = u64(m.global_granularity), low = b.base & 15;
   first_cell(m, b, at);
   u32 me = w.grid_id + 1, now = clock.local[w.agent];
-  GlobalCell before, after;
+  GlobalCell before, *after = nullptr;
   bool known = false;
   for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
     GlobalCell& s = b.shadow[size_t(c)];
-    if (known && !memcmp(&s, &before, sizeof s)) { s = after; continue; }      // long runs have one history
+    if (known && !memcmp(&s, &before, sizeof s)) { s = *after; continue; }     // long runs have one history
     before = s;
     const u64 reports = m.reports;
     if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, c * g - low, write, strong, async);
@@ -486,7 +487,7 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
       s.flags = u8((s.flags & ~GlobalCell::AtomicRead) | (strong ? GlobalCell::AtomicRead : 0));
       if (strong && s.flags & GlobalCell::Atomic && s.write_warp) observe(m, s, me, now, lane);
     }
-    known = reports == m.reports && !strong && !w.storing && !(before.flags & GlobalCell::Observed), after = s;
+    known = reports == m.reports && !strong && !w.storing && !(before.flags & GlobalCell::Observed), after = &s;
   }
 }
 

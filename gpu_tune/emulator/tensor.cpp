@@ -4,6 +4,9 @@
 
 #include "decoder.hpp"
 #include "machine.hpp"
+#if defined(__FMA__) && defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace emu {
 namespace {
@@ -135,14 +138,23 @@ inline float multiply_add(float x, float y, float z) {
   return x * y + z;
 #endif
 }
-// out[0..width) += sum over k of a[k] * b[k][0..width), with the sums in registers
-template <int width, int stride>
-void multiply_row(const float* a, int K, const float* b, float* out) {
-  float sums[width];
-  memcpy(sums, out, sizeof sums);
+// out[r][0..width) += sum over k of a[r][k] * b[k][0..width) for some rows at once, with the sums in registers
+template <int rows, int width, int stride>
+void multiply_rows(const float* a, int a_stride, int K, const float* b, float* out, int out_stride) {
+#if defined(__FMA__) && defined(__AVX2__)
+  constexpr int parts = width / 8;
+  __m256 sums[rows][parts];
+  for (int r = 0; r < rows; ++r) for (int q = 0; q < parts; ++q) sums[r][q] = _mm256_loadu_ps(out + r * out_stride + 8 * q);
   for (int k = 0; k < K; ++k, b += stride)
-    for (int n = 0; n < width; ++n) sums[n] = multiply_add(a[k], b[n], sums[n]);
-  memcpy(out, sums, sizeof sums);
+    for (int q = 0; q < parts; ++q)
+      for (int r = 0; r < rows; ++r)
+        sums[r][q] = _mm256_fmadd_ps(_mm256_set1_ps(a[r * a_stride + k]), _mm256_loadu_ps(b + 8 * q), sums[r][q]);
+  for (int r = 0; r < rows; ++r) for (int q = 0; q < parts; ++q) _mm256_storeu_ps(out + r * out_stride + 8 * q, sums[r][q]);
+#else
+  for (int r = 0; r < rows; ++r)
+    for (int k = 0; k < K; ++k)
+      for (int n = 0; n < width; ++n) out[r * out_stride + n] = multiply_add(a[r * a_stride + k], b[k * stride + n], out[r * out_stride + n]);
+#endif
 }
 
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
@@ -177,7 +189,7 @@ void mma_sync(Warp& w, const Instr& i, u32) {
     const float *even = reg<float>(w, c[q]), *odd = reg<float>(w, c[q + 1]);
     for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) product[r + 4 * q][2 * t] = even[4 * r + t], product[r + 4 * q][2 * t + 1] = odd[4 * r + t];
   }
-  for (int r = 0; r < 4 * cells; ++r) multiply_row<8, 8>(a[r], K, b[0], product[r]);
+  for (int r = 0; r < 4 * cells; r += 4) multiply_rows<4, 8, 8>(a[r], 32, K, b[0], product[r], 8);
   if (half) for_rows([&](int q, int l, float* p) { reg<u32>(w, slots[q / 2])[l] = float_to_half(p[0]) | u32(float_to_half(p[1])) << 16; });
   else if (integer) for_rows([&](int q, int l, float* p) {
     for (int k = 0; k < 2; ++k) {
@@ -517,8 +529,8 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
       if (integer) { std::fill_n(products, N, 0.f); out = products; }
       else if (!ops[q]->scale_d) std::fill_n(row, N, 0.f);
       int n = 0;
-      for (; n + 64 <= N; n += 64) multiply_row<64, 256>(a[16 * q + r], K, &b[0][n], out + n);
-      for (; n < N; n += 8) multiply_row<8, 256>(a[16 * q + r], K, &b[0][n], out + n);
+      for (; n + 64 <= N; n += 64) multiply_rows<1, 64, 256>(a[16 * q + r], 32, K, &b[0][n], out + n, 0);
+      for (; n < N; n += 8) multiply_rows<1, 8, 256>(a[16 * q + r], 32, K, &b[0][n], out + n, 0);
       if (half) for (int n = 0; n < N; ++n) row[n] = half_to_float(float_to_half(row[n]));
       if (integer)
         for (int n = 0; n < N; ++n) {
