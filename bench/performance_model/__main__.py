@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.performance_model import judged, tables
+from bench.performance_model import cost, judged, tables
 from bench.performance_model.compiled import Cubins, Predicted, compile_missing, predictions
 from bench.performance_model.learned import Learned
 from bench.performance_model.metrics import Scores, paired
@@ -34,6 +34,9 @@ from bench.transfer import autoheuristic
 from bench.transfer.autoheuristic import Shape
 from gpu_tune.errors import GpuTuneError, InvalidInput
 
+LANES: dict[str, tuple[str, ...]] = {"all": ("16", "f32", "tf32"), "fma": ("f32",), "none": ()}
+"""Kinds of arithmetic by name. Tensor cores' operands come by ldmatrix or from shared memory itself, without conflicts
+by the compiler's layout; what FFMAs read by plain loads may have any."""
 FEW = 5
 """Shapes of the chip itself that the smallest learned row is trained on."""
 
@@ -48,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held", action="store_true", help="judge the held shapes: once, after all choices")
     parser.add_argument("--limit", type=int, default=0, help="at most so many shapes a chip, drawn at random")
     parser.add_argument("--development", type=int, default=200, metavar="N", help="of these shapes a chip with --held")
-    parser.add_argument("--no-lanes", action="store_true", help="without the lanes' addresses")
+    parser.add_argument("--lanes", choices=LANES, default="fma", help="whose lanes' addresses are recorded")
     parser.add_argument("--learn", type=int, default=0, metavar="N", help="rows of rankers trained on N shapes a chip")
+    parser.add_argument("--cost", type=int, default=0, metavar="N", help="what predicting N variants costs")
     parser.add_argument("--against", metavar="JSON", help="picks of another predictor, by chip and workload key")
     parser.add_argument("--picks", metavar="JSON", help="write this predictor's orders")
     parser.add_argument("--json", metavar="JSON", help="write everything that is printed")
@@ -74,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
     limits = {False: args.development if args.held else args.limit, True: args.limit}
     known = {held: _limited([s for s in covered if is_held(s.workload) == held], limits[held]) for held in limits}
     needed = [*known[False], *(known[True] if args.held else [])]
-    every = dict(zip(map(id, needed), predictions(needed, cubins, args.jobs, not args.no_lanes)))
+    every = dict(zip(map(id, needed), predictions(needed, cubins, args.jobs, LANES[args.lanes])))
     against = json.loads(Path(args.against).read_text()) if args.against else {}
     result: dict[str, Any] = {"split": "held" if args.held else "development", "chips": {}, "command": sys.argv}
     published: list[dict[str, Any]] = []
@@ -95,6 +99,13 @@ def _run(args: argparse.Namespace) -> None:
             ranked = np.argsort(every[id(s)].seconds, kind="stable")
             configs = list(s.runs)
             picks[_key(s)] = [list(configs[i]) for i in ranked]
+    if args.cost:
+        spent = result["cost"] = cost.measure(needed, cubins, args.cost, args.lanes != "none")
+        print(f"decoding and playing {spent['variants']} variants, share of the compile's CPU time:")
+        for name, of in (("machine code alone", spent), ("lanes' addresses too", spent.get("with lanes"))):
+            if of:
+                print(f"  {name:22}median {of['median']:.1%}, 95 % {of['95 %']:.1%}")
+        print(f"  the player in C++ is {spent['C++ over Python']:.0f} times as fast as in Python", flush=True)
     for path, data in ((args.json, result), (args.picks, picks), (args.publish, {"rows": published})):
         if path:
             Path(path).write_text(json.dumps(data, indent=1) + "\n")

@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.performance_model.variants import requests, variant
+from bench.performance_model.variants import kind, requests, variant
 from bench.transfer.autoheuristic import Config, Shape
 from gpu_tune.errors import InvalidInput
 from gpu_tune.model.performance import Lanes, predict
@@ -120,9 +120,10 @@ def launch(s: Shape, config: Config, shared: int) -> tuple[LaunchPlan, ResourceE
 
 
 def predictions(
-    shapes: Sequence[Shape], cubins: Cubins, jobs: int = 1, lanes: bool = True, **options: Any
+    shapes: Sequence[Shape], cubins: Cubins, jobs: int = 1, lanes: Collection[str] = (), **options: Any
 ) -> list[Predicted]:
-    """The model's word on every config of every shape. ``options``: of ``gpu_tune.model.performance.predict``."""
+    """The model's word on every config of every shape. ``lanes``: kinds of arithmetic whose lanes' addresses are
+    recorded. ``options``: of ``gpu_tune.model.performance.predict``."""
     by_name: dict[str, list[tuple[int, int]]] = defaultdict(list)
     configs = [list(s.runs) for s in shapes]
     for i, s in enumerate(shapes):
@@ -168,7 +169,9 @@ class Predicted:
         self.seconds[at] = terms.get("seconds", math.inf)
 
 
-def _variant(work: tuple[Cubins, str, list[tuple[Any, Any, Config]], bool, dict[str, Any]]) -> list[dict[str, float]]:
+def _variant(
+    work: tuple[Cubins, str, list[tuple[Any, Any, Config]], Collection[str], dict[str, Any]],
+) -> list[dict[str, float]]:
     cubins, name, asked, with_lanes, options = work
     code = cubins.code(name)
     if not code.cubin:
@@ -181,7 +184,7 @@ def _variant(work: tuple[Cubins, str, list[tuple[Any, Any, Config]], bool, dict[
         if code.shared > device.shared_bytes_per_block:
             out.append({})
             continue
-        if with_lanes and lanes is None:
+        if lanes is None and kind(workload) in with_lanes:
             lanes = lanes_for(code.cubin, plan, s)
         found = predict(code.cubin, plan, estimate, workload, device, lanes=lanes, **options)
         out.append(found.terms())

@@ -53,10 +53,11 @@ def kinds(shapes: Sequence[Shape], predicted: Sequence[Predicted]) -> list[dict[
 
 
 def widths(development: tuple[Sequence[Shape], Sequence[Predicted]]) -> tuple[float, float]:
-    """Factors of a prediction between which nine of ten measured times of ``development`` lie."""
-    ratio = spread([p.seconds for p in development[1]], [s.times() for s in development[0]])
-    low, high = np.quantile(ratio, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return float(low), float(high)
+    """The narrowest factors of a prediction between which nine of ten measured times of ``development`` lie."""
+    ratio = np.sort(np.log(spread([p.seconds for p in development[1]], [s.times() for s in development[0]])))
+    count = max(1, int(np.ceil(COVERAGE * len(ratio))))
+    first = int(np.argmin(ratio[count - 1 :] - ratio[: len(ratio) - count + 1]))
+    return float(np.exp(ratio[first])), float(np.exp(ratio[first + count - 1]))
 
 
 def coverage(shapes: Sequence[Shape], predicted: Sequence[Predicted], low: float, high: float) -> float:

@@ -66,7 +66,9 @@ ARCHITECTURES = {
             75, fma=2, alu=2, imad=2, half=2, l2=200, dram=560, l2_bytes=20, shared_bytes=64, narrow_double=True
         ),
         # G: 64, 64, 256. A: shared 23, L1 33, L2 200-260, DRAM 466 idle; S: ldmatrix 29; C: L2 5.1 TB/s at 1.41 GHz
-        Architecture(80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47, pages=16, translation=24),
+        Architecture(
+            80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47, line=1, pages=16, translation=24
+        ),
         # G: 128, 64, 128. C: RTX 3090 L2 140 ns, DRAM 250 ns, 3.9 TB/s
         Architecture(86, fma=1, alu=2, imad=2, half=2, l2=250, dram=620, l2_bytes=32, narrow_double=True),
         Architecture(87, fma=1, alu=2, imad=2, half=1, l2=250, dram=620, l2_bytes=32),

@@ -1,10 +1,11 @@
 """The way from an SM to L2: what the addresses of its loads cost beyond their bytes.
 
 Two things depend on how operands lie in memory, not on the instructions. L1 asks L2 for lines of 128 bytes, and a run
-of 32 or 64 contiguous bytes takes as long as a whole line (an SM's port has 64 bytes a clock). And every page that a
-warp's load touches must be translated: an SM holds 16 translations of 2 MB pages (Jia 2018: a reach of 32 MB), so
-blocks that walk rows more than a few ten KB apart lack some all the time. The shared translation unit of 16 SMs then
-sets the pace; that it takes 1.5 cycles for each was read off public timings, all other figures are published.
+of 32 or 64 contiguous bytes takes as long as a whole line. And every page that a warp's load touches must be
+translated: an SM holds 16 translations of 2 MB pages (Jia 2018: a reach of 32 MB), so blocks that walk rows more than a
+few ten KB apart lack some all the time, and the translation unit that 16 SMs share sets the pace. Two figures are not
+published and were read off the development shapes of public timings: cycles for a line (1 on the A100, 2 on the H100),
+and 1.5 cycles of the shared unit for a translation.
 """
 
 from __future__ import annotations
