@@ -491,6 +491,7 @@ void Parser::entry(const string& s, size_t& p) {
   if (brace == string::npos) fail("a kernel without a body");
   const size_t end = closing_brace(s, brace);
   const int line = line_;
+  const size_t start = p;
   kernel = &module_.kernels[name];
   try {
     *kernel = Kernel();
@@ -503,7 +504,7 @@ void Parser::entry(const string& s, size_t& p) {
     kernel->refusal = "PTX line " + std::to_string(at ? at->line : line_) + ": " + (at ? "" : "malformed PTX, ") + e.what();
     scopes_.clear(), return_scopes_.clear();
     call_depth_ = 0;
-    line_ = line + int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+    line_ = line + int(std::count(s.begin() + long(start), s.begin() + long(end), '\n'));
     p = end;
   }
   kernel = nullptr;
