@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.performance_model import cost, judged, tables
+from bench.performance_model import ablation, cost, judged, tables
 from bench.performance_model.compiled import Cubins, Predicted, compile_missing, predictions
 from bench.performance_model.learned import Learned
 from bench.performance_model.metrics import Scores, paired
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--development", type=int, default=200, metavar="N", help="of these shapes a chip with --held")
     parser.add_argument("--lanes", choices=LANES, default="fma", help="whose lanes' addresses are recorded")
     parser.add_argument("--learn", type=int, default=0, metavar="N", help="rows of rankers trained on N shapes a chip")
+    parser.add_argument("--ablation", type=int, default=0, metavar="N", help="leave terms out, on N shapes a chip")
     parser.add_argument("--cost", type=int, default=0, metavar="N", help="what predicting N variants costs")
     parser.add_argument("--against", metavar="JSON", help="picks of another predictor, by chip and workload key")
     parser.add_argument("--picks", metavar="JSON", help="write this predictor's orders")
@@ -99,6 +100,11 @@ def _run(args: argparse.Namespace) -> None:
             ranked = np.argsort(every[id(s)].seconds, kind="stable")
             configs = list(s.runs)
             picks[_key(s)] = [list(configs[i]) for i in ranked]
+    if args.ablation:
+        some = _limited(known[args.held], args.ablation)
+        for cc, rows in ablation.rows(some, cubins, args.jobs, LANES[args.lanes]).items():
+            result["chips"][judged.CHIPS[cc]]["ablation"] = rows
+            print(f"\n{tables.rows(judged.CHIPS[cc], rows)}", flush=True)
     if args.cost:
         spent = result["cost"] = cost.measure(needed, cubins, args.cost, args.lanes != "none")
         print(f"decoding and playing {spent['variants']} variants, share of the compile's CPU time:")
