@@ -138,93 +138,134 @@ class _Slots:
 
 def play_in_python(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     """What :func:`play` does, without a compiler."""
-    rows = list(zip(*costs.integers().tolist(), *costs.reals().tolist()))
-    trace, ring = cast.trace.tolist(), cast.ring
-    ends, groups, blocks, readers = (x.tolist() for x in (cast.end, cast.group, cast.block, cast.reader))
-    n = len(ends)
-    warps = [_Warp(place, order) for order, place in enumerate(cast.begin.tolist())]
-    slots = [_Slots() for _ in range(max(blocks) + 1)]
-    waiting: list[list[int]] = [[] for _ in range(max(groups) + 1)]
-    alive = [groups.count(g) for g in range(len(waiting))]
-    free, busy, spent = [0.0] * len(UNITS), [0.0] * len(UNITS), [0.0] * len(CAUSES)
-    mark_at = {place: i for i, place in enumerate(cast.marks.tolist())}
-    total = [sum(w.place <= place < e for w, e in zip(warps, ends)) for place in mark_at]
-    to_pass, table = list(total), [[0.0] * (2 + len(CAUSES) + len(UNITS)) for _ in range(len(mark_at) + 1)]
-    running, to_finish = set(range(n)), sum(r >= 0 for r in readers)
-    issue = memory = l2_done = end = 0.0
-    turn = n
+    return _Player(costs, cast, sm).run()
 
-    def fill(x: int, count: int) -> int:
+
+class _Player:
+    """The state of a play; the twin of the class of the same name in C++."""
+
+    def __init__(self, costs: Costs, cast: Cast, sm: Architecture) -> None:
+        self.rows = list(zip(*costs.integers().tolist(), *costs.reals().tolist()))
+        self.trace, self.ring, self.sm = cast.trace.tolist(), cast.ring, sm
+        self.ends, self.groups, self.blocks, self.readers = (
+            x.tolist() for x in (cast.end, cast.group, cast.block, cast.reader)
+        )
+        self.warps = [_Warp(place, order) for order, place in enumerate(cast.begin.tolist())]
+        self.slots = [_Slots() for _ in range(max(self.blocks) + 1)]
+        self.waiting: list[list[int]] = [[] for _ in range(max(self.groups) + 1)]
+        self.alive = [self.groups.count(g) for g in range(len(self.waiting))]
+        self.free, self.busy, self.spent = [0.0] * len(UNITS), [0.0] * len(UNITS), [0.0] * len(CAUSES)
+        self.mark_at = {place: i for i, place in enumerate(cast.marks.tolist())}
+        self.total = [sum(w.place <= m < e for w, e in zip(self.warps, self.ends)) for m in self.mark_at]
+        self.to_pass = list(self.total)
+        self.table = [[0.0] * (2 + len(CAUSES) + len(UNITS)) for _ in range(len(self.mark_at) + 1)]
+        self.running, self.to_finish = set(range(len(self.ends))), sum(r >= 0 for r in self.readers)
+        self.issue = self.memory = self.l2_done = self.end = 0.0
+        self.t, self.reason, self.turn = 0.0, ISSUE, len(self.ends)
+
+    def run(self) -> Played:
+        while self.to_finish:
+            if not self.running:
+                raise ValueError("the warps wait for each other forever")
+            self.step()
+        if self.end > self.issue:
+            self.spent[LATENCY] += self.end - self.issue
+        self.table[-1] = [self.end, self.end, *self.spent, *self.busy]
+        return _table(np.array(self.table))
+
+    def step(self) -> None:
+        """The running warp that may issue first issues, or finds out how long it has to wait."""
+        x = min(self.running, key=lambda v: (self.warps[v].ready, self.warps[v].order))
+        w, mine = self.warps[x], self.slots[self.blocks[x]]
+        row = self.rows[self.trace[w.place]]
+        kind, unit, cause, stall, _, _, wait, argument, *_ = row
+        self.t, self.reason = (w.ready, w.why) if w.ready > self.issue else (self.issue, ISSUE)
+        for b in range(wait.bit_length()):
+            if wait >> b & 1:
+                self.later(w.boards[b], w.whys[b])
+        if not self.waited(x, w, mine, kind, argument):
+            self.running.discard(x)
+            mine.parked.append(x)
+            return
+        moves = kind in (MEMORY, COPY)
+        if kind != GMMA:
+            self.later(self.free[unit], SHARED if moves else cause)
+        if moves and self.memory - self.t > self.sm.queue:
+            self.t, self.reason = self.memory - self.sm.queue, SHARED
+        t = self.t
+        if t > w.ready and t > self.issue and any(self.warps[v].ready < t for v in self.running if v != x):
+            self.wake(x, t, self.reason)
+            return
+        if t > self.issue:
+            self.spent[self.reason] += t - self.issue
+        self.spent[ISSUE] += 1.0
+        self.issue = t + 1.0
+        told = self.execute(x, w, mine, row)
+        self.pass_mark(w.place)
+        if told:
+            parked, mine.parked = mine.parked, []
+            for v in parked:
+                self.wake(v, max(self.warps[v].ready, t), BARRIER)
+        self.advance(x, w, kind, t + stall)
+
+    def later(self, time: float, why: int) -> None:
+        if time > self.t:
+            self.t, self.reason = time, why
+
+    def wake(self, v: int, ready: float, why: int) -> None:
+        self.warps[v].ready, self.warps[v].why, self.warps[v].order = ready, why, self.turn
+        self.turn += 1
+        self.running.add(v)
+
+    def fill(self, x: int, count: int) -> int:
         """The number of the fill that warp ``x`` meets in its wait (or release) ``count``."""
-        if not ring.interleaved:
+        if not self.ring.interleaved:
             return count
-        return (count // ring.waits * ring.consumers + readers[x]) * ring.waits + count % ring.waits
+        waits = self.ring.waits
+        return (count // waits * self.ring.consumers + int(self.readers[x])) * waits + count % waits
 
-    while to_finish:
-        if not running:
-            raise ValueError("the warps wait for each other forever")
-        x = min(running, key=lambda v: (warps[v].ready, warps[v].order))
-        w, mine = warps[x], slots[blocks[x]]
-        kind, unit, cause, stall, wbar, rbar, wait, argument, interval, latency, l2 = rows[trace[w.place]]
-        t, reason = (w.ready, w.why) if w.ready > issue else (issue, ISSUE)
-        b = 0
-        while wait:
-            if wait & 1 and w.boards[b] > t:
-                t, reason = w.boards[b], w.whys[b]
-            wait >>= 1
-            b += 1
-        known: float | None = 0.0
-        known_why = BARRIER
+    def waited(self, x: int, w: _Warp, mine: _Slots, kind: int, argument: int) -> bool:
+        """Whether what the instruction waits for has a time yet; that time is then taken into account."""
         if kind == COMMIT_WAIT:
             while len(w.copies) > argument:
-                done, source = w.copies.pop(0)
-                if done > t:
-                    t, reason = done, source
+                self.later(*w.copies.pop(0))
         elif kind == GMMA_WAIT:
             while len(w.gmmas) > argument:
-                done = w.gmmas.pop(0)
-                if done > t:
-                    t, reason = done, TENSOR
-        elif kind == ACQUIRE:
-            known = mine.released.get(mine.acquired - ring.stages) if mine.acquired >= ring.stages else 0.0
+                self.later(w.gmmas.pop(0), TENSOR)
+        elif kind == ACQUIRE and mine.acquired >= self.ring.stages:
+            known = mine.released.get(mine.acquired - self.ring.stages)
+            if known is None:
+                return False
+            self.later(known, BARRIER)
         elif kind == TAKE:
-            number = fill(x, w.taken)
-            known, known_why = mine.filled[number] if number < len(mine.filled) else (None, LATENCY)
+            number = self.fill(x, w.taken)
+            if number >= len(mine.filled):
+                return False
+            self.later(*mine.filled[number])
         elif kind == TURN:
-            needed = w.turns + (1 if readers[x] else 0)
-            known = None if len(w.passes) < needed else w.passes[needed - 1] if needed else 0.0
-        if known is None:
-            running.discard(x)
-            mine.parked.append(x)
-            continue
-        if known > t:
-            t, reason = known, known_why
-        moves = kind in (MEMORY, COPY)
-        if kind != GMMA and free[unit] > t:
-            t, reason = free[unit], SHARED if moves else cause
-        if moves and memory - t > sm.queue:
-            t, reason = memory - sm.queue, SHARED
-        if t > w.ready and t > issue and any(warps[v].ready < t for v in running if v != x):
-            w.ready, w.why, w.order = t, reason, turn
-            turn += 1
-            continue
-        if t > issue:
-            spent[reason] += t - issue
-        spent[ISSUE] += 1.0
-        issue = t + 1.0
+            needed = w.turns + (1 if self.readers[x] else 0)
+            if len(w.passes) < needed:
+                return False
+            if needed:
+                self.later(w.passes[needed - 1], BARRIER)
+        return True
+
+    def execute(self, x: int, w: _Warp, mine: _Slots, row: tuple[Any, ...]) -> bool:
+        """The effects of an instruction at its time; whether somebody may have waited for them."""
+        kind, unit, cause, _, wbar, rbar, _, argument, interval, latency, l2 = row
+        t, moves = self.t, kind in (MEMORY, COPY)
         done, source, told = t, cause, False
         if moves or kind == FILL:
-            free[unit] = t + MEMORY_ISSUE
+            self.free[unit] = t + MEMORY_ISSUE
             if moves:
-                memory = (memory if memory > t else t) + interval
-                busy[unit] += interval
-                done = memory
+                self.memory = max(self.memory, t) + interval
+                self.busy[unit] += interval
+                done = self.memory
             read = t + COPY_READ if kind == COPY else done
             if l2:
-                l2_done = (l2_done if l2_done > t else t) + l2
-                if l2_done > done:
-                    done = l2_done
-                    source = L2
+                self.l2_done = max(self.l2_done, t) + l2
+                if self.l2_done > done:
+                    done, source = self.l2_done, L2
             done += latency
             if kind == COPY and done > w.copied[0]:
                 w.copied = done, source
@@ -234,80 +275,79 @@ def play_in_python(costs: Costs, cast: Cast, sm: Architecture) -> Played:
                 if argument:
                     mine.filled.append((mine.pending, mine.why))
                     mine.pending, told = 0.0, True
-            if rbar != 7 and read + AFTER_QUEUE > w.boards[rbar]:
-                w.boards[rbar], w.whys[rbar] = read + AFTER_QUEUE, SHARED
+            freed, freed_why = read + AFTER_QUEUE, SHARED
         else:
             if unit:
-                start = free[unit] if kind == GMMA and free[unit] > t else t  # wgmma queues, its warp goes on
-                free[unit] = start + interval
-                busy[unit] += interval
+                start = self.free[unit] if kind == GMMA and self.free[unit] > t else t  # wgmma queues, its warp goes on
+                self.free[unit] = start + interval
+                self.busy[unit] += interval
                 done = start + interval + latency
             else:
                 done = t + latency
-            if kind == GMMA:
-                if argument:
-                    w.gmmas.append(done)
-            elif kind == COMMIT:
-                w.copies.append(w.copied)
-            elif kind == ACQUIRE:
-                mine.acquired += 1
-            elif kind == TAKE:
-                w.taken += 1
-            elif kind == TURN:
-                w.turns += 1
-            elif kind == GIVE:
-                number = fill(x, w.given)
-                w.given += 1
-                mine.left[number] = mine.left.get(number, ring.readers) - 1
-                if not mine.left[number]:
-                    mine.released[number], told = t + ring.release, True
-            elif kind == PASS:
-                for v in range(n):
-                    if blocks[v] == blocks[x] and readers[v] == (readers[x] + 1) % ring.consumers:
-                        warps[v].passes.append(t)
-                told = True
-            if rbar != 7 and t + SOURCES_READ > w.boards[rbar]:
-                w.boards[rbar], w.whys[rbar] = t + SOURCES_READ, DEPENDENCY
-            if done > end and readers[x] >= 0:
-                end = done
+            told = self.signal(x, w, mine, kind, argument, done)
+            freed, freed_why = t + SOURCES_READ, DEPENDENCY
+            if done > self.end and self.readers[x] >= 0:
+                self.end = done
+        if rbar != 7 and freed > w.boards[rbar]:
+            w.boards[rbar], w.whys[rbar] = freed, freed_why
         if wbar != 7 and done > w.boards[wbar]:
             w.boards[wbar], w.whys[wbar] = done, source
-        mark = mark_at.get(w.place)
+        return told
+
+    def signal(self, x: int, w: _Warp, mine: _Slots, kind: int, argument: int, done: float) -> bool:
+        """What groups and mbarriers note of an instruction; whether somebody may have waited for it."""
+        if kind == GMMA and argument:
+            w.gmmas.append(done)
+        elif kind == COMMIT:
+            w.copies.append(w.copied)
+        elif kind == ACQUIRE:
+            mine.acquired += 1
+        elif kind == TAKE:
+            w.taken += 1
+        elif kind == TURN:
+            w.turns += 1
+        elif kind == GIVE:
+            number = self.fill(x, w.given)
+            w.given += 1
+            mine.left[number] = mine.left.get(number, self.ring.readers) - 1
+            if not mine.left[number]:
+                mine.released[number] = self.t + self.ring.release
+                return True
+        elif kind == PASS:
+            following = (self.readers[x] + 1) % self.ring.consumers
+            for v, other in enumerate(self.warps):
+                if self.blocks[v] == self.blocks[x] and self.readers[v] == following:
+                    other.passes.append(self.t)
+            return True
+        return False
+
+    def pass_mark(self, place: int) -> None:
+        mark = self.mark_at.get(place)
         if mark is not None:
-            if to_pass[mark] == total[mark]:
-                table[mark][0] = t
-            to_pass[mark] -= 1
-            if not to_pass[mark]:
-                table[mark][1:] = [t, *spent, *busy]
-        if told:
-            for v in mine.parked:
-                warps[v].ready, warps[v].why, warps[v].order = max(warps[v].ready, t), BARRIER, turn
-                turn += 1
-                running.add(v)
-            mine.parked = []
+            if self.to_pass[mark] == self.total[mark]:
+                self.table[mark][0] = self.t
+            self.to_pass[mark] -= 1
+            if not self.to_pass[mark]:
+                self.table[mark][1:] = [self.t, *self.spent, *self.busy]
+
+    def advance(self, x: int, w: _Warp, kind: int, resumes: float) -> None:
+        """On to the next instruction, to a barrier or to the end."""
         w.place += 1
-        resumes, group = t + stall, groups[x]
-        if kind == EXIT or w.place >= ends[x]:
-            if readers[x] >= 0:
-                end = resumes if resumes > end else end
-                to_finish -= 1
-            running.discard(x)
-            alive[group] -= 1
+        group = self.groups[x]
+        if kind == EXIT or w.place >= self.ends[x]:
+            if self.readers[x] >= 0:
+                self.end = max(self.end, resumes)
+                self.to_finish -= 1
+            self.running.discard(x)
+            self.alive[group] -= 1
         elif kind == SYNC:
-            waiting[group].append(x)
-            running.discard(x)
-            resumes = t + sm.barrier
+            self.waiting[group].append(x)
+            self.running.discard(x)
+            resumes = self.t + self.sm.barrier
         else:
-            w.ready, w.why, w.order = resumes, DEPENDENCY, turn
-            turn += 1
-            continue
-        if waiting[group] and len(waiting[group]) >= alive[group]:
-            for v in waiting[group]:
-                warps[v].ready, warps[v].why, warps[v].order = resumes, BARRIER, turn
-                turn += 1
-                running.add(v)
-            waiting[group] = []
-    if end > issue:
-        spent[LATENCY] += end - issue
-    table[-1] = [end, end, *spent, *busy]
-    return _table(np.array(table))
+            self.wake(x, resumes, DEPENDENCY)
+            return
+        if self.waiting[group] and len(self.waiting[group]) >= self.alive[group]:
+            for v in self.waiting[group]:
+                self.wake(v, resumes, BARRIER)
+            self.waiting[group] = []
