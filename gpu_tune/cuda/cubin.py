@@ -16,6 +16,7 @@ The machine code itself is read by :mod:`~gpu_tune.cuda.sass`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections import defaultdict
@@ -34,6 +35,7 @@ RESERVED_SHARED = 1024
 _MAX_THREADS, _REGCOUNT, _FRAME_SIZE, _KPARAM, _PARAM_BYTES = 0x05, 0x2F, 0x11, 0x17, 0x19
 _NUM_BARRIERS, _REG_RECONFIG, _REQNTID = 0x4C, 0x54, 0x10
 _MAX_SECTIONS, _MAX_NAME = 65536, 65536
+_RUNS = (".text", ".nv.constant", ".nv.shared", ".nv.global")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,21 @@ _T = TypeVar("_T")
 def read(data: bytes) -> Cubin:
     """The facts of every kernel in the cubin ``data``; CorruptData when it is no cubin or does not add up."""
     return _reading(data, _facts)
+
+
+def identity(data: bytes) -> bytes:
+    """A digest of what of the cubin ``data`` runs: code, constants, memory and resources. Line tables, names of files
+    and the compiler's own notes are not in it. Bytes that are no cubin stand for themselves."""
+    try:
+        elf = Elf(data)
+        facts = repr(_facts(elf))
+        parts = sorted((s.name, s.size, elf.bytes_of(s)) for s in elf.sections if s.name.startswith(_RUNS))
+    except (struct.error, ValueError, IndexError, OverflowError):
+        return hashlib.sha256(data).digest()
+    found = hashlib.sha256(facts.encode())
+    for name, size, body in parts:
+        found.update(f"{name} {size} ".encode() + body)
+    return found.digest()
 
 
 def _reading(data: bytes, what: Callable[[Elf], _T]) -> _T:

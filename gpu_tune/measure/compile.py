@@ -14,7 +14,7 @@ import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +50,13 @@ class CompileResult:
         return 0.0 if self.cached else self.seconds
 
 
-def compile_key(source: str, arch: str) -> str:
+LINES = ("-lineinfo",)
+"""Options of a compile whose cubin also holds its PTX and line tables: the same code, and what lanes are read from."""
+
+
+def compile_key(source: str, arch: str, options: Sequence[str] = ()) -> str:
     """Identity of a compile: 32 hex digits over source, options and NVRTC release."""
-    parts = [source, *nvrtc.all_options(arch), nvrtc.identity()]
+    parts = [source, *nvrtc.all_options(arch, options), nvrtc.identity()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -129,16 +133,17 @@ class CompilePool(WorkerPool):
         self._in_flight: weakref.WeakValueDictionary[str, Future[CompileResult]] = weakref.WeakValueDictionary()
         self._submitting = threading.Lock()
 
-    def submit(self, source: str, arch: str) -> Future[CompileResult]:
+    def submit(self, source: str, arch: str, options: Sequence[str] = LINES) -> Future[CompileResult]:
         """A future of the result; equal compiles in flight share one. CompilerMissing when there is no NVRTC."""
-        key = compile_key(source, arch)
+        request = source, arch, tuple(options)
+        key = compile_key(*request)
         with self._submitting:
             future = self._in_flight.get(key)
             if future is None or future.done():
-                future = self._in_flight[key] = self.run(lambda worker: self._result(worker, key, source, arch))
+                future = self._in_flight[key] = self.run(lambda worker: self._result(worker, key, request))
             return future
 
-    def _result(self, worker: Worker, key: str, source: str, arch: str) -> CompileResult:
+    def _result(self, worker: Worker, key: str, request: tuple[str, str, tuple[str, ...]]) -> CompileResult:
         """The stored result, else the compiler's, which is stored."""
         kept = self.store.get(key) if self.store else None
         if kept is not None:
@@ -146,7 +151,7 @@ class CompilePool(WorkerPool):
         start = time.perf_counter()
         for _ in range(2):  # once may be a stray kill; twice is the source
             try:
-                result: CompileResult = worker.ask((source, arch), self.timeout)
+                result: CompileResult = worker.ask(request, self.timeout)
                 if self.store:
                     self.store.put(key, result)
                 return result
@@ -163,15 +168,16 @@ class CompilePool(WorkerPool):
         return CompileResult("compile_error", reason=f"the compiler was lost twice: {why}", seconds=took)
 
 
-def compile_request(request: tuple[str, str], note: Callable[[str], None]) -> CompileResult:
-    """In the worker: what comes of compiling (source, arch)."""
+def compile_request(request: tuple[str, str, tuple[str, ...]], note: Callable[[str], None]) -> CompileResult:
+    """In the worker: what comes of compiling (source, arch, options)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY:
         limit = _MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MEMORY_LIMIT)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     start = time.perf_counter()
     try:
-        compiled = nvrtc.to_cubin(*request)
+        source, arch, options = request
+        compiled = nvrtc.to_cubin(source, arch, options=options)
         return CompileResult("ok", compiled.data, compiled.log, seconds=time.perf_counter() - start)
     except CompileError as error:
         words, took = str(error), time.perf_counter() - start

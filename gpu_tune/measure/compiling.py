@@ -16,8 +16,10 @@ from typing import Any
 
 from ..cuda import cubin as cubins
 from ..cuda import nvrtc
-from ..errors import CompileError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
-from ..model.performance import Prediction, predict
+from ..emulator import unavailable_reason
+from ..errors import CompileError, EmulationError, GpuTuneError, InvalidConfig, InvalidInput, MeasureError
+from ..model.performance import Lanes, Prediction, predict
+from ..model.performance.lanes import l1_bytes, lanes_of
 from ..plan import LaunchPlan
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Policy, Pruner, Resources
@@ -93,6 +95,11 @@ class CompilingMeasurer(Measurer):
         finally:
             for compiled in under_way:
                 compiled.cancel()
+
+    def published(self, build: Build) -> bytes:
+        plain = self.pool.submit(build.rendered.source, self.device.arch, ()).result()
+        same = plain.status == "ok" and cubins.identity(plain.cubin) == cubins.identity(build.cubin)
+        return plain.cubin if same else build.cubin
 
     def close(self) -> None:
         if not self._closed:
@@ -246,7 +253,34 @@ def build_of(
 def prediction_of(build: Build, *, cold: bool = True) -> Prediction:
     """What the performance model says of ``build`` on its device; ``cold``: nothing lies in L2."""
     rendered, bound = build.rendered, build.bound
-    return predict(build.cubin, rendered.plan, rendered.estimate, bound.computed, bound.device, cold=cold)
+    return predict(
+        build.cubin, rendered.plan, rendered.estimate, bound.computed, bound.device, lanes=lanes_for(build), cold=cold
+    )
+
+
+_lanes: dict[str, Lanes] = {}
+_MOST_LANES = 256
+
+
+def lanes_for(build: Build) -> Lanes:
+    """What the lanes of a build's accesses share, as the emulator finds it; empty where it cannot run here."""
+    if unavailable_reason():
+        return {}
+    key = f"{build.bound.device.chip} {build.hash}"
+    found = _lanes.get(key)
+    if found is None:
+        device, taken = build.bound.device, build.resources
+        sizes = {name: array.nbytes for name, array in build.bound.computed.arrays().items()}
+        shared = taken.static_shared_bytes + taken.dynamic_shared_bytes
+        l1 = l1_bytes(device, shared, device.resident_blocks(taken.threads, taken.registers, shared))
+        try:
+            found = lanes_of(build.cubin, build.rendered.plan, sizes, l1_bytes=l1)
+        except EmulationError:
+            found = {}
+        if len(_lanes) >= _MOST_LANES:
+            _lanes.clear()
+        _lanes[key] = found
+    return found
 
 
 def resources(compiled: CompileResult, plan: LaunchPlan) -> Resources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ..cuda import cubin as cubins
 from ..cuda.device import Device
 from ..templates.bound import BoundTemplate, Rendered
 from ..trial import Candidate, Measurement, Pruner, Resources
@@ -35,11 +37,11 @@ class Build:
     seconds: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
-        """16 hex digits over the cubin and the launch plan."""
+        """16 hex digits over what of the cubin runs and the launch plan."""
         plan = json.dumps(self.rendered.plan.to_json(), sort_keys=True)
-        return hashlib.sha256(self.cubin + b"\0" + plan.encode()).hexdigest()[:16]
+        return hashlib.sha256(cubins.identity(self.cubin) + plan.encode()).hexdigest()[:16]
 
 
 class Measurer(ABC):
@@ -65,6 +67,10 @@ class Measurer(ABC):
     @abstractmethod
     def build(self, candidate: Candidate) -> Build:
         """The candidate's source, cubin and plan. CompileError, InvalidConfig or TemplateError when there is none."""
+
+    def published(self, build: Build) -> bytes:
+        """The cubin of ``build`` to publish: the same code without line tables and PTX."""
+        return build.cubin
 
     @abstractmethod
     def close(self) -> None:

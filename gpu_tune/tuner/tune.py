@@ -209,7 +209,7 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
         build.bound,
         chosen.config,
         build.rendered,
-        build.cubin,
+        measurer.published(build),
         source=progress.source,
         seconds=statistics.median(finalist.samples),
         samples=finalist.samples,

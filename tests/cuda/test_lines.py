@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda import lines, nvrtc
-from gpu_tune.cuda.cubin import Elf, programs
+from gpu_tune.cuda.cubin import Elf, identity, programs
 from gpu_tune.errors import CorruptData
 from tests.cuda.test_cubin_code import nvdisasm
 
@@ -56,6 +56,8 @@ def test_line_information_leaves_the_code_as_it_is(cubin: bytes) -> None:
     plain = Elf(nvrtc.to_cubin(SOURCE, arch).data)
     assert {n: elf.bytes_of(s) for n, s in elf.texts()} == {n: plain.bytes_of(s) for n, s in plain.texts()}
     assert lines.ptx_lines(plain.data) == lines.source_lines(plain.data) == {} and lines.ptx_text(plain.data) == ""
+    other = nvrtc.to_cubin(SOURCE.replace("2.f", "3.f"), arch).data
+    assert identity(plain.data) == identity(cubin) != identity(other) and identity(b"no cubin") != identity(b"another")
 
 
 def test_every_access_names_the_ptx_instruction_that_it_was_made_of(cubin: bytes) -> None:

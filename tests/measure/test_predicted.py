@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gpu_tune import emulator
+from gpu_tune.cuda import lines
 from gpu_tune.cuda.device import by_name
 from gpu_tune.kernel.emit import UNJUDGED, duration, figure
 from gpu_tune.measure import compiling, emulated
@@ -161,3 +162,18 @@ def test_smaller_convolutions_are_valid_and_small_enough(w: Conv2d):
     for s in some:
         assert isinstance(s, Conv2d) and (s.r, s.s, s.stride, s.dilation) == (w.r, w.s, w.stride, w.dilation)
         assert (s.groups == 1) == (w.groups == 1)
+
+
+@pytest.mark.skipif(not emulator.available(), reason="no C++ compiler: the emulator cannot be built")
+def test_lanes_of_a_build_are_known_and_what_is_published_has_no_line_tables(
+    templates: dict[str, Template], compiled: Path, candidate: Make
+):
+    w = Matmul(512, 512, 512, dtype="float32")
+    with make_measurer(w, kind="predicted", templates=templates, store=compiled, jobs=1) as m:
+        build = m.build(candidate())
+        plain = m.published(build)
+    assert lines.ptx_lines(build.cubin) and not lines.ptx_lines(plain)
+    assert replace(build, cubin=plain).hash == build.hash
+    found = compiling.lanes_for(build)
+    assert found is compiling.lanes_for(replace(build)), "kept by build"
+    assert all(of.matched == of.accesses > 0 for of in found.values())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from ...cuda import cubin as cubins
 from ...cuda import lines
+from ...cuda.device import Device
 from ...cuda.sass import Program
 from ...emulator import lanes as recorder
 from ...emulator.ptx import Ptx
@@ -56,6 +57,18 @@ class KernelLanes:
 
 Lanes = Mapping[str, KernelLanes]
 """By name of the kernel."""
+
+
+_L1_BESIDE = 28 * 1024
+"""Bytes of an SM's memory that are L1 even when all that shared memory can have is shared memory (CUDA programming
+guide, 8.0 and 9.0: 192 of 164 KB and 256 of 228; 8.6 and 8.9: 128 of 100)."""
+
+
+def l1_bytes(device: Device, shared_bytes: int, resident: int) -> int:
+    """What L1 keeps for one of ``resident`` blocks on an SM that take ``shared_bytes`` each."""
+    blocks = max(1, resident)
+    taken = min(device.shared_bytes_per_sm, blocks * (shared_bytes + device.shared_reserved_per_block))
+    return (device.shared_bytes_per_sm + _L1_BESIDE - taken) // blocks
 
 
 def lanes_of(
