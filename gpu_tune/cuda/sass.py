@@ -304,12 +304,12 @@ def _matrix(
 ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
     """Multiply-adds, columns, data and width of the sums, as :class:`Program` has them."""
     count = len(number)
-    found = np.zeros(count, np.int32), np.zeros(count, np.int16), np.zeros(count, np.int8), np.ones(count, bool)
+    macs, columns = np.zeros(count, np.int32), np.zeros(count, np.int16)
+    data, wide = np.zeros(count, np.int8), np.ones(count, bool)
     at = np.flatnonzero(_named("HMMA IMMA QMMA HGMMA IGMMA QGMMA", cc)[number])
     if len(at):
-        for all_of_them, some in zip(found, _shapes(number[at], low[at], high[at], cc)):
-            all_of_them[at] = some
-    return found
+        macs[at], columns[at], data[at], wide[at] = _shapes(number[at], low[at], high[at], cc)
+    return macs, columns, data, wide
 
 
 def _shapes(
