@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .operation import MAX_DIM, SCALES, ArraySpec, Operation, whole
@@ -120,7 +120,7 @@ class View:
     """``workload`` computes the same on the same memory; ``buffers`` maps its buffer names to the origin's."""
 
     workload: Matmul
-    buffers: Mapping[str, str]
+    buffers: Mapping[str, str] = field(hash=False)
 
     def origin(self, buffer: str) -> str:
         """The origin's name of ``buffer``."""
