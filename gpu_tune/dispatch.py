@@ -106,6 +106,8 @@ def matmul(
     for name, seen in (("a", first), ("b", second)):
         matrix = len(seen.shape) in (2, 3)
         require(matrix, f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
+        empty = 0 in seen.shape
+        require(not empty, f"{name}.shape", seen.shape, "has a size of 0", "leave the call out where nothing is to do")
         require(
             seen.shape[-1] <= 1 or seen.strides[-1] == 1,
             f"{name} strides (elements)",

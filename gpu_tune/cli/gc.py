@@ -35,9 +35,10 @@ def command(keep_days: float, quarantine: bool, store: Store, as_json: bool) -> 
     for folder in (store.folder, compiled):
         paths.check_trusted(folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
-    freed = [_remove(path, time.time() - keep_days * 86400) for path in compiled.rglob("*")]
+    made = (path for folder in (compiled, build.folder()) for path in folder.rglob("*"))
+    freed = [_remove(path, time.time() - keep_days * 86400) for path in made]
     with contextlib.suppress(CompilerMissing):
-        freed += [_remove(path, time.time()) for path in build.leftovers()]  # of the emulator: damaged, or outdated
+        freed += [_remove(path, time.time()) for path in build.damaged()]
     files, freed_bytes = len(freed) - freed.count(None), sum(filter(None, freed))
     journals = list((paths.root() / "started").glob("*.jsonl")) if quarantine else []
     for path in journals:

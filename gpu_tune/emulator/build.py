@@ -91,11 +91,10 @@ def state() -> str:
     return "built" if paths.sealed(path) is not None else "damaged" if path.exists() else "not built yet"
 
 
-def leftovers() -> list[Path]:
-    """Files of the emulator's folder that are of no use: damaged, of another version, or left by a killed build."""
-    used = {_path(), *(_object(source) for source in _files() if source.suffix == ".cpp")}
-    kept = [p for p in folder().rglob("*") if p.is_file() and not p.is_symlink()]
-    return [p for p in kept if paths.sealed(p) is None or (p.suffix in (".so", ".o") and p not in used)]
+def damaged() -> list[Path]:
+    """The library and its objects where they are not whole."""
+    used = (_path(), *(_object(source) for source in _files() if source.suffix == ".cpp"))
+    return [path for path in used if path.exists() and paths.sealed(path) is None]
 
 
 @functools.cache

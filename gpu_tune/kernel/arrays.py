@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from ..cuda.memory import order
 from ..errors import InvalidInput, require
@@ -43,6 +46,9 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     """``value`` as an array; InvalidInput when it is none. ``stream`` (a CUstream) is where its data will be read."""
     library = type(value).__module__.partition(".")[0]
     if library == "torch" and hasattr(value, "data_ptr"):
+        if value.is_neg():
+            rule = "is a view whose elements PyTorch negates when it reads them"
+            raise InvalidInput(name, type(value).__name__, rule, "pass a.resolve_neg()")
         place = HOST if value.device.type == "cpu" else value.device.type
         dtype, device = str(value.dtype).partition(".")[2], value.device.index or 0
         shape, strides = tuple(value.shape), tuple(value.stride())
@@ -50,7 +56,12 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
         on_gpu = library == "cupy"
         pointer, place, device = (value.data.ptr, CUDA, value.device.id) if on_gpu else (value.ctypes.data, HOST, 0)
-        strides = tuple(s // value.dtype.itemsize for s in value.strides)
+        if not value.dtype.isnative:
+            remedy = "convert it before the call: a.astype(a.dtype.newbyteorder('='))"
+            raise InvalidInput(f"{name}.dtype", value.dtype.str, "has the byte order of another machine", remedy)
+        if not on_gpu and getattr(value, "mask", False) is not False and value.mask.any():
+            raise InvalidInput(name, type(value).__name__, "has masked elements", "pass a plain array: a.filled(0)")
+        strides = _in_elements(name, value.shape, value.strides, value.dtype.itemsize)
         dtype = _NAMES.get(value.dtype.name, value.dtype.name)
         return ArrayView(pointer, value.shape, strides, dtype, place, device, library, value)
     if hasattr(value, "__dlpack__"):
@@ -66,6 +77,14 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     )
 
 
+def _in_elements(name: str, shape: tuple[int, ...], strides: Sequence[int], size: int) -> tuple[int, ...]:
+    """Strides in elements of ``size`` bytes; InvalidInput for those that are none, as of a field of a record."""
+    if any(d > 1 and stride % size for d, stride in zip(shape, strides)):
+        rule = f"are no multiples of the {size} bytes of an element"
+        raise InvalidInput(f"{name} strides (bytes)", tuple(strides), rule, "copy it: a.copy()")
+    return tuple(stride // size for stride in strides)
+
+
 Facts = tuple[Any, ...]
 
 
@@ -75,7 +94,7 @@ def _cupy(value: Any) -> tuple[Facts, int]:
 
 
 def _torch(value: Any) -> tuple[Facts, int]:
-    return (value.shape, value.stride(), value.dtype, value.get_device()), value.data_ptr()
+    return (value.shape, value.stride(), value.dtype, value.get_device(), value.is_neg()), value.data_ptr()
 
 
 READERS: dict[type, Callable[[Any], tuple[Facts, int]]] = {}
@@ -106,6 +125,33 @@ def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
         rule = f"is not a multiple of {alignment} bytes"
         remedy = "tune the workload with a smaller alignment=, or copy the array"
         raise InvalidInput(f"{name} address", hex(array.pointer), rule, remedy)
+
+
+def check_writable(name: str, value: Any) -> None:
+    """Raise InvalidInput where the owner of an array that is to be written says that it must not be."""
+    read_only = getattr(getattr(value, "flags", None), "writeable", True) is False
+    facts = None if read_only else getattr(value, "__cuda_array_interface__", None)
+    if read_only or (isinstance(facts, dict) and facts.get("data", (0, False))[1]):
+        raise InvalidInput(name, type(value).__name__, "is read-only", "pass an array that can be written")
+
+
+def on_host(name: str, value: Any) -> np.ndarray:
+    """``value`` as a NumPy array without a copy where it is one, or offers itself by DLPack; InvalidInput otherwise."""
+    if isinstance(value, np.ndarray):
+        view(name, value)  # what it is, before NumPy forgets: a mask, say
+        return value
+    try:
+        return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+    except Exception as error:  # whatever a foreign library raises
+        rule = f"cannot be read as a NumPy array ({error})"
+        raise InvalidInput(name, type(value).__name__, rule, "convert it to NumPy (ml_dtypes has bfloat16)") from error
+
+
+def number(name: str, value: Any) -> float:
+    """``value`` as a float; InvalidInput for what is no single real number: a text, a complex number, an array."""
+    scalar = isinstance(value, Real) or (getattr(value, "shape", None) == () and "complex" not in str(value.dtype))
+    require(scalar, name, value, "is not a number", "give a Python float")
+    return float(value)
 
 
 def current_stream(library: str, device: int) -> int:
@@ -202,13 +248,20 @@ def _from_dlpack(name: str, value: Any, stream: int) -> ArrayView:
 
 def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
     facts = value.__cuda_array_interface__
-    text, shape = facts["typestr"], tuple(facts["shape"])
+    try:
+        text, shape, pointer = facts["typestr"], tuple(map(int, facts["shape"])), int(facts["data"][0] or 0)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        rule = f"has a malformed __cuda_array_interface__ ({type(error).__name__}: {error})"
+        raise InvalidInput(name, type(value).__name__, rule, "it needs typestr, shape and data") from error
     require(facts.get("mask") is None, name, type(value).__name__, "has a mask", "pass a plain array")
     theirs = facts.get("stream")  # where its data is still being made; 1 is the legacy default stream
     if theirs is not None and int(theirs) != (stream or 1):
         order(int(theirs), stream)
-    size = int(text[2:])
+    digits = str(text)[2:]
+    known = digits.isascii() and digits.isdigit() and int(digits) > 0
+    require(known, f"{name}.typestr", text, "is no type of elements", "pass an array of a supported dtype")
+    size = int(digits)
     dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
-    given = tuple(s // size for s in facts.get("strides") or ())
+    given = _in_elements(name, shape, facts.get("strides") or (), size)
     strides = ArraySpec(shape, "float32", given).element_strides
-    return ArrayView(int(facts["data"][0]), shape, strides, dtype, CUDA, 0, "interface", value)
+    return ArrayView(pointer, shape, strides, dtype, CUDA, 0, "interface", value)

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..cuda import driver
 from ..cuda.device import KNOWN
 from ..cuda.launch import Program
@@ -69,6 +67,10 @@ class TunedKernel:
     def __repr__(self) -> str:
         kind = self.winner.source if self.seconds > 0 else "not timed"
         return f"TunedKernel({self.workload.key}, {self.chip}, {self.template}, {kind}, match={self.match!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TunedKernel:
+        """The kernel itself: nothing of it changes, and calls do not meet."""
+        return self
 
     def __call__(
         self,
@@ -171,6 +173,7 @@ class TunedKernel:
         seen = {lead: first}
         seen |= {name: arrays.view(name, value, stream) for name, value in given.items() if name != lead or stream}
         if out is not None:
+            arrays.check_writable("out", out)
             seen["out"] = arrays.view("out", out, stream)
         key = tuple((n, a.pointer, a.shape, a.strides, a.dtype, a.place, a.device) for n, a in seen.items())
         if key not in self._checked:
@@ -239,7 +242,8 @@ class TunedKernel:
         scalars = {}
         for name, value, fixed in (("alpha", alpha, "1"), ("beta", beta, self.workload.beta)):
             if getattr(self.workload, name) == "any":
-                scalars[name] = float((1.0 if name == "alpha" else 0.0) if value is None else value)
+                given = (1.0 if name == "alpha" else 0.0) if value is None else value
+                scalars[name] = given if type(given) is float else arrays.number(name, given)
             elif value is not None and value != float(fixed):
                 raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
         return scalars
@@ -295,10 +299,12 @@ class TunedKernel:
     def _emulate(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
         from .. import emulator
 
-        host = {n: np.asarray(v) for n, v in given.items()}
+        host = {n: arrays.on_host(n, v) for n, v in given.items()}
         for name, array in host.items():
             arrays.check(name, arrays.view(name, array), self._specs[name], self.workload.alignment)
-        result = allocate(self._specs["out"]) if out is None else np.asarray(out)
+        if out is not None:
+            arrays.check_writable("out", out)
+        result = allocate(self._specs["out"]) if out is None else arrays.on_host("out", out)
         arrays.check("out", arrays.view("out", result), self._specs["out"], self.workload.alignment)
         buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
         if self.workload.beta != "0":

@@ -80,6 +80,8 @@ def tune(
     budget = Budget(trials, seconds, effort, None if target is None else SpeedGoal.parse(target))
     if type(seed) is not int or seed < 0:
         raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise InvalidInput("jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")
     require_workload(workload)
     explicit, shown = opened(store), progress
     with contextlib.ExitStack() as open_:

@@ -54,7 +54,7 @@ class Matmul(Operation):
             value = whole(getattr(self, name))
             value = columns if value in (0, None) else value
             valid = type(value) is int and columns <= value <= MAX_DIM
-            rule = f"is not an integer of at least the row length {columns}"
+            rule = f"is not an integer from the row length {columns} to {MAX_DIM}"
             self._resolve(name, value, valid, rule, "leave it out for contiguous rows")
         changed = self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
         self._require(

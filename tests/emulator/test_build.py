@@ -70,7 +70,7 @@ def test_a_cut_library_is_built_again_and_seen(small_sources: Path, caplog: pyte
     """A library is mapped into memory: one that is cut would be a bus error."""
     assert build.state() == "not built yet"
     path = build._path()
-    assert build._load(path).answer() == 42 and build.state() == "built" and build.leftovers() == []
+    assert build._load(path).answer() == 42 and build.state() == "built" and build.damaged() == []
     whole = path.read_bytes()
     object_file = next((path.parent / "objects").glob("two-*.o"))
     for kept in (whole[:5000], b"", whole[:-200] + b"\0" * 200):
@@ -78,7 +78,7 @@ def test_a_cut_library_is_built_again_and_seen(small_sources: Path, caplog: pyte
         fresh.write_bytes(kept)
         fresh.replace(path)
         object_file.write_bytes(object_file.read_bytes()[:100])
-        assert build.state() == "damaged" and set(build.leftovers()) == {path, object_file}
+        assert build.state() == "damaged" and set(build.damaged()) == {path, object_file}
         assert build._load(path).answer() == 42 and path.read_bytes() == whole
     assert caplog.text.count("is damaged: it is built again") == 3
 

@@ -60,6 +60,9 @@ class Tensor:
         assert self.array.shape == other.array.shape
         self.array[...] = other.array
 
+    def is_neg(self) -> bool:
+        return False
+
     def data_ptr(self) -> int:
         return self.array.ctypes.data
 
