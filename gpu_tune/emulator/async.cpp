@@ -27,7 +27,8 @@ void copy_async(Warp& w, const Instr& i, u32 m) {
     set_flags(cta, destination, u32(bytes), Cell::Pending, 0);
     if (valid && !global_pointer(w, source, u32(valid), false, "cp.async read")) valid = 0;
     if (valid) check_global_access(w, source, u32(valid), false, l, false, w.clock), mark_readers(w, source, u32(valid), 1);
-    memset(cta.shared.data() + destination, 0xFF, size_t(bytes));
+    if (bytes == 16) memset(cta.shared.data() + destination, 0xFF, 16);      // without a call
+    else memset(cta.shared.data() + destination, 0xFF, size_t(bytes));
     w.copies.push_back({l, w.copy_group[l], destination, source, bytes, valid, &i});
   });
   count_banks(w, addresses, m, int(i.imm), true);
@@ -35,10 +36,12 @@ void copy_async(Warp& w, const Instr& i, u32 m) {
 void finish_copy(Warp& w, Cta& cta, const CopyAsync& c, const Accessor& by) {
   set_flags(cta, c.destination, u32(c.bytes), 0, Cell::Pending);
   u8* p = cta.shared.data() + c.destination;
-  memset(p, 0, size_t(c.bytes));
+  const u8* from = c.valid ? global_pointer(w, c.source, u32(c.valid), false, "cp.async read") : nullptr;
+  if (c.valid == 16) memcpy(p, from, 16);
+  else memset(p, 0, size_t(c.bytes));
   if (c.valid) {
     mark_readers(w, c.source, u32(c.valid), -1);
-    memcpy(p, global_pointer(w, c.source, u32(c.valid), false, "cp.async read"), size_t(c.valid));
+    if (c.valid != 16) memcpy(p, from, size_t(c.valid));
     check_global_access(w, c.source, u32(c.valid), false, c.lane, false, *by.clock);
   }
   check_access(cta, c.destination, u32(c.bytes), true, by);

@@ -296,7 +296,8 @@ void write_destination(Warp& w, BulkStore& s) {
     end += bytes;
     const u8* data = s.data.data() + (at - s.source);
     repeats = repeats && !memcmp(p, data, bytes);
-    if (s.reduction < 0) memcpy(p, data, bytes);
+    if (s.reduction < 0 && bytes == 16) memcpy(p, data, 16);
+    else if (s.reduction < 0) memcpy(p, data, bytes);
     else for (u32 k = 0; k < bytes; k += u32(size)) {
       u64 old = 0, operand = 0;
       memcpy(&old, p + k, size), memcpy(&operand, data + k, size);
@@ -431,7 +432,8 @@ void land_bulk(Warp& w, const Transfer& t) {
     const u8* p = global_pointer(w, global, bytes, false, "tensor load");
     if (!p) return;
     check_global_access(w, global, bytes, false, kAnyLane, false, t.clock, true);
-    memcpy(shared + at, p, bytes);
+    if (bytes == 16) memcpy(shared + at, p, 16);      // the usual piece, without a call
+    else memcpy(shared + at, p, bytes);
     if (t.map && t.map->rounds) round_words(shared + at, bytes);
   };
   if (t.map) for_pieces(*t.map, t.destination, t.coordinates, t.offsets, put);

@@ -95,6 +95,7 @@ void mbarrier_arrive(Warp& w, const Instr& i, u32 m) {
 // Lanes whose phase is complete. Instr::op: 1 parity, else a state token; flags: 2 relaxed.
 bool mbarrier_wait(Warp& w, const Instr& i, u32 m) {
   u32 done = 0;
+  const Mbarrier* acquired = nullptr;         // by a lane before: the lanes of a warp mostly wait for one
   for_lanes(m, [&](int l) {
     u32 a = shared_address_of(w, i.mem, l);
     Cta& cta = shared_target(w, a);
@@ -113,7 +114,8 @@ bool mbarrier_wait(Warp& w, const Instr& i, u32 m) {
     }
     if (!complete) return;
     done |= 1u << l;
-    if (i.flags & 2) return;
+    if (i.flags & 2 || acquired == &b) return;
+    acquired = &b;
     if (!knows(w.clock, b.done)) w.machine->note_wait(w);
     acquire(w, b.done);
   });

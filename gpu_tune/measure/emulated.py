@@ -49,7 +49,7 @@ def check(build: Build, seed: int = 0) -> Check:
         report = run_plan(
             rendered.source, rendered.plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed
         )
-        if not report.ok:
+        if report.findings:  # advice too: what this package emits waits for all that it starts
             return replace(found, detail=str(report)[:500])
         compared = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
         return replace(found, ok=compared.ok, detail=str(compared))
