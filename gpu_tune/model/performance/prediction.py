@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...cuda import cubin as cubins
@@ -68,11 +68,10 @@ def predict(
     *,
     lanes: Lanes | None = None,
     cold: bool = True,
-    hints: Sequence[str] = (),
 ) -> Prediction:
     """The time of one run of ``plan`` on ``device`` with the kernels of ``cubin``; ``cold``: nothing lies in L2.
 
-    ``hints``: names of terms to leave out. CorruptData when ``cubin`` is none, or lacks a kernel of the plan.
+    CorruptData when ``cubin`` is none, or lacks a kernel of the plan.
     """
     loop = estimate.loop
     main = max(plan.kernels, key=lambda s: (loop is not None and s.kernel == loop.kernel, s.blocks * s.threads))
@@ -141,11 +140,12 @@ def _kernel(
     if name not in facts.kernels:
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
     key = cubin, name, device.chip, threads, loop
-    if key not in _players or _players[key].lanes is not lanes:
+    made = _players.get(key)
+    if made is None or made.lanes is not lanes:
         if len(_players) >= 64:
             _players.clear()
-        _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
-    return _players[key], facts.kernels[name]
+        made = _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
+    return made, facts.kernels[name]
 
 
 def _main(
