@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     )
     from .kernel.kernel import EmulatedResult, TunedKernel
     from .model.performance.foreign import predict
+    from .search.history import History
     from .search.search import Tuner
+    from .space.grid_space import GridSpace
+    from .space.knob import Knob
     from .store.records import Records
     from .store.store import Store
+    from .trial import Measurement
     from .tuner.tune import tune
     from .workload import Conv2d, Matmul
 
@@ -65,9 +69,13 @@ _HOMES = {
     "emulator.launch": ("Session", "emulate"),
     "kernel.kernel": ("EmulatedResult", "TunedKernel"),
     "model.performance.foreign": ("predict",),
+    "search.history": ("History",),
+    "search.search": ("Tuner",),
+    "space.grid_space": ("GridSpace",),
+    "space.knob": ("Knob",),
     "store.records": ("Records",),
     "store.store": ("Store",),
-    "search.search": ("Tuner",),
+    "trial": ("Measurement",),
     "tuner.tune": ("tune",),
     "workload": ("Conv2d", "Matmul"),
 }
@@ -81,10 +89,14 @@ __all__ = [
     "EmulatedResult",
     "EmulationError",
     "GpuTuneError",
+    "GridSpace",
+    "History",
     "InvalidConfig",
     "InvalidInput",
+    "Knob",
     "Matmul",
     "MeasureError",
+    "Measurement",
     "NotTuned",
     "Pointer",
     "Records",

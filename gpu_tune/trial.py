@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import text
+from .errors import InvalidInput, require
 from .space.knob import Config
 
 STATUSES = (
@@ -77,6 +79,8 @@ Pruner = Callable[[Candidate, Resources], str]
 class Measurement:
     """One trial's end. ``samples`` are seconds per run of the whole launch plan; empty unless the status has times.
 
+    Of a measuring loop of your own: :meth:`of` and :meth:`failed`. InvalidInput for times that are no positive seconds.
+
     ``source`` is ``measured``, ``predicted`` or ``replayed``. ``warm_samples``: the same with a warm L2, where taken.
     ``environment``: driver, NVRTC, clocks, power, temperature ... ``cubin_hash`` names the binary. ``seconds``: what
     each stage cost (``render``, ``compile``, ``verify``, ``time``). ``prediction``: the terms of a predicted time by
@@ -98,12 +102,31 @@ class Measurement:
     prediction: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES or self.source not in SOURCES:
-            raise ValueError(f"measurement status {self.status!r} / source {self.source!r} is unknown")
-        if self.status == "ok" and not self.samples:
-            raise ValueError("an ok measurement needs samples")
-        if self.status not in ("ok", "duplicate") and self.samples:
-            raise ValueError(f"a {self.status} measurement has no times")
+        subject = "measurement"
+        require(self.status in STATUSES, f"{subject} status", self.status, "is unknown", f"use one of {STATUSES}")
+        require(self.source in SOURCES, f"{subject} source", self.source, "is unknown", f"use one of {SOURCES}")
+        object.__setattr__(self, "samples", tuple(self.samples))
+        require(self.status != "ok" or self.samples, subject, self.candidate.key, "needs samples", "it is ok")
+        untimed = self.status not in ("ok", "duplicate")
+        rule = f"has the status {self.status}, which has no times"
+        require(not (untimed and self.samples), subject, self.candidate.key, rule, "leave them out")
+        for second in (*self.samples, *self.warm_samples):
+            positive = isinstance(second, int | float) and 0 < second < math.inf
+            require(positive, "measured seconds", second, "are not positive and finite", "tell a failure by its status")
+
+    @classmethod
+    def of(cls, candidate: Candidate, seconds: float | Iterable[float], **more: Any) -> Measurement:
+        """A measured time, or the repeats of one, in seconds; ``more`` fields as of the class."""
+        try:
+            samples = tuple(map(float, seconds if isinstance(seconds, Iterable) else (seconds,)))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput("measured seconds", seconds, "are no number, nor several", "tell seconds") from error
+        return cls(candidate, "ok", samples=samples, **{"source": MEASURED, **more})
+
+    @classmethod
+    def failed(cls, candidate: Candidate, reason: str = "", status: str = "run_error", **more: Any) -> Measurement:
+        """A config that gave no time, and why; ``status`` is one of ``STATUSES``."""
+        return cls(candidate, status, reason=reason, **{"source": MEASURED, **more})
 
     @property
     def ok(self) -> bool:
@@ -123,8 +146,6 @@ class Measurement:
     def from_json(cls, data: object) -> Measurement:
         """Inverse of ``to_json``; TypeError or ValueError when ``data`` is not such a dict."""
         found: Measurement = text.from_json(cls, data, READERS, "measurement")
-        if not all(s > 0 for s in (*found.samples, *found.warm_samples)):
-            raise ValueError("measurement.samples are not positive seconds")
         return found
 
 

@@ -70,7 +70,7 @@ def ours(
     spent, asked = 0.0, 0
     while len(order) < budget:
         began = time.perf_counter()
-        batch = search.ask(budget - asked) if asked < budget else []
+        batch = search.ask(min(budget - asked, search.batch)) if asked < budget else []
         spent += time.perf_counter() - began
         asked += len(batch)
         ended = [space.measurement(c.config, repeats=False) for c in batch]
@@ -97,7 +97,7 @@ def log(job: tuple[str, int, argparse.Namespace]) -> HistoryGroup:
     space = space_of(path)
     search = Search([space], seed=seed, batch=args.batch)
     while len(search.observations) < min(LOG_TRIALS, len(space)):
-        batch = search.ask(LOG_TRIALS - len(search.observations))
+        batch = search.ask(min(LOG_TRIALS - len(search.observations), search.batch))
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])

@@ -96,7 +96,7 @@ def _search(space: Any, trials: int, seed: int) -> list[float]:
 
     tuner = Tuner(spaces=[space], seed=seed)
     curve: list[float] = []
-    while len(curve) < trials and (batch := tuner.ask(trials - len(curve))):
+    while len(curve) < trials and (batch := tuner.ask(min(trials - len(curve), tuner.batch))):
         ended = [space.measurement(c.config, repeats=False) for c in batch]
         tuner.tell(ended)
         for m in ended:

@@ -38,6 +38,8 @@ ROWS = 1_600
 """Trials that one template's history gives at most, all groups together: describing each costs half a millisecond."""
 OTHER_CHIP = 2.0
 """How far another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
+SUGGESTIONS = 64
+"""Answers that nvidia-matmul-heuristics is asked for; a few of them are distinct here."""
 _GPUS = {
     "nvidia-a100": "A100_SXM_80GB",
     "nvidia-a10": "A10_PCIE",
@@ -109,6 +111,48 @@ class HistoryGroup:
             source=kept[0].source if kept else MEASURED,
         )
 
+    @classmethod
+    def partial(
+        cls, space: Space, trials: Mapping[Config, float], shared: Sequence[str], group: str, source: str = MEASURED
+    ) -> HistoryGroup:
+        """From configs (and seconds, nan for failures) of which only the knobs ``shared`` are known here: features that
+        depend on others are nan, which trees take for unknown."""
+        ends = []
+        for end in (0, -1):
+            filled = {k.name: k.values[end] for k in space.knobs if k.name not in shared}
+            rows = space.rows(Config({**{name: config[name] for name in shared}, **filled}) for config in trials)
+            ends.append(space.describe(rows))
+        (x, names), (other, _) = ends
+        times = np.array(list(trials.values()), dtype=np.float64)
+        features = np.where(x == other, x, np.float32(np.nan))
+        return cls(space.name, group, features, tuple(names), times, tuple(trials), source=source)
+
+    def rebased(self, names: Sequence[str]) -> HistoryGroup | None:
+        """The same with the features ``names``: nan where it has none of that name; None where it has none of them."""
+        if tuple(names) == self.names:
+            return self
+        column = {name: i for i, name in enumerate(self.names)}
+        missing = [name for name in names if name not in column]
+        told = f"history of {self.name} ({self.group})"
+        if len(missing) == len(names):
+            log.warning("%s is left aside: it has none of the features that the space has", told)
+            return None
+        if missing:
+            log.warning("%s: %d of %d features are unknown: %s", told, len(missing), len(names), ", ".join(missing[:8]))
+        unknown = np.full((len(self.times), 1), np.nan, dtype=np.float32)
+        wide = np.concatenate([self.features, unknown], axis=1)
+        return replace(self, features=wide[:, [column.get(name, -1) for name in names]], names=tuple(names))
+
+    def positive(self) -> HistoryGroup:
+        """The same without trials whose times are 0 or less, which the log counts."""
+        good = ~(self.times <= 0)  # nan, a failure, stays
+        if good.all():
+            return self
+        told = "history of %s (%s): %d of %d times are not positive; those trials are left out"
+        log.warning(told, self.name, self.group, int((~good).sum()), len(good))
+        configs = tuple(c for c, keep in zip(self.configs, good) if keep)
+        return replace(self, features=self.features[good], times=self.times[good], configs=configs)
+
     @property
     def ok(self) -> bool:
         """Whether anything can be learned from it: two trials with times."""
@@ -142,13 +186,20 @@ def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None =
         if item.source not in wanted:
             continue
         if isinstance(item, HistoryGroup):
-            found.setdefault(item.name, []).append(item)
+            group = item.positive()
+            found.setdefault(item.name, []).append(group)
+            if not group.ok:
+                log.warning("history of %s (%s) has fewer than two times: nothing to learn", item.name, item.group)
         else:
             m = item.measurement
             records.setdefault(m.candidate.template, {}).setdefault((item.workload, item.chip), []).append(m)
     for space in spaces:
         if isinstance(space, TemplateSpace) and space.name in records:
             found.setdefault(space.name, []).extend(_nearest_groups(space, records[space.name]))
+        elif space.name in records:  # a space of one's own
+            own = records[space.name].items()
+            groups = (HistoryGroup.of(space, ms, f"{workload.key} on {chip}") for (workload, chip), ms in own)
+            found.setdefault(space.name, []).extend(groups)
     return {
         s.name: sorted((g for g in found[s.name] if g.ok), key=lambda g: (g.distance, g.group))[:GROUPS]
         for s in spaces
@@ -187,13 +238,14 @@ class TransferModel:
 
     @classmethod
     def of(cls, space: Space, history: Sequence[HistoryGroup], seed: int) -> TransferModel | None:
-        """Fitted on the groups that have the space's features; None when nothing can be learned."""
+        """Fitted on the groups that have some of the space's features; None when nothing can be learned."""
         rng = np.random.default_rng(seed)
         sample = space.grid.sample(512, rng)
         if not len(sample):
             return None
         x, names = space.describe(sample)
-        groups = [g.thinned(rng) for g in history if list(g.names) == names and g.ok]
+        fitting = [g for g in (group.rebased(names) for group in history if group.ok) if g is not None]
+        groups = [g.thinned(rng) for g in fitting]
         if not groups:
             return None
         ranker = Ranker.fit(
@@ -245,12 +297,19 @@ def suggest(space: Space, n: int = 4) -> list[Config]:
     gpu = _GPUS.get(space.device.name)
     if default is None or precision is None or gpu is None or not {"block_m", "block_n"} <= set(default):
         return []
-    configs = (_nearest(space, default, answer) for answer in _ask(space.workload, gpu, precision, 4 * n))
-    return list(dict.fromkeys(c for c in configs if c is not None))[:n]
+    wanted = (_wanted(space, answer) for answer in _ask(space.workload, gpu, precision))
+    distinct = {tuple(sorted(values.items())): values for values in wanted}  # twins differ in what no knob here says
+    found: list[Config] = []
+    for values in distinct.values():
+        config = _nearest(space, default.replace(**values)) if len(found) < n else None
+        if config is not None and config not in found:
+            found.append(config)
+    return found
 
 
-def _ask(workload: Matmul, gpu: str, precision: str, n: int) -> list[Any]:
-    """The package's kernels, best first. It is not ours: whatever goes wrong in it means no suggestion."""
+def _ask(workload: Matmul, gpu: str, precision: str) -> list[Any]:
+    """The package's kernels, least estimated runtime first: it gives them in another order, with many twins among them.
+    It is not ours: whatever goes wrong in it means no suggestion."""
     try:
         import nvMatmulHeuristics as package
 
@@ -259,19 +318,25 @@ def _ask(workload: Matmul, gpu: str, precision: str, n: int) -> list[Any]:
         )
         layout = package.boolsToNvMatmulHeuristicsLayout(workload.layout[0] == "t", workload.layout[1] == "t")
         problem = interface.makeNvMatmulHeuristicsProblem(workload.m, workload.n, workload.k, layout, workload.batch)
-        return [answer["kernel"] for answer in interface.get(problem, n, precision)]
+        answers = interface.get(problem, SUGGESTIONS, precision)
+        return [answer["kernel"] for answer in sorted(answers, key=lambda answer: float(answer["runtime"]))]
     except Exception as error:
         log.debug("nvidia-matmul-heuristics gave no suggestion for %s: %s", workload.key, error)
         return []
 
 
-def _nearest(space: TemplateSpace, default: Config, answer: Any) -> Config | None:
-    """``default`` with the answer's tiles at the nearest listed values, then made valid by small steps."""
+def _wanted(space: TemplateSpace, answer: Any) -> dict[str, int]:
+    """The answer's tiles, stages and the like, at the values that the space's knobs list nearest to them."""
     wanted = {}
     for knob in space.knobs:
         value = getattr(answer, _KNOBS.get(knob.name, ""), None)
         numbers = [v for v in knob.values if isinstance(v, int) and not isinstance(v, bool) and v > 0]
         if isinstance(value, int) and value > 0 and len(numbers) == len(knob.values):
             wanted[knob.name] = min(numbers, key=lambda v: abs(np.log2(v / value)))
-    row = space.grid.repair(space.rows([default.replace(**wanted)])[0], np.random.default_rng(0))
+    return wanted
+
+
+def _nearest(space: TemplateSpace, config: Config) -> Config | None:
+    """``config`` made valid by small steps."""
+    row = space.grid.repair(space.rows([config])[0], np.random.default_rng(0))
     return None if row is None else space.configs(row[None])[0]

@@ -4,8 +4,10 @@ excludes, which builds are pruned before they run, and when to stop. Rows are in
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,11 +43,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class _Trial:
-    """How a trial ended: ``time`` is nan for a failure and for a pruned build."""
+    """How a trial ended: ``samples`` in seconds, none for a failure and for a pruned build."""
 
-    time: float
+    samples: tuple[float, ...]
     kinds: frozenset[str]
     pruned: bool = False
+
+    @functools.cached_property
+    def time(self) -> float:
+        """The median of all repeats, nan without any."""
+        return statistics.median(self.samples) if self.samples else math.nan
 
 
 class Observations:
@@ -72,22 +79,25 @@ class Observations:
         """The first ``n`` rows that were not asked for yet, marked as asked for."""
         return rows[list(itertools.islice((i for i, row in enumerate(rows) if self.take(row)), n))]
 
-    def tell(self, row: Rows, time: float, kinds: frozenset[str] = frozenset()) -> None:
-        """A trial's end, and what is amiss with its build; of two results of one config the better counts."""
+    def tell(self, row: Rows, times: float | Sequence[float], kinds: frozenset[str] = frozenset()) -> None:
+        """A trial's end (a time or its repeats; nan or none: failed), and what is amiss with its build. The repeats of
+        one config are pooled, and count where another attempt failed."""
         key = row.tobytes()
         self.taken.add(key)
+        given = (times,) if isinstance(times, int | float) else tuple(times)
+        samples = tuple(t for t in given if math.isfinite(t))
         known = self._trials.get(key)
         if known is not None and known.pruned:
             del self._trials[key]  # its place among the measured ones is the last
         elif known is not None:
-            time, kinds = float(np.fmin(time, known.time)), kinds or known.kinds
-        self._trials[key] = _Trial(time, kinds)
+            samples, kinds = known.samples + samples, kinds or known.kinds
+        self._trials[key] = _Trial(samples, kinds)
 
     def prune(self, row: Rows, kinds: frozenset[str]) -> None:
         """A build of these kinds was pruned: a trial whose time is not known."""
         key = row.tobytes()
         self.taken.add(key)
-        self._trials.setdefault(key, _Trial(math.nan, kinds, pruned=True))
+        self._trials.setdefault(key, _Trial((), kinds, pruned=True))
 
     def trials(self) -> tuple[Rows, NDArray[np.float64]]:
         """Rows and times in an order that does not depend on when each was told. A pruned build counts with the median
@@ -217,6 +227,7 @@ def patience(risk: float) -> float:
 
 
 def stopped(times: Sequence[float], risk: float) -> bool:
-    """Whether a run with these times (in order, inf or nan: failed) has reached its plateau."""
+    """Whether a run with these times (one a config, in order, inf or nan: failed) has reached its plateau. Where
+    everything failed, the patience is that of a gain after ``LEAST`` trials."""
     since = since_gain(times)
-    return since < len(times) and since >= max(LEAST, patience(risk) * (len(times) - since))
+    return since >= max(LEAST, patience(risk) * (len(times) - since or LEAST))

@@ -7,65 +7,40 @@ A component is explored breadth first, column by column, pruned as soon as a rul
 grows beyond a limit, a uniform draw of it goes on: every valid row is then as likely as any other to be kept, and the
 product of the ratios estimates how many there are (stochastic enumeration; Rubinstein, Ridder and Vaisman 2014, "Fast
 Sequential Monte Carlo Methods", chapter 5).
+
+A predicate over many knobs prunes nothing before all of them are known. Where hardly a point keeps it, valid rows are
+looked for among the neighbours of those that are known, within a fixed number of calls (no clock has a say).
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.uint16]
-"""Value indices, (rows, knobs)."""
+from .rule import Rows, Rule
+
 LISTED = 1 << 13
 """A component of at most this many valid rows (at every depth of its listing) is listed for sampling."""
 COUNTED = 1 << 16
 """A component of at most this many valid rows (at every depth of its listing) is counted exactly."""
 _PROJECTED = 1 << 12
 """A rule of at most this many points is tabled whole, and prunes before all its columns are known."""
-_TABLE = 1 << 22
-"""A rule of more points remembers in a dictionary, not in an array of them all."""
+SPARSE = LISTED // 32
+"""A component is sparse where listing draws leaves fewer valid rows than this."""
+_TRIED = 1 << 15
+"""Points that are tried for a sparse component's first valid rows, beyond those that listing draws tried."""
+_KNOWN = 1 << 10
+"""Valid rows of a sparse component that are kept to start from."""
+_DRAWN = 1 << 12
+"""Points that one draw from a sparse component tries."""
+_PAIRS = 256
+"""Points that are tried at a time: changes of two columns of known rows, and as many elsewhere."""
 
-
-@dataclass
-class Rule:
-    """A predicate over the value indices in ``columns``, remembered in a table that fills as it is asked."""
-
-    name: str
-    columns: tuple[int, ...]
-    sizes: tuple[int, ...]
-    holds: Callable[[tuple[int, ...]], bool]
-    _table: NDArray[np.int8] | None = field(default=None, repr=False)
-    _dict: dict[int, bool] = field(default_factory=dict, repr=False)
-
-    @property
-    def points(self) -> int:
-        """Assignments of its columns."""
-        return math.prod(self.sizes)
-
-    def check(self, rows: Rows, columns: Sequence[int] | None = None) -> NDArray[np.bool_]:
-        """Which rows keep the rule; ``columns`` says where in ``rows`` its columns are (default: the grid's)."""
-        places = self.columns if columns is None else columns
-        return self.check_flat(np.ravel_multi_index(tuple(rows[:, c] for c in places), self.sizes))
-
-    def check_flat(self, flat: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The same for flat (row-major) indices over its own columns."""
-        if self.points > _TABLE:
-            unique, back = np.unique(flat, return_inverse=True)
-            self._dict.update((i, self._call(i)) for i in unique.tolist() if i not in self._dict)
-            return np.array([self._dict[i] for i in unique.tolist()], dtype=np.bool_)[back]
-        if self._table is None:
-            self._table = np.full(self.points, -1, dtype=np.int8)
-        missing = np.unique(flat[self._table[flat] < 0])
-        for index in missing:
-            self._table[index] = self._call(int(index))
-        return self._table[flat] == 1
-
-    def _call(self, index: int) -> bool:
-        return bool(self.holds(tuple(map(int, np.unravel_index(index, self.sizes)))))
+log = logging.getLogger(__name__)
 
 
 class Component:
@@ -80,6 +55,7 @@ class Component:
         self.rows = rows
         self._keys = None if rows is None else {r.tobytes() for r in rows}
         self._explored: dict[int, tuple[Rows, float]] = {}
+        self._known: Rows | None = None
         where = {column: i for i, column in enumerate(self.columns)}
         self._where = [tuple(where[c] for c in rule.columns) for rule in rules]
         self.order = self._ordered()
@@ -121,22 +97,22 @@ class Component:
         return scale == 1.0, round(len(rows) * scale)
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:
-        """Up to ``n`` valid rows, repeats possible; empty when none was found."""
+        """Up to ``n`` valid rows, repeats possible; empty when none was found. Of a sparse component: the known ones
+        and their neighbours, which is less even."""
         if not self.rules and self.rows is None:
             return np.stack([rng.integers(0, s, n, dtype=np.uint16) for s in self.sizes], axis=1)
         rows, scale = self.explore(LISTED)
-        if scale > 1.0 and n > len(rows) // 2:
+        if self.sparse:
+            rows = np.concatenate([self.known, self._fresh(n, rng)])
+        elif scale > 1.0 and n > len(rows) // 2:
             rows, scale = self._explore(max(LISTED, 4 * n), rng)
-        if not len(rows):
-            found = self._search(None, rng) if scale > 1.0 else None
-            return rows if found is None else found[None]
-        return rows[rng.integers(0, len(rows), n)]
+        return rows[rng.integers(0, len(rows), n)] if len(rows) else rows
 
     def nearest(self, row: Rows, rng: np.random.Generator) -> Rows | None:
         """A valid row near ``row``."""
         if not self.rules and self.rows is None:
             return row
-        rows = self.rows if self.rows is not None else self.listed(LISTED)
+        rows = self.rows if self.rows is not None else self.known if self.sparse else self.listed(LISTED)
         if rows is None:
             return self._search(row, rng)
         if not len(rows):
@@ -145,6 +121,83 @@ class Component:
         distance = (steps > 0).sum(axis=1) + steps.sum(axis=1) / (1.0 + sum(self.sizes))
         ties = np.flatnonzero(distance == distance.min())
         return rows[ties[rng.integers(len(ties))]]
+
+    @property
+    def sparse(self) -> bool:
+        """Whether hardly any of the points that listing draws are valid."""
+        rows, scale = self.explore(LISTED)
+        return scale > 1.0 and len(rows) < SPARSE
+
+    @property
+    def known(self) -> Rows:
+        """Valid rows of a sparse component, distinct: found from random points by changing one column, then among the
+        neighbours of those that are found. Always the same ones; none where they hide from ``_TRIED`` points."""
+        if self._known is None:
+            rng = np.random.default_rng(0)
+            rows, _ = self.explore(LISTED)
+            found, tried = {row.tobytes(): row for row in rows}, 0
+            if not found and any(self._tests[:-1]):
+                first = self._search(None, rng)
+                found.update({} if first is None else {first.tobytes(): first})
+            visited = 0  # of the rows found, in the order in which they were found
+            while tried < _TRIED and len(found) < _KNOWN:
+                rows = list(found.values())
+                if visited < len(rows):
+                    near, visited = self._around(rows[visited], rng), visited + 1
+                elif rows:
+                    near = self._beside(np.array(rows), rng)
+                else:
+                    near = self._around(rng.integers(0, self.sizes, dtype=np.uint16), rng)
+                tried += len(near)
+                for row in near[self._holds(near)]:
+                    found.setdefault(row.tobytes(), row)
+            self._known = np.array(list(found.values()), dtype=np.uint16).reshape(-1, len(self.sizes))
+            wide = [rule for rule in self.rules if rule.points > _PROJECTED]
+            log.warning(
+                "%s: %d valid rows were found among some %d points; they and their neighbours are drawn from. Split it "
+                "into constraints that read fewer knobs: one of at most %d points prunes before all knobs are known",
+                " and ".join(f"constraint {rule.name!r} over {len(rule.columns)} knobs" for rule in wide),
+                len(found),
+                tried + LISTED,
+                _PROJECTED,
+            )
+        return self._known
+
+    def _around(self, row: Rows, rng: np.random.Generator) -> Rows:
+        """A row's changes of one column, all of them, and some of two; not all valid."""
+        ones = np.repeat(row[None], sum(self.sizes), axis=0)
+        at = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        ones[np.arange(len(ones)), at] = np.concatenate([np.arange(s) for s in self.sizes])
+        twos = self._changed(np.repeat(row[None], _PAIRS, axis=0), rng)
+        return np.concatenate([ones, twos])
+
+    def _changed(self, rows: Rows, rng: np.random.Generator) -> Rows:
+        """The rows with one or two random columns redrawn."""
+        out = rows.copy()
+        for _ in range(2):
+            at = rng.integers(0, len(self.sizes), len(out))
+            out[np.arange(len(out)), at] = (rng.random(len(out)) * np.array(self.sizes)[at]).astype(np.uint16)
+        return out
+
+    def _beside(self, known: Rows, rng: np.random.Generator) -> Rows:
+        """Points to try: changes of one or two columns of known rows, and as many random ones."""
+        near = self._changed(known[rng.integers(0, len(known), _PAIRS)], rng)
+        return np.concatenate([near, rng.integers(0, self.sizes, near.shape, dtype=np.uint16)])
+
+    def _fresh(self, n: int, rng: np.random.Generator) -> Rows:
+        """Up to ``n`` valid rows beside known ones and elsewhere; repeats possible."""
+        found, tried = self.known[:0], 0
+        while len(self.known) and len(found) < n and tried < _DRAWN:
+            rows = self._beside(self.known, rng)
+            found, tried = np.concatenate([found, rows[self._holds(rows)]]), tried + len(rows)
+        return found
+
+    def _holds(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of this component's rows keep all its rules."""
+        ok = np.ones(len(rows), dtype=np.bool_)
+        for rule, where in zip(self.rules, self._where):
+            ok[ok] = rule.check(rows[ok], where)
+        return ok
 
     def _explore(self, limit: int, rng: np.random.Generator) -> tuple[Rows, float]:
         rows, scale = np.zeros((1, len(self.columns)), dtype=np.uint16), 1.0
@@ -296,14 +349,14 @@ class Grid:
         return self._all
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
-        """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them from
-        10^5 tries).
+        """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them, see
+        ``Component.known``).
         """
         every = self.all()
         if every is not None:
             return every[rng.permutation(len(every))[:n]]
         found: dict[bytes, Rows] = {}
-        for _ in range(20):
+        for _ in range(2 if any(part.sparse for part in self.parts) else 20):
             want = n - len(found)
             if want <= 0:
                 break
@@ -317,6 +370,11 @@ class Grid:
         rows = np.array(list(found.values())[:n], dtype=np.uint16)
         return rows.reshape(-1, len(self.sizes))
 
+    @property
+    def hiding(self) -> list[Rule]:
+        """The rules of sparse components: valid rows may be left that were not found."""
+        return [rule for part in self.parts if part.sparse for rule in part.rules]
+
     def repair(self, row: Rows, rng: np.random.Generator) -> Rows | None:
         """A valid row near ``row`` (itself where valid; few columns changed, then small steps), None when none was
         found.
@@ -326,8 +384,7 @@ class Grid:
         out = row.copy()
         for part in self.parts:
             columns = list(part.columns)
-            near = part.nearest(row[columns], rng)
-            if near is None:
+            if (near := part.nearest(row[columns], rng)) is None:
                 return None
             out[columns] = near
         return out

@@ -1,30 +1,56 @@
-"""Knobs (a template's tunable values), the constraints between them, and configs. Plain data; imports no other room."""
+"""Knobs (tunable values), the constraints between them, and configs. Plain data."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Value = int | str | bool
+import numpy as np
+
+from ..errors import require
+
+Value = int | float | str | bool
+MAX_VALUES = 1 << 16
+"""Index rows are 16 bits wide."""
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that it holds; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One tunable value: its ``values`` in their natural order and a one-line ``meaning``.
+    """One tunable value: its ``values`` (numbers, words or booleans) in their natural order and a one-line ``meaning``.
 
     ``ordinal``: neighbouring values behave alike (tile sizes); otherwise the values are labels (a swizzle mode).
+    InvalidInput for a name that is no identifier, and for values that are none, repeated or more than 65,536.
     """
 
     name: str
     values: tuple[Value, ...]
-    meaning: str
+    meaning: str = ""
     ordinal: bool = True
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or not self.values or len(set(map(repr, self.values))) != len(self.values):
-            raise ValueError(f"knob {self.name!r}: needs an identifier and distinct values, has {self.values}")
+        named = isinstance(self.name, str) and self.name.isidentifier()
+        require(named, "knob name", self.name, "is not an identifier", "use letters, digits and underscores")
+        subject, given = f"values of knob {self.name}", self.values
+        listed = not isinstance(given, str | bytes | Mapping) and hasattr(given, "__iter__")
+        require(listed, subject, given, "are no list", "give a tuple of numbers, words or booleans")
+        values = tuple(map(plain, given))
+        object.__setattr__(self, "values", values)
+        require(values, subject, (), "are none", "give one or more")
+        rule = f"are {len(values):,} of at most {MAX_VALUES:,}"
+        require(len(values) <= MAX_VALUES, subject, None, rule, "take coarser steps, or two knobs")
+        for value in values:
+            good = isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
+            require(good, subject, value, "is no finite number, word or boolean", "name such values by words")
+        distinct = len({repr(v) for v in values}) == len(values)
+        require(distinct, subject, values, "hold one value twice", "give each value once")
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class Config(Mapping[str, Value]):
     __slots__ = ("_values", "key")
 
     def __init__(self, values: Mapping[str, Value] | None = None, /, **more: Value) -> None:
-        self._values = dict(values or {}, **more)
+        self._values = {name: plain(value) for name, value in dict(values or {}, **more).items()}
         self.key: str = json.dumps(self._values, sort_keys=True, separators=(",", ":"))
 
     def __getitem__(self, name: str) -> Value:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidConfig, TemplateError
+from ..errors import InvalidConfig, TemplateError, require
 from .features import Encoder
 from .grid import COUNTED, Grid, Rows, Rule
 from .knob import Config, Constraint, Knob
@@ -44,7 +44,8 @@ class Space:
     """The valid configs of ``knobs`` under ``constraints`` (called with workload and device None), or exactly ``rows``.
 
     Rows are value indices, (n, knobs) uint16; all randomness comes from ``rng``. A space of at most ``listing`` configs
-    is scored whole by a search; of a larger one a pool is drawn.
+    is scored whole by a search; of a larger one a pool is drawn. InvalidInput where there are no knobs, or two share a
+    name.
     """
 
     listing = 20_000
@@ -59,6 +60,13 @@ class Space:
         device: Device | None = None,
     ) -> None:
         self.name, self.knobs, self.constraints = name, tuple(knobs), tuple(constraints)
+        require(self.knobs, f"knobs of space {name}", (), "are none", "give one or more")
+        for knob in self.knobs:
+            require(
+                isinstance(knob, Knob), f"knob of space {name}", knob, "is no Knob", "give gpu_tune.Knob(name, values)"
+            )
+        names = [k.name for k in self.knobs]
+        require(len(set(names)) == len(names), f"knobs of space {name}", names, "share a name", "name each apart")
         self.workload, self.device = workload, device
         self._index: list[dict[Any, int]] = [{(type(v), v): i for i, v in enumerate(k.values)} for k in self.knobs]
         self._place = {k.name: i for i, k in enumerate(self.knobs)}
@@ -87,6 +95,15 @@ class Space:
         except InvalidConfig:
             return False
 
+    def violations(self, config: Config) -> list[str]:
+        """The constraints that ``config``, made of the space's knobs, breaks, by name and sentence; [] where valid."""
+        row = self.rows([config])
+        if self.grid.valid(row)[0]:
+            return []
+        pairs = zip(self.constraints, self.grid.rules)
+        broken = [c for c, rule in pairs if not (rule.check(row)[0] if rule.columns else rule.holds(()))]
+        return [f"{c.name}: {c.message}" for c in broken] or ["it is none of the listed configs"]
+
     def sample(self, n: int, rng: np.random.Generator) -> list[Config]:
         """``n`` distinct valid configs, near uniform; fewer when the space has fewer."""
         return self.configs(self.grid.sample(n, rng))
@@ -102,9 +119,8 @@ class Space:
         found: dict[str, Removed] = {}
         for rule in self.grid.rules:
             exact = rule.points <= 1 << 13
-            flat = np.arange(rule.points) if exact else rng.integers(0, rule.points, 1 << 12)
-            share = float(np.mean(~rule.check_flat(flat)))
-            found[rule.name] = Removed(exact, round(share * self.grid.raw))
+            share = np.mean(~rule.check_flat(np.arange(rule.points))) if exact else rule.broken(1 << 12, rng)
+            found[rule.name] = Removed(exact, round(float(share) * self.grid.raw))
         return found
 
     # --- rows -----------------------------------------------------------------------------------------------------
@@ -188,10 +204,15 @@ class Space:
             seen = {name: v[i] for name, v, i in zip(constraint.knobs, values, index)}
             try:
                 return bool(constraint.holds(seen, workload, device))
-            except KeyError as error:
+            except Exception as error:
+                if isinstance(error, KeyError) and error.args[0] in self._place:
+                    raise TemplateError(
+                        f"{self.name} constraint {constraint.name!r} reads the knob {error}, which it does not "
+                        f"declare; add it to its knobs {constraint.knobs}"
+                    ) from error
                 raise TemplateError(
-                    f"{self.name} constraint {constraint.name!r} reads the knob {error}, which it does not declare; "
-                    f"add it to its knobs {constraint.knobs}"
+                    f"{self.name} constraint {constraint.name!r} raised {type(error).__name__} ({error}) for {seen}; "
+                    "it must answer True or False for every assignment of its knobs"
                 ) from error
 
         return Rule(constraint.name, columns, tuple(len(v) for v in values), holds)

@@ -41,7 +41,7 @@ def synthetic(chip: str) -> RecordedSpace:
 
 def replay(search: Search, space: RecordedSpace, trials: int) -> list[float]:
     while len(search.observations) < trials:
-        batch = search.ask(trials - len(search.observations))
+        batch = search.ask(min(trials - len(search.observations), search.batch))
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])

@@ -109,7 +109,7 @@ def fake_package(answers: list[Any]) -> Any:
 
         def get(self, problem: Any, count: int, precision: str) -> list[Any]:
             assert precision == "SSS" and problem[:3] == (4096, 4096, 1024)
-            return [{"kernel": a} for a in answers[:count]]
+            return [{"kernel": a, "runtime": a.runtime} for a in answers[:count]]
 
     return SimpleNamespace(
         NvMatmulHeuristicsInterfaceEx=Interface,
@@ -122,13 +122,18 @@ def fake_package(answers: list[Any]) -> Any:
 def test_suggestions_become_valid_configs_near_what_was_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     space = BoundTemplate(registry()["matmul_simt"], SQUARE, H200).space()
     answers = [
-        SimpleNamespace(cta_tile_m=m, cta_tile_n=n, cta_tile_k=16, stages=2, split_k=1, swizzle_factor=8)
-        for m, n in ((128, 128), (128, 128), (64, 250), (100_000, 1))
+        SimpleNamespace(cta_tile_m=m, cta_tile_n=n, cta_tile_k=16, stages=2, cta_order=order, runtime=runtime)
+        for m, n, order, runtime in (
+            (64, 250, 0, 3e-4),  # not in the order of their runtimes
+            *((128, 128, order, 2e-4) for order in range(16)),  # twins: no knob says their order
+            (32, 64, 0, 2.5e-4),
+            (100_000, 1, 0, 9e-4),
+        )
     ]
     monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", fake_package(answers))
     found = suggest(space)
-    assert 2 <= len(found) <= 3 and all(c in space for c in found)
-    assert (found[0]["block_m"], found[0]["block_n"]) == (128, 128)
+    assert 3 <= len(found) <= 4 and all(c in space for c in found)
+    assert [(c["block_m"], c["block_n"]) for c in found[:3]] == [(128, 128), (32, 64), (64, 256)]
     monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", SimpleNamespace())  # of another version, say
     assert suggest(space) == []
     monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", None)  # not installed
