@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .space.knob import Knob
     from .store.records import Records
     from .store.store import Store
-    from .trial import Measurement
+    from .trial import Candidate, Measurement
     from .tuner.tune import tune
     from .workload import Conv2d, Matmul
 
@@ -75,13 +75,14 @@ _HOMES = {
     "space.knob": ("Knob",),
     "store.records": ("Records",),
     "store.store": ("Store",),
-    "trial": ("Measurement",),
+    "trial": ("Candidate", "Measurement"),
     "tuner.tune": ("tune",),
     "workload": ("Conv2d", "Matmul"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Candidate",
     "CompileError",
     "CompilerMissing",
     "Conv2d",

@@ -134,8 +134,8 @@ class Component:
         neighbours of those that are found. Always the same ones; none where they hide from ``_TRIED`` points."""
         if self._known is None:
             rng = np.random.default_rng(0)
-            rows, _ = self.explore(LISTED)
-            found, tried = {row.tobytes(): row for row in rows}, 0
+            explored, _ = self.explore(LISTED)
+            found, tried = {row.tobytes(): row for row in explored}, 0
             if not found and any(self._tests[:-1]):
                 first = self._search(None, rng)
                 found.update({} if first is None else {first.tobytes(): first})
