@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,10 +106,21 @@ class RecordedSpace(Space):
             raise InvalidConfig(f"{self.name} config {config.key}: not recorded; choose from the space's configs")
         return found
 
+    @functools.cached_property
+    def has_repeats(self) -> bool:
+        """Whether every time recorded comes from its repeats, by one rule: mean, median or least. Where some do not (no
+        repeats, or those of another run or tuner), none are used: the two kinds of time are not to be compared."""
+        timed = [t for t in self.recorded.trials if t.time is not None]
+        rules = (statistics.fmean, statistics.median, min)
+        return all(t.samples for t in timed) and any(
+            all(math.isclose(rule(t.samples), t.time or 0.0, rel_tol=1e-4) for t in timed) for rule in rules
+        )
+
     def measurement(self, config: Config, repeats: bool = True) -> Measurement:
-        """The recorded trial as a measurement; ``repeats`` False: the single recorded time, not its repeats."""
+        """The recorded trial as a measurement; ``repeats`` False, or where not all have them (``has_repeats``): the
+        single recorded time, not its repeats."""
         t = self.trial(config)
-        samples = () if t.time is None else t.samples if repeats and t.samples else (t.time,)
+        samples = () if t.time is None else t.samples if repeats and self.has_repeats else (t.time,)
         return Measurement(
             Candidate(self.name, config),
             t.status,

@@ -253,6 +253,20 @@ def test_own_spaces_learn_from_records_and_from_files(tmp_path: Path) -> None:
         assert tuner.best is not None and tuner.best.time <= 2e-3
 
 
+def test_recorded_times_and_repeats_of_different_runs_are_never_mixed() -> None:
+    space = GridSpace("r", {"a": range(3)})
+    one, two, three = (Config(a=i) for i in range(3))
+    same = [RecordedTrial(one, "ok", 2.0, (1.0, 3.0)), RecordedTrial(two, "ok", 4.0, (4.0, 4.0, 4.0))]
+    for last, repeats in (
+        (RecordedTrial(three, "run_error", None), True),
+        (RecordedTrial(three, "ok", 5.0), False),
+        (RecordedTrial(three, "ok", 5.0, (9.0, 9.5)), False),
+    ):
+        found = RecordedSpace(Recorded("r", "d", space.knobs, (*same, last)))
+        assert [len(found.measurement(c).samples) for c in (one, two)] == ([2, 3] if repeats else [1, 1])
+        assert found.measurement(one).time == 2.0 and len(found.measurement(two, repeats=False).samples) == 1
+
+
 def test_history_that_fits_in_part_is_used_in_part_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     old = GridSpace("mine", {"block": (16, 64, 256, 1024), "items": (1, 2, 4), "vector": (1, 4)})
     history = History.of(
