@@ -189,7 +189,8 @@ def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTempla
     """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
     now, chip = {(b.hash, b.computed) for b in bound}, progress.device.chip
     mine = [r for r in history if r.chip == chip and (r.template_hash, r.workload) in now]
-    last = {r.measurement.candidate: r for r in mine}
+    spaces = {s.name: s for s in tuner.spaces}
+    last = {c: r for r in mine if (c := r.measurement.candidate).config in spaces[c.template]}
     spans: dict[str, tuple[float, float]] = {}
     for r in last.values():
         progress.note(r.measurement, tuner.defaults)
