@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.measure import runtime
 from gpu_tune.measure.compile import CompileResult, CompileStore, compile_key
 from tests.helpers import virtual_gpu
 
@@ -47,11 +49,19 @@ def fake_cuda(fake_libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for name, value in virtual_gpu.environment(fake_libcuda).items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(virtual_gpu.FAKE_CUPY))
+    real = _without_cupy()  # a machine that has CuPy imported it when tests/gpu was collected
     driver.library.cache_clear()
+    runtime.cupy.cache_clear()
     yield fake_libcuda
     driver.library.cache_clear()
-    for name in [n for n in sys.modules if n.partition(".")[0] == "cupy"]:  # others would take it for the caller's own
-        del sys.modules[name]
+    runtime.cupy.cache_clear()
+    _without_cupy()  # others would take it for the caller's own
+    sys.modules.update(real)
+
+
+def _without_cupy() -> dict[str, ModuleType]:
+    """Takes CuPy out of the imported modules, and returns what was there of it."""
+    return {n: sys.modules.pop(n) for n in list(sys.modules) if n.partition(".")[0] == "cupy"}
 
 
 @pytest.fixture(scope="session")

@@ -220,6 +220,8 @@ def test_the_pytest_fixture(tmp_path: Any) -> None:
         "pytest",
         "-q",
         "-p",
+        "no:gpu_tune",  # where the package is installed, its entry point names the plugin as well
+        "-p",
         "gpu_tune.emulator.pytest_plugin",
         "-c",
         "/dev/null",

@@ -207,5 +207,5 @@ def test_bfloat16_by_hand_rounds_as_ml_dtypes_does():
     values = bits.view(np.float32)
     values = values[np.isfinite(values)]
     np.testing.assert_array_equal(
-        inputs._rounded(values, NUMPY["bfloat16"]).view(np.uint16), values.astype(NUMPY["bfloat16"]).view(np.uint16)
+        inputs.rounded(values, NUMPY["bfloat16"]).view(np.uint16), values.astype(NUMPY["bfloat16"]).view(np.uint16)
     )
