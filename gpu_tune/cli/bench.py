@@ -164,6 +164,7 @@ def _measure(
 ) -> Row:
     """One row, tuned for ``seconds`` before unless that is None. Why a baseline was not timed goes to ``absent``, the
     first reason of each."""
+    from ..report.host import host_seconds
     from ..tuner.tune import tune
 
     label, workload = entry.label, entry.workload
@@ -185,6 +186,7 @@ def _measure(
         if not c.ok:
             absent.setdefault(c.name, f"{c.reason or c.status} ({label})")
     mine, versus = finals.finalist(ours), finals.verdict
+    host = host_seconds(found[0]) if mine.ok else None
     return Row(
         label,
         workload,
@@ -196,6 +198,8 @@ def _measure(
         ours.template,
         note="" if mine.ok else mine.status,
         predicted=found[0].prediction.get("seconds"),
+        host=host.call if host else None,
+        host_vendor=host.vendor if host else None,
     )
 
 

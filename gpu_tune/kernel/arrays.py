@@ -55,7 +55,8 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
         return ArrayView(value.data_ptr(), shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
     if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
         on_gpu = library == "cupy"
-        pointer, place, device = (value.data.ptr, CUDA, value.device.id) if on_gpu else (value.ctypes.data, HOST, 0)
+        memory = value.data if on_gpu else None
+        pointer, place, device = (memory.ptr, CUDA, memory.device_id) if on_gpu else (value.ctypes.data, HOST, 0)
         if not value.dtype.isnative:
             remedy = "convert it before the call: a.astype(a.dtype.newbyteorder('='))"
             raise InvalidInput(f"{name}.dtype", value.dtype.str, "has the byte order of another machine", remedy)

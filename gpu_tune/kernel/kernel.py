@@ -44,6 +44,7 @@ class TunedKernel:
     ``workload`` is what it computes, ``chip`` what it was tuned for; ``template`` (a name) and ``config`` are what it
     was made from. ``source`` is the CUDA source, self-contained, under its header comment; ``cubin`` the compiled code
     and ``plan`` its launch plan. ``verdict`` says how it compares with the vendor library and the default config;
+    ``host_seconds`` is what issuing a run took the host, prepared as :meth:`bind` does it (None: not measured).
     ``seconds`` is the median of one run: predicted unless ``measured`` on a GPU, 0 where it was not timed.
     """
 
@@ -53,6 +54,7 @@ class TunedKernel:
         self.template, self.config = winner.template, winner.config
         self.source, self.cubin, self.plan = winner.code, winner.cubin, winner.plan
         self.verdict, self.seconds = winner.verdict, winner.seconds
+        self.host_seconds = winner.host_seconds
         self.measured = winner.source == MEASURED and winner.seconds > 0
         self._programs: dict[int, tuple[Program, Workspaces]] = {}
         self._lock = threading.Lock()

@@ -199,7 +199,7 @@ class Finalist:
     """One party of the finals: ours (``candidate``) or a baseline (``candidate`` None).
 
     ``samples``: seconds, one a round. ``label`` says what a baseline is, permissions and unfused steps included.
-    ``status`` and ``reason`` as in a trial.
+    ``status`` and ``reason`` as in a trial. ``host_seconds``: what issuing one run takes the host (0: not measured).
     """
 
     name: str
@@ -210,6 +210,7 @@ class Finalist:
     reason: str = ""
     label: str = ""
     checks: tuple[Check, ...] = ()
+    host_seconds: float = 0.0
 
     @property
     def ok(self) -> bool:

@@ -258,4 +258,5 @@ class GpuMeasurer(CompilingMeasurer):
 
 def _finalist(name: str, candidate: Candidate | None, reply: FinalistReply) -> Finalist:
     checks = tuple(Check(n, "gpu", ok, detail) for n, (ok, detail) in reply.checks.items())
-    return Finalist(name, candidate, reply.samples, reply.warm_samples, reply.status, reply.reason, reply.label, checks)
+    return Finalist(name, candidate, reply.samples, reply.warm_samples, reply.status, reply.reason, reply.label, checks,
+                    reply.host_seconds)  # fmt: skip

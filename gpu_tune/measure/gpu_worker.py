@@ -35,7 +35,18 @@ from .messages import (
     WinnerRequest,
     WorkerFacts,
 )
-from .timing import WARM_UP, Flush, Stopwatch, estimate_runtime, interleave, is_much_slower, repeat, unstable, warm_up
+from .timing import (
+    WARM_UP,
+    Flush,
+    Stopwatch,
+    estimate_runtime,
+    interleave,
+    is_much_slower,
+    issue_seconds,
+    repeat,
+    unstable,
+    warm_up,
+)
 from .worker import Note
 
 SETTLE = 0.25
@@ -203,6 +214,9 @@ class Gpu:
             for name, *series in zip(names, samples, samples[len(names) :], warm):
                 first, again, other = map(tuple, series)
                 replies[name] = replace(replies[name], samples=first, again=again, warm_samples=other)
+            contestants = dict(running)
+            for name in names:
+                replies[name] = replace(replies[name], host_seconds=issue_seconds(contestants[name], self.stream))
             self.stream.synchronize()
             for watch in watches:
                 watch.close()

@@ -90,7 +90,8 @@ class FinalsRequest:
 
 @dataclass(frozen=True)
 class FinalistReply:
-    """How one finalist fared. ``again``: a second series of the same rounds. ``checks``: by name, (ok, reason)."""
+    """How one finalist fared. ``again``: a second series of the same rounds. ``checks``: by name, (ok, reason).
+    ``host_seconds``: of issuing one run."""
 
     status: str
     reason: str = ""
@@ -99,6 +100,7 @@ class FinalistReply:
     warm_samples: tuple[float, ...] = ()
     label: str = ""
     checks: Mapping[str, tuple[bool, str]] = field(default_factory=dict)
+    host_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ is timed, or else the region would begin with the device waiting for the host.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ LONG_RUN = 0.05
 """Seconds from which on one run is enough to see that a candidate is ``SLOW`` times slower than the best."""
 MAX_FLUSHES = 4
 """At most this many L2 flushes between samples keep the device busy."""
+ISSUES, ISSUE_SERIES = 32, 7
+"""Runs that are issued one after another (fewer than a driver queues before it makes the host wait), and how often."""
 WARM_UP = 0.01
 """Seconds of untimed work before a candidate's samples: clocks rise within milliseconds of work."""
 
@@ -125,6 +128,24 @@ class Stopwatch:
         graph = runtime.capture(self._stream, issue)
         self._graphs.append(graph)
         return lambda stream: graph.launch(self._stream)
+
+
+def issue_seconds(timed: Timeable, stream: Stream) -> float:
+    """Seconds that the host takes to issue one run by itself, prepared: the median of short series.
+
+    The device is behind all the while, and nothing waits for it inside a series.
+    """
+    series = []
+    for _ in range(ISSUE_SERIES):
+        with runtime.reporting("cuStreamSynchronize"):
+            stream.synchronize()
+        start = time.perf_counter()
+        for _ in range(ISSUES):
+            timed.launch(0, stream.ptr)
+        series.append((time.perf_counter() - start) / ISSUES)
+    with runtime.reporting("cuStreamSynchronize"):
+        stream.synchronize()
+    return statistics.median(series)
 
 
 def estimate_runtime(timed: Timeable, stream: Stream) -> float:

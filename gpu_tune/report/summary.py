@@ -18,14 +18,15 @@ from ..cuda.device import PEAK_KIND, Device
 from ..kernel.emit import duration
 from ..workload import Workload
 
-COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline", "/ predicted")
+COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline", "/ predicted", "host us")
 """What a table says of a shape beside its name and times; the last: the measured time over the predicted one."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One shape: seconds of ours (None: none was found) and of each baseline; ``low`` .. ``high`` around the ratio;
-    ``predicted``: the seconds that the performance model says of ours (None: nothing)."""
+    ``predicted``: the seconds that the performance model says of ours (None: nothing). ``host`` and ``host_vendor``:
+    seconds of the host that a call of ours takes, and one of the vendor library through the same array library."""
 
     label: str
     workload: Workload
@@ -38,6 +39,8 @@ class Row:
     source: str = "measured"
     note: str = ""
     predicted: float | None = None
+    host: float | None = None
+    host_vendor: float | None = None
 
     @property
     def best(self) -> tuple[str, float] | None:
@@ -119,6 +122,9 @@ def cells(row: Row, device: Device) -> dict[str, str]:
         found["roofline"] = f"{roofline(row.workload, device) / row.ours:.0%}"
         if row.predicted and row.source == "measured":
             found["/ predicted"] = f"{row.ours / row.predicted:.2f}"
+    if row.host is not None:
+        theirs = "-" if row.host_vendor is None else f"{row.host_vendor * 1e6:.3g}"
+        found["host us"] = f"{row.host * 1e6:.3g} / {theirs}"
     return found
 
 

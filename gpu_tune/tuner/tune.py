@@ -19,7 +19,7 @@ from .. import dispatch
 from ..cuda import nvml, nvrtc
 from ..cuda.device import Device, by_name
 from ..errors import InvalidInput, StoreError
-from ..kernel.emit import emit
+from ..kernel.emit import duration, emit
 from ..kernel.kernel import TunedKernel
 from ..measure.compiling import CompilingMeasurer
 from ..measure.finals import Finals
@@ -216,6 +216,7 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
         source=progress.source,
         seconds=statistics.median(finalist.samples),
         samples=finalist.samples,
+        host_seconds=finalist.host_seconds or None,
         verdict=verdict_of(finals, tuner.defaults),
         resources=build.resources,
         policy=told.policy if told else Policy(),
@@ -241,11 +242,15 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
 
 def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
     """What finals say, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
-    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed."""
+    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed.
+    What is compared is time on the device; the text says what issuing one run takes the host, where that was measured.
+    """
     versus = finals.verdict
     ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
+    host = finals.finalist(finals.winner).host_seconds if finals.winner is not None else 0.0
+    issuing = f"; issuing a run takes the host {duration(host)}" if host else ""
     verdict: dict[str, Any] = {
-        "text": str(finals),
+        "text": f"{finals} (time on the device{issuing})" if versus is not None else str(finals),
         "ours": ours,
         "vendor": finals.vendor,
         "rule": finals.rule,
