@@ -103,9 +103,11 @@ def render(template: Template, config: Config, workload: Workload, device: Devic
     try:
         text = _environment(template.folder).get_template(template.source.name).render(names)
     except jinja2.TemplateError as error:
-        where = f" line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        place = template.source.name
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            place = f"{error.filename or error.name or place}:{error.lineno}"
         raise TemplateError(
-            f"template {template.source.name}{where}: {error.message or error}; "
+            f"template {place}: {error.message or error}; "
             "it may use its knobs, workload, device, launch and imported parts"
         ) from error
     lines = [line.rstrip() for line in text.splitlines()]

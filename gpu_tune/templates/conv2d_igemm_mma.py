@@ -19,7 +19,8 @@ from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints, threads
-from .lib.mma.derived import derived, image_loader, loader
+from .lib.mma.derived import Derived, derived
+from .lib.mma.loader import image_loader, loader
 from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
 from .matmul_mma import numerics
 
@@ -122,51 +123,25 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    nhwc, channels, area = w.layout == "nhwc", w.k // w.groups, w.p * w.q
-    wide, product, (a, b) = w.n * w.k * area >= 2**31, problem(w), operands(config, w)
-    pixels, rows = (a, b) if nhwc else (b, a)
+def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+    nhwc, channels, area, product = w.layout == "nhwc", w.k // w.groups, w.p * w.q, problem(w)
+    pixels, rows = operands(config, w) if nhwc else operands(config, w)[::-1]
     count = Shape.of(config, w.dtype, promotes(w, device)).threads
     image = image_loader(pixels, count, w, config["iterator"], product.k_tiles(config))
     filters = loader(rows, count, w, product.k, (channels, product.k))
-    group = f"z * {channels} + " if w.groups > 1 else ""
-    long = "(long long)" if wide else ""
-
-    def place(row: str, column: str) -> str:
-        channel = column if nhwc else row
-        channel = f"({group}{channel})" if group else channel
-        if nhwc:
-            return f"{long}{row} * {w.k} + {channel}"
-        if w.n == 1:
-            return f"{long}{channel} * {area} + {column}"
-        return f"{long}({column} / {area}) * {w.k * area} + {channel} * {area} + {column} % {area}"
-
-    found = derived(
+    # channels of all groups, or pixels of an image, lie side by side; vectors start at multiples of their size
+    side_by_side = math.gcd(w.k, channels) if nhwc else area
+    return derived(
+        "conv2d_igemm_mma",
         config,
         w,
         device,
         product,
         (image, filters) if nhwc else (filters, image),
-        name="conv2d_igemm_mma",
-        # channels of all groups, or pixels of an image, lie side by side; vectors start at multiples of their size
-        row_elements=math.gcd(w.k, channels) if nhwc else area,
-        place=place,
-        coordinates=lambda row, column: f"{row}, {group}{column}" if nhwc else f"{column}, {group}{row}",
+        row_elements=side_by_side,
         along="n" if nhwc else "m",
-        wide=wide,
+        wide=w.n * w.k * area >= 2**31,
     )
-    pixel, channel = ("m", "n") if nhwc else ("n", "m")
-    k = f"first_k_tile * {config['block_k']}"
-    found.update(
-        image=image,
-        filters=filters,
-        image_tile="tile_a" if nhwc else "tile_b",
-        filter_tile="tile_b" if nhwc else "tile_a",
-        image_origin=f"tile_{pixel} * {config['block_' + pixel]}, {k}",
-        filter_origin=f"tile_{channel} * {config['block_' + channel]}, {k}",
-        filter_batch=channels * product.k,
-    )
-    return found
 
 
 TEMPLATE: Template = Template(

@@ -16,7 +16,8 @@ from .base import Template
 from .lib.common import derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
-from .lib.mma.derived import derived, loader
+from .lib.mma.derived import Derived, derived
+from .lib.mma.loader import loader
 from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
 
 
@@ -42,39 +43,12 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
+def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     threads = Shape.of(config, w.dtype, promotes(w, device)).threads
     a, b = operands(config, w)
-    last = ((w.batch - 1) * w.m + w.m - 1) * w.ldc + w.n
-    wide = last >= 2**31
-
-    def place(row: str, column: str) -> str:
-        z = f"z * {w.m * w.ldc}{'LL' if wide else ''} + " if w.batch > 1 else ""
-        return f"{z}{row} * {w.ldc}{'LL' if wide else ''} + {column}"
-
-    found = derived(
-        config,
-        w,
-        device,
-        problem(w),
-        (loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)),
-        name="matmul_mma",
-        row_elements=w.ldc,
-        place=place,
-        coordinates=lambda row, column: f"{row}, {column}",
-        along="n",
-        wide=wide,
-    )
-    m, n, k = (
-        f"{t} * {config[b]}" for t, b in (("tile_m", "block_m"), ("tile_n", "block_n"), ("first_k_tile", "block_k"))
-    )
-    found.update(
-        a_batch=w.a_shape[0] * w.lda,
-        b_batch=w.b_shape[0] * w.ldb,
-        origin_a=f"{m}, {k}" if w.layout[0] == "n" else f"{k}, {m}",
-        origin_b=f"{n}, {k}" if w.layout[1] == "t" else f"{k}, {n}",
-    )
-    return found
+    loaders = loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)
+    wide = ((w.batch - 1) * w.m + w.m - 1) * w.ldc + w.n >= 2**31
+    return derived("matmul_mma", config, w, device, problem(w), loaders, row_elements=w.ldc, along="n", wide=wide)
 
 
 def _atomics(w: Any) -> bool:

@@ -1,24 +1,24 @@
-"""What the sources of the mma.sync families see as ``launch``: how operands are copied, and all that follows."""
+"""What follows from a config of the mma.sync families, in the order in which it is derived: the operands' loaders, then
+:class:`Layout`, :class:`Storage`, :class:`Pipeline` and :class:`Launch`. Sources see them as one :class:`Derived`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....workload import ITEMSIZE, Conv2d, Workload
+from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from .launch import counter_bytes
 from .tiles import (
-    CHUNK,
     INSTRUCTION,
     TRANSCENDENTAL,
     Operand,
     Problem,
     Shape,
-    copy_width,
     promotes,
     shared_bytes,
     two_kernels,
@@ -28,277 +28,246 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Loader:
-    """How a matrix operand's tile is copied: every thread moves ``count`` of its ``total`` vectors.
+class Layout:
+    """The tiles of the output, ``m`` x ``n`` results ``batch`` times, and the blocks' shares of K.
 
-    ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
-    ``words``: rows may be read in 32-bit words; ``gathers``: single elements are read. ``vector``: bytes that move at
-    once; ``elements`` of them; ``vectors`` of a tile row. Transposed tiles count 4 x 4 squares instead. ``ragged``:
-    some threads have one less. ``regular``: a thread's vectors lie below each other, ``step`` rows apart; ``steady``:
-    the XOR is the same for all of them. ``thread_row``, ``thread_vector``: C expressions of a thread's first one.
-    ``advance``: what the next k tile moves along, rows or columns of the matrix. ``guard_rows``, ``guard_columns``:
-    a tile may reach past the matrix's last row, or past the end of a row.
+    ``units``: tiles of the whole batch; ``work``: of these, the parts of a split K. ``k_tiles``: stages that K takes.
     """
 
-    operand: Operand
-    threads: int
-    stride: int
-    row_limit: int
-    column_limit: int
-    words: bool
-    description: str
-    gathers: bool
-    vector: int
-    elements: int
-    vectors_per_chunk: int
-    vectors: int
-    total: int
-    count: int
-    ragged: bool
-    regular: bool
-    step: int
-    steady: bool
-    thread_row: str
-    thread_vector: str
-    advance: str
-    guard_rows: bool
-    guard_columns: bool
+    m: int
+    n: int
+    batch: int
+    block_m: int
+    block_n: int
+    block_k: int
+    warp_m: int
+    k_tiles: int
+    split_k: int
+    slices: int
 
-    def row_step(self, rows: int) -> str:
-        """C constant: bytes from a row to the one ``rows`` below."""
-        size = rows * self.stride
-        return f"{size}LL" if size * max(self.count, 1) >= 2**31 else str(size)
+    def __str__(self) -> str:
+        times = f"{self.batch} times " if self.batch > 1 else ""
+        split = f", K in {self.split_k} parts" if self.split_k > 1 else ""
+        return f"{times}{self.m} x {self.n} in tiles of {self.block_m} x {self.block_n} x {self.block_k}{split}"
+
+    @property
+    def tiles_m(self) -> int:
+        return ceil_div(self.m, self.block_m)
+
+    @property
+    def tiles_n(self) -> int:
+        return ceil_div(self.n, self.block_n)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one matrix of the batch."""
+        return self.tiles_m * self.tiles_n
+
+    @property
+    def units(self) -> int:
+        return self.tiles * self.batch
+
+    @property
+    def work(self) -> int:
+        return self.units * self.split_k
+
+    @property
+    def guard_m(self) -> bool:
+        """Whether a tile may reach past the last row."""
+        return self.m % self.block_m != 0
+
+    @property
+    def guard_n(self) -> bool:
+        return self.n % self.block_n != 0
 
 
-def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) -> Loader:
-    """The loader of a matrix of ``shape``, ``row`` elements from one of its rows to the next."""
-    words = copy_width(4, row * op.itemsize, w.alignment) == 4 and shape[1] % 4 == 0
-    vector = op.copy or CHUNK
-    vectors, order = op.columns * op.itemsize // vector, "k runs along a row" if op.major == "k" else "one k each"
-    description = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
-    total, tile, advance = op.rows * vectors, (op.rows, op.columns), "columns" if op.major == "k" else "rows"
-    if op.transposes:
-        description = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
-        total, tile, advance = op.extent * op.block_k // 16, (op.block_k, op.extent), "rows"
-    step = threads // vectors
-    return Loader(
-        op,
-        threads,
-        row * op.itemsize,
-        *shape,
-        words,
-        description,
-        gathers=not op.copy and not (op.transposes and words),
-        vector=vector,
-        elements=vector // op.itemsize,
-        vectors_per_chunk=CHUNK // vector,
-        vectors=vectors,
-        total=total,
-        count=ceil_div(total, threads),
-        ragged=total % threads != 0,
-        regular=threads % vectors == 0,
-        step=step,
-        steady=not op.flip("r") or step % 8 == 0,
-        thread_row="threadIdx.x" if vectors == 1 else f"threadIdx.x / {vectors}",
-        thread_vector=f"threadIdx.x % {vectors}",
-        advance=advance,
-        guard_rows=shape[0] % tile[0] != 0,
-        guard_columns=shape[1] % tile[1] != 0,
+def layout(c: Config, problem: Problem) -> Layout:
+    tile = c["block_m"], c["block_n"], c["block_k"]
+    return Layout(
+        problem.m, problem.n, problem.batch, *tile, c["warp_m"], problem.k_tiles(c), c["split_k"], c["slice_k"]
     )
 
 
 @dataclass(frozen=True)
-class ImageLoader:
-    """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
+class Storage:
+    """Where operands and results lie, and how they move. Sizes are bytes.
 
-    Copied: a thread copies ``count`` vectors (``vector`` bytes, ``elements``; ``vectors`` a tile row) of one place in
-    k, of pixels ``step`` apart; ``ragged``: some threads have one less; ``steady``: the XOR is the same for all.
-    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks of each of its
-    ``pixels``, ``apart`` chunks from one to the next; ``ragged_chunks``: some threads have one chunk less.
-    ``channels``: of a group, ``group_stride`` elements of x. ``strides``: elements between images, rows, columns and
-    channels of x; ``wide``: such offsets need 64 bits (the corner of a padded image may lie before or behind it).
-    ``checked``: a tap's row and column are compared with the image. ``reduction``: k of the product. ``guard_rows``,
-    ``guard_k``: a tile may reach past the last pixel, or the last k.
+    ``load_a``, ``load_b``: the loaders. ``prefetch``: L2 hint of the copies. ``shared_bytes``: dynamic shared memory.
+    ``staged``: results pass through it. ``vector``: results that leave in one store, ``along`` rows ("n") or columns;
+    ``wide``: offsets of results need 64 bits. ``counter_bytes``: counters of a split K, at the workspace's start.
     """
 
-    operand: Operand
-    threads: int
-    workload: Conv2d
-    iterator: str
-    k_tiles: int
-    nhwc: bool
+    load_a: Any
+    load_b: Any
+    prefetch: int
+    shared_bytes: int
+    staged: bool
     vector: int
-    elements: int
-    vectors_per_chunk: int
-    vectors: int
-    step: int
-    count: int
-    ragged: bool
-    steady: bool
-    pixels: int
-    apart: int
-    chunk_count: int
-    ragged_chunks: bool
-    channels: int
-    group_stride: int
-    strides: tuple[int, int, int, int]
+    along: str
     wide: bool
-    total_pixels: int
-    checked: bool
-    reduction: int
-    guard_rows: bool
-    guard_k: bool
-    gathers: bool = False
-    words: bool = False
+    counter_bytes: int
 
-    def tap(self, k: int) -> tuple[int, int, int]:
-        """(r, s, c) of a k."""
-        w = self.workload
-        if self.nhwc:
-            return k // (w.s * self.channels), k // self.channels % w.s, k % self.channels
-        return k // w.s % w.r, k % w.s, k // (w.r * w.s)
+    def __str__(self) -> str:
+        out = f"{self.vector} at once {'from staged rows' if self.staged else 'from fragments'}"
+        return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {self.shared_bytes} bytes in all; results leave {out}"
 
-    def table(self) -> list[tuple[int, int, int]]:
-        """(offset in x, row, column) of every tap, relative to a pixel's first; rows past k lie outside any image."""
-        w, (_, row, column, channel) = self.workload, self.strides
-        found = []
-        for k in range(self.k_tiles * self.operand.block_k):
-            r, s, c = self.tap(k)
-            y, x = r * w.dilation[0], s * w.dilation[1]
-            found.append((y * row + x * column + c * channel, y, x) if k < self.reduction else (0, 1 << 25, 0))
+    @property
+    def loaders(self) -> tuple[Any, Any]:
+        return self.load_a, self.load_b
+
+    @property
+    def a(self) -> Operand:
+        found: Operand = self.load_a.operand
         return found
 
+    @property
+    def b(self) -> Operand:
+        found: Operand = self.load_b.operand
+        return found
 
-def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
-    nhwc, vector, channels, total_pixels = w.layout == "nhwc", op.copy or CHUNK, w.c // w.groups, w.n * w.p * w.q
-    elements, reduction = vector // op.itemsize, channels * w.r * w.s
-    vectors = op.block_k // elements
-    step, apart = threads // vectors, max(1, threads // op.extent)
-    strides = (w.h * w.w * w.c, w.w * w.c, w.c, 1) if nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
-    border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(strides[1:])
-    guard_rows = total_pixels % op.extent != 0
-    return ImageLoader(
-        op,
-        threads,
-        w,
-        iterator,
-        k_tiles,
-        nhwc,
-        vector,
-        elements,
-        vectors_per_chunk=CHUNK // vector,
-        vectors=vectors,
-        step=step,
-        count=ceil_div(op.extent, step),
-        ragged=op.extent % step != 0,
-        steady=not op.flip("r") or step % 8 == 0,
-        pixels=max(1, op.extent // threads),
-        apart=apart,
-        chunk_count=ceil_div(op.chunks, apart),
-        ragged_chunks=op.chunks % apart != 0,
-        channels=channels,
-        group_stride=channels * strides[3],
-        strides=strides,
-        wide=w.n * strides[0] + border >= 2**31,
-        total_pixels=total_pixels,
-        checked=any(w.padding) or guard_rows,
-        reduction=reduction,
-        guard_rows=guard_rows,
-        guard_k=reduction % op.block_k != 0,
+    @property
+    def itemsize(self) -> int:
+        return self.a.itemsize
+
+    @property
+    def stage_bytes(self) -> int:
+        return self.a.bytes + self.b.bytes
+
+    @property
+    def gathers(self) -> bool:
+        """Whether single elements are read."""
+        return any(x.gathers for x in self.loaders)
+
+    @property
+    def asynchronous(self) -> bool:
+        return bool(self.a.copy or self.b.copy)
+
+    @property
+    def through_registers(self) -> bool:
+        return not (self.a.copy and self.b.copy)
+
+
+def storage(
+    c: Config, w: Workload, problem: Problem, loaders: tuple[Any, Any], row_elements: int, along: str, wide: bool
+) -> Storage:
+    """``row_elements``: elements of ``out`` side by side."""
+    load_a, load_b = loaders
+    staged = c["epilogue_store"] == "staged"
+    aligned = max(1, w.alignment // ITEMSIZE[w.out_dtype])
+    # results that leave in one store: at most 2 from fragments, 4 from a staged row or by the second kernel
+    vector = math.gcd(4, problem.n if two_kernels(c) else 4 if staged else 2, row_elements, aligned)
+    shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem)
+    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The main loop: instructions, their order, and when sums move.
+
+    ``sum_type``: PTX type of the accumulators. ``buffers``: register copies of the operands of a k step.
+    ``promote_every``: k tiles after which sums move to float32 registers (``promote``), or are scaled
+    (``block_scales``, ``scale_blocks`` along K). ``heavy``: the epilogue's code is long.
+    """
+
+    shape: Shape
+    instruction: str
+    operand_type: str
+    sum_type: str
+    tf32x3: bool
+    serpentine: bool
+    stages: int
+    buffers: int
+    promote_every: int
+    block_scales: bool
+    scale_blocks: int
+    heavy: bool
+
+    def __str__(self) -> str:
+        tile = f"{self.shape.mmas_m} x {self.shape.mmas_n} x {self.shape.k_steps}"
+        return f"{self.stages} stages, {tile} mma.sync {self.instruction} a warp and stage, {self.buffers} buffers"
+
+    @property
+    def promote(self) -> bool:
+        return self.shape.promote
+
+    @property
+    def sum_ctype(self) -> str:
+        return "int" if self.sum_type == "s32" else "float"
+
+
+def pipeline(c: Config, w: Workload, device: Device, problem: Problem) -> Pipeline:
+    shape, (instruction, operand_type) = Shape.of(c, w.dtype, promotes(w, device)), INSTRUCTION[w.dtype]
+    return Pipeline(
+        shape,
+        instruction,
+        operand_type,
+        sum_type="s32" if w.dtype == "int8" else "f16" if c["arithmetic"] == "fp16_accumulate" else "f32",
+        tf32x3=c["arithmetic"] == "tf32x3",
+        serpentine=c["mma_order"] == "serpentine" and shape.mmas_m > 1,
+        stages=c["stages"],
+        buffers=c["fragment_buffers"],
+        promote_every=max(1, 128 // c["block_k"]),
+        block_scales=w.scales == "block128",
+        scale_blocks=ceil_div(problem.k, 128),
+        heavy=any(op.name in TRANSCENDENTAL for op in w.ops),
     )
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What is launched: ``grid`` blocks of kernel ``name``, and what becomes of the parts of a split K (``reduction``).
+
+    ``overlap``: a persistent block fills its stages for the next tile before its results leave. ``reduce_total``:
+    threads of the second kernel.
+    """
+
+    name: str
+    grid: int
+    reduction: str
+    two_kernels: bool
+    overlap: bool
+    reduce_total: int
+
+    def __str__(self) -> str:
+        return f"{self.grid} blocks{f', parts of K by {self.reduction}' if self.reduction else ''}"
+
+
+def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage) -> Launch:
+    work = tiles.work
+    grid = min(work, device.sm_count * c["min_blocks"]) if c["persistent"] else work
+    return Launch(
+        name,
+        grid,
+        reduction=c["reduction"] if tiles.split_k > 1 else "",
+        two_kernels=two_kernels(c),
+        overlap=c["persistent"] and not stored.staged and tiles.split_k == 1 and work > grid,
+        reduce_total=tiles.batch * tiles.m * tiles.n // stored.vector,
+    )
+
+
+@dataclass(frozen=True)
+class Derived:
+    """All that a source sees as ``launch``; ``config`` is the config."""
+
+    config: Config
+    layout: Layout
+    storage: Storage
+    pipeline: Pipeline
+    launch: Launch
+
+
 def derived(
-    config: Config,
-    workload: Workload,
+    name: str,
+    c: Config,
+    w: Workload,
     device: Device,
     problem: Problem,
     loaders: tuple[Any, Any],
     *,
-    name: str,
     row_elements: int,
-    place: Callable[[str, str], str],
-    coordinates: Callable[[str, str], str],
     along: str,
     wide: bool,
-) -> dict[str, Any]:
-    """Everything but how the loaders are built. ``row_elements``: elements of ``out`` side by side, for vectors."""
-    load_a, load_b = loaders
-    a, b = load_a.operand, load_b.operand
-    shape = Shape.of(config, workload.dtype, promotes(workload, device))
-    (rows, columns), units, split = problem.tiles(config), problem.units(config), config["split_k"]
-    work = units * split
-    grid = min(work, device.sm_count * config["min_blocks"]) if config["persistent"] else work
-    k_tiles, both, staged = problem.k_tiles(config), two_kernels(config), config["epilogue_store"] == "staged"
-    aligned = max(1, workload.alignment // ITEMSIZE[workload.out_dtype])
-    # results that leave in one store: at most 2 from fragments, 4 from a staged row or by the second kernel
-    vector = math.gcd(4, problem.n if both else 4 if staged else 2, row_elements, aligned)
-    instruction, operand_type = INSTRUCTION[workload.dtype]
-    sum_type = "s32" if workload.dtype == "int8" else "f16" if config["arithmetic"] == "fp16_accumulate" else "f32"
-    z = "work" if rows * columns == 1 else f"work / {rows * columns}"
-    return {
-        "name": name,
-        "config": config,
-        "overlap": config["persistent"] and not staged and split == 1 and work > grid,
-        "shape": shape,
-        "a": a,
-        "b": b,
-        "load_a": load_a,
-        "load_b": load_b,
-        "loaders": list(loaders),
-        "itemsize": a.itemsize,
-        "prefetch": config["prefetch_bytes"],
-        "gathers": any(x.gathers for x in loaders),
-        "instruction": instruction,
-        "operand_type": operand_type,
-        "sum_type": sum_type,
-        "sum_ctype": "int" if sum_type == "s32" else "float",
-        "tf32x3": config["arithmetic"] == "tf32x3",
-        "serpentine": config["mma_order"] == "serpentine" and shape.mmas_m > 1,
-        "stages": config["stages"],
-        "stage_bytes": a.bytes + b.bytes,
-        "shared_bytes": shared_bytes(config, a, b),
-        "buffers": config["fragment_buffers"],
-        "asynchronous": bool(a.copy or b.copy),
-        "through_registers": not (a.copy and b.copy),
-        "slices": config["slice_k"],
-        "block_m": config["block_m"],
-        "block_n": config["block_n"],
-        "block_k": config["block_k"],
-        "warp_m": config["warp_m"],
-        "promote": shape.promote,
-        "promote_every": max(1, 128 // config["block_k"]),
-        "block_scales": workload.scales == "block128",
-        "scale_blocks": ceil_div(problem.k, 128),
-        "m": problem.m,
-        "n": problem.n,
-        "batch": problem.batch,
-        "tiles_m": rows,
-        "tiles_n": columns,
-        "tiles": rows * columns,
-        "work": work,
-        "grid": grid,
-        "k_tiles": k_tiles,
-        "split_begin": lambda index: (
-            f"{index} * {k_tiles // split}" if k_tiles % split == 0 else f"{index} * {k_tiles} / {split}"
-        ),
-        "z": "0" if problem.batch == 1 else z if work == units else f"{z} % {problem.batch}",
-        "split_k": split,
-        "reduction": config["reduction"] if split > 1 else "",
-        "two_kernels": both,
-        "counter_bytes": counter_bytes(config, problem),
-        "units": units,
-        "guard_m": problem.m % config["block_m"] != 0,
-        "guard_n": problem.n % config["block_n"] != 0,
-        "staged": staged,
-        "scattered": not staged,
-        "heavy": any(op.name in TRANSCENDENTAL for op in workload.ops),
-        "vector": vector,
-        "widths": [vector] + ([1] if vector > 1 and problem.n % vector and not both else []),
-        "along": along,
-        "wide": wide,
-        "place": place,
-        "coordinates": coordinates,
-        "reduce_vector": vector,
-        "reduce_total": problem.batch * problem.m * problem.n // vector,
-    }
+) -> Derived:
+    """Layout, storage, pipeline and launch of kernel ``name``, in this order; see :func:`storage`."""
+    tiles, stored = layout(c, problem), storage(c, w, problem, loaders, row_elements, along, wide)
+    return Derived(c, tiles, stored, pipeline(c, w, device, problem), launch(name, c, device, tiles, stored))

@@ -32,12 +32,12 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
     return counter_bytes(config, problem) + int(parts)
 
 
-def plan(g: Mapping[str, Any], config: Config, workload: Workload, problem: Problem) -> LaunchPlan:
+def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> LaunchPlan:
     """One kernel; a memset before it for atomics, a second kernel behind it for parts in the workspace.
 
-    ``g`` is what :func:`~.derived.derived` returns.
+    ``g``: a :class:`~.derived.Derived`.
     """
-    both, counted = g["two_kernels"], g["reduction"] in COUNTERS
+    both, counted, name = g.launch.two_kernels, g.launch.reduction in COUNTERS, g.launch.name
     outputs, workspace = epilogue_args(workload), BufferArg("workspace")
     if both:
         scales = ("scale_a", "scale_b") if workload.scales == "block128" else ()
@@ -46,14 +46,14 @@ def plan(g: Mapping[str, Any], config: Config, workload: Workload, problem: Prob
         args = (*outputs, workspace) if counted else outputs
     args = (*map(BufferArg, workload.inputs), *args)
     steps: list[Step] = [
-        KernelStep(g["name"], (g["grid"], 1, 1), (g["shape"].threads, 1, 1), args, shared_bytes=g["shared_bytes"])
+        KernelStep(name, (g.launch.grid, 1, 1), (g.pipeline.shape.threads, 1, 1), args, g.storage.shared_bytes)
     ]
     if both:
-        blocks = ceil_div(g["reduce_total"], 256)
-        steps.append(KernelStep(f"{g['name']}_reduce", (blocks, 1, 1), (256, 1, 1), (workspace, *outputs)))
-    elif g["reduction"] == "atomic":
+        blocks = ceil_div(g.launch.reduce_total, 256)
+        steps.append(KernelStep(f"{name}_reduce", (blocks, 1, 1), (256, 1, 1), (workspace, *outputs)))
+    elif g.launch.reduction == "atomic":
         steps.insert(0, MemsetStep("out", problem.batch * problem.m * problem.n * 4))
-    zeroed = g["counter_bytes"] if counted else 0
+    zeroed = g.storage.counter_bytes if counted else 0
     return LaunchPlan(tuple(steps), workspace_bytes(config, problem), counted, zeroed).check()
 
 

@@ -1,0 +1,191 @@
+"""How the mma.sync families copy an operand's tile to shared memory: of a matrix, or of an image's gathered pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ....workload import Conv2d
+from ..common import ceil_div
+from .tiles import CHUNK, Operand, copy_width
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How a matrix operand's tile is copied: every thread moves ``count`` of its ``total`` vectors.
+
+    ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
+    ``words``: rows may be read in 32-bit words; ``gathers``: single elements are read. ``vector``: bytes that move at
+    once; ``elements`` of them; ``vectors`` of a tile row. Transposed tiles count 4 x 4 squares instead. ``ragged``:
+    some threads have one less. ``regular``: a thread's vectors lie below each other, ``step`` rows apart; ``steady``:
+    the XOR is the same for all of them. ``thread_row``, ``thread_vector``: C expressions of a thread's first one.
+    ``advance``: what the next k tile moves along, rows or columns of the matrix. ``guard_rows``, ``guard_columns``:
+    a tile may reach past the matrix's last row, or past the end of a row.
+    """
+
+    operand: Operand
+    threads: int
+    stride: int
+    row_limit: int
+    column_limit: int
+    words: bool
+    description: str
+    gathers: bool
+    vector: int
+    elements: int
+    vectors_per_chunk: int
+    vectors: int
+    total: int
+    count: int
+    ragged: bool
+    regular: bool
+    step: int
+    steady: bool
+    thread_row: str
+    thread_vector: str
+    advance: str
+    guard_rows: bool
+    guard_columns: bool
+
+    def row_step(self, rows: int) -> str:
+        """C constant: bytes from a row to the one ``rows`` below."""
+        size = rows * self.stride
+        return f"{size}LL" if size * max(self.count, 1) >= 2**31 else str(size)
+
+
+def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) -> Loader:
+    """The loader of a matrix of ``shape``, ``row`` elements from one of its rows to the next."""
+    words = copy_width(4, row * op.itemsize, w.alignment) == 4 and shape[1] % 4 == 0
+    vector = op.copy or CHUNK
+    vectors, order = op.columns * op.itemsize // vector, "k runs along a row" if op.major == "k" else "one k each"
+    description = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
+    total, tile, advance = op.rows * vectors, (op.rows, op.columns), "columns" if op.major == "k" else "rows"
+    if op.transposes:
+        description = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
+        total, tile, advance = op.extent * op.block_k // 16, (op.block_k, op.extent), "rows"
+    step = threads // vectors
+    return Loader(
+        op,
+        threads,
+        row * op.itemsize,
+        *shape,
+        words,
+        description,
+        gathers=not op.copy and not (op.transposes and words),
+        vector=vector,
+        elements=vector // op.itemsize,
+        vectors_per_chunk=CHUNK // vector,
+        vectors=vectors,
+        total=total,
+        count=ceil_div(total, threads),
+        ragged=total % threads != 0,
+        regular=threads % vectors == 0,
+        step=step,
+        steady=not op.flip("r") or step % 8 == 0,
+        thread_row="threadIdx.x" if vectors == 1 else f"threadIdx.x / {vectors}",
+        thread_vector=f"threadIdx.x % {vectors}",
+        advance=advance,
+        guard_rows=shape[0] % tile[0] != 0,
+        guard_columns=shape[1] % tile[1] != 0,
+    )
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
+
+    Copied: a thread copies ``count`` vectors (``vector`` bytes, ``elements``; ``vectors`` a tile row) of one place in
+    k, of pixels ``step`` apart; ``ragged``: some threads have one less; ``steady``: the XOR is the same for all.
+    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks of each of its
+    ``pixels``, ``apart`` chunks from one to the next; ``ragged_chunks``: some threads have one chunk less.
+    ``channels``: of a group, ``group_stride`` elements of x. ``strides``: elements between images, rows, columns and
+    channels of x; ``wide``: such offsets need 64 bits (the corner of a padded image may lie before or behind it).
+    ``checked``: a tap's row and column are compared with the image. ``reduction``: k of the product. ``guard_rows``,
+    ``guard_k``: a tile may reach past the last pixel, or the last k.
+    """
+
+    operand: Operand
+    threads: int
+    workload: Conv2d
+    iterator: str
+    k_tiles: int
+    nhwc: bool
+    vector: int
+    elements: int
+    vectors_per_chunk: int
+    vectors: int
+    step: int
+    count: int
+    ragged: bool
+    steady: bool
+    pixels: int
+    apart: int
+    chunk_count: int
+    ragged_chunks: bool
+    channels: int
+    group_stride: int
+    strides: tuple[int, int, int, int]
+    wide: bool
+    total_pixels: int
+    checked: bool
+    reduction: int
+    guard_rows: bool
+    guard_k: bool
+    gathers: bool = False
+    words: bool = False
+
+    def tap(self, k: int) -> tuple[int, int, int]:
+        """(r, s, c) of a k."""
+        w = self.workload
+        if self.nhwc:
+            return k // (w.s * self.channels), k // self.channels % w.s, k % self.channels
+        return k // w.s % w.r, k % w.s, k // (w.r * w.s)
+
+    def table(self) -> list[tuple[int, int, int]]:
+        """(offset in x, row, column) of every tap, relative to a pixel's first; rows past k lie outside any image."""
+        w, (_, row, column, channel) = self.workload, self.strides
+        found = []
+        for k in range(self.k_tiles * self.operand.block_k):
+            r, s, c = self.tap(k)
+            y, x = r * w.dilation[0], s * w.dilation[1]
+            found.append((y * row + x * column + c * channel, y, x) if k < self.reduction else (0, 1 << 25, 0))
+        return found
+
+
+def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
+    nhwc, vector, channels, total_pixels = w.layout == "nhwc", op.copy or CHUNK, w.c // w.groups, w.n * w.p * w.q
+    elements, reduction = vector // op.itemsize, channels * w.r * w.s
+    vectors = op.block_k // elements
+    step, apart = threads // vectors, max(1, threads // op.extent)
+    strides = (w.h * w.w * w.c, w.w * w.c, w.c, 1) if nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
+    border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(strides[1:])
+    guard_rows = total_pixels % op.extent != 0
+    return ImageLoader(
+        op,
+        threads,
+        w,
+        iterator,
+        k_tiles,
+        nhwc,
+        vector,
+        elements,
+        vectors_per_chunk=CHUNK // vector,
+        vectors=vectors,
+        step=step,
+        count=ceil_div(op.extent, step),
+        ragged=op.extent % step != 0,
+        steady=not op.flip("r") or step % 8 == 0,
+        pixels=max(1, op.extent // threads),
+        apart=apart,
+        chunk_count=ceil_div(op.chunks, apart),
+        ragged_chunks=op.chunks % apart != 0,
+        channels=channels,
+        group_stride=channels * strides[3],
+        strides=strides,
+        wide=w.n * strides[0] + border >= 2**31,
+        total_pixels=total_pixels,
+        checked=any(w.padding) or guard_rows,
+        reduction=reduction,
+        guard_rows=guard_rows,
+        guard_k=reduction % op.block_k != 0,
+    )
