@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..cuda.device import Device
@@ -147,25 +148,77 @@ CONSTRAINTS = (
 )
 
 
-def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    tiles_c, tiles_p, tiles_q = _tiles(c, w)
+@dataclass(frozen=True)
+class Layout:
+    """Blocks along channels, rows and columns, and the ``channels`` of a thread."""
+
+    tiles_c: int
+    tiles_p: int
+    tiles_q: int
+    channels: int
+    nhwc: bool
+
+    def __str__(self) -> str:
+        return f"{self.tiles_c} x {self.tiles_p} x {self.tiles_q} blocks, {self.channels} channels a thread"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The window of ``rows`` x ``columns`` pixels that a thread reads; ``*_outside``: it may reach past the image.
+
+    ``wide_*``: offsets need 64 bits.
+    """
+
+    rows: int
+    columns: int
+    rows_outside: bool
+    columns_outside: bool
+    wide_x: bool
+    wide_out: bool
+
+    def __str__(self) -> str:
+        return f"a window of {self.rows} x {self.columns} pixels a thread"
+
+
+@dataclass(frozen=True)
+class Launch:
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads a block"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """All that the source sees as ``launch``; there is no pipeline."""
+
+    layout: Layout
+    storage: Storage
+    launch: Launch
+
+
+def layout(c: Mapping[str, Any], w: Any) -> Layout:
+    return Layout(*_tiles(c, w), _channels(c, w), w.layout == "nhwc")
+
+
+def storage(c: Mapping[str, Any], w: Any, tiles: Layout) -> Storage:
     rows, columns = _window(c, w)
-    last_row = (tiles_p * c["threads_p"] * c["thread_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
-    last_column = (tiles_q * c["threads_q"] * c["thread_q"] - 1) * w.stride[1] - w.padding[2]
-    return {
-        "threads": _threads(c),
-        "tiles_c": tiles_c,
-        "tiles_p": tiles_p,
-        "tiles_q": tiles_q,
-        "nhwc": w.layout == "nhwc",
-        "channels": _channels(c, w),
-        "rows": rows,
-        "columns": columns,
-        "rows_outside": w.padding[0] > 0 or last_row >= w.h,
-        "columns_outside": w.padding[2] > 0 or last_column + (w.s - 1) * w.dilation[1] >= w.w,
-        "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
-        "wide_out": w.n * w.k * w.p * w.q > INDEX_LIMIT,
-    }
+    last_row = (tiles.tiles_p * c["threads_p"] * c["thread_p"] - 1) * w.stride[0] - w.padding[0]
+    last_column = (tiles.tiles_q * c["threads_q"] * c["thread_q"] - 1) * w.stride[1] - w.padding[2]
+    return Storage(
+        rows,
+        columns,
+        rows_outside=w.padding[0] > 0 or last_row + (w.r - 1) * w.dilation[0] >= w.h,
+        columns_outside=w.padding[2] > 0 or last_column + (w.s - 1) * w.dilation[1] >= w.w,
+        wide_x=w.c * w.h * w.w > INDEX_LIMIT,
+        wide_out=w.n * w.k * w.p * w.q > INDEX_LIMIT,
+    )
+
+
+def derived(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
+    """Layout, storage and launch, in this order."""
+    tiles = layout(c, w)
+    return Derived(tiles, storage(c, w, tiles), Launch(_threads(c)))
 
 
 def resources(config: Config, workload: Any, device: Device) -> ResourceEstimate:

@@ -17,12 +17,12 @@ from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once
+from .lib.common import INDEX_LIMIT, derived_once
 from .lib.direct import seeds
 from .lib.direct import tiles as tile
 from .lib.direct.constraints import CONSTRAINTS
+from .lib.direct.derived import Derived, derived
 from .lib.simt import launch
-from .lib.simt.tiles import shared_item
 
 KNOBS = (
     Knob("block_k", (1, 2, 4, 8, 16, 32, 64, 128), "output channels that a block computes"),
@@ -62,73 +62,29 @@ KNOBS = (
 
 @functools.lru_cache(maxsize=256)
 @derived_once
-def derived(c: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    tiles_k, tiles_p, tiles_q = tile.tiles(c, w)
-    steps, per_slice = tile.slices(c, w)
-    rows, columns = tile.patch_rows(c, w), tile.patch_columns(c, w)
-    cg, kg = tile.channels(w)
-    v = c["vector_width_x"]
-    last_row = (tiles_p * c["block_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
-    last_column = (tiles_q - 1) * c["block_q"] * w.stride[1] - w.padding[2] - tile.shift(c, w) + columns - 1
-    return {
-        "threads": tile.threads(c),
-        "threads_k": c["block_k"] // c["thread_k"],
-        "threads_p": c["block_p"] // c["thread_p"],
-        "threads_q": c["block_q"] // c["thread_q"],
-        "tiles_k": tiles_k,
-        "tiles_p": tiles_p,
-        "tiles_q": tiles_q,
-        "steps": steps,
-        "per_slice": per_slice,
-        "cg": cg,
-        "kg": kg,
-        "nhwc": w.layout == "nhwc",
-        "rows": rows,
-        "columns": columns,
-        "shift": tile.shift(c, w),
-        "x_chunks": c["block_c"] * rows * columns // v,
-        "w_chunks": c["block_k"] * c["block_c"] * w.r * w.s // c["vector_width_w"],
-        "x_pitch": tile.x_pitch(c, w),
-        "w_pitch": tile.w_pitch(c, w),
-        "x_size": tile.x_elements(c, w),
-        "w_size": tile.w_elements(c, w),
-        "x_bytes": v * ITEMSIZE[w.dtype],
-        "w_bytes": c["vector_width_w"] * ITEMSIZE[w.dtype],
-        "rows_outside": w.padding[0] > 0 or last_row >= w.h,
-        "columns_outside": w.padding[2] + tile.shift(c, w) > 0 or last_column >= w.w,
-        "dynamic": tile.shared_bytes(c, w) > STATIC_LIMIT,
-        "w_offset": tile.x_bytes(c, w),
-        "shared_bytes": tile.shared_bytes(c, w),
-        "x_elements": tile.x_bytes(c, w) // shared_item(c, w),
-        "w_elements": tile.w_bytes(c, w) // shared_item(c, w),
-        "row_length": tile.row_length(c, w),
-        "wide_x": w.c * w.h * w.w > INDEX_LIMIT,
-        "wide_w": kg * cg * w.r * w.s > INDEX_LIMIT,
-        "wide_out": tile.outputs(w) > INDEX_LIMIT,
-        "reduce_threads": launch.REDUCE_THREADS,
-        "outputs": tile.outputs(w),
-    }
+def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
+    return derived(c, w)
 
 
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of a config."""
-    g, workspace = derived(c, w, device), launch.workspace_bytes(c["split_c"], w, tile.outputs(w))
-    depth = g["per_slice"] * c["block_c"] * ITEMSIZE[w.dtype]
+    g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_c"], w, tile.outputs(w))
+    depth = g.pipeline.per_slice * c["block_c"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "conv2d_direct",
-        g["per_slice"],
-        macs=g["threads"] * tile.sums(c) * c["block_c"] * w.r * w.s,
-        tiles=(w.n * g["tiles_p"] * g["tiles_q"], g["tiles_k"], w.groups * c["split_c"]),
-        reads=(g["rows"] * g["columns"] * depth, c["block_k"] * w.r * w.s * depth),
+        g.pipeline.per_slice,
+        macs=g.launch.threads * tile.sums(c) * c["block_c"] * w.r * w.s,
+        tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_c"]),
+        reads=(g.storage.rows * g.storage.columns * depth, c["block_k"] * w.r * w.s * depth),
         stages=c["stages"],
     )
-    return ResourceEstimate(g["threads"], g["shared_bytes"], tile.sums(c), workspace, loop)
+    return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, tile.sums(c), workspace, loop)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     """One launch, and with ``split_c`` a second one."""
-    g, vector = derived(c, w, device), c["vector_width_out"]
-    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_c"], g["outputs"], vector)
+    g, vector = derive(c, w, device), c["vector_width_out"]
+    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_c"], g.layout.outputs, vector)
 
 
 def supports(workload: Any, device: Device) -> bool | str:
@@ -148,7 +104,7 @@ TEMPLATE: Template = Template(
     tile=(("block_p", "block_q"), ("block_k",), ("block_c",)),
     constraints=CONSTRAINTS,
     supports=supports,
-    derive=derived,
+    derive=derive,
     resources=resources,
     plan=plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE),

@@ -17,10 +17,11 @@ from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
-from .lib.common import INDEX_LIMIT, STATIC_LIMIT, derived_once, matmul_walks
+from .lib.common import derived_once, matmul_walks
 from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
 from .lib.simt.constraints import CONSTRAINTS
+from .lib.simt.derived import Derived, derived
 
 KNOBS = (
     Knob("block_m", (16, 32, 64, 128, 256), "rows of C that a block computes"),
@@ -59,39 +60,8 @@ KNOBS = (
 
 @functools.lru_cache(maxsize=256)
 @derived_once
-def derived(config: Mapping[str, Any], w: Any, device: Device) -> Mapping[str, Any]:
-    tiles_m, tiles_n = tile.tiles(config, w)
-    tiles_k, per_slice = tile.slices(config, w)
-    a_bytes, b_bytes = tile.shared_bytes(config, w)
-    lanes_n = config["warp_n"] // config["thread_n"]
-    return {
-        "threads": tile.threads(config),
-        "tiles_m": tiles_m,
-        "tiles_n": tiles_n,
-        "tiles_k": tiles_k,
-        "per_slice": per_slice,
-        "a": tile.operand(config, w, "a"),
-        "b": tile.operand(config, w, "b"),
-        "dynamic": a_bytes + b_bytes > STATIC_LIMIT,
-        "b_offset": a_bytes,
-        "a_elements": a_bytes // tile.shared_item(config, w),
-        "b_elements": b_bytes // tile.shared_item(config, w),
-        "shared_bytes": a_bytes + b_bytes,
-        "lanes_n": lanes_n,
-        "lanes_m": 32 // lanes_n,
-        "warp_m": 32 // lanes_n * config["thread_m"],
-        "warps_n": config["block_n"] // config["warp_n"],
-        "piece_m": config["thread_m"] // config["interleave_m"],
-        "piece_n": config["thread_n"] // config["interleave_n"],
-        "wide_out": w.m * w.ldc > INDEX_LIMIT,
-        "wide_sum": w.m * w.n > INDEX_LIMIT,
-        "fold_batch": w.batch > launch.GRID_Z,
-        "reduce_threads": launch.REDUCE_THREADS,
-        "dp4a": w.dtype == "int8"
-        and config["shared_type"] == "stored"
-        and config["fragment_k"] == 4
-        and config["shared_a"] == config["shared_b"] == "k_inner",
-    }
+def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+    return derived(config, w)
 
 
 def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
@@ -103,34 +73,34 @@ def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
 
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, accumulators and workspace of a config."""
-    g = derived(c, w, device)
-    if g["tiles_k"] > c["split_k"]:
+    g = derive(c, w, device)
+    if g.layout.tiles_k > c["split_k"]:
         sums = tile.accumulators(c, w)
     else:  # one tile of K for each: scaled at once, and the compiler may finish one row of sums after the other
         sums = c["thread_m"] * c["thread_n"] if c["block_k"] > 8 else c["thread_n"]
     # where the tile reaches past the matrix, the compiler drops the sums that no thread has inside
-    live = _live(w.m, c["block_m"], g["lanes_m"], g["piece_m"], c["interleave_m"])
-    live *= _live(w.n, c["block_n"], g["lanes_n"], g["piece_n"], c["interleave_n"])
+    live = _live(w.m, c["block_m"], g.layout.lanes_m, g.layout.piece_m, c["interleave_m"])
+    live *= _live(w.n, c["block_n"], g.layout.lanes_n, g.layout.piece_n, c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
     workspace = launch.workspace_bytes(c["split_k"], w, w.m * w.n)
-    depth = g["per_slice"] * c["block_k"] * ITEMSIZE[w.dtype]
+    depth = g.layout.per_slice * c["block_k"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "matmul_simt",
-        g["per_slice"],
-        macs=g["threads"] * live * c["block_k"],
-        tiles=(g["tiles_m"], g["tiles_n"], c["split_k"] * w.batch),
+        g.layout.per_slice,
+        macs=g.launch.threads * live * c["block_k"],
+        tiles=(g.layout.tiles_m, g.layout.tiles_n, c["split_k"] * w.batch),
         reads=(c["block_m"] * depth, c["block_n"] * depth),
         band=c["group_m"],
         stages=c["stages"],
         walks=matmul_walks(w, c["block_m"], c["block_n"], c["block_k"]),
     )
-    return ResourceEstimate(g["threads"], g["shared_bytes"], sums, workspace, loop)
+    return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, sums, workspace, loop)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     """One launch, and with ``split_k`` a second one."""
-    g, vector = derived(c, w, device), c["vector_width_out"]
-    blocks = g["tiles_m"] * g["tiles_n"]
+    g, vector = derive(c, w, device), c["vector_width_out"]
+    blocks = g.layout.tiles_m * g.layout.tiles_n
     return launch.plan("matmul_simt", g, w, ("a", "b"), blocks, c["split_k"], w.m * w.n, vector)
 
 
@@ -142,7 +112,7 @@ TEMPLATE: Template = Template(
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=lambda workload, device: True,
-    derive=derived,
+    derive=derive,
     resources=resources,
     plan=plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+
 import pytest
 
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, Unsupported
-from gpu_tune.templates.registry import bind
+from gpu_tune.templates.registry import bind, registry
 from gpu_tune.workload import Conv2d, Matmul
 
 H200 = by_name("nvidia-h200")
@@ -43,3 +45,24 @@ def test_an_invalid_config_is_refused_with_every_rule_it_breaks() -> None:
     bound = bind(WORKLOADS[0], H200)[0]
     with pytest.raises(InvalidConfig, match=f"{bound.name} config .*unknown knob 'typo'"):
         bound.render(bound.default().replace(typo=1))
+
+
+DEPTHWISE = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, layout="nhwc", dtype="float16")
+WINOGRAD = Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16", math=("winograd",))
+
+
+def test_what_reaches_a_source_has_named_fields_that_say_what_they_are() -> None:
+    """No untyped dict of more than ten keys; layout, storage, pipeline and launch read as one line each."""
+    seen = set()
+    for workload in (*WORKLOADS, DEPTHWISE, WINOGRAD):
+        for bound in bind(workload, H200):
+            g = bound.template.derive(bound.default(), bound.computed, H200)
+            seen.add(bound.name)
+            if isinstance(g, dict):
+                assert len(g) <= 10, bound.name
+                continue
+            assert is_dataclass(g) and g.__dataclass_params__.frozen  # type: ignore[attr-defined]
+            parts = [getattr(g, n) for n in ("layout", "storage", "pipeline", "launch") if hasattr(g, n)]
+            assert len(parts) >= 3 and all(is_dataclass(p) and p.__dataclass_params__.frozen for p in parts)
+            assert all(len(str(p)) < 250 and "(" not in str(p) and "\n" not in str(p) for p in parts), bound.name
+    assert seen == set(registry())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan
@@ -20,7 +19,7 @@ def workspace_bytes(slices: int, w: Any, outputs: int) -> int:
 
 def plan(
     name: str,
-    g: Mapping[str, Any],
+    g: Any,
     w: Any,
     inputs: tuple[str, str],
     blocks: int,
@@ -44,6 +43,6 @@ def plan(
         scales = ("scale_a", "scale_b") if w.scales == "block128" else ()
         args = (BufferArg("workspace"), *map(BufferArg, scales))
     args = (*map(BufferArg, inputs), *args)
-    dynamic = g["shared_bytes"] if g["dynamic"] else 0
-    main = KernelStep(name, grid(blocks, slices), (g["threads"], 1, 1), args, dynamic)
+    dynamic = g.storage.shared_bytes if g.storage.dynamic else 0
+    main = KernelStep(name, grid(blocks, slices), (g.launch.threads, 1, 1), args, dynamic)
     return LaunchPlan((main, *steps), workspace_bytes(slices, w, outputs)).check()

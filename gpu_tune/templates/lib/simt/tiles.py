@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
@@ -72,29 +73,58 @@ def along_k(w: Any, which: str) -> bool:
     return bool(w.layout["ab".index(which)] == ("n" if which == "a" else "t"))
 
 
-def operand(c: Mapping[str, Any], w: Any, which: str) -> dict[str, Any]:
-    """How one operand moves: its global order, its tile in shared memory and the width of the copies."""
+@dataclass(frozen=True)
+class Operand:
+    """How one operand moves: a ``block`` of its rows (A) or columns (B), ``chunks`` vectors of ``vector`` elements.
+
+    ``k_contiguous``: k runs along a row in memory; ``k_inner``: in shared memory, where rows are ``pitch`` elements
+    apart and a tile takes ``size``. ``per_row``: vectors in a row of the global tile. ``aligned``: a vector's place in
+    shared memory is aligned to its store. ``ld``, ``matrix``: elements of a row and of a matrix; ``wide``: more than
+    int indices reach.
+    """
+
+    k_contiguous: bool
+    k_inner: bool
+    block: int
+    vector: int
+    bytes: int
+    per_row: int
+    chunks: int
+    pitch: int
+    aligned: bool
+    size: int
+    ld: int
+    matrix: int
+    wide: bool
+
+    def __str__(self) -> str:
+        return f"{self.size} elements by {self.vector}"
+
+    @property
+    def same_order(self) -> bool:
+        return self.k_contiguous == self.k_inner
+
+
+def operand(c: Mapping[str, Any], w: Any, which: str) -> Operand:
+    """Operand ``a`` or ``b``: its global order, its tile in shared memory and the width of the copies."""
     block, vector = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"]
-    k_contiguous, k_inner = along_k(w, which), c[f"shared_{which}"] == "k_inner"
-    rows, pitch = tile_shape(c, w, which)
+    k_contiguous, (rows, pitch) = along_k(w, which), tile_shape(c, w, which)
     shape, ld = (w.a_shape, w.lda) if which == "a" else (w.b_shape, w.ldb)
-    return {
-        "k_contiguous": k_contiguous,
-        "k_inner": k_inner,
-        "same_order": k_contiguous == k_inner,
-        "block": block,
-        "vector": vector,
-        "bytes": vector * ITEMSIZE[w.dtype],
-        "per_row": (c["block_k"] if k_contiguous else block) // vector,  # vectors in a row of the global tile
-        "chunks": block * c["block_k"] // vector,
-        "pitch": pitch,
-        # whether a vector's place in shared memory is aligned to its store
-        "aligned": pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
-        "size": rows * pitch,
-        "ld": ld,
-        "matrix": shape[0] * ld,
-        "wide": shape[0] * ld > INDEX_LIMIT,
-    }
+    return Operand(
+        k_contiguous,
+        c[f"shared_{which}"] == "k_inner",
+        block,
+        vector,
+        bytes=vector * ITEMSIZE[w.dtype],
+        per_row=(c["block_k"] if k_contiguous else block) // vector,
+        chunks=block * c["block_k"] // vector,
+        pitch=pitch,
+        aligned=pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
+        size=rows * pitch,
+        ld=ld,
+        matrix=shape[0] * ld,
+        wide=shape[0] * ld > INDEX_LIMIT,
+    )
 
 
 def tile_shape(c: Mapping[str, Any], w: Any, which: str) -> tuple[int, int]:
