@@ -39,7 +39,9 @@ void mbarrier_init(Warp& w, const Instr& i, u32 m) {
     Cta& cta = shared_target(w, a);
     if (cta.mbarriers.count(a))
       w.machine->report("mbarrier", format("mbarrier.init at byte %d of an mbarrier that is live (mbarrier.inval is missing)", byte_of(a)), &w);
-    if (!cell_mate(cta, a)) {                  // whose initialisation is no access to this one
+    if (cell_mate(cta, a) && a + 8 <= cta.top) {  // whose initialisation is no access to this one
+      w.machine->highest_shared = std::max(w.machine->highest_shared, a + 8);
+    } else {
       set_flags(cta, a, 8, 0, Cell::Mbarrier);
       check_access(cta, a, 8, true, {&w, l, w.agent, &w.clock, false, "mbarrier.init"});
     }

@@ -110,3 +110,24 @@ def test_cp_async_arrives_on_a_barrier() -> None:
 def test_arrivals_reach_another_block() -> None:
     got = result(run(BARRIERS, "remote_arrive", [np.zeros(64, np.uint32)], grid=2, cluster=2), 0)
     assert sorted(set(got)) == [1, 2]
+
+
+LAST = (
+    HOPPER
+    + r"""
+GLOBAL last_barrier(u32* out) {
+  extern __shared__ __align__(16) u64 bars[];
+  const int t = threadIdx.x;
+  if (t == 0) for (int i = 0; i < 4; ++i) mbar_init(shared_address(&bars[i]), 1);
+  __syncthreads();
+  uint4* tile = reinterpret_cast<uint4*>(out);
+  tile[t] = make_uint4(t, t, t, t);
+}
+"""
+)
+
+
+def test_an_initialised_barrier_is_shared_memory_in_use() -> None:
+    """Its neighbour in the same 16 bytes may be the only one that the run waits on."""
+    report = run(LAST, "last_barrier", [np.zeros(128, np.uint32)], shared=32)
+    assert report.ok and report.shared_bytes_touched == {"last_barrier": 32}
