@@ -137,28 +137,38 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     fits = _resident(c, w, device, shape)
     each = ceil_div(work, device.sm_count)
 
-    # what a k tile takes of an SM
+    # what a k tile takes of an SM, in clocks; a constant without a source named here has none: it only orders configs
+    # rate: operations a clock of the SM's tensor pipes (table of devices), of which mma.sync reaches 0.62 on 9.0
     kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
     rate = (device.flops_per_clock.get(kind, 0) or 512) * (0.62 if device.cc == 90 else 0.9)  # HGMMA alone is faster
     reads = shape.k_steps * (shape.mmas_m + shape.mmas_n / 2)  # ldmatrix of a warp
     steps = shape.k_steps * shape.mmas_m * shape.mmas_n  # instructions of the tensor cores
+    # issue slots: 1.2 an mma (with address arithmetic), one an ldmatrix, 3 a 16-byte copy, 25 of loop overhead; a warp
+    # instruction takes one slot of one of the SM's schedulers
     issue = warps * (1.2 * steps + reads + 3 * edge / (CHUNK * shape.threads) + 25) / SCHEDULERS
+    # shared memory: 128 bytes a clock (32 banks of 4 bytes, CUDA programming guide); an ldmatrix.x4 reads 32 chunks
     shared = (warps * reads * 32 * CHUNK + edge) / 128
     l2 = edge / (40 if device.shared_bytes_per_sm > 2**17 else 18)  # bytes a clock that an SM gets: compute, consumer
+    # an m16n8 instruction is 2 x 16 x 8 x (32 / size) operations; one scheduler's pipe does rate / SCHEDULERS a clock
     interval = 2 * 16 * 8 * 32 / size * SCHEDULERS / rate  # clocks of an instruction on its tensor core
+    # a warp alone: 60 clocks of barrier and wait a k tile; 35 are the latency of an mma, and of an unbuffered ldmatrix
     chain = 60 + shape.k_steps * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
 
     def round_of(blocks: int) -> float:
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
         parts = (2.0 * area * c["block_k"] / rate * idle, issue, shared, l2)
         tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
+        # epilogue: 1500 clocks of start and drain, then results leave at 32 bytes a clock; the parts of a split K, which
+        # are written and read again, at 24
         leave = 1500 + blocks * area * 4 / 32
         if c["split_k"] > 1:
             leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 24
+        # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
         return k_tiles * max(tile, chain, 700 / (c["stages"] - 1)) + leave
 
     full, rest = divmod(each, fits)
     clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
+    # bytes that must be read and written once, over the memory's bytes a second, in clocks
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
     return max(clocks, floor) + 0.1 * clocks

@@ -173,19 +173,24 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     if blocks > 1 and 2 * units <= places:
         blocks, places = 1, places // 2
 
-    # one slice of K for a block: a wgmma covers 32 bytes of k and reads both operands from shared memory
+    # one slice of K for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of the tensor cores,
+    # or the time to read 64 + N rows of 32 bytes from shared memory (rates: see the module's head)
     row = c["block_k"] * size
     tensor = own * mt * row / 32 * max(narrow / 2, (64 + narrow) * 32 / SHARED_BYTES)
     read = row * (c["block_m"] / c["cluster_n"] + c["block_n"] / c["cluster_m"]) / L2_BYTES
     fill = row * (c["block_m"] + c["block_n"]) / FILL_BYTES
+    # its instructions, 60 clocks to wait and release (no source), and 2 for each promoted sum of a thread
     alone = tensor / own + 60 + (mt * narrow if tiles.promotes(w) else 0)  # a consumer by itself
     busy = (tensor, read, fill)
+    # the slowest unit sets the pace, and a tenth of the others' time is not hidden (no source)
     pace = max(*busy, alone * own / c["consumers"] / blocks, LATENCY / c["stages"] / blocks)
     pace += 0.1 * (sum(busy) - max(busy))
 
     # one tile: what the epilogue costs while its tensor cores wait
     sums = mt * narrow / 2  # of a thread
     store = 4.0 if together else 7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes
+    # 300 clocks to drain; clocks a sum: 4 to the cluster, 7 through the copy engine, 4 + 16 / bytes by plain stores,
+    # and 4 for each operation of the epilogue (no source: they order stores of different widths)
     leave = 300 + sums * (store + 4.0 * len(w.ops))
     rounds = ceil_div(units, places)
     if pingpong or blocks > 1:  # two tiles at a time, one in its epilogue while the other multiplies
@@ -193,8 +198,10 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
         total = rounds * pair / (1 if blocks > 1 else 2) + leave + slices * pace * (pingpong and rounds == 1)
     else:
         total = rounds * (slices * pace + leave)
+    # the first slice's latency, and the clocks in which a cluster of 2, or of more, starts together (no source)
     total += LATENCY + {1: 0, 2: 500}.get(cluster, 1200)
 
+    # no kernel beats the memory traffic that it cannot avoid: every operand and result once
     clocks_a_byte = device.clock_mhz * 1e6 / device.bandwidth
     k = problem.k_tiles(c) * c["block_k"]
     moved = problem.batch * (size * k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
