@@ -158,7 +158,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
         parts = (2.0 * area * c["block_k"] / rate * idle, issue, shared, l2)
         tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
-        # epilogue: 1500 clocks of start and drain, then results leave at 32 bytes a clock; the parts of a split K, which
+        # epilogue: 1500 clocks of start and drain, then results leave at 32 bytes a clock; parts of a split K, which
         # are written and read again, at 24
         leave = 1500 + blocks * area * 4 / 32
         if c["split_k"] > 1:

@@ -173,7 +173,7 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     if blocks > 1 and 2 * units <= places:
         blocks, places = 1, places // 2
 
-    # one slice of K for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of the tensor cores,
+    # one slice of K for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of tensor cores,
     # or the time to read 64 + N rows of 32 bytes from shared memory (rates: see the module's head)
     row = c["block_k"] * size
     tensor = own * mt * row / 32 * max(narrow / 2, (64 + narrow) * 32 / SHARED_BYTES)
