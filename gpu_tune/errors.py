@@ -66,6 +66,10 @@ class MeasureError(GpuTuneError):
     """The measuring machinery itself failed (no device, a worker that cannot be started)."""
 
 
+class EnvironmentFault(MeasureError):
+    """The machine, not the config, kept a trial from its end: it is neither told to the search nor recorded."""
+
+
 class StoreError(GpuTuneError):
     """A store or records folder cannot be used (not writable, owned by others, wrong version)."""
 

@@ -2,10 +2,13 @@
 
 A compile's identity is the source, the full option list and the NVRTC release. A compile that fails is kept as well
 (the same source fails again); one that runs into its time limit or loses its worker is not: that may be the machine.
+A worker that is lost (to an out-of-memory killer, say) is the environment's fault: its compile is tried again, then
+once more with no other beside it, and if that is lost as well the future fails with EnvironmentFault.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,18 +17,20 @@ import resource
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import paths, text
 from ..cuda import nvrtc
-from ..errors import CompileError, InvalidInput
+from ..errors import CompileError, EnvironmentFault, InvalidInput
 from .worker import Worker, WorkerLost, WorkerPool
 
 log = logging.getLogger("gpu_tune.compile")
 TIMEOUT = 60.0
+ATTEMPTS = 3
+"""How often a compile is tried whose worker is lost; the last time no other compile runs."""
 MAGIC = b"gpu_tune compiled 1\n"
 _MEMORY_LIMIT = 16 * 2**30
 
@@ -131,7 +136,7 @@ class CompilePool(WorkerPool):
         super().__init__(entry, jobs or default_jobs())
         self.store, self.timeout = store, timeout
         self._in_flight: weakref.WeakValueDictionary[str, Future[CompileResult]] = weakref.WeakValueDictionary()
-        self._submitting = threading.Lock()
+        self._submitting, self._complained, self._room = threading.Lock(), False, _Room()
 
     def submit(self, source: str, arch: str, options: Sequence[str] = LINES) -> Future[CompileResult]:
         """A future of the result; equal compiles in flight share one. CompilerMissing when there is no NVRTC."""
@@ -144,28 +149,74 @@ class CompilePool(WorkerPool):
             return future
 
     def _result(self, worker: Worker, key: str, request: tuple[str, str, tuple[str, ...]]) -> CompileResult:
-        """The stored result, else the compiler's, which is stored."""
+        """The stored result, else the compiler's, which is stored; EnvironmentFault where the machine lets none be."""
         kept = self.store.get(key) if self.store else None
         if kept is not None:
             return kept
-        start = time.perf_counter()
-        for _ in range(2):  # once may be a stray kill; twice is the source
+        start, why, crashes = time.perf_counter(), "", 0
+        for attempt in range(ATTEMPTS):
             try:
-                result: CompileResult = worker.ask(request, self.timeout)
+                with self._room.all() if attempt == ATTEMPTS - 1 else self._room.one():
+                    result: CompileResult = worker.ask(request, self.timeout)
                 if self.store:
                     self.store.put(key, result)
                 return result
             except WorkerLost as lost:
                 if self.closed:
                     raise
-                why, took = str(lost), time.perf_counter() - start
-                if lost.timed_out:
+                why, took, last = str(lost), time.perf_counter() - start, attempt == ATTEMPTS - 1
+                if lost.timed_out and lost.stage.name != "start" and (last or not lost.starved):
                     return CompileResult("compile_timeout", reason=f"no cubin after {self.timeout:g} s", seconds=took)
-            except Exception as error:  # no file left for its pipe, say: this compile is lost, and the tuning goes on
+                crashes += lost.crashed
+                if crashes == 2:  # once may be chance; twice is the source
+                    return CompileResult("compile_error", reason=f"the compiler crashed twice: {why}", seconds=took)
+            except Exception as error:  # no process, no file left for its pipe, no NVRTC any more
                 if self.closed:
                     raise
-                return CompileResult("compile_error", reason=f"the compile could not be run: {error}")
-        return CompileResult("compile_error", reason=f"the compiler was lost twice: {why}", seconds=took)
+                why = str(error)
+            self._say(why)
+        raise EnvironmentFault(f"a compile was lost {ATTEMPTS} times, the last time alone: {why}")
+
+    def _say(self, why: str) -> None:
+        """Warn once in the life of a pool: what is lost to the machine is tried again."""
+        with self._submitting:
+            said, self._complained = self._complained, True
+        if not said:
+            log.warning("a compile worker was lost (%s): its compile is tried again, at last alone", why)
+
+
+class _Room:
+    """Where compiles run: many at once, or one alone, which waits until the others have ended."""
+
+    def __init__(self) -> None:
+        self._changed, self._running, self._alone = threading.Condition(), 0, 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Beside others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def all(self) -> Iterator[None]:
+        """Alone: compiles that come meanwhile wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = 1
+            self._changed.wait_for(lambda: not self._running)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = 0
+                self._changed.notify_all()
 
 
 def compile_request(request: tuple[str, str, tuple[str, ...]], note: Callable[[str], None]) -> CompileResult:

@@ -86,8 +86,8 @@ class CompilingMeasurer(Measurer):
             left = None if seconds is None else max(0.0, start + seconds - time.perf_counter())
             for compiled in as_completed(under_way, left):
                 candidate, rendered = under_way[compiled]
-                result = compiled.result()
                 with contextlib.suppress(GpuTuneError):
+                    result = compiled.result()
                     if result.status == "ok":
                         yield build_of(candidate, self._bound(candidate), rendered, result, 0.0)
         except FutureTimeout:  # in Python 3.10 another class than TimeoutError

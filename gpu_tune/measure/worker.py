@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from ..errors import GpuTuneError, MeasureError
 
+# Isolated (-I): without the working directory on the path, whose json.py, say, must not be run in its place.
 _BOOT = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from gpu_tune.measure.worker import serve; serve(*map(int, sys.argv[2:4]), sys.argv[4], sys.argv[5])"
@@ -50,6 +51,26 @@ class Stage(NamedTuple):
         return f"{self.name} of {self.subject}" if self.subject else self.name
 
 
+def _search_path() -> list[str]:
+    """Where this process looks for modules, the working directory last: it shadows nothing."""
+    here = [p for p in sys.path if not p or os.path.abspath(p) == os.getcwd()]
+    return [p for p in sys.path if p not in here] + here
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What process ``pid`` has computed, seconds; 0 where that is not known."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+CRASHES = tuple(
+    -s for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
+)
+"""Exit codes of a process that did it itself; others were ended from outside, by an out-of-memory killer say."""
 Note = Callable[..., None]
 """``note(stage, subject="")``: what a handler tells its parent of where it is."""
 
@@ -59,11 +80,22 @@ def no_note(stage: str, subject: str = "") -> None:
 
 
 class WorkerLost(MeasureError):
-    """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing."""
+    """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing.
 
-    def __init__(self, reason: str, stage: Stage | None = None, timed_out: bool = False) -> None:
-        super().__init__(reason, stage, timed_out)
+    ``crashed``: by a fault of its own. ``starved``: it had computed for less than half of the time that it had.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        stage: Stage | None = None,
+        timed_out: bool = False,
+        crashed: bool = False,
+        starved: bool = False,
+    ) -> None:
+        super().__init__(reason, stage, timed_out, crashed, starved)
         self.reason, self.stage, self.timed_out = reason, stage or Stage(), timed_out
+        self.crashed, self.starved = crashed, starved
 
     def __str__(self) -> str:
         return self.reason + (f" (while: {self.stage})" if self.stage.name else "")
@@ -101,10 +133,16 @@ class Worker:
         self._owned.callback(self._errors.close)
         self._owned.callback(os.close, lifeline)
         self._owned.callback(self._connection.close)
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(read_end), self.entry, json.dumps(self.setup)]
+        arguments = [
+            json.dumps(_search_path()),
+            str(theirs.fileno()),
+            str(read_end),
+            self.entry,
+            json.dumps(self.setup),
+        ]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *arguments],
+                [sys.executable, "-I", "-c", _BOOT, *arguments],
                 stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors,
                 pass_fds=(theirs.fileno(), read_end), start_new_session=True,
             )  # fmt: skip
@@ -133,9 +171,12 @@ class Worker:
             connection.send(request)
             while True:
                 limit = timeout(stage) if callable(timeout) else timeout
+                before = _cpu_seconds(self.pid or 0)
                 if not connection.poll(limit):
+                    starved = _cpu_seconds(self.pid or 0) - before < limit / 2
                     self.kill()
-                    raise WorkerLost(f"killed after {limit:g} s without an answer", stage, timed_out=True)
+                    reason = f"killed after {limit:g} s without an answer"
+                    raise WorkerLost(reason, stage, timed_out=True, starved=starved)
                 kind, value = connection.recv()
                 if kind == "note":
                     stage = Stage(*value)
@@ -147,7 +188,10 @@ class Worker:
                 else:
                     return value
         except (EOFError, ConnectionError, BrokenPipeError) as error:
-            raise WorkerLost(self._post_mortem(), stage) from error
+            process = self._process
+            reason = self._post_mortem()
+            crashed = process is not None and process.returncode in CRASHES
+            raise WorkerLost(reason, stage, crashed=crashed) from error
         except BaseException as error:
             if not isinstance(error, GpuTuneError):
                 self.kill()  # interrupted in mid-reply: what is in the pipe belongs to nobody

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from typing import TYPE_CHECKING
 
-from ..errors import MeasureError, StoreError, WrongResult
+from ..errors import EnvironmentFault, MeasureError, StoreError, WrongResult
 from ..measure.finals import Finals
 from ..measure.protocol import Measurer
 from ..store.records import Record, Records
@@ -217,10 +217,15 @@ class Loop:
             self._noted.wait_for(lambda: self._open.isdisjoint(batch))
 
     def _tell(self, batch: Sequence[Future[Measurement]]) -> None:
-        measurements = []
+        measurements, lost = [], None
         for future in batch:
             with contextlib.suppress(CancelledError):
-                measurements.append(future.result())
+                try:
+                    measurements.append(future.result())
+                except EnvironmentFault as error:  # not the config's: neither told nor recorded
+                    lost = error
+        if lost is not None and not measurements:
+            raise lost
         self.tuner.tell(measurements)
 
     def _cancel_all(self) -> None:

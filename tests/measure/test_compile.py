@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpu_tune.cuda import cubin
-from gpu_tune.errors import InvalidInput
+from gpu_tune.errors import EnvironmentFault, InvalidInput
 from gpu_tune.measure.compile import CompilePool, CompileResult, CompileStore, compile_key, default_jobs
 from tests.helpers.processes import HANG, gone, wait_until, worker_pids
 
@@ -34,6 +34,10 @@ def faulty(request: tuple[str, str], note: object) -> object:
     text = request[0]
     if "HANG" in text:
         signal.pause()
+    if "KILL" in text:
+        with Path(text.split("KILL")[1].split()[0]).open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
     if "CRASH" in text:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "ONCE" in text:  # crash the first time only
@@ -130,6 +134,33 @@ def test_a_source_that_crashes_the_compiler_twice_is_an_error_and_once_is_an_acc
     pool.close()
 
 
+def test_a_compile_that_the_machine_kills_is_not_the_sources_fault(
+    store: CompileStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    pool = CompilePool(store, 2, entry=FAULTY)
+    killed = [f"// KILL{tmp_path}/{i} " for i in range(2)]
+    futures = [pool.submit(text, ARCH) for text in killed]
+    for i, future in enumerate(futures):
+        with pytest.raises(EnvironmentFault, match=r"lost 3 times, the last time alone.*SIGKILL"):
+            future.result(HANG)
+        assert (tmp_path / str(i)).read_text() == "xxx" and store.get(compile_key(killed[i], ARCH)) is None
+    assert caplog.text.count("a compile worker was lost") == 1
+    assert pool.submit(source(0), ARCH).result(HANG).status == "ok"
+    pool.close()
+
+
+def test_a_json_py_in_the_working_directory_is_not_run(
+    store: CompileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("json", "pickle", "socket", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'a').write({name!r})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    pool = CompilePool(store, 1)
+    assert pool.submit(source(0), ARCH).result(HANG).status == "ok" and not (tmp_path / "run").exists()
+    pool.close()
+
+
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
     pool = CompilePool(store, 2)
     futures = [pool.submit(source(i), ARCH) for i in range(40)]
@@ -138,7 +169,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(store: CompileStore):
         for pid in worker_pids(pool):
             os.kill(pid, signal.SIGKILL)
         next(f for f in futures if not f.done() or f is futures[-1]).result(HANG)
-    assert [f.result(HANG).status for f in futures].count("ok") >= 38, "only what was hit twice may be lost"
+    assert [f.exception(HANG) for f in futures].count(None) >= 38, "only what was hit three times may be lost"
+    assert {f.result().status for f in futures if not f.exception()} == {"ok"}
     pool.close()
 
 
@@ -180,8 +212,8 @@ def test_a_worker_that_cannot_be_started_costs_the_compile_alone(monkeypatch):
     try:
         with monkeypatch.context() as patch:
             patch.setattr("gpu_tune.measure.worker.tempfile.TemporaryFile", full)
-            failed = pool.submit("__global__ void k() {}", "sm_80").result(60)
-        assert failed.status == "compile_error" and "Too many open files" in failed.reason
+            with pytest.raises(EnvironmentFault, match="Too many open files"):
+                pool.submit("__global__ void k() {}", "sm_80").result(60)
         assert pool.submit("__global__ void k() {}", "sm_80").result(60).status == "ok"
     finally:
         pool.close()
