@@ -55,7 +55,7 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
         return ArrayView(value.data_ptr(), shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
     if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
         on_gpu = library == "cupy"
-        memory = value.data if on_gpu else None
+        memory: Any = value.data if on_gpu else None
         pointer, place, device = (memory.ptr, CUDA, memory.device_id) if on_gpu else (value.ctypes.data, HOST, 0)
         if not value.dtype.isnative:
             remedy = "convert it before the call: a.astype(a.dtype.newbyteorder('='))"
