@@ -35,7 +35,10 @@ def command(keep_days: float, quarantine: bool, store: Store, as_json: bool) -> 
     for folder in (store.folder, compiled):
         paths.check_trusted(folder)
     count, size = store.gc() if store.folder.is_dir() else (0, 0)
-    made = (path for folder in (compiled, build.folder()) for path in folder.rglob("*"))
+    used: set[Path] = set()  # the emulator of this version stays: the next call would build it anew, in a minute
+    with contextlib.suppress(CompilerMissing):
+        used = build.current()
+    made = (path for folder in (compiled, build.folder()) for path in folder.rglob("*") if path not in used)
     freed = [_remove(path, time.time() - keep_days * 86400) for path in made]
     with contextlib.suppress(CompilerMissing):
         freed += [_remove(path, time.time()) for path in build.damaged()]

@@ -91,6 +91,11 @@ def state() -> str:
     return "built" if paths.sealed(path) is not None else "damaged" if path.exists() else "not built yet"
 
 
+def current() -> set[Path]:
+    """The library that this version uses here and what it was linked of; CompilerMissing where none can be built."""
+    return {_path(), *(_object(source) for source in _files() if source.suffix == ".cpp")}
+
+
 def damaged() -> list[Path]:
     """The library and its objects where they are not whole."""
     used = (_path(), *(_object(source) for source in _files() if source.suffix == ".cpp"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_tune.emulator import build
 from gpu_tune.store.store import Store
 from tests.helpers.command_line import ARGS, KEY, run
 
@@ -126,6 +127,9 @@ def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, t
     import shutil
 
     shutil.copytree(tuned[0], tmp_path / "copy", symlinks=True)
+    (tmp_path / "copy" / "emulator").unlink()  # a link to the folder that all tests share
+    shutil.copytree(build.folder(), tmp_path / "copy" / "emulator", ignore=shutil.ignore_patterns("ptx"))
+    (tmp_path / "copy" / "emulator" / "libemulator-old.so").write_bytes(b"of another version")
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(tmp_path / "copy"))
     os.chmod(tmp_path / "copy", 0o700)
     left = tmp_path / "copy" / "kernels" / "predicted" / "chip" / ".tmp-host-1-abc"
@@ -133,6 +137,8 @@ def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, t
     os.utime(left, (1, 1))
     facts = json.loads(run("gc", "--keep-days", "0", "--json").stdout)
     assert facts["winner_directories"] == 1 and facts["compiled_files"] > 0 and not left.exists()
+    kept = sorted(path.name for path in build.folder().glob("*.so"))
+    assert kept == [path.name for path in build.current() if path.suffix == ".so"]
     assert run("show", "kernel", *ARGS).stdout and "5 trials" in run("records").stdout
     assert "removed" in run("gc").stdout
     journal = tmp_path / "copy" / "started"
