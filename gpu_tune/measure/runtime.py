@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -174,7 +175,20 @@ def timer(stream: Stream) -> Callable[[Callable[[int], None]], float]:
 
 
 def capture(stream: Stream, issue: Callable[[int], Any]) -> Graph:
-    """What ``issue(stream)`` issues, as a graph; its launch repeats it with next to no cost on the host."""
+    """What ``issue(stream)`` issues, as a graph; its launch repeats it with next to no cost on the host.
+
+    Nothing is collected meanwhile: a module or memory that is given up inside a capture spoils it."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        return _captured(stream, issue)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _captured(stream: Stream, issue: Callable[[int], Any]) -> Graph:
     with reporting("cuStreamBeginCapture"):
         stream.begin_capture(cupy().cuda.runtime.streamCaptureModeThreadLocal)
     try:
