@@ -18,11 +18,11 @@ from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
 from .lib.common import INDEX_LIMIT, derived_once
-from .lib.direct import seeds
-from .lib.direct import tiles as tile
-from .lib.direct.constraints import CONSTRAINTS
-from .lib.direct.derived import Derived, derived
 from .lib.simt import launch
+from .lib.simt.direct import seeds
+from .lib.simt.direct import tiles as tile
+from .lib.simt.direct.constraints import CONSTRAINTS
+from .lib.simt.direct.derived import Derived, derived
 
 KNOBS = (
     Knob("block_k", (1, 2, 4, 8, 16, 32, 64, 128), "output channels that a block computes"),

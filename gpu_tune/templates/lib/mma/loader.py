@@ -18,7 +18,7 @@ class Loader:
     ``words``: rows may be read in 32-bit words; ``gathers``: single elements are read. ``vector``: bytes that move at
     once; ``elements`` of them; ``vectors`` of a tile row. Transposed tiles count 4 x 4 squares instead. ``ragged``:
     some threads have one less. ``regular``: a thread's vectors lie below each other, ``step`` rows apart; ``steady``:
-    the XOR is the same for all of them. ``thread_row``, ``thread_vector``: C expressions of a thread's first one.
+    the XOR is the same for all of them.
     ``advance``: what the next k tile moves along, rows or columns of the matrix. ``guard_rows``, ``guard_columns``:
     a tile may reach past the matrix's last row, or past the end of a row.
     """
@@ -29,7 +29,6 @@ class Loader:
     row_limit: int
     column_limit: int
     words: bool
-    description: str
     gathers: bool
     vector: int
     elements: int
@@ -41,27 +40,18 @@ class Loader:
     regular: bool
     step: int
     steady: bool
-    thread_row: str
-    thread_vector: str
     advance: str
     guard_rows: bool
     guard_columns: bool
-
-    def row_step(self, rows: int) -> str:
-        """C constant: bytes from a row to the one ``rows`` below."""
-        size = rows * self.stride
-        return f"{size}LL" if size * max(self.count, 1) >= 2**31 else str(size)
 
 
 def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) -> Loader:
     """The loader of a matrix of ``shape``, ``row`` elements from one of its rows to the next."""
     words = copy_width(4, row * op.itemsize, w.alignment) == 4 and shape[1] % 4 == 0
     vector = op.copy or CHUNK
-    vectors, order = op.columns * op.itemsize // vector, "k runs along a row" if op.major == "k" else "one k each"
-    description = f"{op.name}: {op.rows} rows of {op.columns} elements ({order})"
+    vectors = op.columns * op.itemsize // vector
     total, tile, advance = op.rows * vectors, (op.rows, op.columns), "columns" if op.major == "k" else "rows"
     if op.transposes:
-        description = f"{op.name}: {op.block_k} rows of {op.extent} bytes (one k each)"
         total, tile, advance = op.extent * op.block_k // 16, (op.block_k, op.extent), "rows"
     step = threads // vectors
     return Loader(
@@ -70,7 +60,6 @@ def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) 
         row * op.itemsize,
         *shape,
         words,
-        description,
         gathers=not op.copy and not (op.transposes and words),
         vector=vector,
         elements=vector // op.itemsize,
@@ -81,9 +70,7 @@ def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) 
         ragged=total % threads != 0,
         regular=threads % vectors == 0,
         step=step,
-        steady=not op.flip("r") or step % 8 == 0,
-        thread_row="threadIdx.x" if vectors == 1 else f"threadIdx.x / {vectors}",
-        thread_vector=f"threadIdx.x % {vectors}",
+        steady=not op.flips or step % 8 == 0,
         advance=advance,
         guard_rows=shape[0] % tile[0] != 0,
         guard_columns=shape[1] % tile[1] != 0,
@@ -174,7 +161,7 @@ def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: i
         step=step,
         count=ceil_div(op.extent, step),
         ragged=op.extent % step != 0,
-        steady=not op.flip("r") or step % 8 == 0,
+        steady=not op.flips or step % 8 == 0,
         pixels=max(1, op.extent // threads),
         apart=apart,
         chunk_count=ceil_div(op.chunks, apart),

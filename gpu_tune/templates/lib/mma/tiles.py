@@ -147,15 +147,10 @@ class Operand:
         """What the XOR grows by: word reads span two chunks, so they flip pairs of chunks."""
         return 2 if self.words else 1
 
-    def flip(self, row: str) -> str:
-        """C expression of the XOR applied to chunk numbers of shared row ``row``; empty when there is none."""
-        if self.group == 1:
-            return ""
-        part = row if self.period == 1 else f"{row} / {self.period}"
-        if self.transposes:  # squares of 4 rows are written side by side, so that rows 4 apart must differ too
-            part = f"({part} ^ {row} / 8)"
-        count = self.group // self.flip_step
-        return f"{part} % {count}" + (f" * {self.flip_step}" if self.flip_step > 1 else "")
+    @property
+    def flips(self) -> bool:
+        """Whether chunk numbers are changed by an XOR that depends on the shared row."""
+        return self.group > 1
 
     def staging_registers(self, threads: int) -> int:
         """Registers per thread that hold a tile on its way through registers."""

@@ -145,7 +145,6 @@ class Operand:
     slice_rows: int
     slice_bytes: int
     descriptor: int
-    descriptor_comment: str
     k_steps_per_span: int
     k_step: int
     span_step: int
@@ -161,12 +160,6 @@ def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Oper
     boxes, box_rows = (rows // inner, c["block_k"]) if mn_major else (c["block_k"] // inner, rows)
     box_stride = box_rows * span
     leading, stride = (box_stride // 16, 8 * span // 16) if mn_major else (1, 8 * SPAN // 16)
-    comment = f"{name}: contiguous along k, 128-byte swizzle, 8 rows to the next 8: 1024 bytes"
-    if mn_major:
-        comment = (
-            f"{name}: contiguous along {'m' if name == 'a' else 'n'}, {span}-byte swizzle; 8 rows of k to the next "
-            f"8: {8 * span} bytes, {inner} columns to the next: {box_stride}"
-        )
     return Operand(
         name,
         size,
@@ -180,7 +173,6 @@ def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Oper
         slice_rows=box_rows // share,
         slice_bytes=box_rows // share * span,
         descriptor=leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[span] << 62,
-        descriptor_comment=comment,
         k_steps_per_span=1 << 30 if mn_major else SPAN // (instruction_k * size),
         k_step=instruction_k * (span if mn_major else size) // 16,
         span_step=box_stride // 16,

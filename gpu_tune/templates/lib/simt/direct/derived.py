@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....workload import ITEMSIZE
-from ..common import INDEX_LIMIT, STATIC_LIMIT
-from ..simt.launch import REDUCE_THREADS
-from ..simt.tiles import shared_item
+from .....workload import ITEMSIZE
+from ...common import INDEX_LIMIT, STATIC_LIMIT
+from ..launch import REDUCE_THREADS
+from ..tiles import shared_item
 from . import tiles as tile
 
 Config = Mapping[str, Any]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..common import ceil_div
-from ..simt.tiles import shared_item, whole_vectors
+from ...common import ceil_div
+from ..tiles import shared_item, whole_vectors
 
 
 def threads(c: Mapping[str, Any]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ....cuda.device import Device
-from ....space.knob import Constraint
-from ..simt.constraints import (
+from .....cuda.device import Device
+from .....space.knob import Constraint
+from ..constraints import (
     SHARED_TYPE,
     divides_constraint,
     fitting_constraint,
@@ -19,7 +19,7 @@ from ..simt.constraints import (
     shared_constraint,
     split_constraint,
 )
-from ..simt.tiles import copies_async, loads, shared_item, slices_fit, stores
+from ..tiles import copies_async, loads, shared_item, slices_fit, stores
 from . import tiles as tile
 
 

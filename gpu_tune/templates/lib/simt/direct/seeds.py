@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ....cuda.device import Device
-from ....space.knob import Config
-from ...base import Template
-from ..simt.tiles import widest
+from .....cuda.device import Device
+from .....space.knob import Config
+from ....base import Template
+from ..tiles import widest
 from . import tiles as tile
 from .constraints import vector_out, vector_w, vector_x
 
