@@ -14,6 +14,7 @@ from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.measure import runtime
 from gpu_tune.measure.compile import CompileResult, CompileStore, compile_key
 from tests.helpers import virtual_gpu
+from tests.helpers.cache import cache_folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -94,14 +95,7 @@ def compile_once(compiled_once: Path) -> Iterator[None]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_once: Path) -> Path:
-    """An empty user's folder; the emulator's library and compiled sources, which take long to make, are shared."""
-    from gpu_tune import paths
-    from gpu_tune.emulator import build
-
-    build.library()
-    folder = tmp_path / "home"
-    folder.mkdir(mode=0o700)
-    (folder / "emulator").symlink_to(paths.root() / "emulator")
-    (folder / "compiled").symlink_to(compiled_once)
+    """A cache folder of this test's own."""
+    folder = cache_folder(tmp_path, compiled_once)
     monkeypatch.setenv("GPU_TUNE_CACHE_DIR", str(folder))
     return folder

@@ -21,6 +21,7 @@ from gpu_tune.templates.registry import bind
 from gpu_tune.trial import MEASURED, PREDICTED, Candidate
 from gpu_tune.workload import Matmul
 from tests.helpers import virtual_gpu
+from tests.helpers.cache import cache_folder
 from tests.helpers.processes import HANG
 
 distributed = pytest.importorskip("distributed", reason="needs gpu_tune[cluster]")
@@ -28,9 +29,10 @@ Make = Callable[..., Candidate]
 
 
 @pytest.fixture(scope="module")
-def cluster(fake_libcuda: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def cluster(fake_libcuda: Path, tmp_path_factory: pytest.TempPathFactory, compiled_once: Path) -> Iterator[Any]:
     """Two workers, each a process with one (virtual) GPU as an abstract resource."""
-    changed = {**virtual_gpu.environment(fake_libcuda), "GPU_TUNE_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    cache = cache_folder(tmp_path_factory.mktemp("cluster"), compiled_once)
+    changed = {**virtual_gpu.environment(fake_libcuda), "GPU_TUNE_CACHE_DIR": str(cache)}
     before = {n: os.environ.get(n) for n in changed}
     os.environ.update(changed)
     sys.path.insert(0, str(virtual_gpu.FAKE_CUPY))  # workers are given this process's path
