@@ -9,7 +9,7 @@ from gpu_tune.emulator import build
 
 
 def cache_folder(parent: Path, compiled_once: Path) -> Path:
-    """An empty user's folder but for what takes long to make: the emulator's library and compiled sources are shared."""
+    """An empty folder but for what takes long to make: the emulator's library and compiled sources, which all share."""
     build.library()
     folder = parent / "home"
     folder.mkdir(mode=0o700)
