@@ -64,19 +64,10 @@ def problem(w: Any) -> tiles.Problem:
 
 @derived_once
 def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
-    title = (
-        f"out[{w.n}, {w.p}, {w.q}, {w.k}] = x[{w.n}, {w.h}, {w.w}, {w.c}] * "
-        f"filters[{w.k}, {w.r}, {w.s}, {w.c // w.groups}]{f' in {w.groups} groups' if w.groups > 1 else ''}, "
-        f"stride {w.stride}, padding {w.padding}, dilation {w.dilation}, {w.dtype} to {w.out_dtype}"
-    )
-    g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False}, title)
-    about = (
-        "A matrix product: A has a row for each output pixel, gathered from x; B is the filters.",
-        *derived.about(g),
-    )
+    g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False})
     a, b, hint = g.storage.a, g.storage.b, g.storage.hint
     stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
-    return replace(g, storage=stored, about=about, per_unit=True)
+    return replace(g, storage=stored, per_unit=True)
 
 
 def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:

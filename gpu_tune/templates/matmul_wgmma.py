@@ -46,26 +46,16 @@ def problem(w: Any) -> tiles.Problem:
 def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
-    g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major, _title(w))
-    wants = (
-        f"{t.name.upper()} is transposed into the workspace first: wgmma wants rows of k." for t in copies.values()
-    )
-    about, blocks, scales = (*derived.about(g), *wants), ceil_div(w.k, 128), None
+    g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major)
+    blocks, scales = ceil_div(w.k, 128), None
     if w.scales == "block128":
         scales = derived.Scales(blocks, max(1, c["block_n"] // 128), w.m * blocks >= 2**31, _scales_main(c, w))
-    return replace(g, about=about, transposed=tuple(copies.values()), scales=scales)
+    return replace(g, transposed=tuple(copies.values()), scales=scales)
 
 
 def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
     """Whether the main kernel's target has no scales of its own and yet multiplies with block scales."""
     return bool(w.scales == "block128" and tiles.parts(c) > 1)
-
-
-def _title(w: Matmul) -> str:
-    a = f"A[{w.m}, {w.k}]" if w.layout[0] == "n" else f"A[{w.k}, {w.m}]^T"
-    b = f"B[{w.k}, {w.n}]" if w.layout[1] == "n" else f"B[{w.n}, {w.k}]^T"
-    times = f"{w.batch} times " if w.batch > 1 else ""
-    return f"{times}C[{w.m}, {w.n}] = {a} * {b}, {w.dtype} to {w.out_dtype}"
 
 
 def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:

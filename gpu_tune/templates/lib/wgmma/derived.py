@@ -123,94 +123,129 @@ def layout(c: Config, device: Device, problem: Problem, columns: int) -> Layout:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Operands and results in shared memory, and how they come and go. Sizes and offsets are bytes.
+class Output:
+    """The results of the main kernel and how the epilogue reaches them.
 
-    ``loads``: the copies that the source needs (rank, multicast, im2col, L2 hint). ``target``: the workload whose
-    epilogue the main kernel applies, in rows of ``ldc`` elements of ``out_bytes``. ``tma``: the copy engine stores, a
-    consumer ``boxes`` of them for a tile, ``buffers`` at once, each ``box_rows`` x ``box_columns``, rows of
-    ``box_bytes``; they lie at ``out_offset``, ``out_bytes_each`` for a consumer. ``vector``: results of a plain store.
-    ``wide``: offsets of results need 64 bits. ``part_pad``: elements beside a row of a part in the cluster's sum.
-    ``total``: dynamic shared memory.
+    ``target``: the workload whose epilogue the main kernel applies, in rows of ``ldc`` elements of ``itemsize`` bytes.
+    ``vector``: results of a plain store. ``wide``: offsets of results need 64 bits. ``guarded``: the epilogue reads
+    operands that end where the output ends, and a tile may reach past it. ``reads_at``: it needs the index of a result.
+    """
+
+    target: Any
+    ldc: int
+    itemsize: int
+    vector: int
+    wide: bool
+    guarded: bool
+    reads_at: bool
+
+    def __str__(self) -> str:
+        return f"rows of {self.ldc} x {self.itemsize} bytes, {self.vector} at once from registers"
+
+    @property
+    def stmatrix(self) -> bool:
+        """Whether results are 16 bits wide, as stmatrix stores them."""
+        return self.itemsize == 2
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Results on their way through shared memory, from where the copy engine stores them. Sizes and offsets are bytes.
+
+    A consumer has ``boxes`` of them for a tile (0: plain stores from registers), ``buffers`` at once, each ``box_rows``
+    rows of ``box_columns`` elements or ``box_bytes``. They lie at ``offset``, ``bytes`` for all ``consumers``.
+    """
+
+    boxes: int
+    buffers: int
+    box_rows: int
+    box_columns: int
+    box_bytes: int
+    offset: int
+    bytes: int
+    consumers: int
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes of results" if self.used else "results from registers"
+
+    @property
+    def used(self) -> bool:
+        return self.boxes > 0
+
+    @property
+    def split(self) -> bool:
+        """Whether several consumers have boxes of their own."""
+        return self.used and self.consumers > 1
+
+    @property
+    def bytes_each(self) -> int:
+        return self.bytes // self.consumers
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Operands and results in shared memory, and how they come and go; ``total``: bytes of dynamic shared memory.
+
+    ``loads``: the copies that the source needs (rank, multicast, im2col, L2 hint). ``hint``: they have L2
+    policies. ``part_pad``: elements beside a row of a part in the cluster's sum.
     """
 
     a: Operand
     b: Operand
     hint: bool
     loads: tuple[tuple[int, bool, bool, bool], ...]
-    target: Any
-    ldc: int
-    out_bytes: int
-    tma: bool
-    boxes: int
-    buffers: int
-    box_bytes: int
-    box_rows: int
-    vector: int
-    wide: bool
-    guarded: bool
-    reads_at: bool
-    out_offset: int
-    staged: int
-    consumers: int
+    output: Output
+    staging: Staging
     part_pad: int
     total: int
 
     def __str__(self) -> str:
-        out = f"{self.staged} bytes of results" if self.tma else "results from registers"
-        return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {out}, {self.total} bytes in all"
+        return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {self.staging}, {self.total} bytes in all"
 
-    @property
-    def box_columns(self) -> int:
-        return self.box_bytes // self.out_bytes
 
-    @property
-    def stmatrix(self) -> bool:
-        """Whether results are 16 bits wide, as stmatrix stores them."""
-        return self.out_bytes == 2
+def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
+    names = {op.name for op in to.ops}
+    reads_matrix = to.beta != "0" or "residual" in names
+    reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
+    widest = 4 if tiles.cluster_sum else 1 if tiles.swap else 2
+    return Output(
+        to,
+        ldc,
+        ITEMSIZE[to.out_dtype],
+        vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
+        wide=tiles.outputs * tiles.rows * ldc >= 2**31,
+        guarded=(reads_matrix or reads_vector) and (tiles.ragged_m or tiles.ragged_n),
+        reads_at=not staged or reads_matrix,
+    )
 
-    @property
-    def split_out(self) -> bool:
-        return self.tma and self.consumers > 1
 
-    @property
-    def out_bytes_each(self) -> int:
-        return self.staged // self.consumers
-
-    @property
-    def barrier_offset(self) -> int:
-        return self.out_offset + self.staged
+def staging(c: Config, itemsize: int, tiles: Layout, offset: int) -> Staging:
+    staged, width = c["epilogue"] != "direct", box_bytes(c, itemsize)
+    return Staging(
+        boxes=out_boxes(c, itemsize) if staged else 0,
+        buffers=buffers(c, itemsize) if staged else 0,
+        box_rows=right_rows(c) if tiles.swap else 64,
+        box_columns=width // itemsize,
+        box_bytes=width,
+        offset=offset,
+        bytes=staging_bytes(c, itemsize),
+        consumers=c["consumers"],
+    )
 
 
 def storage(c: Config, w: Workload, to: Any, ldc: int, tiles: Layout, mn_major: Mapping[str, bool]) -> Storage:
     """``to`` is the workload whose epilogue the main kernel applies, with rows of ``ldc``."""
     a, b = (operand(name, c, w.dtype, mn_major[name]) for name in ("a", "b"))
     rank, hint = 3 if w.batch > 1 else 2, c["l2_keep"] != "both"
-    item, tma = ITEMSIZE[to.out_dtype], c["epilogue"] != "direct"
-    names = {op.name for op in to.ops}
-    reads_matrix = to.beta != "0" or "residual" in names
-    reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
-    widest = 4 if tiles.cluster_sum else 1 if tiles.swap else 2
+    item = ITEMSIZE[to.out_dtype]
+    staged = staging(c, item, tiles, c["stages"] * (a.bytes + b.bytes))
     return Storage(
         a,
         b,
         hint,
         loads=tuple((rank, shared, False, hint) for shared in sorted({a.share > 1, b.share > 1})),
-        target=to,
-        ldc=ldc,
-        out_bytes=item,
-        tma=tma,
-        boxes=out_boxes(c, item) if tma else 0,
-        buffers=buffers(c, item) if tma else 0,
-        box_bytes=box_bytes(c, item),
-        box_rows=right_rows(c) if tiles.swap else 64,
-        vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
-        wide=tiles.outputs * tiles.rows * ldc >= 2**31,
-        guarded=(reads_matrix or reads_vector) and (tiles.ragged_m or tiles.ragged_n),
-        reads_at=not tma or reads_matrix,
-        out_offset=c["stages"] * (a.bytes + b.bytes),
-        staged=staging_bytes(c, item),
-        consumers=c["consumers"],
+        output=output(to, ldc, tiles, staged.used),
+        staging=staged,
         part_pad=part_pad(c),
         total=shared_bytes(c, a.itemsize, item),
     )
@@ -331,7 +366,7 @@ class Scales:
 class Derived:
     """All that a source sees as ``launch``; ``c`` is the config. ``per_unit``: loads need coordinates of each unit.
 
-    ``title`` and ``about`` head the source; ``transposed``: operands that are copied first; ``scales`` or None.
+    ``transposed``: operands that are copied first; ``scales`` or None.
     """
 
     c: Config
@@ -339,49 +374,17 @@ class Derived:
     storage: Storage
     pipeline: Pipeline
     launch: Launch
-    title: str
-    about: tuple[str, ...] = ()
     per_unit: bool = False
     transposed: tuple[Transposed, ...] = ()
     scales: Scales | None = None
 
 
 def derived(
-    name: str, c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool], title: str
+    name: str, c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool]
 ) -> Derived:
     """Layout, storage, pipeline and launch of kernel ``name``, in this order."""
     to = target(c, w, problem)
     columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
     tiles = layout(c, device, problem, columns)
     stored = storage(c, w, to, ldc, tiles, mn_major)
-    return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, device, problem, tiles), title)
-
-
-def about(g: Derived) -> list[str]:
-    """The comment at the head of a source: how this variant works, one line each."""
-    c, tiles = g.c, g.layout
-    who = {1: "warpgroup 1 multiplies", 2: "warpgroups 1 and 2 multiply", 3: "warpgroups 1 to 3 multiply"}
-    lines = [
-        f"Warpgroup 0 copies tiles into a ring of {c['stages']} slots (TMA), {who[c['consumers']]} (wgmma).",
-        "Two barriers for each slot: full counts the bytes that arrived, empty the consumers that are done with it.",
-    ]
-    if g.pipeline.pingpong:
-        lines.append("Each consumer has every other tile to itself, so one stores its tile while the other multiplies.")
-    if tiles.peers > 1:
-        shares = {"A": g.storage.a.share, "B": g.storage.b.share}
-        shared = [f"{share} blocks share a tile of {x}" for x, share in shares.items() if share > 1]
-        lines.append(f"In a cluster, {' and '.join(shared)}: each reads a slice and multicasts it, which")
-        lines.append("saves reads of L2, and with them power.")
-    if not g.launch.single_unit:
-        residents = f"{g.launch.clusters} {'clusters' if tiles.cluster > 1 else 'blocks'}"
-        lines.append(f"{residents} stay resident and walk over {tiles.units} units of work.")
-    if tiles.swap:
-        lines.append("Computed transposed: the 64 rows of a wgmma run along n, so that a short m leaves none empty.")
-    if tiles.cluster_sum:
-        lines.append(
-            f"The {c['split_k']} blocks of a cluster each multiply a part of K; they leave their sums in shared"
-        )
-        lines.append("memory, and each adds up a share of the tile, the parts in order, so results repeat.")
-    elif tiles.split_k > 1:
-        lines.append(f"K is split into {c['split_k']} parts; sum_parts adds them in order, so results repeat.")
-    return lines
+    return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, device, problem, tiles))

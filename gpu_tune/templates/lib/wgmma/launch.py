@@ -103,22 +103,21 @@ def plan(
     split = tiles.parts(c) > 1
     buffer = "workspace" if split else "out"
     out: Arg = BufferArg(buffer)
-    tile, stored = g.layout, g.storage
-    if stored.tma:
-        size, deep = stored.out_bytes, tile.outputs > 1
-        row = stored.ldc * size
+    tile, results, staging = g.layout, g.storage.output, g.storage.staging
+    if staging.used:
+        deep, row = tile.outputs > 1, results.ldc * results.itemsize
         out = TensorMapArg(
             buffer,
-            tiles.OUT_MAP_DTYPE[stored.target.out_dtype],
+            tiles.OUT_MAP_DTYPE[results.target.out_dtype],
             (tile.columns, tile.rows, tile.outputs) if deep else (tile.columns, tile.rows),
             (row, tile.rows * row) if deep else (row,),
-            (stored.box_columns, stored.box_rows, 1) if deep else (stored.box_columns, stored.box_rows),
-            swizzle=stored.box_bytes,
+            (staging.box_columns, staging.box_rows, 1) if deep else (staging.box_columns, staging.box_rows),
+            swizzle=staging.box_bytes,
             l2_promotion=0,
         )
-    args = (*maps, out, *epilogue_args(stored.target)[1:], *scales)
+    args = (*maps, out, *epilogue_args(results.target)[1:], *scales)
     grid, block = (g.launch.clusters * tile.cluster, 1, 1), (g.launch.threads, 1, 1)
-    steps = [*first, KernelStep(g.launch.kernel, grid, block, args, stored.total, (tile.cluster, 1, 1))]
+    steps = [*first, KernelStep(g.launch.kernel, grid, block, args, g.storage.total, (tile.cluster, 1, 1))]
     if split:
         items = problem.batch * problem.m * (problem.n // g.launch.sum_vector)
         sum_args = (BufferArg("workspace"), *epilogue_args(w))

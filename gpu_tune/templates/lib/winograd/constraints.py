@@ -7,13 +7,12 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
-from ...base import Template
-from .tiles import Geometry, product
+from .tiles import Inner, Tiling, product
 
 STORE_EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
-def supports(w: Any, device: Device, inner: Template) -> bool | str:
+def supports(w: Any, device: Device, inner: Inner) -> bool | str:
     """True, or why a Winograd family cannot compute ``w``."""
     if "winograd" not in w.math:
         return "changes the arithmetic: math does not permit 'winograd'"
@@ -22,13 +21,30 @@ def supports(w: Any, device: Device, inner: Template) -> bool | str:
     if w.dtype not in STORE_EPS:
         return f"computes float32, float16 and bfloat16, not {w.dtype}"
     for tile in (2, 4):
-        g = Geometry(w, tile)
+        g = Tiling(w, tile)
         if g.alpha**2 * max(g.tiles * max(w.c, w.k), w.k * w.c) >= 2**31:
             return "the transformed tensors have more than 2^31 elements"
-    return inner.supported(product(w, 2), device)
+    return inner.template.supported(product(w, 2), device)
 
 
-CONSTRAINTS = (
+def constraints(inner: Inner) -> tuple[Constraint, ...]:
+    """Those of the transforms, then those of the inner product that its remaining knobs can break."""
+    own = {k.name for k in inner.knobs}
+    inherited = (x for x in inner.template.constraints if any(k in own for k in x.knobs))
+    return (*_TRANSFORMS, *(_wrapped(x, own, inner) for x in inherited))
+
+
+def _wrapped(x: Constraint, own: set[str], inner: Inner) -> Constraint:
+    """A constraint of the inner product as one of the convolution."""
+    return Constraint(
+        f"product_{x.name}",
+        tuple(dict.fromkeys((*(k for k in x.knobs if k in own), "tile"))),
+        lambda c, w, d: x.holds(inner.complete(c, w), product(w, c["tile"]), d),
+        f"of the inner product: {x.message}",
+    )
+
+
+_TRANSFORMS = (
     Constraint(
         "channels_divide",
         ("channels",),
@@ -80,7 +96,7 @@ CONSTRAINTS = (
     Constraint(
         "workspace",
         ("tile",),
-        lambda c, w, d: Geometry(w, c["tile"]).offsets(0)["end"] <= d.memory_bytes // 8,
+        lambda c, w, d: Tiling(w, c["tile"]).offsets(0)["end"] <= d.memory_bytes // 8,
         "the transformed tensors take at most an eighth of the device's memory",
     ),
 )

@@ -1,13 +1,19 @@
-"""Sizes of a Winograd convolution: tiles, the products between the transforms, and what lies where in the workspace."""
+"""Sizes of a Winograd convolution: tiles, the products between the transforms and the family that multiplies them.
+
+In nhwc a product is M[tiles, k] = V[tiles, c] U[k, c]^T, in nchw M[k, tiles] = U[k, c] V[c, tiles], so that every
+access runs along contiguous memory. U and V are stored in the data's dtype, M in float32.
+"""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ....space.knob import Knob
+from ....space.knob import Config, Knob, Value
 from ....workload import ITEMSIZE, Conv2d, Matmul
+from ...base import Template
 from ..common import ceil_div
 
 KNOBS = (
@@ -17,10 +23,17 @@ KNOBS = (
     Knob("transform_threads", (64, 128, 256), "threads of a block of the transforms"),
 )
 ALIGNMENT = 256
+ONLY_8_BIT: dict[str, tuple[Value, ...]] = {
+    "block_k": (256,),
+    "vector_width_a": (16,),
+    "vector_width_b": (16,),
+    "vector_width_out": (8, 16),
+}
+"""Values of the inner families that 16-bit and 32-bit operands, or float32 products, never reach."""
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Tiling:
     """Sizes of a convolution cut into tiles of ``tile`` x ``tile`` outputs."""
 
     workload: Conv2d
@@ -43,7 +56,7 @@ class Geometry:
     def tiles(self) -> int:
         return self.workload.n * self.rows * self.columns
 
-    def inner(self) -> Matmul:
+    def product(self) -> Matmul:
         """The alpha^2 products between the transforms."""
         w = self.workload
         common: dict[str, Any] = dict(
@@ -79,4 +92,33 @@ class Geometry:
 @functools.lru_cache(maxsize=512)
 def product(w: Conv2d, tile: int) -> Matmul:
     """The products of a convolution in tiles of ``tile`` x ``tile``."""
-    return Geometry(w, tile).inner()
+    return Tiling(w, tile).product()
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The matmul family ``template`` that multiplies between the transforms.
+
+    ``fixed``: its knobs that are no choice here, by name, and which value a workload gets.
+    """
+
+    template: Template
+    fixed: Mapping[str, Callable[[Any], Value]]
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """The knobs that the convolution takes over, with the values that can occur."""
+        return tuple(_reachable(k) for k in self.template.knobs if k.name not in self.fixed)
+
+    def complete(self, config: Mapping[str, Any], w: Any) -> dict[str, Any]:
+        """``config`` and the fixed values."""
+        return {**config, **{name: value(w) for name, value in self.fixed.items()}}
+
+    def config(self, config: Mapping[str, Any], w: Any) -> Config:
+        """The inner family's part of a config of the convolution."""
+        values = self.complete(config, w)
+        return Config({k.name: values[k.name] for k in self.template.knobs})
+
+
+def _reachable(knob: Knob) -> Knob:
+    return replace(knob, values=tuple(v for v in knob.values if v not in ONLY_8_BIT.get(knob.name, ())))
