@@ -3,14 +3,16 @@
     python -m bench.search SPACE.json.gz ... --searchers random,cold,warm,kt:genetic_algorithm --seeds 20 --json
     out.json
 
-Searchers: ``random``; ``ga`` (this search with its models off); ``trees`` (LightGBM and children alone in fixed
-batches of 16, the simple form that others are compared with); ``cold``; ``warm`` (given logs of 200 trials on every
-other device whose space of the same kernel is among the arguments; where there is none it is ``cold``, so that means
-over the spaces that have one are told beside); ``cold-late`` (``cold``, but a batch is chosen
-before the previous one's results are known, with smaller first batches, as ``--pipelined`` does for all);
-``kt:NAME``, a Kernel Tuner strategy with default options where that package is installed (a fresh Searchspace each
-run). Counted are distinct configs, failures included; a run that ends early keeps its last value. Ratios are optimum
-time / best time found; intervals are 95 % bootstrap over seeds.
+Searchers: ``random``; ``plain`` (the reference that others are compared with, see ``bench.search.plain``); ``ga`` (this
+search with its models off); ``trees`` (its LightGBM and children alone in fixed batches of 16); ``cold``; ``warm``
+(given logs of 200 trials on every other device whose space of the same kernel is among the arguments; where there is
+none it is ``cold``, so that means over the spaces that have one are told beside); ``unrelated`` (given a log of the
+next space of another kernel or other knobs that shares a knob's name, to see what misleading history costs);
+``cold-late`` (``cold``, but a batch is chosen before the previous one's results are known, with smaller first batches,
+as ``--pipelined`` does for all); ``kt:NAME``, a Kernel Tuner strategy with default options where that package is
+installed (a fresh Searchspace each run); ``optuna:tpe`` and ``optuna:cmaes``, likewise; ``at:FOLDER``, ``cold`` of
+another checkout of this project. Counted are distinct configs, failures included, for all of them; a run that ends
+early keeps its last value. Ratios are optimum time / best time found; intervals are 95 % bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.search.runs import LOGS, SEARCHERS, kin, logs, run, space_of
+from bench.search.runs import SEARCHERS, history, kin, logs, run, space_of
 from bench.search.tables import plot, show, summary
 from gpu_tune.errors import GpuTuneError, InvalidInput
 
 MARKS = (25, 50, 100, 200, 400)
+OTHERS = ("kt:", "optuna:", "at:")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             space_of(path)
         began = time.perf_counter()
         searchers = args.searchers.split(",")
-        unknown = [s for s in searchers if s not in SEARCHERS and not s.startswith("kt:")]
+        unknown = [s for s in searchers if s not in SEARCHERS and not s.startswith(OTHERS)]
         if unknown:
-            raise InvalidInput("searcher", unknown[0], "is unknown", f"use {', '.join(SEARCHERS)} or kt:NAME")
+            known = ", ".join([*SEARCHERS, *(f"{other}..." for other in OTHERS)])
+            raise InvalidInput("searcher", unknown[0], "is unknown", f"use one of {known}")
         context = multiprocessing.get_context("fork")
         pool = context.Pool(args.processes) if args.processes > 1 else None
         mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
-        past = logs(args.spaces, args, mapper) if "warm" in searchers else {}
+        past = logs(args.spaces, args, mapper) if {"warm", "unrelated"} & set(searchers) else {}
         jobs = [
-            (path, s, seed, args, [past[k, seed % LOGS] for k in kin(path, args.spaces)] if s == "warm" else [])
+            (path, s, seed, args, history(s, path, seed, args.spaces, past))
             for seed in range(args.first_seed, args.first_seed + args.seeds)
             for path in args.spaces
             for s in searchers

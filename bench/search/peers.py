@@ -1,11 +1,21 @@
-"""Other people's searchers over recorded spaces, for bench.search."""
+"""Other people's searchers over recorded spaces, for bench.search.
+
+Each chooses one config at a time with its own code and defaults, which is to its advantage beside searchers that choose
+a batch. Budgets count distinct configs. Kernel Tuner itself counts repeats too: its runners take an evaluation off the
+budget for a config that is in the cache already, so that a live run of the same budget tries fewer configs than here.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import importlib.util
+import math
 import random
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +25,8 @@ from gpu_tune.store.interchange import RecordedSpace
 
 
 def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tuple[list[float], float]:
-    """The same with a Kernel Tuner strategy: its own code and defaults over the recorded results."""
+    """A Kernel Tuner strategy, over the recorded results: times (seconds, inf for failures) of the distinct configs
+    in the order tried, and the seconds that it took."""
     try:
         from kernel_tuner.interface import Options, strategy_map
         from kernel_tuner.searchspace import Searchspace
@@ -94,3 +105,80 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
     with contextlib.suppress(StopCriterionReached):
         strategy_map[name].tune(fresh, Runner(), options)
     return order[:budget], time.perf_counter() - began
+
+
+def checkout(path: str, folder: str, seed: int, budget: int, batch: int) -> tuple[list[float], float]:
+    """The same with the cold search of another checkout of this project, from 0fc5959 on: its package is imported under
+    another name."""
+    name = "gpu_tune_at_" + hashlib.sha256(folder.encode()).hexdigest()[:8]
+    root = Path(folder) / "gpu_tune"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, root / "__init__.py", submodule_search_locations=[str(root)]
+        )
+        if spec is None or spec.loader is None or not (root / "__init__.py").is_file():
+            raise InvalidInput("searcher", f"at:{folder}", "is no checkout of gpu_tune", "give its root folder")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    flat = (root / "search.py").is_file()
+    search = importlib.import_module(name + (".search" if flat else ".search.search"))
+    interchange = importlib.import_module(name + (".interchange" if flat else ".store.interchange"))
+    space = interchange.RecordedSpace(interchange.load(path))
+    own = search.Search([space], seed=seed, batch=batch)
+    order: list[float] = []
+    began = time.perf_counter()
+    while len(order) < budget:
+        asked = own.ask(min(budget - len(order), batch))
+        if not asked:
+            break
+        ended = [space.measurement(c.config, repeats=False) for c in asked]
+        order.extend(m.time if m.ok else math.inf for m in ended)
+        own.tell(ended)
+    return order, time.perf_counter() - began
+
+
+OPTUNA = ("tpe", "cmaes")
+PATIENCE = 20
+"""Suggestions asked of Optuna for each config of the budget: repeats and points outside of the space are free, but a
+sampler that has converged suggests nothing else."""
+
+
+def optuna(space: RecordedSpace, name: str, seed: int, budget: int) -> tuple[list[float], float]:
+    """The same with an Optuna sampler that minimises the log of the time. Knobs are integers (numbers are their places
+    in the knob's list), labels are categorical for TPE. A failure and a point outside of the space count as twice the
+    slowest time seen; the latter takes nothing off the budget."""
+    try:
+        import optuna as package
+    except ImportError as error:
+        told = "needs optuna, and cmaes for CMA-ES, which are not installed"
+        raise InvalidInput("searcher", f"optuna:{name}", told, "pip install optuna cmaes") from error
+    if name not in OPTUNA:
+        rule = "is not one of the samplers replayed"
+        raise InvalidInput("searcher", f"optuna:{name}", rule, f"use one of {', '.join(OPTUNA)}")
+    package.logging.set_verbosity(package.logging.ERROR)
+    samplers = package.samplers
+    sampler = samplers.TPESampler(seed=seed) if name == "tpe" else samplers.CmaEsSampler(seed=seed)
+    study = package.create_study(sampler=sampler)
+    truth = {tuple(t.config[k.name] for k in space.knobs): t.time for t in space.recorded.trials}
+    knobs = [k for k in space.knobs if len(k.values) > 1]
+    fixed = {k.name: k.values[0] for k in space.knobs if len(k.values) == 1}
+    order: dict[tuple[Any, ...], float] = {}
+    began, slowest = time.perf_counter(), 0.0
+    for _ in range(PATIENCE * budget):
+        if len(order) >= budget:
+            break
+        trial = study.ask()
+        values = dict(fixed)
+        for knob in knobs:
+            if knob.ordinal or name == "cmaes":
+                values[knob.name] = knob.values[trial.suggest_int(knob.name, 0, len(knob.values) - 1)]
+            else:
+                places = range(len(knob.values))
+                values[knob.name] = knob.values[trial.suggest_categorical(knob.name, list(places))]
+        key = tuple(values[k.name] for k in space.knobs)
+        seconds = truth.get(key)
+        if key in truth:
+            order.setdefault(key, math.inf if seconds is None else seconds)
+        slowest = max(slowest, seconds or 0.0)
+        study.tell(trial, math.log(seconds or 2 * slowest or 1.0))
+    return list(order.values()), time.perf_counter() - began

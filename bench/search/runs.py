@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.search.peers import kernel_tuner
+from bench.search.peers import checkout, kernel_tuner, optuna
+from bench.search.plain import plain
 from gpu_tune.model.transfer import HistoryGroup
+from gpu_tune.search.history import History
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import PIPELINED, Settings
 from gpu_tune.store.interchange import RecordedSpace, load
+from gpu_tune.trial import Measurement
 
-SEARCHERS = ("random", "ga", "trees", "cold", "cold-late", "warm")
+SEARCHERS = ("random", "plain", "ga", "trees", "cold", "cold-late", "warm", "unrelated")
 LOGS, LOG_TRIALS = 4, 200
 TREES = Settings(spread=1, trees=0.6, gaussian_process=0.0, children=0.3, early=16, diversify=0.0)
 GENETIC = Settings(spread=1, trees=0.0, gaussian_process=0.0, children=0.9, early=16, diversify=0.0)
@@ -34,7 +37,7 @@ def space_of(path: str) -> RecordedSpace:
 
 
 def run(
-    job: tuple[str, str, int, argparse.Namespace, Sequence[HistoryGroup]],
+    job: tuple[str, str, int, argparse.Namespace, Sequence[Any]],
 ) -> tuple[str, str, int, list[float], float]:
     """One replay: (path, searcher, seed, best ratio after each trial, seconds spent searching)."""
     path, searcher, seed, args, history = job
@@ -44,8 +47,16 @@ def run(
     if searcher == "random":
         picks = np.random.default_rng(seed).permutation(len(space))[:budget]
         order, spent = list(space.times()[picks]), 0.0
+    elif searcher == "plain":
+        began = time.perf_counter()
+        order = plain(space, seed, budget)
+        spent = time.perf_counter() - began
     elif searcher.startswith("kt:"):
         order, spent = kernel_tuner(space, searcher[3:], seed, budget)
+    elif searcher.startswith("optuna:"):
+        order, spent = optuna(space, searcher[7:], seed, budget)
+    elif searcher.startswith("at:"):
+        order, spent = checkout(path, searcher[3:], seed, budget, args.batch)
     else:
         order, spent = ours(space, searcher, seed, budget, args, history)
     best = np.minimum.accumulate([*order, *[np.inf] * (budget - len(order))])
@@ -58,13 +69,13 @@ def ours(
     seed: int,
     budget: int,
     args: argparse.Namespace,
-    history: Sequence[HistoryGroup],
+    history: Sequence[Any],
 ) -> tuple[list[float], float]:
     """Times in the order tried (inf: failed) and the seconds of ask and tell."""
     late = int(args.pipelined or searcher == "cold-late")
     own = replace(PIPELINED if late else Settings(), **json.loads(args.settings))
     base = {"trees": TREES, "ga": GENETIC}.get(searcher, own)
-    search = Search([space], seed=seed, batch=args.batch, settings=base, history=history if searcher == "warm" else ())
+    search = Search([space], seed=seed, batch=args.batch, settings=base, history=history)
     flight: list[Any] = []
     order: list[float] = []
     spent, asked = 0.0, 0
@@ -85,14 +96,17 @@ def ours(
     return order, spent
 
 
-def logs(paths: Sequence[str], args: argparse.Namespace, pool: Any) -> dict[tuple[str, int], HistoryGroup]:
+Logs = dict[tuple[str, int], list[Measurement]]
+
+
+def logs(paths: Sequence[str], args: argparse.Namespace, pool: Any) -> Logs:
     """What warm runs are given: cold runs of ``LOG_TRIALS`` trials on every space, ``LOGS`` of them by turns."""
     jobs = [(path, 10_000 + i, args) for path in paths for i in range(LOGS)]
     return dict(zip([(p, s - 10_000) for p, s, _ in jobs], pool(log, jobs)))
 
 
-def log(job: tuple[str, int, argparse.Namespace]) -> HistoryGroup:
-    """One cold run as history."""
+def log(job: tuple[str, int, argparse.Namespace]) -> list[Measurement]:
+    """One cold run."""
     path, seed, args = job
     space = space_of(path)
     search = Search([space], seed=seed, batch=args.batch)
@@ -101,7 +115,29 @@ def log(job: tuple[str, int, argparse.Namespace]) -> HistoryGroup:
         if not batch:
             break
         search.tell([space.measurement(c.config, repeats=False) for c in batch])
-    return HistoryGroup.of(space, search.observations, f"{space.name} on {space.recorded.device}")
+    return search.observations
+
+
+def history(searcher: str, path: str, seed: int, paths: Sequence[str], logged: Logs) -> list[Any]:
+    """What the run of ``searcher`` on ``path`` is given."""
+    if searcher == "warm":
+        groups = [(space_of(k), logged[k, seed % LOGS]) for k in kin(path, paths)]
+        return [HistoryGroup.of(space, told, f"{space.name} on {space.recorded.device}") for space, told in groups]
+    if searcher == "unrelated":
+        other = unrelated(path, paths)
+        return [History.of(logged[other, seed % LOGS], other, space_of(path).name)] if other else []
+    return []
+
+
+def unrelated(path: str, paths: Sequence[str]) -> str | None:
+    """The next space of another kernel, or of other knobs, that has a knob of the same name."""
+    own = space_of(path)
+    names, i = [k.name for k in own.knobs], list(paths).index(path)
+    for other in [*paths[i + 1 :], *paths[:i]]:
+        others = [k.name for k in space_of(other).knobs]
+        if (space_of(other).name, others) != (own.name, names) and set(others) & set(names):
+            return other
+    return None
 
 
 def kin(path: str, paths: Sequence[str]) -> list[str]:

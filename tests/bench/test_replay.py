@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import InvalidInput
+from gpu_tune.space.knob import Config, Knob
+from gpu_tune.store.interchange import Recorded, save_t4
+from gpu_tune.store.recorded_space import RecordedTrial
 from gpu_tune.store.records import Record, Records
 from gpu_tune.templates.bound import BoundTemplate, hardware
 from gpu_tune.templates.registry import registry
@@ -56,8 +60,7 @@ def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
 
 def test_kernel_tuner_strategies_count_distinct_configs() -> None:
     pytest.importorskip("kernel_tuner", reason="kernel_tuner is not installed")
-    script("search.__main__")
-    search = script("search_peers")
+    search = script("search.peers")
     space = script("search.runs").space_of(SPACES[0])
     for strategy in ("genetic_algorithm", "random_sample"):
         order, _ = search.kernel_tuner(space, strategy, 0, 60)
@@ -65,6 +68,51 @@ def test_kernel_tuner_strategies_count_distinct_configs() -> None:
         assert len(order) == 60 and set(order) <= known
         again, _ = search.kernel_tuner(space, strategy, 0, 60)
         assert np.array_equal(order, again)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
+def test_optuna_samplers_count_distinct_configs_of_the_space(sampler: str) -> None:
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    pytest.importorskip("cmaes", reason="cmaes is not installed")
+    space = script("search.runs").space_of(SPACES[0])
+    order, _ = script("search.peers").optuna(space, sampler, 0, 40)
+    assert len(order) == 40 and set(order) <= set(space.times().tolist())
+    assert order == script("search.peers").optuna(space, sampler, 0, 40)[0]
+
+
+def test_the_plain_reference_never_repeats_itself_and_learns() -> None:
+    space = script("search.runs").space_of(SPACES[0])
+    plain = script("search.plain").plain
+    order = plain(space, 3, 104)
+    assert len(order) == 104 and order == plain(space, 3, 104)
+    times = np.sort(space.times())
+    assert np.isin(order, times).all() and np.sort(order)[: len(order) // 8].max() < np.quantile(times, 0.05)
+
+
+def test_another_checkout_is_replayed_beside() -> None:
+    search = script("search.runs")
+    args = argparse.Namespace(trials=24, batch=16, settings="{}", pipelined=False)
+    here = search.run((SPACES[0], "cold", 1, args, []))
+    there = search.run((SPACES[0], f"at:{ROOT}", 1, args, []))
+    assert here[3] == there[3]
+    with pytest.raises(InvalidInput, match="is no checkout"):
+        search.run((SPACES[0], f"at:{ROOT}/tests", 1, args, []))
+
+
+def test_history_of_a_kernel_that_shares_a_knob_is_given_to_unrelated_runs(tmp_path: Path) -> None:
+    search, names = script("search.runs"), {}
+    for name, knobs in {"a": ("x", "y"), "b": ("x", "z"), "c": ("u", "v")}.items():
+        grid = [dict(zip(knobs, pair)) for pair in np.ndindex(6, 6)]
+        trials = tuple(RecordedTrial(Config(c), "ok", 1.0 + sum(c.values())) for c in grid)
+        names[name] = str(tmp_path / f"{name}.json.gz")
+        save_t4(Recorded(name, "chip", tuple(Knob(k, tuple(range(6))) for k in knobs), trials), names[name])
+    paths = list(names.values())
+    assert [search.unrelated(p, paths) for p in paths] == [names["b"], names["a"], None]
+    args = argparse.Namespace(trials=16, batch=16, settings="{}", pipelined=False)
+    logged = search.logs(paths, args, map)
+    given = search.history("unrelated", names["a"], 0, paths, logged)
+    assert [g.name for g in given] == ["a"] and len(given[0].configs) == 36
+    assert search.run((names["a"], "unrelated", 0, args, given))[3][-1] > 0
 
 
 def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
