@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.house import renames
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
 COMMAND = [sys.executable, "-m", "gpu_tune"]
@@ -150,6 +152,7 @@ class Bound:
         from gpu_tune.space.knob import Config
         from gpu_tune.workload import from_dict
 
+        case = renames.today(case)
         name, sms = case["device"]
         device = replace(by_name(name), sm_count=sms)
         return cls(_template(case["template"]), Config(case["config"]), from_dict(case["workload"]), device)
@@ -170,7 +173,8 @@ class Bound:
 
     def violations(self) -> list[str]:
         """Why the config is invalid; empty when it is valid."""
-        return list(self.template.violations(self.config, self.workload, self.device))
+        found = self.template.violations(self.config, self.workload, self.device)
+        return [renames.text_recorded(self.template.name, text) for text in found]
 
     def refusals(self) -> dict[str, str]:
         """Every template that cannot compute the workload on the device, and why not."""
@@ -180,9 +184,10 @@ class Bound:
         return {name: str(answer) for name, answer in answers.items() if answer is not True}
 
     def starts(self) -> list[str]:
-        """Keys of the default config and of the seeds."""
-        default = self.template.default(self.workload, self.device)
-        return [c.key for c in (default, *self.template.seeds(self.workload, self.device))]
+        """Keys of the default config and of the seeds, in recorded names."""
+        default, name = self.template.default(self.workload, self.device), self.template.name
+        seeds = self.template.seeds(self.workload, self.device)
+        return [renames.config_key(renames.config_recorded(name, c)) for c in (default, *seeds)]
 
     def source(self) -> str:
         """The rendered CUDA source."""
@@ -279,11 +284,12 @@ class Searching:
     def best(self) -> str:
         """The best candidate's key and time."""
         best = self._tuner.best
-        return f"{best.candidate.key} {best.time!r}" if best is not None else ""
+        return f"{renames.key_recorded(best.candidate.key)} {best.time!r}" if best is not None else ""
 
     def _keys(self, batch: Any) -> list[str]:
-        self._asked.update({c.key: c for c in batch})
-        return [c.key for c in batch]
+        keys = [renames.key_recorded(c.key) for c in batch]
+        self._asked.update(zip(keys, batch))
+        return keys
 
 
 # --- command line and Python API ---

@@ -71,7 +71,6 @@ _KNOBS = {
     "cluster_m": "cluster_m",
     "cluster_n": "cluster_n",
     "raster_group": "swizzle_factor",
-    "group_m": "swizzle_factor",
 }
 
 

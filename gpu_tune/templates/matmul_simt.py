@@ -52,7 +52,7 @@ KNOBS = (
     Knob("stages", (1, 2, 3, 4, 5, 6), "1 one tile, 2 next tile in registers, 3 and more tiles in flight by cp.async"),
     Knob("fragment_k", (1, 2, 4), "k values read from shared memory at once"),
     Knob("unroll", (1, 2, 4, 8, 16, 32, 64), "steps of fragment_k unrolled"),
-    Knob("group_m", (1, 2, 4, 8, 16), "rows of tiles walked together (L2 reuse)"),
+    Knob("raster_group", (1, 2, 4, 8, 16), "tile rows walked together, for reuse in L2"),
     Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "slices of K, summed in order by a second kernel"),
     Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
 )
@@ -90,7 +90,7 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
         macs=g.launch.threads * live * c["block_k"],
         tiles=(g.layout.tiles_m, g.layout.tiles_n, c["split_k"] * w.batch),
         reads=(c["block_m"] * depth, c["block_n"] * depth),
-        band=c["group_m"],
+        band=c["raster_group"],
         stages=c["stages"],
         walks=matmul_walks(w, c["block_m"], c["block_n"], c["block_k"]),
     )

@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = dict(
     stages=1,
     fragment_k=1,
     unroll=4,
-    group_m=1,
+    raster_group=1,
     split_k=1,
     min_blocks=0,
 )

@@ -238,8 +238,10 @@ CONSTRAINTS = (
     *min_blocks_constraints(_THREADS, tile.threads, _SHARED, _shared),
     Constraint(
         "group",
-        ("block_m", "block_n", "group_m"),
-        lambda c, w, d: c["group_m"] == 1 or (c["group_m"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1),
+        ("block_m", "block_n", "raster_group"),
+        lambda c, w, d: (
+            c["raster_group"] == 1 or (c["raster_group"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1)
+        ),
         "a group has no more rows than there are tiles, and more than one column",
     ),
     split_constraint("block_k", "split_k", split_fits, "a tile of K"),

@@ -28,7 +28,7 @@ def complete(w: Any, device: Device, template: Template, **chosen: Any) -> Confi
         padding_a=0,
         padding_b=0,
         fragment_k=4 if dp4a else 1,
-        group_m=1,
+        raster_group=1,
         split_k=1,
         min_blocks=1,
         stages=2,
@@ -48,8 +48,8 @@ def complete(w: Any, device: Device, template: Template, **chosen: Any) -> Confi
     while not split_fits(c, w, device):
         c["split_k"] = max(v for v in template.knob["split_k"].values if isinstance(v, int) and v < c["split_k"])
     tiles_m, tiles_n = tile_of.tiles(c, w)
-    while c["group_m"] > 1 and (c["group_m"] > tiles_m or tiles_n == 1):
-        c["group_m"] //= 2
+    while c["raster_group"] > 1 and (c["raster_group"] > tiles_m or tiles_n == 1):
+        c["raster_group"] //= 2
     return Config(c)
 
 
@@ -76,10 +76,10 @@ def default(workload: Any, device: Device, template: Template) -> Config:
             warp_n=64,
             interleave_m=2,
             interleave_n=2,
-            group_m=8,
+            raster_group=8,
         )
     elif ceil_div(w.m, 64) * ceil_div(w.n, 64) * w.batch * 2 >= device.sm_count:
-        tile = dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, group_m=4)
+        tile = dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, raster_group=4)
     else:
         tile = dict(block_m=32, block_n=32, block_k=16, thread_m=2, thread_n=4, warp_n=32)
     blocks = ceil_div(w.m, tile["block_m"]) * ceil_div(w.n, tile["block_n"]) * w.batch
@@ -127,9 +127,9 @@ def seeds(workload: Any, device: Device, template: Template) -> list[Config]:
             warp_n=64,
             interleave_n=2,
             interleave_m=2,
-            group_m=8,
+            raster_group=8,
         ),
-        dict(block_m=64, block_n=128, block_k=16, thread_m=8, thread_n=4, warp_n=32, group_m=4),
+        dict(block_m=64, block_n=128, block_k=16, thread_m=8, thread_n=4, warp_n=32, raster_group=4),
         dict(block_m=64, block_n=64, block_k=16, thread_m=4, thread_n=4, warp_n=32, stages=1),
         dict(block_m=32, block_n=64, block_k=32, thread_m=4, thread_n=2, warp_n=16, split_k=4),
     ]

@@ -1,0 +1,70 @@
+"""Knobs and values that were renamed after the golden outputs were recorded, and how to go from either to the other.
+
+Cases, configs and texts keep the names of their recording: a case is translated before it is used, what comes of it
+before it is compared. Adapt ``KNOBS`` with every rename.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Values = Mapping[Any, Any]
+_SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
+KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
+    "matmul_simt": _SIMT,
+    "conv2d_winograd_simt": _SIMT,
+}
+"""By family and old name: the new name, and new values by old ones."""
+
+
+def today(case: dict[str, Any]) -> dict[str, Any]:
+    """A recorded case with today's knobs and values."""
+    return {**case, "config": config_today(case["template"], case["config"])}
+
+
+def config_today(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config in today's names; what no rename concerns stays."""
+    table, found = KNOBS.get(family, {}), {}
+    for name, value in config.items():
+        new, values = table.get(name, (name, {}))
+        found[new] = next((v for old, v in values.items() if _same(old, value)), value)
+    return found
+
+
+def config_recorded(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`config_today`."""
+    back = {new: (old, values) for old, (new, values) in KNOBS.get(family, {}).items()}
+    found = {}
+    for name, value in config.items():
+        old, values = back.get(name, (name, {}))
+        found[old] = next((v for v, new in values.items() if _same(new, value)), value)
+    return found
+
+
+def key_recorded(key: str) -> str:
+    """A candidate's key, which is the family's name and the config as JSON, in recorded names."""
+    family, _, text = key.partition(" ")
+    if family not in KNOBS or not text.startswith("{"):
+        return key
+    return f"{family} {config_key(config_recorded(family, json.loads(text)))}"
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """The canonical text of a config."""
+    return json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
+
+
+def text_recorded(family: str, text: str) -> str:
+    """A message about a config in recorded names: knobs as whole words, values in quotes."""
+    for old, (new, values) in KNOBS.get(family, {}).items():
+        text = re.sub(rf"\b{new}\b", old, text)
+        for before, after in values.items():
+            text = text.replace(repr(after), repr(before))
+    return text
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)
