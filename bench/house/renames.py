@@ -15,6 +15,7 @@ Values = Mapping[Any, Any]
 _SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,
+    "conv2d_direct": {"split_c": ("split_k", {})},
     "conv2d_winograd_simt": _SIMT,
 }
 """By family and old name: the new name, and new values by old ones."""

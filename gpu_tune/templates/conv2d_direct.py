@@ -3,7 +3,7 @@
 A block computes ``block_k`` channels x ``block_p`` rows x ``block_q`` columns of one image and group, a thread
 ``thread_k`` x ``thread_p`` x ``thread_q``. Input patches with their halo and filters are staged in shared memory
 ``block_c`` channels at a time, or read where they lie. ``stages`` 2 and 3 stage ahead with cp.async (sm_80 and newer).
-With ``split_c`` > 1 slices of the input channels go to the workspace and a second kernel adds them in order.
+With ``split_k`` > 1 slices of the input channels go to the workspace and a second kernel adds them in order.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ KNOBS = (
     Knob("unroll", ("none", "s", "rs"), "filter loops that are unrolled: columns, or rows and columns", ordinal=False),
     Knob("unroll_c", (1, 2, 4, 8), "steps of fragment_c unrolled"),
     Knob("raster", ("pixels", "channels"), "what neighbouring blocks vary: the pixels, or the channels", ordinal=False),
-    Knob("split_c", (1, 2, 4, 8, 16), "slices of the input channels, summed in order by a second kernel"),
+    Knob("split_k", (1, 2, 4, 8, 16), "slices of K (of the input channels), summed in order by a second kernel"),
     Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
 )
 
@@ -68,13 +68,13 @@ def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
 
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of a config."""
-    g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_c"], w, tile.outputs(w))
+    g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_k"], w, tile.outputs(w))
     depth = g.pipeline.per_slice * c["block_c"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "conv2d_direct",
         g.pipeline.per_slice,
         macs=g.launch.threads * tile.sums(c) * c["block_c"] * w.r * w.s,
-        tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_c"]),
+        tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_k"]),
         reads=(g.storage.rows * g.storage.columns * depth, c["block_k"] * w.r * w.s * depth),
         stages=c["stages"],
     )
@@ -82,9 +82,9 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    """One launch, and with ``split_c`` a second one."""
+    """One launch, and with ``split_k`` a second one."""
     g, vector = derive(c, w, device), c["vector_width_out"]
-    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_c"], g.layout.outputs, vector)
+    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_k"], g.layout.outputs, vector)
 
 
 def supports(workload: Any, device: Device) -> bool | str:

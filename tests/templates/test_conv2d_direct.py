@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = dict(
     unroll="none",
     unroll_c=1,
     raster="pixels",
-    split_c=1,
+    split_k=1,
     min_blocks=0,
 )
 BODY = Conv2d(2, 16, 9, 10, 16, 3, 3, padding=1, layout="nchw", dtype="float32")
@@ -105,7 +105,7 @@ def test_every_shape_of_filter(layout: str, shape: dict[str, Any]) -> None:
         dict(lanes="channels", thread_k=2, block_k=16, padding_w=4),
         dict(stages=2),
         dict(stages=3, block_c=4, padding_x=4),
-        dict(split_c=4, raster="channels"),
+        dict(split_k=4, raster="channels"),
     ],
 )
 def test_every_way_of_staging(layout: str, changes: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_every_way_of_staging(layout: str, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_default_stages_filters_without_bank_conflicts(layout: str) -> None:
     workload = Conv2d(1, 16, 14, 14, 64, 3, 3, padding=1, layout=layout, dtype="float32")
-    conflicts = run(workload, TEMPLATE.default(workload, A100).replace(split_c=1)).bank_conflicts
+    conflicts = run(workload, TEMPLATE.default(workload, A100).replace(split_k=1)).bank_conflicts
     assert conflicts.store_wavefronts > 0
     assert conflicts.store_extra <= conflicts.store_wavefronts // 4
     assert conflicts.load_extra <= conflicts.load_wavefronts // 3
@@ -162,7 +162,7 @@ def test_masks_exist_only_where_something_can_be_outside() -> None:
         (dict(vector_width_x=4), "vector_x"),
         (dict(reuse_row=True), "reuse_row"),
         (dict(shared_type="wide"), "shared_type"),
-        (dict(split_c=16), "split_c"),
+        (dict(split_k=16), "split_k"),
         (dict(fragment_c=4), "fragment"),
     ],
 )

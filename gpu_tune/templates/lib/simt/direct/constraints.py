@@ -66,7 +66,7 @@ def _code_is_short(c: Mapping[str, Any], w: Any, device: Device) -> bool:
 
 def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     """Whether every slice has channels, and the workspace fits."""
-    return slices_fit(c["split_c"], tile.slices(c, w)[0], tile.outputs(w), device)
+    return slices_fit(c["split_k"], tile.slices(c, w)[0], tile.outputs(w), device)
 
 
 _X = ("block_p", "block_q", "block_c", "stage_x", "shared_x", "shared_type", "padding_x", "vector_width_x", "stages")
@@ -199,6 +199,6 @@ CONSTRAINTS = (
     ),
     *min_blocks_constraints(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
     raster_constraint(("block_k", "block_p", "block_q"), tile.tiles),
-    split_constraint("block_c", "split_c", split_fits, "channels"),
+    split_constraint("block_c", "split_k", split_fits, "channels"),
     grid_constraint(("block_k", "block_p", "block_q"), tile.grid),
 )

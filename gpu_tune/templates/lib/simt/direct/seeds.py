@@ -36,7 +36,7 @@ def complete(w: Any, **chosen: Any) -> Config:
         unroll="none",
         unroll_c=1,
         raster="pixels",
-        split_c=1,
+        split_k=1,
         min_blocks=1,
     )
     c.update(chosen)
@@ -95,7 +95,7 @@ def default(workload: Any, device: Device, template: Template) -> Config:
             blocks, steps = tile.grid(config, workload), tile.slices(config, workload)[0]
             wanted = min(device.sm_count // max(1, blocks), steps // 4)
             for split in (16, 8, 4, 2):
-                candidate = config.replace(split_c=split)
+                candidate = config.replace(split_k=split)
                 if split <= wanted and not template.violations(candidate, workload, device):
                     return candidate
             return config

@@ -97,7 +97,7 @@ def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
 def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     """Steps of block_c channels, and how many of them a slice takes."""
     steps = ceil_div(channels(w)[0], c["block_c"])
-    return steps, ceil_div(steps, c["split_c"])
+    return steps, ceil_div(steps, c["split_k"])
 
 
 def outputs(w: Any) -> int:
