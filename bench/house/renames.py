@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 Values = Mapping[Any, Any]
+_RASTER: Values = {"pixels": "n", "channels": "m"}
 _SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,
-    "conv2d_direct": {"split_c": ("split_k", {})},
+    "conv2d_direct": {"split_c": ("split_k", {}), "raster": ("raster_along", _RASTER)},
+    "conv2d_depthwise": {"raster": ("raster_along", _RASTER)},
     "conv2d_winograd_simt": _SIMT,
 }
 """By family and old name: the new name, and new values by old ones."""

@@ -38,7 +38,12 @@ KNOBS = (
     Knob("threads_q", (1, 2, 4, 8, 16, 32, 64, 128), "threads of a block along the columns"),
     Knob("vector_width", (1, 2, 4, 8, 16), "channels of a thread (nhwc); outputs of one store (nchw)"),
     Knob("filters", ("registers", "shared", "memory"), "where a thread finds its filter at each use", ordinal=False),
-    Knob("raster", ("pixels", "channels"), "what neighbouring blocks vary: the pixels, or the channels", ordinal=False),
+    Knob(
+        "raster_along",
+        ("n", "m"),
+        "direction in which the raster advances last: n (channels), so that neighbours vary the pixels, or m (pixels)",
+        ordinal=False,
+    ),
     Knob(
         "min_blocks", (0, 1, 2, 3, 4, 6, 8), "blocks per SM that the compiler must leave registers for (0: no demand)"
     ),
@@ -274,7 +279,7 @@ def _choices(w: Any) -> list[dict[str, Any]]:
                 )
     single: dict[str, Any] = dict(thread_p=1, thread_q=1, threads_p=1, vector_width=1, filters="memory")
     made += [dict(single, threads_c=tc, threads_q=tq) for tc, tq in ((1, 32), (32, 1), (1, 128))]
-    return [dict(raster="pixels", min_blocks=1, **choice) for choice in made]
+    return [dict(raster_along="n", min_blocks=1, **choice) for choice in made]
 
 
 def default(workload: Any, device: Device) -> Config:

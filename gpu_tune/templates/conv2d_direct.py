@@ -54,7 +54,12 @@ KNOBS = (
     Knob("reuse_row", (False, True), "a thread keeps an input row in registers for all filter columns", ordinal=False),
     Knob("unroll", ("none", "s", "rs"), "filter loops that are unrolled: columns, or rows and columns", ordinal=False),
     Knob("unroll_c", (1, 2, 4, 8), "steps of fragment_c unrolled"),
-    Knob("raster", ("pixels", "channels"), "what neighbouring blocks vary: the pixels, or the channels", ordinal=False),
+    Knob(
+        "raster_along",
+        ("n", "m"),
+        "direction in which the raster advances last: n (channels), so that neighbours vary the pixels, or m (pixels)",
+        ordinal=False,
+    ),
     Knob("split_k", (1, 2, 4, 8, 16), "slices of K (of the input channels), summed in order by a second kernel"),
     Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
 )

@@ -40,7 +40,7 @@ def run(workload: Conv2d, config: Config, device: Any, kind: str = "integer") ->
 def test_every_place_of_the_filter(filters: str) -> None:
     workload = depthwise(24, stride=2, layout="nhwc", dtype="float16", epilogue="bias")
     config = Config(thread_p=2, thread_q=2, threads_c=4, threads_p=2, threads_q=4, vector_width=8, filters=filters,
-                    raster="pixels", min_blocks=0)  # fmt: skip
+                    raster_along="n", min_blocks=0)  # fmt: skip
     assert not TEMPLATE.violations(config, workload, A100)
     run(workload, config, A100)
 

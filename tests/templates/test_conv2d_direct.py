@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = dict(
     reuse_row=False,
     unroll="none",
     unroll_c=1,
-    raster="pixels",
+    raster_along="n",
     split_k=1,
     min_blocks=0,
 )
@@ -105,7 +105,7 @@ def test_every_shape_of_filter(layout: str, shape: dict[str, Any]) -> None:
         dict(lanes="channels", thread_k=2, block_k=16, padding_w=4),
         dict(stages=2),
         dict(stages=3, block_c=4, padding_x=4),
-        dict(split_k=4, raster="channels"),
+        dict(split_k=4, raster_along="m"),
     ],
 )
 def test_every_way_of_staging(layout: str, changes: dict[str, Any]) -> None:

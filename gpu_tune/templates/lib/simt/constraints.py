@@ -60,8 +60,8 @@ def raster_constraint(knobs: tuple[str, ...], tiles: Callable[[Config, Any], tup
 
     return Constraint(
         "raster",
-        ("raster", *knobs),
-        lambda c, w, d: c["raster"] == "pixels" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1),
+        ("raster_along", *knobs),
+        lambda c, w, d: c["raster_along"] == "n" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1),
         "channels come first only where both vary",
     )
 

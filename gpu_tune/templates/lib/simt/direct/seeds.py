@@ -35,7 +35,7 @@ def complete(w: Any, **chosen: Any) -> Config:
         reuse_row=False,
         unroll="none",
         unroll_c=1,
-        raster="pixels",
+        raster_along="n",
         split_k=1,
         min_blocks=1,
     )
