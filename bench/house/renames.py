@@ -14,13 +14,23 @@ from typing import Any
 Values = Mapping[Any, Any]
 _RASTER: Values = {"pixels": "n", "channels": "m"}
 _SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
+_MMA: dict[str, tuple[str, Values]] = {
+    "reduction": ("reduction", {"turnstile": "serial", "last_block": "last_arrival"}),
+}
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,
+    "matmul_mma": _MMA,
+    "conv2d_igemm_mma": _MMA,
+    "conv2d_winograd": _MMA,
     "conv2d_direct": {"split_c": ("split_k", {}), "raster": ("raster_along", _RASTER)},
     "conv2d_depthwise": {"raster": ("raster_along", _RASTER)},
     "conv2d_winograd_simt": _SIMT,
 }
 """By family and old name: the new name, and new values by old ones."""
+TEXTS = {
+    "turnstile_in_order: a turnstile waits": "serial_in_order: a serial sum waits",
+}
+"""Words of constraints that changed, old to new."""
 
 
 def today(case: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +76,8 @@ def text_recorded(family: str, text: str) -> str:
         text = re.sub(rf"\b{new}\b", old, text)
         for before, after in values.items():
             text = text.replace(repr(after), repr(before))
+    for before, after in TEXTS.items():
+        text = text.replace(after, before)
     return text
 
 

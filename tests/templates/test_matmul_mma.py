@@ -118,7 +118,7 @@ def test_swizzled_shared_memory_has_no_bank_conflicts(layout: str) -> None:
 
 
 @emulated
-@pytest.mark.parametrize("reduction", ["workspace", "turnstile", "last_block"])
+@pytest.mark.parametrize("reduction", ["workspace", "serial", "last_arrival"])
 def test_split_k_is_deterministic(reduction: str) -> None:
     workload = Matmul(20, 40, 500, dtype="float16", layout="nt", out_dtype="float32", epilogue="bias")
     chosen = config(workload, block_m=16, block_n=32, split_k=4, reduction=reduction)
@@ -146,7 +146,7 @@ def test_persistent_blocks_walk_over_many_tiles(store: str, split: int) -> None:
             persistent=True,
             epilogue_store=store,
             split_k=split,
-            reduction="last_block" if split > 1 else "workspace",
+            reduction="last_arrival" if split > 1 else "workspace",
         ),
         workload,
         small,

@@ -238,10 +238,10 @@ def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
             "there are fewer than 2^31 tiles",
         ),
         Constraint(
-            "turnstile_in_order",
+            "serial_in_order",
             ("persistent", "reduction"),
-            lambda c, w, d: not (c["persistent"] and c["reduction"] == "turnstile"),
-            "a turnstile waits for earlier blocks, so blocks must start in order: not persistent",
+            lambda c, w, d: not (c["persistent"] and c["reduction"] == "serial"),
+            "a serial sum waits for earlier blocks, so blocks must start in order: not persistent",
         ),
         Constraint(
             "raster_useful",

@@ -13,7 +13,7 @@ from ..common import ceil_div, epilogue_args, matmul_walks
 from .tiles import Operand, Problem, Shape, promotes, shared_bytes
 
 Config = Mapping[str, Any]
-COUNTERS = ("turnstile", "last_block")
+COUNTERS = ("serial", "last_arrival")
 
 
 def counter_bytes(config: Config, problem: Problem) -> int:
@@ -27,7 +27,7 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
         return 0
     if config["reduction"] == "workspace":
         return problem.batch * problem.m * problem.n * 4 * int(config["split_k"])
-    tiles = 1 if config["reduction"] == "turnstile" else config["split_k"]
+    tiles = 1 if config["reduction"] == "serial" else config["split_k"]
     parts = problem.units(config) * tiles * config["block_m"] * config["block_n"] * 4
     return counter_bytes(config, problem) + int(parts)
 

@@ -115,7 +115,7 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
             continue
         room = device.sm_count // max(1, problem.units(base))
         splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
-        for split, how in ((1, "workspace"), *((s, "last_block") for s in splits[-1:] + splits[:1])):
+        for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits[-1:] + splits[:1])):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
             if config is not None:
                 yield config

@@ -49,7 +49,7 @@ KNOBS = (
     Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"),
     Knob(
         "reduction",
-        ("workspace", "turnstile", "last_block", "atomic"),
+        ("workspace", "serial", "last_arrival", "atomic"),
         "how split-K parts meet: a second kernel, in turn, by the block that ends last, or by atomics",
         ordinal=False,
     ),
