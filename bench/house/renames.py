@@ -16,6 +16,7 @@ _RASTER: Values = {"pixels": "n", "channels": "m"}
 _SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
 _MMA: dict[str, tuple[str, Values]] = {
     "reduction": ("reduction", {"turnstile": "serial", "last_block": "last_arrival"}),
+    "persistent": ("grid", {False: "one_per_tile", True: "all"}),
 }
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,
@@ -29,6 +30,7 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
     "turnstile_in_order: a turnstile waits": "serial_in_order: a serial sum waits",
+    "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",
 }
 """Words of constraints that changed, old to new."""
 
@@ -72,12 +74,12 @@ def config_key(config: Mapping[str, Any]) -> str:
 
 def text_recorded(family: str, text: str) -> str:
     """A message about a config in recorded names: knobs as whole words, values in quotes."""
+    for before, after in TEXTS.items():
+        text = text.replace(after, before)
     for old, (new, values) in KNOBS.get(family, {}).items():
         text = re.sub(rf"\b{new}\b", old, text)
         for before, after in values.items():
             text = text.replace(repr(after), repr(before))
-    for before, after in TEXTS.items():
-        text = text.replace(after, before)
     return text
 
 

@@ -143,7 +143,7 @@ def test_persistent_blocks_walk_over_many_tiles(store: str, split: int) -> None:
             block_m=32,
             block_n=32,
             block_k=32,
-            persistent=True,
+            grid="all",
             epilogue_store=store,
             split_k=split,
             reduction="last_arrival" if split > 1 else "workspace",

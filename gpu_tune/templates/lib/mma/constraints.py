@@ -239,9 +239,9 @@ def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
         ),
         Constraint(
             "serial_in_order",
-            ("persistent", "reduction"),
-            lambda c, w, d: not (c["persistent"] and c["reduction"] == "serial"),
-            "a serial sum waits for earlier blocks, so blocks must start in order: not persistent",
+            ("grid", "reduction"),
+            lambda c, w, d: not (c["grid"] == "all" and c["reduction"] == "serial"),
+            "a serial sum waits for earlier blocks, so blocks must start in order: grid is one_per_tile",
         ),
         Constraint(
             "raster_useful",

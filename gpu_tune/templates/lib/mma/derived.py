@@ -19,6 +19,7 @@ from .tiles import (
     Operand,
     Problem,
     Shape,
+    persistent,
     promotes,
     shared_bytes,
     two_kernels,
@@ -217,14 +218,15 @@ def pipeline(c: Config, w: Workload, device: Device, problem: Problem) -> Pipeli
 class Launch:
     """What is launched: ``grid`` blocks of kernel ``name``, and what becomes of the parts of a split K (``reduction``).
 
-    ``overlap``: a persistent block fills its stages for the next tile before its results leave. ``reduce_total``:
-    threads of the second kernel.
+    ``persistent``: a block walks over several tiles; ``overlap``: it fills its stages for the next tile before its
+    results leave. ``reduce_total``: threads of the second kernel.
     """
 
     name: str
     grid: int
     reduction: str
     two_kernels: bool
+    persistent: bool
     overlap: bool
     reduce_total: int
 
@@ -234,13 +236,14 @@ class Launch:
 
 def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage) -> Launch:
     work = tiles.work
-    grid = min(work, device.sm_count * c["min_blocks"]) if c["persistent"] else work
+    grid = min(work, device.sm_count * c["min_blocks"]) if persistent(c) else work
     return Launch(
         name,
         grid,
         reduction=c["reduction"] if tiles.split_k > 1 else "",
         two_kernels=two_kernels(c),
-        overlap=c["persistent"] and not stored.staged and tiles.split_k == 1 and work > grid,
+        persistent=persistent(c),
+        overlap=persistent(c) and not stored.staged and tiles.split_k == 1 and work > grid,
         reduce_total=tiles.batch * tiles.m * tiles.n // stored.vector,
     )
 

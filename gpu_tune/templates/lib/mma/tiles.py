@@ -45,7 +45,12 @@ KNOBS = (
     Knob("prefetch_bytes", (0, 64, 128, 256), "L2 prefetch hint on the copies, bytes (0: none)"),
     Knob("raster_group", (1, 2, 4, 8, 16, 32), "tiles that a band of the raster is wide, for reuse in L2"),
     Knob("raster_along", ("m", "n"), "direction in which the bands of the raster stack", ordinal=False),
-    Knob("persistent", (False, True), "as many blocks as run at once, each walking over several tiles", ordinal=False),
+    Knob(
+        "grid",
+        ("one_per_tile", "all"),
+        "blocks: one for every tile, or as many as run at once, each walking over several tiles",
+        ordinal=False,
+    ),
     Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"),
     Knob(
         "reduction",
@@ -268,6 +273,11 @@ def shared_bytes(config: Mapping[str, Any], a: Operand, b: Operand) -> int:
     slices = slice_bytes(config) if config["slice_k"] > 1 else 0
     slab = slab_bytes(config) if config["epilogue_store"] == "staged" and not two_kernels(config) else 0
     return max(ring_bytes(config["stages"], a, b), slices, slab)
+
+
+def persistent(config: Mapping[str, Any]) -> bool:
+    """Whether a block walks over several tiles."""
+    return bool(config["grid"] == "all")
 
 
 def two_kernels(config: Mapping[str, Any]) -> bool:
