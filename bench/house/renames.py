@@ -18,8 +18,13 @@ _MMA: dict[str, tuple[str, Values]] = {
     "reduction": ("reduction", {"turnstile": "serial", "last_block": "last_arrival"}),
     "persistent": ("grid", {False: "one_per_tile", True: "all"}),
 }
+_WGMMA: dict[str, tuple[str, Values]] = {
+    "reduction": ("reduction", {"kernel": "workspace"}),
+}
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,
+    "matmul_wgmma": _WGMMA,
+    "conv2d_igemm_wgmma": _WGMMA,
     "matmul_mma": _MMA,
     "conv2d_igemm_mma": _MMA,
     "conv2d_winograd": _MMA,
@@ -29,6 +34,7 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 }
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
+    "split_c: every slice has channels": "split_k: every slice has channels",
     "turnstile_in_order: a turnstile waits": "serial_in_order: a serial sum waits",
     "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",
 }
@@ -73,11 +79,11 @@ def config_key(config: Mapping[str, Any]) -> str:
 
 
 def text_recorded(family: str, text: str) -> str:
-    """A message about a config in recorded names: knobs as whole words, values in quotes."""
+    """A message about a config in recorded names: knobs where they are called so, values in quotes."""
     for before, after in TEXTS.items():
         text = text.replace(after, before)
     for old, (new, values) in KNOBS.get(family, {}).items():
-        text = re.sub(rf"\b{new}\b", old, text)
+        text = re.sub(rf"(?<=knob ){new}\b|(?<=[ ,]){new}(?=[,)])", old, text)
         for before, after in values.items():
             text = text.replace(repr(after), repr(before))
     return text

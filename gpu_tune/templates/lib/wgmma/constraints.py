@@ -89,7 +89,7 @@ _CLUSTERS = (
         "cluster_sum",
         ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
         lambda c, w, d: (
-            c["reduction"] == "kernel"
+            c["reduction"] == "workspace"
             or (
                 c["split_k"] in (2, 4, 8)
                 and (c["cluster_m"], c["cluster_n"]) == (1, 1)

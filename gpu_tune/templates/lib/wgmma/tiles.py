@@ -60,7 +60,7 @@ KNOBS = (
     ),
     Knob(
         "reduction",
-        ("kernel", "cluster"),
+        ("workspace", "cluster"),
         "who adds the parts of K, in order: a second kernel, or the blocks of a cluster, each a share of the tile",
         ordinal=False,
     ),
