@@ -20,6 +20,7 @@ _MMA: dict[str, tuple[str, Values]] = {
 }
 _WGMMA: dict[str, tuple[str, Values]] = {
     "reduction": ("reduction", {"kernel": "workspace"}),
+    "epilogue": ("epilogue_store", {"narrow_ring": "staged_narrow", "ring": "staged", "full": "staged_tile"}),
 }
 KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "matmul_simt": _SIMT,

@@ -117,7 +117,7 @@ FLAGSHIP: dict[str, Any] = dict(
     cluster_m=2,
     cluster_n=1,
     producer_registers=40,
-    epilogue="ring",
+    epilogue_store="staged",
     raster_group=8,
     grid="all",
     split_k=1,
@@ -129,7 +129,7 @@ FLAGSHIP: dict[str, Any] = dict(
 
 
 PLAIN: dict[str, Any] = dict(
-    FLAGSHIP, block_m=64, block_n=64, consumers=1, cluster_m=1, epilogue="direct", producer_registers=0
+    FLAGSHIP, block_m=64, block_n=64, consumers=1, cluster_m=1, epilogue_store="direct", producer_registers=0
 )
 """But for a ``block_k`` of 128 bytes valid wherever nothing better is."""
 

@@ -74,7 +74,7 @@ def test_only_compute_capability_9_0_is_served() -> None:
         (dict(cluster_m=4, cluster_n=2), "cluster_size"),
         (dict(block_n=24, cluster_m=2), "multicast_slices"),
         (dict(swap_ab=True), "swap_short_m"),
-        (dict(block_n=24, epilogue="ring"), "tma_store"),
+        (dict(block_n=24, epilogue_store="staged"), "tma_store"),
         (dict(split_k=2), "split_few_tiles"),
         (dict(split_k=3, reduction="cluster", grid="units"), "cluster_sum"),
         (dict(split_k=2, reduction="cluster", grid="units", stages=2, block_n=256), "part_in_ring"),

@@ -19,12 +19,12 @@ assert_computes = functools.partial(checks.assert_computes, TEMPLATE)
 BF16 = Matmul(300, 264, 136, dtype="bfloat16", layout="nt")
 FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
     "cooperative": (dict(), BF16),
-    "ring of two boxes": (dict(epilogue="ring", block_n=192), BF16),
-    "whole tile staged": (dict(epilogue="full"), BF16),
-    "two blocks of 64 rows": (dict(block_m=256, epilogue="ring"), BF16),
-    "three consumers": (dict(block_m=192, consumers=3, epilogue="ring", block_n=96), BF16),
+    "ring of two boxes": (dict(epilogue_store="staged", block_n=192), BF16),
+    "whole tile staged": (dict(epilogue_store="staged_tile"), BF16),
+    "two blocks of 64 rows": (dict(block_m=256, epilogue_store="staged"), BF16),
+    "three consumers": (dict(block_m=192, consumers=3, epilogue_store="staged", block_n=96), BF16),
     "one consumer, no setmaxnreg": (dict(block_m=64, consumers=1, producer_registers=0), BF16),
-    "pingpong": (dict(schedule="pingpong", epilogue="ring"), BF16),
+    "pingpong": (dict(schedule="pingpong", epilogue_store="staged"), BF16),
     "pingpong on one slice of K": (
         dict(schedule="pingpong", block_m=64, block_n=32),
         dataclasses.replace(BF16, k=8, lda=0, ldb=0),
@@ -42,13 +42,13 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
         dict(split_k=2, reduction="cluster", grid="units", swap_ab=True, block_m=24, stages=4),
         dataclasses.replace(BF16, m=37, n=130, k=328, batch=2, lda=0, ldb=0, ldc=0, epilogue="row_bias"),
     ),
-    "transposed": (dict(swap_ab=True, block_m=24, epilogue="full"), dataclasses.replace(BF16, m=37)),
+    "transposed": (dict(swap_ab=True, block_m=24, epilogue_store="staged_tile"), dataclasses.replace(BF16, m=37)),
     "transposed, float32": (
-        dict(swap_ab=True, block_m=40 + 8, epilogue="ring"),
+        dict(swap_ab=True, block_m=40 + 8, epilogue_store="staged"),
         dataclasses.replace(BF16, m=37, out_dtype="float32"),
     ),
     "batch": (
-        dict(epilogue="full", producer_registers=56),
+        dict(epilogue_store="staged_tile", producer_registers=56),
         dataclasses.replace(BF16, batch=3, m=130, n=72, epilogue="residual+silu"),
     ),
     "tn": (dict(cluster_m=2, cluster_n=2), dataclasses.replace(BF16, layout="tn", m=304, lda=0, ldb=0)),
@@ -68,10 +68,10 @@ def test_every_feature_computes_the_product(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "more"),
     [
-        (dict(epilogue="ring"), {}),
-        (dict(epilogue="ring"), dict(out_dtype="float32")),
-        (dict(epilogue="narrow_ring"), dict(out_dtype="float32")),
-        (dict(epilogue="ring", swap_ab=True, block_m=64), dict(m=64)),
+        (dict(epilogue_store="staged"), {}),
+        (dict(epilogue_store="staged"), dict(out_dtype="float32")),
+        (dict(epilogue_store="staged_narrow"), dict(out_dtype="float32")),
+        (dict(epilogue_store="staged", swap_ab=True, block_m=64), dict(m=64)),
         (dict(split_k=2, reduction="cluster", grid="units", stages=4), {}),
     ],
 )
@@ -96,8 +96,8 @@ def test_what_is_staged_meets_no_bank_conflicts(changes: dict[str, Any], more: d
 )
 def test_every_dtype_computes_the_product(dtype: str, more: dict[str, Any]) -> None:
     workload = Matmul(150, 200, 400, dtype=dtype, layout="nt", **more)
-    assert_computes(config(dtype, epilogue="direct"), workload, seed=1, kind="normal")
-    assert_computes(config(dtype, epilogue="ring"), dataclasses.replace(workload, ldc=208), seed=2)
+    assert_computes(config(dtype, epilogue_store="direct"), workload, seed=1, kind="normal")
+    assert_computes(config(dtype, epilogue_store="staged"), dataclasses.replace(workload, ldc=208), seed=2)
 
 
 @needs_emulator
@@ -125,7 +125,7 @@ def test_operands_that_wgmma_does_not_transpose_are_copied_first(dtype: str, lay
     ],
 )
 def test_planted_bugs_do_not_pass(bug: str, repair: str) -> None:
-    c = config(epilogue="ring", cluster_m=2)
+    c = config(epilogue_store="staged", cluster_m=2)
     source = render(TEMPLATE, c, BF16, chip(2))
     assert bug in source
     with pytest.raises(AssertionError):
@@ -134,7 +134,7 @@ def test_planted_bugs_do_not_pass(bug: str, repair: str) -> None:
 
 @needs_emulator
 def test_a_block_that_leaves_before_the_others_of_its_cluster_are_done_with_it_is_found() -> None:
-    c = config(epilogue="ring", cluster_m=2)
+    c = config(epilogue_store="staged", cluster_m=2)
     source = render(TEMPLATE, c, BF16, chip(2))
     drain = "for (unsigned i = 0; i < STAGES; ++i) {\n                mbarrier_wait"
     assert drain in source

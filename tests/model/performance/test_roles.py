@@ -90,11 +90,11 @@ def test_a_k_of_few_steps_is_unrolled_and_still_played() -> None:
 def test_the_order_of_a_published_ladder() -> None:
     """fast.cu (github.com/pranjalssh/fast.cu, README, 8192^3 on an H100): three consumers of a 192 x 192 tile 635
     TFLOP/s; persistent 658, and 777 with cheaper barriers; 128 x 256 by two consumers in clusters of two 799."""
-    three = {"block_m": 192, "block_n": 192, "consumers": 3, "cluster_m": 1, "epilogue": "direct"}
+    three = {"block_m": 192, "block_n": 192, "consumers": 3, "cluster_m": 1, "epilogue_store": "direct"}
     ladder = [
         predicted(**three, grid="units"),
         predicted(**three, grid="all"),
-        predicted(epilogue="direct", grid="all"),
+        predicted(epilogue_store="direct", grid="all"),
     ]
     times = [p.seconds for p in ladder]
     assert times == sorted(times, reverse=True) and times[0] > 1.05 * times[-1]

@@ -87,13 +87,13 @@ _CLUSTERS = (
     ),
     Constraint(
         "cluster_sum",
-        ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue"),
+        ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue_store"),
         lambda c, w, d: (
             c["reduction"] == "workspace"
             or (
                 c["split_k"] in (2, 4, 8)
                 and (c["cluster_m"], c["cluster_n"]) == (1, 1)
-                and (c["schedule"], c["grid"], c["epilogue"]) == ("cooperative", "units", "direct")
+                and (c["schedule"], c["grid"], c["epilogue_store"]) == ("cooperative", "units", "direct")
             )
         ),
         "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
@@ -190,9 +190,9 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
         return bool(c["split_k"] == 1 or blocks <= SPLIT_ROUNDS * d.sm_count * c["min_blocks"])
 
     def storable(c: Config, w: Any, d: Device) -> bool:
-        if c["epilogue"] == "direct":
+        if c["epilogue_store"] == "direct":
             return True
-        if (c["swap_ab"] and c["epilogue"] == "narrow_ring") or not blocks_of_64(c):
+        if (c["swap_ab"] and c["epilogue_store"] == "staged_narrow") or not blocks_of_64(c):
             return False
         item = out_itemsize(c, w)
         return box_bytes(c, item) > 0 and (parts(c) > 1 or problem(w).ldc * item % 16 == 0)
@@ -228,14 +228,14 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
         ),
         Constraint(
             "tma_store",
-            (*_SHAPE, "epilogue", "split_k", "reduction"),
+            (*_SHAPE, "epilogue_store", "split_k", "reduction"),
             storable,
             "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
             "direct epilogue; transposed, there is no narrow ring",
         ),
         Constraint(
             "shared_memory",
-            (*_SHAPE, "block_k", "stages", "epilogue", "split_k", "reduction", "min_blocks"),
+            (*_SHAPE, "block_k", "stages", "epilogue_store", "split_k", "reduction", "min_blocks"),
             fits,
             "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
         ),

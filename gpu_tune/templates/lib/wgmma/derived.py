@@ -220,7 +220,7 @@ def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
 
 
 def staging(c: Config, itemsize: int, tiles: Layout, offset: int) -> Staging:
-    staged, width = c["epilogue"] != "direct", box_bytes(c, itemsize)
+    staged, width = c["epilogue_store"] != "direct", box_bytes(c, itemsize)
     return Staging(
         boxes=out_boxes(c, itemsize) if staged else 0,
         buffers=buffers(c, itemsize) if staged else 0,

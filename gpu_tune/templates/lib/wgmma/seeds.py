@@ -104,12 +104,12 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     row = (ceil_div(problem.n, 4) * 4 if tiles.parts(c) > 1 else problem.ldc) * out_bytes
     together = tiles.sums_in_cluster(c)
     few = c["swap_ab"] and c["block_m"] < 32  # rows: not worth staging
-    c["epilogue"] = "ring"
+    c["epilogue_store"] = "staged"
     if few or row % 16 or together or not tiles.box_bytes(c, out_bytes):
-        c["epilogue"] = "direct"
+        c["epilogue_store"] = "direct"
     stages = _stages(c, w, device)
-    if c["epilogue"] == "ring" and stages < 4 and not c["swap_ab"]:
-        narrow = {**c, "epilogue": "narrow_ring"}
+    if c["epilogue_store"] == "staged" and stages < 4 and not c["swap_ab"]:
+        narrow = {**c, "epilogue_store": "staged_narrow"}
         if tiles.box_bytes(narrow, out_bytes) and _stages(narrow, w, device) > stages:
             c, stages = narrow, _stages(narrow, w, device)
     if not stages:
@@ -188,7 +188,7 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
 
     # one tile: what the epilogue costs while its tensor cores wait
     sums = mt * narrow / 2  # of a thread
-    store = 4.0 if together else 7.0 if c["epilogue"] != "direct" else 4.0 + 16.0 / out_bytes
+    store = 4.0 if together else 7.0 if c["epilogue_store"] != "direct" else 4.0 + 16.0 / out_bytes
     # 300 clocks to drain; clocks a sum: 4 to the cluster, 7 through the copy engine, 4 + 16 / bytes by plain stores,
     # and 4 for each operation of the epilogue (no source: they order stores of different widths)
     leave = 300 + sums * (store + 4.0 * len(w.ops))

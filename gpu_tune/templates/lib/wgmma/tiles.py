@@ -40,8 +40,8 @@ KNOBS = (
         "registers a producer thread keeps by setmaxnreg; the consumers take the rest (0: none move)",
     ),
     Knob(
-        "epilogue",
-        ("direct", "narrow_ring", "ring", "full"),
+        "epilogue_store",
+        ("direct", "staged_narrow", "staged", "staged_tile"),
         "plain stores, or stores by the copy engine: from two buffers of 64 rows (of 64 or 128 bytes), or a whole tile",
         ordinal=False,
     ),
@@ -250,7 +250,7 @@ def out_itemsize(c: Mapping[str, Any], workload: Any) -> int:
 def box_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Width of a stored box in bytes, which is also its swizzle (0: no legal width)."""
     wide = (64 if c["swap_ab"] else right_rows(c)) * out_bytes
-    widths = (64, 32) if c["epilogue"] == "narrow_ring" else (128, 64, 32)
+    widths = (64, 32) if c["epilogue_store"] == "staged_narrow" else (128, 64, 32)
     return next((b for b in widths if wide % b == 0), 0)
 
 
@@ -263,12 +263,12 @@ def out_boxes(c: Mapping[str, Any], out_bytes: int) -> int:
 def buffers(c: Mapping[str, Any], out_bytes: int) -> int:
     """Staged boxes of a consumer that exist at once."""
     boxes = out_boxes(c, out_bytes)
-    return boxes if c["epilogue"] == "full" else min(2, boxes)
+    return boxes if c["epilogue_store"] == "staged_tile" else min(2, boxes)
 
 
 def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
     """Shared bytes of all consumers' staged boxes."""
-    if c["epilogue"] == "direct" or not box_bytes(c, out_bytes):
+    if c["epilogue_store"] == "direct" or not box_bytes(c, out_bytes):
         return 0
     rows = right_rows(c) if c["swap_ab"] else 64
     return int(c["consumers"] * buffers(c, out_bytes) * rows * box_bytes(c, out_bytes))
