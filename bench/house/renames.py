@@ -18,7 +18,14 @@ _MMA: dict[str, tuple[str, Values]] = {
     "reduction": ("reduction", {"turnstile": "serial", "last_block": "last_arrival"}),
     "persistent": ("grid", {False: "one_per_tile", True: "all"}),
 }
+_GRID: Values = {
+    "sixteens": "multiple_of_16",
+    "fewest": "min_waves",
+    "resident": "co_resident",
+    "units": "one_per_tile",
+}
 _WGMMA: dict[str, tuple[str, Values]] = {
+    "grid": ("grid", _GRID),
     "reduction": ("reduction", {"kernel": "workspace"}),
     "epilogue": ("epilogue_store", {"narrow_ring": "staged_narrow", "ring": "staged", "full": "staged_tile"}),
 }
@@ -35,6 +42,7 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 }
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
+    "resident differs from all for larger": "co_resident differs from all for larger",
     "split_c: every slice has channels": "split_k: every slice has channels",
     "turnstile_in_order: a turnstile waits": "serial_in_order: a serial sum waits",
     "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",

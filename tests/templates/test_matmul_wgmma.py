@@ -76,8 +76,8 @@ def test_only_compute_capability_9_0_is_served() -> None:
         (dict(swap_ab=True), "swap_short_m"),
         (dict(block_n=24, epilogue_store="staged"), "tma_store"),
         (dict(split_k=2), "split_few_tiles"),
-        (dict(split_k=3, reduction="cluster", grid="units"), "cluster_sum"),
-        (dict(split_k=2, reduction="cluster", grid="units", stages=2, block_n=256), "part_in_ring"),
+        (dict(split_k=3, reduction="cluster", grid="one_per_tile"), "cluster_sum"),
+        (dict(split_k=2, reduction="cluster", grid="one_per_tile", stages=2, block_n=256), "part_in_ring"),
     ],
 )
 def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
@@ -240,6 +240,6 @@ def test_seeds_differ_in_shape_and_are_ordered_by_their_estimate() -> None:
 def test_a_persistent_grid_of_clusters_of_four_may_leave_room_for_boards_with_uneven_processor_clusters() -> None:
     blocks = {
         grid: TEMPLATE.plan(config(cluster_m=2, cluster_n=2, grid=grid), BIG, H200).kernels[0].blocks
-        for grid in ("all", "resident")
+        for grid in ("all", "co_resident")
     }
-    assert blocks == {"all": 132, "resident": 116}
+    assert blocks == {"all": 132, "co_resident": 116}

@@ -35,11 +35,11 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
     "two spans a slice": (dict(block_k=128, stages=2), BF16),
     "split K": (dict(split_k=2), dataclasses.replace(BF16, k=328, lda=0, ldb=0, epilogue="bias+relu", beta="any")),
     "K split over a cluster": (
-        dict(split_k=4, reduction="cluster", grid="units"),
+        dict(split_k=4, reduction="cluster", grid="one_per_tile"),
         dataclasses.replace(BF16, k=328, lda=0, ldb=0, epilogue="bias+relu", beta="any"),
     ),
     "K split over a cluster, transposed": (
-        dict(split_k=2, reduction="cluster", grid="units", swap_ab=True, block_m=24, stages=4),
+        dict(split_k=2, reduction="cluster", grid="one_per_tile", swap_ab=True, block_m=24, stages=4),
         dataclasses.replace(BF16, m=37, n=130, k=328, batch=2, lda=0, ldb=0, ldc=0, epilogue="row_bias"),
     ),
     "transposed": (dict(swap_ab=True, block_m=24, epilogue_store="staged_tile"), dataclasses.replace(BF16, m=37)),
@@ -72,7 +72,7 @@ def test_every_feature_computes_the_product(name: str) -> None:
         (dict(epilogue_store="staged"), dict(out_dtype="float32")),
         (dict(epilogue_store="staged_narrow"), dict(out_dtype="float32")),
         (dict(epilogue_store="staged", swap_ab=True, block_m=64), dict(m=64)),
-        (dict(split_k=2, reduction="cluster", grid="units", stages=4), {}),
+        (dict(split_k=2, reduction="cluster", grid="one_per_tile", stages=4), {}),
     ],
 )
 def test_what_is_staged_meets_no_bank_conflicts(changes: dict[str, Any], more: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ def test_the_order_of_a_published_ladder() -> None:
     TFLOP/s; persistent 658, and 777 with cheaper barriers; 128 x 256 by two consumers in clusters of two 799."""
     three = {"block_m": 192, "block_n": 192, "consumers": 3, "cluster_m": 1, "epilogue_store": "direct"}
     ladder = [
-        predicted(**three, grid="units"),
+        predicted(**three, grid="one_per_tile"),
         predicted(**three, grid="all"),
         predicted(epilogue_store="direct", grid="all"),
     ]

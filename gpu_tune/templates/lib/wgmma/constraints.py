@@ -93,7 +93,7 @@ _CLUSTERS = (
             or (
                 c["split_k"] in (2, 4, 8)
                 and (c["cluster_m"], c["cluster_n"]) == (1, 1)
-                and (c["schedule"], c["grid"], c["epilogue_store"]) == ("cooperative", "units", "direct")
+                and (c["schedule"], c["grid"], c["epilogue_store"]) == ("cooperative", "one_per_tile", "direct")
             )
         ),
         "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
@@ -101,8 +101,8 @@ _CLUSTERS = (
     Constraint(
         "grid_resident",
         ("cluster_m", "cluster_n", "grid"),
-        lambda c, w, d: c["grid"] != "resident" or c["cluster_m"] * c["cluster_n"] > 2,
-        "blocks and clusters of two always fill the chip: resident differs from all for larger clusters alone",
+        lambda c, w, d: c["grid"] != "co_resident" or c["cluster_m"] * c["cluster_n"] > 2,
+        "blocks and clusters of two always fill the chip: co_resident differs from all for larger clusters alone",
     ),
     Constraint(
         "multicast_slices",

@@ -117,7 +117,7 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     units, places = _units(c, problem), _places(c, device)
     c["stages"] = stages
     alone = together or (units <= places and c["schedule"] != "pingpong")
-    c["grid"] = "units" if alone else "resident" if tiles.cluster_size(c) > 2 else "fewest"
+    c["grid"] = "one_per_tile" if alone else "co_resident" if tiles.cluster_size(c) > 2 else "min_waves"
     height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
     c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + ceil_div(places, g) * width)
     return c
@@ -145,7 +145,7 @@ def _places(c: Mapping[str, Any], device: Device) -> int:
     size = tiles.cluster_size(c)
     if tiles.sums_in_cluster(c):
         return max(1, int(blocks * {2: 1.0, 4: 0.92, 8: 0.85}[size]) // size)
-    return tiles.clusters({**c, "grid": "resident", "schedule": "cooperative"}, 1 << 30, device)
+    return tiles.clusters({**c, "grid": "co_resident", "schedule": "cooperative"}, 1 << 30, device)
 
 
 def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:

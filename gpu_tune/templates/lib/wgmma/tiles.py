@@ -48,7 +48,7 @@ KNOBS = (
     Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
     Knob(
         "grid",
-        ("all", "sixteens", "resident", "fewest", "units"),
+        ("all", "multiple_of_16", "co_resident", "min_waves", "one_per_tile"),
         "blocks: one for every place on the chip, the same in whole sixteens, as many clusters as surely run at once, "
         "the fewest with as many waves, one for every unit",
         ordinal=False,
@@ -101,7 +101,7 @@ GPCS = 8
 
 Which SMs of a GPC are disabled (always by twos) differs from board to board, and with it how many clusters of four run
 at once; the driver tells it for the board at hand (cuOccupancyMaxActiveClusters), but a launch plan is for every board
-of the chip. So the persistent grid "resident" supposes the worst, that every GPC has two SMs left over.
+of the chip. So the persistent grid "co_resident" supposes the worst, that every GPC has two SMs left over.
 """
 INSTRUCTION_REGISTERS = 26
 """Registers that ptxas wants beside the accumulators of one wgmma (error C7602 names the sum)."""
@@ -304,13 +304,13 @@ def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
     """Clusters to launch for ``units`` units of a cluster's work each."""
     size = cluster_size(c)
     sms = device.sm_count
-    if c["grid"] == "sixteens" and sms > 16:
+    if c["grid"] == "multiple_of_16" and sms > 16:
         sms = sms // 16 * 16
-    if c["grid"] == "resident":
+    if c["grid"] == "co_resident":
         sms -= GPCS * max(0, size - 2)
     places = max(1, sms * c["min_blocks"] // size)
     if c["schedule"] == "pingpong":
         units = ceil_div(units, 2)  # two units keep a block's two consumers busy
-    if c["grid"] == "units":
+    if c["grid"] == "one_per_tile":
         return units
-    return ceil_div(units, ceil_div(units, places)) if c["grid"] == "fewest" else min(units, places)
+    return ceil_div(units, ceil_div(units, places)) if c["grid"] == "min_waves" else min(units, places)
