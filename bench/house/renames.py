@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bench.house.golden_parts import digest
+
 Values = Mapping[Any, Any]
 _RASTER: Values = {"pixels": "n", "channels": "m"}
 _SIMT: dict[str, tuple[str, Values]] = {"group_m": ("raster_group", {})}
@@ -48,6 +50,11 @@ TEXTS = {
     "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",
 }
 """Words of constraints that changed, old to new."""
+NAMES: dict[str, str] = {}
+"""Identifiers of the device code that were renamed, new to old."""
+_TOKEN = re.compile(
+    r'(?P<skip>//[^\n]*|/\*.*?\*/|\s+)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<name>[A-Za-z_]\w*)|(?P<other>\d[\w.]*|.)', re.S
+)
 
 
 def today(case: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +103,24 @@ def text_recorded(family: str, text: str) -> str:
         for before, after in values.items():
             text = text.replace(repr(after), repr(before))
     return text
+
+
+def tokens_recorded(source: str) -> str:
+    """16 hex digits of a CUDA source without comments and white space, identifiers in recorded names.
+
+    A digest equal to a recorded one means the same tokens, and so the same code; a name that is used for two things
+    makes it another one.
+    """
+    found = []
+    for match in _TOKEN.finditer(source):
+        kind, text = match.lastgroup, match[0]
+        if kind == "text":
+            found.append(text)
+        elif kind == "name":
+            found.append(NAMES.get(text, text))
+        elif kind == "other":
+            found.append(text)
+    return digest("\n".join(found))[:16]
 
 
 def _same(a: Any, b: Any) -> bool:
