@@ -39,6 +39,8 @@ LANES: dict[str, tuple[str, ...]] = {"all": ("16", "f32", "tf32"), "fma": ("f32"
 by the compiler's layout; what FFMAs read by plain loads may have any."""
 FEW = 5
 """Shapes of the chip itself that the smallest learned row is trained on."""
+DRAWS = 10
+"""Of those few shapes: their row is the mean over so many."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,8 +96,8 @@ def _run(args: argparse.Namespace) -> None:
         found["listed"] = listed_here
         result["chips"][judged.CHIPS[cc]] = found
         _print(judged.CHIPS[cc], found, len(asked), listed_here)
-        low, high = found["interval"]["low"], found["interval"]["high"]
-        published += judged.published(cc, asked, [every[id(s)] for s in asked], low, high, result["split"])
+        by = {name: judged.widths(*_of(name, development, every)) for name in map(judged.arithmetic, asked)}
+        published += judged.published(cc, asked, [every[id(s)] for s in asked], by, result["split"])
         for s in asked:
             ranked = np.argsort(every[id(s)].seconds, kind="stable")
             configs = list(s.runs)
@@ -126,11 +128,13 @@ def _judge(
     learn: int,
 ) -> dict[str, Any]:
     predicted = [every[id(s)] for s in asked]
-    low, high = judged.widths((development, [every[id(s)] for s in development]))
+    names = sorted(set(map(judged.arithmetic, asked)))
+    intervals = {n: judged.told(*_of(n, asked, every), judged.widths(*_of(n, development, every))) for n in names}
     found: dict[str, Any] = {
         "rows": judged.rows(asked, predicted),
         "kinds": judged.kinds(asked, predicted),
-        "interval": {"low": low, "high": high, "coverage": judged.coverage(asked, predicted, low, high)},
+        "intervals": intervals,
+        "interval": judged.overall([row for rows in intervals.values() for row in rows]),
     }
     theirs = [s for s in asked if _key(s) in against]
     if theirs:
@@ -159,10 +163,19 @@ def _learned(
     model = Learned([*asked, *mine, *others], [every[id(s)] for s in (*asked, *mine, *others)])
     times = [s.times() for s in asked]
     rows = [Scores.of([every[id(s)].seconds for s in asked], times).row("static model")]
-    for name, some in ((f"{FEW} own", mine[:FEW]), ("other chip", others), (f"{len(mine)} own", mine)):
-        for way, scores in model.rows(some, asked).items() if some else ():
-            rows.append(Scores.of(scores, times).row(f"{name}: {way}"))
+    few = [[mine[i] for i in rng.permutation(len(mine))[:FEW]] for _ in range(DRAWS if mine else 0)]
+    for name, draws in ((f"{FEW} own", few), ("other chip", [others]), (f"{len(mine)} own", [mine])):
+        drawn = [model.rows(some, asked) for some in draws if some]
+        for way in drawn[0] if drawn else ():
+            scores = [score for found in drawn for score in found[way]]
+            rows.append({**Scores.of(scores, times * len(drawn)).row(f"{name}: {way}"), "shapes": len(asked)})
     return rows
+
+
+def _of(arithmetic: str, shapes: Sequence[Shape], every: dict[int, Predicted]) -> tuple[list[Shape], list[Predicted]]:
+    """The shapes whose variants multiply so, and what is predicted of them."""
+    some = [s for s in shapes if judged.arithmetic(s) == arithmetic]
+    return some, [every[id(s)] for s in some]
 
 
 def _limited(shapes: Sequence[Shape], limit: int) -> list[Shape]:
@@ -192,8 +205,7 @@ def _print(chip: str, found: dict[str, Any], shapes: int, listed: int) -> None:
     if "against" in found:
         print(tables.rows("against", found["against rows"]))
         print(tables.paired("ours - theirs", {k: v for k, v in found["against"].items() if k != "shapes"}))
-    i = found["interval"]
-    print(f"interval {i['low']:.2f} to {i['high']:.2f} of the prediction holds {i['coverage']:.1%} of the times")
+    print(tables.intervals(found["intervals"]))
     print(tables.marks(found["marks"]), flush=True)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.performance_model import heuristics
 from bench.transfer.autoheuristic import Config, Shape, launch
 from gpu_tune.space.features import launch_features
 from gpu_tune.workload import ITEMSIZE
@@ -60,6 +61,8 @@ BASELINES: dict[str, Callable[[Shape, Config], float]] = {
     "roofline and waves": roofline,
     "features' bound": features_bound,
 }
+if heuristics.installed():
+    BASELINES[heuristics.NAME] = heuristics.estimate
 
 
 def order(s: Shape, by: Callable[[Shape, Config], float]) -> NDArray[np.float64]:

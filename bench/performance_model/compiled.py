@@ -147,47 +147,48 @@ def predictions(
     else:
         rows = [_variant(w) for w in work]
     for name, of in zip(names, rows):
-        for (i, j), terms in zip(by_name[name], of):
-            found[i].put(j, terms)
+        for (i, j), (terms, limiter) in zip(by_name[name], of):
+            found[i].put(j, terms, limiter)
     return found
 
 
 @dataclass
 class Predicted:
-    """Of one shape's configs, in the order of its ``runs``: ``seconds`` (inf: does not fit or compile), and all terms
-    by name."""
+    """Of one shape's configs, in the order of its ``runs``: ``seconds`` (inf: does not fit or compile), all terms by
+    name, and the ``limiters``."""
 
     seconds: NDArray[np.float64]
     terms: list[dict[str, float]]
+    limiters: list[str]
 
     @classmethod
     def empty(cls, n: int) -> Predicted:
-        return cls(np.full(n, math.inf), [{} for _ in range(n)])
+        return cls(np.full(n, math.inf), [{} for _ in range(n)], [""] * n)
 
-    def put(self, at: int, terms: Mapping[str, float]) -> None:
-        self.terms[at] = dict(terms)
+    def put(self, at: int, terms: Mapping[str, float], limiter: str) -> None:
+        self.terms[at], self.limiters[at] = dict(terms), limiter
         self.seconds[at] = terms.get("seconds", math.inf)
 
 
 def _variant(
     work: tuple[Cubins, str, list[tuple[Any, Any, Config]], Collection[str], dict[str, Any]],
-) -> list[dict[str, float]]:
+) -> list[tuple[dict[str, float], str]]:
     cubins, name, asked, with_lanes, options = work
     code = cubins.code(name)
     if not code.cubin:
-        return [{} for _ in asked]
-    out: list[dict[str, float]] = []
+        return [({}, "") for _ in asked]
+    out: list[tuple[dict[str, float], str]] = []
     lanes: Lanes | None = None
     for workload, device, config in asked:
         s = Shape(workload, device)
         plan, estimate = launch(s, config, code.shared)
         if code.shared > device.shared_bytes_per_block:
-            out.append({})
+            out.append(({}, ""))
             continue
         if lanes is None and kind(workload) in with_lanes:
             lanes = lanes_for(code.cubin, plan, s)
         found = predict(code.cubin, plan, estimate, workload, device, lanes=lanes, **options)
-        out.append(found.terms())
+        out.append((found.terms(), found.limiter))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.performance_model.metrics import FIRST
@@ -32,3 +32,14 @@ def marks(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(
         f"{'met ' if m['met'] else 'MISS'} {m['name'][:58]:58}{m['value']:>8.3f} {m['mark']:>7}" for m in found
     )
+
+
+def intervals(found: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """Factors of the predicted time, by what multiplies and what limits, and the measured times that lie within."""
+    lines = [f"{'measured / predicted':20}{'limited by':>12}{'from':>8}{'to':>8}{'times':>8}{'within':>8}"]
+    for name, rows in found.items():
+        for r in rows:
+            if r["times"]:
+                which = f"{name:20}{r['limiter'] or 'others':>12}"
+                lines.append(f"{which}{r['low']:>8.2f}{r['high']:>8.2f}{r['times']:>8}{r['coverage']:>8.1%}")
+    return "\n".join(lines)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.performance_model import __main__ as BENCH
-from bench.performance_model import compiled, judged, learned, metrics, tables
+from bench.performance_model import compiled, heuristics, judged, learned, metrics, tables
 from bench.performance_model.variants import Variant, alignment, is_held, is_listed, requests, variant
 from bench.transfer.autoheuristic import Shape
 from gpu_tune.cuda.device import by_name
@@ -108,7 +112,7 @@ def test_the_command_judges_and_publishes(
         for s in of:
             seconds = s.times() * 0.8 * noise.lognormal(0, 0.1, len(s.runs))
             terms = [{"seconds": float(t), "iteration": 500.0, "resident": 2.0, "dram cycles": 1.0} for t in seconds]
-            out.append(compiled.Predicted(seconds, terms))
+            out.append(compiled.Predicted(seconds, terms, ["tensor"] * len(terms)))
         return out
 
     monkeypatch.setattr(BENCH.autoheuristic, "read", lambda logs: shapes)
@@ -122,9 +126,12 @@ def test_the_command_judges_and_publishes(
     static, random = chip["rows"][-1], chip["rows"][0]
     assert found["split"] == "development" and static["shapes"] == sum(not is_held(s.workload) for s in shapes)
     assert random["top1"] < static["top1"] < 1 and static["rank_correlation"] > 0.8
-    assert chip["interval"]["low"] < 1.25 < chip["interval"]["high"] and chip["interval"]["coverage"] > 0.85
+    every, tensor = chip["intervals"]["mma"]
+    assert tensor["limiter"] == "tensor" and tensor["low"] < 1.25 < tensor["high"] and every["times"] == 0
+    assert 0.85 < chip["interval"]["coverage"] == tensor["coverage"] and 1 < chip["interval"]["width"] < 1.6
     (row,) = json.loads(Path(files["publish"]).read_text())["rows"]
     assert row["instruction"] == "mma" and row["copies"] == "cp.async" and row["split"] == "development"
+    assert [i["limiter"] for i in row["intervals"]] == ["tensor"]
     assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
     assert BENCH.main(["log.txt", "--cubins", "none", "--held", "--against", files["picks"], "--learn", "5"]) == 0
     printed = capsys.readouterr().out
@@ -134,8 +141,9 @@ def test_the_command_judges_and_publishes(
 
 def test_a_start_score_is_corrected_not_replaced() -> None:
     shapes = [shape(256 * i, 1024, 512) for i in range(1, 12)]
+    few = ["tensor"] + ["l2"] * (len(CONFIGS) - 1)
     known = [
-        compiled.Predicted(s.times(), [{"seconds": t, "iteration": 1, "resident": 1} for t in s.times()])
+        compiled.Predicted(s.times(), [{"seconds": t, "iteration": 1, "resident": 1} for t in s.times()], few)
         for s in shapes
     ]
     rows = learned.Learned(shapes, known).rows(shapes[:5], shapes[5:])
@@ -144,7 +152,64 @@ def test_a_start_score_is_corrected_not_replaced() -> None:
     assert scores["features, from static"]["top1"] > 0.97
     assert scores["features, from static"]["rank_correlation"] >= scores["features"]["rank_correlation"]
     assert len(tables.rows("x", list(scores.values())).splitlines()) == 4
-    assert judged.coverage(shapes, known, 0.9, 1.1) == 1.0
+    rows = judged.told(shapes, known, {"": (0.9, 1.1), "l2": (1.1, 1.2)})
+    assert [(r["limiter"], r["times"], r["coverage"]) for r in rows] == [
+        ("", len(shapes), 1.0),
+        ("l2", len(shapes) * (len(CONFIGS) - 1), 0.0),
+    ]
+    assert judged.overall(rows) == {"width": pytest.approx(1.2 / 1.1), "coverage": pytest.approx(1 / len(CONFIGS))}
+
+
+class _Kernel(ctypes.Structure):
+    """As the package has it."""
+
+    _fields_ = [
+        *((name, ctypes.c_uint16 * 3) for name in ("cta", "warp", "instr")),
+        ("splitK", ctypes.c_uint16),
+        *((name, ctypes.c_uint8) for name in ("loadStages", "gridSwizzle", "ctaOrder")),
+        ("cluster", ctypes.c_uint8 * 2),
+    ]
+
+
+def heuristics_package() -> SimpleNamespace:
+    """Estimates a nanosecond for each element of a block's tile, for the chip and precision that it was made for."""
+
+    class Interface:
+        nvmmhKernelConfiguration = _Kernel
+        handle, target, hardware_descriptor = 1, 2, None
+
+        def __init__(self, backend: int, gpu: str) -> None:
+            assert (backend, gpu) == (2, "A100")
+
+        def loadInternalDiscoverySet(self, layout: object, precision: str) -> None:
+            assert (layout, precision) == ((False, True), "HSH")
+
+        def makeNvMatmulHeuristicsProblem(self, m: int, n: int, k: int, layout: object) -> ctypes.c_int:
+            return ctypes.c_int(m * n * k)
+
+        def nvMatmulHeuristicsEstimateRuntime(self, handle: int, precision: bytes, *args: Any) -> float:
+            kernel = args[2]._obj
+            m, n = kernel.cta[:2]
+            assert kernel.warp[0] * kernel.warp[1] * 4 == m * n and kernel.warp[0] >= 16
+            return m * n * 1e-9
+
+    return SimpleNamespace(
+        NvMatmulHeuristicsInterfaceEx=Interface,
+        NvMatmulHeuristicsTarget=SimpleNamespace(TRITON=2),
+        NvMatmulHeuristicsNvidiaGpu={"A100_SXM_80GB": "A100"},
+        boolsToNvMatmulHeuristicsLayout=lambda a, b: (a, b),
+    )
+
+
+def test_nvidias_estimates_are_asked_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", None)
+    assert not heuristics.installed()
+    heuristics._interface.cache_clear()
+    monkeypatch.setitem(sys.modules, "nvMatmulHeuristics", heuristics_package())
+    assert heuristics.installed()
+    asked = [heuristics.estimate(shape(512, 512, 2048), c) for c in CONFIGS]
+    assert asked == [c[0] * c[2] * 1e-9 for c in CONFIGS]  # tiles, not depths
+    heuristics._interface.cache_clear()
 
 
 def test_a_folder_without_an_index_is_refused(

@@ -44,7 +44,7 @@ class Cast:
     @classmethod
     def alike(cls, trace: NDArray[np.int32], marks: NDArray[np.int32], warps: int, blocks: int) -> Cast:
         """``blocks`` resident blocks of ``warps`` warps that all run ``trace``, spread over four sub-partitions."""
-        count = max(1, round(warps * blocks / 4))
+        count = max(1, -(-warps * blocks // 4))
         per_block = max(1, count // blocks) if warps >= 4 else 1
         zeros, block = np.zeros(count, np.int32), (np.arange(count) // per_block).astype(np.int32)
         end = np.full(count, len(trace), np.int32)

@@ -127,7 +127,8 @@ def _memory(
     plain, copies = program.is_("LDG LD STG ST ATOM ATOMG RED REDG"), program.is_("LDGSTS")
     interval[plain] = np.maximum(1.0, 32 * width / sm.l1_bytes)[plain]
     interval[copies] = np.maximum(1.0, 32 * width / sm.shared_bytes)[copies]
-    l2[plain | copies] = (32 * width / sm.l2_bytes)[plain | copies]
+    from_l2 = 0.0 if sm.lines_bound else 1 / sm.l2_bytes
+    l2[plain | copies] = (32 * width * from_l2)[plain | copies]
     latency[plain | copies] = sm.dram  # blocks walk along K in step, so the first to ask waits for DRAM and all with it
     local, rest = program.is_("LDL STL"), program.is_("LDC SHFL")
     interval[local] = np.maximum(1.0, 32 * width / sm.l1_bytes)[local]
@@ -136,7 +137,7 @@ def _memory(
         interval[index] = max(1.0, wavefronts)
     for index, sectors in lanes.sectors.items():
         hit = lanes.hits.get(index, 0.0)
-        l2[index] = sectors * _SECTOR * (1 - hit) / sm.l2_bytes
+        l2[index] = sectors * _SECTOR * (1 - hit) * from_l2
         if plain[index]:
             interval[index] = max(1.0, sectors * _SECTOR / sm.l1_bytes)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram

@@ -16,14 +16,27 @@ FILE = Path(__file__).with_name("judged.json")
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Measured times lie between ``low`` and ``high`` times the predicted one where ``limiter`` is its largest cause
+    ("": one that has no interval of its own): nine of ten of the timings that set the width, and ``coverage`` of the
+    ``times`` that judged it."""
+
+    limiter: str
+    low: float
+    high: float
+    times: int
+    coverage: float
+
+
+@dataclass(frozen=True)
 class Judgement:
     """How the model did on one kind of kernel.
 
     A kind: ``op`` on compute capability ``cc`` with inputs of one of ``dtypes``, whose arithmetic is ``instruction``
     (``mma``, ``wgmma`` or ``fma``) and whose operands are fetched by ``copies`` (``cp.async``, ``tma`` or ``plain``).
     Judged on ``shapes`` held-out (``split``) shapes of ``timings`` on ``chip``: best / best of the first k picks
-    (``top1``, ``top3``, ``top5``: geometric means) and the mean ``rank_correlation``. ``low`` and ``high``: factors of
-    a predicted time between which measured ones lie, ``coverage`` of them.
+    (``top1``, ``top3``, ``top5``: geometric means) and the mean ``rank_correlation``. ``intervals``: by what limits a
+    predicted time.
     """
 
     cc: int
@@ -39,16 +52,26 @@ class Judgement:
     top3: float
     top5: float
     rank_correlation: float
-    low: float
-    high: float
-    coverage: float
+    intervals: tuple[Interval, ...]
     date: str
 
-    def __str__(self) -> str:
-        return (
+    def interval(self, limiter: str) -> Interval | None:
+        """Of times that ``limiter`` limits; None where none was judged."""
+        rows = {row.limiter: row for row in self.intervals}
+        return rows.get(limiter, rows.get(""))
+
+    def words(self, limiter: str) -> str:
+        """One sentence, for a prediction that ``limiter`` limits."""
+        found = (
             f"judged on {self.shapes} shapes of {self.timings} on {self.chip}: first pick {self.top1:.2f} of the "
-            f"optimum, best of three {self.top3:.2f}, rank correlation {self.rank_correlation:.2f}; measured times lie "
-            f"between {self.low:.2f} and {self.high:.2f} of the predicted ones in {self.coverage:.0%}"
+            f"optimum, best of three {self.top3:.2f}, rank correlation {self.rank_correlation:.2f}"
+        )
+        if (row := self.interval(limiter)) is None:
+            return found
+        where = f"where {row.limiter} limits, " if row.limiter else ""
+        return (
+            f"{found}; {where}measured times lie between {row.low:.2f} and {row.high:.2f} of the predicted ones in "
+            f"{row.coverage:.0%}"
         )
 
 

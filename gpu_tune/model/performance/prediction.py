@@ -89,8 +89,9 @@ def predict(
     judgement = judged.find(device.cc, workload.op, instruction, copies, workload.dtype)
     if judgement is None:
         return replace(found, seconds=seconds)
-    low, high = seconds * judgement.low, seconds * judgement.high
-    return replace(found, seconds=seconds, low=low, high=high, judged=str(judgement))
+    row, words = judgement.interval(found.limiter), judgement.words(found.limiter)
+    low, high = (seconds * row.low, seconds * row.high) if row else (math.nan, math.nan)
+    return replace(found, seconds=seconds, low=low, high=high, judged=words)
 
 
 def kind(program: Program) -> tuple[str, str]:

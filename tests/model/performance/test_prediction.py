@@ -90,13 +90,19 @@ def test_what_does_not_fit_takes_forever() -> None:
 
 
 def test_only_judged_kinds_have_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = predicted("matmul_mma", HALF, "nvidia-a100")
+    intervals = judged.Interval("", 0.5, 2.0, 100, 0.9), judged.Interval(found.limiter, 0.9, 1.1, 30, 0.8)
     row = judged.Judgement(
-        80, "matmul", "mma", "cp.async", ("float16",), "NVIDIA A100", "timings", 10, "held", 0.9, 0.95, 0.99, 0.9, 0.5,
-        2.0, 0.9, "2026-11-29",
+        80, "matmul", "mma", "cp.async", ("float16",), "NVIDIA A100", "timings", 10, "held", 0.9, 0.95, 0.99, 0.9,
+        intervals, "2026-11-29",
     )  # fmt: skip
+    assert row.interval("another") == intervals[0] and "where" not in row.words("another")
+    assert replace(row, intervals=intervals[1:]).interval("another") is None
     monkeypatch.setattr(judged, "judgements", lambda: (row,))
     found = predicted("matmul_mma", HALF, "nvidia-a100")
-    assert found.judged == str(row) and (found.low, found.high) == (0.5 * found.seconds, 2 * found.seconds)
+    assert (found.low, found.high) == (0.9 * found.seconds, 1.1 * found.seconds)
+    assert found.judged.endswith(f"where {found.limiter} limits, measured times lie between 0.90 and 1.10 of the "
+                                 "predicted ones in 80%")  # fmt: skip
     other = predicted("conv2d_igemm_mma", IMAGE, "nvidia-a100")
     assert other.judged == "" and math.isnan(other.low)
 
