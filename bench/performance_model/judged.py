@@ -60,8 +60,8 @@ Widths = dict[str, tuple[float, float]]
 
 
 def widths(shapes: Sequence[Shape], predicted: Sequence[Predicted]) -> Widths:
-    """The narrowest factors between which nine of ten measured times lie: of all, and of each limiter that has
-    enough."""
+    """The narrowest factors between which nine of ten measured times lie, stretched to the prediction where it lies
+    outside: of all, and of each limiter that has enough."""
     ratios, limiters = _ratios(shapes, predicted)
     enough = sorted(name for name, count in Counter(limiters.tolist()).items() if count >= ENOUGH)
     return {"": _narrowest(ratios), **{name: _narrowest(ratios[limiters == name]) for name in enough}}
@@ -71,7 +71,7 @@ def _narrowest(ratios: NDArray[np.float64]) -> tuple[float, float]:
     ratio = np.sort(np.log(ratios))
     count = max(1, int(np.ceil(COVERAGE * len(ratio))))
     first = int(np.argmin(ratio[count - 1 :] - ratio[: len(ratio) - count + 1]))
-    return float(np.exp(ratio[first])), float(np.exp(ratio[first + count - 1]))
+    return min(1.0, float(np.exp(ratio[first]))), max(1.0, float(np.exp(ratio[first + count - 1])))
 
 
 def _ratios(shapes: Sequence[Shape], predicted: Sequence[Predicted]) -> tuple[NDArray[np.float64], NDArray[np.str_]]:

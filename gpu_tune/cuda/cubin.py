@@ -113,6 +113,7 @@ class Section:
 
     name: str
     kind: int
+    flags: int
     offset: int
     size: int
     link: int
@@ -134,7 +135,7 @@ class Elf:
         _expect(sound, f"section table is malformed ({count} entries of {entry} bytes)")
         raw = [struct.unpack("<IIQQQQIIQQ", self.slice(table + i * 64, 64)) for i in range(count)]
         strings = self.slice(raw[names][4], raw[names][5])
-        self.sections = [Section(_string(strings, s[0]), s[1], s[4], s[5], s[6]) for s in raw]
+        self.sections = [Section(_string(strings, s[0]), s[1], s[2], s[4], s[5], s[6]) for s in raw]
 
     def slice(self, offset: int, size: int) -> bytes:
         inside = offset >= 0 and size >= 0 and offset + size <= len(self.data)
@@ -159,7 +160,8 @@ class Elf:
 
 
 def _facts(elf: Elf) -> Cubin:
-    kernels: dict[str, dict[str, object]] = {name: {} for name, _ in elf.texts()}
+    # up to CUDA 12 the number of barriers is in the flags of the code's section, later in a record
+    kernels: dict[str, dict[str, object]] = {n: {"barriers": s.flags >> 20 & 0x7F} for n, s in elf.texts()}
     for section in elf.sections:
         prefix, _, name = section.name.partition(".nv.info.")
         if section.name.startswith(".nv.shared.") and section.name[11:] in kernels:

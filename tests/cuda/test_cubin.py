@@ -44,8 +44,12 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_120")
 
 
 @functools.cache
+def made(arch: str) -> nvrtc.Compiled:
+    return nvrtc.to_cubin(SOURCE, arch)
+
+
 def compiled(arch: str) -> bytes:
-    return nvrtc.to_cubin(SOURCE, arch).data
+    return made(arch).data
 
 
 def cuobjdump() -> str:
@@ -76,13 +80,26 @@ def test_every_number_equals_cuobjdump(arch: str, tmp_path: Path) -> None:
         assert (kernel.registers, kernel.stack_bytes, declared) == (registers, stack, shared), name
 
 
+def test_barriers_may_stand_in_the_flags_of_the_code() -> None:
+    """CUDA 12's compilers write them there alone."""
+    code = bytearray(compiled("sm_80"))
+    elf = cubin.Elf(bytes(code))
+    at = next(i for i, s in enumerate(elf.sections) if s.name == ".text.calls")
+    (table,) = struct.unpack_from("<Q", code, 40)
+    (flags,) = struct.unpack_from("<Q", code, table + 64 * at + 8)
+    assert cubin.read(bytes(code)).kernels["calls"].barriers == 0
+    struct.pack_into("<Q", code, table + 64 * at + 8, flags | 5 << 20)
+    assert cubin.read(bytes(code)).kernels["calls"].barriers == 5
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_declared_facts_are_read_back(arch: str) -> None:
     kernels = cubin.read(compiled(arch)).kernels
     assert (kernels["staged"].max_threads, kernels["local_array"].max_threads) == (128, 0)
     assert kernels["staged"].static_shared_bytes == 256
     assert kernels["staged"].barriers == 4  # barriers 0..3: __syncthreads and bar.sync 3
-    assert kernels["local_array"].stack_bytes == 160
+    # 160 bytes, unless the compiler keeps the array in registers (NVRTC 12.9 does for sm_120)
+    assert kernels["local_array"].stack_bytes == cubin.read_log(made(arch).log)["local_array"].stack_bytes in (0, 160)
     assert kernels["spills"].stack_bytes > 0 and kernels["spills"].registers <= 64
     assert [(p.offset, p.size) for p in kernels["local_array"].params] == [(0, 8), (8, 4), (16, 8)]
     assert [(p.offset, p.size) for p in kernels["map_by_value"].params] == [(0, 128), (128, 8)]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from gpu_tune.cuda import nvrtc
 from gpu_tune.errors import MeasureError
 from gpu_tune.measure.compile import CompileStore
 from gpu_tune.measure.gpu import GpuMeasurer
@@ -145,11 +146,10 @@ def test_a_gpu_that_cannot_be_used_is_an_error_of_the_machine_and_no_trial(
 def test_an_nvrtc_that_the_driver_does_not_know_is_said_before_anything_is_measured(
     opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("FAKE_CUDA_VERSION", "12080")
-    with (
-        opened() as m,
-        pytest.raises(MeasureError, match=r"runs CUDA 12\.8, but NVRTC 13 .*install gpu_tune\[cuda12\]"),
-    ):
+    major = nvrtc.version()[0]
+    monkeypatch.setenv("FAKE_CUDA_VERSION", f"{major - 1}080")
+    rule = rf"runs CUDA {major - 1}\.8, but NVRTC {major} .*install gpu_tune\[cuda{major - 1}\]"
+    with opened() as m, pytest.raises(MeasureError, match=rule):
         m.submit(candidate()).result(HANG)
 
 
