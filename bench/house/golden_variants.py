@@ -127,7 +127,7 @@ def make(save: Callable[[Entries], None], path: Path, family: str = "", valid: i
         found, source = facts(entry["case"])
         if source:
             found["code"] = codes.of(source, entry["case"]["arch"])
-            found["tokens"] = renames.tokens_recorded(source)
+            found["tokens"] = renames.tokens_recorded(source, entry["case"]["template"])
         done[key] = {"case": entry["case"], "golden": found}
         if (here := key.rsplit("/", 1)[0]) != group:
             group, group_start = here, time.time()
@@ -163,7 +163,7 @@ def check(entries: Entries, options: Options) -> Iterator[Finding]:
                 old, new = golden.get(kind), found.get(kind)
                 yield Finding(key, kind, "" if old == new else f"{_short(old)} -> {_short(new)}")
         same = golden.get("source") == found.get("source")
-        if not same and source and golden.get("tokens") == renames.tokens_recorded(source):
+        if not same and source and golden.get("tokens") == renames.tokens_recorded(source, entry["case"]["template"]):
             yield Finding(key, "source", "comments, white space or listed names differ", note=not options.same_source)
             yield Finding(key, "code")  # the same tokens
             continue

@@ -44,14 +44,45 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 }
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
+    "a slice of K is one or two 128-byte spans": "a k tile is one or two swizzles of 128 bytes",
+    "every part of K has at least one slice": "every part of K has at least one k tile",
+    "is whole swizzle spans of at least": "is whole swizzles of at least",
+    "lie in one group and slices of K are whole": "lie in one group and k tiles are whole",
     "resident differs from all for larger": "co_resident differs from all for larger",
     "split_c: every slice has channels": "split_k: every slice has channels",
     "turnstile_in_order: a turnstile waits": "serial_in_order: a serial sum waits",
     "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",
 }
 """Words of constraints that changed, old to new."""
-NAMES: dict[str, str] = {}
-"""Identifiers of the device code that were renamed, new to old."""
+_STAGES = {"read_stage": "now", "write_stage": "free"}
+_WGMMA_NAMES = {
+    "stage": "slot",
+    "a_stage": "a_slot",
+    "b_stage": "b_slot",
+    "K_TILES": "SLICES",
+    "k_tile": "k",
+    "skipped": "slices",
+    "k_block": "kk",
+    "WorkTile": "Unit",
+    "work_tile": "unit",
+    "work_tile_at": "unit_at",
+    "WORK_TILES": "UNITS",
+    "corner_m": "unit_m",
+    "corner_n": "unit_n",
+}
+_MMA_NAMES = {"k_block": "step", "k_tile": "k", "work_tile": "unit"}
+_SIMT_NAMES = {**_STAGES, "k_tile": "tile"}
+NAMES: dict[str, dict[str, str]] = {
+    "matmul_simt": _SIMT_NAMES,
+    "conv2d_winograd_simt": _SIMT_NAMES,
+    "matmul_wgmma": _WGMMA_NAMES,
+    "conv2d_igemm_wgmma": _WGMMA_NAMES,
+    "matmul_mma": _MMA_NAMES,
+    "conv2d_igemm_mma": _MMA_NAMES,
+    "conv2d_winograd": _MMA_NAMES,
+    "conv2d_direct": {**_STAGES, "k_tile": "step"},
+}
+"""Identifiers of the device code that were renamed, by family, new to old."""
 _TOKEN = re.compile(
     r'(?P<skip>//[^\n]*|/\*.*?\*/|\s+)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<name>[A-Za-z_]\w*)|(?P<other>\d[\w.]*|.)', re.S
 )
@@ -105,19 +136,19 @@ def text_recorded(family: str, text: str) -> str:
     return text
 
 
-def tokens_recorded(source: str) -> str:
+def tokens_recorded(source: str, family: str) -> str:
     """16 hex digits of a CUDA source without comments and white space, identifiers in recorded names.
 
     A digest equal to a recorded one means the same tokens, and so the same code; a name that is used for two things
     makes it another one.
     """
-    found = []
+    found, names = [], NAMES.get(family, {})
     for match in _TOKEN.finditer(source):
         kind, text = match.lastgroup, match[0]
         if kind == "text":
             found.append(text)
         elif kind == "name":
-            found.append(NAMES.get(text, text))
+            found.append(names.get(text, text))
         elif kind == "other":
             found.append(text)
     return digest("\n".join(found))[:16]

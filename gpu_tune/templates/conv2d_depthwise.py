@@ -1,8 +1,8 @@
-"""Depthwise convolution: one filter a channel, bound by memory, kept in registers.
+"""Depthwise convolution: one filter for each channel; bound by memory, so inputs stay in registers.
 
 A thread computes ``thread_p`` x ``thread_q`` outputs of its channels (``vector_width`` of them for NHWC). Input rows
 slide through its registers: each is read once and used for every output row that it touches. What neighbouring threads
-read twice hits in L1.
+both read hits in L1.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 A block computes ``block_k`` channels x ``block_p`` rows x ``block_q`` columns of one image and group, a thread
 ``thread_k`` x ``thread_p`` x ``thread_q``. Input patches with their halo and filters are staged in shared memory
-``block_c`` channels at a time, or read where they lie. ``stages`` 2 and 3 stage ahead with cp.async (sm_80 and newer).
-With ``split_k`` > 1 slices of the input channels go to the workspace and a second kernel adds them in order.
+``block_c`` channels at a time, or read from global memory at every use. ``stages`` 2 and 3 stage ahead with cp.async
+(sm_80 and newer). With ``split_k`` > 1 the sums of parts of the input channels go to the workspace, and a second kernel
+adds them in order.
 """
 
 from __future__ import annotations

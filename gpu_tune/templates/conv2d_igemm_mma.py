@@ -2,8 +2,8 @@
 
 One product per group: pixels (n p q) by output channels over (r, s, c). NHWC: A is the gathered image, B the filters; k
 runs over r, s, c with c innermost, so a pixel's channels are copied 16 bytes at a time. NCHW: A is the filters, B the
-gathered image; k runs over c, r, s and pixels are read element by element, neighbours by neighbouring threads. The main
-loop, split K, raster and epilogue are those of matmul_mma.
+gathered image; k runs over c, r, s and pixels are read one element at a time, neighbouring pixels by neighbouring
+threads. The main loop, split K, raster and epilogue are those of matmul_mma.
 """
 
 from __future__ import annotations

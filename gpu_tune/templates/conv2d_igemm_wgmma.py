@@ -1,9 +1,9 @@
 """conv2d on Hopper as an implicit matrix product: TMA im2col copies, mbarriers and wgmma (sm_90a only), NHWC.
 
 Rows are output pixels, columns output channels, K runs over the filter's places and, innermost, channels. The copy
-engine walks the pixels of a tile through padding, stride and image borders by itself (cuTensorMapEncodeIm2col), so the
+engine handles padding, stride and image borders of a tile's pixels (cuTensorMapEncodeIm2col), so the
 kernel is matmul_wgmma's but for the loads of the image. With groups, a tile's columns lie in one group and read its
-channels, in whole slices of K: a partial slice would read the next group's channels, whose infinities would show.
+channels, in whole k tiles: a partial one would read channels of the next group, and infinities there would spread.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _supports(w: Any, device: Device) -> bool | str:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
     if w.layout != "nhwc":
         return "the copy engine gathers pixels of contiguous channels: layout 'nhwc' only"
-    if w.groups > 1 and (w.c // w.groups * size % tiles.SPAN or w.k // w.groups % 8):
+    if w.groups > 1 and (w.c // w.groups * size % tiles.SWIZZLE_BYTES or w.k // w.groups % 8):
         return (
-            f"groups={w.groups}: a group must have input channels in multiples of {tiles.SPAN} bytes and output "
-            f"channels in multiples of 8, not {w.c // w.groups * size} bytes and {w.k // w.groups} channels"
+            f"groups={w.groups}: a group must have input channels in multiples of {tiles.SWIZZLE_BYTES} bytes and "
+            f"output channels in multiples of 8, not {w.c // w.groups * size} bytes and {w.k // w.groups} channels"
         )
     if w.weights != "plain":
         return "pretransformed filters are for Winograd templates"
@@ -58,7 +58,7 @@ def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
 
 
 def problem(w: Any) -> tiles.Problem:
-    """The implicit product: pixels by output channels, each place of the filter whole slices of channels."""
+    """The implicit product: pixels by output channels, each place of the filter whole k tiles of channels."""
     return tiles.Problem(w.n * w.p * w.q, w.k, 1, w.k, lambda c: w.r * w.s * _channel_tiles(c, w))
 
 
@@ -67,7 +67,7 @@ def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False})
     a, b, hint = g.storage.a, g.storage.b, g.storage.hint
     stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
-    return replace(g, storage=stored, per_unit=True)
+    return replace(g, storage=stored, per_work_tile=True)
 
 
 def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
@@ -79,7 +79,7 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         (w.c, w.w, w.h, w.n),
         (w.c * size, w.w * w.c * size, w.h * w.w * w.c * size),
         (),
-        swizzle=g.storage.a.span,
+        swizzle=g.storage.a.swizzle_bytes,
         element_strides=(1, w.stride[1], w.stride[0], 1),
         l2_promotion=launch.L2_PROMOTION,
         im2col=Im2Col(
@@ -96,7 +96,7 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         (channels, w.r * w.s, w.k),
         (channels * size, w.r * w.s * channels * size),
         (g.storage.b.box_inner, 1, g.storage.b.slice_rows),
-        swizzle=g.storage.b.span,
+        swizzle=g.storage.b.swizzle_bytes,
         l2_promotion=launch.L2_PROMOTION,
     )
     return launch.plan(c, w, problem(w), g, (image, filters))
@@ -111,7 +111,7 @@ CONSTRAINTS = (
             w.groups == 1
             or (w.k // w.groups % (c["block_n"] * c["cluster_n"]) == 0 and w.c // w.groups % c["block_k"] == 0)
         ),
-        "with groups, the columns of a cluster lie in one group and slices of K are whole",
+        "with groups, the columns of a cluster lie in one group and k tiles are whole",
     ),
 )
 

@@ -1,9 +1,9 @@
 """matmul on Hopper: TMA copies, mbarriers and wgmma; warp-specialised and persistent (sm_90a only).
 
-One warpgroup keeps a ring of shared-memory slots filled through the copy engine, one to three others multiply. Shapes
-are compiled in. Where the knobs come from: CUTLASS's sm90 kernels, DeepGEMM, "fast.cu"; what each is worth is measured,
-not assumed. wgmma transposes 16-bit data alone: another operand that is not contiguous along k is copied, transposed,
-to the workspace first, a step of the plan like the others.
+One warpgroup keeps a ring of stages in shared memory filled through the copy engine, one to three others multiply.
+Shapes are compiled in. The knobs come from CUTLASS's sm90 kernels, DeepGEMM and "fast.cu"; what each is worth is
+measured, not assumed. wgmma can transpose 16-bit data only: any other operand that is not contiguous along k is first
+copied, transposed, to the workspace, in a step of the plan like the others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _map(name: str, operand: tiles.Operand, w: Matmul, copy: Transposed | None) 
         (shape[1], shape[0], w.batch) if deep else (shape[1], shape[0]),
         (ld * size, shape[0] * ld * size) if deep else (ld * size,),
         (operand.box_inner, operand.slice_rows, 1) if deep else (operand.box_inner, operand.slice_rows),
-        swizzle=operand.span,
+        swizzle=operand.swizzle_bytes,
         l2_promotion=launch.L2_PROMOTION,
         offset=copy.offset if copy else 0,
     )
@@ -104,7 +104,7 @@ CONSTRAINTS = (
         "mn_major_span",
         ("block_m", "block_n"),
         _mn_major,
-        "a tile that is contiguous along m or n is whole swizzle spans of at least 32 bytes: a multiple of 16",
+        "a tile that is contiguous along m or n is whole swizzles of at least 32 bytes: a multiple of 16",
     ),
 )
 FLAGSHIP: dict[str, Any] = dict(

@@ -1,1 +1,1 @@
-"""The host side of the kernel families: what they share, one folder a kind of kernel."""
+"""The host side of the kernel families: what they share, one folder for each kind of kernel, as in ``parts/``."""

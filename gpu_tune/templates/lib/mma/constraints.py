@@ -1,6 +1,6 @@
 """The constraints of the mma.sync families: what cannot run, would spill, or equals another config.
 
-A family says what its operands look like and how large the product is; the constraints follow.
+A family states its operands and the size of its product; the constraints follow from these.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
         Constraint(
             "grid",
             ("block_m", "block_n", "split_k"),
-            lambda c, w, d: problem(w).units(c) * c["split_k"] < 2**31,
+            lambda c, w, d: problem(w).work_tiles(c) * c["split_k"] < 2**31,
             "there are fewer than 2^31 tiles",
         ),
         Constraint(

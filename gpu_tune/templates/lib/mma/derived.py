@@ -1,5 +1,7 @@
-"""What follows from a config of the mma.sync families, in the order in which it is derived: the operands' loaders, then
-:class:`Layout`, :class:`Storage`, :class:`Pipeline` and :class:`Launch`. Sources see them as one :class:`Derived`.
+"""What follows from a config of the mma.sync families, in the order in which it is derived.
+
+First the loaders of the operands, then :class:`Layout`, :class:`Storage`, :class:`Pipeline` and :class:`Launch`.
+Sources see them as one :class:`Derived`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Config = Mapping[str, Any]
 class Layout:
     """The tiles of the output, ``m`` x ``n`` results ``batch`` times, and the blocks' shares of K.
 
-    ``units``: tiles of the whole batch; ``work``: of these, the parts of a split K. ``k_tiles``: stages that K takes.
+    ``work_tiles``: tiles of the whole batch; ``work``: their parts of a split K. ``k_tiles``: of the whole K.
     """
 
     m: int
@@ -65,12 +67,12 @@ class Layout:
         return self.tiles_m * self.tiles_n
 
     @property
-    def units(self) -> int:
+    def work_tiles(self) -> int:
         return self.tiles * self.batch
 
     @property
     def work(self) -> int:
-        return self.units * self.split_k
+        return self.work_tiles * self.split_k
 
     @property
     def guard_m(self) -> bool:
@@ -184,7 +186,7 @@ class Pipeline:
     heavy: bool
 
     def __str__(self) -> str:
-        tile = f"{self.shape.mmas_m} x {self.shape.mmas_n} x {self.shape.k_steps}"
+        tile = f"{self.shape.mmas_m} x {self.shape.mmas_n} x {self.shape.k_blocks}"
         return f"{self.stages} stages, {tile} mma.sync {self.instruction} a warp and stage, {self.buffers} buffers"
 
     @property

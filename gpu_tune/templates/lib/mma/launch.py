@@ -1,4 +1,4 @@
-"""How the mma.sync families launch: the kernel and what comes before or behind it, and what a config takes."""
+"""How the mma.sync families launch: the kernel, what runs before or after it, and the resources of a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTERS = ("serial", "last_arrival")
 
 def counter_bytes(config: Config, problem: Problem) -> int:
     """Bytes of the counters at the start of the workspace, rounded up so that the parts behind them are aligned."""
-    return ceil_div(problem.units(config) * 4, 256) * 256
+    return ceil_div(problem.work_tiles(config) * 4, 256) * 256
 
 
 def workspace_bytes(config: Config, problem: Problem) -> int:
@@ -28,7 +28,7 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
     if config["reduction"] == "workspace":
         return problem.batch * problem.m * problem.n * 4 * int(config["split_k"])
     tiles = 1 if config["reduction"] == "serial" else config["split_k"]
-    parts = problem.units(config) * tiles * config["block_m"] * config["block_n"] * 4
+    parts = problem.work_tiles(config) * tiles * config["block_m"] * config["block_n"] * 4
     return counter_bytes(config, problem) + int(parts)
 
 

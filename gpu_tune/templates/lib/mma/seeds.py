@@ -113,7 +113,7 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         )
         if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
             continue
-        room = device.sm_count // max(1, problem.units(base))
+        room = device.sm_count // max(1, problem.work_tiles(base))
         splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
         for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits[-1:] + splits[:1])):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
@@ -130,7 +130,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     """
     c, size = config, ITEMSIZE[w.dtype]
     shape = Shape.of(config, w.dtype, promotes(w, device))
-    work = problem.units(c) * c["split_k"]
+    work = problem.work_tiles(c) * c["split_k"]
     k_tiles = ceil_div(problem.k_tiles(c), c["split_k"])
     warps = shape.threads // 32
     area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
@@ -141,8 +141,8 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     # rate: operations a clock of the SM's tensor pipes (table of devices), of which mma.sync reaches 0.62 on 9.0
     kind = {"float32": "tf32", "int8": "int8"}.get(w.dtype, "fp8" if native_fp8(w.dtype, device) else "fp16")
     rate = (device.flops_per_clock.get(kind, 0) or 512) * (0.62 if device.cc == 90 else 0.9)  # HGMMA alone is faster
-    reads = shape.k_steps * (shape.mmas_m + shape.mmas_n / 2)  # ldmatrix of a warp
-    steps = shape.k_steps * shape.mmas_m * shape.mmas_n  # instructions of the tensor cores
+    reads = shape.k_blocks * (shape.mmas_m + shape.mmas_n / 2)  # ldmatrix of a warp
+    steps = shape.k_blocks * shape.mmas_m * shape.mmas_n  # instructions of the tensor cores
     # issue slots: 1.2 an mma (with address arithmetic), one an ldmatrix, 3 a 16-byte copy, 25 of loop overhead; a warp
     # instruction takes one slot of one of the SM's schedulers
     issue = warps * (1.2 * steps + reads + 3 * edge / (CHUNK * shape.threads) + 25) / SCHEDULERS
@@ -152,7 +152,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     # an m16n8 instruction is 2 x 16 x 8 x (32 / size) operations; one scheduler's pipe does rate / SCHEDULERS a clock
     interval = 2 * 16 * 8 * 32 / size * SCHEDULERS / rate  # clocks of an instruction on its tensor core
     # a warp alone: 60 clocks of barrier and wait a k tile; 35 are the latency of an mma, and of an unbuffered ldmatrix
-    chain = 60 + shape.k_steps * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
+    chain = 60 + shape.k_blocks * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
 
     def round_of(blocks: int) -> float:
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
@@ -180,7 +180,7 @@ def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Pr
     """
     shape = Shape.of(config, w.dtype, promotes(w, device))
     places = device.sm_count * _resident(config, w, device, shape)
-    work = problem.units(config) * config["split_k"]
+    work = problem.work_tiles(config) * config["split_k"]
     rounds = ceil_div(work, places)
     return {
         "log2 clocks": math.log2(cost(config, w, device, problem)),

@@ -1,7 +1,7 @@
-"""What the mma.sync families share: tiles in shared memory, how they are copied and read, and what a config takes.
+"""What the mma.sync families share: tiles in shared memory, how they are copied and read, a config's resources.
 
 Every mma.sync instruction used here multiplies 16 rows by 8 columns over 32 bytes of K, so layouts are counted in
-bytes: a *chunk* is 16 bytes, a *k step* two chunks. ``parts/mma`` renders from these objects; a family brings its own
+bytes: a *chunk* is 16 bytes, a *k block* two chunks. ``parts/mma`` renders from these objects; a family brings its own
 loaders (a struct with ``copy(tile)``, or ``fetch()`` and ``store(tile)``).
 """
 
@@ -25,20 +25,22 @@ KNOBS = (
     Knob("warp_m", (16, 32, 48, 64, 80, 96, 128), "rows of the output tile of a warp"),
     Knob("warp_n", (16, 32, 48, 64, 80, 96, 128), "columns of the output tile of a warp"),
     Knob("slice_k", (1, 2, 4), "warps that share an output tile, each with its part of every stage's K"),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "tiles of K in shared memory at once"),
+    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "k tiles in shared memory at once"),
     Knob(
         "shared_layout",
         ("xor", "pad"),
-        "how shared rows avoid bank conflicts: XOR of 16-byte chunks, or padding",
+        "how shared rows avoid bank conflicts: an XOR of 16-byte chunks, or padding",
         ordinal=False,
     ),
     Knob(
-        "fragment_buffers", (1, 2), "register copies of the operands of a k step: 2 loads the next while one multiplies"
+        "fragment_buffers",
+        (1, 2),
+        "register copies of the operands of a k block: with 2, the next is loaded while one is multiplied",
     ),
     Knob(
         "mma_order",
         ("rows", "serpentine"),
-        "order of a warp's instructions: serpentine reuses the operand read last",
+        "order of a warp's instructions: serpentine uses the operand read last again",
         ordinal=False,
     ),
     Knob("copy_bytes", (4, 8, 16), "widest asynchronous copy to shared memory, bytes"),
@@ -55,7 +57,7 @@ KNOBS = (
     Knob(
         "reduction",
         ("workspace", "serial", "last_arrival", "atomic"),
-        "how split-K parts meet: a second kernel, in turn, by the block that ends last, or by atomics",
+        "how split-K parts meet: a second kernel, block after block, the block that arrives last, or atomics",
         ordinal=False,
     ),
     Knob(
@@ -176,10 +178,10 @@ def operand(name: str, extent: int, c: Mapping[str, Any], w: Any, row: int, k_ma
 class Shape:
     """What a config means for a warp and a thread, the same for every family.
 
-    ``tile_threads``: threads that hold the output tile after the K slices met. ``mmas_m``, ``mmas_n``, ``k_steps``:
-    instructions of a warp along m and n, and along K in a stage. ``accumulators``, ``fragments``: 32-bit registers of a
-    thread. ``slab_rows``, ``slab_pitch``: rows of the staged epilogue's slab, one instruction's 16 for every warp along
-    m, and sums from one to the next.
+    ``tile_threads``: threads that hold the output tile after the K slices are added. ``mmas_m``, ``mmas_n``,
+    ``k_blocks``: instructions of a warp along m and n, and along K in a stage. ``accumulators``, ``fragments``: 32-bit
+    registers of a thread. ``slab_rows``, ``slab_pitch``: rows of the staged epilogue's slab, one instruction's 16 for
+    every warp along m, and sums from one to the next.
     """
 
     dtype: str
@@ -190,7 +192,7 @@ class Shape:
     tile_threads: int
     mmas_m: int
     mmas_n: int
-    k_steps: int
+    k_blocks: int
     accumulators: int
     fragments: int
     slab_pitch: int
@@ -212,7 +214,7 @@ class Shape:
             tile_threads=32 * warps_m * warps_n,
             mmas_m=mmas_m,
             mmas_n=mmas_n,
-            k_steps=c["block_k"] * ITEMSIZE[dtype] // 32 // c["slice_k"],
+            k_blocks=c["block_k"] * ITEMSIZE[dtype] // 32 // c["slice_k"],
             accumulators=sums * (2 if promote else 1),
             fragments=operands * c["fragment_buffers"],
             slab_pitch=_slab_pitch(c),
@@ -239,7 +241,7 @@ class Problem:
     def tiles(self, config: Mapping[str, Any]) -> tuple[int, int]:
         return ceil_div(self.m, config["block_m"]), ceil_div(self.n, config["block_n"])
 
-    def units(self, config: Mapping[str, Any]) -> int:
+    def work_tiles(self, config: Mapping[str, Any]) -> int:
         """Output tiles of the whole batch."""
         return math.prod(self.tiles(config)) * self.batch
 
@@ -254,7 +256,7 @@ def ring_bytes(stages: int, a: Operand, b: Operand) -> int:
 
 
 def slice_bytes(config: Mapping[str, Any]) -> int:
-    """Shared bytes through which the K slices of a tile meet."""
+    """Shared bytes through which the K slices of a tile are added."""
     return int(config["block_m"] * config["block_n"] * 4)
 
 

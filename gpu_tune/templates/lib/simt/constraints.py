@@ -1,4 +1,4 @@
-"""The constraints on the plain arithmetic units: those that read alike in every family, then matmul_simt's own."""
+"""The constraints on the plain arithmetic units: those that several families share, then matmul_simt's own."""
 
 from __future__ import annotations
 

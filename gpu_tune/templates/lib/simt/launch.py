@@ -1,4 +1,4 @@
-"""How the families that sum in slices launch on the plain arithmetic units."""
+"""How the families on the plain arithmetic units launch, with K whole or in parts that a second kernel adds."""
 
 from __future__ import annotations
 

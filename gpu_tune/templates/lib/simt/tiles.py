@@ -1,6 +1,6 @@
 """Sizes of configs on the plain arithmetic units: what all of them share, then matmul_simt's own.
 
-Knobs of one name mean the same in each family: ``shared_type``, ``stages``, ``vector_width_*``, ``min_blocks``. Shared
+Knobs of one name mean the same in every family: ``shared_type``, ``stages``, ``vector_width_*``, ``min_blocks``. Shared
 memory is counted in bytes.
 """
 

@@ -1,7 +1,7 @@
-"""The constraints that the wgmma families (sm_90a) share; the words are those of tiles.
+"""The constraints that the wgmma families (sm_90a) share; the terms are those of tiles.
 
-The constraints keep out what the GPU would punish: more registers asked for than there are (setmaxnreg waits for ever),
-spills, wgmmas that ptxas serialises or refuses, boxes that the driver rejects, slots that do not fit.
+They exclude what fails or is slow on the GPU: more registers than there are (setmaxnreg would wait for ever), spills,
+wgmmas that ptxas serialises or refuses, boxes that the driver rejects, stages that do not fit into shared memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .tiles import (
     INSTRUCTION_REGISTERS,
     MIN_REGISTERS,
     PROMOTED_K,
-    SPAN,
+    SWIZZLE_BYTES,
     Problem,
     accumulators,
     blocks_of_64,
@@ -74,8 +74,8 @@ _TILES = (
     Constraint(
         "block_k_spans",
         ("block_k",),
-        lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SPAN, 2 * SPAN),
-        "a slice of K is one or two 128-byte spans",
+        lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SWIZZLE_BYTES, 2 * SWIZZLE_BYTES),
+        "a k tile is one or two swizzles of 128 bytes",
     ),
 )
 _CLUSTERS = (
@@ -120,7 +120,7 @@ def _accumulators_fit(c: Any, w: Any, d: Any) -> bool:
     tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
     spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
     if w.scales == "block128" and c["swap_ab"]:
-        spare += right_rows(c) // 2  # a factor for every row, and that of the next slice
+        spare += right_rows(c) // 2  # a factor for every row, and that of the next k tile
     return held + spare <= consumer_registers(c, d) and held <= (96 if c["swap_ab"] else 208)
 
 
@@ -208,7 +208,7 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             "split_has_work",
             ("block_k", "split_k"),
             lambda c, w, d: c["split_k"] <= problem(w).k_tiles(c),
-            "every part of K has at least one slice",
+            "every part of K has at least one k tile",
         ),
         Constraint(
             "split_few_tiles",

@@ -1,6 +1,6 @@
-"""What follows from a config of the wgmma families, in the order in which it is derived; the words are those of tiles.
+"""What follows from a config of the wgmma families, in the order in which it is derived; see tiles for the terms.
 
-:class:`Layout` says which tiles of which product are whose work, :class:`Storage` how operands and results lie in
+:class:`Layout` says which tiles of which product each block computes, :class:`Storage` how operands and results lie in
 shared memory and leave it, :class:`Pipeline` how the main loop runs, :class:`Launch` what is launched. Sources see all
 four as one :class:`Derived` (``launch``; parts: ``g``).
 """
@@ -41,10 +41,10 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """The tiles of the output, of a cluster's size, and the units of work that they are.
+    """The tiles of the output, of a cluster's size, and the work tiles.
 
     The main kernel writes ``rows`` x ``columns`` results (``n`` of the columns are the product's), ``batch`` times.
-    ``tile``: rows and columns of a cluster. ``k_tiles``: slices of K. ``cluster``: blocks; ``peers`` of them, and
+    ``tile``: rows and columns of a cluster. ``k_tiles``: of the whole K. ``cluster``: blocks; ``peers`` of them, and
     ``b_peers`` as a mask of those that share a tile of B. ``swap``: the product is transposed. ``cluster_sum``: the
     blocks of a cluster multiply a part of K each.
     """
@@ -100,12 +100,12 @@ class Layout:
         return self.batch * (self.split_k if self.partial else 1)
 
     @property
-    def units(self) -> int:
+    def work_tiles(self) -> int:
         return self.tiles * self.outputs
 
 
 def layout(c: Config, device: Device, problem: Problem, columns: int) -> Layout:
-    """Tiles and units of an output with ``columns`` columns."""
+    """Tiles of an output with ``columns`` columns."""
     return Layout(
         problem.m,
         columns,
@@ -253,11 +253,11 @@ def storage(c: Config, w: Workload, to: Any, ldc: int, tiles: Layout, mn_major: 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The main loop: the instructions of a slice of K, and how producer and consumers take turns.
+    """The main loop: the instructions of a k tile, and how producer and consumers take turns.
 
     ``left`` and ``right`` name the operands; a consumer issues ``mt`` instructions of ``shape`` (``n`` columns) for
-    each of the ``k_steps`` of a slice. ``transpose``: of the left and right operand, for 16-bit data. ``promote``:
-    slices after which sums leave the tensor cores (0: never). ``releases``: arrivals that free a slot.
+    each of the ``k_blocks`` of a k tile. ``transpose``: of the left and right operand, for 16-bit data. ``promote``:
+    k tiles after which sums leave the tensor cores (0: never). ``releases``: arrivals that free a stage.
     """
 
     left: str
@@ -268,7 +268,7 @@ class Pipeline:
     types: str
     acc: str
     transpose: tuple[int, int] | None
-    k_steps: int
+    k_blocks: int
     promote: int
     block_scales: bool
     pingpong: bool
@@ -278,7 +278,7 @@ class Pipeline:
 
     def __str__(self) -> str:
         order = "take turns" if self.pingpong else "share a tile" if self.consumers > 1 else "multiplies"
-        return f"{self.mt} x {self.k_steps} wgmma {self.shape} a slice, {self.consumers} consumers: {order}"
+        return f"{self.mt} x {self.k_blocks} wgmma {self.shape} a k tile, {self.consumers} consumers: {order}"
 
     @property
     def consumer_rows(self) -> int:
@@ -304,7 +304,7 @@ def pipeline(c: Config, w: Workload, tiles: Layout, stored: Storage) -> Pipeline
         types=types,
         acc="int" if w.dtype == "int8" else "float",
         transpose=(int(left.mn_major), int(right.mn_major)) if left.itemsize == 2 else None,
-        k_steps=c["block_k"] // instruction_k,
+        k_blocks=c["block_k"] // instruction_k,
         promote=PROMOTED_K // c["block_k"] if promotes(w) else 0,
         block_scales=w.scales == "block128",
         pingpong=pingpong,
@@ -317,7 +317,7 @@ def pipeline(c: Config, w: Workload, tiles: Layout, stored: Storage) -> Pipeline
 class Launch:
     """What is launched: ``clusters`` of ``threads`` a block, and with ``sum_vector`` columns a thread the sum of parts.
 
-    ``single_unit``: each cluster has one unit of work. ``out_ld``: elements from row to row of the final output.
+    ``single_work_tile``: each cluster has one. ``out_ld``: elements from row to row of the final output.
     ``sum_wide``: its offsets need 64 bits.
     """
 
@@ -325,7 +325,7 @@ class Launch:
     clusters: int
     threads: int
     consumer_registers: int
-    single_unit: bool
+    single_work_tile: bool
     out_ld: int
     sum_vector: int
     sum_wide: bool
@@ -336,13 +336,13 @@ class Launch:
 
 
 def launch(name: str, c: Config, device: Device, problem: Problem, tiles: Layout) -> Launch:
-    launched = clusters(c, tiles.units, device)
+    launched = clusters(c, tiles.work_tiles, device)
     return Launch(
         name,
         launched,
         threads=128 * (c["consumers"] + 1),
         consumer_registers=consumer_registers(c, device),
-        single_unit=launched == tiles.units and c["schedule"] != "pingpong",
+        single_work_tile=launched == tiles.work_tiles and c["schedule"] != "pingpong",
         out_ld=problem.ldc,
         sum_vector=4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
         sum_wide=problem.batch * problem.m * problem.ldc >= 2**31,
@@ -364,9 +364,9 @@ class Scales:
 
 @dataclass(frozen=True)
 class Derived:
-    """All that a source sees as ``launch``; ``c`` is the config. ``per_unit``: loads need coordinates of each unit.
+    """All that a source sees as ``launch``; ``c`` is the config.
 
-    ``transposed``: operands that are copied first; ``scales`` or None.
+    ``per_work_tile``: loads need coordinates of each work tile. ``transposed``: operands that are copied first.
     """
 
     c: Config
@@ -374,7 +374,7 @@ class Derived:
     storage: Storage
     pipeline: Pipeline
     launch: Launch
-    per_unit: bool = False
+    per_work_tile: bool = False
     transposed: tuple[Transposed, ...] = ()
     scales: Scales | None = None
 

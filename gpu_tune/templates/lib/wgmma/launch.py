@@ -72,7 +72,7 @@ def end(w: Matmul, start: int) -> int:
 
 
 def target(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> Any:
-    """Whose epilogue the main kernel applies: the workload's own, or with split-K bare sums in rows of 16 bytes."""
+    """Whose epilogue the main kernel applies: the workload's own, or of a split K none (rows of 16 bytes)."""
     if tiles.parts(c) == 1:
         return w
     wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
@@ -126,7 +126,7 @@ def plan(
 
 
 def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:
-    """The main loop of kernel ``name``; with pingpong a unit is the work of one consumer."""
+    """The main loop of kernel ``name``; with pingpong a tile is the work of one consumer."""
     m, n, steps = c["block_m"], c["block_n"], ceil_div(problem.k_tiles(c), c["split_k"])
     down, across = (
         ceil_div(extent, block * cluster) * cluster

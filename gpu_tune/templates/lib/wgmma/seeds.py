@@ -1,7 +1,7 @@
 """Where a search over a wgmma family starts: known tiles in the order of a rough estimate of their time.
 
-The estimate knows what decides between tiles on this chip before anything is measured: whole rounds of tiles over the
-SMs, the tensor cores' pace by width, what L2 and shared memory deliver, the tail of an epilogue that nothing hides, the
+The estimate contains what decides between tiles on this chip before anything is measured: whole waves of tiles over the
+SMs, the tensor cores' pace by width, what L2 and shared memory deliver, the part of an epilogue that nothing hides, the
 second kernel of a split K. Rates are public microbenchmarks of Hopper (arXiv 2402.13499), rounded; they serve to order
 configs, never to predict a time.
 """
@@ -23,7 +23,7 @@ from .tiles import Problem
 L2_BYTES, FILL_BYTES, SHARED_BYTES = 32, 48, 128
 """Bytes a clock for one SM: its share of L2 when all read, what it takes in alone, what its shared memory reads."""
 LATENCY = 900
-"""Clocks from asking for a slice to having it, in a busy chip."""
+"""Clocks from the request of a k tile to its arrival, on a busy chip."""
 SECOND_KERNEL = 3500
 """Clocks that a kernel behind the first one costs before it does anything."""
 SUM_IN_CLUSTER = 900
@@ -114,9 +114,9 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
             c, stages = narrow, _stages(narrow, w, device)
     if not stages:
         return None
-    units, places = _units(c, problem), _places(c, device)
+    work_tiles, places = _work_tiles(c, problem), _places(c, device)
     c["stages"] = stages
-    alone = together or (units <= places and c["schedule"] != "pingpong")
+    alone = together or (work_tiles <= places and c["schedule"] != "pingpong")
     c["grid"] = "one_per_tile" if alone else "co_resident" if tiles.cluster_size(c) > 2 else "min_waves"
     height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]
     c["raster_group"] = min((1, 2, 4, 8, 16), key=lambda g: g * height + ceil_div(places, g) * width)
@@ -133,7 +133,7 @@ def _stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:
     return min(12, stages) if stages > 1 else 0
 
 
-def _units(c: Mapping[str, Any], problem: Problem) -> int:
+def _work_tiles(c: Mapping[str, Any], problem: Problem) -> int:
     rows = ceil_div(problem.m, c["block_m"] * c["cluster_m"])
     columns = ceil_div(problem.n, c["block_n"] * c["cluster_n"])
     return int(rows * columns * problem.batch * tiles.parts(c))
@@ -150,12 +150,12 @@ def _places(c: Mapping[str, Any], device: Device) -> int:
 
 def features(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
     """The estimate and what it is made of, for a ranker to weigh: rounds of clusters, and how full they are."""
-    units, places = _units(c, problem), _places(c, device)
-    rounds = ceil_div(units, places)
+    work_tiles, places = _work_tiles(c, problem), _places(c, device)
+    rounds = ceil_div(work_tiles, places)
     return {
         "log2 clocks": math.log2(cost(c, w, device, problem)),
         "log2 rounds": math.log2(rounds),
-        "full rounds": units / (rounds * places),
+        "full rounds": work_tiles / (rounds * places),
         "tile overlap": float(c["schedule"] == "pingpong" or c["min_blocks"] > 1),
         "multicast": float(c["cluster_m"] * c["cluster_n"]),
     }
@@ -165,15 +165,15 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     """A rough time in clocks, good enough to order starting points."""
     size, out_bytes = ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)
     cluster, together = tiles.cluster_size(c), tiles.sums_in_cluster(c)
-    units, places = _units(c, problem), _places(c, device)
-    slices = ceil_div(problem.k_tiles(c), c["split_k"])
+    work_tiles, places = _work_tiles(c, problem), _places(c, device)
+    k_tiles = ceil_div(problem.k_tiles(c), c["split_k"])
     mt, narrow, pingpong = tiles.blocks_of_64(c), tiles.right_rows(c), c["schedule"] == "pingpong"
     own = 1 if pingpong else c["consumers"]  # consumers of a tile
     blocks = c["min_blocks"]  # on an SM
-    if blocks > 1 and 2 * units <= places:
+    if blocks > 1 and 2 * work_tiles <= places:
         blocks, places = 1, places // 2
 
-    # one slice of K for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of tensor cores,
+    # one k tile for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of tensor cores,
     # or the time to read 64 + N rows of 32 bytes from shared memory (rates: see the module's head)
     row = c["block_k"] * size
     tensor = own * mt * row / 32 * max(narrow / 2, (64 + narrow) * 32 / SHARED_BYTES)
@@ -192,13 +192,13 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     # 300 clocks to drain; clocks a sum: 4 to the cluster, 7 through the copy engine, 4 + 16 / bytes by plain stores,
     # and 4 for each operation of the epilogue (no source: they order stores of different widths)
     leave = 300 + sums * (store + 4.0 * len(w.ops))
-    rounds = ceil_div(units, places)
+    rounds = ceil_div(work_tiles, places)
     if pingpong or blocks > 1:  # two tiles at a time, one in its epilogue while the other multiplies
-        pair = max(2 * slices * pace, slices * pace + leave)
-        total = rounds * pair / (1 if blocks > 1 else 2) + leave + slices * pace * (pingpong and rounds == 1)
+        pair = max(2 * k_tiles * pace, k_tiles * pace + leave)
+        total = rounds * pair / (1 if blocks > 1 else 2) + leave + k_tiles * pace * (pingpong and rounds == 1)
     else:
-        total = rounds * (slices * pace + leave)
-    # the first slice's latency, and the clocks in which a cluster of 2, or of more, starts together (no source)
+        total = rounds * (k_tiles * pace + leave)
+    # the first k tile's latency, and the clocks in which a cluster of 2, or of more, starts together (no source)
     total += LATENCY + {1: 0, 2: 500}.get(cluster, 1200)
 
     # no kernel beats the memory traffic that it cannot avoid: every operand and result once

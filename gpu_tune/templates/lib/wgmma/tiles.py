@@ -1,10 +1,11 @@
 """What the wgmma families (sm_90a) share: what a config means in tiles, bytes and registers.
 
-Words. *left* and *right* are the operands of a wgmma: it multiplies 64 rows of left by ``n`` rows of right, both read
+Terms. *left* and *right* are the operands of a wgmma: it multiplies 64 rows of left by ``n`` rows of right, both read
 from shared memory. ``left`` is matrix A, or B when the product is transposed (``swap_ab``: a short m makes a narrow
-right operand). A *slot* of the ring holds one slice of K of both tiles. A *span* is the width of the swizzle: shared
-rows are one span long. A *unit* of work is one tile of the output (of one matrix of the batch, over one part of K).
-Sizes and limits follow the PTX ISA (wgmma, cp.async.bulk.tensor, setmaxnreg) and the driver's cuTensorMapEncodeTiled.
+right operand). A *k tile* is ``block_k`` elements of K of both operands; it fills one *stage* of the ring. A *k block*
+is the K of one instruction. Rows in shared memory are as long as the swizzle is wide. A *work tile* is one tile of the
+output (of one matrix of the batch, over one part of K). Sizes and limits follow the PTX ISA (wgmma,
+cp.async.bulk.tensor, setmaxnreg) and the driver's cuTensorMapEncodeTiled.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ COLUMNS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224
 KNOBS = (
     Knob("block_m", ROWS, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
     Knob("block_n", COLUMNS, "columns of the output tile, likewise"),
-    Knob("block_k", (32, 64, 128, 256), "elements of K in a slot of the ring"),
+    Knob("block_k", (32, 64, 128, 256), "elements of K in a stage"),
     Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
     Knob(
         "schedule",
@@ -31,7 +32,7 @@ KNOBS = (
         "consumers share one tile, or each has its own and one stores while the other multiplies",
         ordinal=False,
     ),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "slots of the ring"),
+    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "k tiles in shared memory at once"),
     Knob("cluster_m", (1, 2, 4), "blocks of a cluster along m; they share every tile of B"),
     Knob("cluster_n", (1, 2, 4), "blocks of a cluster along n; they share every tile of A"),
     Knob(
@@ -42,26 +43,26 @@ KNOBS = (
     Knob(
         "epilogue_store",
         ("direct", "staged_narrow", "staged", "staged_tile"),
-        "plain stores, or stores by the copy engine: from two buffers of 64 rows (of 64 or 128 bytes), or a whole tile",
+        "results leave from registers, or by the copy engine from two buffers of 64 rows (64 or 128 bytes) or a tile",
         ordinal=False,
     ),
     Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
     Knob(
         "grid",
         ("all", "multiple_of_16", "co_resident", "min_waves", "one_per_tile"),
-        "blocks: one for every place on the chip, the same in whole sixteens, as many clusters as surely run at once, "
-        "the fewest with as many waves, one for every unit",
+        "blocks: as many as run at once, the same in multiples of 16, as many as surely run at once in clusters, the "
+        "fewest that need as many waves, or one for every tile",
         ordinal=False,
     ),
     Knob(
         "split_k",
         (1, 2, 3, 4, 6, 8, 12, 16),
-        "parts of K that different blocks sum",
+        "blocks that share an output tile, each with its part of K",
     ),
     Knob(
         "reduction",
         ("workspace", "cluster"),
-        "who adds the parts of K, in order: a second kernel, or the blocks of a cluster, each a share of the tile",
+        "how split-K parts meet: a second kernel, or the blocks of a cluster, each for a share of the tile, in order",
         ordinal=False,
     ),
     Knob(
@@ -71,11 +72,11 @@ KNOBS = (
     Knob(
         "l2_keep",
         ("both", "a", "b"),
-        "operand that L2 is to keep while the other passes through (both: no hint)",
+        "operand that L2 keeps while the other passes through (both: no hint)",
         ordinal=False,
     ),
 )
-SPAN = 128
+SWIZZLE_BYTES = 128
 """Bytes of a swizzled shared row of a K-major operand; a box of the copy engine is at most this wide."""
 _TYPES = {
     "bfloat16": ("f32.bf16.bf16", 16),
@@ -100,8 +101,8 @@ GPCS = 8
 """Processor clusters of a GH100, the one chip of compute capability 9.0. A cluster of blocks lives in one of them.
 
 Which SMs of a GPC are disabled (always by twos) differs from board to board, and with it how many clusters of four run
-at once; the driver tells it for the board at hand (cuOccupancyMaxActiveClusters), but a launch plan is for every board
-of the chip. So the persistent grid "co_resident" supposes the worst, that every GPC has two SMs left over.
+at once. The driver reports it for a board (cuOccupancyMaxActiveClusters), but a launch plan is for every board of the
+chip. So the persistent grid "co_resident" assumes the worst: that every GPC has two SMs left over.
 """
 INSTRUCTION_REGISTERS = 26
 """Registers that ptxas wants beside the accumulators of one wgmma (error C7602 names the sum)."""
@@ -109,7 +110,7 @@ INSTRUCTION_REGISTERS = 26
 
 @dataclass(frozen=True)
 class Problem:
-    """The product behind an operation: ``m`` x ``n`` sums of ``k_tiles(config)`` slices, ``batch`` times.
+    """The product behind an operation: ``m`` x ``n`` results over ``k_tiles(config)`` k tiles, ``batch`` times.
 
     ``ldc``: elements from row to row of the output.
     """
@@ -123,14 +124,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Operand:
-    """A matrix's tile in a slot: ``rows`` of m or n by ``block_k``. ``share``: blocks of the cluster that share it.
+    """A matrix's tile in a stage: ``rows`` of m or n by ``block_k``. ``share``: blocks of the cluster that share it.
 
-    K-major: boxes are one span of K wide and ``rows / share`` high. MN-major (contiguous along m or n): boxes are one
-    span of m or n wide and ``block_k / share`` high. ``bytes``: of the tile. ``span``: bytes of a shared row, which is
-    also the swizzle. ``boxes``: box columns of the tile, ``box_inner`` elements wide and ``box_stride`` bytes apart.
+    K-major: boxes are one swizzle of K wide and ``rows / share`` high. MN-major (contiguous along m or n): boxes are
+    one swizzle of m or n wide and ``block_k / share`` high. ``bytes``: of the tile. ``swizzle_bytes``: of a shared row.
+    ``boxes``: box columns of the tile, ``box_inner`` elements wide and ``box_stride`` bytes apart.
     ``slice_rows``, ``slice_bytes``: of one box, this block's slice. ``descriptor``: all but its address. Its steps, in
-    units of 16 bytes: ``k_step`` of one wgmma along K, ``k_steps_per_span`` of them before the address jumps by
-    ``span_step`` to another box column (K-major), and ``block_step`` of 64 rows.
+    units of 16 bytes: ``k_block_step`` of one wgmma along K, ``k_blocks_per_swizzle`` of them before the address jumps
+    by ``swizzle_step`` to another box column (K-major), and ``block_step`` of 64 rows.
     """
 
     name: str
@@ -138,16 +139,16 @@ class Operand:
     mn_major: bool
     share: int
     bytes: int
-    span: int
+    swizzle_bytes: int
     box_inner: int
     boxes: int
     box_stride: int
     slice_rows: int
     slice_bytes: int
     descriptor: int
-    k_steps_per_span: int
-    k_step: int
-    span_step: int
+    k_blocks_per_swizzle: int
+    k_block_step: int
+    swizzle_step: int
     block_step: int
 
 
@@ -155,28 +156,28 @@ def operand(name: str, c: Mapping[str, Any], dtype: str, mn_major: bool) -> Oper
     """Matrix ``a`` or ``b`` of a config."""
     rows, share = (c["block_m"], c["cluster_n"]) if name == "a" else (c["block_n"], c["cluster_m"])
     size, instruction_k = ITEMSIZE[dtype], instruction(dtype)[1]
-    span = next(s for s in (128, 64, 32) if rows * size % s == 0) if mn_major else SPAN
-    inner = span // size
+    swizzle_bytes = next(s for s in (128, 64, 32) if rows * size % s == 0) if mn_major else SWIZZLE_BYTES
+    inner = swizzle_bytes // size
     boxes, box_rows = (rows // inner, c["block_k"]) if mn_major else (c["block_k"] // inner, rows)
-    box_stride = box_rows * span
-    leading, stride = (box_stride // 16, 8 * span // 16) if mn_major else (1, 8 * SPAN // 16)
+    box_stride = box_rows * swizzle_bytes
+    leading, stride = (box_stride // 16, 8 * swizzle_bytes // 16) if mn_major else (1, 8 * SWIZZLE_BYTES // 16)
     return Operand(
         name,
         size,
         mn_major,
         share,
         bytes=rows * c["block_k"] * size,
-        span=span,
+        swizzle_bytes=swizzle_bytes,
         box_inner=inner,
         boxes=boxes,
         box_stride=box_stride,
         slice_rows=box_rows // share,
-        slice_bytes=box_rows // share * span,
-        descriptor=leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[span] << 62,
-        k_steps_per_span=1 << 30 if mn_major else SPAN // (instruction_k * size),
-        k_step=instruction_k * (span if mn_major else size) // 16,
-        span_step=box_stride // 16,
-        block_step=(64 * size // span * box_stride if mn_major else 64 * SPAN) // 16,
+        slice_bytes=box_rows // share * swizzle_bytes,
+        descriptor=leading % 2**14 << 16 | stride << 32 | _SWIZZLE_CODE[swizzle_bytes] << 62,
+        k_blocks_per_swizzle=1 << 30 if mn_major else SWIZZLE_BYTES // (instruction_k * size),
+        k_block_step=instruction_k * (swizzle_bytes if mn_major else size) // 16,
+        swizzle_step=box_stride // 16,
+        block_step=(64 * size // swizzle_bytes * box_stride if mn_major else 64 * SWIZZLE_BYTES) // 16,
     )
 
 
@@ -277,7 +278,9 @@ def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
 def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
     """Dynamic shared memory of a block."""
     ring = c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * itemsize
-    barriers = 16 * (c["stages"] + (c["schedule"] == "pingpong"))  # full and empty for every slot, and pingpong's turns
+    barriers = 16 * (
+        c["stages"] + (c["schedule"] == "pingpong")
+    )  # full and empty for every stage, and pingpong's turns
     return int(ring + barriers) + staging_bytes(c, out_bytes)
 
 
@@ -300,8 +303,8 @@ def part_pad(c: Mapping[str, Any]) -> int:
     return 4 if c["swap_ab"] else 8
 
 
-def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
-    """Clusters to launch for ``units`` units of a cluster's work each."""
+def clusters(c: Mapping[str, Any], work_tiles: int, device: Device) -> int:
+    """Clusters to launch for ``work_tiles`` of a cluster's size."""
     size = cluster_size(c)
     sms = device.sm_count
     if c["grid"] == "multiple_of_16" and sms > 16:
@@ -310,7 +313,7 @@ def clusters(c: Mapping[str, Any], units: int, device: Device) -> int:
         sms -= GPCS * max(0, size - 2)
     places = max(1, sms * c["min_blocks"] // size)
     if c["schedule"] == "pingpong":
-        units = ceil_div(units, 2)  # two units keep a block's two consumers busy
+        work_tiles = ceil_div(work_tiles, 2)  # two work tiles keep a block's two consumers busy
     if c["grid"] == "one_per_tile":
-        return units
-    return ceil_div(units, ceil_div(units, places)) if c["grid"] == "min_waves" else min(units, places)
+        return work_tiles
+    return ceil_div(work_tiles, ceil_div(work_tiles, places)) if c["grid"] == "min_waves" else min(work_tiles, places)

@@ -1,8 +1,8 @@
 """How the Winograd families launch: the transforms around the steps of another family's batched matrix product.
 
-The plan has up to four steps, each timed: filters to U (unless they come pretransformed), image tiles to V, alpha^2
-independent products of U and V by the inner matmul family, results back from M with the epilogue. Transforms compute in
-float32.
+The plan has up to four steps, each timed: the transform of the filters to U (unless they are pretransformed), of image
+tiles to V, alpha^2 independent products of U and V by the inner matmul family, and the transform of M to the output.
+Transforms compute in float32.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What follows from a config of conv2d_direct, in the order in which it is derived: one :class:`Derived`."""
+"""What follows from a config of conv2d_direct, in the order in which it is derived; sources see :class:`Derived`."""
 
 from __future__ import annotations
 
