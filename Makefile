@@ -13,6 +13,9 @@ CUDA  := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*
 COMMA := ,
 EXTRA := $(if $(CUDA),$(if $(filter 12,$(CUDA)),cuda12,cuda13),compiler)
 
+# A process has one CUDA driver: tests on a real GPU run apart from those on a virtual one.
+ON_GPU := $(if $(TESTS),,$(CUDA))
+
 # What the tests want besides: CuPy, to look up names in where there is no GPU to run it on.
 TESTING := test$(if $(filter compiler,$(EXTRA)),$(COMMA)test-cupy)
 
@@ -33,7 +36,8 @@ demo: setup
 # What the tests compile is kept, by source, options and compiler: a second run takes it from there.
 test: export GPU_TUNE_TEST_SHARED ?= $(CURDIR)/build/tests
 test: setup-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(ON_GPU),--ignore tests/gpu) $(TESTS)
+	$(if $(ON_GPU),$(BIN)/python -m pytest -rs tests/gpu)
 
 # mypy checks for the Python that runs it, with the stubs of the NumPy that pip chose for that one.
 lint: setup-lint

@@ -47,6 +47,8 @@ def fake_libcuda(shared: Path) -> Path:
 @pytest.fixture
 def fake_cuda(fake_libcuda: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The virtual GPU in place of the machine's, and the CuPy for it, in this process and in its children."""
+    if others := [name for name in virtual_gpu.drivers() if name != str(fake_libcuda)]:
+        pytest.skip(f"{others[0]} is loaded in this process, where tests ran on it; run them apart")
     for name, value in virtual_gpu.environment(fake_libcuda).items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(virtual_gpu.FAKE_CUPY))

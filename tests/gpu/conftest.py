@@ -23,7 +23,7 @@ from gpu_tune.cuda.device import Device
 from gpu_tune.measure.worker import Worker, WorkerLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
-from tests.helpers import toy
+from tests.helpers import toy, virtual_gpu
 
 TOLD: list[str] = []
 STEP_SECONDS, READY_SECONDS = 12.0, 60.0
@@ -64,7 +64,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Any:
 @pytest.fixture(scope="session")
 def gpu() -> Device:
     if driver.device_count() == 0:
-        pytest.skip(f"needs a CUDA GPU: {driver.missing() or 'the driver shows none'}")
+        virtual = [name for name in virtual_gpu.drivers() if Path(name).name.startswith("libcuda-")]
+        why = f"{virtual[0]}, of tests on a virtual one, is loaded here: run tests/gpu apart" if virtual else ""
+        pytest.skip(f"needs a CUDA GPU: {why or driver.missing() or 'the driver shows none'}")
     return driver.describe()
 
 

@@ -22,6 +22,13 @@ def environment(library: Path) -> dict[str, str]:
     return {**libraries, "PYTHONPATH": path}
 
 
+def drivers() -> list[str]:
+    """The CUDA drivers that are loaded in this process. NVIDIA's bindings keep to the first one for good."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    names = (line.split(maxsplit=5)[5] for line in maps if "libcuda" in line)
+    return sorted({name for name in names if Path(name).name.startswith(("libcuda.", "libcuda-"))})
+
+
 def build(folder: Path) -> Path | None:
     """The library, made in ``folder`` unless it is there; None without g++ or ``cuda.h``."""
     headers = [h for place in sys.path for h in Path(place or ".").glob("nvidia/cu*/include/cuda.h")]
