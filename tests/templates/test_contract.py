@@ -296,3 +296,25 @@ def differing(
             if first != second:
                 return {own, (knob.name, value)}
     return set() if exchangeable else {own}
+
+
+SHARED: dict[str, tuple[Value, ...]] = {
+    "raster_group": (1, 2, 4, 8, 16, 32),
+    "raster_along": ("m", "n"),
+    "grid": ("one_per_tile", "all", "multiple_of_16", "co_resident", "min_waves"),
+    "split_k": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+    "reduction": ("workspace", "serial", "last_arrival", "atomic", "cluster"),
+    "stages": tuple(range(1, 13)),
+    "epilogue_store": ("direct", "staged", "staged_narrow", "staged_tile"),
+    "min_blocks": (0, 1, 2, 3, 4, 6, 8),
+}
+"""Knobs with one meaning in every family that has them, and the values with one meaning; a family lists those it can."""
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_knobs_with_one_meaning_have_one_name_and_the_same_values(name: str) -> None:
+    knobs = registry()[name].knob
+    for knob in set(SHARED) & set(knobs):
+        assert set(knobs[knob].values) <= set(SHARED[knob]), f"{knob}: a value of its own"
+    others = {"group_m", "raster", "persistent", "split_c", "splits", "epilogue", "swizzle", "num_stages", "store"}
+    assert not others & set(knobs), "has another name in the other families"
