@@ -308,7 +308,7 @@ SHARED: dict[str, tuple[Value, ...]] = {
     "epilogue_store": ("direct", "staged", "staged_narrow", "staged_tile"),
     "min_blocks": (0, 1, 2, 3, 4, 6, 8),
 }
-"""Knobs with one meaning in every family that has them, and the values with one meaning; a family lists those it can."""
+"""Knobs with one meaning in every family that has them; a family lists those of the values that it can take."""
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
