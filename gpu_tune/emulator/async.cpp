@@ -9,42 +9,47 @@ namespace emu {
 namespace {
 
 // ---- cp.async -----------------------------------------------------------------------------------------------------------------
+u32 own_address(Warp& w, u32 address) {
+  if (address >> 24 && &shared_target(w, address) != w.cta)
+    w.machine->stop("bounds", "cp.async writes the shared memory of its own CTA only", &w);
+  return address;
+}
 void copy_async(Warp& w, const Instr& i, u32 m) {
+  const int bytes = int(i.imm);
+  Cta& cta = *w.cta;
   u32 addresses[32] = {0};
+  for_lanes(m, [&](int l) { addresses[l] = own_address(w, shared_address_of(w, i.mem, l)); });
+  check_lanes(cta, addresses, m, u32(bytes), true, {&w, 0, w.agent, &w.clock, false, "cp.async write", false, Cell::Pending});
   for_lanes(m, [&](int l) {
-    u32 destination = shared_address_of(w, i.mem, l);
-    addresses[l] = destination;
-    u64 source = address_of(w, i.mem2, l);
-    int bytes = int(i.imm), valid = bytes;
+    const u32 destination = addresses[l];
+    const u64 source = address_of(w, i.mem2, l);
+    int valid = bytes;
     if (i.a >= 0) valid = int(reg<u32>(w, i.a)[l]);
     if (i.c >= 0 && (pred(w, i.c) ^ (i.flags ? ~0u : 0)) >> l & 1) valid = 0;   // ignore-src
     if (valid < 0 || valid > bytes) w.machine->stop("bounds", format("cp.async of %d bytes with src-size %d", bytes, valid), &w);
     if (destination % u32(bytes) || source % u64(bytes))
       w.machine->stop("alignment", format("cp.async of %d bytes between misaligned addresses (shared byte %d, global 0x%llx)",
                                           bytes, byte_of(destination), (unsigned long long)source), &w);
-    Cta& cta = shared_target(w, destination);
-    check_access(cta, destination, u32(bytes), true, {&w, l, w.agent, &w.clock, false, "cp.async write"});
-    set_flags(cta, destination, u32(bytes), Cell::Pending, 0);
-    if (valid && !global_pointer(w, source, u32(valid), false, "cp.async read")) valid = 0;
-    if (valid) check_global_access(w, source, u32(valid), false, l, false, w.clock), mark_readers(w, source, u32(valid), 1);
+    const u8* from = valid ? global_pointer(w, source, u32(valid), false, "cp.async read") : nullptr;
+    const bool tracked = from && has_shadow(*w.machine, source);
+    if (tracked) check_global_access(w, source, u32(valid), false, l, false, w.clock), mark_readers(w, source, u32(valid), 1);
     if (bytes == 16) memset(cta.shared.data() + destination, 0xFF, 16);      // without a call
     else memset(cta.shared.data() + destination, 0xFF, size_t(bytes));
-    w.copies.push_back({l, w.copy_group[l], destination, source, bytes, valid, &i});
+    w.copies.push_back({l, w.copy_group[l], destination, source, from, u16(bytes), u16(from ? valid : 0), tracked, &i});
   });
-  count_banks(w, addresses, m, int(i.imm), true);
+  count_banks(w, addresses, m, span_of(addresses, m), bytes, true);
 }
-void finish_copy(Warp& w, Cta& cta, const CopyAsync& c, const Accessor& by) {
-  set_flags(cta, c.destination, u32(c.bytes), 0, Cell::Pending);
-  u8* p = cta.shared.data() + c.destination;
-  const u8* from = c.valid ? global_pointer(w, c.source, u32(c.valid), false, "cp.async read") : nullptr;
-  if (c.valid == 16) memcpy(p, from, 16);
-  else memset(p, 0, size_t(c.bytes));
-  if (c.valid) {
-    mark_readers(w, c.source, u32(c.valid), -1);
-    if (c.valid != 16) memcpy(p, from, size_t(c.valid));
-    check_global_access(w, c.source, u32(c.valid), false, c.lane, false, *by.clock);
+void finish_copy(Warp& w, const CopyAsync& c, const Clock& clock) {
+  u8* p = w.cta->shared.data() + c.destination;
+  if (c.valid == 16) memcpy(p, c.from, 16);
+  else {
+    memset(p, 0, c.bytes);
+    if (c.valid) memcpy(p, c.from, c.valid);
   }
-  check_access(cta, c.destination, u32(c.bytes), true, by);
+  if (c.tracked) {
+    mark_readers(w, c.source, c.valid, -1);
+    check_global_access(w, c.source, c.valid, false, c.lane, false, clock);
+  }
 }
 void commit_copies(Warp& w, const Instr&, u32 m) {
   for_lanes(m, [&](int l) { ++w.copy_group[l]; });
@@ -137,11 +142,20 @@ void decode_cp(Decoder& d, Instr& i) {
 void finish_copies(Warp& w, u32 mask, u32 keep) {
   bool all = keep == u32(-1);        // wait_all also waits for copies that no group holds
   size_t kept = 0;
+  u32 addresses[32], lanes = 0, bytes = 0;      // copies by several lanes are checked at once
+  auto check = [&] {
+    if (lanes) check_lanes(*w.cta, addresses, lanes, bytes, true, {&w, 0, w.agent, &w.clock, false, "cp.async write", false, 0, true});
+    lanes = 0;
+  };
   for (auto& c : w.copies) {
     bool due = mask >> c.lane & 1 && (all || w.copy_group[c.lane] - c.group > keep);
-    if (due) w.machine->note_wait(w), finish_copy(w, *w.cta, c, {&w, c.lane, w.agent, &w.clock, false, "cp.async write"});
-    else w.copies[kept++] = c;
+    if (!due) { w.copies[kept++] = c; continue; }
+    if (lanes >> c.lane || bytes != c.bytes) check();
+    lanes |= 1u << c.lane, addresses[c.lane] = c.destination, bytes = c.bytes;
+    finish_copy(w, c, w.clock);
   }
+  check();
+  if (kept < w.copies.size()) w.machine->note_wait(w);
   w.copies.resize(kept);
 }
 
@@ -162,12 +176,14 @@ void land(Cluster& c, size_t which) {
   clock.local[agent] = ++c.agent_events[agent];
   u8* shared = t.cta->shared.data();
   if (t.kind == Transfer::Arrive) {
-    for (auto& copy : t.copies) finish_copy(w, *w.cta, copy, {&w, kAnyLane, agent, &clock, false, "cp.async write"});
+    for (auto& copy : t.copies) {
+      finish_copy(w, copy, clock);
+      check_access(*w.cta, copy.destination, copy.bytes, true, {&w, kAnyLane, agent, &clock, false, "cp.async write", false, 0, true});
+    }
   } else {
     require_visible(w, b, t.barrier, "an asynchronous copy");
-    set_flags(*t.cta, t.destination, t.bytes, 0, Cell::Pending);
     check_access(*t.cta, t.destination, t.bytes, true,
-                 {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0});
+                 {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0, 0, true});
     if (t.kind == Transfer::Value) {
       if (t.reduction < 0) memcpy(shared + t.destination, t.value.data(), t.bytes);
       else {

@@ -139,8 +139,7 @@ void round_words(u8* at, u32 bytes) {
 }
 void begin(Warp& w, Transfer& t, int lane, const char* what) {
   Cta& cta = *t.cta;
-  check_access(cta, t.destination, t.bytes, true, {&w, lane, w.agent, &w.clock, true, what});
-  set_flags(cta, t.destination, t.bytes, Cell::Pending, Cell::Generic);
+  check_access(cta, t.destination, t.bytes, true, {&w, lane, w.agent, &w.clock, true, what, false, Cell::Pending});
   memset(cta.shared.data() + t.destination, 0xFF, t.bytes);
   t.clock = w.clock;
   t.warp = &w, t.pc = w.pc;
@@ -223,7 +222,7 @@ void check_source(Warp& w, const BulkStore& s, int lane) {
   if (s.source < kSharedStart || s.source + s.bytes > w.cta->top || !s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
   vector<u32> pieces;
   for_destination(s, [&](u32 at, u64 global, u32) { if (global && (pieces.empty() || pieces.back() != (at & ~15u))) pieces.push_back(at & ~15u); });
-  check_chunk_accesses(*w.cta, pieces.data(), u32(pieces.size()), false, by);
+  check_chunks(*w.cta, pieces.data(), pieces.size(), false, by);
 }
 void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
   check_source(w, s, lane);

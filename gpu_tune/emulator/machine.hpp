@@ -95,7 +95,9 @@ struct CopyAsync {                             // one lane's cp.async
   int lane;
   u32 group, destination;
   u64 source;
-  int bytes, valid;
+  const u8* from;                              // where that is; null when nothing is read
+  u16 bytes, valid;
+  bool tracked;                                // the source has a shadow
   const Instr* instr;
 };
 
@@ -377,19 +379,28 @@ struct Accessor {                              // who accesses memory
   bool async;                                  // through the async proxy
   const char* what;
   bool strong = false;                         // atomic or volatile: does not race with its like
+  u8 leaves = 0;                               // flags of the cells that a write leaves behind
+  bool lands = false;                          // the write of an asynchronous copy, which had left its cells `Pending`
 };
 void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+// accesses of `bytes` each by the lanes of the mask
+void check_lanes(Cta& cta, const u32* addresses, u32 mask, u32 bytes, bool write, const Accessor& by);
+void check_chunks(Cta& cta, const u32* addresses, size_t count, bool write, const Accessor& by);   // 16 bytes each
 // of the plain store being executed: whether two lanes write one value to one place; whether a lane writes what is there
 bool stores_the_same(Warp& w, int other, int lane);
 bool stores_again(Warp& w, int lane, u64 address, const u8* there, u32 bytes, bool shared);
-void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by);   // 16 bytes each
-void check_rows(Cta& cta, const u32* addresses, u32 count, bool write, Accessor by);   // 16 bytes each, by lanes from by.lane on
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear);
 Cta& shared_target(Warp& w, u32& address);     // resolves shared::cluster addresses
-void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store);
+struct Span { u32 low, high, bits; };          // of the addresses of some lanes: lowest, highest, bits that any has
+Span span_of(const u32* addresses, u32 mask);
+void count_banks(Warp& w, const u32* addresses, u32 mask, const Span& span, int bytes, bool store);
 // device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
+inline bool has_shadow(const Machine& m, u64 address) {     // accesses to it have to be checked
+  const size_t k = size_t(address >> kWindowBits) - 1;
+  return k < m.buffers.size() && m.buffers[k].writable;
+}
 bool written_by(Warp& w, u64 address, u32 bytes);     // by this instruction of this warp, and nobody else since
 u8* access(Warp& w, Space s, u64 address, u32 bytes, bool write, int lane, const char* what);   // of one lane, after every check
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
@@ -402,8 +413,6 @@ inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit 
   u64 at = address_of(w, a, lane);
   return u32(at >= kSharedWindow ? at - kSharedWindow : at);
 }
-// what a warp instruction reads or writes in the own CTA, within bounds
-void check_lane_accesses(Warp& w, const u32* addresses, u32 mask, u32 bytes, bool write, bool strong, const char* what);
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
 int decode_atomic_operation(class Decoder& d);
 

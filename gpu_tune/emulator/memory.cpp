@@ -88,16 +88,8 @@ void synchronise(Warp& w, const Instr& i, int lane, bool read, bool write) {
 
 // The usual case: every lane within the own block's shared memory and aligned. Returns its base, after all checks but the
 // shadow's; null sends the access down the general path, which names what is wrong.
-u8* plain_shared(Warp& w, const u32* addresses, u32 m, u32 bytes) {
-  u32 low = ~0u, high = 0, bits = 0;
-  for (int l = 0; l < 32; ++l) {
-    u32 a = m >> l & 1 ? addresses[l] : kSharedStart;
-    low = std::min(low, a), bits |= a;
-    high = std::max(high, m >> l & 1 ? a : 0u);
-  }
-  if (low < kSharedStart || high + bytes > w.cta->top || bits & (bytes - 1)) return nullptr;
-  w.machine->highest_shared = std::max(w.machine->highest_shared, high + bytes);
-  return w.cta->shared.data();
+u8* plain_shared(Warp& w, const Span& s, u32 bytes) {
+  return s.low < kSharedStart || s.high + bytes > w.cta->top || s.bits & (bytes - 1) ? nullptr : w.cta->shared.data();
 }
 // Likewise for global memory: all lanes in one buffer that needs no shadow. Returns what to add to an address.
 u8* plain_global(Warp& w, const Instr& i, u32 m, u32 bytes) {
@@ -130,19 +122,18 @@ void load_lanes(Warp& w, const Instr& i, u32 m) {
   if (kSpace == Space::Shared) {
     u32 addresses[32];
     for (int l = 0; l < 32; ++l) addresses[l] = u32(address_of(w, i.mem, l));
-    count_banks(w, addresses, m, int(bytes), false);
-    const u8* base = i.mem.wide || i.flags & kSlow ? nullptr : plain_shared(w, addresses, m, bytes);
+    const Span span = span_of(addresses, m);
+    count_banks(w, addresses, m, span, int(bytes), false);
+    const u8* base = i.mem.wide || i.flags & kSlow ? nullptr : plain_shared(w, span, bytes);
     if (base) {
-      check_lane_accesses(w, addresses, m, bytes, false, false, "load");
+      check_lanes(*w.cta, addresses, m, bytes, false, {&w, 0, w.agent, &w.clock, false, "load"});
       for (size_t q = 0; q < n; ++q)
-        if (i.regs[q] >= 0) {
-          S* d = reg<S>(w, i.regs[q]);
-          for_lanes(m, [&](int l) {
+        if (i.regs[q] >= 0)
+          write_lanes<S>(w, i.regs[q], m, [=, &addresses](int l) {
             T t;
             memcpy(&t, base + addresses[l] + q * sizeof(T), sizeof t);
-            d[l] = S(t);
+            return S(t);
           });
-        }
       return;
     }
   }
@@ -194,10 +185,11 @@ void store(Warp& w, const Instr& i, u32 m) {
   if (kSpace == Space::Shared) {
     u32 addresses[32];
     for (int l = 0; l < 32; ++l) addresses[l] = u32(address_of(w, i.mem, l));
-    count_banks(w, addresses, m, int(bytes), true);
-    u8* base = i.mem.wide || i.flags & (kRelease | kStrong) ? nullptr : plain_shared(w, addresses, m, bytes);
+    const Span span = span_of(addresses, m);
+    count_banks(w, addresses, m, span, int(bytes), true);
+    u8* base = i.mem.wide || i.flags & (kRelease | kStrong) ? nullptr : plain_shared(w, span, bytes);
     if (base) {
-      check_lane_accesses(w, addresses, m, bytes, true, false, "store");
+      check_lanes(*w.cta, addresses, m, bytes, true, {&w, 0, w.agent, &w.clock, false, "store"});
       for_lanes(m, [&](int l) {
         for (size_t q = 0; q < n; ++q) {
           T t = T(reg<S>(w, i.regs[q])[l]);

@@ -106,9 +106,12 @@ __attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by
   }
 }
 
+inline bool unordered(u32 agent, u32 clock, int lane, int by_lane, u32 by_agent, u32 now, const u32* known) {
+  if (agent != by_agent) return clock > known[agent];
+  return clock == now && lane != by_lane && by_lane < 32 && lane != kAnyLane;
+}
 inline bool unordered(u32 agent, u32 clock, int lane, const Accessor& by, u32 now) {
-  if (agent != by.agent) return clock > by.clock->local[agent];
-  return clock == now && lane != by.lane && by.lane < 32 && lane != kAnyLane;
+  return unordered(agent, clock, lane, by.lane, by.agent, now, by.clock->local.data());
 }
 
 // A store that writes what another lane of it, or another warp at the same instruction, has just written: in which order they
@@ -142,10 +145,15 @@ bool proxy_fenced(Cta& cta, const Cell& s, const Accessor& by) {
   return writer.proxy_fence[s.write_agent] >= s.write_clock || by.warp->proxy_fence[s.write_agent] >= s.write_clock;
 }
 
-// A third reader comes: the first is kept, unless this read is ordered after it.
-__attribute__((noinline)) void keep_reader(Cta& cta, Cell& s, const Accessor& by) {
-  if (s.read_clock[1] > by.clock->local[s.read_agent[1]])
-    s.more_readers = cta.cluster->readers.with(s.more_readers, s.read_agent[1], s.read_clock[1]);
+__attribute__((always_inline)) inline void note_read(Cluster& c, Cell& s, int lane, u32 agent, u32 now, const u32* known) {
+  const u32 clock = s.read_clock[0], reader = s.read_agent[0];
+  if (clock && reader != agent) {
+    if (s.read_clock[1] && s.read_agent[1] != agent && s.read_clock[1] > known[s.read_agent[1]])     // a third one, and no read after the first
+      s.more_readers = c.readers.with(s.more_readers, s.read_agent[1], s.read_clock[1]);
+    s.read_clock[1] = clock, s.read_agent[1] = u16(reader), s.read_lane[1] = s.read_lane[0];
+  }
+  const bool many = clock == now && reader == agent && s.read_lane[0] != lane;
+  s.read_agent[0] = u16(agent), s.read_clock[0] = now, s.read_lane[0] = many ? kManyLanes : u8(lane);
 }
 __attribute__((noinline)) void check_more_readers(Cta& cta, Cell& s, u32 byte, const Accessor& by, u32 now) {
   const Readers& readers = cta.cluster->readers;
@@ -161,103 +169,144 @@ __attribute__((noinline)) void read_unwritten(Cell& s, u32 byte, const Accessor&
                      w.fresh.empty() ? format("of shared memory byte %d", s32(byte) - s32(kSharedStart)) : ""});
 }
 
-__attribute__((always_inline)) inline void check_cell_access(Cta& cta, Cell& s, u32 byte, bool write, const Accessor& by, u32 now) {
-  constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
-  if (!write) {
-    if (s.read_clock[0] == now && s.read_agent[0] == by.agent && !(s.flags & special) && !by.async &&
-        !(s.write_clock == now && s.write_agent == by.agent)) {
-      if (s.read_lane[0] != by.lane) s.read_lane[0] = kManyLanes;
-      return;
-    }
-  }
-  if (s.flags & special & ~Cell::AtomicRead) {
-    if (s.flags & Cell::Pending) report_cell(s, byte, by, 3);
-    if (s.flags & Cell::Mbarrier) report_cell(s, byte, by, 4);
-    if (s.flags & Cell::Uninitialised && !write) read_unwritten(s, byte, by);
-  }
-  bool both_atomic = by.strong && s.flags & Cell::Atomic;
-  if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane, by, now) &&
-      !(s.flags & Cell::Observed && observed_before(s, by, now)) && !(write && repeats(cta, s, byte, by)))
-    report_cell(s, byte, by, 0);
-  if (by.async && s.flags & Cell::Generic && s.write_clock && s.write_agent < by.warp->machine->warps_per_cluster &&
-      !proxy_fenced(cta, s, by))
-    report_cell(s, byte, by, 5);
-  if (write) {
-    bool both = by.strong && s.flags & Cell::AtomicRead;
-    for (int q = 0; q < 2; ++q)
-      if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q], by, now)) report_cell(s, byte, by, 1, q);
-    if (s.more_readers && !both) check_more_readers(cta, s, byte, by, now);
-    s.more_readers = 0;
-    s.write_agent = u16(by.agent), s.write_lane = u8(by.lane), s.write_clock = now;
-    s.write_pc = u16(std::min(by.warp->pc, 0xFFFF));
-    s.read_clock[0] = s.read_clock[1] = 0;
-    s.flags = by.strong ? Cell::Atomic : 0;
-    if (!by.async) s.flags |= Cell::Generic;
-  } else {
-    if (s.read_clock[0] && s.read_agent[0] != by.agent) {
-      if (s.read_clock[1] && s.read_agent[1] != by.agent) keep_reader(cta, s, by);
-      s.read_clock[1] = s.read_clock[0], s.read_agent[1] = s.read_agent[0], s.read_lane[1] = s.read_lane[0];
-    }
-    bool many = s.read_clock[0] == now && s.read_agent[0] == by.agent && s.read_lane[0] != by.lane;
-    s.read_agent[0] = u16(by.agent), s.read_clock[0] = now, s.read_lane[0] = many ? kManyLanes : u8(by.lane);
-    s.flags = u8((s.flags & ~Cell::AtomicRead) | (by.strong ? Cell::AtomicRead : 0));
-    if (both_atomic) observe(*by.warp->machine, s, by.agent, now, by.lane);
-  }
-}
-
 inline bool same(const Cell& a, const Cell& b) {
   static_assert(sizeof(Cell) == 32, "compared as words");
   u64 x[4], y[4];
   memcpy(x, &a, 32), memcpy(y, &b, 32);
   return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
-// Accesses by one accessor. Tiles have long runs of cells with one history: what became of the last cell becomes of its like.
+
+// Accesses by one accessor, or by the lanes of one warp in turn. Tiles have long runs of cells with one history: what became of
+// the last cell becomes of its like. (The object has no address outside of a check: its members live in registers.)
 class AccessCheck {
  public:
   AccessCheck(Cta& cta, bool write, const Accessor& by)
-      : cta_(cta), write_(write), by_(by), m_(*by.warp->machine), now_(by.clock->local[by.agent]),
+      : cta_(cta), write_(write), by_(by), m_(*by.warp->machine), now_(by.clock->local[by.agent]), clock_(by.clock->local.data()),
         shift_(__builtin_ctz(u32(m_.kernel->shared_granularity))), checked_(!cta.shadow.empty()) {}
-  void forget() { known_ = false; }          // the accessor is another lane
-  void operator()(u32 address, u32 bytes) {
-    if (address < kSharedStart || address + bytes > cta_.top)
-      m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
-                               s32(address) - s32(kSharedStart), cta_.top - kSharedStart), by_.warp);
-    if (address + bytes > m_.highest_shared) m_.highest_shared = address + bytes;
-    if (!checked_) return;
-    for (u32 k = address >> shift_; k <= (address + bytes - 1) >> shift_; ++k) {
-      Cell& s = cta_.shadow[k];
-      if (known_ && same(s, before_)) { s = *after_; continue; }
-      before_ = s;
-      u64 reports = m_.reports;
-      check_cell_access(cta_, s, k << shift_, write_, by_, now_);
-      known_ = reports == m_.reports && !by_.strong && !(s.flags & Cell::Uninitialised);
-      after_ = &s;                   // not a copy: it would wait for the stores above
-    }
-  }
+  void access(u32 address, u32 bytes, int lane, bool several = false);     // the lane, for others too that read the same
+  bool unusual() const { return unusual_; }    // then what the others do has to be looked at
 
  private:
+  void check(Cell& s, u32 byte, int lane, u32 agent, u32 now, const u32* known);
+  Accessor at(int lane) const {
+    Accessor a = by_;
+    a.lane = lane;
+    return a;
+  }
   Cta& cta_;
   const bool write_;
   const Accessor& by_;
   Machine& m_;
   const u32 now_;
+  const u32* const clock_;
   const int shift_;
   const bool checked_;
-  bool known_ = false;
+  bool known_ = false, any_lane_ = false;      // what became of `before_` is known; and it is the same for every lane
+  bool unusual_ = false;
+  int lane_ = 0;                               // whose access made it `*after_`
   Cell before_;
   const Cell* after_ = nullptr;
 };
-}  // namespace
 
-void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) { AccessCheck(cta, write, by)(address, bytes); }
-void check_chunk_accesses(Cta& cta, const u32* addresses, u32 count, bool write, const Accessor& by) {
-  AccessCheck check(cta, write, by);
-  for (u32 k = 0; k < count; ++k) check(addresses[k], 16);
+__attribute__((always_inline)) inline void AccessCheck::check(Cell& s, u32 byte, int lane, u32 agent, u32 now, const u32* known) {
+  auto unordered = [&](u32 a, u32 clock, int l) { return emu::unordered(a, clock, l, lane, agent, now, known); };
+  if (s.flags & (Cell::Uninitialised | Cell::Pending | Cell::Mbarrier)) {
+    if (s.flags & Cell::Pending && !by_.lands) report_cell(s, byte, at(lane), 3);
+    if (s.flags & Cell::Mbarrier) report_cell(s, byte, at(lane), 4);
+    if (s.flags & Cell::Uninitialised && !write_) read_unwritten(s, byte, at(lane));
+  }
+  const bool strong = by_.strong, both_atomic = strong && s.flags & Cell::Atomic;
+  if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane) &&
+      !(s.flags & Cell::Observed && observed_before(s, at(lane), now)) && !(write_ && repeats(cta_, s, byte, at(lane))))
+    report_cell(s, byte, at(lane), 0);
+  if (by_.async && s.flags & Cell::Generic && s.write_clock && s.write_agent < m_.warps_per_cluster && !proxy_fenced(cta_, s, by_))
+    report_cell(s, byte, at(lane), 5);
+  if (write_) {
+    bool both = strong && s.flags & Cell::AtomicRead;
+    for (int q = 0; q < 2; ++q)
+      if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q])) report_cell(s, byte, at(lane), 1, q);
+    if (s.more_readers && !both) check_more_readers(cta_, s, byte, at(lane), now);
+    s.more_readers = 0;
+    s.write_agent = u16(agent), s.write_lane = u8(lane), s.write_clock = now;
+    s.write_pc = u16(std::min(by_.warp->pc, 0xFFFF));
+    s.read_clock[0] = s.read_clock[1] = 0;
+    s.flags = u8((strong ? Cell::Atomic : 0) | (by_.async ? 0 : Cell::Generic) | by_.leaves);
+  } else {
+    note_read(*cta_.cluster, s, lane, agent, now, known);
+    s.flags = u8((s.flags & ~Cell::AtomicRead) | (strong ? Cell::AtomicRead : 0));
+    if (both_atomic) observe(m_, s, agent, now, lane);
+  }
 }
 
-void check_rows(Cta& cta, const u32* addresses, u32 count, bool write, Accessor by) {
+__attribute__((always_inline)) inline void AccessCheck::access(u32 address, u32 bytes, int lane, bool several) {
+  if (address < kSharedStart || address + bytes > cta_.top)
+    m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
+                             s32(address) - s32(kSharedStart), cta_.top - kSharedStart), by_.warp);
+  if (address + bytes > m_.highest_shared) m_.highest_shared = address + bytes;
+  if (!checked_) return;
+  constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
+  const u32 now = now_, agent = by_.agent, first = address >> shift_, count = ((address + bytes - 1) >> shift_) - first + 1;
+  const u32* const known = clock_;
+  const bool plain_read = !write_ && !by_.async && !by_.strong, write = write_, remembers = !by_.strong && !by_.warp->storing;
+  Cell* const cells = cta_.shadow.data() + first;
+  auto here = [=](u32 clock, u32 who) { return clock == now && who == agent; };     // by this agent, now
+  for (u32 k = 0; k < count; ++k) {
+    Cell& s = cells[k];
+    if (plain_read && !(s.flags & special) && s.write_clock <= known[s.write_agent] && !here(s.write_clock, s.write_agent)) {
+      note_read(*cta_.cluster, s, several ? kManyLanes : lane, agent, now, known);       // the usual read
+      continue;
+    }
+    unusual_ = true;
+    if (!remembers) {
+      check(s, (first + k) << shift_, lane, agent, now, known);
+      continue;
+    }
+    if (known_ && (any_lane_ || lane_ == lane) && same(s, before_)) {
+      s = *after_;
+      if (lane_ != lane) (write ? s.write_lane : s.read_lane[0]) = u8(lane);
+      continue;
+    }
+    before_ = s, lane_ = lane;
+    const u64 reports = m_.reports;
+    check(s, (first + k) << shift_, lane, agent, now, known);
+    known_ = reports == m_.reports && !(s.flags & (Cell::Uninitialised | Cell::Observed));
+    any_lane_ = !here(before_.write_clock, before_.write_agent) && !here(before_.read_clock[0], before_.read_agent[0]) &&
+                !here(before_.read_clock[1], before_.read_agent[1]);
+    after_ = &s;                     // not a copy: it would wait for the stores above
+  }
+}
+
+// One lane of those that read one place, and which of these lanes are not the only one.
+std::pair<u32, u32> one_of_each(const u32* addresses, u32 mask, u32 bytes) {
+  const u32 low = addresses[__builtin_ctz(mask)];
+  const int shift = __builtin_ctz(bytes);
+  u64 seen = 0;                                // by distance from the first one
+  u8 owner[64];
+  u32 chosen = 0, several = 0, last = ~0u;     // farther ones: by their neighbours
+  int owner_of_last = 0;
+  for_lanes(mask, [&](int l) {
+    const u32 a = addresses[l], at = (a - low) >> shift;
+    const bool again = at < 64 ? seen >> at & 1 : a == last;
+    if (again && at < 64) owner_of_last = owner[at];
+    if (!again) owner_of_last = l;
+    if (at < 64) seen |= 1ull << at, owner[at] = u8(owner_of_last);
+    chosen |= u32(!again) << l, several |= u32(again) << owner_of_last, last = a;
+  });
+  return {chosen, several};
+}
+}  // namespace
+void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by) {
+  AccessCheck(cta, write, by).access(address, bytes, by.lane);
+}
+void check_chunks(Cta& cta, const u32* addresses, size_t count, bool write, const Accessor& by) {
   AccessCheck check(cta, write, by);
-  for (u32 k = 0; k < count; ++k, ++by.lane) check.forget(), check(addresses[k], 16);
+  for (size_t k = 0; k < count; ++k) check.access(addresses[k], 16, by.lane);
+}
+void check_lanes(Cta& cta, const u32* addresses, u32 mask, u32 bytes, bool write, const Accessor& by) {
+  AccessCheck check(cta, write, by);
+  const auto [first, several] = write ? std::make_pair(mask, 0u) : one_of_each(addresses, mask, bytes);
+  for_lanes(first, [&](int l) { check.access(addresses[l], bytes, l, several >> l & 1); });
+  if (first != mask && check.unusual()) for_lanes(mask & ~first, [&](int l) { check.access(addresses[l], bytes, l); });
 }
 void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
   if (cta.shadow.empty() || address < kSharedStart || address + bytes > cta.top) return;
@@ -266,29 +315,25 @@ void set_flags(Cta& cta, u32 address, u32 bytes, u8 set, u8 clear) {
     cta.shadow[k].flags = u8((cta.shadow[k].flags & ~clear) | set);
 }
 
-template <int kLanes>
-bool one_wavefront(const u32* addresses, u32 lanes, u32 words) {       // the words lie so near that no two share a bank
-  if (32 / kLanes != int(words)) return false;
-  u32 low = ~0u, high = 0;
-  for (int k = 0; k < kLanes; ++k) {
-    const u32 v = addresses[k] / 4, off = lanes >> k & 1 ? 0 : ~0u;
-    low = std::min(low, v | off), high = std::max(high, v & ~off);
+Span span_of(const u32* addresses, u32 mask) {
+  Span s{~0u, 0, 0};
+  for (int l = 0; l < 32; ++l) {
+    const u32 off = mask >> l & 1 ? 0 : ~0u, a = addresses[l];
+    s.low = std::min(s.low, a | off), s.high = std::max(s.high, a & ~off), s.bits |= a & ~off;
   }
-  return high - low + words <= 32;
+  return s;
 }
 // Wavefronts of one access: 4-byte accesses of a warp go together, 8-byte ones by halves, 16-byte ones by quarters; each needs
 // as many wavefronts as the fullest bank has distinct words.
-void count_banks(Warp& w, const u32* addresses, u32 mask, int bytes, bool store) {
-  int words = std::max(1, bytes / 4), lanes = 32 / words;
+void count_banks(Warp& w, const u32* addresses, u32 mask, const Span& span, int bytes, bool store) {
+  const int words = std::max(1, bytes / 4), lanes = 32 / words;
+  auto near = [&](const Span& s) { return s.high / 4 - s.low / 4 + u32(words) <= 32; };        // no two words share a bank
   u64 wavefronts = 0, extra = 0;
   for (int p = 0; p < words; ++p) {
-    u32 part = mask >> (p * lanes) & (lanes == 32 ? ~0u : (1u << lanes) - 1);
+    const u32 these = lanes == 32 ? mask : mask & ((1u << lanes) - 1) << (p * lanes), part = these >> (p * lanes);
     if (!part) continue;
     const u32* a = addresses + p * lanes;
-    if (words == 1 ? one_wavefront<32>(a, part, 1) : words == 2 ? one_wavefront<16>(a, part, 2) : one_wavefront<8>(a, part, u32(words))) {
-      ++wavefronts;
-      continue;
-    }
+    if (near(span) || (words > 1 && near(span_of(addresses, these)))) { ++wavefronts; continue; }
     u32 used = 0, in_bank[32];
     bool conflict = false;
     for_lanes(part, [&](int k) {
@@ -489,22 +534,6 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
     }
     known = reports == m.reports && !strong && !w.storing && !(before.flags & GlobalCell::Observed), after = &s;
   }
-}
-
-void check_lane_accesses(Warp& w, const u32* addresses, u32 m, u32 bytes, bool write, bool strong, const char* what) {
-  if (w.cta->shadow.empty()) return;
-  u32 g = u32(w.kernel->shared_granularity), now = w.clock.local[w.agent];
-  int shift = __builtin_ctz(g);
-  Cell* cells = w.cta->shadow.data();
-  Accessor by{&w, 0, w.agent, &w.clock, false, what, strong};
-  u32 before[2] = {~0u, ~0u};         // two lanes that read one place tell as much as all of them
-  for_lanes(m, [&](int l) {
-    u32 a = addresses[l];
-    if (!write && a == before[0] && a == before[1] && w.fresh.empty()) return;
-    before[1] = before[0], before[0] = a;
-    by.lane = l;
-    for (u32 k = a >> shift; k <= (a + bytes - 1) >> shift; ++k) check_cell_access(*w.cta, cells[k], k << shift, write, by, now);
-  });
 }
 
 }  // namespace emu

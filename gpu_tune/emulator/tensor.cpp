@@ -34,7 +34,7 @@ void matrix_rows(Warp& w, const Instr& i, u32 count, bool write, const char* wha
     own &= &cta == w.cta, at[lane] = cta.shared.data() + rows[lane];
     if (&cta != w.cta) check_access(cta, rows[lane], 16, write, {&w, int(lane), w.agent, &w.clock, false, what});
   }
-  if (own) check_rows(*w.cta, rows, count, write, {&w, 0, w.agent, &w.clock, false, what});
+  if (own) check_lanes(*w.cta, rows, count < 32 ? (1u << count) - 1 : ~0u, 16, write, {&w, 0, w.agent, &w.clock, false, what});
 }
 void load_matrix(Warp& w, const Instr& i, u32) {
   const u32 n = u32(i.regs.size());
@@ -123,13 +123,23 @@ void unpack_elements(Type t, const u8* p, int n, float* out) {
 // Fragment A of a 16 x K tile: register r of lane l holds row l/4 + 8*(r%2), and E = 32/bits columns from
 // E*(l%4) + 4*E*(r/2). B of a K x 8 tile: column l/4, rows from E*(l%4) + 4*E*r. So the four lanes of a group hold 4*E
 // neighbours.
-void fragment_a(Type t, const u32* const* regs, int count, float (*a)[32]) {
-  const int group = 128 / element_bits(t);
-  float values[128];
-  for (int r = 0; r < count; ++r) {
-    unpack_elements(t, reinterpret_cast<const u8*>(regs[r]), 8 * group, values);
-    for (int g = 0; g < 8; ++g) memcpy(&a[g + 8 * (r & 1)][group * (r >> 1)], values + g * group, size_t(group) * 4);
+template <class F>
+void for_group(Type t, F f) {      // with 4*E as a constant
+  switch (type_size(t)) {
+    case 1: return f(std::integral_constant<int, 16>());
+    case 2: return f(std::integral_constant<int, 8>());
+    default: return f(std::integral_constant<int, 4>());
   }
+}
+void fragment_a(Type t, const u32* const* regs, int count, float (*a)[32]) {
+  for_group(t, [=](auto size) {
+    constexpr int group = decltype(size)::value;
+    float values[8][group];
+    for (int r = 0; r < count; ++r) {
+      unpack_elements(t, reinterpret_cast<const u8*>(regs[r]), 8 * group, values[0]);
+      for (int g = 0; g < 8; ++g) memcpy(&a[g + 8 * (r & 1)][group * (r >> 1)], values[g], sizeof values[g]);
+    }
+  });
 }
 inline float multiply_add(float x, float y, float z) {
 #if defined(__FMA__)
@@ -170,13 +180,15 @@ void mma_sync(Warp& w, const Instr& i, u32) {
   const int* slots = i.regs.data();
   for (int r = 0; r < na; ++r) regs[r] = reg<u32>(w, slots[nd + r]);
   fragment_a(ta, regs, na, a);
-  const int group = 128 / element_bits(tb);
-  for (int r = 0; r < nb; ++r) {
-    float values[128];
-    unpack_elements(tb, reinterpret_cast<const u8*>(reg<u32>(w, slots[nd + na + r])), 8 * group, values);
-    for (int k = 0; k < group; ++k)
-      for (int g = 0; g < 8; ++g) b[group * r + k][g] = values[g * group + k];
-  }
+  for_group(tb, [&](auto size) {
+    constexpr int group = decltype(size)::value;
+    float values[8][group];
+    for (int r = 0; r < nb; ++r) {
+      unpack_elements(tb, reinterpret_cast<const u8*>(reg<u32>(w, slots[nd + na + r])), 8 * group, values[0]);
+      for (int k = 0; k < group; ++k)
+        for (int g = 0; g < 8; ++g) b[group * r + k][g] = values[g][k];
+    }
+  });
   const int* c = slots + nd + na + nb;
   bool integer = i.type2 == Type::S32, half = i.type2 == Type::F16;
   // accumulators q and q + 1 of lanes 4r .. 4r+3 are row r of the product (row r + 8 from the third on)
@@ -379,7 +391,7 @@ u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, 
 void check_operand_access(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
   u32 chunks[512], n = 0;
   for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { chunks[n++] = a; });
-  check_chunk_accesses(*w.cta, chunks, n, false, by);
+  check_chunks(*w.cta, chunks, n, false, by);
 }
 
 bool half_accumulator(const Instr& i) { return i.type2 == Type::F16; }
