@@ -44,6 +44,7 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 }
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
+    "fit shared memory, over which the slices meet": "fit into shared memory, through which the slices are added",
     "a slice of K is one or two 128-byte spans": "a k tile is one or two swizzles of 128 bytes",
     "every part of K has at least one slice": "every part of K has at least one k tile",
     "is whole swizzle spans of at least": "is whole swizzles of at least",

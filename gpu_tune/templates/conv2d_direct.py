@@ -81,7 +81,7 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
         g.pipeline.per_slice,
         macs=g.launch.threads * tile.sums(c) * c["block_c"] * w.r * w.s,
         tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_k"]),
-        reads=(g.storage.rows * g.storage.columns * depth, c["block_k"] * w.r * w.s * depth),
+        reads=(g.storage.patch.rows * g.storage.patch.columns * depth, c["block_k"] * w.r * w.s * depth),
         stages=c["stages"],
     )
     return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, tile.sums(c), workspace, loop)

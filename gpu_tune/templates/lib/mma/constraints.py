@@ -182,7 +182,7 @@ def _of_shared_memory(operands: Operands) -> tuple[Constraint, ...]:
             "slices_fit",
             ("block_m", "block_n", "slice_k", "min_blocks"),
             lambda c, w, d: c["slice_k"] == 1 or _fits(slice_bytes(c), c, d),
-            "the sums of a slice fit shared memory, over which the slices meet",
+            "the sums of a slice fit into shared memory, through which the slices are added",
         ),
         Constraint(
             "staged_rows_fit",

@@ -191,7 +191,7 @@ def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Pr
 
 
 def _resident(config: Mapping[str, Any], w: Workload, device: Device, shape: Shape) -> int:
-    """Blocks that an SM holds at once, about."""
+    """About how many blocks an SM holds at once."""
     stage = (config["block_m"] + config["block_n"]) * config["block_k"] * ITEMSIZE[w.dtype]
     fits = device.resident_blocks(shape.threads, shape.registers(False, device), stage * config["stages"])
     return max(1, config["min_blocks"], fits)

@@ -57,7 +57,7 @@ KNOBS = (
     Knob(
         "reduction",
         ("workspace", "serial", "last_arrival", "atomic"),
-        "how split-K parts meet: a second kernel, block after block, the block that arrives last, or atomics",
+        "who adds the parts of a split K: a second kernel, block after block, the block that arrives last, or atomics",
         ordinal=False,
     ),
     Knob(

@@ -23,7 +23,7 @@ ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
 COLUMNS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256)
 KNOBS = (
     Knob("block_m", ROWS, "rows of the output tile (of a consumer with pingpong, of the block otherwise)"),
-    Knob("block_n", COLUMNS, "columns of the output tile, likewise"),
+    Knob("block_n", COLUMNS, "columns of the output tile, of a consumer or the block as block_m"),
     Knob("block_k", (32, 64, 128, 256), "elements of K in a stage"),
     Knob("consumers", (1, 2, 3), "warpgroups that multiply; one more feeds them"),
     Knob(
@@ -62,7 +62,7 @@ KNOBS = (
     Knob(
         "reduction",
         ("workspace", "cluster"),
-        "how split-K parts meet: a second kernel, or the blocks of a cluster, each for a share of the tile, in order",
+        "who adds the parts of a split K, in order: a second kernel, or each block of a cluster a share of the tile",
         ordinal=False,
     ),
     Knob(

@@ -56,71 +56,94 @@ def layout(c: Config, w: Any) -> Layout:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The patch of ``rows`` x ``columns`` pixels and the filters in shared memory, and how they get there.
+class Staged:
+    """An operand's stages in shared memory: a block copies ``chunks`` vectors of ``bytes`` bytes into each.
 
-    ``*_chunks``: vectors that a block copies, of ``*_bytes`` each; ``*_pitch``, ``*_size``: elements of a row and of a
-    buffer, ``*_elements``: of all buffers; the filters lie at byte ``w_offset``. ``shift``: columns that the patch
-    starts early for alignment. ``wide_*``: offsets need 64 bits. ``*_outside``: the patch may reach past the image.
+    ``pitch``, ``size``: elements from row to row and of a stage; ``elements``: of all stages, which start at byte
+    ``offset``. ``wide``: offsets in global memory need 64 bits.
+    """
+
+    chunks: int
+    bytes: int
+    pitch: int
+    size: int
+    elements: int
+    offset: int
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The input of a block, ``rows`` x ``columns`` pixels, which starts ``shift`` columns early for alignment.
+
+    ``row_length``: columns that a thread reads of a row. ``*_outside``: the patch may reach past the image.
     """
 
     rows: int
     columns: int
     shift: int
-    x_chunks: int
-    w_chunks: int
-    x_pitch: int
-    w_pitch: int
-    x_size: int
-    w_size: int
-    x_bytes: int
-    w_bytes: int
-    dynamic: bool
-    w_offset: int
-    shared_bytes: int
-    x_elements: int
-    w_elements: int
     row_length: int
-    wide_x: bool
-    wide_w: bool
-    wide_out: bool
     rows_outside: bool
     columns_outside: bool
 
+
+@dataclass(frozen=True)
+class Storage:
+    """The patch ``x`` and the filters ``w`` in shared memory; ``wide_out``: offsets of results need 64 bits."""
+
+    patch: Patch
+    x: Staged
+    w: Staged
+    shared_bytes: int
+    wide_out: bool
+
     def __str__(self) -> str:
-        return f"a patch of {self.rows} x {self.columns} pixels, {self.shared_bytes} bytes of shared memory"
+        size = f"{self.patch.rows} x {self.patch.columns}"
+        return f"a patch of {size} pixels, {self.shared_bytes} bytes of shared memory"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether shared memory is more than a kernel may declare statically."""
+        return self.shared_bytes > STATIC_LIMIT
+
+
+def patch(c: Config, w: Any) -> Patch:
+    columns, shift = tile.patch_columns(c, w), tile.shift(c, w)
+    _, tiles_p, tiles_q = tile.tiles(c, w)
+    last_row = (tiles_p * c["block_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
+    last_column = (tiles_q - 1) * c["block_q"] * w.stride[1] - w.padding[2] - shift + columns - 1
+    return Patch(
+        tile.patch_rows(c, w),
+        columns,
+        shift,
+        row_length=tile.row_length(c, w),
+        rows_outside=w.padding[0] > 0 or last_row >= w.h,
+        columns_outside=w.padding[2] + shift > 0 or last_column >= w.w,
+    )
 
 
 def storage(c: Config, w: Any) -> Storage:
-    rows, columns, (cg, kg) = tile.patch_rows(c, w), tile.patch_columns(c, w), tile.channels(w)
-    _, tiles_p, tiles_q = tile.tiles(c, w)
-    last_row = (tiles_p * c["block_p"] - 1) * w.stride[0] - w.padding[0] + (w.r - 1) * w.dilation[0]
-    last_column = (tiles_q - 1) * c["block_q"] * w.stride[1] - w.padding[2] - tile.shift(c, w) + columns - 1
-    v = c["vector_width_x"]
-    return Storage(
-        rows=rows,
-        columns=columns,
-        shift=tile.shift(c, w),
-        x_chunks=c["block_c"] * rows * columns // v,
-        w_chunks=c["block_k"] * c["block_c"] * w.r * w.s // c["vector_width_w"],
-        x_pitch=tile.x_pitch(c, w),
-        w_pitch=tile.w_pitch(c, w),
-        x_size=tile.x_elements(c, w),
-        w_size=tile.w_elements(c, w),
-        x_bytes=v * ITEMSIZE[w.dtype],
-        w_bytes=c["vector_width_w"] * ITEMSIZE[w.dtype],
-        dynamic=tile.shared_bytes(c, w) > STATIC_LIMIT,
-        w_offset=tile.x_bytes(c, w),
-        shared_bytes=tile.shared_bytes(c, w),
-        x_elements=tile.x_bytes(c, w) // shared_item(c, w),
-        w_elements=tile.w_bytes(c, w) // shared_item(c, w),
-        row_length=tile.row_length(c, w),
-        wide_x=w.c * w.h * w.w > INDEX_LIMIT,
-        wide_w=kg * cg * w.r * w.s > INDEX_LIMIT,
-        wide_out=tile.outputs(w) > INDEX_LIMIT,
-        rows_outside=w.padding[0] > 0 or last_row >= w.h,
-        columns_outside=w.padding[2] + tile.shift(c, w) > 0 or last_column >= w.w,
+    area, (cg, kg), item = patch(c, w), tile.channels(w), shared_item(c, w)
+    vx, vw = c["vector_width_x"], c["vector_width_w"]
+    x = Staged(
+        chunks=c["block_c"] * area.rows * area.columns // vx,
+        bytes=vx * ITEMSIZE[w.dtype],
+        pitch=tile.x_pitch(c, w),
+        size=tile.x_elements(c, w),
+        elements=tile.x_bytes(c, w) // item,
+        offset=0,
+        wide=w.c * w.h * w.w > INDEX_LIMIT,
     )
+    filters = Staged(
+        chunks=c["block_k"] * c["block_c"] * w.r * w.s // vw,
+        bytes=vw * ITEMSIZE[w.dtype],
+        pitch=tile.w_pitch(c, w),
+        size=tile.w_elements(c, w),
+        elements=tile.w_bytes(c, w) // item,
+        offset=tile.x_bytes(c, w),
+        wide=kg * cg * w.r * w.s > INDEX_LIMIT,
+    )
+    return Storage(area, x, filters, tile.shared_bytes(c, w), wide_out=tile.outputs(w) > INDEX_LIMIT)
 
 
 @dataclass(frozen=True)
