@@ -194,6 +194,14 @@ class Pipeline:
         return self.shape.promote
 
     @property
+    def rounds_ahead(self) -> bool:
+        """Whether the fragments of the next k block are rounded to TF32 while this one is multiplied (two buffers).
+
+        Rounded right before their own instructions, they would keep the tensor cores waiting.
+        """
+        return self.operand_type == "tf32" and not self.tf32x3 and self.buffers == 2
+
+    @property
     def sum_ctype(self) -> str:
         return "int" if self.sum_type == "s32" else "float"
 
