@@ -44,6 +44,7 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
 }
 """By family and old name: the new name, and new values by old ones."""
 TEXTS = {
+    "every slice has": "every part has",
     "fit shared memory, over which the slices meet": "fit into shared memory, through which the slices are added",
     "a slice of K is one or two 128-byte spans": "a k tile is one or two swizzles of 128 bytes",
     "every part of K has at least one slice": "every part of K has at least one k tile",
@@ -72,7 +73,7 @@ _WGMMA_NAMES = {
     "corner_n": "unit_n",
 }
 _MMA_NAMES = {"k_block": "step", "k_tile": "k", "work_tile": "unit"}
-_SIMT_NAMES = {**_STAGES, "k_tile": "tile"}
+_SIMT_NAMES = {**_STAGES, "k_tile": "tile", "part": "slice"}
 NAMES: dict[str, dict[str, str]] = {
     "matmul_simt": _SIMT_NAMES,
     "conv2d_winograd_simt": _SIMT_NAMES,
@@ -81,7 +82,7 @@ NAMES: dict[str, dict[str, str]] = {
     "matmul_mma": _MMA_NAMES,
     "conv2d_igemm_mma": _MMA_NAMES,
     "conv2d_winograd": _MMA_NAMES,
-    "conv2d_direct": {**_STAGES, "k_tile": "step"},
+    "conv2d_direct": {**_STAGES, "k_tile": "step", "part": "slice"},
 }
 """Identifiers of the device code that were renamed, by family, new to old."""
 _TOKEN = re.compile(

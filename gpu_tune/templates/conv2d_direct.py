@@ -61,7 +61,11 @@ KNOBS = (
         "direction in which the raster advances last: n (channels), so that neighbours vary the pixels, or m (pixels)",
         ordinal=False,
     ),
-    Knob("split_k", (1, 2, 4, 8, 16), "slices of K (of the input channels), summed in order by a second kernel"),
+    Knob(
+        "split_k",
+        (1, 2, 4, 8, 16),
+        "blocks that share an output tile, each with its part of the input channels, added in order by a second kernel",
+    ),
     Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
 )
 
@@ -75,10 +79,10 @@ def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of a config."""
     g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_k"], w, tile.outputs(w))
-    depth = g.pipeline.per_slice * c["block_c"] * ITEMSIZE[w.dtype]
+    depth = g.pipeline.per_part * c["block_c"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "conv2d_direct",
-        g.pipeline.per_slice,
+        g.pipeline.per_part,
         macs=g.launch.threads * tile.sums(c) * c["block_c"] * w.r * w.s,
         tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_k"]),
         reads=(g.storage.patch.rows * g.storage.patch.columns * depth, c["block_k"] * w.r * w.s * depth),

@@ -3,7 +3,7 @@
 A block computes ``block_m`` x ``block_n`` outputs from shared-memory tiles ``block_k`` deep, a warp a part ``warp_n``
 wide, a thread ``thread_m`` x ``thread_n``. Accumulation is float32, or int32 for int8 data. ``stages`` chooses the
 pipeline: 1 one buffer; 2 the next tile waits in registers; more: cp.async (sm_80 and newer). With ``split_k`` > 1
-slices of K go to the workspace and a second kernel adds them in order, so results never depend on timing.
+parts of K go to the workspace and a second kernel adds them in order, so results never depend on timing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ KNOBS = (
     Knob("fragment_k", (1, 2, 4), "k values read from shared memory at once"),
     Knob("unroll", (1, 2, 4, 8, 16, 32, 64), "steps of fragment_k unrolled"),
     Knob("raster_group", (1, 2, 4, 8, 16), "tile rows walked together, for reuse in L2"),
-    Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "slices of K, summed in order by a second kernel"),
+    Knob(
+        "split_k",
+        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+        "blocks that share an output tile, each with its part of K; a second kernel adds the parts in order",
+    ),
     Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
 )
 
@@ -83,10 +87,10 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     live *= _live(w.n, c["block_n"], g.layout.lanes_n, g.layout.piece_n, c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
     workspace = launch.workspace_bytes(c["split_k"], w, w.m * w.n)
-    depth = g.layout.per_slice * c["block_k"] * ITEMSIZE[w.dtype]
+    depth = g.layout.per_part * c["block_k"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "matmul_simt",
-        g.layout.per_slice,
+        g.layout.per_part,
         macs=g.launch.threads * live * c["block_k"],
         tiles=(g.layout.tiles_m, g.layout.tiles_n, c["split_k"] * w.batch),
         reads=(c["block_m"] * depth, c["block_n"] * depth),

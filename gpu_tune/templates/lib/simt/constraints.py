@@ -11,7 +11,7 @@ from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ..common import INDEX_LIMIT, ceil_div, register_limit
 from . import tiles as tile
-from .tiles import copies_async, loads, slices_fit, stores
+from .tiles import copies_async, loads, parts_fit, stores
 
 Config = Mapping[str, Any]
 
@@ -48,10 +48,10 @@ def fragment_constraint(block: str, fragment: str, unroll: str) -> Constraint:
     )
 
 
-def split_constraint(block: str, slices: str, fits: Callable[[Config, Any, Device], bool], what: str) -> Constraint:
-    """A sum in slices has work for each (``what``) and memory for all."""
+def split_constraint(block: str, parts: str, fits: Callable[[Config, Any, Device], bool], what: str) -> Constraint:
+    """Every part of a split K has work (``what``), and all parts have memory."""
     return Constraint(
-        slices, (block, slices), fits, f"every slice has {what}, and the workspace fits into an eighth of memory"
+        parts, (block, parts), fits, f"every part has {what}, and the workspace fits into an eighth of memory"
     )
 
 
@@ -162,8 +162,8 @@ def _cp_async_constraint(which: str) -> Constraint:
 
 
 def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
-    """Whether every slice of K has a tile, and the workspace fits."""
-    return slices_fit(c["split_k"], tile.slices(c, w)[0], w.batch * w.m * w.n, device)
+    """Whether every part of K has a tile, and the workspace fits."""
+    return parts_fit(c["split_k"], tile.parts(c, w)[0], w.batch * w.m * w.n, device)
 
 
 def _shared(c: Mapping[str, Any], w: Any) -> int:

@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """Tiles of the output and of K (``per_slice`` of them a slice), and the lanes of a warp that share its part.
+    """Tiles of the output and of K (``per_part`` of them a part), and the lanes of a warp that share its part.
 
     A warp has ``lanes_m`` x ``lanes_n`` threads over ``warp_m`` rows, a block ``warps_n`` warps side by side; the rows
     and columns of a thread lie in pieces of ``piece_m`` and ``piece_n``.
@@ -29,7 +29,7 @@ class Layout:
     tiles_m: int
     tiles_n: int
     tiles_k: int
-    per_slice: int
+    per_part: int
     lanes_m: int
     lanes_n: int
     warp_m: int
@@ -39,14 +39,14 @@ class Layout:
 
     def __str__(self) -> str:
         warp = f"{self.lanes_m} x {self.lanes_n} lanes of {self.piece_m} x {self.piece_n}"
-        return f"{self.tiles_m} x {self.tiles_n} tiles, {self.per_slice} of {self.tiles_k} along K a slice, {warp}"
+        return f"{self.tiles_m} x {self.tiles_n} tiles, {self.per_part} of {self.tiles_k} along K a part, {warp}"
 
 
 def layout(c: Config, w: Any) -> Layout:
     lanes_n = c["warp_n"] // c["thread_n"]
     return Layout(
         *tile.tiles(c, w),
-        *tile.slices(c, w),
+        *tile.parts(c, w),
         lanes_m=32 // lanes_n,
         lanes_n=lanes_n,
         warp_m=32 // lanes_n * c["thread_m"],

@@ -12,9 +12,9 @@ GRID_Z = 65535
 """Matrices of a batch that the third dimension of a grid counts; more are folded into the first."""
 
 
-def workspace_bytes(slices: int, w: Any, outputs: int) -> int:
-    """Bytes of the sums of all slices; ``outputs`` of each matrix of a batch."""
-    return 4 * slices * w.batch * outputs if slices > 1 else 0
+def workspace_bytes(parts: int, w: Any, outputs: int) -> int:
+    """Bytes of the sums of all parts; ``outputs`` of each matrix of a batch."""
+    return 4 * parts * w.batch * outputs if parts > 1 else 0
 
 
 def plan(
@@ -23,11 +23,11 @@ def plan(
     w: Any,
     inputs: tuple[str, str],
     blocks: int,
-    slices: int,
+    parts: int,
     outputs: int,
     vector: int,
 ) -> LaunchPlan:
-    """One launch, and with several ``slices`` a second one that adds them in order and runs the epilogue.
+    """One launch, and with several ``parts`` a second one that adds them in order and runs the epilogue.
 
     ``blocks`` compute the ``outputs`` of one matrix of the batch; a thread of the second launch stores ``vector``.
     """
@@ -37,12 +37,12 @@ def plan(
 
     args: tuple[Arg, ...] = epilogue_args(w)
     steps = []
-    if slices > 1:
+    if parts > 1:
         reduce_grid = grid(ceil_div(outputs // vector, REDUCE_THREADS), 1)
         steps = [KernelStep(f"{name}_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *args))]
         scales = ("scale_a", "scale_b") if w.scales == "block128" else ()
         args = (BufferArg("workspace"), *map(BufferArg, scales))
     args = (*map(BufferArg, inputs), *args)
     dynamic = g.storage.shared_bytes if g.storage.dynamic else 0
-    main = KernelStep(name, grid(blocks, slices), (g.launch.threads, 1, 1), args, dynamic)
-    return LaunchPlan((main, *steps), workspace_bytes(slices, w, outputs)).check()
+    main = KernelStep(name, grid(blocks, parts), (g.launch.threads, 1, 1), args, dynamic)
+    return LaunchPlan((main, *steps), workspace_bytes(parts, w, outputs)).check()

@@ -56,10 +56,10 @@ def copies_async(c: Config, w: Any, device: Device, vector: int, same_order: boo
     return fits and ((same_order and aligned) or vector == 1)
 
 
-def slices_fit(slices: int, steps: int, outputs: int, device: Device) -> bool:
-    """Whether every slice has a step, and the sums of all slices fit into an eighth of memory."""
-    return slices == 1 or (
-        (slices - 1) * ceil_div(steps, slices) < steps and 4 * slices * outputs <= device.memory_bytes // 8
+def parts_fit(parts: int, steps: int, outputs: int, device: Device) -> bool:
+    """Whether every part has a step, and the sums of all parts fit into an eighth of memory."""
+    return parts == 1 or (
+        (parts - 1) * ceil_div(steps, parts) < steps and 4 * parts * outputs <= device.memory_bytes // 8
     )
 
 
@@ -163,8 +163,8 @@ def registers(c: Mapping[str, Any], w: Any) -> int:
     return accumulators(c, w) + fragments + moved + 36
 
 
-def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
-    """Tiles along K, and how many of them a slice takes."""
+def parts(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """Tiles along K, and how many of them a part takes."""
     tiles = ceil_div(w.k, c["block_k"])
     return tiles, ceil_div(tiles, c["split_k"])
 

@@ -19,7 +19,7 @@ from ..constraints import (
     shared_constraint,
     split_constraint,
 )
-from ..tiles import copies_async, loads, shared_item, slices_fit, stores
+from ..tiles import copies_async, loads, parts_fit, shared_item, stores
 from . import tiles as tile
 
 
@@ -65,8 +65,8 @@ def _code_is_short(c: Mapping[str, Any], w: Any, device: Device) -> bool:
 
 
 def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
-    """Whether every slice has channels, and the workspace fits."""
-    return slices_fit(c["split_k"], tile.slices(c, w)[0], tile.outputs(w), device)
+    """Whether every part has channels, and the workspace fits."""
+    return parts_fit(c["split_k"], tile.parts(c, w)[0], tile.outputs(w), device)
 
 
 _X = ("block_p", "block_q", "block_c", "stage_x", "shared_x", "shared_type", "padding_x", "vector_width_x", "stages")

@@ -148,20 +148,20 @@ def storage(c: Config, w: Any) -> Storage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps over the input channels, and how many of them a slice takes."""
+    """The main loop takes ``steps`` k tiles of input channels, ``per_part`` of them in each part of a split K."""
 
     steps: int
-    per_slice: int
+    per_part: int
 
     def __str__(self) -> str:
-        return f"{self.per_slice} of {self.steps} steps a slice"
+        return f"{self.per_part} of {self.steps} k tiles a part"
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
-    steps, per_slice = tile.slices(c, w)
+    steps, per_part = tile.parts(c, w)
     return Pipeline(
         steps=steps,
-        per_slice=per_slice,
+        per_part=per_part,
     )
 
 

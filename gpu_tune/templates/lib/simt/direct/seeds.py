@@ -92,7 +92,7 @@ def default(workload: Any, device: Device, template: Template) -> Config:
     for choice in _choices(workload):
         config = complete(workload, **choice)
         if not template.violations(config, workload, device):
-            blocks, steps = tile.grid(config, workload), tile.slices(config, workload)[0]
+            blocks, steps = tile.grid(config, workload), tile.parts(config, workload)[0]
             wanted = min(device.sm_count // max(1, blocks), steps // 4)
             for split in (16, 8, 4, 2):
                 candidate = config.replace(split_k=split)

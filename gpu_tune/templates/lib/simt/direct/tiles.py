@@ -1,4 +1,4 @@
-"""Sizes of a conv2d_direct config: patches and filters in shared memory, threads, registers, slices of the channels."""
+"""Sizes of a conv2d_direct config: patches and filters in shared memory, threads, registers, parts of K."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
     return ceil_div(channels(w)[1], c["block_k"]), ceil_div(w.p, c["block_p"]), ceil_div(w.q, c["block_q"])
 
 
-def slices(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
-    """Steps of block_c channels, and how many of them a slice takes."""
+def parts(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
+    """K tiles of block_c channels, and how many of them a part takes."""
     steps = ceil_div(channels(w)[0], c["block_c"])
     return steps, ceil_div(steps, c["split_k"])
 
@@ -105,7 +105,7 @@ def outputs(w: Any) -> int:
 
 
 def grid(c: Mapping[str, Any], w: Any) -> int:
-    """Blocks of the grid, slices not counted."""
+    """Blocks of the grid, parts not counted."""
     return math.prod(tiles(c, w)) * w.groups * w.n
 
 
