@@ -238,11 +238,12 @@ void decode_cvt(Decoder& d, Instr& i) {
     i.dst = d.destination(4), i.a = d.source(4), i.run = to_tf32;
   } else {
     Operand destination = d.operand(), source = d.operand();
-    if (destination.kind != Operand::Register || destination.width == 1) d.refuse("the destination is not a register");
+    if (destination.kind != Operand::Register || destination.width == 1 || destination.width > 8) d.refuse("the destination is not a register");
     i.dst = destination.slot;
     if (destination.width == 8) i.flags |= kWideDst;
     int width = source.kind == Operand::Register ? source.width : type_size(from) == 8 ? 8 : 4;
     if (width == 8) i.flags |= kWideSrc;
+    if (width > 8) d.refuse("the source has the wrong width");
     i.a = d.slot_of(source, width);
     if (i.flags & kSatFinite || i.mode == int(Round::NearestAway)) d.refuse("this conversion is not supported");
     if ((is_float(from) && type_size(from) == 8) != (width == 8) && is_float(from)) d.refuse("the source has the wrong width");

@@ -92,6 +92,8 @@ struct Instr {
   int opcode = 0;                  // index into Module::opcodes
 };
 
+constexpr int kHalf = 256;         // from the low half of a 128-bit register to the high one
+
 struct Param {
   string name;
   int offset, size;

@@ -100,6 +100,9 @@ Space Decoder::space(Space absent) {
   return absent;
 }
 
+namespace {
+bool fits(const Operand& o, int width) { return o.width != 1 && std::max(o.width, 4) == std::max(width, 4); }
+}  // namespace
 Operand Decoder::parse(const string& text) { return parser_.operand(text); }
 Operand Decoder::operand() {
   if (next_ >= args_.size()) refuse("an operand is missing");
@@ -114,7 +117,7 @@ int Decoder::slot_of(const Operand& o, int width) {
   switch (o.kind) {
     case Operand::Register:
       mark_read(o.slot);
-      if (o.width == 1 || (width == 8) != (o.width == 8)) refuse("register " + o.text + " has the wrong width");
+      if (!fits(o, width)) refuse("register " + o.text + " has the wrong width");
       return o.slot;
     case Operand::Immediate: {
       if (!o.is_float || o.width == width) return parser_.constant(width == 8 ? o.imm : u32(o.imm), width);
@@ -135,8 +138,7 @@ int Decoder::slot_of(const Operand& o, int width) {
 int Decoder::destination(int width) {
   Operand o = operand();
   if (o.kind == Operand::Absent) return scratch(width);
-  if (o.kind != Operand::Register || o.width == 1 || (width == 8) != (o.width == 8))
-    refuse("destination " + o.text + " has the wrong kind or width");
+  if (o.kind != Operand::Register || !fits(o, width)) refuse("destination " + o.text + " has the wrong kind or width");
   return o.slot;
 }
 int Decoder::register_of(const string& text, int width) {
@@ -164,11 +166,11 @@ vector<int> Decoder::destinations(int width, int count) {
   vector<int> slots;
   auto add = [&](const Operand& part) {
     if (part.kind == Operand::Absent) { slots.push_back(scratch(width)); return; }
-    if (part.kind != Operand::Register || part.width == 1 || (width == 8) != (part.width == 8))
-      refuse("destination " + part.text + " has the wrong kind or width");
+    if (part.kind != Operand::Register || !fits(part, width)) refuse("destination " + part.text + " has the wrong kind or width");
     slots.push_back(part.slot);
   };
-  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
+  if (o.kind == Operand::Register && o.width == 16 && width == 8) slots = {o.slot, o.slot + kHalf};
+  else  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
   else add(o);
   if (count >= 0 && int(slots.size()) != count)
     refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
@@ -178,7 +180,10 @@ vector<int> Decoder::destinations(int width, int count) {
 vector<int> Decoder::sources(int width, int count) {
   Operand o = operand();
   vector<int> slots;
-  if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
+  if (o.kind == Operand::Register && o.width == 16 && width == 8) {
+    slots = {o.slot, o.slot + kHalf};
+    for (int slot : slots) mark_read(slot);
+  } else if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
   else slots.push_back(slot_of(o, width));
   if (count >= 0 && int(slots.size()) != count)
     refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
@@ -191,7 +196,7 @@ Address Decoder::address_with_parts(Operand& o) {
   Address a;
   a.offset = o.offset;
   if (o.kind == Operand::Register) {
-    if (o.width == 1) refuse("a predicate is no address");
+    if (o.width == 1 || o.width == 16) refuse("register " + o.text + " is no address");
     a.slot = o.slot, a.wide = o.width == 8;
     mark_read(o.slot);
   } else if (o.kind == Operand::Symbol) {

@@ -290,6 +290,12 @@ void unpack(Warp& w, const Instr& i, u32 m) {        // mov.b32/.b64 {a, b, ...}
       if (i.regs[q] >= 0) reg<u32>(w, i.regs[q])[l] = u32(v >> (bits * int(q)) & ((1ull << bits) - 1));
   });
 }
+void move_pair(Warp& w, const Instr& i, u32 m) {     // mov.b128: halves of destination, then of source
+  for_lanes(m, [&](int l) {
+    const u64 low = reg<u64>(w, i.regs[2])[l], high = reg<u64>(w, i.regs[3])[l];
+    reg<u64>(w, i.regs[0])[l] = low, reg<u64>(w, i.regs[1])[l] = high;
+  });
+}
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------------
 template <class Op, int kOp>
@@ -321,6 +327,12 @@ void decode_mov(Decoder& d, Instr& i) {
     bool negated = false;
     i.a = d.predicate(&negated);
     i.flags = negated;
+    return;
+  }
+  if (i.type == Type::B128) {
+    i.regs = d.destinations(8, 2);
+    for (int slot : d.sources(8, 2)) i.regs.push_back(slot);
+    i.run = move_pair;
     return;
   }
   int width = register_width(i.type);

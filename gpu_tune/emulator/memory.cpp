@@ -264,9 +264,13 @@ bool decode_cache(Decoder& d, bool is_store) {
     d.take(level);
   return d.take("L2::cache_hint");
 }
-int decode_vector(Decoder& d) {
-  int k = d.choose({"v2", "v4", "v8"}, 3);
-  return k == 3 ? 1 : 2 << k;
+int decode_vector(Decoder& d, Instr& i) {        // elements; also the type: one of 128 bits is two elements of 64
+  int k = d.choose({"v2", "v4", "v8"}, 3), count = k == 3 ? 1 : 2 << k;
+  i.type = d.type();
+  if (i.type != Type::B128) return count;
+  if (count > 1) d.refuse("a vector of 128-bit elements is not supported");
+  i.type = Type::B64;
+  return 2;
 }
 // The address. Parameters by name: the kernel's at their offset, a call's in local memory.
 void decode_place(Decoder& d, Instr& i) {
@@ -283,15 +287,14 @@ void decode_load(Decoder& d, Instr& i) {
   bool hint = decode_cache(d, false);
   if (d.take("nc")) i.flags |= kNonCoherent;
   if (i.flags & kStrong) i.flags |= kPoll, i.flow = Flow::Yield;
-  int count = decode_vector(d);
-  i.type = d.type();
+  int count = decode_vector(d, i);
   // registers may be wider than the type
   string& text = d.text();
   Operand first = d.parse(text);
-  int width = (first.kind == Operand::Vector ? first.parts[0].width : first.width) == 8 ? 8 : 4;
+  int width = (first.kind == Operand::Vector ? first.parts[0].width : first.width) >= 8 ? 8 : 4;
   if (type_size(i.type) == 8 && width != 8) d.refuse("the destination is too narrow");
   i.regs = d.destinations(width, count);
-  if (count > 1 && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which elements are used
+  if (count > 1 && first.kind == Operand::Vector && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which elements are used
   decode_place(d, i);
   if (hint) d.source(8);
   d.kernel().note_access(i.space, type_size(i.type) * count);
@@ -303,12 +306,11 @@ void decode_store(Decoder& d, Instr& i) {
   i.flags = decode_order(d, false);
   i.space = d.space(Space::Generic);
   bool hint = decode_cache(d, true);
-  int count = decode_vector(d);
-  i.type = d.type();
+  int count = decode_vector(d, i);
   decode_place(d, i);
   Operand first = d.peek();
   Operand element = first.kind == Operand::Vector ? first.parts[0] : first;
-  int width = element.kind == Operand::Register ? (element.width == 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;
+  int width = element.kind == Operand::Register ? (element.width >= 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;
   if (type_size(i.type) == 8 && width != 8) d.refuse("the source is too narrow");
   i.regs = d.sources(width, count), i.op = width;
   if (hint) d.source(8);
@@ -329,11 +331,14 @@ void atomic(Warp& w, const Instr& i, u32 m) {
     u64 a = address_of(w, i.mem, l);
     u8* p = locate(w, i.space, a, u32(size * int(n)), true, l, i.flags | kStrong, "atomic");
     if (!p) return;
+    bool differs = false;                // the comparison of 128 bits is one
+    for (size_t q = 0; i.b >= 0 && q < 2; ++q) differs |= memcmp(p + 8 * q, &reg<u64>(w, q ? i.b : i.c)[l], 8) != 0;
     for (size_t q = 0; q < n; ++q) {
       u64 old = 0, value = wide ? reg<u64>(w, i.regs[q])[l] : reg<u32>(w, i.regs[q])[l];
-      u64 other = i.c < 0 ? 0 : wide ? reg<u64>(w, i.c)[l] : reg<u32>(w, i.c)[l];
+      const int compared = q ? i.b : i.c;
+      u64 other = compared < 0 ? 0 : wide ? reg<u64>(w, compared)[l] : reg<u32>(w, compared)[l];
       memcpy(&old, p + q * size_t(size), size_t(size));
-      u64 result = combine_atomic(i.op, i.type, old, value, other);
+      u64 result = differs ? old : combine_atomic(i.op, i.type, old, value, other);
       memcpy(p + q * size_t(size), &result, size_t(size));
       u64 mask = size == 8 ? ~0ull : (1ull << size * 8) - 1;
       changed |= (old ^ result) & mask;
@@ -354,20 +359,22 @@ void decode_atomic(Decoder& d, Instr& i) {
   i.op = decode_atomic_operation(d);
   bool hint = d.take("L2::cache_hint");
   d.take("noftz");
-  int count = decode_vector(d);
-  i.type = d.type();
+  int count = decode_vector(d, i);
   int size = type_size(i.type), width = size == 8 ? 8 : 4;
   bool floating = is_float(i.type) || i.type == Type::F16x2 || i.type == Type::BF16x2;
   if (size < 2 || (floating && i.op != kAdd && i.op != kMin && i.op != kMax && i.op != kExch) || (size == 2 && !floating && i.op != kCas))
     d.refuse("this operation and type are not supported");
-  if (count > 1 && (size > 4 || size * count > 16 || !floating)) d.refuse("this vector of this type is not supported");
+  const bool pair = size == 8 && count == 2 && d.position("b128") >= 0;
+  if (pair ? i.op != kExch && i.op != kCas : count > 1 && (size > 4 || size * count > 16 || !floating))
+    d.refuse("this operation on this type is not supported: vector");
   vector<int> old;
   if (returns) old = d.destinations(width, count);
   i.mem = d.address();
   i.mode = count, i.regs = d.sources(width, count);
   if (i.op == kCas) {         // atom.cas d, [a], compare, value
     i.c = i.regs[0];
-    i.regs[0] = d.source(width);
+    if (pair) i.b = i.regs[1];
+    i.regs = d.sources(width, count);
   }
   if (hint) d.source(8);
   i.regs.insert(i.regs.end(), old.begin(), old.end());

@@ -194,8 +194,8 @@ void Parser::declaration(const string& statement) {
   if (w[0] == ".reg") {
     if (!kernel) fail("registers outside a kernel");
     Type t = w.size() > 2 ? type_from_name(w[1].substr(1)) : Type::None;
-    if (t == Type::None || t == Type::B128) fail("unsupported register declaration " + statement);
-    int width = t == Type::Pred ? 1 : type_size(t) == 8 ? 8 : 4;
+    if (t == Type::None) fail("unsupported register declaration " + statement);
+    int width = t == Type::Pred ? 1 : std::max(4, type_size(t));
     string rest;
     for (size_t i = 2; i < w.size(); ++i) rest += w[i];
     for (auto& name : split(rest, ',')) {

@@ -20,6 +20,7 @@ class Parser {
   [[noreturn]] void fail(const string& why) const { throw LoadError(why, line_); }
   int allocate(int width) {
     int slot = kernel->register_bytes;
+    if (width == 16) return allocate(8), allocate(8), slot;      // a pair, low half first (kHalf apart)
     kernel->register_bytes += width == 8 ? 256 : width == 1 ? 64 : 128;
     kernel->widths.resize(size_t(kernel->register_bytes) / 64, u8(width));
     return slot;

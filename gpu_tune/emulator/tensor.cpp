@@ -169,17 +169,40 @@ void multiply_rows(const float* a, int a_stride, int K, const float* b, float* o
 
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
 // Instr: regs = D, A, B, C in order; op = K, mode = number of A registers, type = A's, type2 = D's type, imm = B's type,
-// flags: .satfinite, and 8 rows instead of 16.
+// flags: .satfinite, and 8 rows instead of 16; of mma.sp: e = metadata, flags >> 4 = selector.
 constexpr int kMmaSaturates = 1, kEightRows = 2;
+// mma.sp: of four neighbours along K (for tf32: of two, each of which counts twice) A holds two (one), and the metadata says
+// which: two bits each, in ascending order. The metadata of rows r and r + 8 lies in the four lanes from 4r on: 16-bit and
+// larger elements have both rows in one word, r below, and 16 bits a row and lane; 8-bit elements have a word a row and lane.
+// The selector names the lanes that count where not all do.
+void expand_rows(Warp& w, const Instr& i, const float (*a)[32], float (*wide)[64]) {
+  const u32* words = reg<u32>(w, i.e);
+  const int size = type_size(i.type), bits = size == 4 ? 4 : 2, group = size == 4 ? 1 : 2;
+  const int lanes = i.op * size == 32 ? size == 1 ? 2 : 1 : size == 1 ? 4 : 2, first = (i.flags >> 4) * lanes;
+  for (int r = 0; r < 16; ++r)
+    for (int p = 0; p < i.op / 2; p += group) {
+      const int at = p * bits, lane = size == 1 ? at / 32 * 2 + r / 8 : at / 16, shift = size == 1 ? at % 32 : at % 16 + r / 8 * 16;
+      const u32 which = words[r % 8 * 4 + first + lane] >> shift, one = which & 3, two = which >> 2 & 3;
+      if (one >= two || (size == 4 && (one & 1 || two != one + 1)))
+        w.machine->stop("metadata", format("the metadata of row %d, column %d names elements %u and %u of four, which mma.sp does not "
+                                           "allow", r, 2 * p, one, two), &w);
+      float* out = wide[r] + 2 * p;
+      std::fill_n(out, 2 * group, 0.f);
+      if (size == 4) out[one / 2] = a[r][p];
+      else out[one] = a[r][p], out[two] = a[r][p + 1];
+    }
+}
 void mma_sync(Warp& w, const Instr& i, u32) {
   const int K = i.op, na = i.mode, nb = 8 * K * element_bits(Type(i.imm)) / 1024;
   const int cells = i.flags & kEightRows ? 2 : 4, nd = i.type2 == Type::F16 ? 2 : cells;
   const Type ta = i.type, tb = Type(i.imm);
-  float a[16][32], b[32][8], product[16][8];
+  float a[16][32], wide[16][64], b[64][8], product[16][8];
+  const bool sparse = i.e >= 0;
   const u32* regs[4];
   const int* slots = i.regs.data();
   for (int r = 0; r < na; ++r) regs[r] = reg<u32>(w, slots[nd + r]);
   fragment_a(ta, regs, na, a);
+  if (sparse) expand_rows(w, i, a, wide);
   for_group(tb, [&](auto size) {
     constexpr int group = decltype(size)::value;
     float values[8][group];
@@ -201,7 +224,7 @@ void mma_sync(Warp& w, const Instr& i, u32) {
     const float *even = reg<float>(w, c[q]), *odd = reg<float>(w, c[q + 1]);
     for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) product[r + 4 * q][2 * t] = even[4 * r + t], product[r + 4 * q][2 * t + 1] = odd[4 * r + t];
   }
-  for (int r = 0; r < 4 * cells; r += 4) multiply_rows<4, 8, 8>(a[r], 32, K, b[0], product[r], 8);
+  for (int r = 0; r < 4 * cells; r += 4) multiply_rows<4, 8, 8>(sparse ? wide[r] : a[r], sparse ? 64 : 32, K, b[0], product[r], 8);
   if (half) for_rows([&](int q, int l, float* p) { reg<u32>(w, slots[q / 2])[l] = float_to_half(p[0]) | u32(float_to_half(p[1])) << 16; });
   else if (integer) for_rows([&](int q, int l, float* p) {
     for (int k = 0; k < 2; ++k) {
@@ -310,30 +333,38 @@ bool decode_special_mma(Decoder& d, Instr& i) {
 void decode_mma(Decoder& d, Instr& i) {
   d.require("sync"), d.require("aligned");
   if (decode_special_mma(d, i)) return;
-  int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m8n8k16"}, -1);
+  const bool sparse = d.take("sp") || d.take("sp::ordered_metadata");
+  int shape = d.choose({"m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64", "m8n8k16"}, -1);
   d.require("row"), d.require("col");
   d.take("kind::f8f6f4");
   Type td = d.type(), ta = d.type(), tb = d.type(), tc = d.type();
-  const bool eight_rows = shape == 4;
+  const bool eight_rows = shape == 5;
   i.op = eight_rows ? 16 : 4 << shape;
   bool ok = false;
+  const int dense = sparse ? i.op / 2 : i.op;        // columns that A holds
   if (is_int8(ta) && is_int8(tb)) {
     i.flags = d.take("satfinite") ? kMmaSaturates : 0;
     if (eight_rows) i.flags |= kEightRows;
-    ok = td == Type::S32 && (i.op == 16 || i.op == 32);
+    ok = td == Type::S32 && (dense == 16 || dense == 32);
   } else if (is_fp8(ta) && is_fp8(tb)) {
-    ok = (td == Type::F32 || td == Type::F16) && (i.op == 16 || i.op == 32);
+    ok = (td == Type::F32 || td == Type::F16) && (dense == 16 || dense == 32);
   } else if (ta == tb && ta == Type::F16) {
-    ok = (td == Type::F32 || td == Type::F16) && (i.op == 8 || i.op == 16);
+    ok = (td == Type::F32 || td == Type::F16) && (dense == 8 || dense == 16);
   } else if (ta == tb && ta == Type::BF16) {
-    ok = td == Type::F32 && (i.op == 8 || i.op == 16);
+    ok = td == Type::F32 && (dense == 8 || dense == 16);
   } else if (ta == tb && ta == Type::TF32) {
-    ok = td == Type::F32 && (i.op == 4 || i.op == 8);
+    ok = td == Type::F32 && (dense == 4 || dense == 8);
   }
-  if (!ok || tc != td || (eight_rows && !is_int8(ta))) d.refuse("this combination of shape and types is not supported");
+  if (!ok || tc != td || (eight_rows && (sparse || !is_int8(ta)))) d.refuse("this combination of shape and types is not supported");
   i.type = ta, i.type2 = td, i.imm = s64(tb);
-  mma_operands(d, i, 4, td == Type::F16 || eight_rows ? 2 : 4, (eight_rows ? 8 : 16) * i.op * element_bits(ta) / 1024,
+  mma_operands(d, i, 4, td == Type::F16 || eight_rows ? 2 : 4, (eight_rows ? 8 : 16) * dense * element_bits(ta) / 1024,
                8 * i.op * element_bits(tb) / 1024);
+  if (sparse) {
+    i.e = d.source(4);
+    const s64 selector = d.immediate(), selectors = (type_size(ta) == 1 ? 2 : 4) / (dense * type_size(ta) / 16);
+    if (selector < 0 || selector >= selectors || (is_fp8(ta) && dense < 32)) d.refuse("this form or sparsity selector is not supported");
+    i.flags |= int(selector) << 4;
+  }
   i.run = mma_sync;
 }
 
@@ -615,7 +646,9 @@ void decode_wgmma(Decoder& d, Instr& i) {
     i.imm = d.immediate(), i.flow = Flow::Sync, i.sync = wgmma_wait;
     return;
   }
-  d.require("mma_async"), d.require("sync"), d.require("aligned");
+  d.require("mma_async");
+  if (d.take("sp")) d.refuse("modifier .sp is not supported: sparse wgmma");
+  d.require("sync"), d.require("aligned");
   string shape = d.modifier_starting("m64n");
   int k = 0, n = 0;
   if (sscanf(shape.c_str(), "m64n%dk%d", &n, &k) != 2) d.refuse("the shape is missing");
