@@ -181,7 +181,8 @@ void land(Cluster& c, size_t which) {
       check_access(*w.cta, copy.destination, copy.bytes, true, {&w, kAnyLane, agent, &clock, false, "cp.async write", false, 0, true});
     }
   } else {
-    require_visible(w, b, t.barrier, "an asynchronous copy");
+    require_visible(w, b, t.barrier, "an asynchronous copy",
+                    t.barrier_cta == w.cta && t.clock.local[size_t(b.init_agent)] >= b.init_clock);
     check_access(*t.cta, t.destination, t.bytes, true,
                  {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0, 0, true});
     if (t.kind == Transfer::Value) {

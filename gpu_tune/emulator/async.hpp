@@ -21,7 +21,7 @@ inline void complete_if_done(Cluster& c, Mbarrier& b) {
   c.changed = true;
   ++c.machine->progress;
 }
-void require_visible(Warp& w, Mbarrier& b, u32 address, const char* by);
+void require_visible(Warp& w, Mbarrier& b, u32 address, const char* by, bool own = false);
 void add_transactions(Warp& w, Mbarrier& b, s64 n, u32 address);
 
 // ---- bulk copies (bulk.cpp) -------------------------------------------------------------------------------------------------

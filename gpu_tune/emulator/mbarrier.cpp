@@ -3,12 +3,14 @@
 
 namespace emu {
 
-void require_visible(Warp& w, Mbarrier& b, u32 address, const char* by) {
+// `own`: by a copy of the mbarrier's own CTA, ordered after the initialisation. Devices need no fence then, and much code has none.
+void require_visible(Warp& w, Mbarrier& b, u32 address, const char* by, bool own) {
   if (b.visible) return;
   b.visible = true;
   if (w.machine->checks.proxies)
-    w.machine->report("proxy", format("%s uses the mbarrier at byte %d, whose initialisation no fence.mbarrier_init or "
-                                      "fence.proxy.async has made visible", by, byte_of(address)), &w);
+    w.machine->report(own ? "unfenced" : "proxy",
+                      format("%s uses the mbarrier at byte %d, whose initialisation no fence.mbarrier_init or fence.proxy.async "
+                             "has made visible", by, byte_of(address)), &w, nullptr, own);
 }
 void add_transactions(Warp& w, Mbarrier& b, s64 n, u32 address) {
   b.transactions += n;

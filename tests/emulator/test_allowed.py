@@ -376,3 +376,18 @@ def test_a_matrix_may_start_within_its_swizzle_pattern(row: int) -> None:
         text.replace("st.shared.v4.b32 [%b+128], {0, 0, 0, 0};\n", fill), block=128, args=[np.zeros(1, "u4")]
     )
     assert not report.findings, str(report)
+
+
+@pytest.mark.parametrize(("fence", "kinds"), [("", ["unfenced"]), ("fence.mbarrier_init.release.cluster;", [])])
+def test_a_copy_on_an_mbarrier_of_its_own_block_without_the_fence_is_advice(fence: str, kinds: list[str]) -> None:
+    body = f"""ld.param.u64 %p, [a];
+mbarrier.init.shared::cta.b64 [%b], 1;
+{fence}
+mbarrier.arrive.expect_tx.shared::cta.b64 _, [%b], 16;
+cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%b+64], [%p], 16, [%b];
+L: mbarrier.try_wait.parity.shared::cta.b64 %q, [%b], 0;
+@!%q bra L;
+ld.shared.b32 %v, [%b+64];
+st.global.b32 [%p+16], %v;"""
+    report = gt.emulate(kernel(body), "k", block=1, args=[np.arange(3, 11, dtype=np.int32)])
+    assert report.ok and [f.kind for f in report.findings] == kinds and report.results[0][4] == 3
