@@ -78,48 +78,21 @@ def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) 
 
 
 @dataclass(frozen=True)
-class ImageLoader:
-    """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
+class Image:
+    """The image behind an implicit matrix product: ``pixels`` output pixels by ``reduction`` taps (r, s, c).
 
-    Copied: a thread copies ``count`` vectors (``vector`` bytes, ``elements``; ``vectors`` a tile row) of one place in
-    k, of pixels ``step`` apart; ``ragged``: some threads have one less; ``steady``: the XOR is the same for all.
-    Through registers: neighbouring threads take neighbouring pixels, each thread ``chunk_count`` chunks of each of its
-    ``pixels``, ``apart`` chunks from one to the next; ``ragged_chunks``: some threads have one chunk less.
     ``channels``: of a group, ``group_stride`` elements of x. ``strides``: elements between images, rows, columns and
     channels of x; ``wide``: such offsets need 64 bits (the corner of a padded image may lie before or behind it).
-    ``checked``: a tap's row and column are compared with the image. ``reduction``: k of the product. ``guard_rows``,
-    ``guard_k``: a tile may reach past the last pixel, or the last k.
     """
 
-    operand: Operand
-    threads: int
     workload: Conv2d
-    iterator: str
-    k_tiles: int
     nhwc: bool
-    vector: int
-    elements: int
-    vectors_per_chunk: int
-    vectors: int
-    step: int
-    count: int
-    ragged: bool
-    steady: bool
-    pixels: int
-    apart: int
-    chunk_count: int
-    ragged_chunks: bool
     channels: int
     group_stride: int
     strides: tuple[int, int, int, int]
     wide: bool
-    total_pixels: int
-    checked: bool
+    pixels: int
     reduction: int
-    guard_rows: bool
-    guard_k: bool
-    gathers: bool = False
-    words: bool = False
 
     def tap(self, k: int) -> tuple[int, int, int]:
         """(r, s, c) of a k."""
@@ -128,51 +101,118 @@ class ImageLoader:
             return k // (w.s * self.channels), k // self.channels % w.s, k % self.channels
         return k // w.s % w.r, k % w.s, k // (w.r * w.s)
 
-    def table(self) -> list[tuple[int, int, int]]:
-        """(offset in x, row, column) of every tap, relative to a pixel's first; rows past k lie outside any image."""
+    def table(self, size: int) -> list[tuple[int, int, int]]:
+        """(offset in x, row, column) of ``size`` taps from a pixel's first; taps past k lie outside any image."""
         w, (_, row, column, channel) = self.workload, self.strides
         found = []
-        for k in range(self.k_tiles * self.operand.block_k):
+        for k in range(size):
             r, s, c = self.tap(k)
             y, x = r * w.dilation[0], s * w.dilation[1]
             found.append((y * row + x * column + c * channel, y, x) if k < self.reduction else (0, 1 << 25, 0))
         return found
 
 
-def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
-    nhwc, vector, channels, total_pixels = w.layout == "nhwc", op.copy or CHUNK, w.c // w.groups, w.n * w.p * w.q
-    elements, reduction = vector // op.itemsize, channels * w.r * w.s
-    vectors = op.block_k // elements
-    step, apart = threads // vectors, max(1, threads // op.extent)
+def image_of(w: Conv2d) -> Image:
+    nhwc, channels = w.layout == "nhwc", w.c // w.groups
     strides = (w.h * w.w * w.c, w.w * w.c, w.c, 1) if nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
     border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(strides[1:])
-    guard_rows = total_pixels % op.extent != 0
-    return ImageLoader(
-        op,
-        threads,
+    return Image(
         w,
-        iterator,
-        k_tiles,
         nhwc,
+        channels,
+        group_stride=channels * strides[3],
+        strides=strides,
+        wide=w.n * strides[0] + border >= 2**31,
+        pixels=w.n * w.p * w.q,
+        reduction=channels * w.r * w.s,
+    )
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Pixels that are copied: a thread copies ``count`` vectors of one place in k, of pixels ``step`` apart.
+
+    ``vector``: bytes of one, ``elements`` of them; ``vectors`` of a tile row. ``ragged``: some threads have one less;
+    ``steady``: the XOR is the same for all of them.
+    """
+
+    vector: int
+    elements: int
+    vectors_per_chunk: int
+    vectors: int
+    step: int
+    count: int
+    ragged: bool
+    steady: bool
+
+
+def vectors(op: Operand, threads: int) -> Vectors:
+    vector = op.copy or CHUNK
+    elements = vector // op.itemsize
+    row = op.block_k // elements
+    step = threads // row
+    return Vectors(
         vector,
         elements,
         vectors_per_chunk=CHUNK // vector,
-        vectors=vectors,
+        vectors=row,
         step=step,
         count=ceil_div(op.extent, step),
         ragged=op.extent % step != 0,
         steady=not op.flips or step % 8 == 0,
-        pixels=max(1, op.extent // threads),
-        apart=apart,
-        chunk_count=ceil_div(op.chunks, apart),
-        ragged_chunks=op.chunks % apart != 0,
-        channels=channels,
-        group_stride=channels * strides[3],
-        strides=strides,
-        wide=w.n * strides[0] + border >= 2**31,
-        total_pixels=total_pixels,
-        checked=any(w.padding) or guard_rows,
-        reduction=reduction,
-        guard_rows=guard_rows,
-        guard_k=reduction % op.block_k != 0,
     )
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Pixels that go through registers: neighbouring threads take neighbouring pixels, ``pixels`` of them each.
+
+    A thread has ``count`` chunks of each pixel, ``apart`` chunks from one to the next; ``ragged``: some have one less.
+    """
+
+    pixels: int
+    apart: int
+    count: int
+    ragged: bool
+
+
+def chunks(op: Operand, threads: int) -> Chunks:
+    apart = max(1, threads // op.extent)
+    return Chunks(max(1, op.extent // threads), apart, ceil_div(op.chunks, apart), op.chunks % apart != 0)
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """How a tile of gathered pixels gets to shared memory: rows are pixels, k runs along a row.
+
+    ``guard_rows``, ``guard_k``: a tile may reach past the last pixel, or the last k; ``checked``: a tap's row and
+    column are compared with the image.
+    """
+
+    operand: Operand
+    threads: int
+    iterator: str
+    k_tiles: int
+    image: Image
+    vectors: Vectors
+    chunks: Chunks
+    guard_rows: bool
+    guard_k: bool
+    gathers: bool = False
+    words: bool = False
+
+    @property
+    def checked(self) -> bool:
+        return any(self.image.workload.padding) or self.guard_rows
+
+    @property
+    def taps(self) -> list[tuple[int, int, int]]:
+        """The table of all taps of the product, in whole k tiles."""
+        return self.image.table(self.k_tiles * self.operand.block_k)
+
+
+def image_loader(op: Operand, threads: int, w: Conv2d, iterator: str, k_tiles: int) -> ImageLoader:
+    image = image_of(w)
+    guard_rows, guard_k = image.pixels % op.extent != 0, image.reduction % op.block_k != 0
+    parts = vectors(op, threads), chunks(op, threads)
+    return ImageLoader(op, threads, iterator, k_tiles, image, *parts, guard_rows, guard_k)
