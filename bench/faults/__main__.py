@@ -1,7 +1,9 @@
-"""What faults cost: processes killed while they publish, append and tune; full, read-only and foreign stores.
+"""What faults cost: processes killed while they publish, append and tune; full, read-only and foreign stores; a machine
+that misbehaves during tunings (``disturb``: see :mod:`bench.faults.disturb`).
 
     python -m bench.faults                              # 1,000 kills each; figures, and bench/results/faults.json
     python -m bench.faults --kills 50 --only publish,append --json /tmp/faults.json
+    python -m bench.faults --only disturb --faults 200  # 200 disturbed tunings
 
 Real processes, real signals, real files. ``lost``: something that was acknowledged (published, appended, reported by
 ``on_trial``) before the kill and cannot be read after it. ``corrupt``: something that reads as what nobody wrote.
@@ -21,11 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.faults.disturb import disturb
 from bench.faults.kills import kill_appenders, kill_publishers, kill_tunings, sixteen
 from bench.faults.stores import full_disk, hostile, not_ours
 
 
-def run(kills: int, only: Sequence[str], folder: Path, seed: int = 0) -> dict[str, Any]:
+def run(kills: int, only: Sequence[str], folder: Path, seed: int = 0, faults: int = 200) -> dict[str, Any]:
     """The figures of each part."""
     logging.disable(logging.WARNING)  # each damaged file is told in the log, thousands here
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -36,6 +39,7 @@ def run(kills: int, only: Sequence[str], folder: Path, seed: int = 0) -> dict[st
         "full": full_disk,
         "notours": not_ours,
         "hostile": lambda p: hostile(10 * kills, p, seed),
+        "disturb": lambda p: disturb(faults, p, seed),
     }
     figures: dict[str, Any] = {}
     for name in only or parts:
@@ -60,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--only", default="", help="parts, by comma: publish, append, tune, sixteen, full, ...")
+    parser.add_argument("--faults", type=int, default=200, help="disturbed tunings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path(__file__).parents[1] / "results" / "faults.json")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="gpu_tune-faults-") as folder:
-        figures = run(given.kills, [n for n in given.only.split(",") if n], Path(folder), given.seed)
+        figures = run(given.kills, [n for n in given.only.split(",") if n], Path(folder), given.seed, given.faults)
     good = faultless(figures)
     print("nothing lost, nothing corrupt" if good else "SOMETHING WAS LOST OR CORRUPT")
     where = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}

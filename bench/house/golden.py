@@ -4,7 +4,8 @@
     python -m bench.house golden check FILE.json.gz ... [--part PART] [--family NAME] [--compile] [--allow FILE]
 
 A golden file holds every case explicitly, so that a check draws nothing. ``check`` exits with 1 when something differs
-that no line of ``--allow`` (``part<TAB>key-prefix<TAB>reason``; the key may be followed by a blank and the kind) names
+that no line of ``--allow`` (``part<TAB>key-prefix<TAB>reason``; the key may be followed by a blank and the kind, and
+``*`` in it stands for anything) names
 (by default the differences made on purpose: bench/results/golden/deliberate.tsv).
 """
 
@@ -18,6 +19,7 @@ import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,9 @@ def _report(part: str, findings: Iterator[Finding], allowed: list[tuple[str, str
         if f.note:
             notes[f.kind].append(f)
             continue
-        reason = next((r for p, prefix, r in allowed if p == part and f"{f.key} {f.kind}".startswith(prefix)), None)
+        reason = next(
+            (r for p, prefix, r in allowed if p == part and fnmatchcase(f"{f.key} {f.kind}", f"{prefix}*")), None
+        )
         if reason is not None:
             excused[reason] += 1
             continue

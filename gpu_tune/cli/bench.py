@@ -149,6 +149,7 @@ def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool
         ),
         title=f"{len(rows)} shapes; roofline of {device.product}",
         right=("GFLOP", "roofline"),
+        apart=("shape", "workload"),
     )
 
 

@@ -60,6 +60,7 @@ def command(
     run: dict[str, Any] = {"grid": _dims("grid", grid), "block": _dims("block", block), "args": values}
     run |= {"shared": shared, "cluster": _dims("cluster", cluster), "cooperative": cooperative}
     run |= {"device": device, "options": compiler, "ignore": ignore}
+    options.announce_emulator()
     reports = [emulate(source, kernel, seed=seed + k, **run) for k in range(seeds)]
     first = reports[0]
     arrays = _results(first)

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ _HELP = {
     "scales": "none, tensor, row_col or block128 (int8 and float8 data).",
     "math": "What is permitted beyond strict arithmetic, joined by +: tf32, winograd ...",
     "deterministic": "Whether results must be equal from run to run.",
-    "stride": "Stride: 2, or rows x columns: 2x1.",
-    "padding": "Padding: 1, rows x columns 1x2, or top, bottom, left, right 0x1x0x1.",
+    "stride": "Stride: 2, or rows x columns: 2x1 (not 2,1).",
+    "padding": "Padding: 1, rows x columns: 1x2 (not 1,2), or top, bottom, left, right: 0x1x0x1.",
     "dilation": "Dilation: 1, or rows x columns.",
     "groups": "Groups of channels.",
     "direction": "fprop.",
@@ -99,6 +99,9 @@ def _values(name: str, kind: str, text: Any) -> list[Any]:
         return [text]
     parts = text.split(",")
     if name in _PAIRS:
+        one = len(parts) == 1 or any("x" in part for part in parts)  # else a pair is meant as likely as two workloads
+        remedy = f"write {'x'.join(parts)} for one workload, or a list such as 1x1,2x2 for several"
+        require(one, f"--{name}", text, "is a list, whose every number would be a workload of its own", remedy)
         return [_pair(name, part) for part in parts]
     return [n for part in parts for n in numbers(f"--{name.replace('_', '-')}", part)] if kind == "int" else parts
 
@@ -215,17 +218,26 @@ def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    title: str | None = None,
+    title: str = "",
     right: Collection[str] = (),
     lines: bool = True,
+    apart: Collection[str] = (),
 ) -> None:
-    """Print a table. ``right``: the columns of numbers; ``lines``: whether it has a frame."""
-    from rich.table import Table
+    """Print a table. ``right``: the columns of numbers; ``lines``: whether it has a frame; ``apart``: the columns that
+    get a line of their own where the terminal is too narrow for all."""
+    from ..report.tables import Table
 
-    plain: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bright_black"}
-    table = Table(title=title, title_justify="left", **({} if lines else plain))
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name in right else "left")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+    console().print(Table(columns, list(rows), title, right, lines, apart))
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """The knobs of a config and their values, with blanks at which a line may break."""
+    return " ".join(f"{name}={value}" for name, value in config.items())
+
+
+def announce_emulator() -> None:
+    """Say on standard error that the emulator is built now, where that is so; CompilerMissing where it cannot be."""
+    from ..emulator import build
+
+    if not build.ready():
+        click.echo(build.ANNOUNCED, err=True)

@@ -109,10 +109,11 @@ def _list(found: list[Any], folder: str, as_json: bool) -> None:
         click.echo(f"no records in {folder}")
     else:
         options.print_table(
-            ("source", "chip", "workload", "template", "trials", "best", "ended"),
+            ("workload", "chip", "source", "template", "trials", "best", "ended"),
             map(_cells, rows),
             title=f"{len(found)} trials in {folder}",
             right=("trials", "best"),
+            apart=("source", "chip", "workload"),
         )
 
 
@@ -128,7 +129,7 @@ def _best(trials: list[Any]) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     ended = ", ".join(f"{n} {status}" for status, n in row["statuses"].items())
-    return [row["source"], row["chip"], row["workload"], row["template"], str(row["trials"]), row["best"], ended]
+    return [row["workload"], row["chip"], row["source"], row["template"], str(row["trials"]), row["best"], ended]
 
 
 def _write(name: str, table: str) -> None:

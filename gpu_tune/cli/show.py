@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from .. import paths, text
 from ..cuda.device import Device
-from ..errors import InvalidInput, NotTuned
+from ..errors import CompilerMissing, InvalidInput, NotTuned
 from ..kernel.emit import describe, figure
 from ..measure.select import select_device
 from ..store.records import Records
@@ -138,7 +139,8 @@ def _best(best: Measurement | None) -> dict[str, Any] | None:
     if best is None:
         return None
     told = figure(best.time, best.source, best.environment)
-    return {"key": best.candidate.key, "seconds": best.time, "figure": told}
+    c = best.candidate
+    return {"key": c.key, "template": c.template, "config": dict(c.config), "seconds": best.time, "figure": told}
 
 
 def _print_search(facts: dict[str, Any]) -> None:
@@ -148,7 +150,9 @@ def _print_search(facts: dict[str, Any]) -> None:
     click.echo(f"{facts['workload']} on {facts['device']}{mark}")
     click.echo(f"trials: {ended(facts)}; learning from {facts['records']} records")
     if facts["best"]:
-        click.echo(f"best: {facts['best']['figure']}  {facts['best']['key']}")
+        best = facts["best"]
+        config = options.config_text(best["config"])
+        options.print_lines("", [("best", f"{best['figure']}  {best['template']}"), ("", config)])
     trials = len(facts["curve"])
     curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None and (n in MARKS or n == trials)]
     if curve:
@@ -165,9 +169,7 @@ def _print_search(facts: dict[str, Any]) -> None:
             click.echo(f"and {len(facts['failures']) - FAILURES} more kinds of failure")
     for name, space in facts["spaces"].items():
         _print_model(name, space)
-    click.echo("next:")
-    for c in facts["next"]:
-        click.echo(f"  {c['template']}  " + " ".join(f"{k}={v}" for k, v in c["config"].items()))
+    options.print_lines("next:", [(c["template"], options.config_text(c["config"])) for c in facts["next"]])
 
 
 def _print_model(name: str, space: dict[str, Any]) -> None:
@@ -222,6 +224,8 @@ def _explain(winner: Winner, device: Device, as_json: bool, report_file: str | N
         raise InvalidInput("kernel", winner.workload.key, rule, "tune it again")
     if report_file is not None:
         options.check_report(report_file)
+    with contextlib.suppress(CompilerMissing):
+        options.announce_emulator()
     found = explain.explain(bound, Candidate(winner.template, winner.config), store=paths.root())
     if report_file is not None:
         from ..report.html import kernel_page

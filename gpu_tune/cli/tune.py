@@ -132,6 +132,7 @@ def summary(kernel: Any, progress: Progress | None) -> dict[str, Any]:
         "speedup": default.get("speedup"),
         "trials": w.trials,
         "spent": w.spent,
+        "building": progress.building if progress else 0.0,
         "ended": w.budget.get("ended", ""),
         "complete": w.complete,
         "statuses": dict(progress.statuses) if progress else {},
@@ -173,7 +174,7 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "default config", f"{duration(default)} predicted  {name}" if default else name
     rate = f"  {result['tflops']:.3g} TFLOP/s" if result["source"] != PREDICTED else ""
     yield "best found", f"[bold]{result['figure']}[/bold]{rate}  {result['template']}"
-    yield "", " ".join(f"{k}={v}" for k, v in result["config"].items())
+    yield "", options.config_text(result["config"])
     if result["speedup"]:
         yield "speed-up", f"[bold]{result['speedup']:.2f}x[/bold] over the default ({verdict['default']['text']})"
     if result["limited_by"]:
@@ -185,7 +186,8 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "trials", f"{result['trials']}, kept from earlier: the store answered, nothing was compiled"
     else:
         why, ended = ENDED.get(result["ended"], ""), statuses(Counter(result["statuses"]))
-        yield "trials", f"{result['trials']} in {result['spent']:.1f} s ({why}): {ended}"
+        built = f", and {result['building']:.0f} s for the emulator, once" if result["building"] else ""
+        yield "trials", f"{result['trials']} in {result['spent']:.1f} s{built} ({why}): {ended}"
     checks = verdict.get("checks", [])
     if not checks:
         from rich.markup import escape
@@ -212,5 +214,5 @@ def overview(results: list[dict[str, Any]]) -> None:
         )
         for r in results
     )
-    title = "predicted, not measured" if predicted else None
-    options.print_table(columns, rows, title=title, right=columns[2:])
+    title = "predicted, not measured" if predicted else ""
+    options.print_table(columns, rows, title=title, right=columns[2:], apart=("workload",))

@@ -36,6 +36,7 @@ def command(
     is_file = target.endswith(".cu") or "/" in target
     if is_file and not Path(target).exists():
         raise InvalidInput("TARGET", target, "does not exist", "name a template, or the path of an emitted kernel.cu")
+    options.announce_emulator()
     if case is not None:
         report = sweep.check_case(target, case)
     elif is_file:

@@ -20,6 +20,8 @@ from .device import Device, from_driver
 STICKY = (4, 201, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
 """Driver errors that leave the context unusable: illegal address, launch timeout, assert, memory and link faults ..."""
 OUT_OF_MEMORY = 2
+UNKNOWN_CODE = (200, 209, 222, 300)
+"""Driver errors of code that this driver or GPU does not know: it came from a newer compiler, or is for another GPU."""
 REMEDIES = {
     2: "free GPU memory: another process may hold it",
     3: "CUDA does not survive a fork: start the process anew (spawn)",

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "model" / "performance")
 """Where the library's sources lie: the emulator, and the player of the performance model, which is built with it."""
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w")
+ANNOUNCED = "building the emulator, once for this version: a minute or so"
 SPACE = 64 << 20
 """Bytes: with less free where the library is kept, a failed build is tried elsewhere."""
 _P, _S, _I, _U64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
@@ -102,10 +103,30 @@ def damaged() -> list[Path]:
     return [path for path in used if path.exists() and paths.sealed(path) is None]
 
 
+def ready() -> bool:
+    """Whether :func:`library` has nothing left to build, or tried it in vain; CompilerMissing without a compiler."""
+    return bool(library.cache_info().currsize or _failed) or state() == "built"
+
+
+_failed: dict[str, str] = {}
+"""By compiler, why the library cannot be built: asked again for every kernel, it would fail every time."""
+
+
+def failure() -> str:
+    """Why an earlier try of this process to build the library failed; empty where none did."""
+    return _failed.get(shlex.join(compiler()), "")
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The loaded library, with argument types set."""
-    lib = _load(_path())
+    if failure():
+        raise EmulationError(failure())
+    try:
+        lib = _load(_path())
+    except EmulationError as error:
+        _failed[shlex.join(compiler())] = str(error)
+        raise
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
@@ -154,7 +175,7 @@ def _hash(*files: Path) -> str:
     key = hashlib.sha256()
     for text in (
         " ".join(compiler()[1:]),
-        _version(),
+        _version(compiler()),
         " ".join(FLAGS),
         _processor(),
         *(p.name + p.read_text() for p in files),
@@ -164,8 +185,8 @@ def _hash(*files: Path) -> str:
 
 
 @functools.cache
-def _version() -> str:
-    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True).stdout
+def _version(command: tuple[str, ...]) -> str:
+    return subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
 
 
 def _processor() -> str:

@@ -41,11 +41,16 @@ class Module(Ptx):
     def load(cls, source_or_ptx: str, arch: str = "sm_80", options: Sequence[str] = ()) -> Module:
         """The module of a CUDA source (compiled for ``arch`` with NVRTC ``options``) or of PTX text.
 
-        Modules are kept in memory (the last 64), PTX on disk by a hash of source, options and NVRTC version.
+        Modules are kept in memory (the last 64), PTX on disk by a hash of source, options and NVRTC version, unless the
+        source includes other files.
         EmulationError when the text is no PTX. A kernel with an instruction that is not supported is refused when it is
         launched; :attr:`refused` says why.
         """
-        return _load(source_or_ptx, "" if is_ptx(source_or_ptx) else arch, tuple(options))
+        if is_ptx(source_or_ptx):
+            return _load(source_or_ptx, "", ())
+        if reads_files(source_or_ptx, options):
+            return _load(compile_ptx(source_or_ptx, arch, options), "", ())
+        return _load(source_or_ptx, arch, tuple(options))
 
     def run(
         self,
@@ -80,8 +85,16 @@ def is_ptx(text: str) -> bool:
     return re.search(r"^\s*\.version\s", text, re.MULTILINE) is not None
 
 
+def reads_files(source: str, options: Sequence[str] = ()) -> bool:
+    """Whether a compile reads other files, so that its result outlives what it was made from."""
+    directive = re.search(r"^\s*#\s*(include|embed)|__has_include", source, re.MULTILINE)
+    return directive is not None or any("include" in option for option in options)
+
+
 def compile_ptx(source: str, arch: str, options: Sequence[str] = ()) -> str:
-    """PTX with line information for a CUDA source, from the cache on disk when it is there."""
+    """PTX with line information for a CUDA source, from the cache on disk when it is there and reads no other file."""
+    if reads_files(source, options):
+        return nvrtc.to_ptx(source, arch, lineinfo=True, options=options).data.decode()
     key = hashlib.sha256(repr((source, arch, *options, nvrtc.identity())).encode()).hexdigest()[:32]
     path = build.folder() / "ptx" / key[:2] / f"{key}.ptx"
     kept = paths.sealed(path)
@@ -137,10 +150,9 @@ def available() -> bool:
 def unavailable_reason() -> str:
     """Why not, in one sentence; empty when it can."""
     try:
-        build.compiler()
+        return build.failure()
     except CompilerMissing as error:
         return str(error)
-    return ""
 
 
 class _Run:

@@ -22,6 +22,8 @@ from ..workload import ArraySpec
 CUDA, HOST = "cuda", "host"
 _NAMES = {theirs: name for name, dtype in NUMPY.items() for theirs in (dtype.name, dtype.str)}
 """Our names of data types by NumPy's (PyTorch's are the same) and by typestr."""
+_UNNAMED = ("bfloat16", "float8_e4m3", "float8_e5m2")
+"""Types for which typestr has no name: their owners call them raw bytes. Raw bytes are none of the others."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
     if array.shape != spec.shape:
         remedy = "the kernel is compiled for that shape alone: tune the shape you have"
         raise InvalidInput(f"{name}.shape", array.shape, f"is not {spec.shape}", remedy)
-    if array.dtype not in (spec.dtype, f"void{8 * NUMPY[spec.dtype].itemsize}"):
+    unnamed = f"void{8 * NUMPY[spec.dtype].itemsize}" if spec.dtype in _UNNAMED else spec.dtype
+    if array.dtype not in (spec.dtype, unnamed):
         raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
     expected = spec.element_strides
     if any(d > 1 and have != want for d, have, want in zip(spec.shape, array.strides, expected)):
@@ -152,7 +155,10 @@ def number(name: str, value: Any) -> float:
     """``value`` as a float; InvalidInput for what is no single real number: a text, a complex number, an array."""
     scalar = isinstance(value, Real) or (getattr(value, "shape", None) == () and "complex" not in str(value.dtype))
     require(scalar, name, value, "is not a number", "give a Python float")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidInput(name, value, "is beyond what a float can hold", "give a smaller number") from error
 
 
 def current_stream(library: str, device: int) -> int:

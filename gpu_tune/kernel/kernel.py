@@ -70,6 +70,10 @@ class TunedKernel:
         kind = self.winner.source if self.seconds > 0 else "not timed"
         return f"TunedKernel({self.workload.key}, {self.chip}, {self.template}, {kind}, match={self.match!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the winner that it is: another process loads the code anew."""
+        return type(self), (self.winner, self.match, self.path)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TunedKernel:
         """The kernel itself: nothing of it changes, and calls do not meet."""
         return self

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import reference
 from ..emulator import run_plan
-from ..errors import GpuTuneError
+from ..errors import CompilerMissing, GpuTuneError, MeasureError, StoreError
 from ..space.knob import Config
 from ..templates.bound import BoundTemplate
 from ..workload import Conv2d, Matmul, Workload
@@ -31,8 +31,9 @@ LARGEST = 6e9
 def check(build: Build, seed: int = 0) -> Check:
     """Run ``build`` on the emulator and compare with the reference.
 
-    ``ok`` needs a right result and no finding (race, access outside a buffer, deadlock ...). A check that could not
-    be run at all is not ok, and its ``detail`` says why.
+    ``ok`` needs a right result and no finding (race, access outside a buffer, deadlock ...). A check that the kernel
+    does not let run (an unknown instruction, say) is not ok, and its ``detail`` says why; where the machine does not
+    (a compiler that has gone), its error comes out: it says nothing of the kernel.
     """
     bound, config = build.bound, build.candidate.config
     small = stand_in(bound, config)
@@ -53,6 +54,8 @@ def check(build: Build, seed: int = 0) -> Check:
             return replace(found, detail=str(report)[:500])
         compared = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
         return replace(found, ok=compared.ok, detail=str(compared))
+    except (CompilerMissing, MeasureError, StoreError):
+        raise
     except GpuTuneError as error:
         return replace(found, detail=f"could not be executed: {error}"[:500])
 

@@ -1,7 +1,13 @@
-"""Measuring on this machine's GPUs: one killable child per GPU verifies and times what the compile pool built."""
+"""Measuring on this machine's GPUs: one killable child per GPU verifies and times what the compile pool built.
+
+A child that is lost costs the config that it ran, but only where that can have been the reason: a kernel that is known
+to be right must run on the GPU afterwards, and a child that was killed from outside, or ran out of time before it came
+to the config, is asked again. What remains is the environment's fault, which is no trial.
+"""
 
 from __future__ import annotations
 
+import logging
 import queue
 import statistics
 import time
@@ -11,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from ..cuda import nvrtc
-from ..errors import GpuTuneError, MeasureError
+from ..errors import CompilerMissing, EnvironmentFault, GpuTuneError, MeasureError
 from ..templates.bound import BoundTemplate
 from ..trial import MEASURED, Candidate, Measurement, Policy
 from .baselines import names_for
 from .compiling import CompilingMeasurer
 from .finals import ROUNDS, Check, Finalist, Finals, conclude
 from .messages import (
+    PROBE,
     EnvironmentRequest,
     FinalistReply,
     FinalsReply,
     FinalsRequest,
     KernelToLoad,
+    ProbeRequest,
     TrialReply,
     TrialRequest,
     WinnerRequest,
@@ -32,9 +40,14 @@ from .protocol import Build
 from .quarantine import CircuitBreaker, Journal, run_seconds
 from .worker import Stage, Worker, WorkerLost
 
+log = logging.getLogger("gpu_tune.measure")
 ENTRY = "gpu_tune.measure.gpu_worker:handler"
 LIMITS = {"": 120.0, "inputs": 300.0, "reference": 600.0, "load": 15.0, "rounds": 120.0, "baselines": 120.0}
 """Seconds that a stage may take; every other stage runs the kernel a few times and has :func:`run_seconds`."""
+BEFORE = ("", "start", "inputs", "reference")
+"""Stages at which no kernel of the config has begun."""
+ATTEMPTS = 3
+"""How often something is asked of a child that is lost for a reason outside."""
 PAUSES = (0.0, 1.0, 4.0, 15.0)
 """Seconds before each try to bring a GPU back that has worked before."""
 BASELINES = ("cublas", "cublaslt", "cudnn")
@@ -78,6 +91,8 @@ class GpuMeasurer(CompilingMeasurer):
         self._timed_out = False
         self._facts: WorkerFacts | None = None
         self._known: dict[Worker, int] = {}
+        self._probe = b""
+        self._complained = False
 
     def close(self) -> None:
         if not self._closed:
@@ -95,6 +110,8 @@ class GpuMeasurer(CompilingMeasurer):
         for candidate in dict.fromkeys(candidates):
             try:
                 builds[candidate.key] = self.build(candidate)
+            except (MeasureError, CompilerMissing):  # the environment's: says nothing of the candidate
+                raise
             except GpuTuneError as error:
                 out[candidate.key] = Finalist(candidate.key, candidate, status="compile_error", reason=str(error))
         baselines, reply = self.baselines, None
@@ -152,24 +169,7 @@ class GpuMeasurer(CompilingMeasurer):
         reason = f"it {killer.why}" if killer is not None else self.breaker.tripped(build.candidate.template)
         if reason:
             return self._ended(build.candidate, "quarantined", reason, build=build)
-        request = TrialRequest(self.workload, self.seed, self.policy, KernelToLoad.of(build), self._best)
-        child = self._child()
-        try:
-            if self.journal:
-                self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
-            reply: TrialReply = child.ask(request, self._limit)
-            if reply.lost:
-                child.kill()
-        except GpuTuneError as error:
-            lost = isinstance(error, WorkerLost)
-            if lost and self._closed:
-                raise MeasureError("the measurer was closed") from error
-            hung = isinstance(error, WorkerLost) and error.timed_out
-            reply = TrialReply("run_timeout" if hung else "run_error", str(error), lost=lost)
-        finally:
-            self._free.put(child)
-        if self.journal:
-            self.journal.ended(build.hash, reply.status, reply.lost)
+        reply = self._trial(build)
         self.breaker.note(build.candidate.template, lost=reply.lost, hung=reply.status == "run_timeout")
         if reply.status == "ok":
             median = statistics.median_high(reply.samples)
@@ -186,6 +186,54 @@ class GpuMeasurer(CompilingMeasurer):
             error=reply.error,
         )
 
+    def _trial(self, build: Build) -> TrialReply:
+        """How ``build`` ended; EnvironmentFault where the machine let it come to no end."""
+        request = TrialRequest(self.workload, self.seed, self.policy, KernelToLoad.of(build), self._best)
+        why = ""
+        for _ in range(ATTEMPTS):
+            child, outside = self._child(), False
+            try:
+                if self.journal:
+                    self.journal.started(build.hash, f"{self.workload.key} {build.candidate.key}")
+                try:
+                    reply: TrialReply = child.ask(request, self._limit)
+                    outside = reply.outside
+                    if reply.lost:
+                        child.kill()
+                except WorkerLost as lost:
+                    if self._closed:
+                        raise MeasureError("the measurer was closed") from lost
+                    outside = _outside(lost)
+                    reply = TrialReply("run_timeout" if lost.timed_out else "run_error", str(lost), lost=True)
+                except GpuTuneError as error:
+                    reply = TrialReply("run_error", str(error))
+                if reply.lost and not outside:
+                    self._require_health(child, reply.reason)  # else the journal keeps it as begun and not ended
+            finally:
+                self._free.put(child)
+            if self.journal:
+                self.journal.ended(build.hash, reply.status, reply.lost and not outside)
+            if not outside:
+                return reply
+            why = reply.reason
+            self._say(why)
+        raise EnvironmentFault(f"a trial was lost {ATTEMPTS} times for a reason outside of it: {why}")
+
+    def _say(self, why: str) -> None:
+        """Warn once in the life of a measurer."""
+        if not self._complained:
+            self._complained = True
+            log.warning("a trial was lost for a reason outside of it (%s): it is tried again", why)
+
+    def _require_health(self, child: Worker, why: str) -> None:
+        """EnvironmentFault unless the child's GPU still runs what is known to be right: then ``why`` blames nobody."""
+        try:
+            self._revive(child)
+        except GpuTuneError as error:
+            if self._closed:
+                raise MeasureError("the measurer was closed") from error
+            raise EnvironmentFault(f"{error}; before that: {why}") from error
+
     def _ask_finals(
         self, builds: Sequence[Build], baselines: Sequence[str], rounds: int
     ) -> tuple[str, str, FinalsReply | None]:
@@ -197,38 +245,65 @@ class GpuMeasurer(CompilingMeasurer):
         return (reply.failed, reply.reason, None) if broken else (failed, reason, reply)
 
     def _ask(self, request: FinalsRequest | WinnerRequest) -> tuple[str, str, Any]:
-        child = self._child()
-        self._timed_out = False
-        try:
-            reply = child.ask(request, self._limit)
-            if reply.lost:
-                child.kill()
-            return "", "", reply
-        except WorkerLost as error:
-            self._timed_out = error.timed_out
-            return error.stage.subject, str(error), None
-        finally:
-            self._free.put(child)
+        """The subject that made the child end before it replied ("": unknown) and why, or the reply."""
+        why = ""
+        for _ in range(ATTEMPTS):
+            child = self._child()
+            self._timed_out = False
+            try:
+                reply = child.ask(request, self._limit)
+                if reply.lost:
+                    child.kill()
+                    self._require_health(child, getattr(reply, "reason", ""))
+                return "", "", reply
+            except WorkerLost as error:
+                why = str(error)
+                if not _outside(error):
+                    self._timed_out = error.timed_out
+                    self._require_health(child, why)
+                    return error.stage.subject, why, None
+            finally:
+                self._free.put(child)
+            self._say(why)
+        raise EnvironmentFault(f"the finalists were lost {ATTEMPTS} times for a reason outside of them: {why}")
 
     def _child(self) -> Worker:
         """A child that is free and whose GPU works; MeasureError when it cannot be used at all."""
         child = self._free.get()
+        try:
+            self._revive(child)
+        except BaseException:
+            self._free.put(child)
+            raise
+        return child
+
+    def _revive(self, child: Worker) -> None:
+        """Start the process of ``child`` where it has none, and see whether its GPU works; else MeasureError."""
         if self._known.get(child) == child.restarts and child.pid is not None:
-            return child
+            return
         pauses = PAUSES if child in self._known else (0.0,)  # after a lost context the GPU may need a moment
         for pause in pauses:
             time.sleep(pause)
             try:
                 facts = self._facts_of(child)
+                child.ask(ProbeRequest(self._probe_code()), LIMITS[""])
                 break
             except GpuTuneError as error:
+                child.kill()
                 reason = error
         else:
-            self._free.put(child)
             raise MeasureError(f"the GPU of {self.device.name} cannot be used: {reason}") from reason
         self._known[child] = child.restarts
         self._facts = self._facts or facts
-        return child
+
+    def _probe_code(self) -> bytes:
+        """The probe, compiled for the device."""
+        if not self._probe:
+            found = self.pool.submit(PROBE, self.device.arch).result()
+            if found.status != "ok":
+                raise MeasureError(f"NVRTC does not even compile a kernel that is known to be right: {found.reason}")
+            self._probe = found.cubin
+        return self._probe
 
     def _facts_of(self, child: Worker) -> WorkerFacts:
         facts: WorkerFacts = child.ask(EnvironmentRequest(), LIMITS[""])
@@ -254,6 +329,11 @@ class GpuMeasurer(CompilingMeasurer):
 
     def _environment(self) -> dict[str, Any]:
         return {**super()._environment(), **(asdict(self._facts) if self._facts else {})}
+
+
+def _outside(lost: WorkerLost) -> bool:
+    """Whether a child was lost for a reason outside of what it ran."""
+    return lost.killed or (lost.timed_out and lost.stage.name in BEFORE)
 
 
 def _finalist(name: str, candidate: Candidate | None, reply: FinalistReply) -> Finalist:

@@ -19,16 +19,20 @@ import numpy as np
 
 from ..cuda import driver, nvml
 from ..cuda.driver import DriverError
-from ..errors import GpuTuneError, InvalidInput
+from ..cuda.launch import Program
+from ..errors import GpuTuneError, InvalidInput, MeasureError
+from ..plan import BufferArg, KernelStep, LaunchPlan
 from ..trial import Policy
 from . import runtime
 from .check import Checker
 from .device_data import DeviceData, LoadedKernel
 from .messages import (
+    PROBED,
     EnvironmentRequest,
     FinalistReply,
     FinalsReply,
     FinalsRequest,
+    ProbeRequest,
     TrialReply,
     TrialRequest,
     WinnerReply,
@@ -90,6 +94,7 @@ class Gpu:
     def answer(self, request: Any, note: Note) -> Any:
         known: dict[type, Callable[[Any, Note], Any]] = {
             EnvironmentRequest: self.environment,
+            ProbeRequest: self.probe,
             TrialRequest: self.trial,
             FinalsRequest: self.finals,
             WinnerRequest: self.winner,
@@ -107,6 +112,34 @@ class Gpu:
             host=platform.node(),
             l2="three times the L2 rotated or overwritten when cold",
         )
+
+    def probe(self, request: ProbeRequest, note: Note) -> bool:
+        """Run the kernel that is known to be right; MeasureError where the GPU does not."""
+        step = KernelStep("known_good", (PROBED, 1, 1), (128, 1, 1), (BufferArg("out"),))
+        expected = np.arange(128 * PROBED, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(1)
+        address = 0
+        try:
+            address = runtime.allocate(expected.nbytes)
+            runtime.upload(address, np.zeros_like(expected))
+            program = Program(request.cubin, LaunchPlan((step,)), runtime.Module)
+            program.run({"out": address}, self.stream.ptr)
+            self.stream.synchronize()
+            right = np.array_equal(runtime.download(address, expected.nbytes).view(np.uint32), expected)
+            program.unload()
+        except Exception as raised:
+            found = runtime.driver_error(raised, "cuStreamSynchronize")
+            if found is None:
+                raise
+            raise MeasureError(f"a kernel that is known to be right fails on it: {found}") from raised
+        finally:
+            if address:
+                with contextlib.suppress(GpuTuneError):
+                    runtime.free(address)
+        if not right:
+            raise MeasureError(
+                "a kernel that is known to be right gives a wrong result on it; see nvidia-smi -q and dmesg"
+            )
+        return True
 
     def trial(self, request: TrialRequest, note: Note) -> TrialReply:
         policy, seconds, kernel = request.policy, {"verify": 0.0, "time": 0.0}, None
@@ -163,7 +196,10 @@ class Gpu:
             if found.code != driver.OUT_OF_MEMORY:
                 return reply(status, str(found))
             self._forget()
-            return reply(status, f"out of device memory ({found})")
+            others, total = runtime.held_elsewhere()
+            outside = others > max(total // 4, 2 << 30)  # a context of our own takes up to a gigabyte
+            held = f"; other processes hold {others / 2**30:.1f} of {total / 2**30:.1f} GiB" if outside else ""
+            return reply(status, f"out of device memory ({found}){held}", outside=outside)
         finally:
             self._close(kernel)
 

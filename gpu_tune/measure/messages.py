@@ -52,6 +52,23 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True)
+class ProbeRequest:
+    """Asks whether a kernel that is known to be right runs rightly: MeasureError where it does not. ``cubin``: of
+    :data:`PROBE`, for the GPU."""
+
+    cubin: bytes
+
+
+PROBE = """extern "C" __global__ void known_good(unsigned* out) {
+    const unsigned i = blockIdx.x * 128 + threadIdx.x;
+    out[i] = i * 2654435761u + 1u;
+}
+"""
+PROBED = 32
+"""Blocks of the probe."""
+
+
+@dataclass(frozen=True)
 class TrialRequest:
     """Check ``kernel`` on the inputs of ``seed``, then time it. ``best``: seconds of the fastest so far (0: none)."""
 
@@ -64,7 +81,8 @@ class TrialRequest:
 
 @dataclass(frozen=True)
 class TrialReply:
-    """How a trial ended; samples and ``seconds`` (by stage) in seconds. ``lost``: the context is gone."""
+    """How a trial ended; samples and ``seconds`` (by stage) in seconds. ``lost``: the context is gone. ``outside``: the
+    machine, not the kernel, is the reason."""
 
     status: str
     reason: str = ""
@@ -74,6 +92,7 @@ class TrialReply:
     seconds: Mapping[str, float] = field(default_factory=dict)
     clocks: Mapping[str, Any] = field(default_factory=dict)
     lost: bool = False
+    outside: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ and device: there is no noise, and nothing to time twice. The winner is executed
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..emulator import build as emulator_build
 from ..emulator import unavailable_reason
-from ..errors import GpuTuneError
+from ..errors import CompilerMissing, EmulationError, GpuTuneError, MeasureError
 from ..model.performance import Prediction
 from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate, Measurement, Policy
@@ -64,6 +66,8 @@ class PredictedMeasurer(CompilingMeasurer):
         """The least prediction wins, once the emulator has found its result right; until then the next one is tried.
         There are no baselines: a vendor's kernel cannot be predicted without its code."""
         finalists = {c: self._finalist(c) for c in dict.fromkeys(candidates)}
+        with contextlib.suppress(CompilerMissing, EmulationError):  # which unavailable_reason() tells from now on
+            emulator_build.library()
         environment = {**self._environment(), "emulator": unavailable_reason() or "the winner was executed"}
         while True:
             held = sorted((f for f in finalists.values() if f.ok), key=lambda f: (f.samples[0], f.name))
@@ -92,6 +96,8 @@ class PredictedMeasurer(CompilingMeasurer):
         found = Finalist(candidate.key, candidate)
         try:
             build = self.build(candidate)
+        except (MeasureError, CompilerMissing):  # the environment's: says nothing of the candidate
+            raise
         except GpuTuneError as error:
             return replace(found, status="compile_error", reason=str(error))
         reason = self._unlaunchable(build)

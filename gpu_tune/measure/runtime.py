@@ -118,6 +118,14 @@ def free_bytes() -> int:
         return int(cupy().cuda.Device().mem_info[0])
 
 
+def held_elsewhere() -> tuple[int, int]:
+    """Bytes of device memory that are neither free nor this process's buffers, and all there are."""
+    with reporting("cuMemGetInfo"):
+        release()
+        free, total = map(int, cupy().cuda.Device().mem_info)
+    return total - free - sum(memory.nbytes for memory in _owned.values()), total
+
+
 def release() -> None:
     """Give the memory that the pool keeps for later back to the driver: libraries allocate for themselves."""
     cupy().get_default_memory_pool().free_all_blocks()

@@ -53,7 +53,10 @@ class Stage(NamedTuple):
 
 def _search_path() -> list[str]:
     """Where this process looks for modules, the working directory last: it shadows nothing."""
-    here = [p for p in sys.path if not p or os.path.abspath(p) == os.getcwd()]
+    try:
+        here = [p for p in sys.path if not p or os.path.abspath(p) == os.getcwd()]
+    except FileNotFoundError:  # it has been removed
+        here = [p for p in sys.path if not os.path.isabs(p)]
     return [p for p in sys.path if p not in here] + here
 
 
@@ -82,7 +85,8 @@ def no_note(stage: str, subject: str = "") -> None:
 class WorkerLost(MeasureError):
     """A child ended before it answered: ``reason`` says how, ``stage`` what it had last said it was doing.
 
-    ``crashed``: by a fault of its own. ``starved``: it had computed for less than half of the time that it had.
+    ``crashed``: by a fault of its own; ``killed``: from outside, by an out-of-memory killer say. ``starved``: it had
+    computed for less than half of the time that it had.
     """
 
     def __init__(
@@ -92,10 +96,11 @@ class WorkerLost(MeasureError):
         timed_out: bool = False,
         crashed: bool = False,
         starved: bool = False,
+        killed: bool = False,
     ) -> None:
-        super().__init__(reason, stage, timed_out, crashed, starved)
+        super().__init__(reason, stage, timed_out, crashed, starved, killed)
         self.reason, self.stage, self.timed_out = reason, stage or Stage(), timed_out
-        self.crashed, self.starved = crashed, starved
+        self.crashed, self.starved, self.killed = crashed, starved, killed
 
     def __str__(self) -> str:
         return self.reason + (f" (while: {self.stage})" if self.stage.name else "")
@@ -127,20 +132,23 @@ class Worker:
         self.kill()
         self.restarts += 1
         self._ready = False
-        self._connection, theirs = Pipe()
-        read_end, lifeline = os.pipe()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        self._owned.callback(self._errors.close)
-        self._owned.callback(os.close, lifeline)
-        self._owned.callback(self._connection.close)
-        arguments = [
-            json.dumps(_search_path()),
-            str(theirs.fileno()),
-            str(read_end),
-            self.entry,
-            json.dumps(self.setup),
-        ]
+        passed = contextlib.ExitStack()
         try:
+            self._connection, theirs = Pipe()
+            self._owned.callback(self._connection.close)
+            passed.callback(theirs.close)
+            read_end, lifeline = os.pipe()
+            self._owned.callback(os.close, lifeline)
+            passed.callback(os.close, read_end)
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+            self._owned.callback(self._errors.close)
+            arguments = [
+                json.dumps(_search_path()),
+                str(theirs.fileno()),
+                str(read_end),
+                self.entry,
+                json.dumps(self.setup),
+            ]
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, *arguments],
                 stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors,
@@ -148,10 +156,10 @@ class Worker:
             )  # fmt: skip
         except OSError as error:
             self.kill()
-            raise MeasureError(f"a worker process cannot be started: {error}; free memory or processes") from error
+            remedy = "free memory, processes, open files or space in the folder for temporary files"
+            raise MeasureError(f"a worker process cannot be started: {error}; {remedy}") from error
         finally:
-            theirs.close()
-            os.close(read_end)
+            passed.close()
 
     def ask(self, request: Any, timeout: float | Callable[[Stage], float]) -> Any:
         """The child's reply to ``request``; WorkerLost when it dies or a stage takes over ``timeout`` seconds.
@@ -190,8 +198,8 @@ class Worker:
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             process = self._process
             reason = self._post_mortem()
-            crashed = process is not None and process.returncode in CRASHES
-            raise WorkerLost(reason, stage, crashed=crashed) from error
+            code = (process.returncode or 0) if process is not None else 0
+            raise WorkerLost(reason, stage, crashed=code in CRASHES, killed=code < 0 and code not in CRASHES) from error
         except BaseException as error:
             if not isinstance(error, GpuTuneError):
                 self.kill()  # interrupted in mid-reply: what is in the pipe belongs to nobody

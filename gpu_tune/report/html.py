@@ -22,7 +22,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .8rem;text-align:right;"
     "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-    "pre{white-space:pre-wrap}"
+    "pre{white-space:pre-wrap}li,td{overflow-wrap:anywhere}"
 )
 FEATURES = 12
 """How many features of a model are drawn."""
@@ -46,7 +46,9 @@ def search_page(facts: Mapping[str, Any]) -> str:
     if facts["source"] == PREDICTED:
         lines.append("times are predicted from machine code, not measured; figures show them relative to the best")
     if facts["best"]:
-        lines.append(f"best: {facts['best']['figure']} with {facts['best']['key']}")
+        best = facts["best"]
+        config = " ".join(f"{name}={value}" for name, value in best["config"].items())
+        lines.append(f"best: {best['figure']} with {best['template']}: {config}")
     lines += [judgement(name, s) for name, s in facts["spaces"].items() if "rank_correlation" in s]
     failures = [(f["status"], str(f["count"]), f["reason"][:300]) for f in facts["failures"]]
     failed = "<h2>What failed</h2>" + _table(("status", "trials", "why"), failures) if failures else ""

@@ -17,6 +17,7 @@ import numpy as np
 from ..cuda.device import PEAK_KIND, Device
 from ..kernel.emit import duration
 from ..workload import Workload
+from .tables import Table
 
 COLUMNS = ("ratio", "TFLOP/s", "GB/s", "roofline", "/ predicted", "host us")
 """What a table says of a shape beside its name and times; the last: the measured time over the predicted one."""
@@ -128,23 +129,20 @@ def cells(row: Row, device: Device) -> dict[str, str]:
     return found
 
 
-def table(rows: Sequence[Row], device: Device, title: str = "") -> Any:
-    """A rich table, one row a shape."""
-    from rich.table import Table
+def table(rows: Sequence[Row], device: Device, title: str = "") -> Table:
+    """A table for a rich console, one row a shape."""
     from rich.text import Text
 
     columns = ["shape", "ours", *sorted({n for r in rows for n in r.baselines}), *COLUMNS]
-    made = Table(title=title or None, title_justify="left")
-    for name in columns:
-        made.add_column(name, justify="left" if name == "shape" else "right", overflow="fold")
+    lines = []
     for r in rows:
         found: dict[str, Any] = cells(r, device)
         if r.ratio is not None:
             interval = f" [{r.low:.2f}, {r.high:.2f}]" if r.low is not None and r.high is not None else ""
             colour = "" if not r.decided else "green" if r.ratio > 1 else "red"
             found["ratio"] = Text(found["ratio"] + interval, colour)
-        made.add_row(*(found.get(c, "-") for c in columns))
-    return made
+        lines.append([found.get(c, "-") for c in columns])
+    return Table(columns, lines, title, right=columns[1:], apart=("shape",))
 
 
 def text(summary: Summary) -> str:

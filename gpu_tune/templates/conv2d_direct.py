@@ -79,16 +79,16 @@ def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, sums and workspace of a config."""
     g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_k"], w, tile.outputs(w))
-    depth = g.pipeline.per_part * c["block_c"] * ITEMSIZE[w.dtype]
+    depth, live = g.pipeline.per_part * c["block_c"] * ITEMSIZE[w.dtype], tile.live_sums(c, w)
     loop = MainLoop(
         "conv2d_direct",
         g.pipeline.per_part,
-        macs=g.launch.threads * tile.sums(c) * c["block_c"] * w.r * w.s,
+        macs=g.launch.threads * live * c["block_c"] * w.r * w.s,
         tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_k"]),
         reads=(g.storage.patch.rows * g.storage.patch.columns * depth, c["block_k"] * w.r * w.s * depth),
         stages=c["stages"],
     )
-    return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, tile.sums(c), workspace, loop)
+    return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, live, workspace, loop)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:

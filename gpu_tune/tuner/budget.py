@@ -123,8 +123,9 @@ class Progress:
 
     ``trials`` counts those resumed from records (``resumed``) as well. ``default`` is the best of the templates'
     default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``goal``: the
-    seconds a run that a target asks for. ``phase``: ``prepare``, ``search``, ``finals`` or ``done``. Times come from
-    ``source``: predicted ones are estimates.
+    seconds a run that a target asks for. ``phase``: ``build`` (of the emulator, at its first use), ``prepare``,
+    ``search``, ``finals`` or ``done``. ``building``: seconds of the first, which are none of ``seconds``. Times come
+    from ``source``: predicted ones are estimates.
     """
 
     workload: Workload
@@ -143,11 +144,12 @@ class Progress:
     reasons: dict[str, str] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
     goal: float | None = None
+    building: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Wall time spent, earlier runs included."""
-        return self.earlier_seconds + time.monotonic() - self.started
+        return self.earlier_seconds + time.monotonic() - self.started - self.building
 
     @property
     def spent(self) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, TextIO
 
+from ..emulator.build import ANNOUNCED
 from ..kernel.emit import duration, figure
 from ..trial import PREDICTED
 from .budget import Progress
@@ -16,7 +17,11 @@ from .budget import Progress
 EVERY, OFTEN = 5.0, 0.5
 """Seconds between plain lines; between two states of a notebook's line."""
 BAR = 18
-PHASES = {"prepare": "preparing the search", "finals": "checking and re-timing the finalists"}
+PHASES = {
+    "build": ANNOUNCED,
+    "prepare": "preparing the search",
+    "finals": "checking and re-timing the finalists",
+}
 
 
 class Live:
@@ -115,8 +120,8 @@ def _facts(progress: Progress) -> tuple[str, str, str]:
 
 
 def plain(title: str, progress: Progress) -> str:
-    if progress.phase == "prepare":
-        return f"{title}: {PHASES['prepare']}"
+    if progress.phase in ("build", "prepare"):
+        return f"{title}: {PHASES[progress.phase]}"
     what = {"finals": f"{PHASES['finals']}; ", "done": "done; "}.get(progress.phase, "")
     return f"{title}: {what}{'; '.join(_facts(progress))}"
 

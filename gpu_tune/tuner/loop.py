@@ -96,7 +96,10 @@ class Loop:
                 raise
             self.ended = "device lost"
             log.error("%s; keeping the best of %d trials", error, self.progress.trials)
-            self._in_flight.clear()
+            self._cancel_all()
+            while self._in_flight:
+                with contextlib.suppress(MeasureError):
+                    self._tell([f for f in self._in_flight.popleft() if f.done()])
 
     def finals(self, first: Sequence[Candidate] = ()) -> Finals:
         """The fastest configs (``first``, or by the trials' times, and the best default) verified afresh and re-timed;
@@ -217,16 +220,18 @@ class Loop:
             self._noted.wait_for(lambda: self._open.isdisjoint(batch))
 
     def _tell(self, batch: Sequence[Future[Measurement]]) -> None:
-        measurements, lost = [], None
+        """What has ended; then MeasureError where the machine let nothing of the batch come to an end, or is lost."""
+        measurements: list[Measurement] = []
+        lost: MeasureError | None = None
         for future in batch:
             with contextlib.suppress(CancelledError):
                 try:
                     measurements.append(future.result())
-                except EnvironmentFault as error:  # not the config's: neither told nor recorded
-                    lost = error
-        if lost is not None and not measurements:
-            raise lost
+                except MeasureError as error:  # not the config's: neither told nor recorded
+                    lost = lost if lost is not None and isinstance(error, EnvironmentFault) else error
         self.tuner.tell(measurements)
+        if lost is not None and not (measurements and isinstance(lost, EnvironmentFault)):
+            raise lost
 
     def _cancel_all(self) -> None:
         for future in [f for batch in self._in_flight for f in batch]:

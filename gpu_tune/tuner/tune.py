@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import statistics
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from .. import dispatch
 from ..cuda import nvml, nvrtc
 from ..cuda.device import Device, by_name
-from ..errors import InvalidInput, StoreError
+from ..emulator import build as emulator_build
+from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
 from ..kernel.emit import duration, emit
 from ..kernel.kernel import TunedKernel
 from ..measure.compiling import CompilingMeasurer
@@ -120,6 +122,8 @@ def tune(
             live.update(progress)
             (on_trial or silent)(progress)
 
+        if cluster is None:
+            _build_emulator(so_far, tell)
         tell(so_far)
         own = {b.hash for b in bound}
         history = records.read(source)  # of every chip: what is told apart is left to the models
@@ -157,6 +161,20 @@ def tune(
         path = None
     tell(so_far)
     return TunedKernel(winner, path=path)
+
+
+def _build_emulator(progress: Progress, tell: OnTrial) -> None:
+    """Build the emulator where it is not there yet, before the clock of the budget runs."""
+    with contextlib.suppress(CompilerMissing):  # which the verdict tells
+        if emulator_build.ready():
+            return
+        progress.phase, start = "build", time.monotonic()
+        tell(progress)
+        try:
+            emulator_build.library()
+        except EmulationError as error:
+            log.warning("%s: kernels are not executed", error)
+        progress.phase, progress.building = "prepare", time.monotonic() - start
 
 
 def _outdated(winner: Winner, drivers: Collection[str]) -> bool:

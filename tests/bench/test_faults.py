@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,22 @@ def test_writers_that_damage_or_lose_are_found_out(faults: Any, tmp_path: Path):
     assert torn["lost"] > 0 and not faults.faultless({"publish": torn})
     late = faults.kill_appenders(4, tmp_path / "b", 0, append_late)
     assert late["lost"] > 0 and not faults.faultless({"append": late})
+
+
+def test_disturbed_tunings_leave_nothing_behind_and_what_does_is_found_out(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disturb = importlib.import_module("bench.faults.disturb")
+    library = home / "emulator"
+    monkeypatch.setattr(disturb, "FAULTS", {n: disturb.FAULTS[n] for n in ("killed", "nvrtc_gone", "shadowed")})
+    found = disturb.disturb(3, tmp_path / "sound", 5, library)
+    assert found["faults"] == 3 and not found["lost"] and not found["corrupt"] and found["configs"] == disturb.CONFIGS
+
+    def blames(run: Any) -> None:
+        """A tuner that records what the machine did: every config known so far has failed."""
+        for r in Records().read("predicted"):
+            Records().append(replace(r, measurement=replace(r.measurement, status="compile_error", samples=())))
+
+    monkeypatch.setattr(disturb, "FAULTS", {"blames": blames})
+    spoilt = disturb.disturb(1, tmp_path / "spoilt", 3, library)
+    assert spoilt["corrupt"] >= 1 and spoilt["blamed"] >= 1

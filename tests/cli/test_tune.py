@@ -150,6 +150,14 @@ def test_tune_of_a_range_shows_every_workload(home):
             ],
             "Conv2d padding: (1, 2, 3) is not",
         ),
+        (
+            [
+                "conv2d",
+                *["--n", "1", "--c", "4", "--h", "3", "--w", "3", "--k", "4", "--r", "1", "--s", "1"],
+                *["--stride", "2,2"],
+            ],
+            "--stride: '2,2' is a list, whose every number would be a workload of its own; write 2x2 for one",
+        ),
         ([*ARGS, "--target", "fast"], "target: 'fast' is neither a ratio to the vendor library nor a time"),
         ([*ARGS, "--target", "0.00035"], "or a time with its unit, as in 350us"),
         ([*ARGS, "--target", "1.03"], "compares with a vendor library, whose time cannot be predicted"),

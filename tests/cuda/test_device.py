@@ -53,6 +53,14 @@ def test_a_product_outside_the_table_gets_the_limits_of_its_capability():
     assert device.shared_bytes_per_block == 101376 and device.arch == "sm_89" and device.peak_flops("fp16") > 0
 
 
+def test_a_capability_outside_the_table_gets_the_limits_of_the_one_below():
+    """10.7, which compilers know since 13.4."""
+    attributes = dict(compute_capability=(10, 7), sm_count=160, memory_bytes=288 * 2**30, l2_bytes=128 * 2**20)
+    device = from_driver("NVIDIA R100", attributes)
+    assert device.arch == "sm_107" and device.chip == "nvidia-r100-160sm-288gb" and not device.known
+    assert device.shared_bytes_per_block == 232448 and device.peak_flops("fp16") > 0
+
+
 def test_occupancy_is_bounded_by_threads_registers_shared_memory_and_blocks():
     d = by_name("h200")
     assert d.resident_blocks(1024, 32, 0) == 2

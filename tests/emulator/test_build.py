@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpu_tune import emulator, paths
@@ -105,14 +106,31 @@ def test_cxx_may_have_arguments_and_an_unusable_one_is_said(
     plain = build._path()
     monkeypatch.setenv("CXX", "env g++ -DNOTHING")
     assert build.compiler()[1:] == ("g++", "-DNOTHING")
-    build._version.cache_clear()
     assert build._path() != plain and build._load(build._path()).answer() == 42
     build._say_unusable.cache_clear()
     monkeypatch.setenv("CXX", "/nowhere/icpx -O2")
     for _ in range(2):
         assert build.compiler()
     assert caplog.text.count("CXX='/nowhere/icpx -O2' names no program") == 1
-    build._version.cache_clear()
+
+
+@needs_emulator
+def test_a_library_that_cannot_be_built_is_tried_once_and_said(
+    small_sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that is no compiler: asked for every kernel of a tuning, it would fail every time."""
+    build.library.cache_clear()
+    monkeypatch.setattr(build, "_failed", {})
+    assert not build.ready() and emulator.available()
+    (small_sources / "two.cpp").write_text("int two() { return nonsense; }\n")
+    with pytest.raises(EmulationError, match="nonsense"):
+        build.library()
+    monkeypatch.setattr(build, "_load", None)
+    with pytest.raises(EmulationError, match="nonsense"):
+        build.library()
+    assert build.ready() and "nonsense" in emulator.unavailable_reason()
+    monkeypatch.setenv("CXX", "env g++")  # another compiler may do better
+    assert emulator.available()
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +139,17 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "C++17 compiler" in emulator.unavailable_reason()
     with pytest.raises(CompilerMissing, match="apt install"):
         build.compiler()
+
+
+@needs_emulator
+@needs_nvrtc
+def test_a_header_that_changes_is_read_again(tmp_path: Path) -> None:
+    """What is kept by source and options would outlive the header."""
+    source = '#include "value.cuh"\n' + PRELUDE + "GLOBAL k(u32* a) { a[threadIdx.x] = VALUE; }"
+    for value in (3, 4):
+        (tmp_path / "value.cuh").write_text(f"#define VALUE {value}\n")
+        found = emulator.emulate(source, "k", grid=1, block=1, args=[np.zeros(1, np.uint32)], options=[f"-I{tmp_path}"])
+        assert found.results[0][0] == value
 
 
 @needs_emulator

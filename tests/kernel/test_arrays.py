@@ -11,6 +11,7 @@ import pytest
 
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel import arrays
+from gpu_tune.workload import ArraySpec
 
 EYE = np.eye(2, dtype=np.float32)
 
@@ -55,6 +56,14 @@ def test_what_is_read_rightly_is_taken() -> None:
         arrays.check("a", arrays.view("a", interface(typestr=">f4")), SimpleNamespace(shape=(2, 2), dtype="float32"), 1)
 
 
+def test_raw_bytes_are_only_what_numpy_has_no_name_for() -> None:
+    """The bfloat16 of a library that calls it raw bytes is no float16."""
+    raw = arrays.view("a", interface(typestr="|V2"))
+    arrays.check("a", raw, ArraySpec((2, 2), "bfloat16"), 1)
+    with pytest.raises(InvalidInput, match="void16' is not float16"):
+        arrays.check("a", raw, ArraySpec((2, 2), "float16"), 1)
+
+
 def test_what_must_not_be_written_is_refused_as_out() -> None:
     frozen = EYE.copy()
     frozen.flags.writeable = False
@@ -69,6 +78,11 @@ def test_what_must_not_be_written_is_refused_as_out() -> None:
 def test_what_is_no_real_number_is_no_scalar(value: Any) -> None:
     with pytest.raises(InvalidInput, match="is not a number"):
         arrays.number("alpha", value)
+
+
+def test_an_integer_beyond_a_float_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="beyond what a float can hold"):
+        arrays.number("alpha", 10**400)
 
 
 def test_numbers_of_other_libraries_are_scalars() -> None:

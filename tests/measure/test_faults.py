@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 import pytest
 
 from gpu_tune.cuda import nvrtc
-from gpu_tune.errors import MeasureError
+from gpu_tune.errors import EnvironmentFault, MeasureError
 from gpu_tune.measure.compile import CompileStore
-from gpu_tune.measure.gpu import GpuMeasurer
+from gpu_tune.measure.gpu import GpuMeasurer, _outside
+from gpu_tune.measure.messages import FinalsRequest, TrialRequest
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.measure.worker import Stage, Worker, WorkerLost
 from gpu_tune.templates.base import Template
@@ -109,20 +111,79 @@ def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Calla
     assert [c.status for c in found.finalists].count("quarantined") == 2
 
 
-def test_a_child_killed_from_outside_costs_what_it_ran_then(
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_child_killed_from_outside_costs_no_config(
+    opened: Callable[..., GpuMeasurer], candidate: Make, caplog: pytest.LogCaptureFixture, times: int
+):
+    """By an out-of-memory killer, say: the trial is tried again; when it is lost again and again, it is no trial."""
+    with opened() as m:
+        ask, left = m.children[0].ask, [times]
+
+        def killed(request: Any, timeout: Any) -> Any:
+            pid = m.children[0].pid
+            if isinstance(request, TrialRequest) and left[0] and pid is not None:
+                left[0] -= 1
+                os.kill(pid, signal.SIGKILL)
+            return ask(request, timeout)
+
+        m.children[0].ask = killed  # type: ignore[method-assign]
+        trial = m.submit(candidate())
+        if times < 3:
+            assert trial.result(HANG).status == "ok"
+        else:
+            with pytest.raises(EnvironmentFault, match=r"lost 3 times for a reason outside of it.*SIGKILL"):
+                trial.result(HANG)
+        assert caplog.text.count("it is tried again") == 1
+        assert m.submit(candidate(rows=2)).result(HANG).status == "ok"
+        assert not m.journal or not m.journal.killers()
+
+
+def test_a_loss_is_the_configs_only_where_the_gpu_is_well_afterwards(
     opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
 ):
-    stages: list[str] = []
+    """A GPU on which a kernel that is known to be right fails proves nothing against the config that met it."""
+    monkeypatch.setattr("gpu_tune.measure.gpu.PAUSES", (0.0, 0.0))
+    bad = candidate(fault="illegal")
     with opened() as m:
-        assert m.submit(candidate()).result(HANG).status == "ok"
-        monkeypatch.setattr(m, "_limit", lambda stage: stages.append(stage.name) or HANG)
-        pid = m.children[0].pid
-        hang = m.submit(candidate(fault="hang"))
-        assert wait_until(lambda: "first run" in stages) and pid is not None
-        os.kill(pid, signal.SIGKILL)
-        lost = hang.result(HANG)
-        assert lost.status == "run_error" and "SIGKILL" in lost.reason
+        assert m.submit(candidate(rows=1)).result(HANG).status == "ok"
+        monkeypatch.setenv("FAKE_CUDA_SICK", "1")
+        with pytest.raises(EnvironmentFault, match=r"known to be right gives a wrong result.*ILLEGAL_ADDRESS"):
+            m.submit(bad).result(HANG)
+        with pytest.raises(MeasureError, match="cannot be used"):
+            m.submit(candidate(rows=2)).result(HANG)
+        monkeypatch.delenv("FAKE_CUDA_SICK")
+        found = m.submit(bad).result(HANG)  # well again: now it is the config's
+        assert found.status == "run_error" and "ILLEGAL_ADDRESS" in found.reason
         assert m.submit(candidate(rows=2)).result(HANG).status == "ok"
+
+
+def test_a_time_limit_that_passes_before_the_kernel_has_begun_is_not_the_configs():
+    for stage, outside in (("inputs", True), ("reference", True), ("first run", False), ("load", False)):
+        assert _outside(WorkerLost("late", Stage(stage), timed_out=True)) == outside, stage
+
+
+def test_finalists_lost_to_the_machine_are_asked_for_again(
+    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+):
+    fast, slow = candidate(rows=8), candidate(rows=1)
+    with opened(baselines=()) as m:
+        ask, left = m.children[0].ask, [1]
+
+        def killed(request: Any, timeout: Any) -> Any:
+            pid = m.children[0].pid
+            if isinstance(request, FinalsRequest) and left[0] and pid is not None:
+                left[0] -= 1
+                os.kill(pid, signal.SIGKILL)
+            return ask(request, timeout)
+
+        m.children[0].ask = killed  # type: ignore[method-assign]
+        assert m.finals([slow, fast]).winner == fast
+        left[0] = 9
+        with pytest.raises(EnvironmentFault, match="finalists were lost 3 times"):
+            m.finals([slow, fast], rounds=3)
+        monkeypatch.setattr(m, "build", lambda c: (_ for _ in ()).throw(EnvironmentFault("no NVRTC any more")))
+        with pytest.raises(EnvironmentFault, match="no NVRTC"):  # no compile error of the finalists
+            m.finals([slow, fast])
 
 
 def test_out_of_device_memory_is_a_status(
@@ -251,6 +312,27 @@ def test_a_lost_child_tells_how_and_where_and_the_next_request_gets_a_new_one():
 def broken(setup: object) -> object:
     """A handler that cannot be set up."""
     raise MeasureError("no such thing")
+
+
+def echo(request: int, note: Callable[[str], None]) -> int:
+    """In the child: gives back what it is asked."""
+    return request
+
+
+def test_a_working_directory_that_is_gone_and_a_full_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    child = Worker("tests.measure.test_faults:echo")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        assert child.ask(7, HANG) == 7
+    finally:
+        child.kill()
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: (_ for _ in ()).throw(OSError(28, "No space left")))
+    files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(MeasureError, match=r"cannot be started: .*No space left; free memory, processes, open files"):
+        child.ask(7, HANG)
+    assert len(os.listdir("/proc/self/fd")) == files, "what was opened for it is closed"
 
 
 def test_a_child_that_cannot_be_set_up_is_gone_before_the_next_request():

@@ -175,3 +175,15 @@ def test_pretransformed_filters_are_refused() -> None:
     workload = Conv2d(1, 16, 8, 8, 16, 3, 3, padding=1, math=("winograd",), weights="pretransformed")
     assert "plain filters" in str(TEMPLATE.supported(workload, A100))
     assert TEMPLATE.supported(BODY, T4) is True
+
+
+def test_sums_that_no_thread_has_inside_the_image_are_not_declared() -> None:
+    """7 x 7 x 2 of a thread on an image of 4 x 5: ptxas drops those that are never stored."""
+    config = Config(SMALL, block_p=7, block_q=7, thread_k=2, thread_p=7, thread_q=7, block_c=1, columns="spread")
+    small, large = (
+        Conv2d(1, 48, h, w, 76, 2, 2, padding=1, groups=2, dtype="float32", layout="nchw")
+        for h, w in ((3, 4), (40, 40))
+    )
+    assert [TEMPLATE.resources(config, x, A100).accumulators for x in (small, large)] == [2 * 4 * 5, 2 * 7 * 7]
+    apart = Config(config, block_q=14)  # two threads, whose columns are 2 apart: 0, 2, 4 are inside for one of them
+    assert TEMPLATE.resources(apart, small, A100).accumulators == 2 * 4 * 3

@@ -243,3 +243,33 @@ def test_a_persistent_grid_of_clusters_of_four_may_leave_room_for_boards_with_un
         for grid in ("all", "co_resident")
     }
     assert blocks == {"all": 132, "co_resident": 116}
+
+
+# ---- where ptxas departs from PTX ------------------------------------------------------------------------------------
+
+PRODUCTS = re.compile(r"^ *wgmma\((\w+\[\d\]), \w+ \| \((\w+) \+ (.+?)\), \w+ \| \((\w+) \+ (.+?)\), ", re.MULTILINE)
+LOOP = re.compile(r"for \(int (\w+) = 0; \1 < (\d+); \+\+\1\) \{(.*?)^ *\}", re.MULTILINE | re.DOTALL)
+
+
+def test_what_ptxas_drops_or_folds_without_a_word_does_not_occur() -> None:
+    """setmaxnreg without a number of blocks is dropped by some releases; 12.0 to 13.5 make one of two accumulating
+    wgmma of a stage that have the same operands."""
+    rng, stages = random.Random(5), 0
+    for number in range(12):
+        workload = random_workload(rng) if number else BIG
+        space = BoundTemplate(TEMPLATE, workload, H200).space()
+        for drawn in space.sample(3, np.random.default_rng(number)):
+            source = render(TEMPLATE, drawn, workload, H200)
+            if "setmaxnreg" in source:
+                entry = source[: source.index("setmaxnreg.inc")].rpartition("__launch_bounds__")[2]
+                assert re.match(r"\(\d+, \d+\)", entry), entry[:40]
+            for index, steps, body in LOOP.findall(source):
+                made = PRODUCTS.findall(body)
+                at = [
+                    (sums, left, eval(x.replace("/", "//"), {index: i}), right, eval(y.replace("/", "//"), {index: i}))
+                    for i in range(int(steps))
+                    for sums, left, x, right, y in made
+                ]
+                assert len(set(at)) == len(at), body
+                stages += bool(made)
+    assert stages >= 12

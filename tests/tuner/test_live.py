@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import types
 from typing import Any
 
 import pytest
 
 from gpu_tune.cuda.device import by_name
+from gpu_tune.emulator import build
+from gpu_tune.errors import EmulationError
 from gpu_tune.tuner import live, tune
 from gpu_tune.tuner.budget import Budget, Progress
 from gpu_tune.workload import Matmul
@@ -97,3 +100,28 @@ def test_tune_shows_its_progress_by_default_where_it_is_looked_at(
     with pytest.raises(Stopped):
         tune.tune(W, trials=2, device="nvidia-h200", **options)
     assert made == [shown]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_emulator_that_is_not_built_yet_is_built_first_and_said_and_counted_apart(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
+):
+    clock = [time.monotonic()]
+
+    def built() -> None:
+        clock[0] += 60.0
+        if fails:
+            raise EmulationError("no room for g++")
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    now, said = progress(), list[str]()
+    now.started = clock[0]
+    monkeypatch.setattr(build, "ready", lambda: False)
+    monkeypatch.setattr(build, "library", built)
+    tune._build_emulator(now, lambda p: said.append(live.plain("title", p)))
+    assert said == [f"title: {build.ANNOUNCED}"] and now.phase == "prepare"
+    assert now.building == 60.0 and now.seconds == 0.0
+    assert ("no room for g++: kernels are not executed" in caplog.text) == fails
+    monkeypatch.setattr(build, "ready", lambda: True)
+    tune._build_emulator(now, lambda p: said.append("again"))
+    assert len(said) == 1

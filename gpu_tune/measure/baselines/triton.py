@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ...cuda import driver
 from ...cuda.device import Device
 from ...cuda.launch import Program
 from ...errors import Unavailable
@@ -77,7 +78,7 @@ def algorithms(session: Session) -> list[Algorithm]:
             reason = reason or f": {type(error).__name__}: {''.join(last)}"
             log.info("Triton %s: %s", config, error)
             continue
-        program = Program(built.cubin, built.plan, runtime.Module)
+        program = _loaded(built, triton.__version__)
         session.owned.callback(program.unload)
         how = f"matmul {config.m}x{config.n}x{config.k}, {config.warps} warps, {config.stages} stages"
         label = f"Triton {triton.__version__} {how}" + (f" with fused {w.epilogue}" if w.epilogue and fused else "")
@@ -122,7 +123,8 @@ def build(w: Matmul, config: Config, device: Device) -> Built:
     made = triton.compile(
         source,
         target=GPUTarget("cuda", device.cc, 32),
-        options={"num_warps": config.warps, "num_stages": config.stages},
+        # fusing multiply and add is Triton's default up to 3.9 and was given up in 3.10: ours are compiled with it
+        options={"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True},
     )
     entry = _ENTRY.search(made.asm["ptx"])
     if entry is None:
@@ -140,6 +142,21 @@ def build(w: Matmul, config: Config, device: Device) -> Built:
         entry[1], (tiles, w.batch, 1), (32 * made.metadata.num_warps, 1, 1), arguments, int(made.metadata.shared)
     )
     return Built(made.asm["cubin"], made.asm["ptx"], LaunchPlan((step,)))
+
+
+def _loaded(built: Built, version: str) -> Program:
+    """The code on the device; Unavailable where the driver does not know what Triton's own ptxas made."""
+    try:
+        return Program(built.cubin, built.plan, runtime.Module)
+    except Exception as error:
+        found = runtime.driver_error(error, "cuModuleLoadData")
+        if found is None or found.code not in driver.UNKNOWN_CODE:
+            raise
+        knows = ".".join(map(str, driver.version()))
+        raise Unavailable(
+            f"is not available here: the ptxas of Triton {version} makes code that this driver (CUDA {knows}) cannot "
+            f"load ({found}); or name a ptxas of CUDA {knows} in TRITON_PTXAS_PATH"
+        ) from error
 
 
 def _triton() -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gpu_tune import reference
-from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import run_plan, unavailable_reason
 from gpu_tune.errors import Unavailable
@@ -50,6 +50,7 @@ def stand_in() -> dict[str, ModuleType]:
         assert {n for n, t in source.signature.items() if t == "constexpr"} == set(values)
         assert set(names) == set(source.fn.__code__.co_varnames[: source.fn.__code__.co_argcount])
         pointers = {n.removesuffix("_ptr"): TYPES[t] for n, t in source.signature.items() if t != "constexpr"}
+        assert options["enable_fp_fusion"] is True  # whatever the default of that version
         threads = 32 * options["num_warps"]
         words = {"acc": values["ACC"], "bias_on": int(values["BIAS"]), "relu_on": int(values["ACTIVATION"] == "relu")}
         text = LOOP.format(**values, **pointers, **words, threads=threads)
@@ -148,6 +149,27 @@ def test_epilogues_that_are_not_fused_are_finished_and_configs_fit_the_output(tr
     assert not fusable(Matmul(8, 8, 8, dtype="int8", out_dtype="float16", scales="tensor", layout="nt"))
     assert all(c.m <= 32 for c in triton_baseline._fitting(Matmul(16, 4096, 4096)))
     assert len(triton_baseline._fitting(Matmul(4096, 4096, 4096))) == len(triton_baseline.CONFIGS)
+
+
+@pytest.mark.parametrize("code, said", [(209, "is not available here"), (2, "")])
+def test_code_that_the_driver_does_not_know_is_not_available_and_no_failure(
+    triton: str, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+):
+    """Triton's ptxas may be of a newer CUDA than the driver."""
+    if triton != "stand-in":
+        pytest.skip("one compiler is enough")
+
+    def refused(*given: Any) -> Any:
+        raise driver.DriverError("cuModuleLoadData", code, "CUDA_ERROR")
+
+    monkeypatch.setattr(triton_baseline, "Program", refused)
+    monkeypatch.setattr(driver, "version", lambda: (12, 4))
+    session: Any = SimpleNamespace(
+        data=SimpleNamespace(workload=CASES[0]), device=by_name("nvidia-a100"), note=lambda: None
+    )
+    with pytest.raises(Unavailable if said else driver.DriverError) as raised:
+        triton_baseline.algorithms(session)
+    assert said in str(raised.value) and ("driver (CUDA 12.4)" in str(raised.value)) == bool(said)
 
 
 def test_without_triton_that_is_said(monkeypatch: pytest.MonkeyPatch):

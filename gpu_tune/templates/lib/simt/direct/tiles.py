@@ -89,6 +89,13 @@ def sums(c: Mapping[str, Any]) -> int:
     return int(c["thread_k"] * c["thread_p"] * c["thread_q"])
 
 
+def live_sums(c: Mapping[str, Any], w: Any) -> int:
+    """Outputs of a thread that some thread has inside: sizes are compiled in, and the compiler drops all others."""
+    apart = c["block_q"] // c["thread_q"] if c["columns"] == "spread" else 1
+    reach = {"k": channels(w)[1], "p": w.p, "q": ceil_div(w.q, apart)}
+    return math.prod(min(c[f"thread_{x}"], reach[x]) for x in "kpq")
+
+
 def tiles(c: Mapping[str, Any], w: Any) -> tuple[int, int, int]:
     """Blocks along channels, rows and columns."""
     return ceil_div(channels(w)[1], c["block_k"]), ceil_div(w.p, c["block_p"]), ceil_div(w.q, c["block_q"])
