@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .model.performance.foreign import predict
     from .search.history import History
     from .search.search import Tuner
+    from .size import any_of
     from .space.grid_space import GridSpace
     from .space.knob import Knob
     from .store.records import Records
@@ -71,6 +72,7 @@ _HOMES = {
     "model.performance.foreign": ("predict",),
     "search.history": ("History",),
     "search.search": ("Tuner",),
+    "size": ("any_of",),
     "space.grid_space": ("GridSpace",),
     "space.knob": ("Knob",),
     "store.records": ("Records",),
@@ -111,6 +113,7 @@ __all__ = [
     "Tuner",
     "Unsupported",
     "WrongResult",
+    "any_of",
     "conv2d",
     "emulate",
     "load",

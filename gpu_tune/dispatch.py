@@ -18,21 +18,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import paths
 from .cuda import driver, nvrtc
 from .cuda.device import Device
 from .errors import CompilerMissing, InvalidInput, NotTuned, require
 from .kernel import arrays, vendor
 from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
+from .kernel.kernel_set import KernelSet
 from .kernel.prepared import KEPT, Key, signature
 from .measure.select import select_device
 from .reference import cast, reference
-from .store.store import Store, Winner, lookup, opened
+from .store.store import Store, Winner, lookup, lookup_set, opened
 from .store.winner import Compiler
+from .store.winner_set import SizeRange, WinnerSet
 from .templates.base import Template
 from .templates.registry import bind
 from .trial import MEASURED
-from .workload import Conv2d, Matmul, Workload, require_workload, tune_command
+from .workload import Conv2d, Matmul, Workload, accepting, require_workload, tune_command
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +51,25 @@ def load(
     store: Store | Path | str | None = None,
     strict: bool | None = None,
     templates: Mapping[str, Template] | None = None,
-) -> TunedKernel:
+) -> TunedKernel | KernelSet:
     """The kernel for ``workload`` on this machine's GPU, or on the named ``device``: from the store, without a search.
 
-    A tuned winner (``kernel.match == "exact"``) needs no compiler. Without one the template's default config is
-    compiled (``match == "default"``), with a warning that names the command which would tune it; with ``strict`` or
-    ``GPU_TUNE_STRICT=1`` NotTuned is raised instead. On a machine without a GPU, predicted winners answer.
+    ``kernel.match`` says what was found. ``exact``: a winner for this workload. ``set``: a set of winners for a range
+    of sizes that includes it; a workload with an open size gets the whole set, as a :class:`KernelSet`. ``nearest``: a
+    winner or a set for another workload whose kernel accepts every call of this one (smaller alignment, general alpha
+    and beta, more sizes). None of these needs a compiler. Without one the template's default config is compiled
+    (``default``), with a warning that names the command which would tune it; with ``strict`` or ``GPU_TUNE_STRICT=1``
+    NotTuned is raised instead. On a machine without a GPU, predicted winners answer.
     """
     require_workload(workload)
     store = opened(store)
     chosen, source = select_device(device)
-    found = lookup(workload, chosen.chip, source, store=store)
-    if found is not None:
-        return TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
+    for like in (workload, *accepting(workload)):
+        tuned = _tuned(like, chosen.chip, source, store)
+        if tuned is not None:
+            if tuned.workload != workload:
+                tuned.match = "nearest"
+            return tuned
     asked = None if device is None else chosen.name
     hint = f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, asked)}"
     if strict or (strict is None and os.environ.get("GPU_TUNE_STRICT", "") not in ("", "0")):
@@ -68,6 +77,18 @@ def load(
     kernel = _untuned(workload, chosen, source, templates)
     warnings.warn(f"{hint} (until then the untuned default of {kernel.template} is used)", Untuned, stacklevel=2)
     return kernel
+
+
+def _tuned(workload: Workload, chip: str, source: str, store: Store | None) -> TunedKernel | KernelSet | None:
+    """The winner for ``workload``, else the set that serves it."""
+    found = lookup(workload, chip, source, store=store) if workload.open is None else None
+    if found is not None:
+        return TunedKernel(found[0], path=found[1].path(workload, chip, source))
+    stored = lookup_set(workload, chip, source, store=store)
+    if stored is None:
+        return None
+    kernels = KernelSet(stored[0], path=stored[1].path(stored[0].workload, chip, source))
+    return kernels if workload.open is not None else kernels.at(getattr(workload, workload.openable))
 
 
 def matmul(
@@ -270,11 +291,14 @@ def _dispatch(
                 _remember(asked, workload, None)
             return vendor.run(workload, first.library, operands, scalars, out)
         least = min(seen.pointer & -seen.pointer for seen in given)
-        kernel = load(workload if aligned else replace(workload, alignment=min(16, least)), store=store)
+        served: TunedKernel | KernelSet = load(
+            workload if aligned else replace(workload, alignment=min(16, least)), store=store
+        )
     else:
         _remember(asked, workload, kernel)
+        served = kernel
     more: dict[str, Any] = {**vectors, **scalars}
-    return kernel(*positional.values(), out=out, **more)
+    return served(*positional.values(), out=out, **more)
 
 
 def _remember(asked: _Asked | None, workload: Workload, kernel: TunedKernel | None) -> None:
@@ -288,19 +312,38 @@ def _remember(asked: _Asked | None, workload: Workload, kernel: TunedKernel | No
 def forget() -> None:
     """Look the winners up again at the next call: a tuning in this process has published one."""
     _chosen.cache_clear()
+    _sets.cache_clear()
     _routes.clear()
 
 
 @functools.lru_cache(maxsize=4096)
-def _chosen(workload: Workload, ordinal: int, folder: Any, _environment: str | None) -> TunedKernel | None:
+def _chosen(workload: Workload, ordinal: int, folder: Any, environment: str | None) -> TunedKernel | None:
     """Our kernel where a verdict measured on that GPU's chip says that it beats the vendor library, else None."""
     if ordinal >= driver.device_count():
         return None
     chosen, source = driver.describe(ordinal), MEASURED
-    found = lookup(workload, chosen.chip, source, store=Store(folder) if folder else None)
-    if found is None or found[0].verdict.get("ours") != "faster":
-        return None
-    return TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
+    store = Store(folder) if folder else None
+    found = lookup(workload, chosen.chip, source, store=store)
+    if found is not None:
+        kernel = TunedKernel(found[0], path=found[1].path(workload, chosen.chip, source))
+        return kernel if found[0].verdict.get("ours") == "faster" else None
+    size = getattr(workload, workload.openable)
+    for kernels in _sets(workload.resized(1), chosen.chip, source, folder, environment):
+        low, high = kernels.winners.size.bounds
+        if low <= size <= high:
+            return kernels.at(size) if kernels.winners.range_of(size).ours == "faster" else None
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _sets(stem: Workload, chip: str, source: str, folder: Any, _environment: str | None) -> tuple[KernelSet, ...]:
+    """The sets for ``stem`` of any size, the narrowest first; read once, however many sizes are asked for."""
+    places = [*([Store(folder)] if folder else []), Store(), Store(paths.shipped(), trusted=True)]
+    return tuple(
+        KernelSet(found, path=place.path(found.workload, chip, source))
+        for place in places
+        for found in place.sets_of(stem, chip, source)
+    )
 
 
 def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
@@ -315,7 +358,9 @@ def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[s
     return out
 
 
-def _untuned(workload: Workload, device: Device, source: str, templates: Mapping[str, Template] | None) -> TunedKernel:
+def _untuned(
+    workload: Workload, device: Device, source: str, templates: Mapping[str, Template] | None
+) -> TunedKernel | KernelSet:
     """The default of the most specialised template that has one (the highest compute capability demanded)."""
     if not nvrtc.available():
         raise CompilerMissing(
@@ -340,7 +385,12 @@ def _untuned(workload: Workload, device: Device, source: str, templates: Mapping
             verdict={"text": "untuned default config, not timed", "ours": "unknown"},
             complete=False,
         )
-        return TunedKernel(replace(untuned, code=emit(untuned)), match="default")
+        untuned = replace(untuned, code=emit(untuned))
+        size = workload.open
+        if size is None:
+            return TunedKernel(untuned, match="default")
+        whole = (SizeRange(*size.bounds, 0),)
+        return KernelSet(WinnerSet(workload, device.chip, source, (untuned,), whole, complete=False), match="default")
     raise NotTuned(
         f"{workload.key} is not tuned for {device.chip} and no template's default fits; run: {tune_command(workload)}"
     )

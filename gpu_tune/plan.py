@@ -2,7 +2,9 @@
 
 A :class:`LaunchPlan` is ordered steps (kernel launches and memsets), the bytes of workspace and its initial state.
 It is plain data: the emulator, the GPU and a C++ caller all run a kernel from the same plan, and ``launch.json`` is
-its JSON form. Arguments name buffers; who runs the plan binds the names to memory.
+its JSON form. Arguments name buffers; who runs the plan binds the names to memory. Of a workload with an open size,
+grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.size`), and :meth:`LaunchPlan.at` gives the
+plan of one size, which is what runs.
 
 Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b workspace``; conv2d: ``x w`` for
 ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``, ``beta``.
@@ -14,10 +16,12 @@ import ctypes
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from . import text
 from .errors import CorruptData, InvalidInput, require
+from .size import Size, fixed, open_size
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
 SCALARS = ("alpha", "beta")
@@ -57,7 +61,13 @@ SWIZZLES = (0, 32, 64, 128)
 L2_PROMOTIONS = (0, 64, 128, 256)
 """Bytes, in the order of CUtensorMapL2promotion."""
 
-Dim3 = tuple[int, int, int]
+if TYPE_CHECKING:
+    Extent = int
+else:
+    Extent = (
+        int | Size
+    )  # a number, or in the plan of an open size an expression over it: whoever runs a plan has numbers
+Dim3 = tuple[Extent, Extent, Extent]
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class BufferArg:
 
     type: ClassVar[str] = "buffer"
     buffer: str
-    offset: int = 0
+    offset: Extent = 0
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class ScalarArg:
     type: ClassVar[str] = "scalar"
     name: str
     ctype: str
-    value: int | float | None = None
+    value: Extent | float | None = None
 
     def evaluate(self, scalars: Mapping[str, float]) -> Any:
         """The number as a ctypes object, from ``scalars`` where the plan has none; InvalidInput when it is missing."""
@@ -98,14 +108,14 @@ class TensorMapArg:
     type: ClassVar[str] = "tensor_map"
     buffer: str
     dtype: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    shape: tuple[Extent, ...]
+    strides: tuple[Extent, ...]
     box: tuple[int, ...]
     swizzle: int = 128
     element_strides: tuple[int, ...] = ()
     l2_promotion: int = 128
     oob_nan: bool = False
-    offset: int = 0
+    offset: Extent = 0
     im2col: Im2Col | None = None
 
 
@@ -152,9 +162,9 @@ class MemsetStep:
 
     type: ClassVar[str] = "memset"
     buffer: str
-    nbytes: int
+    nbytes: Extent
     value: int = 0
-    offset: int = 0
+    offset: Extent = 0
 
 
 Step = KernelStep | MemsetStep
@@ -228,9 +238,9 @@ class LaunchPlan:
     """
 
     steps: tuple[Step, ...]
-    workspace_bytes: int = 0
+    workspace_bytes: Extent = 0
     workspace_zeroed: bool = False
-    zeroed_bytes: int = 0
+    zeroed_bytes: Extent = 0
 
     @property
     def zeroed_span(self) -> int:
@@ -242,8 +252,24 @@ class LaunchPlan:
         """The kernel launches, in order."""
         return tuple(s for s in self.steps if isinstance(s, KernelStep))
 
+    @cached_property
+    def open(self) -> Size | None:
+        """The open size of the workload that the plan is for; None where everything is a number."""
+        return open_size(self)
+
+    def at(self, size: int) -> LaunchPlan:
+        """The plan for one ``size`` of the open one; InvalidInput where that is not allowed."""
+        return fixed(self, size)
+
     def check(self) -> LaunchPlan:
-        """Return self, or raise InvalidInput when a rule that holds on every device is broken."""
+        """Return self, or raise InvalidInput when a rule that holds on every device is broken.
+
+        An open size: for the least and the largest, between which grids and bytes grow.
+        """
+        if self.open is not None:
+            for size in self.open.bounds:
+                self.at(size).check()
+            return self
         for step in self.steps:
             if isinstance(step, MemsetStep):
                 require(step.buffer in BUFFERS, "launch plan memset", step.buffer, f"is not one of {BUFFERS}")

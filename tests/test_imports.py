@@ -14,7 +14,7 @@ from bench.house import count
 
 FLOORS = (
     "errors",
-    "text",
+    "text size",
     "plan paths workload",
     "cuda reference",
     "space emulator",

@@ -190,7 +190,8 @@ def sample(setup: Setup, name: str, w: Workload, n: int, seed: int, first: int =
 
 def tuning(setup: Setup, w: Workload) -> dict[str, Any]:
     """Tune one workload; the winner and, on a GPU, how it compares."""
-    winner = tune(w, store=setup.store, records=setup.records, **setup.box, **setup.common).winner
+    tuned: Any = tune(w, store=setup.store, records=setup.records, **setup.box, **setup.common)
+    winner = tuned.winner
     found = {
         "workload": to_dict(w),
         "template": winner.template,

@@ -73,9 +73,10 @@ class Run:
                 happens, left[0] = left[0], None
                 happens()
 
-        return gt.tune(
+        tuned: Any = gt.tune(
             WORKLOAD, kind="predicted", trials=CONFIGS, jobs=2, templates=self.templates, on_trial=told
-        ).winner
+        )
+        return tuned.winner
 
     def statuses(self) -> dict[str, str]:
         """How each recorded config ended; twins of a binary, and what was pruned before it was timed, are well."""

@@ -73,7 +73,8 @@ def calls() -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
     workload = gt.Matmul(M, N, K, dtype="float16", layout="nt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is not tuned; then it is, so that the dispatcher takes it
-        winner = gt.load(workload).winner
+        untuned: Any = gt.load(workload)
+        winner = untuned.winner
     assert len(winner.plan.steps) == 1 and not winner.plan.workspace_bytes, "a plan of one step is wanted"
     changed: dict[str, Any] = {
         "verdict": {"ours": "faster", "text": "for the dispatcher"},
@@ -81,15 +82,30 @@ def calls() -> tuple[dict[str, Callable[[], Any]], Callable[[], None]]:
         "seconds": 1e-6,
     }
     gt.Store().publish(dataclasses.replace(winner, **changed))
-    kernel = gt.load(workload)
+    kernel: Any = gt.load(workload)
     a, b, out = (cupy.ndarray(s, allocate(2 * s[0] * s[1])) for s in ((M, K), (N, K), (M, N)))
     found: dict[str, Callable[[], Any]] = {
         "kernel(a, b, out=out)": lambda: kernel(a, b, out=out),
         "gt.matmul(a, b, layout='nt', out=out)": lambda: gt.matmul(a, b, layout="nt", out=out),
     }
+    if hasattr(gt, "any_of"):
+        kernels = any_size(gt)
+        found["kernels(a, b, out=out)"] = lambda: kernels(a, b, out=out)
     if hasattr(kernel, "bind"):
         found["bound.launch()"] = kernel.bind(a, b, out=out).launch
     return found, stand_in.cuCtxSynchronize
+
+
+def any_size(gt: Any) -> Any:
+    """A set of kernels for any m, of which four ranges are served by one; the same default as the exact kernel's."""
+    from gpu_tune.kernel.kernel_set import KernelSet
+    from gpu_tune.store.winner_set import SizeRange
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        winners = gt.load(gt.Matmul(gt.any_of(1, 4 * M), N, K, dtype="float16", layout="nt")).winners
+    ranges = tuple(SizeRange(i * M + 1, (i + 1) * M, 0) for i in range(4))
+    return KernelSet(dataclasses.replace(winners, ranges=ranges))
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ class Marks:
         winners = []
         for seed in (1, 2):
             home = self.folder / f"tuning-{seed}"
-            kernel = tune(w, kind="gpu", seconds=self.seconds, seed=seed, store=Store(home / "kernels"),
+            kernel: Any = tune(w, kind="gpu", seconds=self.seconds, seed=seed, store=Store(home / "kernels"),
                           records=Records(home / "records"), templates=templates)  # fmt: skip
             winners.append(Candidate(kernel.winner.template, Config(kernel.winner.config)))
         if winners[0] == winners[1]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -13,11 +16,14 @@ import click
 from .. import text
 from ..errors import GpuTuneError, InvalidInput, require
 from ..kernel.emit import duration
-from ..measure.select import make_measurer, select_device
+from ..measure.select import make_measurer, open_measurer, select_device
 from ..report import suites
 from ..report import summary as report
 from ..report.summary import Row
-from ..store.store import Store, lookup
+from ..size import upper
+from ..store.store import Store, lookup, lookup_set
+from ..store.winner import Winner
+from ..templates.registry import bind
 from ..trial import MEASURED, PREDICTED, Candidate
 from ..tuner.live import Live
 from . import options
@@ -86,7 +92,12 @@ def command(
         return
     absent: dict[str, str] = {}
     budget = None if no_tune else seconds
-    rows = [_measure(e, chosen, names or names_for(e.workload), budget, seed, store, as_json, absent) for e in entries]
+    rows = []
+    for e in entries:
+        asked = names or names_for(e.workload)
+        measure = _measure if e.workload.open is None else _measure_sizes
+        made = measure(e, chosen, asked, budget, seed, store, as_json, absent)
+        rows += [made] if isinstance(made, Row) else made
     for name, reason in absent.items():
         click.echo(f"{name}: {reason}", err=True)
     _report(rows, loaded, chosen, report_file, as_json)
@@ -105,10 +116,10 @@ def _list(as_json: bool) -> None:
 
 def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool) -> None:
     """Without a GPU: what would run, and why nothing is compared."""
-    from ..templates.registry import bind
-
     rows: list[dict[str, Any]] = []
     for e in entries:
+        stored = lookup if e.workload.open is None else lookup_set
+        largest = e.workload if e.workload.open is None else e.workload.at(upper(e.workload.open))
         try:
             templates, problem = [b.name for b in bind(e.workload, device)], ""
         except GpuTuneError as error:
@@ -117,12 +128,12 @@ def _plan(suite: Any, entries: list[Any], device: Any, store: Any, as_json: bool
             {
                 "label": e.label,
                 "workload": e.workload.key,
-                "flops": e.workload.flops,
-                "bytes": e.workload.bytes,
+                "flops": largest.flops,
+                "bytes": largest.bytes,
                 "templates": templates,
                 "problem": problem,
-                "tuned": [s for s in (MEASURED, PREDICTED) if lookup(e.workload, device.chip, s, store=store)],
-                "roofline_seconds": report.roofline(e.workload, device),
+                "tuned": [s for s in (MEASURED, PREDICTED) if stored(e.workload, device.chip, s, store=store)],
+                "roofline_seconds": report.roofline(largest, device),
             }
         )
     reason = (
@@ -165,7 +176,6 @@ def _measure(
 ) -> Row:
     """One row, tuned for ``seconds`` before unless that is None. Why a baseline was not timed goes to ``absent``, the
     first reason of each."""
-    from ..report.host import host_seconds
     from ..tuner.tune import tune
 
     label, workload = entry.label, entry.workload
@@ -182,12 +192,68 @@ def _measure(
     except GpuTuneError as error:
         click.echo(f"{label}: {error}", err=True)
         return Row(label, workload, None, note=type(error).__name__)
+    return _row(label, workload, finals, ours, found[0], absent)
+
+
+def _measure_sizes(
+    entry: Any,
+    device: Any,
+    against: Sequence[str],
+    seconds: float | None,
+    seed: int,
+    store: Any,
+    quiet: bool,
+    absent: dict[str, str],
+) -> list[Row]:
+    """A row for each tuned size of a workload that leaves one open, and one between every two; as :func:`_measure`."""
+    from ..tuner.tune import tune
+
+    label, workload, rows = entry.label, entry.workload, list[Row]()
+    try:
+        if seconds is not None:
+            with Live(label, quiet=quiet) as live:
+                tune(workload, seconds=seconds, seed=seed, store=store, on_trial=live.update)
+        found = lookup_set(workload, device.chip, MEASURED, store=store)
+    except GpuTuneError as error:
+        click.echo(f"{label}: {error}", err=True)
+        return [Row(label, workload.at(upper(workload.open)), None, note=type(error).__name__)]
+    if found is None:
+        return [Row(label, workload.at(upper(workload.open)), None, note="not tuned")]
+    winners, name = found[0], found[0].size.name
+    for size in sizes_between(winners.sizes):
+        kernel = winners.kernels[winners.range_of(size).kernel]
+        tuned, there = int(getattr(kernel.workload, name)), workload.at(size)
+        title = f"{label} {name}={size}" + ("" if size in winners.sizes else " (between)")
+        try:
+            bound = [replace(b, tuned=tuned) for b in bind(workload, device, size=size) if b.name == kernel.template]
+            ours = Candidate(kernel.template, kernel.config)
+            with open_measurer(bound, MEASURED, seed=seed, baselines=against) as measurer:
+                finals = measurer.finals([ours])
+        except GpuTuneError as error:
+            click.echo(f"{title}: {error}", err=True)
+            rows.append(Row(title, there, None, note=type(error).__name__))
+            continue
+        rows.append(_row(title, there, finals, ours, winners.at(size), absent))
+    return rows
+
+
+def sizes_between(sizes: Sequence[int]) -> list[int]:
+    """The sizes, and between every two of them their geometric mean."""
+    ordered = sorted(sizes)
+    means = (round(math.sqrt(a * b)) for a, b in itertools.pairwise(ordered))
+    return sorted({*ordered, *means})
+
+
+def _row(label: str, workload: Any, finals: Any, ours: Candidate, winner: Winner, absent: dict[str, str]) -> Row:
+    """What finals of our kernel and the baselines say of one shape."""
+    from ..report.host import host_seconds
+
     baselines = [c for c in finals.finalists if c.candidate is None]
     for c in baselines:
         if not c.ok:
             absent.setdefault(c.name, f"{c.reason or c.status} ({label})")
     mine, versus = finals.finalist(ours), finals.verdict
-    host = host_seconds(found[0]) if mine.ok else None
+    host = host_seconds(winner) if mine.ok else None
     return Row(
         label,
         workload,
@@ -198,7 +264,7 @@ def _measure(
         bool(versus and versus.decided),
         ours.template,
         note="" if mine.ok else mine.status,
-        predicted=found[0].prediction.get("seconds"),
+        predicted=winner.prediction.get("seconds"),
         host=host.call if host else None,
         host_vendor=host.vendor if host else None,
     )

@@ -131,7 +131,8 @@ def _templates() -> tuple[bool, str]:
 def _store() -> tuple[bool, str]:
     store = Store()
     entries = list(store.entries())
-    winners, damaged = sum(e.winner is not None for e in entries), sum(e.damaged for e in entries)
+    sets, damaged = sum(e.winner_set is not None for e in entries), sum(e.damaged for e in entries)
+    winners = sum(e.winner is not None for e in entries) + sets
     remarks = f", {damaged} damaged (gpu-tune gc removes them)" if damaged else ""
     if other := len(entries) - winners - damaged:
         remarks += f", {other} of another format (tune again)"

@@ -10,6 +10,7 @@ import click
 from .. import text
 from ..errors import NotTuned, StoreError, require
 from ..store.store import Store
+from ..store.winner_set import WinnerSet
 from ..trial import MEASURED, PREDICTED
 from . import options
 
@@ -30,20 +31,23 @@ def command(
     target: str, chip: str | None, key: str | None, predicted: bool, cpp: bool, store: Store, as_json: bool
 ) -> None:
     """Copies winners, each by one rename; a damaged one is left out, with a message."""
-    from ..kernel.export_cpp import header
+    from ..kernel.export_cpp import header, set_header
 
     source = PREDICTED if predicted else MEASURED
     require(Path(target).is_dir() or not Path(target).exists(), "--to", target, "is not a folder", "name a folder")
     written: list[dict[str, Any]] = []
     destination = Store(target)
     for entry in store.entries():
-        w = entry.winner
+        w = entry.winner or entry.winner_set
         if w is None:
             click.echo(f"{entry.path} {entry.problem}: left out", err=True)
         elif w.source == source and chip in (None, w.chip) and key in (None, w.workload.key):
             path = destination.publish(w)
             if cpp:
-                _write(path / "kernel.hpp", header(w.plan, w.workload, chip=w.chip, view=w.view))
+                made = (
+                    set_header(w) if isinstance(w, WinnerSet) else header(w.plan, w.workload, chip=w.chip, view=w.view)
+                )
+                _write(path / "kernel.hpp", made)
             written.append({"workload": w.workload.key, "chip": w.chip, "path": str(path)})
     if not written:
         hint = " (there are predicted ones: --predicted)" if source == MEASURED else ""

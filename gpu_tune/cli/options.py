@@ -17,12 +17,16 @@ import click
 
 from .. import text
 from ..errors import InvalidInput, require
+from ..kernel.emit import figure
+from ..size import parse
 from ..store.store import Store
+from ..store.winner_set import WinnerSet
+from ..trial import PREDICTED
 from ..workload import REQUIRED, Conv2d, Matmul, Workload
 
 MOST_WORKLOADS = 100_000
 _HELP = {
-    "m": "Rows of A and of the result.",
+    "m": "Rows of A and of the result; 1..8192: any number of them, known when the kernel is called.",
     "n": "Columns of B and of the result.",
     "k": "Length of the sum.",
     "batch": "Matrices in a batch.",
@@ -83,9 +87,11 @@ def workload_options(op: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
-    """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists."""
+    """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists, and one may
+    be left open: ``1..8192``."""
     kinds = {f.name: str(f.type) for f in fields(_CLASSES[op])}
-    choices = {name: _values(name, kinds[name], text) for name, text in texts.items()}
+    open_ = {n: [size] for n, text in texts.items() if kinds[n] == "int" and (size := parse(str(text))) is not None}
+    choices = {name: _values(name, kinds[name], text) for name, text in texts.items() if name not in open_} | open_
     count, most = math.prod(map(len, choices.values())), MOST_WORKLOADS
     require(count <= most, "workloads", count, f"are more than {most}", "use shorter ranges")
     points = itertools.product(*choices.values())
@@ -241,3 +247,65 @@ def announce_emulator() -> None:
 
     if not build.ready():
         click.echo(build.ANNOUNCED, err=True)
+
+
+def whole_numbers(option: str, text: str | None) -> list[int] | None:
+    """The numbers in ``16,64,256`` (or ranges, as :func:`numbers`); None where nothing is given."""
+    return None if text is None else [n for part in text.split(",") for n in numbers(option, part)]
+
+
+def set_facts(winners: WinnerSet, path: Path | None) -> dict[str, Any]:
+    """What a set of winners holds, as plain data."""
+    name = winners.size.name
+    ranges = []
+    for part in winners.ranges:
+        kernel = winners.kernels[part.kernel]
+        tuned = getattr(kernel.workload, name)
+        told = kernel.seconds > 0 and (winners.source != PREDICTED or bool(kernel.environment.get("judged")))
+        ranges.append(
+            {
+                "least": part.least,
+                "most": part.most,
+                "tuned": tuned,
+                "template": kernel.template,
+                "config": dict(kernel.config),
+                "figure": figure(kernel.seconds, winners.source, kernel.environment),
+                "seconds": kernel.seconds if told else None,
+                "ours": part.ours,
+                "judged": list(part.judged),
+                "file": f"{part.kernel}.cu",
+            }
+        )
+    return {
+        "workload": winners.workload.key,
+        "chip": winners.chip,
+        "source": winners.source,
+        "open": name,
+        "sizes": list(winners.sizes),
+        "ranges": ranges,
+        "trials": winners.trials,
+        "spent": winners.spent,
+        "complete": winners.complete,
+        "path": str(path) if path else None,
+    }
+
+
+def print_set(facts: dict[str, Any]) -> None:
+    """The ranges of a set of winners as a table."""
+    name = facts["open"]
+    rows = [
+        (
+            f"{r['least']}..{r['most']}" if r["most"] > r["least"] else str(r["least"]),
+            f"{r['tuned']}: {r['figure']}",
+            r["template"],
+            config_text(r["config"]),
+            r["ours"],
+        )
+        for r in facts["ranges"]
+    ]
+    columns = (name, f"tuned at {name}", "template", "config", "vendor library")
+    print_table(columns, rows, title=f"{facts['workload']} on {facts['chip']}", lines=False)
+    mark = "predicted, not measured" if facts["source"] == PREDICTED else "measured"
+    sizes = ", ".join(map(str, facts["sizes"]))
+    console().print(f"{mark}; tuned at {name} = {sizes}, {facts['trials']} trials in {facts['spent']:.1f} s")
+    console().print(f"[bright_black]kernels[/bright_black]  {facts['path'] or 'not kept'}", soft_wrap=True)

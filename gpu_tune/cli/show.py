@@ -11,12 +11,13 @@ import click
 
 from .. import paths, text
 from ..cuda.device import Device
-from ..errors import CompilerMissing, InvalidInput, NotTuned
+from ..errors import CompilerMissing, InvalidInput, NotTuned, require
 from ..kernel.emit import describe, figure
 from ..measure.select import select_device
 from ..store.records import Records
-from ..store.store import Store, lookup
+from ..store.store import Store, lookup, lookup_set
 from ..store.winner import Winner
+from ..store.winner_set import WinnerSet
 from ..templates.registry import bind
 from ..trial import PREDICTED, Candidate, Measurement
 from ..workload import Workload, tune_command
@@ -202,6 +203,13 @@ def _kernel(
 ) -> None:
     chosen, source = select_device(device)
     found = lookup(workload, chosen.chip, source, store=store)
+    stored = lookup_set(workload, chosen.chip, source, store=store) if found is None else None
+    if stored is not None:
+        refused = explained or report_file is not None
+        rule = "explains a kernel of one size, tuned by itself"
+        require(not refused, "--explain", workload.key, rule, "tune that size, or leave --explain out")
+        _set(workload, *stored, plan_only=plan_only, as_json=as_json)
+        return
     if found is None:
         raise NotTuned(f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, device)}")
     winner, holder = found
@@ -213,6 +221,21 @@ def _kernel(
         click.echo("\n".join(describe(winner.plan)))
     else:
         click.echo(winner.code, nl=False)
+
+
+def _set(workload: Workload, winners: WinnerSet, holder: Store, *, plan_only: bool, as_json: bool) -> None:
+    """The ranges of a set, or for one size of it the kernel that serves that."""
+    facts = options.set_facts(winners, holder.path(winners.workload, winners.chip, winners.source))
+    if as_json:
+        options.echo_json(facts)
+    elif workload.open is None:
+        winner = winners.at(getattr(workload, workload.openable))
+        click.echo("\n".join(describe(winner.plan)) if plan_only else winner.code.rstrip("\n"))
+    elif plan_only:
+        for part, kernel in ((part, winners.kernels[part.kernel]) for part in winners.ranges):
+            click.echo("\n".join([f"{winners.size.name} = {part.least}..{part.most}", *describe(kernel.plan)]))
+    else:
+        options.print_set(facts)
 
 
 def _explain(winner: Winner, device: Device, as_json: bool, report_file: str | None) -> None:
@@ -249,7 +272,7 @@ _for_each_op(
 )
 _for_each_op(
     "kernel",
-    "The stored kernel: its source, or its launch plan.",
+    "The stored kernel: its source, or its launch plan. Of an open size (--m 1..8192) the ranges and their kernels.",
     _kernel,
     options.store_option,
     click.option("--plan", "plan_only", is_flag=True, help="The launch plan instead of the source."),

@@ -10,6 +10,7 @@ import click
 
 from ..errors import GpuTuneError
 from ..kernel.emit import duration, figure, limits
+from ..kernel.kernel import TunedKernel
 from ..trial import PREDICTED
 from ..tuner.budget import Progress
 from ..tuner.live import Live, statuses
@@ -43,6 +44,12 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
             options.device_option,
             click.option("--jobs", type=click.IntRange(1), help="Compilers at work at a time  [default: all CPUs]."),
             click.option("--force", is_flag=True, help="Start afresh, whatever is recorded."),
+            click.option(
+                "--sizes",
+                metavar="N,N",
+                callback=lambda context, option, text: options.whole_numbers("--sizes", text),
+                help="Sizes to tune where one is left open (--m 1..8192)  [default: up to 8 in geometric steps].",
+            ),
             click.option("--executor", metavar="dask://HOST:PORT", help="Measure on a cluster."),
             options.store_option,
             options.templates_option,
@@ -83,7 +90,7 @@ def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
                 f"No GPU: times are predicted for {device.name}. Kernels are really compiled and executed.",
                 err=True,
             )
-    results, failures = [], []
+    results, sets, failures = [], list[dict[str, Any]](), []
     for number, workload in enumerate(workloads, 1):
         title = workload.key if len(workloads) == 1 else f"[{number}/{len(workloads)}] {workload.key}"
         try:
@@ -95,15 +102,21 @@ def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
             failures.append(str(error))
             click.echo(f"Error: {error}", err=True)
             continue
-        results.append(summary(kernel, live.progress))
-        if not as_json:
-            show(results[-1])
-        if not kernel.winner.complete and number < len(workloads):
+        complete = kernel.winner.complete if isinstance(kernel, TunedKernel) else kernel.winners.complete
+        if isinstance(kernel, TunedKernel):
+            results.append(summary(kernel, live.progress))
+            if not as_json:
+                show(results[-1])
+        else:
+            sets.append(options.set_facts(kernel.winners, kernel.path))
+            if not as_json:
+                options.print_set(sets[-1])
+        if not complete and number < len(workloads):
             failures.append("interrupted")
             click.echo(f"interrupted: {len(workloads) - number} workloads were not tuned", err=True)
             break
     if as_json:
-        options.echo_json(results)
+        options.echo_json([*results, *sets])
     elif len(results) > 1:
         overview(results)
     if failures:

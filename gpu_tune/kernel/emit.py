@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..plan import BufferArg, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from ..size import Size
 from ..store.winner import Winner
 from ..trial import PREDICTED
 from ..workload import Workload, to_dict
@@ -28,6 +29,11 @@ def emit(winner: Winner) -> str:
     lines: list[tuple[str, str]] = [("workload", workload.key), ("", _fields(workload))]
     if winner.computed != workload:
         lines.append(("computed as", winner.computed.key))
+    if winner.plan.open is not None:
+        size = winner.plan.open
+        least, most = size.bounds
+        tuned = f"{size.name}={getattr(winner.computed, size.name)}"
+        lines.append(("open", f"{size.name} is an argument, {least} to {most}; this config was chosen for {tuned}"))
     lines += [
         ("template", f"{winner.template} ({winner.template_hash})"),
         ("config", ", ".join(f"{k}={v}" for k, v in winner.config.items())),
@@ -113,22 +119,28 @@ def cupy_calls(winner: Winner) -> list[str]:
     if beyond or any(step.cluster != (1, 1, 1) for step in plan.kernels):
         return []
     options = tuple(o for o in winner.options if o.startswith("--std"))
-    lines = ["import cupy, numpy", f'module = cupy.RawModule(code=open("kernel.cu").read(), options={options!r})']
+    size = [f"{plan.open} = {name(winner.computed.inputs[0])}.shape[0]"] if plan.open is not None else []
+    lines = [
+        "import cupy, numpy",
+        *size,
+        f'module = cupy.RawModule(code=open("kernel.cu").read(), options={options!r})',
+    ]
     for kernel in kernels:
         lines.append(f'{kernel} = module.get_function("{kernel}")')
         most = max(step.shared_bytes for step in plan.kernels if step.kernel == kernel)
         if most > STATIC_SHARED:
             lines.append(f"{kernel}.max_dynamic_shared_size_bytes = {most}")
     if plan.workspace_bytes:
-        lines.append(f'workspace = cupy.zeros({plan.workspace_bytes}, "uint8")')
+        lines.append(f'workspace = cupy.zeros({_python(plan.workspace_bytes)}, "uint8")')
     for step in plan.steps:
         if isinstance(step, MemsetStep):
             at = f"{name(step.buffer)}.data" + (f" + {step.offset}" if step.offset else "")
-            lines.append(f"({at}).memset_async({step.value}, {step.nbytes})")
+            lines.append(f"({at}).memset_async({step.value}, {_python(step.nbytes)})")
         else:
             given = ", ".join(_cupy_argument(a, name) for a in step.args)
             shared = f", shared_mem={step.shared_bytes}" if step.shared_bytes else ""
-            lines.append(f"{step.kernel}({step.grid}, {step.block}, ({given},){shared})")
+            grid = f"({', '.join(map(_python, step.grid))})"
+            lines.append(f"{step.kernel}({grid}, {step.block}, ({given},){shared})")
     return lines
 
 
@@ -146,9 +158,14 @@ def cupy_text(source: str) -> str:
 
 def _cupy_argument(arg: BufferArg | ScalarArg | TensorMapArg, name: Callable[[str], str]) -> str:
     if isinstance(arg, ScalarArg):
-        return f"numpy.{arg.ctype}({arg.name if arg.value is None else arg.value})"
+        return f"numpy.{arg.ctype}({arg.name if arg.value is None else _python(arg.value)})"
     buffer = name(arg.buffer)
-    return f"numpy.uint64({buffer}.data.ptr + {arg.offset})" if arg.offset else buffer
+    return f"numpy.uint64({buffer}.data.ptr + {_python(arg.offset)})" if arg.offset else buffer
+
+
+def _python(value: int | float | Size) -> str:
+    """A number, or an expression over an open size, in Python."""
+    return value.python() if isinstance(value, Size) else str(value)
 
 
 def duration(seconds: float) -> str:
@@ -163,7 +180,8 @@ def _argument(arg: Any) -> str:
     if isinstance(arg, BufferArg):
         return f"{arg.buffer}+{arg.offset}" if arg.offset else arg.buffer
     if isinstance(arg, ScalarArg):
-        return arg.name if arg.value is None else f"{arg.name}={arg.value}"
+        known = arg.value is not None and str(arg.value) != arg.name
+        return f"{arg.name}={arg.value}" if known else arg.name
     return f"tensor map of {arg.buffer}"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from ..cuda import driver
 from ..cuda.device import KNOWN
 from ..cuda.launch import Program
-from ..cuda.memory import Workspaces, device_of, on_device, quietly
+from ..cuda.memory import Workspaces, device_of, on_device
 from ..errors import InvalidInput, MeasureError, WrongResult, require
 from ..reference import allocate
 from ..store.winner import Winner
@@ -26,6 +25,7 @@ from ..trial import MEASURED
 from . import arrays
 from .arrays import HOST, ArrayView
 from .prepared import KEPT, BoundCall, CallPath, Key, signature
+from .shared_code import SharedCode
 
 
 class EmulatedResult(UserWarning):
@@ -48,8 +48,11 @@ class TunedKernel:
     ``seconds`` is the median of one run: predicted unless ``measured`` on a GPU, 0 where it was not timed.
     """
 
-    def __init__(self, winner: Winner, match: str = "exact", path: Path | None = None) -> None:
+    def __init__(
+        self, winner: Winner, match: str = "exact", path: Path | None = None, code: SharedCode | None = None
+    ) -> None:
         self.winner, self.match, self.path = winner, match, path
+        self._code = code or SharedCode(winner)
         self.workload, self.chip = winner.workload, winner.chip
         self.template, self.config = winner.template, winner.config
         self.source, self.cubin, self.plan = winner.code, winner.cubin, winner.plan
@@ -266,10 +269,7 @@ class TunedKernel:
         with self._lock:
             if device not in self._programs:
                 self._check_device(device)
-                workspaces = Workspaces(self.plan.workspace_bytes, self.plan.zeroed_span, device)
-                with quietly():  # the caller may be capturing
-                    self._programs[device] = (Program(self.cubin, self.plan), workspaces)
-                weakref.finalize(self, workspaces.free).atexit = False
+                self._programs[device] = self._code.program(self.plan, device)
             return self._programs[device]
 
     def _check_device(self, device: int) -> None:

@@ -8,7 +8,7 @@ so it is rendered again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +16,9 @@ import numpy as np
 from .. import reference
 from ..emulator import run_plan
 from ..errors import CompilerMissing, GpuTuneError, MeasureError, StoreError
+from ..plan import LaunchPlan
 from ..space.knob import Config
-from ..templates.bound import BoundTemplate
+from ..templates.bound import BoundTemplate, Rendered
 from ..workload import Conv2d, Matmul, Workload
 from .finals import Check
 from .protocol import Build
@@ -43,16 +44,39 @@ def check(build: Build, seed: int = 0) -> Check:
     found = Check("result", "emulator", False, workload=small.key)
     try:
         rendered = build.rendered if small == bound.computed else bound.on(small).render(config)
-        arrays = reference.example_inputs(small, seed)
-        scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in small.scalars()}
-        given = {**arrays, "out": reference.allocate(small.arrays()["out"], np.nan)}
+    except GpuTuneError as error:
+        return replace(found, detail=f"could not be executed: {error}"[:500])
+    return _executed(rendered, rendered.plan, small, bound, seed)
+
+
+def check_sizes(bound: BoundTemplate, config: Config, sizes: Sequence[int], seed: int = 0) -> Iterator[Check]:
+    """Run a config that leaves a size open with each of ``sizes``, the others made small, and compare as :func:`check`.
+
+    One source computes all of them: that of the size for which the config is valid.
+    """
+    small = stand_in(bound, config) if bound.open is not None else None
+    if small is None:
+        rule = "no smaller workload satisfies the config's constraints"
+        yield Check("result", "emulator", False, rule, bound.computed.key)
+        return
+    rendered = bound.on(small).render(config)
+    assert rendered.open_plan is not None
+    for size in sizes:
+        yield _executed(rendered, rendered.open_plan.at(size), small.resized(size), bound, seed)
+
+
+def _executed(rendered: Rendered, plan: LaunchPlan, workload: Workload, bound: BoundTemplate, seed: int) -> Check:
+    """``rendered`` run by ``plan`` on inputs of ``workload``."""
+    found = Check("result", "emulator", False, workload=workload.key)
+    try:
+        arrays = reference.example_inputs(workload, seed)
+        scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in workload.scalars()}
+        given = {**arrays, "out": reference.allocate(workload.arrays()["out"], np.nan)}
         device = bound.device
-        report = run_plan(
-            rendered.source, rendered.plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed
-        )
+        report = run_plan(rendered.source, plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed)
         if report.findings:  # advice too: what this package emits waits for all that it starts
             return replace(found, detail=str(report)[:500])
-        compared = reference.compare(report.arrays["out"], small, arrays, scalars, numerics=rendered.numerics)
+        compared = reference.compare(report.arrays["out"], workload, arrays, scalars, numerics=rendered.numerics)
         return replace(found, ok=compared.ok, detail=str(compared))
     except (CompilerMissing, MeasureError, StoreError):
         raise

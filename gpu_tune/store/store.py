@@ -1,6 +1,7 @@
 """The store: winners, one directory each.
 
-Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``; predicted winners live
+Rules. ``<chip>/<workload key>/`` holds ``kernel.cu``, ``kernel.cubin`` and ``launch.json``, or of a workload with an
+open size the files of a set (:mod:`.winner_set`); predicted winners live
 below ``predicted/`` and never answer for a real device. A directory is written under another name and published by one
 rename, so no reader ever sees half of one; who loses a race keeps using what it built. Whatever is malformed or damaged
 (every file has its hash) is a miss that is logged, never an error. Nothing in a store is unpickled or evaluated. A
@@ -27,15 +28,17 @@ from pathlib import Path
 from .. import paths
 from ..errors import CorruptData, InvalidInput, StoreError
 from ..paths import root
+from ..size import MOST, any_of, label, lower, upper
 from ..text import OtherFormat, other_format
 from ..trial import MEASURED, PREDICTED
 from ..workload import Workload
 from .winner import FORMAT, FORMAT_1_PREDICTED, Winner, digest
+from .winner_set import INDEX, WinnerSet
 
 log = logging.getLogger(__name__)
 FILES = ("kernel.cu", "kernel.cubin", "launch.json")
-LIMITS = {"kernel.cu": 16 << 20, "kernel.cubin": 256 << 20, "launch.json": 16 << 20}
-"""Bytes beyond which a file is malformed: a store cannot exhaust the memory of who reads it."""
+LIMITS = {".cu": 16 << 20, ".cubin": 256 << 20, ".json": 16 << 20}
+"""Bytes of each kind of file beyond which a file is malformed: a store cannot exhaust the memory of who reads it."""
 
 
 NO_CHIPS = (PREDICTED, FORMAT_1_PREDICTED)
@@ -44,11 +47,12 @@ NO_CHIPS = (PREDICTED, FORMAT_1_PREDICTED)
 
 @dataclass(frozen=True)
 class Entry:
-    """A winner's directory. ``winner`` is None when it is ``damaged`` or of another format (as ``problem`` says), or
-    when there is none."""
+    """A winner's directory. ``winner`` is None when it is ``damaged`` or of another format (as ``problem`` says), when
+    there is none, or where a set of winners lies there (``winner_set``)."""
 
     path: Path
     winner: Winner | None = None
+    winner_set: WinnerSet | None = None
     problem: str = ""
     damaged: bool = False
 
@@ -75,11 +79,35 @@ class Store:
     def get(self, workload: Workload, chip: str, source: str = MEASURED) -> Winner | None:
         """The winner, or None; one that is damaged or of another format is logged and None. StoreError when the store
         is not to be trusted."""
+        found = self._get(workload, chip, source)
+        return found if isinstance(found, Winner) else None
+
+    def get_set(self, workload: Workload, chip: str, source: str = MEASURED) -> WinnerSet | None:
+        """The set of winners for a workload with an open size, or None; as :meth:`get`."""
+        found = self._get(workload, chip, source)
+        return found if isinstance(found, WinnerSet) else None
+
+    def sets_of(self, workload: Workload, chip: str, source: str = MEASURED) -> Iterator[WinnerSet]:
+        """The sets whose workload is ``workload`` but for the size that they leave open, the narrowest first."""
+        start = f"{workload.op}-{label(getattr(workload, workload.openable))}"
+        name, here = _name(workload.key), self.path(workload, chip, source).parent
+        found = []
+        for path in here.glob(f"{workload.op}-*..*{name[len(start) :]}") if name.startswith(start) else ():
+            bounds = re.match(r"(\d{1,10})\.\.(\d{1,10})(?=x)", path.name[len(workload.op) + 1 :])
+            low, high = (int(bounds[1]), int(bounds[2])) if bounds else (1, 0)
+            if 1 <= low < high <= MOST:
+                found.append((high - low, low, high))
+        for _, low, high in sorted(found):
+            made = self.get_set(workload.resized(any_of(low, high)), chip, source)
+            if made is not None:
+                yield made
+
+    def _get(self, workload: Workload, chip: str, source: str) -> Winner | WinnerSet | None:
         path = self.path(workload, chip, source)
         self._check(path)
         for place in (path, path.with_name(f".old-{path.name}")):
             entry = _read(place)
-            winner = entry.winner
+            winner = entry.winner or entry.winner_set
             if entry.problem:
                 remedy = "; gpu-tune gc removes it" if entry.damaged else ""
                 log.warning("winner %s %s: ignored%s", place, entry.problem, remedy)
@@ -99,7 +127,7 @@ class Store:
                 log.warning("winner %s has %s", before, other_format(1, FORMAT))
         return None
 
-    def publish(self, winner: Winner) -> Path:
+    def publish(self, winner: Winner | WinnerSet) -> Path:
         """Put ``winner`` in its place by one rename, over an earlier one; the path. StoreError if that fails."""
         path = self.path(winner.workload, winner.chip, winner.source)
         for folder in (*reversed([p for p in path.parents if p == self.folder or self.folder in p.parents]),):
@@ -107,12 +135,7 @@ class Store:
         temporary = path.parent / f".tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         try:
             temporary.mkdir(mode=0o700)
-            contents = {
-                "kernel.cu": winner.code.encode(),
-                "kernel.cubin": winner.cubin,
-                "launch.json": (json.dumps(winner.to_json(), indent=1, sort_keys=True) + "\n").encode(),
-            }
-            for name, content in contents.items():
+            for name, content in _contents(winner).items():
                 with open(temporary / name, "xb") as file:
                     file.write(content)
                     file.flush()
@@ -134,7 +157,7 @@ class Store:
         for path in (*sorted(self.folder.glob("*/*")), *sorted((self.folder / PREDICTED).glob("*/*"))):
             if path.is_dir() and not path.name.startswith(".") and path.parent.name not in NO_CHIPS:
                 entry = _read(path)
-                if entry.winner or entry.problem:
+                if entry.winner or entry.winner_set or entry.problem:
                     yield entry
 
     def gc(self, *, older_than: float = 3600.0) -> tuple[int, int]:
@@ -186,13 +209,31 @@ def lookup(
     workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None, user: bool = True
 ) -> tuple[Winner, Store] | None:
     """The winner and where it came from: ``store`` if given, then the user's (with ``user``), then the shipped ones."""
-    own = [store] if store is not None else []
-    users = [Store()] if user or not own else []
-    for place in (*own, *users, Store(paths.shipped(), trusted=True)):  # the shipped folder: as trusted as our code
+    for place in _places(store, user):
         winner = place.get(workload, chip, source)
         if winner is not None:
             return winner, place
     return None
+
+
+def lookup_set(
+    workload: Workload, chip: str, source: str = MEASURED, *, store: Store | None = None, user: bool = True
+) -> tuple[WinnerSet, Store] | None:
+    """The narrowest set that serves every size of ``workload``, open or not, and where it is; as :func:`lookup`."""
+    asked = getattr(workload, workload.openable)
+    for place in _places(store, user):
+        for found in place.sets_of(workload, chip, source):
+            low, high = found.size.bounds
+            if low <= lower(asked) and upper(asked) <= high:
+                return found, place
+    return None
+
+
+def _places(store: Store | None, user: bool) -> list[Store]:
+    """Where winners are looked for, in this order."""
+    own = [store] if store is not None else []
+    users = [Store()] if user or not own else []
+    return [*own, *users, Store(paths.shipped(), trusted=True)]  # the shipped folder: as trusted as our code
 
 
 def _read(path: Path) -> Entry:
@@ -201,7 +242,8 @@ def _read(path: Path) -> Entry:
     for attempt in range(100):
         changed = _changed(path)
         try:
-            return Entry(path, _load(path))
+            found = _load(path)
+            return Entry(path, found) if isinstance(found, Winner) else Entry(path, winner_set=found)
         except OtherFormat as error:
             return Entry(path, problem=f"has {error}")
         except FileNotFoundError:
@@ -237,14 +279,35 @@ def _withdrawn(path: Path) -> Path | None:
     return dead
 
 
-def _load(path: Path) -> Winner:
-    """Read all three files through one directory handle, so that a replacement in between cannot mix two winners."""
+def _contents(winner: Winner | WinnerSet) -> dict[str, bytes]:
+    """The files of a winner's directory, by name."""
+    if isinstance(winner, WinnerSet):
+        return winner.files()
+    return {
+        "kernel.cu": winner.code.encode(),
+        "kernel.cubin": winner.cubin,
+        "launch.json": (json.dumps(winner.to_json(), indent=1, sort_keys=True) + "\n").encode(),
+    }
+
+
+def _load(path: Path) -> Winner | WinnerSet:
+    """Read all files through one directory handle, so that a replacement in between cannot mix two winners."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            index = _read_file(INDEX, handle)
+            return WinnerSet.from_files(index, lambda name: _read_member(name, handle))
         contents = {name: _read_file(name, handle) for name in FILES}
     finally:
         os.close(handle)
     return Winner.from_files(contents["launch.json"], contents["kernel.cu"], contents["kernel.cubin"])
+
+
+def _read_member(name: str, handle: int) -> bytes:
+    try:
+        return _read_file(name, handle)
+    except FileNotFoundError:
+        raise CorruptData(f"{name} is missing") from None
 
 
 def _read_file(name: str, handle: int) -> bytes:
@@ -253,9 +316,10 @@ def _read_file(name: str, handle: int) -> bytes:
         info = os.fstat(file.fileno())
         if info.st_mode & 0o002 or info.st_uid not in (os.geteuid(), 0):
             raise CorruptData(f"{name} belongs to others or can be written by them, so it is not trusted")
-        data = file.read(LIMITS[name] + 1)
-    if len(data) > LIMITS[name]:
-        raise CorruptData(f"{name} is larger than {LIMITS[name]} bytes")
+        limit = LIMITS[Path(name).suffix]
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise CorruptData(f"{name} is larger than {limit} bytes")
     return data
 
 

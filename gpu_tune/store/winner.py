@@ -43,7 +43,8 @@ class Winner:
     with the default config and the vendor library. ``trials`` and ``spent`` (seconds) say how long the search was,
     ``budget`` what it was allowed and why it ended; ``complete`` is False when it was cut short. ``prediction``: the
     static terms of a predicted time, by name. ``host_seconds``: what the host spends on a call (None: not measured).
-    ``open``: the sizes that the kernel leaves open. ValueError for another source or negative ``host_seconds``.
+    ``open``: the size that the kernel leaves open, and for all of which ``plan`` holds; it was tuned for that of
+    ``workload`` (see :class:`~.winner_set.WinnerSet`). ValueError for another source or negative ``host_seconds``.
     """
 
     workload: Workload
@@ -89,7 +90,8 @@ class Winner:
             template=bound.name,
             template_hash=bound.hash,
             config=config,
-            plan=rendered.plan,
+            plan=rendered.open_plan or rendered.plan,
+            open=() if bound.open is None else (bound.open.name,),
             code=rendered.source,
             cubin=cubin,
             view=bound.view,
@@ -113,7 +115,7 @@ class Winner:
         body = {f.name: to_json(getattr(self, f.name)) for f in fields(self) if f.name not in ("code", "cubin")}
         hashes = {"kernel.cu": digest(self.code.encode()), "kernel.cubin": digest(self.cubin)}
         body.update(format=FORMAT, key=self.workload.key, hashes=hashes)
-        return {**body, "hash": digest(_canonical(body))}
+        return {**body, "hash": digest(canonical(body))}
 
     @classmethod
     def from_files(cls, facts: bytes, code: bytes, cubin: bytes) -> Winner:
@@ -122,7 +124,7 @@ class Winner:
         with refused("winner"):
             data = json.loads(facts)
             check_format(data, FORMAT)
-            if data.pop("hash", None) != digest(_canonical(data)):
+            if data.pop("hash", None) != digest(canonical(data)):
                 raise ValueError("launch.json does not match its hash")
             for name, content in (("kernel.cu", code), ("kernel.cubin", cubin)):
                 if data["hashes"][name] != digest(content):
@@ -146,5 +148,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _canonical(body: Mapping[str, Any]) -> bytes:
+def canonical(body: Mapping[str, Any]) -> bytes:
+    """The bytes over which a JSON object's hash is taken."""
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()

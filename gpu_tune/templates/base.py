@@ -19,6 +19,7 @@ from ..cuda.device import Device
 from ..errors import TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
 from ..reference import Numerics
+from ..size import Size, ceil_div, label, upper
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
 from .identity import family_hash
@@ -37,7 +38,9 @@ class Template:
     builds the launch plan. ``default`` and ``seeds`` return configs (seeds may be dropped by constraints). ``features``
     adds numbers for the ranker to the common ones. ``numerics`` may depend on config and workload. ``tile`` names the
     knobs whose products are the rows, the columns and the depth of a block's tile, each possibly none; of a convolution
-    the rows are pixels and the columns output channels.
+    the rows are pixels and the columns output channels. ``open_sizes``: fields of the workload that may be open. The
+    source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.size`) and make one kernel for all its sizes;
+    everything else is asked about the one size for which a config is chosen.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Template:
     tile: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
     min_cc: int = 75
     only_cc: int = 0
+    open_sizes: tuple[str, ...] = ()
     folder: Path = field(default=FOLDER)
 
     @property
@@ -74,7 +78,14 @@ class Template:
             return f"needs compute capability {self.only_cc / 10:.1f}, {device.name} has {device.cc / 10:.1f}"
         if device.cc < self.min_cc:
             return f"needs compute capability {self.min_cc / 10:.1f} or newer, {device.name} has {device.cc / 10:.1f}"
-        return self.supports(workload, device)
+        if workload.open is None:
+            return self.supports(workload, device)
+        if workload.open.name not in self.open_sizes:
+            return f"leaves no size open, and {workload.open.name} is {label(workload.open)}"
+        if workload.batch > 1:
+            return f"leaves {workload.open.name} open for one product, and batch is {workload.batch}"
+        answers = (self.supports(workload.at(size), device) for size in workload.open.bounds)
+        return next((answer for answer in answers if answer is not True), True)
 
     def violations(self, config: Config, workload: Workload, device: Device) -> list[str]:
         """Why ``config`` is invalid: unknown or missing knobs, unlisted values, broken constraints (empty: valid)."""
@@ -149,7 +160,8 @@ def _environment(folder: Path) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    env.globals.update(min=min, max=max, ceil_div=lambda a, b: -(-a // b))
+    env.globals.update(min=min, max=max, ceil_div=ceil_div, upper=upper, open=lambda x: isinstance(x, Size))
+    env.filters["long"] = lambda x, suffix: f"(long long){x}" if isinstance(x, Size) else f"{x}{suffix}"
     env.filters["reindent"] = reindent
     return env
 

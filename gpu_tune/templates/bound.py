@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ..cuda.device import Device
 from ..errors import GpuTuneError, InvalidConfig, TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
 from ..reference import Numerics
+from ..size import Size, label, lower, upper
 from ..space.features import LaunchSummary, gemm_shape, launch_features
 from ..space.grid import Rows
 from ..space.knob import Config
@@ -27,25 +29,34 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A config as source and launch plan. ``source`` is CUDA C++ without the header comment that a winner carries."""
+    """A config as source and launch plan. ``source`` is CUDA C++ without the header comment that a winner carries.
+
+    ``open_plan``: where a size is open, the plan for every size, of which ``plan`` is the one of the tuned size.
+    """
 
     source: str
     plan: LaunchPlan
     estimate: ResourceEstimate
     numerics: Numerics
+    open_plan: LaunchPlan | None = None
 
 
 @dataclass(frozen=True)
 class BoundTemplate:
     """``template`` for ``workload`` on ``device``; made once, and carried from the tuner to the GPU worker.
 
-    ``view``: the equivalent workload that the template computes, None where it computes ``workload`` itself.
+    ``view``: the equivalent workload that the template computes, None where it computes ``workload`` itself. ``open``:
+    the kernel takes one size of the workload as an argument, any that this allows; what is asked about a config is then
+    asked of the workload's own size, for which it is tuned. ``tuned``: where configs were chosen for another size than
+    the workload's, which then decides whether they are valid.
     """
 
     template: Template
     workload: Workload
     device: Device
     view: View | None = None
+    open: Size | None = None
+    tuned: int = 0
 
     @property
     def name(self) -> str:
@@ -53,24 +64,33 @@ class BoundTemplate:
 
     @property
     def hash(self) -> str:
-        """The template's identity (12 hex digits); see :meth:`Template.hash`."""
-        return self.template.hash()
+        """The template's identity (12 hex digits); see :meth:`Template.hash`. An open size makes it another one."""
+        family = self.template.hash()
+        if self.open is None:
+            return family
+        return hashlib.sha256(f"{family} {self.open.name}={label(self.open)}".encode()).hexdigest()[:12]
 
     @property
     def computed(self) -> Workload:
         """The workload whose buffers the plan names: the view's, or the workload itself."""
         return self.view.workload if self.view else self.workload
 
+    @property
+    def whole(self) -> Workload:
+        """What the source computes: ``computed``, with the open size in place of the tuned one."""
+        return self.computed if self.open is None else self.computed.resized(self.open)
+
     def supported(self) -> bool | str:
         """True, or why the template cannot compute this workload on this device."""
-        return self._answer(self.template.supported, self.computed, self.device)
+        return self._answer(self.template.supported, self.whole, self.device)
 
     def default(self) -> Config:
         """The config an expert would start from; a constraint may forbid it."""
         return self._answer(self.template.default, self.computed, self.device)
 
     def violations(self, config: Config) -> list[str]:
-        return self._answer(self.template.violations, config, self.computed, self.device)
+        workload = self.computed.resized(self.tuned) if self.tuned else self.computed
+        return self._answer(self.template.violations, config, workload, self.device)
 
     def estimate(self, config: Config) -> ResourceEstimate:
         return self._answer(self.template.resources, config, self.computed, self.device)
@@ -93,13 +113,21 @@ class BoundTemplate:
         broken = self.violations(config)
         if broken:
             raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
-        source = self._answer(render, self.template, config, self.computed, self.device)
+        source = self._answer(render, self.template, config, self.whole, self.device)
         numerics = self._answer(self.template.numerics, config, self.computed)
-        return Rendered(source, self.plan(config).check(), self.estimate(config), numerics)
+        plan = self._answer(self.template.plan, config, self.whole, self.device).check()
+        if self.open is None:
+            return Rendered(source, plan, self.estimate(config), numerics)
+        size = getattr(self.computed, self.open.name)
+        return Rendered(source, plan.at(size), self.estimate(config), numerics, plan)
 
     def on(self, workload: Workload, device: Device | None = None) -> BoundTemplate:
-        """The same template for another workload (and device), which it must support."""
-        return replace(self, workload=workload, device=device or self.device, view=None)
+        """The same template for another workload (and device), which it must support; an open size stays open."""
+        size = self.open
+        if size is not None:
+            own = getattr(workload, size.name)
+            size = Size(size.name, (min(lower(size), own), max(upper(size), own)))
+        return replace(self, workload=workload, device=device or self.device, view=None, open=size, tuned=0)
 
     def _answer(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """What the declaration's ``function`` answers; TemplateError with file and line where it fails."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..reference import Numerics
+from ..size import upper
 from ..workload import FP8, Workload
 from .base import Template
 from .lib.common import derived_once
@@ -47,7 +48,7 @@ def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     threads = Shape.of(config, w.dtype, promotes(w, device)).threads
     a, b = operands(config, w)
     loaders = loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)
-    wide = ((w.batch - 1) * w.m + w.m - 1) * w.ldc + w.n >= 2**31
+    wide = (w.batch * upper(w.m) - 1) * w.ldc + w.n >= 2**31
     return derived("matmul_mma", config, w, device, problem(w), loaders, row_elements=w.ldc, along="n", wide=wide)
 
 
@@ -88,4 +89,5 @@ TEMPLATE: Template = Template(
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
     min_cc=80,
+    open_sizes=("m",),
 )

@@ -16,6 +16,7 @@ from typing import Any
 from ..cuda.device import Device
 from ..plan import BufferArg, LaunchPlan, TensorMapArg
 from ..reference import Numerics
+from ..size import upper
 from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template
@@ -49,7 +50,7 @@ def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major)
     blocks, scales = ceil_div(w.k, 128), None
     if w.scales == "block128":
-        scales = derived.Scales(blocks, max(1, c["block_n"] // 128), w.m * blocks >= 2**31, _scales_main(c, w))
+        scales = derived.Scales(blocks, max(1, c["block_n"] // 128), upper(w.m) * blocks >= 2**31, _scales_main(c, w))
     return replace(g, transposed=tuple(copies.values()), scales=scales)
 
 
@@ -167,4 +168,5 @@ TEMPLATE: Template = Template(
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     min_cc=90,
     only_cc=90,
+    open_sizes=("m",),
 )

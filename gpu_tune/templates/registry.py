@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ..cuda.device import Device
 from ..errors import TemplateError, Unsupported
+from ..size import upper
 from ..workload import Workload
 from . import outside
 from .base import FOLDER, PREFIX, Template
@@ -60,16 +61,21 @@ def _library() -> Mapping[str, Template]:
     return found
 
 
-def bind(workload: Workload, device: Device, templates: Mapping[str, Template] | None = None) -> list[BoundTemplate]:
+def bind(
+    workload: Workload, device: Device, templates: Mapping[str, Template] | None = None, size: int | None = None
+) -> list[BoundTemplate]:
     """Every template that computes ``workload`` on ``device``, or the first view of it that it supports.
 
-    ``templates`` replaces the registry. Unsupported lists each one's reason when none can.
+    ``templates`` replaces the registry. ``size``: what configs are chosen for where the workload leaves one open (the
+    largest, unless given). Unsupported lists each template's reason when none can.
     """
     found, reasons = [], []
+    left = workload.open
+    tuned = workload if left is None else workload.at(upper(left) if size is None else size)
     for template in (registry() if templates is None else templates).values():
         why: list[str] = []
         for view in (None, *workload.views()):
-            bound = BoundTemplate(template, workload, device, view)
+            bound = BoundTemplate(template, tuned, device, view, left)
             answer = bound.supported() if template.folder == FOLDER else _tried(bound)
             if answer is True:
                 found.append(bound)

@@ -123,7 +123,8 @@ class Progress:
 
     ``trials`` counts those resumed from records (``resumed``) as well. ``default`` is the best of the templates'
     default configs, ``best`` the fastest measurement, ``curve`` its history as (trial, seconds a run). ``goal``: the
-    seconds a run that a target asks for. ``phase``: ``build`` (of the emulator, at its first use), ``prepare``,
+    seconds a run that a target asks for. ``size``: the one being tuned of a workload that leaves one open, as in m=512.
+    ``phase``: ``build`` (of the emulator, at its first use), ``prepare``,
     ``search``, ``finals`` or ``done``. ``building``: seconds of the first, which are none of ``seconds``. Times come
     from ``source``: predicted ones are estimates.
     """
@@ -145,6 +146,7 @@ class Progress:
     curve: list[tuple[int, float]] = field(default_factory=list)
     goal: float | None = None
     building: float = 0.0
+    size: str = ""
 
     @property
     def seconds(self) -> float:

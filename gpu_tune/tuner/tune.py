@@ -7,12 +7,13 @@ winner in the store, and answers from the store when the winner there has had at
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,15 @@ from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
 from ..kernel.emit import duration, emit
 from ..kernel.kernel import TunedKernel
+from ..kernel.kernel_set import KernelSet
 from ..measure.compiling import CompilingMeasurer
 from ..measure.finals import Finals
-from ..measure.protocol import Measurer
+from ..measure.protocol import Build, Measurer
 from ..measure.select import open_measurer, select_device
 from ..store.records import Record, Records
-from ..store.store import Store, Winner, lookup, opened
+from ..store.store import Store, Winner, lookup, lookup_set, opened
 from ..store.winner import Compiler
+from ..store.winner_set import WinnerSet
 from ..templates.base import Template
 from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
@@ -39,6 +42,7 @@ from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .foresee import expectations
 from .live import Live, somebody_looks
 from .loop import Loop
+from .sizes import tune_sizes
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
@@ -65,7 +69,8 @@ def tune(
     executor: str | None = None,
     templates: Mapping[str, Template] | None = None,
     progress: bool | None = None,
-) -> TunedKernel:
+    sizes: Sequence[int] | None = None,
+) -> TunedKernel | KernelSet:
     """The fastest kernel for ``workload`` that was found and checked, published in the store.
 
     On this machine's GPU, or for ``device`` (``nvidia-h200`` unless named) where there is none: then times
@@ -76,7 +81,12 @@ def tune(
     starts afresh. ``store`` and ``records``: instead of the user's (a folder will do). Ctrl-C ends the search and keeps
     the best so far. ``on_trial`` gets a :class:`~gpu_tune.tuner.budget.Progress` after every trial. ``progress``: show
     how far it is, on standard error; by default on a terminal and in a notebook, unless ``on_trial`` is given.
-    ``executor``: the ``dask://host:port`` to measure on. Raises
+    ``executor``: the ``dask://host:port`` to measure on.
+
+    A workload with an open size is tuned at a few ``sizes`` (by default up to 8), which share ``trials`` and
+    ``seconds`` (``effort`` is for each); between them the performance model chooses, and a KernelSet comes out.
+
+    Raises
     InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
     """
     budget = Budget(trials, seconds, effort, None if target is None else SpeedGoal.parse(target))
@@ -85,6 +95,10 @@ def tune(
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise InvalidInput("jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")
     require_workload(workload)
+    if workload.open is not None and target is not None:
+        raise InvalidInput("target", target, f"is of one size, and {workload.open.name} is open", "leave it out")
+    if workload.open is None and sizes is not None:
+        raise InvalidInput("sizes", list(sizes), "are to tune of a workload that leaves none open", "leave them out")
     explicit, shown = opened(store), progress
     with contextlib.ExitStack() as open_:
         cluster: Cluster | None = None
@@ -105,7 +119,15 @@ def tune(
         store = explicit or Store()
         if not isinstance(records, Records):
             records = Records() if records is None else Records(Path(records))
-        found = None if force else lookup(workload, device.chip, source, store=store, user=explicit is None)
+        if workload.open is not None and not force:
+            kept = lookup_set(workload, device.chip, source, store=store, user=explicit is None)
+            if kept is not None and _still_good(kept[0], workload, sizes, bound, budget, drivers):
+                return KernelSet(kept[0], path=kept[1].path(workload, device.chip, source))
+        found = (
+            None
+            if force or workload.open
+            else lookup(workload, device.chip, source, store=store, user=explicit is None)
+        )
         current = found is not None and (found[0].template, found[0].template_hash) in {(b.name, b.hash) for b in bound}
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
         if stored is not None and found is not None and not _outdated(stored, drivers):
@@ -125,42 +147,86 @@ def tune(
         if cluster is None:
             _build_emulator(so_far, tell)
         tell(so_far)
-        own = {b.hash for b in bound}
-        history = records.read(source)  # of every chip: what is told apart is left to the models
-        from ..search.search import Tuner  # LightGBM loads here, not where the store answers
-
-        tuner = Tuner(spaces=[b.space() for b in bound], seed=seed, history=history, pipelined=True)
-        if not force:
-            comparable = [r for r in history if _comparable(r.measurement, drivers, bool(executor))]
-            _resume(tuner, comparable, bound, so_far)
-        measurer = open_.enter_context(
-            open_measurer(bound, source, cluster=cluster, jobs=jobs, seed=seed, seen=tuner.observations)
-        )
-        loop = Loop(tuner, measurer, records, so_far, tell)
-        fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
-        if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and cluster is None:
-            tuner.expect(expectations(tuner.spaces, measurer, records, budget.limits, seed=seed, run=loop.name))
-        if stored is None:
-            if budget.target is not None:
-                vendors = measurer.vendors() if budget.target.ratio is not None else ()
-                so_far.goal = budget.target.goal(vendors)
-            finals = loop.run_until_confirmed()
-            winner = make_winner(tuner, measurer, finals, so_far, loop.ended, seed)
-        else:  # another driver: the search stands, the finalists are timed again
-            finals = loop.finals(stored.finalists)
-            winner = make_winner(tuner, measurer, finals, so_far, str(stored.budget.get("ended", "")), stored.seed)
-            winner = replace(
-                winner, trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete
-            )
+        search = _Search(device, source, records, budget, seed, jobs, force, drivers, cluster)
+        if workload.open is not None:
+            tuned = functools.partial(_at_size, search, workload, templates, tell)
+            made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, tuned)
+        else:
+            made, _ = search.winner(bound, so_far, tell, stored)
     so_far.phase = "done"
     try:
-        path = store.publish(winner)
+        path = store.publish(made)
         dispatch.forget()
     except StoreError as error:
         log.error("%s; the kernel was not kept", error)
         path = None
     tell(so_far)
-    return TunedKernel(winner, path=path)
+    return TunedKernel(made, path=path) if isinstance(made, Winner) else KernelSet(made, path=path)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a tuning runs on; :meth:`winner` is the search for one size."""
+
+    device: Device
+    source: str
+    records: Records
+    budget: Budget
+    seed: int
+    jobs: int | None
+    force: bool
+    drivers: Collection[str]
+    cluster: Cluster | None
+
+    def winner(
+        self, bound: Sequence[BoundTemplate], so_far: Progress, tell: OnTrial, stored: Winner | None = None
+    ) -> tuple[Winner, Build]:
+        """The fastest of ``bound`` that was found and checked, and its build; of ``stored``, whose times are outdated,
+        the finalists are timed again."""
+        source, device, records, budget = self.source, self.device, self.records, so_far.budget
+        own = {b.hash for b in bound}
+        history = records.read(source)  # of every chip: what is told apart is left to the models
+        from ..search.search import Tuner  # LightGBM loads here, not where the store answers
+
+        tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed, history=history, pipelined=True)
+        if not self.force:
+            elsewhere = self.cluster is not None
+            comparable = [r for r in history if _comparable(r.measurement, self.drivers, elsewhere)]
+            _resume(tuner, comparable, bound, so_far)
+        with open_measurer(
+            bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
+        ) as measurer:
+            loop = Loop(tuner, measurer, records, so_far, tell)
+            fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
+            if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
+                found = expectations(tuner.spaces, measurer, records, budget.limits, seed=self.seed, run=loop.name)
+                tuner.expect(found)
+            if stored is None:
+                if budget.target is not None:
+                    vendors = measurer.vendors() if budget.target.ratio is not None else ()
+                    so_far.goal = budget.target.goal(vendors)
+                finals = loop.run_until_confirmed()
+                return make_winner(tuner, measurer, finals, so_far, loop.ended, self.seed)
+            # another driver: the search stands, the finalists are timed again
+            finals = loop.finals(stored.finalists)
+            ended = str(stored.budget.get("ended", ""))
+            winner, build = make_winner(tuner, measurer, finals, so_far, ended, stored.seed)
+            before = dict(trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete)
+            return replace(winner, **before), build  # type: ignore[arg-type]
+
+
+def _at_size(
+    search: _Search,
+    workload: Workload,
+    templates: Mapping[str, Template] | None,
+    tell: OnTrial,
+    size: int,
+    budget: Budget,
+) -> tuple[Winner, Build]:
+    """The winner among kernels that leave the size of ``workload`` open, by their times at ``size``."""
+    bound = bind(workload, search.device, templates, size)
+    so_far = Progress(bound[0].workload, search.device, search.source, budget, size=f"{workload.openable}={size}")
+    return search.winner(bound, so_far, tell)
 
 
 def _build_emulator(progress: Progress, tell: OnTrial) -> None:
@@ -181,6 +247,26 @@ def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
     """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
     then = winner.environment.get("driver", "")
     return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
+
+
+def _still_good(
+    winners: WinnerSet,
+    workload: Workload,
+    sizes: Sequence[int] | None,
+    bound: Sequence[BoundTemplate],
+    budget: Budget,
+    drivers: Collection[str],
+) -> bool:
+    """Whether a stored set is of this workload, these sizes, the templates as they are, and had ``budget``."""
+    now, had = {(b.name, b.hash) for b in bound}, winners.budget
+    current = all((k.template, k.template_hash) in now and not _outdated(k, drivers) for k in winners.kernels)
+    if budget.open:
+        enough = had.get("effort") in ("full", budget.effort)
+    else:
+        trials, seconds = budget.limits
+        enough = (had.get("trials") or winners.trials) >= trials or (had.get("seconds") or winners.spent) >= seconds
+    asked = set(sizes or winners.sizes) <= set(winners.sizes)
+    return winners.workload == workload and winners.complete and asked and current and enough
 
 
 def _enough(winner: Winner, budget: Budget) -> bool:
@@ -220,8 +306,10 @@ def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTempla
     tuner.tell(r.measurement for r in last.values())
 
 
-def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int) -> Winner:
-    """What is published of finals that have a winner. ``ended``: why the search stopped."""
+def make_winner(
+    tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int
+) -> tuple[Winner, Build]:
+    """What is published of finals that have a winner, and its build. ``ended``: why the search stopped."""
     chosen = finals.winner
     assert chosen is not None
     build, finalist = measurer.build(chosen), finals.finalist(chosen)
@@ -255,7 +343,7 @@ def make_winner(tuner: Tuner, measurer: Measurer, finals: Finals, progress: Prog
             "ended": ended,
         },
     )
-    return replace(winner, code=emit(winner))
+    return replace(winner, code=emit(winner)), build
 
 
 def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:

@@ -164,8 +164,8 @@ def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepRe
     source = Path(path)
     source = source / "kernel.cu" if source.is_dir() else source
     try:
-        code = text.read(source, LIMITS["kernel.cu"])
-        data = json.loads(text.read(source.parent / "launch.json", LIMITS["launch.json"]))
+        code = text.read(source, LIMITS[".cu"])
+        data = json.loads(text.read(source.parent / "launch.json", LIMITS[".json"]))
         if not isinstance(data, dict):
             raise TypeError("launch.json is not an object")
         workload = from_dict(data["view"]["workload"] if data.get("view") else data["workload"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from .. import text
 from ..errors import InvalidInput, require
+from ..size import Size, any_of, label, parse
 from .conv2d import Conv2d
 from .matmul import Matmul, View
 from .operation import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES, ArraySpec
@@ -26,6 +28,8 @@ __all__ = [
     "Matmul",
     "View",
     "Workload",
+    "accepting",
+    "any_of",
     "from_dict",
     "require_workload",
     "to_dict",
@@ -38,7 +42,7 @@ REQUIRED = {"matmul": ("m", "n", "k"), "conv2d": ("n", "c", "h", "w", "k", "r", 
 
 
 def from_dict(data: Mapping[str, Any]) -> Workload:
-    """The workload that ``to_dict`` wrote; InvalidInput on anything else."""
+    """The workload that ``to_dict`` wrote (an open size may be text, ``1..8192``); InvalidInput on anything else."""
     classes: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}
     require(isinstance(data, Mapping), "workload", data, "is not an object with op and the workload's fields")
     op = data.get("op")
@@ -50,8 +54,11 @@ def from_dict(data: Mapping[str, Any]) -> Workload:
         require(valid, f"{cls.__name__} field", name, "is unknown", f"use {', '.join(sorted(known))}")
     body = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "op"}
     try:
+        body.update({k: text.from_json(Size, v, name=k) for k, v in body.items() if isinstance(v, Mapping)})
+        field = cls.openable
+        body.update({k: parse(v) or v for k, v in body.items() if k == field and isinstance(v, str)})
         return cls(**body)
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise InvalidInput(cls.__name__, dict(data), f"cannot be built: {error}") from None
 
 
@@ -79,6 +86,22 @@ def tune_command(workload: Workload, device: str | None = None) -> str:
         if isinstance(value, bool):
             parts.append(f"--{flag}" if value else f"--no-{flag}")
             continue
+        value = label(value) if isinstance(value, Size) else value
         joint = "+" if f.name == "math" else "x"
         parts += [f"--{flag}", shlex.quote(joint.join(map(str, value)) if isinstance(value, tuple) else str(value))]
     return " ".join([*parts, *(["--device", device] if device else [])])
+
+
+def accepting(workload: Workload) -> Iterator[Workload]:
+    """Other workloads whose kernels accept every call of ``workload``, the nearest first."""
+    least = max(ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype])
+    alignments = [a for a in (256, 128, 64, 32, 16, 8, 4, 2, 1) if least <= a <= workload.alignment]
+    scalars: list[dict[str, Any]] = [{}]
+    if isinstance(workload, Matmul) and workload.out_dtype != "int32":
+        more = {"alpha": "any"} if workload.alpha == "1" else {}
+        scalars += [more] if more else []
+        scalars += [{**more, "beta": "any"}, {"beta": "any"}] if workload.beta == "0" else []
+    for general, alignment in itertools.product(scalars, alignments):
+        asked = replace(workload, alignment=alignment, deterministic=True, **general)
+        if asked != workload:
+            yield asked

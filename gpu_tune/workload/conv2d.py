@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..size import label
 from .matmul import Matmul, View
 from .operation import SCALES, ArraySpec, Operation, whole
 
@@ -19,7 +20,8 @@ class Conv2d(Operation):
     contiguous. ``stride``, ``dilation``: an int or (rows, columns). ``padding``: an int, (rows, columns), or
     (top, bottom, left, right). ``scales``: ``tensor`` (1,) and (1,); ``row_col`` (1,) for x and (k,) for the filters.
     ``weights='pretransformed'``: w holds the Winograd transform ``G g G^T`` of every filter, (alpha^2, k, c) with
-    ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.reference.winograd.transform_filters``.
+    ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.reference.winograd.transform_filters``. ``n`` may be
+    open, as the m of a matmul; no kernel family takes that yet.
     """
 
     n: int
@@ -46,6 +48,7 @@ class Conv2d(Operation):
 
     op: ClassVar[str] = "conv2d"
     inputs: ClassVar[tuple[str, str]] = ("x", "w")
+    openable: ClassVar[str] = "n"
     batch: ClassVar[int] = 1
     alpha: ClassVar[str] = "1"
     beta: ClassVar[str] = "0"
@@ -140,7 +143,7 @@ class Conv2d(Operation):
     @property
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
-        dims = f"{self.n}x{self.c}x{self.h}x{self.w}-k{self.k}-{self.r}x{self.s}"
+        dims = f"{label(self.n)}x{self.c}x{self.h}x{self.w}-k{self.k}-{self.r}x{self.s}"
         dims += f"-s{_short(self.stride)}-p{_short(self.padding)}-d{_short(self.dilation)}" + (
             f"-g{self.groups}" if self.groups > 1 else ""
         )
@@ -177,7 +180,7 @@ class Conv2d(Operation):
             math=tuple(p for p in self.math if p != "winograd"),
             deterministic=self.deterministic,
         )
-        if not plain or self.scales == "row_col" or self.weights != "plain":
+        if not plain or self.scales == "row_col" or self.weights != "plain" or self.open is not None:
             return ()
         if self.layout == "nhwc":
             matmul = Matmul(

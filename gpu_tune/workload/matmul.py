@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ..size import label
 from .operation import MAX_DIM, SCALES, ArraySpec, Operation, whole
 
 
@@ -19,6 +20,9 @@ class Matmul(Operation):
     C, out and residual. ``alignment`` is what every base pointer keeps, in bytes. Accumulation is float32 or int32.
     Scales are float32: ``tensor`` (1,) and (1,); ``row_col`` (m,) and (n,); ``block128`` (m, ceil(k/128)) and
     (ceil(n/128), ceil(k/128)). ``math`` lists what is permitted beyond strict arithmetic. InvalidInput on bad values.
+
+    ``m`` may be ``any_of(1, 8192)``: known only when the kernel is called. Then ``flops(512)`` and ``bytes(512)`` tell
+    of one size, ``at(512)`` is the workload of that size, and shapes in ``arrays()`` are expressions. A must be (m,k).
     """
 
     m: int
@@ -41,11 +45,15 @@ class Matmul(Operation):
 
     op: ClassVar[str] = "matmul"
     inputs: ClassVar[tuple[str, str]] = ("a", "b")
+    openable: ClassVar[str] = "m"
 
     def __post_init__(self) -> None:
         self._positive("m", "n", "k", "batch")
         self._check_dtypes()
         self._choice("layout", ("nn", "nt", "tn", "tt"))
+        rows = self.open is None or self.layout[0] == "n"
+        remedy = "pass A as (m,k), with layout nn or nt, or tune one m"
+        self._require(rows, "layout", self.layout, "has A as (k,m), whose rows would be of open length", remedy)
         self._choice("alpha", ("1", "any"))
         self._choice("beta", ("0", "1", "any"))
         self._choice("scales", SCALES)
@@ -83,7 +91,7 @@ class Matmul(Operation):
     @property
     def key(self) -> str:
         """A readable name, equal exactly for equal workloads, fit for a file name."""
-        dims = f"{self.m}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
+        dims = f"{label(self.m)}x{self.n}x{self.k}" + (f"x{self.batch}b" if self.batch > 1 else "")
         return self._readable_key(
             f"matmul-{dims}-{self.dtype}-{self.layout}",
             skip={"m", "n", "k", "batch", "dtype", "layout"},

@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 from ..errors import InvalidInput
+from ..size import Size, allowed, label
 from . import epilogue as epilogue_grammar
 
 MAX_DIM = 2**31 - 1
@@ -47,6 +48,7 @@ MATH = {
 }
 """Permissions beyond strict arithmetic and the dtypes they mean something for."""
 SCALES = ("none", "tensor", "row_col", "block128")
+_W = TypeVar("_W", bound="Operation")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Operation(ABC):
     """The fields and methods that matmul and conv2d share. Checks raise InvalidInput that says what to do."""
 
     op: ClassVar[str]
+    openable: ClassVar[str]
+    """The field that may be open (see :func:`gpu_tune.any_of`)."""
     dtype: str
     out_dtype: str
     epilogue: str
@@ -84,6 +88,23 @@ class Operation(ABC):
     @abstractmethod
     def arrays(self) -> dict[str, ArraySpec]:
         """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
+
+    @property
+    def open(self) -> Size | None:
+        """The size that is left open until a call; None where all are numbers."""
+        value = getattr(self, self.openable)
+        return value if isinstance(value, Size) else None
+
+    def at(self: _W, size: int) -> _W:
+        """The workload with ``size`` in place of the open one; InvalidInput where that is not allowed."""
+        rule = "is asked of a workload whose sizes are numbers"
+        self._require(self.open is not None, self.openable, size, rule, "give it any_of(1, 8192)")
+        return self.resized(allowed(self.open, size)) if self.open is not None else self
+
+    def resized(self: _W, size: int | Size) -> _W:
+        """The workload with another size, a number or an open one, in the field that may be open."""
+        changed: dict[str, Any] = {self.openable: size}
+        return replace(self, **changed)  # type: ignore[type-var]
 
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
@@ -140,6 +161,12 @@ class Operation(ABC):
     def _positive(self, *names: str) -> None:
         for name in names:
             value = whole(getattr(self, name))
+            if isinstance(value, Size):
+                rule = f"is open, which only {self.openable} can be"
+                plain = name == self.openable and value.variable == value
+                self._require(plain, name, label(value), rule, "give a number")
+                object.__setattr__(self, name, Size(name, value.bounds))
+                continue
             valid = type(value) is int and 1 <= value <= MAX_DIM
             self._resolve(name, value, valid, f"is not an integer from 1 to {MAX_DIM}", "give a positive size")
 

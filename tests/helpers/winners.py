@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from gpu_tune.cuda.device import by_name
 from gpu_tune.plan import LaunchPlan
 from gpu_tune.space.knob import Config
 from gpu_tune.store.store import Winner
+from gpu_tune.store.winner_set import SizeRange, WinnerSet
 from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.workload import Workload
 from tests.helpers import toy
 
@@ -38,3 +42,16 @@ def toy_winner_for(workload: Workload, **changes: Any) -> Winner:
     """A winner of the toy template."""
     template, config = toy_template(), toy.config(**changes)
     return winner(workload, render(template, config, workload, H200), template.plan(config, workload, H200))
+
+
+def toy_set(workload: Workload, sizes: Sequence[int], ranges: Sequence[SizeRange], **more: Any) -> WinnerSet:
+    """A set of toy kernels for a workload with an open size: one tuned at each of ``sizes``, in other configs."""
+    template = replace(toy_template(), open_sizes=("m",))
+    kernels = []
+    for number, size in enumerate(sizes):
+        bound = BoundTemplate(template, workload.at(size), H200, None, workload.open)
+        config = toy.config(rows=2 ** (number + 1))
+        rendered = bound.render(config)
+        assert rendered.open_plan is not None
+        kernels.append(winner(bound.workload, rendered.source, rendered.open_plan, config=config, open=("m",), **more))
+    return WinnerSet(workload, H200.chip, kernels[0].source, tuple(kernels), tuple(ranges), tuple(sizes))

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gpu_tune.kernel.export_cpp import header
+from gpu_tune.kernel.export_cpp import header, set_header
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
+from gpu_tune.size import any_of, ceil_div
+from gpu_tune.store.winner_set import SizeRange, WinnerSet
 from gpu_tune.workload import Conv2d, Matmul
+from tests.helpers.winners import H200, winner
 
 INCLUDES = [str(p.parent) for folder in sys.path for p in Path(folder or ".").glob("nvidia/cu*/include/cuda.h")]
 pytestmark = [
@@ -67,13 +70,21 @@ CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, uns
 
 def calls(tmp_path, plan, workload, fill, **options):
     text = header(plan, workload, **options)
+    return run_header(
+        tmp_path,
+        text,
+        f"""    Kernel kernel; Buffers buffers;
+    {fill}
+    if (kernel.load("") || kernel.run(buffers, nullptr) || kernel.unload()) return 1;""",
+    )
+
+
+def run_header(tmp_path, text, body):
     (tmp_path / "kernel.hpp").write_text(text)
     (tmp_path / "driver.cpp").write_text(DRIVER)
     space = re.search(r"namespace (\w+)", text)[1]
     (tmp_path / "main.cpp").write_text(
-        '#include "kernel.hpp"\n#include <cstdio>\nint main() {\n'
-        f"    {space}::Kernel kernel; {space}::Buffers buffers;\n    {fill}\n"
-        '    if (kernel.load("") || kernel.run(buffers, nullptr) || kernel.unload()) return 1;\n}\n'
+        f'#include "kernel.hpp"\n#include <cstdio>\nint main() {{\n    using namespace {space};\n{body}\n}}\n'
     )
     command = [
         "g++",
@@ -132,3 +143,46 @@ def test_the_example_of_the_readme_compiles(tmp_path):
     command = ["g++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-isystem", INCLUDES[0], "-c", "example.cpp"]
     made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
+
+
+def test_a_set_runs_the_kernel_of_each_size_and_no_other_size(tmp_path):
+    """Every number of every size is what the plan of that size says."""
+    workload = Matmul(any_of(1, 300), 96, 64, layout="nt")
+    m = workload.open
+    tile = TensorMapArg("a", "float16", (64, m), (128,), (64, 64))
+    plans = []
+    for rows in (16, 64):
+        step = KernelStep(
+            "k", (ceil_div(m, rows) * 3, 1, 1), (128, 1, 1), (BufferArg("a"), ScalarArg("m", "int32", m), tile)
+        )
+        plans.append(LaunchPlan((MemsetStep("workspace", m * 64, 1, 0), step), m * 64).check())
+    kernels = tuple(winner(workload.at(8), 'extern "C" __global__ void k() {}', p, open=("m",)) for p in plans)
+    ranges = (SizeRange(1, 20, 0), SizeRange(21, 250, 1), SizeRange(251, 300, 0))
+    text = set_header(WinnerSet(workload, H200.chip, "predicted", kernels, ranges))
+    sizes = (1, 20, 21, 250, 251, 300)
+    body = f"""    Kernels kernels; Buffers buffers;
+    const void* cubins[] = {{"", ""}};
+    if (kernels.load(cubins)) return 1;
+    const long long inside[] = {{{", ".join(map(str, sizes))}}}, outside[] = {{0, -1, 301}};
+    for (long long size : inside) {{
+        buffers.m = size; buffers.a = 4096; buffers.workspace = 8192;
+        if (kernels.run(buffers, nullptr)) return 2;
+        std::printf("[\\"workspace\\", %zu]\\n", workspace_bytes(size));
+    }}
+    for (long long size : outside) {{
+        buffers.m = size;
+        if (kernels.run(buffers, nullptr) != CUDA_ERROR_INVALID_VALUE) return 3;
+    }}
+    return kernels.unload();"""
+    got = run_header(tmp_path, text, body)
+    expected = []
+    for size in sizes:
+        plan = plans[0 if size <= 20 or size > 250 else 1].at(size)
+        x, y, z = plan.kernels[0].grid
+        expected += [
+            ["memset", 8192, 1, size * 64],
+            ["tiled", 6, 2, 4096, size, 128, 64, 64, 3, 2, 0],
+            ["launch", "k", x, y, z, 128, 1, 1, 0, 4096],
+            ["workspace", size * 64],
+        ]
+    assert got == expected

@@ -119,7 +119,7 @@ def test_damage_is_a_logged_miss(home, name, damage, caplog, monkeypatch):
         (file.parent.parent / "elsewhere").write_bytes(data)
         file.symlink_to(file.parent.parent / "elsewhere")
     elif damage == "huge":
-        monkeypatch.setitem(store.LIMITS, name, 10)
+        monkeypatch.setitem(store.LIMITS, file.suffix, 10)
         file.write_bytes(data)
     elif damage == "folder":
         file.mkdir()
@@ -154,7 +154,7 @@ def test_hostile_launch_facts_with_a_right_hash_are_refused(home):
     ):
         body = {**facts, name: value}
         body.pop("hash")
-        body["hash"] = winners.digest(winners._canonical(body))
+        body["hash"] = winners.digest(winners.canonical(body))
         with pytest.raises(CorruptData):
             Winner.from_files(json.dumps(body).encode(), winner().code.encode(), winner().cubin)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from ...cuda.device import Device
 from ...plan import Arg, BufferArg, ScalarArg, Walk
+from ...size import ceil_div
 from ...workload import ITEMSIZE, Matmul, Workload
 
 STATIC_LIMIT = 49152
@@ -15,11 +17,6 @@ INDEX_LIMIT = 2**31 - 2**20
 
 derived_once = functools.lru_cache(maxsize=8)
 """Decorates a family's derived values: source and launch plan of a config share them."""
-
-
-def ceil_div(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
 
 
 def register_limit(threads: int, min_blocks: int, device: Device) -> int:
@@ -39,7 +36,14 @@ def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     names = ["out"] + (["c"] if workload.beta != "0" else [])
     names += [op.name for op in workload.ops if op.name in ("bias", "row_bias", "residual", "scale")]
     names += ["scale_a", "scale_b"] if workload.scales != "none" else []
-    return (*map(BufferArg, names), *(ScalarArg(name, "float32") for name in workload.scalars()))
+    scalars = (*(ScalarArg(name, "float32") for name in workload.scalars()), *size_args(workload))
+    return (*map(BufferArg, names), *scalars)
+
+
+def size_args(workload: Workload) -> tuple[ScalarArg, ...]:
+    """The argument that an open size is; none where there is no such."""
+    size: Any = workload.open
+    return () if size is None else (ScalarArg(size.name, "int32", size),)
 
 
 def matmul_walks(w: Matmul, block_m: int, block_n: int, block_k: int) -> tuple[Walk, Walk]:

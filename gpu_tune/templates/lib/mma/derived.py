@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
+from ....size import least, upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from .launch import counter_bytes
@@ -246,14 +247,14 @@ class Launch:
 
 def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage) -> Launch:
     work = tiles.work
-    grid = min(work, device.sm_count * c["min_blocks"]) if persistent(c) else work
+    grid = least(work, device.sm_count * c["min_blocks"]) if persistent(c) else work
     return Launch(
         name,
         grid,
         reduction=c["reduction"] if tiles.split_k > 1 else "",
         two_kernels=two_kernels(c),
         persistent=persistent(c),
-        overlap=persistent(c) and not stored.staged and tiles.split_k == 1 and work > grid,
+        overlap=persistent(c) and not stored.staged and tiles.split_k == 1 and upper(work) > upper(grid),
         reduce_total=tiles.batch * tiles.m * tiles.n // stored.vector,
     )
 

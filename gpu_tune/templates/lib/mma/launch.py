@@ -7,9 +7,10 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, Step
+from ....size import upper
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
-from ..common import ceil_div, epilogue_args, matmul_walks
+from ..common import ceil_div, epilogue_args, matmul_walks, size_args
 from .tiles import Operand, Problem, Shape, promotes, shared_bytes
 
 Config = Mapping[str, Any]
@@ -17,8 +18,11 @@ COUNTERS = ("serial", "last_arrival")
 
 
 def counter_bytes(config: Config, problem: Problem) -> int:
-    """Bytes of the counters at the start of the workspace, rounded up so that the parts behind them are aligned."""
-    return ceil_div(problem.work_tiles(config) * 4, 256) * 256
+    """Bytes of the counters at the start of the workspace, rounded up so that the parts behind them are aligned.
+
+    Of an open size those of the largest: between calls of different sizes the counters must stay where they are.
+    """
+    return ceil_div(upper(problem.work_tiles(config)) * 4, 256) * 256
 
 
 def workspace_bytes(config: Config, problem: Problem) -> int:
@@ -29,7 +33,7 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
         return problem.batch * problem.m * problem.n * 4 * int(config["split_k"])
     tiles = 1 if config["reduction"] == "serial" else config["split_k"]
     parts = problem.work_tiles(config) * tiles * config["block_m"] * config["block_n"] * 4
-    return counter_bytes(config, problem) + int(parts)
+    return counter_bytes(config, problem) + parts
 
 
 def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> LaunchPlan:
@@ -41,7 +45,7 @@ def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> Launch
     outputs, workspace = epilogue_args(workload), BufferArg("workspace")
     if both:
         scales = ("scale_a", "scale_b") if workload.scales == "block128" else ()
-        args: tuple[Arg, ...] = (workspace, *map(BufferArg, scales))
+        args: tuple[Arg, ...] = (workspace, *map(BufferArg, scales), *size_args(workload))
     else:
         args = (*outputs, workspace) if counted else outputs
     args = (*map(BufferArg, workload.inputs), *args)

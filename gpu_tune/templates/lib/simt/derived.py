@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....size import upper
 from ..common import INDEX_LIMIT, STATIC_LIMIT
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS
@@ -91,8 +92,8 @@ def storage(c: Config, w: Any) -> Storage:
         shared_bytes=a_bytes + b_bytes,
         a_elements=a_bytes // item,
         b_elements=b_bytes // item,
-        wide_out=w.m * w.ldc > INDEX_LIMIT,
-        wide_sum=w.m * w.n > INDEX_LIMIT,
+        wide_out=upper(w.m) * w.ldc > INDEX_LIMIT,
+        wide_sum=upper(w.m) * w.n > INDEX_LIMIT,
     )
 
 

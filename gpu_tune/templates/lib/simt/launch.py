@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan
-from ..common import ceil_div, epilogue_args
+from ..common import ceil_div, epilogue_args, size_args
 
 REDUCE_THREADS = 256
 GRID_Z = 65535
@@ -41,7 +41,7 @@ def plan(
         reduce_grid = grid(ceil_div(outputs // vector, REDUCE_THREADS), 1)
         steps = [KernelStep(f"{name}_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *args))]
         scales = ("scale_a", "scale_b") if w.scales == "block128" else ()
-        args = (BufferArg("workspace"), *map(BufferArg, scales))
+        args = (BufferArg("workspace"), *map(BufferArg, scales), *size_args(w))
     args = (*map(BufferArg, inputs), *args)
     dynamic = g.storage.shared_bytes if g.storage.dynamic else 0
     main = KernelStep(name, grid(blocks, parts), (g.launch.threads, 1, 1), args, dynamic)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
+from ....size import upper
 from ....workload import ITEMSIZE
 from ..common import INDEX_LIMIT, ceil_div
 
@@ -123,7 +124,7 @@ def operand(c: Mapping[str, Any], w: Any, which: str) -> Operand:
         size=rows * pitch,
         ld=ld,
         matrix=shape[0] * ld,
-        wide=shape[0] * ld > INDEX_LIMIT,
+        wide=upper(shape[0]) * ld > INDEX_LIMIT,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
+from ....size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from .launch import SUM_THREADS, Transposed, target
@@ -213,7 +214,7 @@ def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
         ldc,
         ITEMSIZE[to.out_dtype],
         vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
-        wide=tiles.outputs * tiles.rows * ldc >= 2**31,
+        wide=tiles.outputs * upper(tiles.rows) * ldc >= 2**31,
         guarded=(reads_matrix or reads_vector) and (tiles.ragged_m or tiles.ragged_n),
         reads_at=not staged or reads_matrix,
     )
@@ -345,7 +346,7 @@ def launch(name: str, c: Config, device: Device, problem: Problem, tiles: Layout
         single_work_tile=launched == tiles.work_tiles and c["schedule"] != "pingpong",
         out_ld=problem.ldc,
         sum_vector=4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
-        sum_wide=problem.batch * problem.m * problem.ldc >= 2**31,
+        sum_wide=problem.batch * upper(problem.m) * problem.ldc >= 2**31,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMapArg
+from ....size import greatest
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args
@@ -68,7 +70,8 @@ def transposed(w: Matmul, start: int = 0) -> dict[str, Transposed]:
 
 def end(w: Matmul, start: int) -> int:
     """Bytes of a workspace whose first ``start`` bytes others use."""
-    return max([start, *(t.offset + t.bytes for t in transposed(w, start).values())])
+    ends = (t.offset + t.bytes for t in transposed(w, start).values())
+    return functools.reduce(greatest, ends, start)
 
 
 def target(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> Any:
@@ -122,7 +125,7 @@ def plan(
         items = problem.batch * problem.m * (problem.n // g.launch.sum_vector)
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
         steps.append(KernelStep("sum_parts", (ceil_div(items, SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
-    return LaunchPlan(tuple(steps), max(workspace, workspace_bytes(c, problem))).check()
+    return LaunchPlan(tuple(steps), greatest(workspace, workspace_bytes(c, problem))).check()
 
 
 def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:

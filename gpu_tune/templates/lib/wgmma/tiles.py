@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
+from ....size import least
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
 from ..common import ceil_div
@@ -316,4 +317,4 @@ def clusters(c: Mapping[str, Any], work_tiles: int, device: Device) -> int:
         work_tiles = ceil_div(work_tiles, 2)  # two work tiles keep a block's two consumers busy
     if c["grid"] == "one_per_tile":
         return work_tiles
-    return ceil_div(work_tiles, ceil_div(work_tiles, places)) if c["grid"] == "min_waves" else min(work_tiles, places)
+    return ceil_div(work_tiles, ceil_div(work_tiles, places)) if c["grid"] == "min_waves" else least(work_tiles, places)

@@ -1,0 +1,86 @@
+"""A family that leaves a size open makes one kernel for every size: the argument, guards, grids and tensor maps.
+
+A sample; ``python -m bench.any_size`` runs every epilogue and hundreds of sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+import gpu_tune as gt
+from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import InvalidConfig, Unsupported
+from gpu_tune.measure import emulated
+from gpu_tune.size import Size
+from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.registry import bind, registry
+
+H200 = by_name("nvidia-h200")
+FAMILIES = ("matmul_simt", "matmul_mma", "matmul_wgmma")
+SPLIT = {"matmul_simt": {}, "matmul_mma": {"reduction": "last_arrival"}, "matmul_wgmma": {"reduction": "workspace"}}
+
+
+def bound(family: str, size: int, most: int = 200, **fields) -> BoundTemplate:
+    workload = gt.Matmul(gt.any_of(1, most), 96, 256, layout="nt", **fields)
+    (found,) = bind(workload, H200, {family: registry()[family]}, size)
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("split", [1, 2])
+def test_one_source_computes_every_size(family, split):
+    b = bound(family, 100, epilogue="row_bias+residual+gelu", beta="any")
+    config = b.default()
+    if split > 1:
+        config = next(c for c in _variants(b, config, split_k=split, **SPLIT[family]) if not b.violations(c))
+    rendered = b.render(config)
+    tile = rendered.estimate.loop and config["block_m"]
+    sizes = sorted({1, 2, 63, tile - 1, tile, tile + 1, 2 * tile + 1, 200} & set(range(1, 201)))
+    assert re.search(r"const int m\b", rendered.source) and rendered.plan == rendered.open_plan.at(100)
+    assert len({rendered.open_plan.at(s).kernels[0].grid for s in sizes}) > 1
+    for check in emulated.check_sizes(b, config, sizes):
+        assert check.ok, f"{check.workload}: {check.detail}"
+
+
+def _variants(b, config, **changes):
+    """The config with ``changes``, and with other values of what they need."""
+    stages = (config["stages"], 2, 3) if "stages" in config else (1,)
+    for k in (config["block_k"], 16, 32, 64):
+        for s in stages:
+            more = {"grid": "one_per_tile", "swap_ab": False} if "swap_ab" in config else {}
+            store = (
+                {"epilogue_store": "direct" if "swap_ab" in config else "staged"} if "epilogue_store" in config else {}
+            )
+            yield config.replace(block_k=k, stages=s, **{**more, **store, **changes})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_source_of_numbers_is_as_without_open_sizes(family):
+    b = bound(family, 128)
+    exact = replace(b, open=None)
+    config = b.default()
+    assert not re.search(r"const int m\b", exact.render(config).source) and exact.render(config).open_plan is None
+    assert b.hash != exact.hash == registry()[family].hash()
+    wider = replace(b, open=Size("m", (1, 201)))
+    assert wider.hash != b.hash and exact.whole == exact.workload
+
+
+def test_a_config_is_chosen_for_one_size_and_runs_at_others():
+    b = bound("matmul_mma", 200)
+    config = b.default().replace(block_m=128, warp_m=64, block_n=64, warp_n=32, raster_group=1)
+    assert not b.violations(config)
+    small = replace(b, workload=b.workload.resized(5))
+    with pytest.raises(InvalidConfig, match="block_m_useful"):
+        small.render(config)
+    there = replace(small, tuned=200).render(config)
+    assert there.plan == b.render(config).open_plan.at(5) and there.source == b.render(config).source
+
+
+def test_what_leaves_no_size_open_refuses_and_names_it():
+    with pytest.raises(Unsupported, match=r"conv2d_direct leaves no size open, and n is 1\.\.8"):
+        bind(gt.Conv2d(gt.any_of(1, 8), 8, 9, 9, 8, 3, 3), H200)
+    with pytest.raises(Unsupported, match="matmul_simt leaves m open for one product, and batch is 2"):
+        bind(gt.Matmul(gt.any_of(1, 8), 8, 8, batch=2), H200)

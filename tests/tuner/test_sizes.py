@@ -1,0 +1,113 @@
+"""Tuning a workload that leaves a size open: a few sizes are tuned, every size is served, and all of it is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import gpu_tune as gt
+from gpu_tune.errors import InvalidInput
+from gpu_tune.kernel.kernel_set import KernelSet
+from gpu_tune.measure.finals import Check
+from gpu_tune.size import Size
+from gpu_tune.store.records import Records
+from gpu_tune.tuner import sizes
+from gpu_tune.tuner import tune as tune_module
+from gpu_tune.workload import Matmul
+from tests.helpers.command_line import run
+from tests.helpers.winners import toy_set
+
+OPEN = Matmul(gt.any_of(1, 64), 96, 64, dtype="float32")
+
+
+def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch):
+    templates = {"toy": replace(templates["toy"], open_sizes=("m",))}
+    seen = []
+    options = dict(device="nvidia-h200", trials=10, seed=0, sizes=[64, 8], templates=templates, jobs=1)
+    kernels = gt.tune(OPEN, on_trial=lambda p: seen.append(p.size), **options)
+    assert isinstance(kernels, KernelSet) and kernels.match == "set" and {"m=64", "m=8"} <= set(seen)
+    winners = kernels.winners
+    assert winners.ranges[0].least == 1 and winners.ranges[-1].most == 64 and winners.complete
+    assert {r.ours for r in winners.ranges} == {"unknown"} and set(winners.sizes) <= {8, 64}
+    assert all(k.plan.open == Size("m", (1, 64)) and "m is an argument, 1 to 64" in k.code for k in winners.kernels)
+    records = Records().read("predicted")
+    assert {r.workload.m for r in records} == {8, 64}  # a record says the size
+    assert {r.template_hash for r in records} == {k.template_hash for k in winners.kernels}
+    assert templates["toy"].hash() not in {r.template_hash for r in records}  # nor passes for one of an exact kernel
+    monkeypatch.setattr(tune_module, "open_measurer", None)
+    assert gt.tune(OPEN, **options).winners == winners
+    one = gt.load(OPEN.at(33), device="nvidia-h200")
+    assert one.match == "set" and one.plan.open is None and one.workload == OPEN.at(33)
+    args = ("matmul", "--n", "96", "--k", "64", "--dtype", "float32", "--device", "nvidia-h200")
+    told = json.loads(run("show", "kernel", *args, "--m", "1..64", "--json").stdout)
+    assert [(r["least"], r["most"]) for r in told["ranges"]] == [(r.least, r.most) for r in winners.ranges]
+    assert "tuned at m" in run("show", "kernel", *args, "--m", "1..64").stdout
+    assert run("show", "kernel", *args, "--m", "33").stdout.strip() == one.source.strip()
+    assert "is not tuned" in run("show", "kernel", *args, "--m", "65", code=1).stderr
+
+
+def test_wrong_requests_are_refused_before_anything_is_tuned(home, templates):
+    toys = {"toy": replace(templates["toy"], open_sizes=("m",))}
+    for options, said in (
+        (dict(sizes=[65]), r"m: 65 is not in 1\.\.64"),
+        (dict(sizes=[]), "names no size"),
+        (dict(target="3us"), "is of one size, and m is open"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            gt.tune(OPEN, device="nvidia-h200", templates=toys, **options)
+    with pytest.raises(InvalidInput, match="of a workload that leaves none open"):
+        gt.tune(OPEN.at(8), device="nvidia-h200", sizes=[8])
+
+
+@pytest.mark.parametrize("bounds", [(1, 2), (1, 16), (7, 9), (1, 8192), (1, 4096), (100, 130), (5000, 70000)])
+def test_sizes_to_tune_and_samples_are_inside_and_end_at_the_largest(bounds):
+    size = Size("m", bounds)
+    tuned, ends = sizes.sizes_to_tune(size), sizes.samples(size)
+    assert 1 <= len(tuned) <= sizes.MOST_SIZES and tuned == sorted(set(tuned)) and tuned[-1] == bounds[1]
+    assert (
+        ends == sorted(set(ends)) and ends[-1] == bounds[1] and all(bounds[0] <= s <= bounds[1] for s in tuned + ends)
+    )
+
+
+class Timed(sizes.SizedKernel):
+    """A kernel whose time is a formula."""
+
+    def predicted(self, size):
+        return self.build(size)
+
+
+def test_each_part_gets_the_fastest_and_a_wrong_kernel_is_left_out(monkeypatch):
+    winners = toy_set(OPEN, (8, 32, 64), [sizes.SizeRange(1, 64, 0)])
+    verdicts = ("faster", "slower", "faster")
+    times = (lambda m: 1.0 + m / 16, lambda m: 2.0, lambda m: 2.01)
+    made = [Timed(replace(w, verdict={"ours": v}, seconds=t(w.workload.m)), t)
+            for w, v, t in zip(winners.kernels, verdicts, times)]  # fmt: skip
+    found = sizes.choose(Size("m", (1, 64)), made)
+    assert [(r.least, r.most, r.kernel, r.ours, r.judged) for r in found] == [
+        (1, 16, 0, "faster", (8,)), (17, 64, 1, "slower", (32, 64))]  # fmt: skip
+    wrong = made[1].winner.config
+
+    def check(bound, config, ends, seed):
+        yield Check("result", "emulator", config != wrong, "far off", f"m={ends}")
+
+    monkeypatch.setattr(sizes.emulated, "check_sizes", check)
+    monkeypatch.setattr(sizes, "unavailable_reason", lambda: "")
+    for kernel in made:
+        object.__setattr__(kernel, "build", _Build(kernel.build))
+    kept, ranges = sizes._held(Size("m", (1, 64)), made, 0)
+    assert [k.size for k in kept] == [8, 64] and [(r.least, r.most, r.kernel) for r in ranges] == [
+        (1, 16, 0),
+        (17, 64, 1),
+    ]
+
+
+class _Build:
+    bound = None
+
+    def __init__(self, time):
+        self.time = time
+
+    def __call__(self, size):
+        return self.time(size)
