@@ -186,9 +186,14 @@ def run(corpus: list[str], inputs: int, seed: int, seconds: float = math.inf) ->
 
 def corpus_of_tests() -> list[str]:
     """The PTX texts that the tests hold, and every PTX text that this machine has compiled, cut to one kernel each."""
-    test_allowed = importlib.import_module("tests.emulator.test_allowed")  # tests are not typed as strictly as bench
-
-    texts = [t for twin in test_allowed.TWINS for t in (twin.right, twin.wrong)] + [test_allowed.GRID_BARRIER]
+    allowed, tables, wide = (  # tests are not typed as strictly as bench
+        importlib.import_module(f"tests.emulator.test_{name}")
+        for name in ("allowed", "function_tables", "sparse_and_wide")
+    )
+    texts = [t for twin in allowed.TWINS for t in (twin.right, twin.wrong)] + [allowed.GRID_BARRIER]
+    texts += [tables.TABLE, tables.TABLE.replace("square, 64", "twice, twice")] + [
+        wide.FRAME.format(b) for b in wide.BODIES
+    ]
     for path in sorted((build.folder() / "ptx").rglob("*.ptx"))[:400]:
         text = path.read_text()
         if len(text) < LONGEST:

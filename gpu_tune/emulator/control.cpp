@@ -61,7 +61,7 @@ bool set_max_registers(Warp& w, const Instr& i, u32) {
   Cta& cta = *w.cta;
   int n = int(i.imm), change = (n - w.max_registers) * 32;
   if (!w.kernel->max_threads && !w.kernel->max_registers)
-    m.report("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
+    m.advise("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
   if (i.op == 1 && w.set_registers && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
   if (i.op == 0 && w.set_registers && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
   if (change > cta.free_registers) return false;

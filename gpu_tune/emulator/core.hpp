@@ -159,6 +159,7 @@ constexpr u64 kParamWindow = 0x7E2ull << kWindowBits;
 constexpr u32 kSharedStart = 1024;       // the first KiB of shared memory belongs to the system, as on the device
 constexpr int kMaxBuffers = 2000;
 constexpr int kFirstGlobalVariable = 512; // buffers from here on are the module's .global and .const variables
+constexpr u64 kFunctionWindow = 0x7E3ull << kWindowBits;   // addresses of device functions, 16 apart
 constexpr u64 kGridWorkspace = u64(kFirstGlobalVariable) << kWindowBits;   // the window before the variables
 
 }  // namespace emu

@@ -179,6 +179,7 @@ int Parser::symbol_slot(const string& name, int width) {
   }
   for (auto& p : kernel->params)        // 32 bits: an address within the .param space
     if (p.name == name) return constant((width == 8 ? kParamWindow : 0) + u64(p.offset), width);
+  if (const u64 function = width == 8 ? function_address(name) : 0) return constant(function, 8);
   auto global = module_.globals.find(name);
   if (global != module_.globals.end() && width == 8)
     return constant(u64(kFirstGlobalVariable + global->second.index + 1) << kWindowBits, 8);
@@ -255,6 +256,7 @@ void Parser::declaration(const string& statement) {
       size_t at = 0;
       for (auto& item : split(list, ',')) {
         Operand value = operand(item);
+        if (value.kind == Operand::Symbol && element == 8 && function_address(value.symbol)) value.kind = Operand::Immediate, value.imm = function_address(value.symbol);
         if (value.kind != Operand::Immediate || at + element > size) fail("unsupported initialiser of " + name);
         memcpy(v.initial.data() + at, &value.imm, element);
         at += element;
@@ -393,6 +395,7 @@ void Parser::block(const string& s, size_t& p) {
     string text = trim(s.substr(p, end - p));
     if (text.compare(0, 14, ".branchtargets") == 0) branch_targets_[pending_label] = split(trim(text.substr(14)), ',');
     else if (text.compare(0, 7, ".pragma") == 0) {}   // unrolling hints only
+    else if (text.find(".callprototype") != string::npos || text.find(".calltargets") != string::npos) {}   // of calls through pointers
     else if (!text.empty() && text[0] == '.') declaration(text);
     else if (text.compare(0, 4, "call") == 0) call(text);
     else if (!text.empty()) statement(text);
@@ -501,6 +504,7 @@ void Parser::entry(const string& s, size_t& p) {
     auto* at = dynamic_cast<const LoadError*>(&e);
     *kernel = Kernel();
     kernel->name = name;
+    indirect_depth_ = 0;
     kernel->refusal = "PTX line " + std::to_string(at ? at->line : line_) + ": " + (at ? "" : "malformed PTX, ") + e.what();
     scopes_.clear(), return_scopes_.clear();
     call_depth_ = 0;

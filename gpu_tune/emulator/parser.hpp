@@ -63,6 +63,8 @@ class Parser {
   int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0, operand_depth_ = 0;
   const string* text_ = nullptr;
   std::map<string, Function> functions_;
+  std::map<string, int> function_numbers_;          // of those declared or defined, for their addresses
+  int indirect_depth_ = 0;
   vector<int> return_scopes_;
   std::map<Location, Place> locations_;
   std::map<Place, int> place_index_;
@@ -89,6 +91,9 @@ class Parser {
   void drop_unread_elements();
   void function(const string& s, size_t& p);
   void call(const string& text);
+  void inlined(const Function& f, const vector<string>& results, const vector<string>& arguments);
+  void indirect_call(const string& target, const vector<string>& results, const vector<string>& arguments);
+  u64 function_address(const string& name) const;   // 0 when there is none of that name
   int opcode_number(const string& opcode);
   void declaration(const string& statement);
   void statement(const string& text);

@@ -391,3 +391,10 @@ ld.shared.b32 %v, [%b+64];
 st.global.b32 [%p+16], %v;"""
     report = gt.emulate(kernel(body), "k", block=1, args=[np.arange(3, 11, dtype=np.int32)])
     assert report.ok and [f.kind for f in report.findings] == kinds and report.results[0][4] == 3
+
+
+@pytest.mark.parametrize(("head", "kinds"), [("", ["registers"]), (".maxntid 128", [])])
+def test_setmaxnreg_that_the_assembler_ignores_is_advice(head: str, kinds: list[str]) -> None:
+    text = kernel("setmaxnreg.dec.sync.aligned.u32 40;", head=head)
+    report = gt.emulate(text, "k", block=128, args=[np.zeros(4, np.int32)])
+    assert report.ok and [f.kind for f in report.findings] == kinds

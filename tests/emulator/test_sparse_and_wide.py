@@ -157,21 +157,22 @@ def quad(body: str) -> tuple[np.ndarray, emulator.Report]:
     return report.results[0], report
 
 
-@pytest.mark.parametrize(
-    ("body", "after"),
-    [
-        ("ld.global.b128 %w0, [%p]; st.global.b128 [%p+16], %w0;", [1, 2, 1, 2, 5, 6]),
-        ("ld.global.v2.b64 {%x0, %x1}, [%p]; mov.b128 %w0, {%x1, %x0}; mov.b128 %w1, %w0; st.global.b128 [%p], %w1;",
+WIDE = [
+    ("ld.global.b128 %w0, [%p]; st.global.b128 [%p+16], %w0;", [1, 2, 1, 2, 5, 6]),
+    ("ld.global.v2.b64 {%x0, %x1}, [%p]; mov.b128 %w0, {%x1, %x0}; mov.b128 %w1, %w0; st.global.b128 [%p], %w1;",
          [2, 1, 3, 4, 5, 6]),
-        ("ld.global.b128 %w0, [%p]; mov.b128 {%x0, %x1}, %w0; st.global.b64 [%p+32], %x1;", [1, 2, 3, 4, 2, 6]),
-        ("ld.global.b128 %w0, [%p]; atom.global.exch.b128 %w1, [%p+16], %w0; st.global.b128 [%p], %w1;",
+    ("ld.global.b128 %w0, [%p]; mov.b128 {%x0, %x1}, %w0; st.global.b64 [%p+32], %x1;", [1, 2, 3, 4, 2, 6]),
+    ("ld.global.b128 %w0, [%p]; atom.global.exch.b128 %w1, [%p+16], %w0; st.global.b128 [%p], %w1;",
          [3, 4, 1, 2, 5, 6]),
-        ("ld.global.b128 %w0, [%p]; ld.global.b128 %w1, [%p+16]; atom.global.cas.b128 %w2, [%p], %w0, %w1;",
+    ("ld.global.b128 %w0, [%p]; ld.global.b128 %w1, [%p+16]; atom.global.cas.b128 %w2, [%p], %w0, %w1;",
          [3, 4, 3, 4, 5, 6]),
-        ("mov.b64 %x0, 1; mov.b64 %x1, 9; mov.b128 %w0, {%x0, %x1}; atom.global.cas.b128 %w2, [%p], %w0, %w0;",
+    ("mov.b64 %x0, 1; mov.b64 %x1, 9; mov.b128 %w0, {%x0, %x1}; atom.global.cas.b128 %w2, [%p], %w0, %w0;",
          [1, 2, 3, 4, 5, 6]),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+BODIES = [body for body, _ in WIDE]
+
+
+@pytest.mark.parametrize(("body", "after"), WIDE)
 def test_registers_of_128_bits(body: str, after: list[int]) -> None:
     values, report = quad(body)
     assert report.ok, report
