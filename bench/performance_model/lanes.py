@@ -1,21 +1,25 @@
-"""How many memory instructions of our kernels are known by their lanes' addresses, and what that costs.
+"""How many memory instructions of our kernels are known by their lanes' addresses, and what a prediction costs.
 
-    python -m bench.performance_model.lanes --variants 12 --seed 0
+    python -m bench.performance_model.lanes --variants 12 --seed 0 --json lanes.json
 
 For each kernel family and device, random valid configs of ordinary workloads are compiled with line information, and
 ``gpu_tune.model.performance.lanes_of`` says what it knows: memory instructions matched (of all, and of those in the hot
-loop), the share of wavefronts of shared memory that bank conflicts cost there, and its CPU time beside the compile's.
-No GPU is needed.
+loop), and the share of wavefronts of shared memory that bank conflicts cost there. Then, with caches that know nothing
+of the variant, the CPU time of the lanes and of decoding and playing (``predict``), beside the compile's in the same
+process: by family, and over all variants of all families. No GPU is needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import functools
+import gc
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from gpu_tune.cuda import cubin as cubins
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import GpuTuneError
+from gpu_tune.model.performance import predict
 from gpu_tune.model.performance.lanes import KernelLanes, lanes_of
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate, Rendered
@@ -76,7 +81,8 @@ def variants(template: Template, device: Device, count: int, seed: int) -> Itera
 
 @dataclass
 class Tally:
-    """What is known of one family's variants. ``costs``: CPU seconds of compile and of lanes, by variant."""
+    """What is known of one family's variants. ``costs``: CPU seconds of the compile, of the lanes, and of decoding and
+    playing, by variant."""
 
     variants: int = 0
     accesses: int = 0
@@ -85,7 +91,7 @@ class Tally:
     hot_matched: int = 0
     wavefronts: float = 0.0
     least: float = 0.0
-    costs: list[tuple[float, float]] = field(default_factory=list)
+    costs: list[tuple[float, float, float]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
     def add(self, program: cubins.Program, found: KernelLanes) -> None:
@@ -99,23 +105,48 @@ class Tally:
         if found.reason:
             self.reasons.append(found.reason)
 
+    def shares(self) -> dict[str, float]:
+        """Of accesses that are known, of the hot loop's, and of its wavefronts that bank conflicts cost."""
+        return {
+            "known": self.matched / max(1, self.accesses),
+            "hot": self.hot_matched / max(1, self.hot),
+            "conflicts": 1 - self.least / self.wavefronts if self.wavefronts else 0.0,
+        }
+
     def row(self) -> list[str]:
-        share = [100 * lanes / compiled for compiled, lanes in self.costs]
-        conflicts = 1 - self.least / self.wavefronts if self.wavefronts else 0.0
+        found = cost(self.costs)
         return [
             f"{self.variants}",
-            f"{self.accesses}",
-            _percent(self.matched, self.accesses),
-            f"{self.hot}",
-            _percent(self.hot_matched, self.hot),
-            f"{100 * conflicts:.1f} %",
-            f"{1e3 * statistics.median(lanes for _, lanes in self.costs):.1f}",
-            f"{statistics.median(share):.1f} %",
-            f"{np.quantile(share, 0.95):.1f} %",
+            *(f"{share:.1%}" for share in self.shares().values()),
+            f"{found['lanes ms']:.1f}",
+            f"{found['play ms']:.1f}",
+            f"{found['median']:.1%}",
+            f"{found['95 %']:.1%}",
         ]
 
 
-HEAD = ("variants", "accesses", "matched", "hot", "matched", "conflicts", "ms", "of compile", "95 %")
+HEAD = (
+    ("variants", 9), ("known", 8), ("hot", 8), ("conflicts", 10), ("lanes ms", 9), ("play ms", 8), ("median", 8),
+    ("95 %", 7),
+)  # fmt: skip
+MARKS = {"median": 0.03, "95 %": 0.15}
+"""Of the compile's CPU time that a prediction may add."""
+
+
+def cost(costs: Sequence[tuple[float, float, float]]) -> dict[str, float]:
+    """Of (compile, lanes, play) seconds by variant: shares of the compile's time, and medians in milliseconds."""
+    compiled, lanes, play = np.array(costs).T
+    share = (lanes + play) / compiled
+    return {
+        "variants": len(costs),
+        "median": float(np.median(share)),
+        "95 %": float(np.quantile(share, 0.95)),
+        "without lanes, median": float(np.median(play / compiled)),
+        "without lanes, 95 %": float(np.quantile(play / compiled, 0.95)),
+        "compile ms": 1e3 * float(np.median(compiled)),
+        "lanes ms": 1e3 * float(np.median(lanes)),
+        "play ms": 1e3 * float(np.median(play)),
+    }
 
 
 def judge(template: Template, devices: Sequence[Device], count: int, seed: int) -> Tally:
@@ -123,12 +154,14 @@ def judge(template: Template, devices: Sequence[Device], count: int, seed: int) 
     tally = Tally()
     for device in devices:
         for bound, rendered in variants(template, device, count, seed):
-            start = time.process_time()
-            cubin = nvrtc.to_cubin(rendered.source, device.arch, options=("-lineinfo",)).data
-            compiled = time.process_time()
+            to_cubin = functools.partial(nvrtc.to_cubin, rendered.source, device.arch, options=("-lineinfo",))
+            compiled, made = _timed(to_cubin)
+            cubin, plan = made.data, rendered.plan
             sizes = {name: array.nbytes for name, array in bound.computed.arrays().items()}
-            found = lanes_of(cubin, rendered.plan, sizes)
-            tally.costs.append((compiled - start, time.process_time() - compiled))
+            took, found = _timed(functools.partial(lanes_of, cubin, plan, sizes))
+            play = functools.partial(predict, cubin, plan, rendered.estimate, bound.computed, device, lanes=found)
+            played, _ = _timed(play)
+            tally.costs.append((compiled, took, played))
             tally.variants += 1
             programs = cubins.programs(cubin)
             for kernel, lanes in found.items():
@@ -136,8 +169,12 @@ def judge(template: Template, devices: Sequence[Device], count: int, seed: int) 
     return tally
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds, and the result. Garbage of what ran before is not this work's cost."""
+    gc.collect()
+    start = time.process_time()
+    found = work()
+    return time.process_time() - start, found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,20 +183,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", type=int, default=12, help="of each family and device")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", action="append", help=f"default: {', '.join(DEVICES)}")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("families", nargs="*", help="default: all")
     asked = parser.parse_args(arguments)
     devices = [by_name(name) for name in asked.device or DEVICES]
-    print(f"{'family':22}" + "".join(f"{name:>11}" for name in HEAD))
+    print(f"{'family':18}" + "".join(f"{name:>{wide}}" for name, wide in HEAD))
+    tallies: dict[str, Tally] = {}
     for name, template in registry().items():
         if asked.families and name not in asked.families:
             continue
         tally = judge(template, devices, asked.variants, asked.seed)
         if not tally.variants:
-            print(f"{name:22} computes none of the workloads on {', '.join(d.name for d in devices)}")
+            print(f"{name:18} computes none of the workloads on {', '.join(d.name for d in devices)}")
             continue
-        print(f"{name:22}" + "".join(f"{value:>11}" for value in tally.row()), flush=True)
+        tallies[name] = tally
+        print(f"{name:18}" + "".join(f"{v:>{wide}}" for v, (_, wide) in zip(tally.row(), HEAD)), flush=True)
         for reason in dict.fromkeys(tally.reasons):
             print(f"  nothing is known of {tally.reasons.count(reason)} kernels: {reason}")
+    if not tallies:
+        return
+    whole = cost([row for tally in tallies.values() for row in tally.costs])
+    print(
+        f"\nCPU time of lanes, decoding and playing over that of the compile, {whole['variants']} variants:\n"
+        f"  median {whole['median']:.1%} (mark {MARKS['median']:.0%}), 95th percentile {whole['95 %']:.1%} "
+        f"(mark {MARKS['95 %']:.0%})\n"
+        f"  without lanes {whole['without lanes, median']:.1%} and {whole['without lanes, 95 %']:.1%}; "
+        f"a compile takes {whole['compile ms']:.0f} ms"
+    )
+    if asked.json:
+        rows = {name: {**cost(tally.costs), **tally.shares()} for name, tally in tallies.items()}
+        asked.json.write_text(json.dumps({"families": rows, "all": whole, "marks": MARKS}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

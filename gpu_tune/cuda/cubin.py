@@ -16,6 +16,7 @@ The machine code itself is read by :mod:`~gpu_tune.cuda.sass`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import struct
@@ -102,7 +103,7 @@ def identity(data: bytes) -> bytes:
 
 def _reading(data: bytes, what: Callable[[Elf], _T]) -> _T:
     try:
-        return what(Elf(data))
+        return what(_elf(bytes(data)))
     except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise CorruptData(f"cubin of {len(data)} bytes: {error} (damaged; compile it again)") from error
 
@@ -219,6 +220,11 @@ def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += size
 
 
+@functools.lru_cache(maxsize=4)
+def _elf(data: bytes) -> Elf:
+    return Elf(data)
+
+
 def _expect(valid: bool, problem: str) -> None:
     if not valid:
         raise ValueError(problem)
@@ -278,4 +284,9 @@ def read_log(log: str) -> Mapping[str, PtxasReport]:
 
 def programs(cubin: bytes) -> dict[str, Program]:
     """The machine code of every kernel in ``cubin``, by name; CorruptData when it is no cubin."""
+    return dict(_programs(cubin))
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(cubin: bytes) -> dict[str, Program]:
     return _reading(cubin, lambda elf: {n: sass.decode(elf.bytes_of(s), elf.cc) for n, s in elf.texts()})

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .cubin import Elf, Section, _expect, _reading
 
@@ -29,14 +28,9 @@ _COPY, _ADVANCE_PC, _ADVANCE_LINE, _SET_FILE, _CONST_ADD_PC, _FIXED_ADVANCE_PC =
 _END, _SET_ADDRESS, _DEFINE_FILE, _INLINED = 1, 2, 3, 0x90
 
 
-class _Row(NamedTuple):
-    """A row of a line table; ``call``: the row of the call that inlined it, 0 for none (rows count from 1)."""
-
-    section: int
-    address: int
-    file: int
-    line: int
-    call: int
+_Row = tuple[int, int, int, int, int]
+"""A row of a line table: section, address, file, line, and the row of the call that inlined it, 0 for none (rows count
+from 1). A plain tuple: a kernel has thousands."""
 
 
 def ptx_lines(cubin: bytes) -> dict[str, tuple[int, ...]]:
@@ -66,7 +60,7 @@ def _ptx_lines(elf: Elf) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for _, rows in _tables(elf, PTX_TABLE):
         for name, of in _by_instruction(elf, rows).items():
-            found[name] = tuple(row.line if row else 0 for row in of)
+            found[name] = tuple([row[3] if row else 0 for row in of])
     return found
 
 
@@ -91,12 +85,13 @@ def _source_lines(elf: Elf) -> dict[str, tuple[Place, ...]]:
 
 def _chain(row: _Row, files: list[str], rows: list[_Row]) -> Iterator[tuple[str, int]]:
     for _ in range(_MAX_DEPTH):
-        _expect(0 < row.file <= len(files), f"line table names file {row.file} of {len(files)}")
-        yield files[row.file - 1], row.line
-        if not row.call:
+        _, _, file, line, call = row
+        _expect(0 < file <= len(files), f"line table names file {file} of {len(files)}")
+        yield files[file - 1], line
+        if not call:
             return
-        _expect(row.call <= len(rows), f"line table names row {row.call} of {len(rows)}")
-        row = rows[row.call - 1]
+        _expect(call <= len(rows), f"line table names row {call} of {len(rows)}")
+        row = rows[call - 1]
     raise ValueError(f"line table has calls more than {_MAX_DEPTH} deep")
 
 
@@ -104,18 +99,24 @@ def _by_instruction(elf: Elf, rows: list[_Row]) -> dict[str, list[_Row | None]]:
     """By kernel, the row of each instruction: the last one at or below its address."""
     texts = {index: s for index, s in enumerate(elf.sections) if s.name.startswith(".text.")}
     ordered: dict[int, dict[int, _Row]] = {}
+    known, starts = -1, dict[int, _Row]()
     for row in rows:
-        _expect(row.section in texts, f"line table is about section {row.section}, which is no code")
-        ordered.setdefault(row.section, {})[row.address // INSTRUCTION_BYTES] = (
-            row  # a call stands before what it inlines
-        )
+        if row[0] != known:
+            known = row[0]
+            _expect(known in texts, f"line table is about section {known}, which is no code")
+            starts = ordered.setdefault(known, {})
+        starts[row[1] // INSTRUCTION_BYTES] = row  # a call stands before what it inlines
     found: dict[str, list[_Row | None]] = {}
     for section, starts in ordered.items():
         here: _Row | None = None
-        out = found.setdefault(texts[section].name[6:], [])
-        for index in range(texts[section].size // INSTRUCTION_BYTES):
-            here = starts.get(index, here)
-            out.append(here)
+        out, count = list[_Row | None](), texts[section].size // INSTRUCTION_BYTES
+        for index in sorted(starts):
+            if index >= count:
+                break
+            out += [here] * (index - len(out))
+            here = starts[index]
+        out += [here] * (count - len(out))
+        found.setdefault(texts[section].name[6:], []).extend(out)
     return found
 
 
@@ -183,54 +184,68 @@ class _Program:
         self.folders, self.at = folders, program
 
     def _file(self, name: str, folders: list[str]) -> None:
-        folder, _, _ = self._number(), self._number(), self._number()
+        folder, _, _ = self._next(), self._next(), self._next()
         _expect(folder < len(folders), f"file {name!r} lies in folder {folder} of {len(folders)}")
         self.files.append(f"{folders[folder]}/{name}" if folders[folder] and not name.startswith("/") else name)
 
     def run(self) -> tuple[list[str], list[_Row]]:
+        # the loop over the bytes is what reading line tables costs, hence the local names
+        body, at, end, base, number = self.body, self.at, self.end, self.opcode_base, self._number
+        moves = [divmod(n, self.line_range) for n in range(256 - base)]
+        special = [(lines * self.step, self.line_base + rest) for lines, rest in moves]
         rows: list[_Row] = []
         section, address, file, line, call, first = 0, 0, 1, 1, 0, 0
-        while self.at < self.end:
-            opcode = self._byte()
-            if opcode >= self.opcode_base:
-                move = opcode - self.opcode_base
-                address += move // self.line_range * self.step
-                line += self.line_base + move % self.line_range
+        while at < end:
+            opcode = body[at]
+            at += 1
+            if opcode >= base:
+                further, down = special[opcode - base]
+                address += further
+                line += down
             elif opcode == _ADVANCE_PC:
-                address += self._number() * self.step
+                value, at = number(at)
+                address += value * self.step
+                continue
             elif opcode == _ADVANCE_LINE:
-                line += self._number(signed=True)
+                value, at = number(at, signed=True)
+                line += value
+                continue
             elif opcode == _SET_FILE:
-                file = self._number()
+                file, at = number(at)
+                continue
             elif opcode == _CONST_ADD_PC:
-                address += (255 - self.opcode_base) // self.line_range * self.step
+                address += (255 - base) // self.line_range * self.step
+                continue
             elif opcode == _FIXED_ADVANCE_PC:
+                self.at = at
                 address += self._take("<H")[0]
+                at = self.at
+                continue
             elif opcode == 0:
-                size = self._number()
-                start = self.at
-                _expect(0 < size <= self.end - start, "an extended opcode reaches past its line table")
-                extended = self._byte()
+                size, start = number(at)
+                _expect(0 < size <= end - start, "an extended opcode reaches past its line table")
+                extended, at = body[start], start + 1
                 if extended == _SET_ADDRESS:
                     _expect(size == 9, "an address in a line table has no 8 bytes")
-                    section, address = self.targets.get(self.at, (0, 0))
-                    address += struct.unpack_from("<Q", self.body, self.at)[0]
+                    section, address = self.targets.get(at, (0, 0))
+                    address += struct.unpack_from("<Q", body, at)[0]
                 elif extended == _INLINED:
-                    call = self._number()
+                    call, _ = number(at)
                     call += first if call else 0
                 elif extended == _DEFINE_FILE:
+                    self.at = at
                     self._file(self._text(), self.folders)
-                self.at = start + size
+                at = start + size
                 if extended == _END:
                     section, address, file, line, call, first = 0, 0, 1, 1, 0, len(rows)
                 continue
             elif opcode != _COPY:
                 for _ in range(self.operands[opcode - 1]):
-                    self._number()
+                    _, at = number(at)
                 continue
-            if opcode == _COPY or opcode >= self.opcode_base:
-                _expect(len(rows) < _MAX_ROWS and address >= 0, "line table is too long")
-                rows.append(_Row(section, address, file, line, call))
+            if address < 0 or len(rows) >= _MAX_ROWS:
+                raise ValueError("line table is too long")
+            rows.append((section, address, file, line, call))
         return self.files, rows
 
     def _take(self, form: str) -> tuple[int, ...]:
@@ -240,21 +255,24 @@ class _Program:
         self.at += size
         return values
 
-    def _byte(self) -> int:
-        _expect(self.at < self.end, "line table ends too early")
-        self.at += 1
-        return self.body[self.at - 1]
-
-    def _number(self, signed: bool = False) -> int:
-        """A LEB128 number."""
+    def _number(self, at: int, *, signed: bool = False) -> tuple[int, int]:
+        """The LEB128 number at ``at``, and where it ends."""
         value = shift = 0
         while True:
-            byte = self._byte()
+            if at >= self.end:
+                raise ValueError("line table ends too early")
+            byte = self.body[at]
+            at += 1
             value |= (byte & 0x7F) << shift
             shift += 7
-            _expect(shift <= 70, "a number in a line table is too long")
+            if shift > 70:
+                raise ValueError("a number in a line table is too long")
             if byte < 0x80:
-                return value - (1 << shift) if signed and byte & 0x40 else value
+                return (value - (1 << shift) if signed and byte & 0x40 else value), at
+
+    def _next(self) -> int:
+        value, self.at = self._number(self.at)
+        return value
 
     def _text(self) -> str:
         end = self.body.find(b"\0", self.at, self.end)

@@ -72,7 +72,8 @@ DATA = ("fp16", "bf16", "tf32", "int8", "fp8", "int4")
 @functools.cache
 def _named(names: str, cc: int) -> NDArray[np.bool_]:
     """For each number, whether its operation is one of ``names``, which are separated by blanks."""
-    return np.isin([operation(number, cc) for number in range(512)], names.split())
+    wanted = frozenset(names.split())
+    return np.array([name in wanted for name in _operations(cc)])
 
 
 def operation(number: int, cc: int) -> str:
@@ -83,9 +84,15 @@ def operation(number: int, cc: int) -> str:
 
 
 @functools.cache
+def _operations(cc: int) -> list[str]:
+    """The name of every number."""
+    return [operation(number, cc) for number in range(512)]
+
+
+@functools.cache
 def _pipes(cc: int) -> NDArray[np.int8]:
     """The index in PIPES of every operation."""
-    names = [operation(number, cc) for number in range(512)]
+    names = _operations(cc)
     return np.array([PIPES.index("uniform" if n == "U" else _PIPE_OF.get(n, "none")) for n in names], np.int8)
 
 
@@ -151,12 +158,22 @@ class Program:
 
     def is_(self, names: str) -> NDArray[np.bool_]:
         """Which instructions may run and are one of the operations ``names``, which are separated by blanks."""
-        return _named(names, self.cc)[self.number] & ~self.never
+        found = self._found.get(names)
+        if found is None:
+            found = self._found[names] = _named(names, self.cc)[self.number] & ~self.never
+            found.flags.writeable = False
+        return found
+
+    @functools.cached_property
+    def _found(self) -> dict[str, NDArray[np.bool_]]:
+        """What ``is_`` answered; the player's tables ask for the same names at every number of resident blocks."""
+        return {}
 
     @functools.cached_property
     def names(self) -> list[str]:
         """The operation of every instruction."""
-        return [operation(number, self.cc) for number in self.number.tolist()]
+        known = _operations(self.cc)
+        return [known[number] for number in self.number.tolist()]
 
     @property
     def idle(self) -> NDArray[np.bool_]:
@@ -165,7 +182,7 @@ class Program:
 
     def name(self, index: int) -> str:
         """The operation at ``index``."""
-        return operation(int(self.number[index]), self.cc)
+        return _operations(self.cc)[self.number[index]]
 
     def __iter__(self) -> Iterator[Instruction]:
         for i in range(len(self)):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ...cuda import cubin as cubins
 from ...cuda.device import DEFAULT, Device, by_name
-from ...errors import InvalidInput, require
+from ...emulator import unavailable_reason
+from ...errors import EmulationError, InvalidInput, require
+from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
+from .lanes import KernelLanes, l1_bytes, lanes_of
 from .prediction import Prediction, predict_kernel
 
+log = logging.getLogger(__name__)
 _Dim = int | tuple[int, ...]
+_APART = 256
+"""Arrays start at multiples of so many bytes, as cudaMalloc's do."""
 
 
 def predict(
@@ -22,6 +32,7 @@ def predict(
     shared_bytes: int = 0,
     trips: float = 1.0,
     dram_bytes: float = 0.0,
+    arguments: Sequence[int | np.generic] | None = None,
     device: Device | str | None = None,
 ) -> Prediction:
     """The time of one launch of a kernel in a cubin (of Triton, CuPy, CUTLASS, nvcc), from its instructions.
@@ -31,10 +42,19 @@ def predict(
     ``trips``: iterations of the hot loop (the one with most arithmetic) that a block runs. ``dram_bytes``: what the
     whole launch moves to and from DRAM; 0 where that is not to bound it.
 
-    Limits. Machine code does not say what the lanes of an access share, so bank conflicts and scattered loads are not
-    seen; branches other than the hot loop's are not taken; a time has no interval, because the kind of kernel was not
-    judged: compare predictions of variants of one kernel, and do not quote one as seconds. InvalidInput names a cubin
-    of another architecture or kernel, and numbers that are no launch; CorruptData a file that is no cubin.
+    ``arguments``: an entry for each parameter of the kernel: for a pointer the bytes of its array (an int), for a
+    number its value as a NumPy scalar of its width, such as ``np.int32(4096)``. With them, and with a cubin that holds
+    its PTX and line information (``-lineinfo`` of nvcc and NVRTC; Triton's do), one block is run on zeros by the
+    emulator to see what the lanes of each access share.
+
+    Limits. Machine code does not say what the lanes of an access share: without ``arguments``, without line information
+    and for accesses that the block in the middle of the grid does not make (where zeros as data lead elsewhere, say),
+    bank conflicts and scattered loads are not seen. That PTX is one that the emulator runs, and that parameters are
+    pointers and numbers of 4 or 8 bytes, is required for it: structs and tensor maps by value are not taken. A warning
+    is logged where ``arguments`` were of no use. Branches other than the hot loop's are not taken; a time has no
+    interval, because the kind of kernel was not judged: compare predictions of variants of one kernel, and do not quote
+    one as seconds. InvalidInput names a cubin of another architecture or kernel, numbers that are no launch, and
+    arguments that are not the kernel's; CorruptData a file that is no cubin.
     """
     data = cubin if isinstance(cubin, bytes) else Path(cubin).read_bytes()
     chip = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
@@ -53,9 +73,64 @@ def predict(
     for subject, value in (("trips", trips), ("dram_bytes", dram_bytes), ("shared_bytes", shared_bytes)):
         real = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
         require(real, subject, value, "is no finite number from 0 on", f"give {subject} as a number")
+    lanes = None
+    if arguments is not None:
+        args, nbytes = _bound(arguments, found.kernels[name])
+        step = KernelStep(name, launch[0], launch[1], args, int(shared_bytes))
+        lanes = _lanes(data, step, nbytes, found.kernels[name], chip)
     return predict_kernel(
-        data, name, launch[0], launch[1], chip, shared_bytes=shared_bytes, trips=trips, dram_bytes=dram_bytes
-    )
+        data, name, launch[0], launch[1], chip,
+        shared_bytes=shared_bytes, trips=trips, dram_bytes=dram_bytes, lanes=lanes,
+    )  # fmt: skip
+
+
+def _bound(arguments: Sequence[int | np.generic], taken: cubins.KernelFacts) -> tuple[tuple[Arg, ...], int]:
+    """The arguments as a plan has them, every array a part of buffer ``a``; and the bytes of that buffer."""
+    params = sorted(taken.params, key=lambda p: p.offset)
+    rule = f"are not the {len(params)} parameters of kernel {taken.name!r}"
+    require(len(arguments) == len(params), "arguments", len(arguments), rule, "give an entry for each, in order")
+    args: list[Arg] = []
+    end = 0
+    for place, (value, param) in enumerate(zip(arguments, params)):
+        subject, given = f"argument {place}", type(value).__name__
+        if isinstance(value, np.generic):
+            number = isinstance(value, np.number) and value.nbytes in (4, 8)
+            require(
+                number, subject, given, "is no number of 4 or 8 bytes", "structs and maps are not taken: see predict"
+            )
+            bits = int.from_bytes(value.tobytes(), "little")
+            args.append(ScalarArg(f"p{place}", f"uint{8 * value.nbytes}", bits))
+            width = value.nbytes
+        else:
+            sound = type(value) is int and value >= 0
+            remedy = "give bytes of an array, or a number's value as np.int32(...)"
+            require(sound, subject, value, "is neither a size nor a NumPy scalar", remedy)
+            args.append(BufferArg("a", end))
+            end += -(-value // _APART) * _APART
+            width = 8
+        fits = width == param.size
+        require(fits, subject, given, f"takes {width} bytes, the parameter has {param.size}", "give one of its width")
+    return tuple(args), end
+
+
+def _lanes(
+    cubin: bytes, step: KernelStep, nbytes: int, taken: cubins.KernelFacts, device: Device
+) -> KernelLanes | None:
+    """What the lanes of the kernel's accesses share; None, with a warning, where that cannot be known."""
+    reason = unavailable_reason()
+    if not reason:
+        shared = step.shared_bytes + taken.static_shared_bytes
+        l1 = l1_bytes(device, shared, device.resident_blocks(step.threads, taken.registers, shared))
+        try:
+            found = lanes_of(cubin, LaunchPlan((step,)), {"a": nbytes}, l1_bytes=l1).get(step.kernel)
+        except EmulationError as error:
+            reason = str(error)
+        else:
+            if found is not None and not found.reason:
+                return found
+            reason = found.reason if found is not None else "the kernel has no line information"
+    log.warning("kernel %s: what the lanes of its accesses share is not known: %s", step.kernel, reason)
+    return None
 
 
 def _three(subject: str, value: _Dim) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@ enum Kind {
 };
 enum Cause { ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY, CAUSES };
 enum { UNITS = 8, BOARDS = 8, NO_BOARD = 7, COLUMNS = 2 + CAUSES + UNITS };
+constexpr double NEVER = std::numeric_limits<double>::infinity();
 constexpr double MEMORY_ISSUE = 2.0, SOURCES_READ = 12.0, AFTER_QUEUE = 8.0, COPY_READ = 16.0;
 
 struct Event {
@@ -29,7 +31,6 @@ struct Ring {
 
 struct Warp {
     double ready = 0.0;
-    int64_t order = 0;
     int why = DEPENDENCY;
     int place = 0, end = 0, group = 0, block = 0, reader = 0;
     bool running = true;
@@ -59,11 +60,12 @@ class Player {
           write_barriers(ints + 4 * count), read_barriers(ints + 5 * count), waits(ints + 6 * count),
           arguments(ints + 7 * count), intervals(reals), latencies(reals + count), l2s(reals + 2 * count), trace(trace),
           mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]), release(constants[2]),
-          result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
+          result(result), warps(warp_count), readies(warp_count), orders(warp_count),
+          total(mark_count), mark_at(length, -1) {
         int groups = 0, blocks = 0;
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
-            x.order = w;
+            orders[w] = w;
             x.place = cast[w];
             x.end = cast[warp_count + w];
             x.group = cast[2 * warp_count + w];
@@ -105,25 +107,31 @@ class Player {
         for (int u = 0; u < UNITS; ++u) row[2 + CAUSES + u] = busy[u];
     }
 
-    // The running warp that may issue first, and the next one's time.
-    int earliest(bool& several, double& second) const {
-        int next = -1, other = -1;
-        const auto before = [&](int a, int b) {
-            const Warp &x = warps[a], &y = warps[b];
-            return x.ready < y.ready || (x.ready == y.ready && x.order < y.order);
-        };
-        for (int v = 0; v < static_cast<int>(warps.size()); ++v) {
-            if (!warps[v].running) continue;
-            if (next < 0 || before(v, next)) {
-                other = next;
+    // The running warp that may issue first, the earlier in order of equal ones, and the next one's time (NEVER: none).
+    int earliest(double& second) const {
+        const int count = static_cast<int>(readies.size());
+        int next = 0;
+        double first = readies[0];
+        second = NEVER;
+        for (int v = 1; v < count; ++v) {
+            const double ready = readies[v];
+            if (ready < first || (ready == first && orders[v] < orders[next])) {
+                second = first;
+                first = ready;
                 next = v;
-            } else if (other < 0 || before(v, other)) {
-                other = v;
+            } else if (ready < second) {
+                second = ready;
             }
         }
-        several = other >= 0;
-        second = several ? warps[other].ready : 0.0;
         return next;
+    }
+
+    // Warp v may issue at `ready`; equal ones go in the order in which they came to be ready.
+    void schedule(int v, double ready, int why) {
+        Warp& w = warps[v];
+        w.ready = readies[v] = ready;
+        w.why = why;
+        orders[v] = turn++;
     }
 
     int fill(const Warp& w, int count) const {
@@ -132,17 +140,16 @@ class Player {
     }
 
     void wake(int v, double ready, int why) {
-        warps[v].ready = ready;
-        warps[v].why = why;
-        warps[v].order = turn++;
+        schedule(v, ready, why);
         if (!warps[v].running) {
             warps[v].running = true;
             ++running;
         }
     }
 
-    void stop(Warp& w) {
-        w.running = false;
+    void stop(int v) {
+        warps[v].running = false;
+        readies[v] = NEVER;
         --running;
     }
 
@@ -187,9 +194,8 @@ class Player {
     }
 
     void step() {
-        bool several;
         double second;
-        const int x = earliest(several, second);
+        const int x = earliest(second);
         Warp& w = warps[x];
         Slots& mine = slots[w.block];
         const int i = trace[w.place], kind = kinds[i], unit = units[i], argument = arguments[i];
@@ -204,7 +210,7 @@ class Player {
             if (wait & 1) later(w.boards[b]);
         }
         if (!waited(w, mine, kind, argument)) {
-            stop(w);
+            stop(x);
             mine.parked.push_back(x);
             return;
         }
@@ -213,10 +219,8 @@ class Player {
             t = memory - queue;
             reason = SHARED;
         }
-        if (t > w.ready && t > issue && several && second < t) {
-            w.ready = t;
-            w.why = reason;
-            w.order = turn++;
+        if (t > w.ready && t > issue && second < t) {
+            schedule(x, t, reason);
             return;
         }
         if (t > issue) spent[reason] += t - issue;
@@ -318,16 +322,14 @@ class Player {
                 if (resumes > end) end = resumes;
                 --to_finish;
             }
-            stop(w);
+            stop(x);
             --alive[w.group];
         } else if (kind == SYNC) {
             waiting[w.group].push_back(x);
-            stop(w);
+            stop(x);
             resumes = t + barrier;
         } else {
-            w.ready = resumes;
-            w.why = DEPENDENCY;
-            w.order = turn++;
+            schedule(x, resumes, DEPENDENCY);
             return;
         }
         std::vector<int>& meeting = waiting[w.group];
@@ -345,6 +347,8 @@ class Player {
     double queue, barrier, release;
     double* result;
     std::vector<Warp> warps;
+    std::vector<double> readies;  // of running warps, NEVER of others; beside the warps, since every step looks at all
+    std::vector<int64_t> orders;
     std::vector<Slots> slots;
     std::vector<std::vector<int>> waiting;
     std::vector<int> alive, total, to_pass, mark_at;

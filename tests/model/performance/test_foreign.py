@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gpu_tune as gt
 from gpu_tune.cuda import nvrtc
 from gpu_tune.errors import CorruptData, InvalidInput
+from tests.helpers.emulator.snippets import needs_emulator
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 SOURCE = """
@@ -51,6 +54,62 @@ def test_more_work_takes_longer(cubin: bytes, tmp_path: Path) -> None:
 def test_what_is_no_launch_is_refused(cubin: bytes, options: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         gt.predict(cubin, **{"grid": 1, "block": 32, "device": "nvidia-a100", **options})
+
+
+STRIDED = """
+extern "C" __global__ void strided(const float* a, float* out, int stride, int n) {
+    __shared__ float s[32 * PITCH];
+    float sum = 0;
+    #pragma unroll 1
+    for (int i = 0; i < n; ++i) {
+        s[threadIdx.x * PITCH + i % 32] = a[(i * 32 + threadIdx.x) * stride];
+        __syncwarp();
+        sum += s[threadIdx.x * PITCH + (i + 1) % 32];
+    }
+    out[blockIdx.x * 32 + threadIdx.x] = sum;
+}
+"""
+
+
+@needs_emulator
+def test_arguments_tell_what_lanes_share(cubin: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows of 32 floats meet one bank, and a stride of 32 floats scatters the load: machine code says neither."""
+    lined = {
+        pitch: nvrtc.to_cubin(f"#define PITCH {pitch}\n{STRIDED}", "sm_80", options=("-lineinfo",)).data
+        for pitch in (32, 33)
+    }
+
+    def iteration(pitch: int, *arguments: int | np.generic) -> float:
+        given = {"arguments": arguments} if arguments else {}
+        return gt.predict(lined[pitch], 108 * 32, 32, trips=100, device="nvidia-a100", **given).iteration
+
+    unknown = iteration(33)
+    free, conflicts, scattered = (
+        iteration(pitch, 2**26, 2**20, np.int32(stride), np.int32(100))
+        for pitch, stride in ((33, 1), (32, 1), (33, 32))
+    )
+    assert free == pytest.approx(unknown, rel=0.1)
+    assert conflicts > 1.5 * unknown and scattered > 1.1 * free
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, logger="gpu_tune"):
+        found = gt.predict(cubin, 108, 256, device="nvidia-a100", arguments=(2**20, 2**20, np.int32(9)))
+    assert found == gt.predict(cubin, 108, 256, device="nvidia-a100")
+    assert "no line information" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((2**20, 2**20), "are not the 3 parameters of kernel 'sums'"),
+        ((2**20, 2**20, 2**20), "argument 2: 'int' takes 8 bytes, the parameter has 4"),
+        ((2**20, 2**20, np.int64(9)), "takes 8 bytes, the parameter has 4"),
+        ((2**20, -1, np.int32(9)), "argument 1: -1 is neither a size nor a NumPy scalar"),
+        ((2**20, 2**20, np.int16(9)), "is no number of 4 or 8 bytes"),
+    ],
+)
+def test_arguments_that_are_not_the_kernels_are_refused(cubin: bytes, arguments: tuple[object, ...], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        gt.predict(cubin, 1, 32, device="nvidia-a100", arguments=arguments)
 
 
 def test_what_is_no_cubin_is_damaged_data() -> None:
