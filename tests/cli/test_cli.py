@@ -92,6 +92,18 @@ def test_records_are_listed_exported_and_imported(warm, tmp_path, monkeypatch):
     assert len(list(csv.DictReader(io.StringIO(run("records", "--csv", "-").stdout)))) == 5
 
 
+def test_at_80_columns_a_workloads_key_is_whole_and_no_line_is_longer(warm, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("records").stdout.splitlines()
+    assert any(line.startswith(f"{KEY}  nvidia-h200") for line in lines[1:])
+    searched = run("show", "search", *ARGS).stdout.splitlines()
+    best = next(i for i, line in enumerate(searched) if line.startswith("best  "))
+    assert searched[best + 1].startswith("      ") and searched[best + 1].count("=") >= 3 and "{" not in searched[best]
+    planned = run("bench", "squares", "--select", "512").stdout.splitlines()[1:]
+    assert any("matmul-512x512x512-bfloat16-nt" in line for line in planned)
+    assert max(map(len, [*lines[1:], *searched[2:], *planned])) <= 80
+
+
 def test_records_and_replay_refuse_what_they_cannot_read(home, tmp_path):
     (tmp_path / "junk.jsonl").write_text("junk\n")
     (tmp_path / "junk.json").write_text("{}")
