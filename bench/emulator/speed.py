@@ -31,25 +31,24 @@ def problems() -> dict[str, Any]:
     """By name: the PTX, the launch plan as JSON and the arrays by name."""
     from gpu_tune.cuda import device, nvrtc
     from gpu_tune.reference import allocate, example_inputs
+    from gpu_tune.space.knob import Config, Value
     from gpu_tune.templates.base import render
-    from gpu_tune.templates.matmul_wgmma import PLAIN
     from gpu_tune.templates.registry import registry
     from gpu_tune.workload import Matmul
 
     h100 = device.by_name("h100")
     long, short = (Matmul(1024, n, k, dtype="bfloat16", layout="nt") for n, k in ((512, 512), (1024, 64)))
-    tma = dict(PLAIN, cluster_m=2)
-    tries = {
-        "simt": ("matmul_simt", Matmul(256, 256, 256), {}),
+    tries: dict[str, tuple[str, Matmul, dict[str, Value]]] = {
+        "simt": ("matmul_simt", Matmul(256, 256, 256, dtype="float32"), {}),
         "mma": ("matmul_mma", Matmul(512, 512, 512, dtype="bfloat16", layout="nt"), {}),
-        "wgmma": ("matmul_wgmma", long, dict(tma, epilogue="ring")),
-        "wgmma, short K, TMA store": ("matmul_wgmma", short, dict(tma, epilogue="ring")),
-        "wgmma, short K, plain store": ("matmul_wgmma", short, tma),
+        "wgmma": ("matmul_wgmma", long, {}),
+        "wgmma, short K, TMA store": ("matmul_wgmma", short, {"epilogue_store": "staged"}),
+        "wgmma, short K, plain store": ("matmul_wgmma", short, {"epilogue_store": "direct"}),
     }
     made = {}
-    for name, (template_name, workload, config) in tries.items():
+    for name, (template_name, workload, changes) in tries.items():
         template = registry()[template_name]
-        chosen: Any = config or template.default(workload, h100)
+        chosen = Config(template.default(workload, h100), **changes)
         ptx = nvrtc.to_ptx(render(template, chosen, workload, h100), h100.arch, lineinfo=True).data.decode()
         arrays = {**example_inputs(workload), "out": allocate(workload.arrays()["out"])}
         made[name] = (ptx, template.plan(chosen, workload, h100).to_json(), arrays)
