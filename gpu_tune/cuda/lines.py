@@ -207,8 +207,13 @@ class _Program:
                 address += value * self.step
                 continue
             elif opcode == _ADVANCE_LINE:
-                value, at = number(at, signed=True)
-                line += value
+                value = body[at] if at < end else 0x80
+                if value < 0x80:  # one byte, as most are
+                    at += 1
+                    line += value - 0x80 if value & 0x40 else value
+                else:
+                    value, at = number(at, signed=True)
+                    line += value
                 continue
             elif opcode == _SET_FILE:
                 file, at = number(at)

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <limits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -17,12 +16,16 @@ enum Kind {
 };
 enum Cause { ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY, CAUSES };
 enum { UNITS = 8, BOARDS = 8, NO_BOARD = 7, COLUMNS = 2 + CAUSES + UNITS };
-constexpr double NEVER = std::numeric_limits<double>::infinity();
 constexpr double MEMORY_ISSUE = 2.0, SOURCES_READ = 12.0, AFTER_QUEUE = 8.0, COPY_READ = 16.0;
 
 struct Event {
     double time = 0.0;
     int why = LATENCY;
+};
+
+struct Place {
+    double ready;
+    int warp;
 };
 
 struct Ring {
@@ -60,12 +63,11 @@ class Player {
           write_barriers(ints + 4 * count), read_barriers(ints + 5 * count), waits(ints + 6 * count),
           arguments(ints + 7 * count), intervals(reals), latencies(reals + count), l2s(reals + 2 * count), trace(trace),
           mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]), release(constants[2]),
-          result(result), warps(warp_count), readies(warp_count), orders(warp_count),
-          total(mark_count), mark_at(length, -1) {
+          result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
         int groups = 0, blocks = 0;
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
-            orders[w] = w;
+            line.push_back({0.0, w});
             x.place = cast[w];
             x.end = cast[warp_count + w];
             x.group = cast[2 * warp_count + w];
@@ -84,7 +86,7 @@ class Player {
             for (const Warp& x : warps) total[m] += x.place <= marks[m] && marks[m] < x.end;
         }
         to_pass = total;
-        turn = running = warp_count;
+        running = warp_count;
     }
 
     // Whether all warps came to their ends.
@@ -107,31 +109,20 @@ class Player {
         for (int u = 0; u < UNITS; ++u) row[2 + CAUSES + u] = busy[u];
     }
 
-    // The running warp that may issue first, the earlier in order of equal ones, and the next one's time (NEVER: none).
-    int earliest(double& second) const {
-        const int count = static_cast<int>(readies.size());
-        int next = 0;
-        double first = readies[0];
-        second = NEVER;
-        for (int v = 1; v < count; ++v) {
-            const double ready = readies[v];
-            if (ready < first || (ready == first && orders[v] < orders[next])) {
-                second = first;
-                first = ready;
-                next = v;
-            } else if (ready < second) {
-                second = ready;
-            }
-        }
-        return next;
-    }
-
-    // Warp v may issue at `ready`; equal ones go in the order in which they came to be ready.
+    // Warp v may issue at `ready`. The line has the running warps by that time, equal ones as they came to be ready: only
+    // the first is ever looked at, and what it lets pass is moved up.
     void schedule(int v, double ready, int why) {
-        Warp& w = warps[v];
-        w.ready = readies[v] = ready;
-        w.why = why;
-        orders[v] = turn++;
+        warps[v].ready = ready;
+        warps[v].why = why;
+        std::size_t at = 0;
+        while (at < line.size() && line[at].warp != v) ++at;
+        if (at == line.size()) {
+            line.push_back({ready, v});
+            for (; at && line[at - 1].ready > ready; --at) line[at] = line[at - 1];
+        } else {
+            for (; at + 1 < line.size() && line[at + 1].ready <= ready; ++at) line[at] = line[at + 1];
+        }
+        line[at] = {ready, v};
     }
 
     int fill(const Warp& w, int count) const {
@@ -149,7 +140,9 @@ class Player {
 
     void stop(int v) {
         warps[v].running = false;
-        readies[v] = NEVER;
+        std::size_t at = 0;
+        while (line[at].warp != v) ++at;
+        line.erase(line.begin() + static_cast<std::ptrdiff_t>(at));
         --running;
     }
 
@@ -194,8 +187,7 @@ class Player {
     }
 
     void step() {
-        double second;
-        const int x = earliest(second);
+        const int x = line[0].warp;
         Warp& w = warps[x];
         Slots& mine = slots[w.block];
         const int i = trace[w.place], kind = kinds[i], unit = units[i], argument = arguments[i];
@@ -219,7 +211,7 @@ class Player {
             t = memory - queue;
             reason = SHARED;
         }
-        if (t > w.ready && t > issue && second < t) {
+        if (t > w.ready && t > issue && line.size() > 1 && line[1].ready < t) {
             schedule(x, t, reason);
             return;
         }
@@ -347,15 +339,13 @@ class Player {
     double queue, barrier, release;
     double* result;
     std::vector<Warp> warps;
-    std::vector<double> readies;  // of running warps, NEVER of others; beside the warps, since every step looks at all
-    std::vector<int64_t> orders;
+    std::vector<Place> line;
     std::vector<Slots> slots;
     std::vector<std::vector<int>> waiting;
     std::vector<int> alive, total, to_pass, mark_at;
     double free[UNITS] = {}, busy[UNITS] = {}, spent[CAUSES] = {};
     double issue = 0.0, memory = 0.0, l2_done = 0.0, end = 0.0, t = 0.0;
     int reason = ISSUE, running = 0, to_finish = 0;
-    int64_t turn = 0;
 };
 
 }  // namespace
