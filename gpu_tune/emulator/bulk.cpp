@@ -422,15 +422,18 @@ void land_bulk(Warp& w, const Transfer& t) {
   Machine& m = *w.machine;
   u8* shared = t.cta->shared.data();
   mark_source(w, t, -1);
+  const Buffer* known = t.map ? &m.buffers[size_t(t.map->buffer)] : nullptr;
+  const bool tracked = known ? known->writable : has_shadow(m, t.source);
   auto put = [&](u32 at, u64 global, u32 bytes) {
     if (!global) {
       if (t.map->nan_fill) memset(shared + at, 0xFF, bytes);
       else memset(shared + at, 0, bytes);
       return;
     }
-    const u8* p = global_pointer(w, global, bytes, false, "tensor load");
+    const bool within = known && global >= known->base && global + bytes <= known->base + known->size;
+    const u8* p = within ? known->data + (global - known->base) : global_pointer(w, global, bytes, false, "tensor load");
     if (!p) return;
-    check_global_access(w, global, bytes, false, kAnyLane, false, t.clock, true);
+    if (tracked) check_global_access(w, global, bytes, false, kAnyLane, false, t.clock, true);
     if (bytes == 16) memcpy(shared + at, p, 16);      // the usual piece, without a call
     else memcpy(shared + at, p, bytes);
     if (t.map && t.map->rounds) round_words(shared + at, bytes);

@@ -409,15 +409,16 @@ struct Shape { int N, K, bytes; };
 Shape shape_of(const Instr& i) { return {i.op, i.mode, type_size(i.type)}; }
 
 u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, int bytes) {
-  u64 h = 1469598103934665603ull;
+  u64 h[2] = {1469598103934665603ull, 88172645463325252ull};      // two chains, which need not wait for each other
+  const u8* shared = cta.shared.data();
+  const u32 top = cta.top;
   for_chunks(d, 0, rows, K, mn_major, bytes, [&](u32 a, int, int, int) {
-    if (a + 16 > cta.top) return;
+    if (a + 16 > top) return;
     u64 v[2];
-    memcpy(v, cta.shared.data() + a, 16);
-    h = (h ^ v[0]) * 1099511628211ull;
-    h = (h ^ v[1]) * 1099511628211ull;
+    memcpy(v, shared + a, 16);
+    for (int q = 0; q < 2; ++q) h[q] = (h[q] ^ v[q]) * 1099511628211ull;
   });
-  return h;
+  return h[0] ^ h[1] * 0x9E3779B97F4A7C15ull;
 }
 void check_operand_access(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
   u32 chunks[512], n = 0;
