@@ -14,7 +14,7 @@ from ...plan import MainLoop
 from . import roles, trace
 from .cast import Cast
 from .constants import architecture
-from .costs import CAUSES, UNITS, Costs, costs
+from .costs import CAUSES, LATENCY, UNITS, Costs, costs
 from .lanes import KernelLanes
 from .player import Played, play
 from .roles import Specialised
@@ -102,7 +102,10 @@ class Kernel:
             return Wave(*self.specialised[blocks].cycles(units, self.loop.steps))
         pace = self.pace(blocks)
         causes = np.maximum(0.0, pace.causes * trips + pace.rest_causes)
-        return Wave(units * pace.cycles(trips), units * causes, pace.iteration, pace.shares)
+        # bulk copies whose roles are unknown: nothing waits for them here, but a block's first products do
+        fill = self.sm.dram if self.program.is_("UTMALDG UBLKCP").any() else 0.0
+        causes[LATENCY] += fill
+        return Wave(units * (pace.cycles(trips) + fill), units * causes, pace.iteration, pace.shares)
 
     def _table(self, blocks: int) -> Costs:
         return costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)

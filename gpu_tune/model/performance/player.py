@@ -56,6 +56,10 @@ AFTER_QUEUE = 8.0
 COPY_READ = 16.0
 
 
+class Stuck(ValueError):
+    """Warps wait for each other forever."""
+
+
 @dataclass(frozen=True, eq=False)
 class Played:
     """``first``, ``times``: when the first and the last warp passed each marked place of the trace; at last the end.
@@ -71,7 +75,7 @@ class Played:
 def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     """Play the traces of all warps: in C++ where a compiler is there, otherwise in Python: the same result, slowly.
 
-    ValueError where warps wait for each other forever: the traces do not fit together.
+    Stuck where warps wait for each other forever: the traces do not fit together.
     """
     library = _library()
     if library is None:
@@ -85,7 +89,7 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     trace, marks, *rest = pointers
     sizes = (ints.shape[1], trace, len(cast.trace), marks, len(cast.marks))
     if not library.perf_play(ints.ctypes.data, reals.ctypes.data, *sizes, warps.shape[1], *rest):
-        raise ValueError("the warps wait for each other forever")
+        raise Stuck("the warps wait for each other forever")
     return _table(result.reshape(-1, columns))
 
 
@@ -166,7 +170,7 @@ class _Player:
     def run(self) -> Played:
         while self.to_finish:
             if not self.running:
-                raise ValueError("the warps wait for each other forever")
+                raise Stuck("the warps wait for each other forever")
             self.step()
         if self.end > self.issue:
             self.spent[LATENCY] += self.end - self.issue

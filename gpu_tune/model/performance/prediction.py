@@ -18,6 +18,7 @@ from .block import Kernel
 from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
 from .costs import UNITS
 from .lanes import KernelLanes, Lanes
+from .player import Stuck
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,19 @@ def _main(
 ) -> Prediction:
     loop = loop if loop is not None and loop.kernel == step.kernel else None
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel), loop)
+    try:
+        return _played(kernel, taken, step, workload, device, cold)
+    except Stuck:
+        if kernel.roles is None:
+            raise
+        kernel.roles = None  # what was read as roles does not fit together
+        return _played(kernel, taken, step, workload, device, cold)
+
+
+def _played(
+    kernel: Kernel, taken: cubins.KernelFacts, step: KernelStep, workload: Workload, device: Device, cold: bool
+) -> Prediction:
+    loop = kernel.loop
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
     trips, units, dram, address = 1.0, 1, float(workload.bytes), 0.0
     if loop is not None:

@@ -160,7 +160,7 @@ def find(program: Program, loop: MainLoop | None) -> Roles | None:
         return None
     copies = program.is_("UTMALDG UBLKCP")
     producing = [span for span in program.inner_loops if copies[span[0] : span[1] + 1].any()]
-    if len(producing) != 1:
+    if len(producing) != 1 or producing[0] == program.hot_loop:  # of a K of few steps only copying may be a loop
         return None
     syncs, stores = program.is_("SYNCS"), program.is_("STG UTMASTG")
     waits, arrivals = syncs & (program.argument == 1), syncs & (program.argument == 0)

@@ -14,7 +14,7 @@ import pytest
 
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
-from gpu_tune.model.performance import Prediction, block, player, predict
+from gpu_tune.model.performance import Prediction, block, player, predict, prediction, roles
 from gpu_tune.model.performance.costs import ACQUIRE, FILL, GIVE, PASS, TAKE, TURN
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.bound import BoundTemplate
@@ -53,13 +53,13 @@ def kernel(k: int = 8192, **knobs: Any) -> block.Kernel:
 
 @pytest.mark.parametrize("knobs", [{}, PINGPONG], ids=["cooperative", "pingpong"])
 def test_every_mbarrier_operation_of_the_roles_gets_its_meaning(knobs: dict[str, Any]) -> None:
-    roles = kernel(**knobs).roles
-    assert roles is not None
-    kinds = list(roles.meaning.values())
+    found = kernel(**knobs).roles
+    assert found is not None
+    kinds = list(found.meaning.values())
     turns = 1 if knobs else 0
     assert [kinds.count(k) for k in (ACQUIRE, FILL, TAKE, TURN, PASS)] == [1, 2, 1, turns, turns]
     assert kinds.count(GIVE) == 2  # of the stage before, and of the last one behind the loop
-    assert roles.takes == roles.fills == 1 and roles.iterations(128) == 128
+    assert found.takes == found.fills == 1 and found.iterations(128) == 128
 
 
 @pytest.mark.parametrize("knobs", [{}, PINGPONG], ids=["cooperative", "pingpong"])
@@ -85,6 +85,23 @@ def test_a_step_takes_at_least_its_products_and_a_short_ring_starves() -> None:
 
 def test_a_k_of_few_steps_is_unrolled_and_still_played() -> None:
     assert predicted(256).seconds > 2 * 8192 * 8192 * 256 / H100.peak_flops("fp16")
+
+
+def test_where_only_copying_is_a_loop_there_are_no_roles_and_a_fill_is_waited_for() -> None:
+    few = kernel(128, block_m=64, block_n=16, block_k=64, consumers=1, stages=12, grid="one_per_tile", cluster_m=1)
+    assert few.program.hot_loop is not None and few.roles is None
+    assert few.wave(1, 1.0, 1).cycles > few.pace(1).cycles(1.0) + 500  # DRAM's latency
+
+
+def test_what_does_not_fit_together_is_played_without_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(*args: object, **options: object) -> None:
+        raise player.Stuck("as planted")
+
+    whole = predicted(k=2048)
+    monkeypatch.setattr(prediction, "_players", {})
+    monkeypatch.setattr(roles.Roles, "play", stuck)
+    found = predicted(k=2048)
+    assert 0 < found.seconds != whole.seconds and found.trips > 1
 
 
 def test_the_order_of_a_published_ladder() -> None:
