@@ -291,20 +291,22 @@ def set_facts(winners: WinnerSet, path: Path | None) -> dict[str, Any]:
 
 
 def print_set(facts: dict[str, Any]) -> None:
-    """The ranges of a set of winners as a table."""
+    """The ranges of a set of winners, and below each kernel's first one its config."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     name = facts["open"]
-    rows = [
-        (
-            f"{r['least']}..{r['most']}" if r["most"] > r["least"] else str(r["least"]),
-            f"{r['tuned']}: {r['figure']}",
-            r["template"],
-            config_text(r["config"]),
-            r["ours"],
-        )
-        for r in facts["ranges"]
-    ]
-    columns = (name, f"tuned at {name}", "template", "config", "vendor library")
-    print_table(columns, rows, title=f"{facts['workload']} on {facts['chip']}", lines=False)
+    console().print(Text(f"{facts['workload']} on {facts['chip']}", "italic"))
+    shown: set[str] = set()
+    for r in facts["ranges"]:
+        sizes = f"{r['least']}..{r['most']}" if r["most"] > r["least"] else str(r["least"])
+        words = f"{r['file']}, {r['template']}, tuned at {r['tuned']}"
+        vendor = "" if r["ours"] == "unknown" else f"; {r['ours']} than the vendor library"
+        console().print(Text.assemble((f"{name} = {sizes}", "bold"), f"  {words}{vendor}"))
+        if r["file"] not in shown:
+            told = Text(f"{r['figure']} at {name} = {r['tuned']}\n").append(config_text(r["config"]), "bright_black")
+            console().print(Padding(told, (0, 0, 0, 2)))
+        shown.add(r["file"])
     mark = "predicted, not measured" if facts["source"] == PREDICTED else "measured"
     sizes = ", ".join(map(str, facts["sizes"]))
     console().print(f"{mark}; tuned at {name} = {sizes}, {facts['trials']} trials in {facts['spent']:.1f} s")
