@@ -1,7 +1,8 @@
 """Needle spaces: recorded spaces in which one hidden config is made the best, alone.
 
-A needle is 5 to 10 % faster than every other config, and each config that differs from it in one knob is at least 15 to
-20 % slower than it, so that nothing near it promises anything. Which config it is, and how much, comes from the seed.
+A needle is 5 to 10 % faster than every other config, and the best config that differs from it in one knob is 15 to 20 %
+slower than it: near enough to the good ones to be met, and nothing beside it promises that it is there. Which config it
+is, and how much, comes from the seed. ``DEVELOPMENT`` are the needles that the search is judged on.
 
     python -m bench.search.needles SPACE.json.gz --seeds 0,1,2 --out FOLDER     # to be replayed by bench.search
 """
@@ -21,24 +22,32 @@ from gpu_tune.store.interchange import Recorded, RecordedSpace, load, save_t4
 LIFT, APART = (0.05, 0.10), (0.15, 0.20)
 """Least and most by which a needle is faster than the best other config, and than its fastest neighbour."""
 
+DRAWN = 12
+"""Configs drawn that a needle is chosen of: the one with most of the fastest hundredth within two knobs of it."""
+
 
 def needle(recorded: Recorded, seed: int) -> Recorded:
-    """``recorded`` with one of its configs as a needle; InvalidInput where no config's neighbours are slow enough."""
+    """``recorded`` with one of its configs as a needle; InvalidInput where no config has such neighbours."""
     space = RecordedSpace(recorded)
     times, rng = space.times(), np.random.default_rng(seed)
     rows = space.grid.all(len(times))
     assert rows is not None
-    lift, apart = rng.uniform(*LIFT), rng.uniform(*APART)
-    target = float(times.min()) / (1 + lift)
+    target = float(times.min()) / (1 + rng.uniform(*LIFT))
+    good = rows[np.argsort(times, kind="stable")[: max(1, len(rows) // 100)]]
+    found: list[tuple[int, int]] = []
     for index in rng.permutation(np.flatnonzero(np.isfinite(times) & (times > times.min()))):
         beside = times[(rows != rows[index]).sum(axis=1) == 1]
-        if np.isfinite(beside).any() and beside.min() >= target * (1 + apart):
-            trials = list(recorded.trials)
-            trials[index] = replace(trials[index], time=target, samples=())
-            return replace(recorded, kernel=f"{recorded.kernel} needle {seed}", trials=tuple(trials))
-    raise InvalidInput(
-        "needle in", recorded.kernel, "no config has neighbours that are slow enough", "take another space"
-    )
+        if len(beside) and target * (1 + APART[0]) <= beside.min() <= target * (1 + APART[1]):
+            found.append((int(((good != rows[index]).sum(axis=1) <= 2).sum()), int(index)))
+        if len(found) == DRAWN:
+            break
+    if found:
+        _, index = max(found)
+        trials = list(recorded.trials)
+        trials[index] = replace(trials[index], time=target, samples=())
+        return replace(recorded, kernel=f"{recorded.kernel} needle {seed}", trials=tuple(trials))
+    rule = "no config has a fastest neighbour that is slow enough and not too slow"
+    raise InvalidInput("needle in", recorded.kernel, rule, "take another space")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

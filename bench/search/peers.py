@@ -1,8 +1,8 @@
 """Other people's searchers over recorded spaces, for bench.search.
 
 Each chooses one config at a time with its own code and defaults, which is to its advantage beside searchers that choose
-a batch. Budgets count distinct configs. Kernel Tuner itself counts repeats too: its runners take an evaluation off the
-budget for a config that is in the cache already, so that a live run of the same budget tries fewer configs than here.
+a batch. Budgets count distinct configs. When Kernel Tuner tunes live it counts repeats too, though they come from its
+cache (its simulation mode does not), so that a live run of the same budget tries fewer configs than here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 
 from gpu_tune.errors import InvalidInput
 from gpu_tune.store.interchange import RecordedSpace
+
+_spaces: dict[tuple[str, str], Any] = {}
 
 
 def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tuple[list[float], float]:
@@ -123,7 +125,9 @@ def checkout(path: str, folder: str, seed: int, budget: int, batch: int) -> tupl
     flat = (root / "search.py").is_file()
     search = importlib.import_module(name + (".search" if flat else ".search.search"))
     interchange = importlib.import_module(name + (".interchange" if flat else ".store.interchange"))
-    space = interchange.RecordedSpace(interchange.load(path))
+    if (name, path) not in _spaces:
+        _spaces[name, path] = interchange.RecordedSpace(interchange.load(path))
+    space = _spaces[name, path]
     own = search.Search([space], seed=seed, batch=batch)
     order: list[float] = []
     began = time.perf_counter()

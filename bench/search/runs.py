@@ -22,8 +22,9 @@ from gpu_tune.trial import Measurement
 
 SEARCHERS = ("random", "plain", "ga", "trees", "cold", "cold-late", "warm", "unrelated")
 LOGS, LOG_TRIALS = 4, 200
-TREES = Settings(spread=1, trees=0.6, gaussian_process=0.0, children=0.3, early=16, diversify=0.0)
-GENETIC = Settings(spread=1, trees=0.0, gaussian_process=0.0, children=0.9, early=16, diversify=0.0)
+ALONE = Settings(spread=1, gaussian_process=0.0, early=16, diversify=0.0)
+TREES = replace(ALONE, trees=0.6, children=0.3, stalled=(0.0, 0.6, 0.3))
+GENETIC = replace(ALONE, trees=0.0, children=0.9, stalled=(0.0, 0.0, 0.9))
 
 _spaces: dict[str, RecordedSpace] = {}
 _logs: dict[tuple[str, int], list[int]] = {}

@@ -127,6 +127,45 @@ class GaussianProcess:
         return value, np.concatenate([slope + off_length, [0.5 * noise * float(np.trace(m)) + 0.25 * off_noise]])
 
 
+class TrendProcess:
+    """A Gaussian process beside a trend, what somebody else expects of ``y``: the trend is its linear mean and one more
+    coordinate, so that few trials tell how much the trend is worth, and where. Without a trend, a Gaussian process."""
+
+    def __init__(self, x: NDArray[np.floating], y: Array, trend: Array | None = None) -> None:
+        """``x`` (n, d) coordinates in 0..1, ``y`` and ``trend`` (n,), larger is better; n of at least 2."""
+        self._slope = 0.0 if trend is None else _slope(trend, y)
+        self._process = GaussianProcess(_beside(x, trend), y if trend is None else y - self._slope * trend)
+
+    def predict(self, x: NDArray[np.floating], trend: Array | None = None) -> Array:
+        """Expected ``y`` (m,) of coordinates (m, d) and their trend."""
+        expected = self._process.predict(_beside(x, trend))
+        return expected if trend is None else expected + self._slope * trend
+
+    def pick(
+        self,
+        x: NDArray[np.floating],
+        n: int,
+        best: float,
+        trend: Array | None = None,
+        pending: NDArray[np.floating] | None = None,
+        pending_trend: Array | None = None,
+    ) -> list[int]:
+        """As ``GaussianProcess.pick``, given the trend of the rows and of those that are being tried."""
+        flying = None if pending is None else _beside(pending, pending_trend)
+        sloped = np.zeros(len(x)) if trend is None else self._slope * trend
+        return self._process.pick(_beside(x, trend), n, best, sloped, flying)
+
+
+def _beside(x: NDArray[np.floating], trend: Array | None) -> NDArray[np.floating]:
+    return x if trend is None else np.concatenate([x, trend[:, None]], axis=1)
+
+
+def _slope(x: Array, y: Array) -> float:
+    """Least squares of y on x, shrunk towards 0 as by four trials that show no effect, never negative."""
+    dx = x - x.mean()
+    return max(0.0, float(dx @ (y - y.mean())) / (float(dx @ dx) + 4.0 * float(np.var(x)) + 1e-9))
+
+
 def expected_improvement(gap: Array, sd: Array) -> Array:
     """E[max(0, N(gap, sd^2))]."""
     z = gap / sd

@@ -33,7 +33,8 @@ GRADES = 30
 @dataclass(frozen=True)
 class Shape:
     """How large a model is. ``power`` sharpens grades towards the best: grade = floor(GRADES * (best / time) **
-    power).
+    power). ``by_rank``: grades fall evenly with the rank instead, so that the best are told apart however near they
+    are.
     """
 
     trees: int = 50
@@ -42,6 +43,7 @@ class Shape:
     learning_rate: float = 0.1
     power: float = 1.0
     objective: str = "rank_xendcg"
+    by_rank: bool = False
 
 
 _OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -51,6 +53,8 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 OWN = Shape()
 """For the trials of one run."""
+RANKED = Shape(by_rank=True)
+"""The same, to choose the next ones."""
 POOLED = Shape(trees=200, leaves=16, min_rows=5, power=2.0)
 """For the trials of many runs."""
 
@@ -62,6 +66,12 @@ def grades(times: NDArray[np.floating], power: float = 1.0) -> NDArray[np.int32]
         return np.zeros(len(times), dtype=np.int32)
     share = np.divide(times[ok].min(), times, out=np.zeros(len(times)), where=ok)
     return np.floor(GRADES * share**power).astype(np.int32)
+
+
+def ranks(times: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Relevance of one group's trials by rank alone: ``GRADES`` for the fastest, evenly down; failures are 0."""
+    place = np.argsort(np.argsort(times, kind="stable"), kind="stable")
+    return np.where(np.isfinite(times), np.floor(GRADES * (1 - place / max(len(times), 1))), 0).astype(np.int32)
 
 
 class Ranker:
@@ -93,7 +103,7 @@ class Ranker:
             if np.isfinite(times[rows]).any():
                 ordered = rows if groups is None else rows[np.lexsort((times[rows], *x[rows].T))]
                 pieces = -(-len(rows) // MAX_QUERY_ROWS)
-                label = grades(times[ordered], shape.power)
+                label = ranks(times[ordered]) if shape.by_rank else grades(times[ordered], shape.power)
                 parts += [(ordered[i::pieces], label[i::pieces]) for i in range(pieces)]
         if not any(len(np.unique(label)) > 1 for _, label in parts):
             return None

@@ -207,15 +207,22 @@ def kinds(resources: Resources | None) -> frozenset[str]:
     return frozenset() if resources is None else frozenset(kind for kind, has in _KINDS.items() if has(resources))
 
 
-def since_gain(times: Iterable[float]) -> int:
-    """Trials since the best last improved by ``GAIN``, from times in order (inf or nan: failed); all while none has a
-    time."""
+def since_gain(times: Iterable[float], gain: float = GAIN) -> int:
+    """Trials since the best last improved by the share ``gain``, from times in order (inf or nan: failed); all while
+    none has a time."""
     since, best = 0, math.inf
     for time in times:
         since += 1
-        if time < best * (1 - GAIN):
+        if time < best * (1 - gain):
             best, since = time, 0
     return since
+
+
+def gain_that_matters(times: NDArray[np.float64], share: float) -> float:
+    """The least improvement that is more than a crumb: ``share`` of the way, in log time, from the median trial to the
+    best, and at least ``GAIN``. Where configs differ by factors, half a percent is no reason to stay where one is."""
+    timed = times[np.isfinite(times)]
+    return max(GAIN, share * math.log(float(np.median(timed) / timed.min()))) if len(timed) else GAIN
 
 
 def patience(risk: float) -> float:

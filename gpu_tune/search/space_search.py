@@ -1,27 +1,27 @@
 """One space's side of a search: what was tried there, and what to try next.
 
-A batch is filled from four sources in fixed shares, so that no one of them can starve the rest: what a Gaussian process
-finds most promising, the tree ranker's best, genetic children of the best trials (which no model may veto: they find
-the narrow basins that a model fitted elsewhere expects nothing of), and random configs. While the search is stalled, a
-third of each batch is filled likewise from the part of the space where a value of the best trials is excluded
-(``observations.diversify``).
+``sources`` says who fills the slots of a batch. While the search is stalled, a third of each batch is filled likewise
+from the part of the space where a value of the best trials is excluded (``observations.diversify``), and in the rest
+the trees and the children have the Gaussian process's share: what it expects most of is known by then, while a config
+that is better than all near it is met by trying one after the other what is made of good values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.gaussian_process import GaussianProcess
-from ..model.ranker import Ranker
+from ..model.gaussian_process import TrendProcess
+from ..model.ranker import RANKED, Ranker
 from ..model.transfer import HistoryGroup, TransferModel
 from ..space.grid import Rows
 from ..space.space import Space
-from .observations import ExcludedValue, Observations, diversify, since_gain
+from .observations import ExcludedValue, Observations, diversify, gain_that_matters, since_gain
+from .sources import CHILDREN, HISTORY, SMOOTH, TREES, Sources, deal, without
 
 GOLDEN, PLASTIC = 0.6180339887498949, 0.7548776662466927
 """Steps of two low-discrepancy sequences. Irrational steps keep the proportions over small batches; two that are no
@@ -40,8 +40,10 @@ class Settings:
     gaussian_process: float = 0.5
     trees: float = 0.2
     children: float = 0.2
+    stalled: tuple[float, float, float] = (0.0, 0.6, 0.3)
+    """The shares of Gaussian process, trees and children while the search is stalled."""
     elite: int = 24
-    steps: float = 0.75
+    steps: float = 0.25
     """Share of the children that are one step from a parent instead of a cross of two."""
     mutation: float = 0.1
     pool: int = 1024
@@ -54,11 +56,12 @@ class Settings:
     prior_weight: float = 0.5
     """Share of the trees' slots that history picks alone; it decays to none over ``prior_decay`` own trials."""
     prior_decay: int = 64
-    min_own_trials: int = 16
-    """Own trials after which history that does not correlate with them is left aside."""
+    matters: float = 0.02
+    """A gain that matters, as a share of the way (in log time) from the median trial to the best."""
     stall: int = 24
-    """Trials without a gain after which the share ``diversify`` of each batch comes from where a value is excluded:
-    ``diversify_turn`` trials for each of the first ``diversify_values`` values in turn."""
+    """Trials without a gain that matters after which the search is stalled: then the share ``diversify`` of each batch
+    comes from where a value is excluded, ``diversify_turn`` trials for each of the first ``diversify_values`` values in
+    turn."""
     diversify: float = 0.33
     diversify_turn: int = 16
     diversify_values: int = 4
@@ -105,6 +108,8 @@ class SpaceSearch(Observations):
     def __init__(self, space: Space, settings: Settings, seed: int, history: Sequence[HistoryGroup] = ()) -> None:
         super().__init__(space)
         self.settings, self.seed = settings, seed
+        self.sources = Sources()
+        self._models: dict[str, Callable[[Rows], NDArray[np.float64]]] = {}
         self._listed: Pool | None = None
         self._keys: list[bytes] = []
         self.prior = TransferModel.of(space, history, seed) if history else None
@@ -112,11 +117,15 @@ class SpaceSearch(Observations):
     def propose(self, n: int, rng: np.random.Generator) -> Rows:
         """At most ``n`` new rows, marked as taken; fewer only when the space runs out."""
         chosen: list[Rows] = []
+        self._models = {}
         excluded = self._excluded()
         if excluded is not None:
             chosen = self._fill(int((self._sequence(n, PLASTIC) < self.settings.diversify).sum()), rng, excluded)
         chosen += self._fill(n - len(chosen), rng, None)
-        return np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
+        rows = np.array(chosen, dtype=np.uint16).reshape(-1, len(self.space.knobs))
+        for source, model in self._models.items() if len(rows) else ():
+            self.sources.expect(source, rows, model(rows), len(self.taken))
+        return rows
 
     def _sequence(self, n: int, step: float) -> NDArray[np.float64]:
         """A low-discrepancy sequence in 0..1 for the next ``n`` slots."""
@@ -126,13 +135,18 @@ class SpaceSearch(Observations):
         """The value whose turn it is to be excluded; None while the search is not stalled, or the best share none."""
         s = self.settings
         rows, times = self.measured()
-        since = since_gain(times)
+        since = self._since_gain()
         if since < s.stall or not s.diversify:
             return None
         turn, spent = divmod(since - s.stall, s.diversify_turn)
         before = len(times) - spent  # what the turn's trials tell counts in the next turn
         values = diversify(self.space.knobs, rows[:before], times[:before], s.leaders)[: s.diversify_values]
         return values[turn % len(values)] if values else None
+
+    def _since_gain(self) -> int:
+        """Trials since the last gain that matters."""
+        times = self.measured()[1]
+        return since_gain(times, gain_that_matters(times, self.settings.matters))
 
     def _fill(self, n: int, rng: np.random.Generator, excluded: ExcludedValue | None) -> list[Rows]:
         """At most ``n`` new rows of the whole space, or of what is left of it, marked as taken."""
@@ -144,31 +158,40 @@ class SpaceSearch(Observations):
         if few and excluded is None:
             if self.prior is not None:
                 pool = self._pool(rng, part)
-                chosen.extend(self._best(pool.rows, pool.prediction, math.ceil(0.75 * n)))
+                chosen.extend(self._proposed(HISTORY, self._best(pool.rows, pool.prediction, math.ceil(0.75 * n))))
             chosen += self._spread(n - len(chosen), rng, part)
         elif n:
-            process, trees, children = self._shares(n)
-            if excluded is not None:
-                process, trees = process + trees, 0  # a Gaussian process needs fewer trials
+            slots = deal(self._shares(part), self._sequence(n, GOLDEN))
+            modelled = sum(slots.values()) - slots[CHILDREN]
             if few:
-                chosen += self._spread(process + trees, rng, part)
-            elif process or trees:
-                chosen += self._by_model(process, trees, rng, part)
-            chosen += self._children(children, rng, part)
+                chosen += self._spread(modelled, rng, part)
+            elif modelled:
+                chosen += self._by_model(slots, rng, part)
+            chosen += self._children(slots[CHILDREN], rng, part)
         for draws in (4 * n, 4 * n + 2 * len(self.taken)):  # the second catches up where most of a space was taken
             if len(chosen) < n:
                 drawn = part.inside(self.free(self.space.grid.sample(draws, rng)))
                 chosen.extend(self.take_some(drawn, n - len(chosen)))
         return chosen
 
-    def _shares(self, n: int) -> tuple[int, int, int]:
-        """Slots for Gaussian process, trees and children among the next ``n``, from a low-discrepancy sequence: a share
-        holds over many small batches as it does in one large batch, and never rounds to nothing."""
+    def _shares(self, part: Part) -> dict[str, float]:
+        """Each source's share of the next slots."""
         s = self.settings
-        sources = np.searchsorted(
-            np.cumsum([s.gaussian_process, s.trees, s.children]), self._sequence(n, GOLDEN), side="right"
-        )
-        return int((sources == 0).sum()), int((sources == 1).sum()), int((sources == 2).sum())
+        smooth, trees, children = s.gaussian_process, s.trees, s.children
+        if part.excluded is not None:
+            return {SMOOTH: smooth + trees, TREES: 0.0, CHILDREN: children}  # it needs fewer trials than trees
+        if self._since_gain() >= s.stall:
+            smooth, trees, children = s.stalled
+        shares = {SMOOTH: smooth, TREES: trees, CHILDREN: children}
+        if self.prior is not None:
+            history = s.prior_weight * max(0.0, 1.0 - len(part.times) / s.prior_decay)
+            shares = {SMOOTH: smooth, HISTORY: trees * history, TREES: trees * (1 - history), CHILDREN: children}
+        return without(shares, [source for source in shares if source != CHILDREN and not self._trusted(source)])
+
+    def _proposed(self, source: str, rows: Rows) -> Rows:
+        """The rows, once it is noted who proposed them."""
+        self.sources.note(source, rows)
+        return rows
 
     def _pool(self, rng: np.random.Generator, part: Part) -> Pool:
         """What the models choose from: all free rows of a small space, else samples, children and neighbours of the
@@ -199,64 +222,72 @@ class SpaceSearch(Observations):
         x = self.space.describe(rows)[0]
         return Pool(rows, self.space.coordinates(rows), x, None if self.prior is None else self.prior.predict(x))
 
-    def _by_model(self, process: int, trees: int, rng: np.random.Generator, part: Part) -> list[Rows]:
+    def _by_model(self, slots: Mapping[str, int], rng: np.random.Generator, part: Part) -> list[Rows]:
         """The best of a pool: first what history alone would pick, then the Gaussian process's, then the trees'."""
         pool = self._pool(rng, part)
         if not len(pool.rows):
             return []
-        s = self.settings
         chosen: list[Rows] = []
-        prior = self.prior if self._prior_is_useful() else None
-        if prior is not None:
-            weight = s.prior_weight * max(0.0, 1.0 - len(part.times) / s.prior_decay)
-            by_prior = int(weight * trees + rng.random())
-            chosen.extend(self._best(pool.rows, pool.prediction, by_prior))
-            trees -= by_prior
+        if HISTORY in slots:
+            chosen.extend(self._proposed(HISTORY, self._best(pool.rows, pool.prediction, slots[HISTORY])))
+        if slots[SMOOTH] or pool.features is None or not self._trusted(SMOOTH):
+            picks, short = self._smooth(pool, slots[SMOOTH], rng, part)
+            chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], slots[SMOOTH])))
+        if pool.features is not None:
+            short = np.arange(len(pool.rows))  # a shortlist of the Gaussian process's would share its errors
+        return chosen + self._by_trees(pool, short, slots[TREES], rng, part)
+
+    def _smooth(
+        self, pool: Pool, n: int, rng: np.random.Generator, part: Part
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The Gaussian process's ``n`` picks of the pool, and its shortlist."""
+        s, trend = self.settings, self._trusted(HISTORY)
         y = relative_speed(part.times)
         some = self._subset(y, s.gaussian_process_trials if part.excluded is None else s.diversify_trials, rng)
-        pending = self.pending()
-        own, flying, c = self.space.coordinates(part.rows[some]), self.space.coordinates(pending), pool.coordinates
-        target, trend = y[some], np.zeros(len(pool.rows))
-        if prior is not None and pool.prediction is not None:
-            mine, expected = (prior.predict(self.space.describe(r)[0]) for r in (part.rows[some], pending))
-            slope = _slope(mine, target)
-            target, trend = target - slope * mine, slope * pool.prediction
-            own, flying, c = (
-                np.concatenate([a, b[:, None]], axis=1)
-                for a, b in ((own, mine), (flying, expected), (c, pool.prediction))
-            )
-        model = GaussianProcess(own, target)
-        mean = model.predict(c) + trend
+
+        def told(rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+            return self.space.coordinates(rows), self._expected(rows) if trend else None
+
+        own, by_history = told(part.rows[some])
+        model = TrendProcess(own, y[some], by_history)
+        if part.excluded is None:
+            self._models[SMOOTH] = lambda rows: model.predict(*told(rows))
+        expected = pool.prediction if trend else None
+        mean = model.predict(pool.coordinates, expected)
         short = np.argsort(-mean, kind="stable")[: s.gaussian_process_pool]
         short = np.union1d(short, rng.permutation(len(mean))[: s.gaussian_process_pool // 2])
-        picks = short[model.pick(c[short], process, float(y.max()), trend[short], flying)]
-        chosen.extend(self.take_some(pool.rows[picks], process))
-        if pool.features is not None:
-            short = np.arange(len(mean))  # all of them: a shortlist of the Gaussian process's would share its errors
-        return chosen + self._by_trees(pool, short, trees, rng, part)
+        shortened = None if expected is None else expected[short]
+        picks = model.pick(pool.coordinates[short], n, float(y.max()), shortened, *told(self.pending()))
+        return short[picks], short
 
-    def _prior_is_useful(self) -> bool:
-        """Whether history is still used: until ``min_own_trials``, and then while it orders those rightly."""
-        if self.prior is None:
-            return False
-        rows, times = self.trials()
-        if len(times) < self.settings.min_own_trials:
-            return True
-        expected, y = self.prior.predict(self.space.describe(rows)[0]), relative_speed(times)
-        spread = float(expected.std() * y.std())
-        return spread > 0 and float(np.mean((expected - expected.mean()) * (y - y.mean()))) > 0.2 * spread
+    def _expected(self, rows: Rows) -> NDArray[np.float64]:
+        """What history expects of rows."""
+        assert self.prior is not None
+        return self.prior.predict(self.space.describe(rows)[0])
+
+    def _trusted(self, source: str) -> bool:
+        """Whether ``source`` is there and has its share."""
+        if source == HISTORY:
+            if self.prior is None:
+                return False
+            rows = self.measured()[0]
+            self.sources.expect(HISTORY, rows, self._expected(rows) if len(rows) else ())
+        return self.sources.trusted(source, *self.measured())
 
     def _by_trees(
         self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator, part: Part
     ) -> list[Rows]:
-        if n < 1:
+        if n < 1 and (part.excluded is not None or self._trusted(TREES)):
             return []
         own, names = self.space.describe(part.rows)
-        model = Ranker.fit(own, part.times, seed=int(rng.integers(1 << 30)), names=names)
+        model = Ranker.fit(own, part.times, seed=int(rng.integers(1 << 30)), names=names, shape=RANKED)
         if model is None:
             return []
+        if part.excluded is None:
+            self._models[TREES] = lambda rows: model.score(self.space.describe(rows)[0])
         x = self.space.describe(pool.rows[short])[0] if pool.features is None else pool.features[short]
-        return list(self._best(pool.rows[short], model.score(x) + 1e-9 * rng.random(len(short)), n))
+        best = self._best(pool.rows[short], model.score(x) + 1e-9 * rng.random(len(short)), n)
+        return list(self._proposed(TREES, best))
 
     def _best(self, rows: Rows, score: NDArray[np.float64] | None, n: int) -> Rows:
         return rows[:0] if score is None else self.take_some(rows[np.argsort(-score, kind="stable")], n)
@@ -312,12 +343,6 @@ class SpaceSearch(Observations):
             near = np.minimum(near, distances(c, c[i : i + 1])[:, 0])
             chosen.extend(self.take_some(pool[i : i + 1], 1))
         return chosen
-
-
-def _slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Least squares of y on x, shrunk towards 0 as by four trials that show no effect, never negative."""
-    dx = x - x.mean()
-    return max(0.0, float(dx @ (y - y.mean())) / (float(dx @ dx) + 4.0 * float(np.var(x)) + 1e-9))
 
 
 def relative_speed(times: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ def test_a_needle_stands_alone_and_comes_from_its_seed(tmp_path: Path) -> None:
     space = RecordedSpace(again)
     times, rows, best = space.times(), space.rows(t.config for t in again.trials), int(np.argmin(space.times()))
     assert 1.05 <= before / times[best] <= 1.10 and np.sort(times)[1] == before
-    assert times[(rows != rows[best]).sum(axis=1) == 1].min() >= 1.15 * times[best]
+    assert 1.15 <= times[(rows != rows[best]).sum(axis=1) == 1].min() / times[best] <= 1.20
     assert [t.time for i, t in enumerate(again.trials) if i != best] == [
         t.time for i, t in enumerate(whole.trials) if i != best
     ]
@@ -33,5 +33,5 @@ def test_a_needle_stands_alone_and_comes_from_its_seed(tmp_path: Path) -> None:
 
 def test_a_flat_space_has_no_needle() -> None:
     trials = tuple(RecordedTrial(Config(a=i), "ok", 1.0 + 0.001 * i) for i in range(9))
-    with pytest.raises(InvalidInput, match="no config has neighbours"):
+    with pytest.raises(InvalidInput, match="no config has a fastest neighbour"):
         needle(Recorded("flat", "none", (Knob("a", tuple(range(9))),), trials), 0)

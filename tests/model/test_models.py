@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.transfer.__main__ import LARGE, pooled
-from gpu_tune.model.gaussian_process import GaussianProcess, expected_improvement
-from gpu_tune.model.ranker import MAX_QUERY_ROWS, POOLED, Ranker, Shape, grades, pairwise_accuracy, top_k
+from gpu_tune.model.gaussian_process import GaussianProcess, TrendProcess, expected_improvement
+from gpu_tune.model.ranker import MAX_QUERY_ROWS, POOLED, Ranker, Shape, grades, pairwise_accuracy, ranks, top_k
 from gpu_tune.model.transfer import BEST_ROWS, GROUPS, OTHER_ROWS
 
 RNG = np.random.default_rng(5)
@@ -105,6 +105,12 @@ def test_grades_put_failures_last_and_the_best_first() -> None:
     assert grades(np.array([2.0, 1.0, np.nan, np.inf, 100.0])).tolist() == [15, 30, 0, 0, 0]
 
 
+def test_ranks_tell_near_equals_apart() -> None:
+    times = np.array([1.001, np.nan, 1.0, 50.0, 1.002, np.inf])
+    assert ranks(times).tolist() == [25, 0, 30, 15, 20, 0] and grades(times).tolist() == [29, 0, 30, 0, 29, 0]
+    assert ranks(np.full(3, np.nan)).tolist() == [0, 0, 0]
+
+
 def test_the_gaussian_process_predicts_from_two_dozen_trials_and_knows_its_doubt() -> None:
     x = RNG.random((24, 3))
     y = np.sin(3 * x[:, 0]) + x[:, 1]
@@ -134,6 +140,21 @@ def test_a_pick_keeps_away_from_what_is_being_tried() -> None:
     second = model.pick(rows, 1, 1.0, pending=rows[[first]])[0]
     assert second != first and model.pick(rows, 2, 1.0) == [first, second]
     assert model.pick(rows, 1, 1.0, pending=rows[:0]) == [first]
+
+
+def test_few_trials_tell_what_a_trend_is_worth() -> None:
+    x, new = RNG.random((10, 3)), RNG.random((200, 3))
+    truth = lambda rows: np.sin(9 * rows[:, 0]) * rows[:, 1]  # noqa: E731
+    plain = TrendProcess(x, truth(x))
+    assert np.array_equal(plain.predict(new), GaussianProcess(x, truth(x)).predict(new))
+    assert plain.pick(new, 4, 1.0) == GaussianProcess(x, truth(x)).pick(new, 4, 1.0)
+    told = TrendProcess(x, truth(x), 0.3 * truth(x))
+    assert np.corrcoef(told.predict(new, 0.3 * truth(new)), truth(new))[0, 1] > 0.99
+    assert np.corrcoef(plain.predict(new), truth(new))[0, 1] < 0.95
+    first = told.pick(new, 1, 0.0, 0.3 * truth(new))[0]
+    assert truth(new)[first] > np.quantile(truth(new), 0.9)
+    lied = TrendProcess(x, truth(x), RNG.random(10))
+    assert np.isfinite(lied.predict(new, RNG.random(200))).all()
 
 
 def test_the_gradient_of_the_likelihood_is_the_slope() -> None:

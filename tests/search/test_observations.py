@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from gpu_tune.errors import InvalidInput
-from gpu_tune.search.observations import LEAST, ExcludedValue, diversify, patience, since_gain, stopped
+from gpu_tune.search.observations import (
+    GAIN,
+    LEAST,
+    ExcludedValue,
+    diversify,
+    gain_that_matters,
+    patience,
+    since_gain,
+    stopped,
+)
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import Settings
 from gpu_tune.space.knob import Config, Constraint, Knob
@@ -34,6 +43,15 @@ def test_the_plateau_rule_waits_longer_for_a_smaller_risk() -> None:
 
 
 SPILLS, CLEAN = Resources(registers=255, spill_bytes=400), Resources(registers=100)
+
+
+def test_crumbs_do_not_count_as_gains_where_configs_differ_by_factors() -> None:
+    wide = np.array([9.0, math.inf, 8.0, 7.0, 6.0, 1.0, 0.99, 0.98, 0.95])
+    gain = gain_that_matters(wide, 0.02)
+    assert gain == pytest.approx(0.02 * math.log(3.5 / 0.95))  # the median of the eight is 3.5
+    assert since_gain(wide[:-1]) == 0 and since_gain(wide[:-1], gain) == 2 and since_gain(wide, gain) == 0
+    assert gain_that_matters(np.array([1.0, 1.01, 1.02]), 0.02) == GAIN  # a flat space: crumbs are all there is
+    assert gain_that_matters(np.array([math.nan]), 0.02) == gain_that_matters(np.zeros(0), 0.02) == GAIN
 
 
 def test_builds_are_pruned_whose_kind_never_came_near() -> None:
@@ -100,7 +118,7 @@ def test_a_stalled_search_excludes_values_in_turn_for_a_third_of_its_slots_until
 
     seen: dict[int, list[Config]] = {}
     while len(search.observations) < 400:
-        since = since_gain(search.space_searches["toy"].measured()[1])
+        since = search.space_searches["toy"]._since_gain()
         batch = search.ask()
         if since >= own.stall:
             seen.setdefault((since - own.stall) // own.diversify_turn, []).extend(c.config for c in batch)

@@ -20,7 +20,8 @@ from gpu_tune.model.transfer import ROWS, HistoryGroup, gather
 from gpu_tune.report.html import search_page, search_plots
 from gpu_tune.report.search_facts import explain, judgement
 from gpu_tune.search.search import Search
-from gpu_tune.search.space_search import Settings
+from gpu_tune.search.sources import CHILDREN, HISTORY, SMOOTH, TREES, deal
+from gpu_tune.search.space_search import GOLDEN, Part, Settings
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.space.space import Space
 from gpu_tune.store.interchange import RecordedSpace, load
@@ -114,7 +115,8 @@ def test_every_source_keeps_its_share_even_in_batches_of_one() -> None:
         counts = np.zeros(3)
         asked = 0
         while asked < 160:
-            counts += own._shares(size)
+            slots = deal(own._shares(Part(None, *own.trials())), own._sequence(size, GOLDEN))
+            counts += [slots[SMOOTH], slots[TREES], slots[CHILDREN]]
             own.taken.update(bytes([asked % 256, asked // 256, i]) for i in range(size))
             asked += size
         shares = [search.settings.gaussian_process, search.settings.trees, search.settings.children]
@@ -191,7 +193,7 @@ def test_misleading_history_is_overcome() -> None:
     search = Search([space], seed=0, history=[upside_down])
     warm = space.optimum / min(replay(search, space, 120))
     cold = space.optimum / min(replay(Search([space], seed=0), space, 120))
-    assert not search.space_searches[space.name]._prior_is_useful()
+    assert not search.space_searches[space.name]._trusted(HISTORY)
     assert warm > cold - 0.08  # its first batches were wasted
 
 
