@@ -41,10 +41,20 @@ def worker_pids(pool: CompilePool) -> list[int]:
 
 def gone(pid: int) -> bool:
     """Whether process ``pid`` has ended (a zombie has)."""
+    return _state(pid) in ("", "Z")
+
+
+def stopped(pid: int) -> bool:
+    """Whether process ``pid`` is stopped by a signal."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """The letter of /proc; "" for a process that is not there."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return True
+        return ""
 
 
 class Process:

@@ -29,7 +29,7 @@ from gpu_tune.measure.worker import Stage, Worker, WorkerLost
 from gpu_tune.templates.base import Template
 from gpu_tune.trial import Candidate
 from gpu_tune.workload import Matmul
-from tests.helpers.processes import HANG, gone, python, started, wait_until
+from tests.helpers.processes import HANG, gone, python, started, stopped, wait_until
 
 Make = Callable[..., Candidate]
 ROUNDS = int(os.environ.get("GPU_TUNE_FAULT_ROUNDS", "8"))
@@ -121,10 +121,17 @@ def test_a_child_killed_from_outside_costs_no_config(
 
         def killed(request: Any, timeout: Any) -> Any:
             pid = m.children[0].pid
-            if isinstance(request, TrialRequest) and left[0] and pid is not None:
-                left[0] -= 1
+            if not (isinstance(request, TrialRequest) and left[0] and pid is not None):
+                return ask(request, timeout)
+            left[0] -= 1
+            os.kill(pid, signal.SIGSTOP)  # so that it has the request, and no answer, when it is killed
+            wait_until(lambda: stopped(pid))
+
+            def sent(stage: Stage) -> float:
                 os.kill(pid, signal.SIGKILL)
-            return ask(request, timeout)
+                return float(timeout(stage) if callable(timeout) else timeout)
+
+            return ask(request, sent)
 
         m.children[0].ask = killed  # type: ignore[method-assign]
         trial = m.submit(candidate())
