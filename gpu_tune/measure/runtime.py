@@ -187,7 +187,6 @@ def capture(stream: Stream, issue: Callable[[int], Any]) -> Graph:
 
     Nothing is collected meanwhile: a module or memory that is given up inside a capture spoils it."""
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         return _captured(stream, issue)
