@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     )
     from .kernel.kernel import EmulatedResult, TunedKernel
     from .model.performance.foreign import predict
+    from .plan.size import any_of
     from .search.history import History
     from .search.search import Tuner
-    from .size import any_of
     from .space.grid_space import GridSpace
     from .space.knob import Knob
     from .store.records import Records
@@ -72,7 +72,7 @@ _HOMES = {
     "model.performance.foreign": ("predict",),
     "search.history": ("History",),
     "search.search": ("Tuner",),
-    "size": ("any_of",),
+    "plan.size": ("any_of",),
     "space.grid_space": ("GridSpace",),
     "space.knob": ("Knob",),
     "store.records": ("Records",),

@@ -14,10 +14,10 @@ from bench.house import count
 
 FLOORS = (
     "errors",
-    "text size",
-    "plan paths workload",
-    "cuda reference",
-    "space emulator",
+    "text",
+    "plan",
+    "workload paths cuda",
+    "space reference emulator",
     "trial templates",
     "model store",
     "measure",

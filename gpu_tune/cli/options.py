@@ -18,7 +18,7 @@ import click
 from .. import text
 from ..errors import InvalidInput, require
 from ..kernel.emit import figure
-from ..size import parse
+from ..plan.size import parse
 from ..store.store import Store
 from ..store.winner_set import WinnerSet
 from ..trial import PREDICTED

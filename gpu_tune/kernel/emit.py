@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..plan import BufferArg, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
-from ..size import Size
+from ..plan.size import Size
 from ..store.winner import Winner
 from ..trial import PREDICTED
 from ..workload import Workload, to_dict

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ..cuda.launch import PORTABLE_CLUSTER
 from ..plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
-from ..size import Size
+from ..plan.size import Size
 from ..store.winner_set import WinnerSet
 from ..workload import View, Workload
 

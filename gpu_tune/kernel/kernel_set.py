@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import require
-from ..size import allowed
+from ..plan.size import allowed
 from ..store.winner_set import WinnerSet
 from ..trial import MEASURED
 from . import arrays

@@ -28,7 +28,7 @@ from pathlib import Path
 from .. import paths
 from ..errors import CorruptData, InvalidInput, StoreError
 from ..paths import root
-from ..size import MOST, any_of, label, lower, upper
+from ..plan.size import MOST, any_of, label, lower, upper
 from ..text import OtherFormat, other_format
 from ..trial import MEASURED, PREDICTED
 from ..workload import Workload

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from ..size import Size, allowed
+from ..plan.size import Size, allowed
 from ..text import check_format, from_json, refused, to_json
 from ..workload import Workload
 from .winner import FORMAT, READERS, Winner, canonical, digest

@@ -18,8 +18,8 @@ import jinja2
 from ..cuda.device import Device
 from ..errors import TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
+from ..plan.size import Size, ceil_div, label, upper
 from ..reference import Numerics
-from ..size import Size, ceil_div, label, upper
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
 from .identity import family_hash
@@ -39,8 +39,8 @@ class Template:
     adds numbers for the ranker to the common ones. ``numerics`` may depend on config and workload. ``tile`` names the
     knobs whose products are the rows, the columns and the depth of a block's tile, each possibly none; of a convolution
     the rows are pixels and the columns output channels. ``open_sizes``: fields of the workload that may be open. The
-    source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.size`) and make one kernel for all its sizes;
-    everything else is asked about the one size for which a config is chosen.
+    source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.plan.size`) and make one kernel for all its
+    sizes; everything else is asked about the one size for which a config is chosen.
     """
 
     name: str

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..cuda.device import Device
 from ..errors import GpuTuneError, InvalidConfig, TemplateError
 from ..plan import LaunchPlan, ResourceEstimate
+from ..plan.size import Size, label, lower, upper
 from ..reference import Numerics
-from ..size import Size, label, lower, upper
 from ..space.features import LaunchSummary, gemm_shape, launch_features
 from ..space.grid import Rows
 from ..space.knob import Config

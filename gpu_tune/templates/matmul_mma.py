@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
+from ..plan.size import upper
 from ..reference import Numerics
-from ..size import upper
 from ..workload import FP8, Workload
 from .base import Template
 from .lib.common import derived_once

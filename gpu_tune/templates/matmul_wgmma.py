@@ -15,8 +15,8 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..plan import BufferArg, LaunchPlan, TensorMapArg
+from ..plan.size import upper
 from ..reference import Numerics
-from ..size import upper
 from ..space.knob import Config, Constraint
 from ..workload import FP8, ITEMSIZE, Matmul, Workload
 from .base import ResourceEstimate, Template

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ..cuda.device import Device
 from ..errors import TemplateError, Unsupported
-from ..size import upper
+from ..plan.size import upper
 from ..workload import Workload
 from . import outside
 from .base import FOLDER, PREFIX, Template

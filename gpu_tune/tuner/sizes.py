@@ -21,7 +21,7 @@ from ..measure import emulated
 from ..measure.compiling import lanes_for
 from ..measure.protocol import Build
 from ..model.performance import predict
-from ..size import Size, allowed, label
+from ..plan.size import Size, allowed, label
 from ..store.winner import Winner
 from ..store.winner_set import SizeRange, WinnerSet
 from ..workload import Workload

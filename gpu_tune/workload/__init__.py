@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import text
 from ..errors import InvalidInput, require
-from ..size import Size, any_of, label, parse
+from ..plan.size import Size, any_of, label, parse
 from .conv2d import Conv2d
 from .matmul import Matmul, View
 from .operation import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES, ArraySpec

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..size import label
+from ..plan.size import label
 from .matmul import Matmul, View
 from .operation import SCALES, ArraySpec, Operation, whole
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..size import label
+from ..plan.size import label
 from .operation import MAX_DIM, SCALES, ArraySpec, Operation, whole
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import InvalidInput
-from ..size import Size, allowed, label
+from ..plan.size import Size, allowed, label
 from . import epilogue as epilogue_grammar
 
 MAX_DIM = 2**31 - 1

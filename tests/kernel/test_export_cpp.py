@@ -11,7 +11,7 @@ import pytest
 
 from gpu_tune.kernel.export_cpp import header, set_header
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
-from gpu_tune.size import any_of, ceil_div
+from gpu_tune.plan.size import any_of, ceil_div
 from gpu_tune.store.winner_set import SizeRange, WinnerSet
 from gpu_tune.workload import Conv2d, Matmul
 from tests.helpers.winners import H200, winner

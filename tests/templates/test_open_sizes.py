@@ -14,7 +14,7 @@ import gpu_tune as gt
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig, Unsupported
 from gpu_tune.measure import emulated
-from gpu_tune.size import Size
+from gpu_tune.plan.size import Size
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import bind, registry
 

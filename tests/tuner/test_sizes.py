@@ -11,7 +11,7 @@ import gpu_tune as gt
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel.kernel_set import KernelSet
 from gpu_tune.measure.finals import Check
-from gpu_tune.size import Size
+from gpu_tune.plan.size import Size
 from gpu_tune.store.records import Records
 from gpu_tune.tuner import sizes
 from gpu_tune.tuner import tune as tune_module

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...cuda.device import Device
 from ...plan import Arg, BufferArg, ScalarArg, Walk
-from ...size import ceil_div
+from ...plan.size import ceil_div
 from ...workload import ITEMSIZE, Matmul, Workload
 
 STATIC_LIMIT = 49152

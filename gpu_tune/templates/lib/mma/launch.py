@@ -7,7 +7,7 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, Step
-from ....size import upper
+from ....plan.size import upper
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args, matmul_walks, size_args

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ....size import upper
+from ....plan.size import upper
 from ..common import INDEX_LIMIT, STATIC_LIMIT
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS

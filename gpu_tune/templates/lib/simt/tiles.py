@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....size import upper
+from ....plan.size import upper
 from ....workload import ITEMSIZE
 from ..common import INDEX_LIMIT, ceil_div
 

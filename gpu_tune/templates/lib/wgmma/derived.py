@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....size import upper
+from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from .launch import SUM_THREADS, Transposed, target

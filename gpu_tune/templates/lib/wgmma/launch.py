@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMapArg
-from ....size import greatest
+from ....plan.size import greatest
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....size import least
+from ....plan.size import least
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
 from ..common import ceil_div

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
-from .errors import InvalidInput, require
+from ..errors import InvalidInput, require
 
 INT = 2**31 - 1
 """What a C int holds; larger values are computed as long long."""

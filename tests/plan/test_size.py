@@ -12,7 +12,7 @@ import gpu_tune as gt
 from gpu_tune import text
 from gpu_tune.errors import InvalidInput
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, ScalarArg, TensorMapArg
-from gpu_tune.size import Size, ceil_div, fixed, greatest, least, lower, open_size, upper
+from gpu_tune.plan.size import Size, ceil_div, fixed, greatest, least, lower, open_size, upper
 from gpu_tune.workload import accepting, from_dict, to_dict, tune_command
 
 M = Size("m", (3, 700))

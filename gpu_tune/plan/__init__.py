@@ -3,8 +3,8 @@
 A :class:`LaunchPlan` is ordered steps (kernel launches and memsets), the bytes of workspace and its initial state.
 It is plain data: the emulator, the GPU and a C++ caller all run a kernel from the same plan, and ``launch.json`` is
 its JSON form. Arguments name buffers; who runs the plan binds the names to memory. Of a workload with an open size,
-grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.size`), and :meth:`LaunchPlan.at` gives the
-plan of one size, which is what runs.
+grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.plan.size`), and :meth:`LaunchPlan.at` gives
+the plan of one size, which is what runs.
 
 Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b workspace``; conv2d: ``x w`` for
 ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``, ``beta``.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from . import text
-from .errors import CorruptData, InvalidInput, require
+from .. import text
+from ..errors import CorruptData, InvalidInput, require
 from .size import Size, fixed, open_size
 
 BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
