@@ -83,5 +83,5 @@ def test_disturbed_tunings_leave_nothing_behind_and_what_does_is_found_out(
             Records().append(replace(r, measurement=replace(r.measurement, status="compile_error", samples=())))
 
     monkeypatch.setattr(disturb, "FAULTS", {"blames": blames})
-    spoilt = disturb.disturb(1, tmp_path / "spoilt", 3, library)
+    spoilt = disturb.disturb(3, tmp_path / "spoilt", 3, library)  # one may come before there is a record
     assert spoilt["corrupt"] >= 1 and spoilt["blamed"] >= 1

@@ -68,11 +68,15 @@ def test_a_check_of_golden_outputs_sees_a_difference(tmp_path: Path, capsys: pyt
         entry: dict[str, Any] = {"space": {"file": "synthetic-a.json.gz"}, "seed": seed, "batches": 2}
         entries[f"synthetic-a/{seed}"] = {**entry, "golden": golden_search.run(entry)}
 
+    nothing = tmp_path / "nothing.tsv"
+    nothing.write_text("")
+
     def check(*options: str) -> tuple[int, str]:
         parts = {"search": {"complete": True, "entries": entries}}
         facts = {"format": 1, "commit": "here", "compiler": product.compiler_version(), "parts": parts}
         (tmp_path / "golden.json.gz").write_bytes(gzip.compress(json.dumps(facts).encode()))
-        return golden.main(["check", str(tmp_path / "golden.json.gz"), *options]), capsys.readouterr().out
+        command = ["check", str(tmp_path / "golden.json.gz"), *(options or ("--allow", str(nothing)))]
+        return golden.main(command), capsys.readouterr().out
 
     code, said = check()
     assert code == 0 and "2 of 2 equal" in said
