@@ -25,7 +25,7 @@ TRIALS = 15
 
 @pytest.fixture
 def good(templates):
-    """The toy template without faults: as many valid configs as there are trials, so that every run ends with the best."""
+    """The toy template without faults, and as many valid configs as trials: every run ends with the best."""
     fixed = {"fault": "none", "clear": False, "unroll": 1}
     knobs = tuple(Knob(k.name, (fixed[k.name],), "") if k.name in fixed else k for k in templates["toy"].knobs)
     return {"toy": replace(templates["toy"], knobs=knobs)}
