@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--settings", default="{}", help="JSON of search settings for cold and warm")
     p.add_argument("--minutes", type=float, default=1e9, help="stop after these; seeds that all have finished count")
     p.add_argument("--json")
+    p.add_argument("--curves", help="npz of the ratios after each trial, (seeds, trials) for each searcher and space")
     p.add_argument("--plot")
     args = p.parse_args(argv)
     try:
@@ -111,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(show(result, marks))
         if args.json:
             Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+        if args.curves:
+            np.savez_compressed(args.curves, **{f"{s}|{n}": c for s, by in done.items() for n, c in by.items()})
         if args.plot:
             plot(done, args.plot)
     except GpuTuneError as error:

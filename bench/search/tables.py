@@ -36,6 +36,7 @@ def summary(curves: dict[str, dict[str, np.ndarray]], marks: Sequence[int], draw
                     "ratio": np.median(a, axis=0).tolist(),
                     "lower_quartile": np.quantile(a, 0.25, axis=0).tolist(),
                     "trials_to_0.99": float(np.median(first(c, 0.99))),
+                    "reached_0.99": float(np.mean(c[:, -1] >= 0.99)),
                 }
                 for (s, c), a in zip(by_space.items(), at)
             },
@@ -100,7 +101,9 @@ def show(result: dict[str, Any], marks: Sequence[int]) -> str:
         lines.append(f"{pair:28}{cells}")
     for name, r in result["searchers"].items():
         lines.extend(
-            f"  {name:12} {space:44}" + "".join(f"{x:>7.3f}" for x in s["ratio"]) + f"{s['trials_to_0.99']:>7.0f}"
+            f"  {name:12} {space:44}"
+            + "".join(f"{x:>7.3f}" for x in s["ratio"])
+            + f"{s['trials_to_0.99']:>7.0f}{s['reached_0.99']:>7.0%}"
             for space, s in r["spaces"].items()
         )
     return "\n".join(lines)

@@ -31,10 +31,14 @@ def script(name: str) -> ModuleType:
 
 
 def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out.json"
+    out, curves = tmp_path / "out.json", tmp_path / "curves.npz"
     command = [*SPACES[:2], "--searchers", "random,ga,trees", "--seeds", "2", "--trials", "50", "--json", str(out)]
-    assert script("search.__main__").main(command) == 0
+    assert script("search.__main__").main([*command, "--curves", str(curves)]) == 0
     result = json.loads(out.read_text())
+    kept = np.load(curves)
+    assert {kept[name].shape for name in kept} == {(2, 50)} and len(kept.files) == 6
+    own = result["searchers"]["random"]["spaces"]["synthetic-a"]
+    assert own["reached_0.99"] == np.mean(kept["random|synthetic-a"][:, -1] >= 0.99)
     assert result["marks"] == [25, 50] and set(result["searchers"]) == {"random", "ga", "trees"}
     for r in result["searchers"].values():
         assert (
