@@ -67,9 +67,13 @@ def command(
     differs = sorted({n for r in reports for n, a in _results(r).items() if a.tobytes() != arrays[n].tobytes()})
     findings = list({(f.kind, f.message): f for r in reports for f in r.findings}.values())
     if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
-        for name, array in arrays.items():
-            np.save(save / f"{name}.npy", array)
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+            for name, array in arrays.items():
+                np.save(save / f"{name}.npy", array)
+        except OSError as error:
+            rule = f"cannot be written ({error.strerror or error})"
+            raise InvalidInput("--save", str(save), rule, "name a folder that you can write") from None
     ok = all(r.ok for r in reports)
     if as_json:
         told = [{name: getattr(f, name) for name in ("kind", "level", "message", "count")} for f in findings]
@@ -125,8 +129,15 @@ def _argument(text: str, rng: np.random.Generator) -> Any:
         if equals:
             return dtype.type(float(number)) if dtype.kind not in "iub" else dtype.type(int(number, 0))
         shape = _dims("arg", sizes)
+        require(min(shape) >= 0, "--arg", text, rule, remedy)
+        return _array(kind, dtype, shape, rng)
     except (TypeError, ValueError, OverflowError, AttributeError):
         raise InvalidInput("--arg", text, rule, remedy) from None
+    except MemoryError:
+        raise InvalidInput("--arg", text, "is more than this machine's memory holds", "give a smaller one") from None
+
+
+def _array(kind: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     if kind == "zeros":
         return np.zeros(shape, dtype)
     if kind == "arange":

@@ -122,7 +122,9 @@ def numbers(option: str, words: str) -> list[int]:
         return parts
     step = parts[2] if len(parts) == 3 else 1
     if len(parts) not in (2, 3) or step < 1 or parts[1] < parts[0]:
-        raise InvalidInput(option, words, "is not a number, a list or a range", "write 512, or 1,2,4, or 512:4096:512")
+        several = "write 512, or 1,2,4, or 512:4096:512"
+        remedy = "an open size stands alone, as in 1..8192" if ".." in words else several
+        raise InvalidInput(option, words, "is not a number, a list or a range", remedy)
     if (parts[1] - parts[0]) // step >= MOST_WORKLOADS:
         raise InvalidInput(option, words, f"has more than {MOST_WORKLOADS} values", "use a larger step")
     return list(range(parts[0], parts[1] + 1, step))

@@ -1,6 +1,7 @@
 // The C interface that the Python side calls. Results leave as one JSON text.
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <cxxabi.h>
 
 #include "lanes.hpp"
@@ -125,7 +126,8 @@ const char* emu_refusal(void* module, const char* kernel) {
 }
 const char* emu_demangle(const char* name, char* out, int size) {
   int status = 0;
-  char* plain = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  bool mangled = !strncmp(name, "_Z", 2);                         // a plain name may be the mangled one of a type: a, i
+  char* plain = mangled ? abi::__cxa_demangle(name, nullptr, nullptr, &status) : nullptr;
   snprintf(out, size_t(size), "%s", plain ? plain : name);
   free(plain);
   return out;

@@ -12,6 +12,7 @@ import numpy as np
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidInput, require
 from ..plan import Dim3
+from ..plan.size import whole
 from .arguments import Pointer, Struct, TensorMap, arrays_in
 from .machine import Machine, copied, span
 from .module import Module
@@ -99,8 +100,8 @@ class Session:
         sizes = self.module.facts(name).parameter_sizes
         dims = {what: _dim3(what, value) for what, value in (("grid", grid), ("block", block), ("cluster", cluster))}
         require(shared >= 0, "shared", shared, "is negative")
-        whole = [g % c for g, c in zip(dims["grid"], dims["cluster"])]
-        require(not any(whole), "grid", dims["grid"], f"is no multiple of the cluster {dims['cluster']}")
+        rest = [g % c for g, c in zip(dims["grid"], dims["cluster"])]
+        require(not any(rest), "grid", dims["grid"], f"is no multiple of the cluster {dims['cluster']}")
         require(
             len(args) == len(sizes),
             f"args of kernel {kernel or name!r}",
@@ -204,6 +205,7 @@ class Session:
         kind = type(array).__name__
         rule = "is no array, NumPy scalar, number, bytes, Struct, Pointer, TensorMap or None"
         require(isinstance(array, np.ndarray), what, kind, rule, "copy it to the host first")
+        require(not array.dtype.hasobject, what, "array of objects", "holds no numbers", "give it a dtype")
         start, end = span(array)
         block = self._find(start, end)
         assert block is not None
@@ -237,10 +239,11 @@ class Session:
 
 
 def _dim3(what: str, value: int | Sequence[int]) -> Dim3:
-    dims = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
+    given = value if isinstance(value, (Sequence, np.ndarray)) else (value,)
+    dims = [whole(d) for d in given]
     rule = "is not one to three positive integers"
-    require(1 <= len(dims) <= 3 and all(int(d) == d and d >= 1 for d in dims), what, value, rule)
-    x, y, z = (*(int(d) for d in dims), 1, 1)[:3]
+    require(1 <= len(dims) <= 3 and all(type(d) is int and 1 <= d < 1 << 32 for d in dims), what, value, rule)
+    x, y, z = (*dims, 1, 1)[:3]
     return x, y, z
 
 

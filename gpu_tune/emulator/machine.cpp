@@ -5,15 +5,20 @@
 
 namespace emu {
 
+constexpr u32 kMostThreads = 1024, kMostWarps = 1u << 28;         // of a block; of a grid, of each of which a count is kept
+
 void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, u32 shared, const u8* p, size_t n) {
   kernel = &k;
   std::copy(g, g + 3, grid), std::copy(b, b + 3, block), std::copy(c, c + 3, cluster_dims);
   params.assign(p, p + n);
-  u32 threads = b[0] * b[1] * b[2], size = c[0] * c[1] * c[2];
+  u64 all = u64(b[0]) * b[1] * b[2];
+  u32 threads = u32(std::min<u64>(all, kMostThreads)), size = c[0] * c[1] * c[2];
   warps_per_cta = (threads + 31) / 32;
   warps_per_cluster = warps_per_cta * size;
   agents = first_mbarrier_agent() + 64 * size;
-  cluster_count = g[0] / c[0] * (g[1] / c[1]) * (g[2] / c[2]);
+  u64 clusters = u64(g[0] / c[0]) * (g[1] / c[1]) * (g[2] / c[2]);
+  bool too_many = clusters > kMostWarps / std::max(1u, warps_per_cluster);
+  cluster_count = too_many ? 0 : u32(clusters);
   dynamic_shared = shared;
   dynamic_base = (kSharedStart + k.static_shared + k.dynamic_align - 1) & ~(k.dynamic_align - 1);
   highest_shared = 0;
@@ -30,6 +35,11 @@ void Machine::launch(const Kernel& k, const u32* g, const u32* b, const u32* c, 
       if (k.required_cluster[0] && k.required_cluster[q] != int(c[q])) stop("launch", "the cluster differs from the kernel's __cluster_dims__", nullptr);
       if (k.required_threads[0] && k.required_threads[q] != int(b[q])) stop("launch", "the block differs from the kernel's .reqntid", nullptr);
     }
+    if (all > kMostThreads || b[2] > 64)
+      stop("launch", format("a block of %u x %u x %u threads; 1024 are the most, 64 of them along z", b[0], b[1], b[2]), nullptr);
+    if (g[0] > 0x7fffffff || g[1] > 65535 || g[2] > 65535)
+      stop("launch", format("a grid of %u x %u x %u blocks; 2147483647 x 65535 x 65535 are the most", g[0], g[1], g[2]), nullptr);
+    if (too_many) stop("limit", format("%llu blocks of %u warps are more than the emulator runs", (unsigned long long)(clusters * size), warps_per_cta), nullptr);
     if (k.max_threads && int(threads) > k.max_threads)
       stop("launch", format("a block of %u threads exceeds the launch bounds of %d", threads, k.max_threads), nullptr);
     if (size > 8) stop("launch", format("a cluster of %u blocks; 8 are the most without opting in to non-portable sizes", size), nullptr);

@@ -46,6 +46,9 @@ class Module(Ptx):
         EmulationError when the text is no PTX. A kernel with an instruction that is not supported is refused when it is
         launched; :attr:`refused` says why.
         """
+        kind = type(source_or_ptx).__name__
+        remedy = "pass the content of a file: Path(...).read_text()"
+        require(isinstance(source_or_ptx, str), "source_or_ptx", kind, "is no text", remedy)
         if is_ptx(source_or_ptx):
             return _load(source_or_ptx, "", ())
         if reads_files(source_or_ptx, options):

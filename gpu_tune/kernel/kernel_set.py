@@ -53,6 +53,7 @@ class KernelSet:
         """The kernel for one ``size``; InvalidInput where the workload does not allow it."""
         found = self._sizes.get(size)
         if found is None:
+            size = allowed(self.winners.size, size)
             part = self.winners.range_of(size)
             found = TunedKernel(self.winners.at(size), self.match, self.path, self._code[part.kernel])
             if len(self._sizes) >= KEPT:

@@ -184,10 +184,16 @@ def any_of(least: int, most: int) -> Any:
     For the ``m`` of a :class:`~gpu_tune.workload.Matmul` or the ``n`` of a :class:`~gpu_tune.workload.Conv2d`.
     InvalidInput where the two are no such bounds.
     """
-    whole = all(type(x) is int for x in (least, most))
+    least, most = whole(least), whole(most)
+    integers = all(type(x) is int for x in (least, most))
     rule = f"are not a least and a larger size in 1..{MOST}"
-    require(whole and 1 <= least < most <= MOST, "any_of", (least, most), rule, "give two, as in any_of(1, 8192)")
+    require(integers and 1 <= least < most <= MOST, "any_of", (least, most), rule, "give two, as in any_of(1, 8192)")
     return Size("m", (least, most))
+
+
+def whole(value: Any) -> Any:
+    """NumPy's and others' integers as Python's; anything else as it is."""
+    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
 
 def parse(text: str) -> Any:
@@ -198,7 +204,7 @@ def parse(text: str) -> Any:
 
 def allowed(size: Size, value: int) -> int:
     """``value`` where the open size of ``size`` may have it; InvalidInput elsewhere."""
-    low, high = size.variable.bounds
+    (low, high), value = size.variable.bounds, whole(value)
     if type(value) is int and low <= value <= high:
         return value
     raise InvalidInput(

@@ -114,6 +114,8 @@ def _facts(progress: Progress) -> tuple[str, str, str]:
             found += f", {progress.workload.flops / best.time / 1e12:.3g} TFLOP/s"
         if progress.default is not None:
             found += f", {progress.default.time / best.time:.2f}x the default"
+    elif progress.phase == "done" and progress.statuses["ok"]:
+        found = "kernels for every size"
     if progress.size:
         far = f"{progress.size}, {far}"
     if progress.goal is not None:

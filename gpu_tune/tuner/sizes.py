@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cuda.device import Device
 from ..emulator import unavailable_reason
-from ..errors import InvalidInput, WrongResult
+from ..errors import WrongResult, require
 from ..measure import emulated
 from ..measure.compiling import lanes_for
 from ..measure.protocol import Build
 from ..model.performance import predict
-from ..plan.size import Size, allowed, label
+from ..plan.size import Size, label, whole
 from ..store.winner import Winner
 from ..store.winner_set import SizeRange, WinnerSet
 from ..workload import Workload
@@ -77,9 +77,7 @@ def tune_sizes(
     size = workload.open
     assert size is not None
     begun = time.monotonic()
-    chosen = sizes_to_tune(size) if sizes is None else sorted({allowed(size, s) for s in sizes})
-    if not chosen:
-        raise InvalidInput("sizes", sizes, "names no size", f"give some of {label(size)}, or leave it out")
+    chosen = sizes_to_tune(size) if sizes is None else sizes_asked(size, sizes)
     share = replace(
         budget,
         trials=None if budget.trials is None else max(1, budget.trials // len(chosen)),
@@ -114,6 +112,17 @@ def tune_sizes(
         complete=complete,
         created=time.time(),
     )
+
+
+def sizes_asked(size: Size, sizes: Sequence[int]) -> list[int]:
+    """The ``sizes`` that a caller wants tuned, in order; InvalidInput for one that ``size`` may not have, or none."""
+    given = list(sizes) if isinstance(sizes, Iterable) else []
+    remedy = f"give a list of some of {label(size)}, or leave it out"
+    require(given, "sizes", sizes, "names no size", remedy)
+    low, high = size.bounds
+    wrong = [s for s in given if type(whole(s)) is not int or not low <= s <= high]
+    require(not wrong, "sizes", wrong, f"are not sizes that {size.name} may have", remedy)
+    return sorted({whole(s) for s in given})
 
 
 def sizes_to_tune(size: Size, most: int = MOST_SIZES) -> list[int]:

@@ -42,7 +42,7 @@ from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .foresee import expectations
 from .live import Live, somebody_looks
 from .loop import Loop
-from .sizes import tune_sizes
+from .sizes import sizes_asked, tune_sizes
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
@@ -98,7 +98,9 @@ def tune(
     if workload.open is not None and target is not None:
         raise InvalidInput("target", target, f"is of one size, and {workload.open.name} is open", "leave it out")
     if workload.open is None and sizes is not None:
-        raise InvalidInput("sizes", list(sizes), "are to tune of a workload that leaves none open", "leave them out")
+        raise InvalidInput("sizes", sizes, "are to tune of a workload that leaves none open", "leave them out")
+    if workload.open is not None and sizes is not None:
+        sizes = sizes_asked(workload.open, sizes)
     explicit, shown = opened(store), progress
     with contextlib.ExitStack() as open_:
         cluster: Cluster | None = None
@@ -149,7 +151,7 @@ def tune(
         tell(so_far)
         search = _Search(device, source, records, budget, seed, jobs, force, drivers, cluster)
         if workload.open is not None:
-            tuned = functools.partial(_at_size, search, workload, templates, tell)
+            tuned = functools.partial(_at_size, search, so_far, templates, tell)
             made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, tuned)
         else:
             made, _ = search.winner(bound, so_far, tell, stored)
@@ -217,16 +219,23 @@ class _Search:
 
 def _at_size(
     search: _Search,
-    workload: Workload,
+    together: Progress,
     templates: Mapping[str, Template] | None,
     tell: OnTrial,
     size: int,
     budget: Budget,
 ) -> tuple[Winner, Build]:
-    """The winner among kernels that leave the size of ``workload`` open, by their times at ``size``."""
+    """The winner among kernels that leave the size of a workload open, by their times at ``size``; its trials are added
+    to those of all sizes ``together``."""
+    workload = together.workload
     bound = bind(workload, search.device, templates, size)
     so_far = Progress(bound[0].workload, search.device, search.source, budget, size=f"{workload.openable}={size}")
-    return search.winner(bound, so_far, tell)
+    try:
+        return search.winner(bound, so_far, tell)
+    finally:
+        together.trials += so_far.trials
+        together.resumed += so_far.resumed
+        together.statuses += so_far.statuses
 
 
 def _build_emulator(progress: Progress, tell: OnTrial) -> None:

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..plan.size import label
+from ..plan.size import label, whole
 from .matmul import Matmul, View
-from .operation import SCALES, ArraySpec, Operation, whole
+from .operation import SCALES, ArraySpec, Operation
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..plan.size import label
-from .operation import MAX_DIM, SCALES, ArraySpec, Operation, whole
+from ..plan.size import label, whole
+from .operation import MAX_DIM, SCALES, ArraySpec, Operation
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import InvalidInput
-from ..plan.size import Size, allowed, label
+from ..plan.size import Size, allowed, label, whole
 from . import epilogue as epilogue_grammar
 
 MAX_DIM = 2**31 - 1
@@ -211,8 +211,3 @@ class Operation(ABC):
         self._require(w.scales == "none" or scalable, "scales", w.scales, rule, "they are for int8 and float8 data")
         valid = w.scales != "block128" or self.dtype != "int8"
         self._require(valid, "scales", w.scales, "is for float8 data", "use tensor or row_col for int8")
-
-
-def whole(value: Any) -> Any:
-    """NumPy's and others' integers as Python's; anything else as it is."""
-    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value

@@ -106,6 +106,37 @@ def test_a_run_stops_at_the_first_fault_or_never() -> None:
         gt.emulate(COPY, block=32, args=[short, out], stop="later")
 
 
+@pytest.mark.parametrize(
+    ("grid", "block", "said"),
+    [
+        (1, 1025, "launch: kernel k: a block of 1025 x 1 x 1 threads; 1024 are the most"),
+        (1, (1, 1, 65), "1024 are the most, 64 of them along z"),
+        (1, (1 << 16, 1 << 16), "1024 are the most"),  # 2^32 threads, which 32 bits count as none
+        ((1, 65536), 32, "launch: kernel k: a grid of 1 x 65536 x 1 blocks"),
+        (1 << 31, 32, "2147483647 x 65535 x 65535 are the most"),
+        ((1 << 16, 1 << 15, 2), 32, "limit: kernel k: 4294967296 blocks of 1 warps are more than the emulator runs"),
+    ],
+)
+def test_launches_that_no_device_takes(grid: Any, block: Any, said: str) -> None:
+    a = np.zeros(32, np.uint32)
+    report = gt.emulate(COPY, grid=grid, block=block, args=[a, a])
+    assert not report.ok and said in str(report)
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, "4", (), (1, 1, 1, 1), (2.0,), 1 << 32])
+def test_sizes_of_a_grid_are_whole(wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match="is not one to three positive integers"):
+        gt.emulate(COPY, grid=wrong, block=32, args=[np.zeros(32, np.uint32)] * 2)
+
+
+def test_what_is_no_source_and_no_array_of_numbers(tmp_path: Any) -> None:
+    with pytest.raises(InvalidInput, match="'PosixPath' is no text; pass the content of a file"):
+        gt.emulate(tmp_path / "kernel.cu", block=32)
+    objects = np.zeros(32, object)
+    with pytest.raises(InvalidInput, match="'array of objects' holds no numbers"):
+        gt.emulate(COPY, block=32, args=[objects, objects])
+
+
 def test_arrays_that_are_not_writeable_may_only_be_read() -> None:
     a, b = np.arange(32, dtype=np.uint32), np.zeros(32, np.uint32)
     b.flags.writeable = False
@@ -190,6 +221,23 @@ def test_the_command_says_what_it_finds(tmp_path: Any) -> None:
     assert done.exit_code == 0, done.output  # 64 threads
     done = CliRunner().invoke(main, [*args[:4], "--block", "65", *numbers[:4], "--arg", "int32=65"])
     assert done.exit_code == 1 and "bounds" in done.output, done.output
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--arg", "float32[4,-1]"], "is no argument"),
+        (["--arg", "zeros:float32[99999999999999]"], "is more than this machine's memory holds"),
+        (["--kernel", "zz"], "fits 0 kernels of the module; name one: a, b"),  # "a" is no mangled "signed char"
+        (["--kernel", "a", "--arg", "zeros:float32[32]", "--save", "{file}/inside"], "cannot be written"),
+    ],
+)
+def test_the_command_refuses(tmp_path: Any, options: list[str], said: str) -> None:
+    file = tmp_path / "kernel.cu"
+    file.write_text("\n".join(f'extern "C" __global__ void {k}(float* x) {{ x[threadIdx.x] = 1; }}' for k in "ab"))
+    done = CliRunner().invoke(main, ["emulate", str(file), *(o.format(file=file) for o in options)])
+    assert done.exit_code == 2 and said in done.output, done.output
 
 
 PLUGIN = """

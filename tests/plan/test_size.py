@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 import gpu_tune as gt
@@ -104,6 +105,7 @@ def test_a_workload_with_an_open_size():
     assert from_dict(json.loads(json.dumps(to_dict(w)))) == w == from_dict({**to_dict(w), "m": "1..8192"})
     assert "--m 1..8192" in tune_command(w) and hash(w) == hash(gt.Matmul(**{**w.__dict__}))
     assert gt.Conv2d(gt.any_of(1, 64), 8, 9, 9, 8, 3, 3).at(2) == gt.Conv2d(2, 8, 9, 9, 8, 3, 3)
+    assert gt.any_of(np.int64(1), np.int32(64)) == gt.any_of(1, 64) and w.at(np.int64(5)) == w.at(5)
     for wrong, said in (
         (lambda: gt.any_of(5, 5), "any_of: (5, 5) are not a least and a larger size"),
         (lambda: gt.Matmul(8, gt.any_of(1, 5), 8), "Matmul n: '1..5' is open, which only m can be"),

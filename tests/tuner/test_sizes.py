@@ -13,7 +13,7 @@ from gpu_tune.kernel.kernel_set import KernelSet
 from gpu_tune.measure.finals import Check
 from gpu_tune.plan.size import Size
 from gpu_tune.store.records import Records
-from gpu_tune.tuner import sizes
+from gpu_tune.tuner import live, sizes
 from gpu_tune.tuner import tune as tune_module
 from gpu_tune.workload import Matmul
 from tests.helpers.command_line import run
@@ -26,9 +26,12 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     templates = {"toy": replace(templates["toy"], open_sizes=("m",))}
     seen = []
     options = dict(device="nvidia-h200", trials=10, seed=0, sizes=[64, 8], templates=templates, jobs=1)
-    kernels = gt.tune(OPEN, on_trial=lambda p: seen.append(p.size), **options)
-    assert isinstance(kernels, KernelSet) and kernels.match == "set" and {"m=64", "m=8"} <= set(seen)
+    kernels = gt.tune(OPEN, on_trial=seen.append, **options)
+    assert isinstance(kernels, KernelSet) and kernels.match == "set" and {"m=64", "m=8"} <= {p.size for p in seen}
     winners = kernels.winners
+    last = seen[-1]  # of all sizes together
+    assert (last.phase, last.size, last.trials, last.statuses.total()) == ("done", "", winners.trials, winners.trials)
+    assert "kernels for every size" in live.plain("title", last)
     assert winners.ranges[0].least == 1 and winners.ranges[-1].most == 64 and winners.complete
     assert {r.ours for r in winners.ranges} == {"unknown"} and set(winners.sizes) <= {8, 64}
     assert all(k.plan.open == Size("m", (1, 64)) and "m is an argument, 1 to 64" in k.code for k in winners.kernels)
@@ -51,7 +54,9 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
 def test_wrong_requests_are_refused_before_anything_is_tuned(home, templates):
     toys = {"toy": replace(templates["toy"], open_sizes=("m",))}
     for options, said in (
-        (dict(sizes=[65]), r"m: 65 is not in 1\.\.64"),
+        (dict(sizes=[65, 8]), r"sizes: \[65\] are not sizes that m may have; give a list of some of 1\.\.64"),
+        (dict(sizes=["8"]), "are not sizes that m may have"),
+        (dict(sizes=16), "names no size"),
         (dict(sizes=[]), "names no size"),
         (dict(target="3us"), "is of one size, and m is open"),
     ):

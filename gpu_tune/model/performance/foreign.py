@@ -14,6 +14,7 @@ from ...cuda.device import DEFAULT, Device, by_name
 from ...emulator import unavailable_reason
 from ...errors import EmulationError, InvalidInput, require
 from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
+from ...plan.size import whole
 from .lanes import KernelLanes, l1_bytes, lanes_of
 from .prediction import Prediction, predict_kernel
 
@@ -134,7 +135,7 @@ def _lanes(
 
 
 def _three(subject: str, value: _Dim) -> tuple[int, int, int]:
-    given = (value,) if isinstance(value, int) else tuple(value)
+    given = [whole(n) for n in (value if isinstance(value, Sequence) else (value,))]
     sound = 1 <= len(given) <= 3 and all(type(n) is int and n > 0 for n in given)
     require(sound, subject, value, "is not one to three positive integers", "give blocks or threads, as in (128, 2)")
     x, y, z = (*given, 1, 1)[:3]

@@ -45,6 +45,7 @@ def test_more_work_takes_longer(cubin: bytes, tmp_path: Path) -> None:
         ({"device": "nvidia-h200"}, "of compute capability 8.0, nvidia-h200 has 9.0"),
         ({"kernel": "other"}, "is none of sums"),
         ({"grid": 0}, "is not one to three positive integers"),
+        ({"grid": 1.5}, "is not one to three positive integers"),
         ({"grid": (1, 2, 3, 4)}, "is not one to three positive integers"),
         ({"block": 2048}, "is more than 1024 threads"),
         ({"trips": float("nan")}, "trips: nan is no finite number"),
