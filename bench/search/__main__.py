@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json:
             Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
         if args.curves:
-            np.savez_compressed(args.curves, **{f"{s}|{n}": c for s, by in done.items() for n, c in by.items()})
+            named: dict[str, Any] = {f"{s}|{n}": c for s, by in done.items() for n, c in by.items()}
+            np.savez_compressed(args.curves, **named)
         if args.plot:
             plot(done, args.plot)
     except GpuTuneError as error:
