@@ -207,6 +207,14 @@ FROZEN.flags.writeable = False
         (lambda: gt.tune({"m": 3}, trials=2), "workload: .* is not a Matmul or Conv2d"),
         (lambda: gt.tune(gt.Matmul(8, 8, 8), kind="cpu", trials=2), "kind: 'cpu' is unknown; use one of auto"),
         (lambda: gt.tune(gt.Matmul(8, 8, 8), store="a\0b", trials=2), "store: .* is neither"),
+        (lambda: gt.tune(gt.Matmul(8, 8, 8), templates="x", trials=2), "templates: 'x' are no mapping"),
+        (lambda: gt.tune(gt.Matmul(8, 8, 8), jobs=0, trials=2), "jobs: 0 is not a positive integer"),
+        (lambda: gt.tune(gt.Matmul(8, 8, 8), jobs=True, trials=2), "jobs: True is not a positive integer"),
+        (
+            lambda: gt.Matmul(8, 8, 8, lda=2**31),
+            "lda: 2147483648 is not an integer from the row length 8 to 2147483647",
+        ),
+        (lambda: gt.matmul(A[:, :0], B[:0]), r"a.shape: \(8, 0\) has a size of 0; leave the call out"),
     ],
 )
 def test_a_bad_argument_is_one_clear_error(no_gpu, call, said):

@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 
 from ..cuda.device import Device
-from ..errors import TemplateError, Unsupported
+from ..errors import TemplateError, Unsupported, require
 from ..plan.size import upper
 from ..workload import Workload
 from . import outside
@@ -69,6 +69,8 @@ def bind(
     ``templates`` replaces the registry. ``size``: what configs are chosen for where the workload leaves one open (the
     largest, unless given). Unsupported lists each template's reason when none can.
     """
+    rule, remedy = "are no mapping of names to templates", "leave them out, or give some of registry()"
+    require(templates is None or isinstance(templates, Mapping), "templates", templates, rule, remedy)
     found, reasons = [], []
     left = workload.open
     tuned = workload if left is None else workload.at(upper(left) if size is None else size)
