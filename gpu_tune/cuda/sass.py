@@ -215,13 +215,17 @@ class Program:
 
     @functools.cached_property
     def hot_loop(self) -> tuple[int, int] | None:
-        """The inner loop with the most arithmetic; None in code without loops."""
+        """The inner loop with the most arithmetic; where inner loops have none (they only copy), the loop around them
+        with the most. None in code without loops."""
         weight = self._work
 
         def work(span: tuple[int, int]) -> tuple[int, int]:
             return int(weight[span[0] : span[1] + 1].sum()), span[1] - span[0]
 
-        return max(self.inner_loops, key=work, default=None)
+        inner = max(self.inner_loops, key=work, default=None)
+        if inner is None or work(inner)[0]:
+            return inner
+        return max(self.loops, key=lambda span: (work(span)[0], span[0] - span[1]))
 
     @functools.cached_property
     def _work(self) -> NDArray[np.int64]:

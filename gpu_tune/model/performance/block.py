@@ -91,6 +91,10 @@ class Kernel:
         work = trace.lane_work(self.program)
         self.work = float(work[self.path.body].sum())
         """Multiply-adds of a warp in one iteration (0: there is no loop that multiplies)."""
+        if self.loop is not None and self.work:
+            steps = self.work * self.warps / self.loop.macs
+            copied = sum(self.loop.reads) / self.loop.steps * steps / self.warps
+            self.path = trace.unrolled(self.program, self.path, copied)
         self.rest_work = float(work[self.path.head].sum() + work[self.path.tail].sum())
 
     def wave(self, blocks: int, trips: float, units: int) -> Wave:

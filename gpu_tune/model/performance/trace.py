@@ -40,6 +40,25 @@ def path(program: Program) -> Path:
     return Path(head.astype(np.int32), body.astype(np.int32), tail.astype(np.int32))
 
 
+def unrolled(program: Program, way: Path, copied: float) -> Path:
+    """``way`` with the loops inside its body run as often as it takes a warp to copy ``copied`` bytes in an iteration;
+    their own trips are not in the machine code."""
+    loop = program.hot_loop
+    inside = [s for s in program.loops if loop is not None and loop[0] <= s[0] and s[1] <= loop[1] and s != loop]
+    nested = np.zeros(len(program), bool)
+    for first, last in inside:
+        nested[first : last + 1] = True
+    moved = np.where(program.is_("LDGSTS LDG"), 32.0 * program.width, 0.0)[way.body]
+    again = nested[way.body]
+    each = moved[again].sum()
+    times = round((copied - moved[~again].sum()) / each) if each else 1
+    if times <= 1:
+        return way
+    edges = np.flatnonzero(np.diff(again.astype(np.int8))) + 1
+    parts = [p for p in np.split(way.body, edges) for _ in range(times if nested[p[0]] else 1)]
+    return Path(way.head, np.concatenate(parts).astype(np.int32), way.tail)
+
+
 def _none() -> NDArray[np.int32]:
     return np.zeros(0, np.int32)
 

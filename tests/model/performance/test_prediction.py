@@ -130,3 +130,20 @@ def test_a_kernel_without_a_template_and_one_that_is_not_there() -> None:
     assert 0 < some.seconds < more.seconds
     with pytest.raises(CorruptData, match="has no kernel 'nothing'"):
         predict_kernel(code, "nothing", step.grid, step.block, chip)
+
+
+def test_a_loop_of_copies_inside_the_main_loop_is_not_taken_for_it() -> None:
+    """Tiles copied by 4 bytes take a loop of their own; it has no arithmetic, and runs more than once."""
+    chip, workload = by_name("nvidia-a100"), Matmul(4096, 4096, 4096, dtype="float16", layout="nt")
+    bound = next(b for b in bind(workload, chip) if b.name == "matmul_mma")
+    found = []
+    for copy_bytes in (4, 16):
+        shape = {"block_n": 128, "block_k": 64, "stages": 4, "fragment_buffers": 1, "copy_bytes": copy_bytes}
+        rendered = bound.render(bound.default().replace(**shape))
+        code = nvrtc.to_cubin(rendered.source, chip.arch).data
+        found.append(predict(code, rendered.plan, rendered.estimate, workload, chip))
+        program = cubin.programs(code)["matmul_mma"]
+        assert program.hot_loop is not None and (program.hot_loop in program.inner_loops) == (copy_bytes == 16)
+    narrow, wide = found
+    assert narrow.shares["mma"] > 0.3
+    assert narrow.seconds > wide.seconds > workload.flops / chip.peak_flops("fp16")
