@@ -105,29 +105,37 @@ def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Calla
     assert [c.status for c in found.finalists].count("quarantined") == 2
 
 
+def killed_at(child: Worker, kind: type, left: list[int]) -> None:
+    """From now on ``child`` is killed from outside at the next ``left[0]`` requests of ``kind``.
+
+    It is stopped before the request is sent: so it has the request, and no answer, when it is killed.
+    """
+    ask = child.ask
+
+    def killed(request: Any, timeout: Any) -> Any:
+        pid = child.pid
+        if not (isinstance(request, kind) and left[0] and pid is not None):
+            return ask(request, timeout)
+        left[0] -= 1
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: stopped(pid))
+
+        def sent(stage: Stage) -> float:
+            os.kill(pid, signal.SIGKILL)
+            return float(timeout(stage) if callable(timeout) else timeout)
+
+        return ask(request, sent)
+
+    child.ask = killed  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_child_killed_from_outside_costs_no_config(
     opened: Callable[..., GpuMeasurer], candidate: Make, caplog: pytest.LogCaptureFixture, times: int
 ):
     """By an out-of-memory killer, say: the trial is tried again; when it is lost again and again, it is no trial."""
     with opened() as m:
-        ask, left = m.children[0].ask, [times]
-
-        def killed(request: Any, timeout: Any) -> Any:
-            pid = m.children[0].pid
-            if not (isinstance(request, TrialRequest) and left[0] and pid is not None):
-                return ask(request, timeout)
-            left[0] -= 1
-            os.kill(pid, signal.SIGSTOP)  # so that it has the request, and no answer, when it is killed
-            wait_until(lambda: stopped(pid))
-
-            def sent(stage: Stage) -> float:
-                os.kill(pid, signal.SIGKILL)
-                return float(timeout(stage) if callable(timeout) else timeout)
-
-            return ask(request, sent)
-
-        m.children[0].ask = killed  # type: ignore[method-assign]
+        killed_at(m.children[0], TrialRequest, [times])
         trial = m.submit(candidate())
         if times < 3:
             assert trial.result(HANG).status == "ok"
@@ -168,16 +176,8 @@ def test_finalists_lost_to_the_machine_are_asked_for_again(
 ):
     fast, slow = candidate(rows=8), candidate(rows=1)
     with opened(baselines=()) as m:
-        ask, left = m.children[0].ask, [1]
-
-        def killed(request: Any, timeout: Any) -> Any:
-            pid = m.children[0].pid
-            if isinstance(request, FinalsRequest) and left[0] and pid is not None:
-                left[0] -= 1
-                os.kill(pid, signal.SIGKILL)
-            return ask(request, timeout)
-
-        m.children[0].ask = killed  # type: ignore[method-assign]
+        left = [1]
+        killed_at(m.children[0], FinalsRequest, left)
         assert m.finals([slow, fast]).winner == fast
         left[0] = 9
         with pytest.raises(EnvironmentFault, match="finalists were lost 3 times"):
