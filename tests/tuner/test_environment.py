@@ -18,6 +18,7 @@ from gpu_tune.measure.worker import Stage, WorkerLost
 from gpu_tune.space.knob import Knob
 from gpu_tune.store.records import Records
 from gpu_tune.store.store import Store
+from tests.helpers.processes import HANG
 from tests.helpers.tuning import tune
 
 TRIALS = 15
@@ -69,7 +70,7 @@ def test_lost_compiles_are_no_trials_and_the_next_run_measures_their_configs(
     with monkeypatch.context() as disturbed:
         disturbed.setattr(worker.Worker, "ask", lossy)
         with contextlib.suppress(MeasureError):
-            tune(good, trials=TRIALS, seconds=30.0)
+            tune(good, trials=TRIALS, seconds=HANG)
     kept = [r.measurement for r in Records().read("predicted")]
     assert lost and 4 <= len(kept) < TRIALS and {m.status for m in kept} <= {"ok", "duplicate"}
     assert not [r for r in kept if "SIGKILL" in r.reason or "NVRTC" in r.reason]
