@@ -1,4 +1,5 @@
 # make demo   tunes two matmuls, explains one      make test   every test      make lint   linters and types
+# make test-torch   the tests of gpu_tune.torch, with PyTorch
 # Each sets up a local virtual environment first. Needs make, g++ and Python >= 3.10 with venv; no GPU.
 
 PYTHON ?= python3
@@ -19,7 +20,10 @@ ON_GPU := $(if $(TESTS),,$(CUDA))
 # What the tests want besides: CuPy, to look up names in where there is no GPU to run it on.
 TESTING := test$(if $(filter compiler,$(EXTRA)),$(COMMA)test-cupy)
 
-.PHONY: demo test lint setup setup-test setup-lint clean
+# PyTorch: with a GPU as PyPI has it (several GB), else the build for CPUs.
+TORCH_INDEX ?= $(if $(CUDA),,--extra-index-url https://download.pytorch.org/whl/cpu)
+
+.PHONY: demo test test-torch lint setup setup-test setup-torch setup-lint clean
 .DELETE_ON_ERROR:
 
 # The demo keeps what it finds in build/demo, and starts afresh each time. Without a GPU it tunes for an A100, on whose
@@ -39,6 +43,11 @@ test: setup-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(if $(ON_GPU),--ignore tests/gpu) $(TESTS)
 	$(if $(ON_GPU),$(BIN)/python -m pytest -rs tests/gpu)
 
+# `make test` runs these too where PyTorch is installed, and says in its last lines that they were left out where it is not.
+test-torch: export GPU_TUNE_TEST_SHARED ?= $(CURDIR)/build/tests
+test-torch: setup-torch
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/torch
+
 # mypy checks for the Python that runs it, with the stubs of the NumPy that pip chose for that one.
 lint: setup-lint
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,6 +61,8 @@ setup: $(VENV)/.demo-$(EXTRA)
 
 setup-test: $(VENV)/.test-$(EXTRA)
 	@$(BIN)/python -c 'from gpu_tune.emulator import build; build.library()'
+
+setup-torch: setup-test $(VENV)/.torch-$(EXTRA)
 
 setup-lint: $(VENV)/.lint-$(EXTRA)
 
@@ -70,6 +81,10 @@ $(VENV)/.demo-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),report,cluster,$(TESTING)]'
 	@touch $@ $(VENV)/.demo-$(EXTRA)
+
+$(VENV)/.torch-$(EXTRA): $(VENV)/.test-$(EXTRA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) -e '.[torch]'
+	@touch $@
 
 $(VENV)/.lint-$(EXTRA): $(VENV)/.test-$(EXTRA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,25 @@ from gpu_tune.measure.compile import CompileResult, CompileStore, compile_key
 from tests.helpers import virtual_gpu
 from tests.helpers.cache import cache_folder
 
+NEEDS_TORCH = Path(__file__).parent / "torch"
+TORCH = importlib.util.find_spec("torch") is not None
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first: the short ones then fill what is left of every process's time."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without PyTorch what needs it is not even read."""
+    return True if collection_path == NEEDS_TORCH and not TORCH else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line about what was left out."""
+    asked = [Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args]
+    if not TORCH and any(NEEDS_TORCH.is_relative_to(path.resolve()) for path in asked):
+        terminalreporter.write_line("left out: tests/torch, for PyTorch is not installed; `make test-torch` runs them")
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ FLOORS = (
     "search kernel verify",
     "dispatch report",
     "tuner",
+    "torch",
     "cli",
 )
 """The rooms, bottom up; those of one floor stand in one line."""
