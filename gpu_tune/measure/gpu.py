@@ -216,14 +216,14 @@ class GpuMeasurer(CompilingMeasurer):
             if not outside:
                 return reply
             why = reply.reason
-            self._say(why)
+            self._say("a trial was lost for a reason outside of it (%s): it is tried again", why)
         raise EnvironmentFault(f"a trial was lost {ATTEMPTS} times for a reason outside of it: {why}")
 
-    def _say(self, why: str) -> None:
+    def _say(self, words: str, why: str) -> None:
         """Warn once in the life of a measurer."""
         if not self._complained:
             self._complained = True
-            log.warning("a trial was lost for a reason outside of it (%s): it is tried again", why)
+            log.warning(words, why)
 
     def _require_health(self, child: Worker, why: str) -> None:
         """EnvironmentFault unless the child's GPU still runs what is known to be right: then ``why`` blames nobody."""
@@ -264,7 +264,7 @@ class GpuMeasurer(CompilingMeasurer):
                     return error.stage.subject, why, None
             finally:
                 self._free.put(child)
-            self._say(why)
+            self._say("the finalists were lost for a reason outside of them (%s): they are timed again", why)
         raise EnvironmentFault(f"the finalists were lost {ATTEMPTS} times for a reason outside of them: {why}")
 
     def _child(self) -> Worker:

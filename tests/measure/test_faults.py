@@ -172,13 +172,17 @@ def test_a_time_limit_that_passes_before_the_kernel_has_begun_is_not_the_configs
 
 
 def test_finalists_lost_to_the_machine_are_asked_for_again(
-    opened: Callable[..., GpuMeasurer], candidate: Make, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[..., GpuMeasurer],
+    candidate: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     fast, slow = candidate(rows=8), candidate(rows=1)
     with opened(baselines=()) as m:
         left = [1]
         killed_at(m.children[0], FinalsRequest, left)
         assert m.finals([slow, fast]).winner == fast
+        assert "SIGKILL): they are timed again" in caplog.text
         left[0] = 9
         with pytest.raises(EnvironmentFault, match="finalists were lost 3 times"):
             m.finals([slow, fast], rounds=3)
