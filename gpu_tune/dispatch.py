@@ -16,19 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import paths
 from .cuda import driver, nvrtc
 from .cuda.device import Device
 from .errors import CompilerMissing, InvalidInput, NotTuned, require
-from .kernel import arrays, vendor
+from .kernel import arrays, host, vendor
 from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
 from .kernel.kernel_set import KernelSet
 from .kernel.prepared import KEPT, Key, signature
 from .measure.select import select_device
-from .reference import cast, reference
 from .store.store import Store, Winner, lookup, lookup_set, opened
 from .store.winner import Compiler
 from .store.winner_set import SizeRange, WinnerSet
@@ -110,8 +107,9 @@ def matmul(
     """``epilogue(alpha * A @ B + beta * C)`` by our kernel or the vendor library, whichever is known to be faster.
 
     ``a`` and ``b`` as ``layout`` names them (see :class:`Matmul`), ``vectors`` the epilogue's operands by name (bias,
-    row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. NumPy arrays are computed by
-    NumPy. Returns an array of the library that ``a`` came from.
+    row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. Arrays on the CPU are computed
+    by NumPy, in float64. Returns an array of the library that ``a`` came from (NumPy's, where that library has no way
+    to make one). InvalidInput for a tensor that requires a gradient: :mod:`gpu_tune.torch` has operators that give one.
     """
     asked = None
     if store is None and type(alpha) in _NUMBERS and (beta is None or type(beta) in _NUMBERS):
@@ -174,7 +172,7 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-    layout: str = "nchw",
+    layout: str = "nhwc",
     epilogue: str = "",
     out: Any = None,
     out_dtype: str = "",
@@ -185,7 +183,8 @@ def conv2d(
 ) -> Any:
     """A 2-D convolution by our kernel or the vendor library, whichever is known to be faster; see :func:`matmul`.
 
-    ``nchw``: ``x`` is (n, c, h, w), filters (k, c/groups, r, s); ``nhwc``: (n, h, w, c) and (k, r, s, c/groups).
+    ``nhwc`` (the default, as :class:`Conv2d` and the command line have it): ``x`` is (n, h, w, c), filters
+    (k, r, s, c/groups); ``nchw``: (n, c, h, w) and (k, c/groups, r, s).
     """
     asked = None
     if store is None:
@@ -257,7 +256,7 @@ def _remembered(options: Any, positional: tuple[Any, ...], vectors: Mapping[str,
         route = _routes.get(key)
     except TypeError:  # an option that is a list
         return None
-    return _Asked(key, found, type(positional[0]).__module__.partition(".")[0], route)
+    return _Asked(key, found, arrays.library_of(type(positional[0])), route)
 
 
 def _dispatch(
@@ -280,7 +279,7 @@ def _dispatch(
         if name not in operands and name != "out":
             raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
     if first.place == arrays.HOST:
-        return _on_host(workload, operands, scalars, out)
+        return host.compute(workload, operands, scalars, out, first)
     store = opened(store)
     kernel = _chosen(workload, first.device, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
     given = [arrays.view(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
@@ -344,18 +343,6 @@ def _sets(stem: Workload, chip: str, source: str, folder: Any, _environment: str
         for place in places
         for found in place.sets_of(stem, chip, source)
     )
-
-
-def _on_host(workload: Workload, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
-    host = {n: np.asarray(v) for n, v in operands.items()}
-    result = cast(reference(workload, host, scalars), workload.out_dtype)
-    if out is None:
-        return result
-    arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1)
-    writable = np.asarray(out).flags.writeable
-    require(writable, "out", None, "cannot be written", "pass a writable array, or leave it out")
-    np.asarray(out)[...] = result
-    return out
 
 
 def _untuned(

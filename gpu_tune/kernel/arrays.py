@@ -46,15 +46,15 @@ class ArrayView:
 
 def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     """``value`` as an array; InvalidInput when it is none. ``stream`` (a CUstream) is where its data will be read."""
-    library = type(value).__module__.partition(".")[0]
+    library = library_of(type(value))
     if library == "torch" and hasattr(value, "data_ptr"):
-        if value.is_neg():
-            rule = "is a view whose elements PyTorch negates when it reads them"
-            raise InvalidInput(name, type(value).__name__, rule, "pass a.resolve_neg()")
+        _refuse_lazy(name, value)
         place = HOST if value.device.type == "cpu" else value.device.type
         dtype, device = str(value.dtype).partition(".")[2], value.device.index or 0
         shape, strides = tuple(value.shape), tuple(value.stride())
-        return ArrayView(value.data_ptr(), shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
+        pointer = _torch_pointer(value)
+        _refuse_null(name, value, pointer, shape)
+        return ArrayView(pointer, shape, strides, _NAMES.get(dtype, dtype), place, device, library, value)
     if (library == "cupy" and hasattr(value, "data")) or (library == "numpy" and hasattr(value, "ctypes")):
         on_gpu = library == "cupy"
         memory: Any = value.data if on_gpu else None
@@ -80,6 +80,47 @@ def view(name: str, value: Any, stream: int = 0) -> ArrayView:
     )
 
 
+def library_of(kind: type) -> str:
+    """The library that an array of the type ``kind`` is of; classes derived from PyTorch's tensors are PyTorch's."""
+    library = kind.__module__.partition(".")[0]
+    torch: Any = sys.modules.get("torch")
+    if library != "torch" and torch is not None and issubclass(kind, getattr(torch, "Tensor", ())):
+        return "torch"
+    return library
+
+
+def _refuse_lazy(name: str, tensor: Any) -> None:
+    """InvalidInput for a tensor whose memory does not hold its elements, or whose result PyTorch would differentiate.
+
+    DLPack and ``data_ptr`` hand out what lies in memory, without the sign or conjugation that a view stands for.
+    """
+    kind = type(tensor).__name__
+    if tensor.is_neg():
+        rule = "is a view whose elements PyTorch negates when it reads them"
+        raise InvalidInput(name, kind, rule, f"pass {name}.resolve_neg()")
+    if tensor.is_conj():
+        rule = "is a view whose elements PyTorch conjugates when it reads them"
+        raise InvalidInput(name, kind, rule, f"pass {name}.resolve_conj()")
+    if tensor.requires_grad and sys.modules["torch"].is_grad_enabled():
+        rule = "requires a gradient, which this call does not compute"
+        remedy = f"call gpu_tune.torch, which does, or pass {name}.detach(), or call under torch.no_grad()"
+        raise InvalidInput(name, kind, rule, remedy)
+
+
+def _torch_pointer(tensor: Any) -> int:
+    """The address, 0 where there is none: a FakeTensor, a wrapper around other tensors."""
+    try:
+        return int(tensor.data_ptr())
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+def _refuse_null(name: str, value: Any, pointer: int, shape: Sequence[int]) -> None:
+    if not pointer and 0 not in shape:
+        rule = "has elements but no memory, as a FakeTensor or a tensor on the meta device has none"
+        raise InvalidInput(name, type(value).__name__, rule, "pass an array that holds data")
+
+
 def _in_elements(name: str, shape: tuple[int, ...], strides: Sequence[int], size: int) -> tuple[int, ...]:
     """Strides in elements of ``size`` bytes; InvalidInput for those that are none, as of a field of a record."""
     if any(d > 1 and stride % size for d, stride in zip(shape, strides)):
@@ -97,7 +138,10 @@ def _cupy(value: Any) -> tuple[Facts, int]:
 
 
 def _torch(value: Any) -> tuple[Facts, int]:
-    return (value.shape, value.stride(), value.dtype, value.get_device(), value.is_neg()), value.data_ptr()
+    pointer = value.data_ptr()
+    if not pointer or (value.requires_grad and sys.modules["torch"].is_grad_enabled()):
+        raise AttributeError  # the long way says what is wrong
+    return (value.shape, value.stride(), value.dtype, value.get_device(), value.is_neg()), pointer
 
 
 READERS: dict[type, Callable[[Any], tuple[Facts, int]]] = {}
@@ -106,7 +150,7 @@ READERS: dict[type, Callable[[Any], tuple[Facts, int]]] = {}
 
 def reader(kind: type) -> Callable[[Any], tuple[Facts, int]] | None:
     """The reader of arrays of the type ``kind``; None for libraries whose arrays take longer to read."""
-    found = {"cupy": _cupy, "torch": _torch}.get(kind.__module__.partition(".")[0])
+    found = {"cupy": _cupy, "torch": _torch}.get(library_of(kind))
     if found is not None:
         READERS[kind] = found
     return found
@@ -133,6 +177,8 @@ def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
 
 def check_writable(name: str, value: Any) -> None:
     """Raise InvalidInput where the owner of an array that is to be written says that it must not be."""
+    if library_of(type(value)) == "torch":  # whose interface raises for float8 data and for what requires a gradient
+        return
     read_only = getattr(getattr(value, "flags", None), "writeable", True) is False
     facts = None if read_only else getattr(value, "__cuda_array_interface__", None)
     if read_only or (isinstance(facts, dict) and facts.get("data", (0, False))[1]):
@@ -144,11 +190,39 @@ def on_host(name: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray):
         view(name, value)  # what it is, before NumPy forgets: a mask, say
         return value
+    if library_of(type(value)) == "torch":
+        return _from_torch(view(name, value))
     try:
         return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
     except Exception as error:  # whatever a foreign library raises
         rule = f"cannot be read as a NumPy array ({error})"
         raise InvalidInput(name, type(value).__name__, rule, "convert it to NumPy (ml_dtypes has bfloat16)") from error
+
+
+def _from_torch(array: ArrayView) -> np.ndarray:
+    """The memory of a tensor on the CPU as a NumPy array, which has no bfloat16 and float8 of its own."""
+    torch: Any = sys.modules["torch"]
+    tensor, dtype = array.owner.detach(), NUMPY.get(array.dtype)
+    if dtype is None or array.dtype not in _UNNAMED:
+        return tensor.numpy()
+    raw = torch.int16 if dtype.itemsize == 2 else torch.int8
+    return tensor.view(raw).numpy().view(dtype)
+
+
+def from_host(values: np.ndarray, like: ArrayView) -> Any:
+    """``values`` as an array of the library that ``like`` is of: a tensor on the CPU for PyTorch's, else NumPy's."""
+    torch: Any = sys.modules.get("torch")
+    if like.library != "torch" or torch is None:
+        return values
+    name = next((n for n in _UNNAMED if NUMPY[n] == values.dtype), "")
+    if not name:
+        return torch.from_numpy(values)
+    raw = torch.from_numpy(values.view(np.int16 if values.dtype.itemsize == 2 else np.int8))
+    return raw.view(_torch_dtype(torch, name))
+
+
+def _torch_dtype(torch: Any, name: str) -> Any:
+    return getattr(torch, "float8_e4m3fn" if name == "float8_e4m3" else name)
 
 
 def number(name: str, value: Any) -> float:
@@ -176,7 +250,7 @@ def allocate(spec: ArraySpec, like: ArrayView) -> Any:
     """A new array of ``spec`` in the library that ``like`` came from; InvalidInput where that library cannot."""
     module: Any = sys.modules.get(like.library)
     if like.library == "torch" and module is not None:
-        dtype = getattr(module, "float8_e4m3fn" if spec.dtype == "float8_e4m3" else spec.dtype)
+        dtype = _torch_dtype(module, spec.dtype)
         with module.cuda.device(like.device):
             flat = module.empty(spec.span, dtype=dtype, device=f"cuda:{like.device}")
         return flat.as_strided(spec.shape, spec.element_strides)
@@ -248,9 +322,9 @@ def _from_dlpack(name: str, value: Any, stream: int) -> ArrayView:
     strides = ArraySpec(shape, "float32", given).element_strides
     code = (tensor.dtype.code, tensor.dtype.bits)
     dtype = _DLPACK_DTYPES.get(code, f"DLPack type {code}") if tensor.dtype.lanes == 1 else "DLPack vector type"
-    return ArrayView(
-        (tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, place, tensor.device.id, "dlpack", capsule
-    )
+    _refuse_null(name, value, tensor.data or 0, shape)
+    pointer = (tensor.data or 0) + tensor.byte_offset
+    return ArrayView(pointer, shape, strides, dtype, place, tensor.device.id, "dlpack", capsule)
 
 
 def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
@@ -271,4 +345,5 @@ def _from_interface(name: str, value: Any, stream: int) -> ArrayView:
     dtype = f"void{8 * size}" if text[1] == "V" else _NAMES.get(text, text)
     given = _in_elements(name, shape, facts.get("strides") or (), size)
     strides = ArraySpec(shape, "float32", given).element_strides
+    _refuse_null(name, value, pointer, shape)
     return ArrayView(pointer, shape, strides, dtype, CUDA, 0, "interface", value)

@@ -13,7 +13,7 @@ from ..errors import InvalidInput, require
 from ..plan.size import Size, any_of, label, parse
 from .conv2d import Conv2d
 from .matmul import Matmul, View
-from .operation import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES, ArraySpec
+from .operation import DTYPES, FP8, ITEMSIZE, MATH, OUT_DTYPES, SCALES, ArraySpec, dtype_name
 
 __all__ = [
     "DTYPES",
@@ -30,6 +30,7 @@ __all__ = [
     "Workload",
     "accepting",
     "any_of",
+    "dtype_name",
     "from_dict",
     "require_workload",
     "to_dict",

@@ -30,6 +30,7 @@ ALIASES = {
     "e5m2": "float8_e5m2",
     "float8_e4m3fn": "float8_e4m3",
 }
+"""Other names, in lower case; see :func:`dtype_name`."""
 OUT_DTYPES = {
     "float32": ("float32", "float16", "bfloat16"),
     "float16": ("float16", "float32"),
@@ -47,8 +48,26 @@ MATH = {
     "winograd": ("float32", "float16", "bfloat16"),
 }
 """Permissions beyond strict arithmetic and the dtypes they mean something for."""
+LIBRARIES = ("torch.", "numpy.", "np.", "ml_dtypes.", "cupy.", "jnp.", "jax.numpy.")
 SCALES = ("none", "tensor", "row_col", "block128")
 _W = TypeVar("_W", bound="Operation")
+
+
+def dtype_name(value: Any) -> Any:
+    """Our name of a data type that is given in any usual way; ``value`` itself where it is none that we know.
+
+    Texts in either case and with their library's name ("FP16", "torch.float16"), NumPy's and ml_dtypes' types and
+    dtypes, PyTorch's dtypes. No library is imported for that: each type's own words are read.
+    """
+    text = value
+    if not isinstance(value, str):
+        words = (getattr(value, "name", None), getattr(value, "__name__", None), str(value))
+        text = next(word for word in words if isinstance(word, str))
+    text = text.strip().lower()
+    for library in LIBRARIES:
+        text = text.removeprefix(library)
+    name = ALIASES.get(text, text)
+    return name if name in ITEMSIZE else value
 
 
 @dataclass(frozen=True)
@@ -184,8 +203,8 @@ class Operation(ABC):
             value = getattr(self, name)
             options = DTYPES if name == "dtype" else OUT_DTYPES[self.dtype]
             rule = "is not a known dtype" if name == "dtype" else f"is not an output of {self.dtype}"
-            value = ALIASES.get(value, value) if isinstance(value, str) else value
-            value = options[0] if name == "out_dtype" and value == "" else value
+            unsaid = name == "out_dtype" and (value is None or (isinstance(value, str) and not value))
+            value = options[0] if unsaid else dtype_name(value)
             valid = isinstance(value, str) and value in options
             self._resolve(name, value, valid, rule, f"use one of {', '.join(options)}")
 

@@ -36,6 +36,7 @@ def field() -> np.ndarray:
         (interface(typestr="<f"), "no type of elements"),
         (interface(data=None), "malformed __cuda_array_interface__"),
         (interface(data=("x", False)), "malformed __cuda_array_interface__"),
+        (interface(data=(0, False)), "has elements but no memory"),
         (interface(shape=3), "malformed __cuda_array_interface__"),
         (np.ma.array(EYE, mask=[[1, 0], [0, 0]]), "masked elements"),
     ],

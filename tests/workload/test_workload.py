@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -149,3 +150,17 @@ def test_integers_of_numpy_are_integers():
     assert Matmul(whole(4), 4, 8, lda=whole(8)) == Matmul(4, 4, 8)
     conv = Conv2d(1, 4, 8, 8, 8, 3, 3, stride=whole(2), padding=(whole(1), 1), dilation=whole(1))
     assert conv == Conv2d(1, 4, 8, 8, 8, 3, 3, stride=2, padding=1) and type(conv.padding[0]) is int
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.dtype("float16"), "FP16", "half", " Float16", "np.float16"])
+def test_dtypes_are_known_by_the_names_of_libraries(dtype):
+    assert Matmul(8, 8, 8, dtype=dtype) == Matmul(8, 8, 8, dtype="float16")
+
+
+def test_dtypes_that_numpy_has_from_elsewhere():
+    assert Matmul(8, 8, 8, dtype=ml_dtypes.bfloat16).dtype == "bfloat16"
+    assert Matmul(8, 8, 8, dtype=np.dtype(ml_dtypes.float8_e4m3fn), out_dtype=np.float32).out_dtype == "float32"
+    assert Matmul(8, 8, 8, out_dtype=None).out_dtype == "float16"
+    for other in (np.float64, ml_dtypes.float8_e4m3fnuz, float, None, 3):
+        with pytest.raises(InvalidInput, match="is not a known dtype"):
+            Matmul(8, 8, 8, dtype=other)
