@@ -1,0 +1,110 @@
+"""What follows a product and can be computed with it: bias, batch norm, residual, activation.
+
+An operation is taken into the workload while it is the only use of what comes before it, so that nothing else needs the
+value in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..workload import Workload
+from .extract_flops import named_operation
+from .extract_layout import contiguous
+from .extract_products import Product
+
+IDENTITIES = ("dropout", "dropout_", "feature_dropout", "alias", "detach")
+"""Operations that change nothing in evaluation mode."""
+ACTIVATIONS = {"relu": "relu", "relu_": "relu", "silu": "silu", "silu_": "silu"}
+CLAMPS = ("clamp", "clamp_", "hardtanh", "hardtanh_", "relu6", "relu6_")
+
+
+def follow(torch: Any, found: Product, taken: set[Any]) -> Workload:
+    """The workload of ``found`` with the operations that follow it; these nodes are added to ``taken``, which no other
+    product takes."""
+    workload, node = found.workload, found.node
+    if workload.out_dtype == "int32" or workload.beta != "0":
+        return workload
+    while len(node.users) == 1:
+        user = next(iter(node.users))
+        if user in taken or user.op != "call_function" or not _same_kind(user, found.node):
+            break
+        if _identity(user, node):
+            node = user
+            continue
+        more = _operation(torch, found, workload, node, user)
+        if more is None:
+            break
+        workload = more
+        taken.add(user)
+        node = user
+    return workload
+
+
+def _operation(torch: Any, found: Product, workload: Workload, node: Any, user: Any) -> Workload | None:
+    """``workload`` with ``user``, which is the only use of ``node``; None where it takes no part in it."""
+    name, parts = named_operation(user), [op.name for op in workload.ops]
+    first = bool(user.args) and user.args[0] is node
+    if name in ACTIVATIONS and first:
+        return _longer(workload, ACTIVATIONS[name])
+    if name in ("gelu", "gelu_") and first:
+        return _longer(workload, "gelu_tanh" if user.kwargs.get("approximate", "none") == "tanh" else "gelu")
+    if name in CLAMPS and first:
+        bounds = _bounds(name, user)
+        return None if bounds is None else _longer(workload, f"clamp({bounds[0]!r},{bounds[1]!r})")
+    if name == "batch_norm" and first and workload.op == "conv2d" and parts in ([], ["bias"]):
+        training = bool(user.args[5])
+        return None if training else replace(workload, epilogue="scale+bias")  # the statistics fold into both
+    if name in ("add", "add_") and user.kwargs.get("alpha", 1) == 1 and (first or name == "add"):
+        other = user.args[1] if first else user.args[0]
+        return _sum(found, workload, parts, node, other)
+    return None
+
+
+def _sum(found: Product, workload: Workload, parts: list[str], node: Any, other: Any) -> Workload | None:
+    """The product plus ``other``: a bias along the channels, or a residual."""
+    if other is node or not hasattr(other, "meta"):
+        return None
+    added, out = other.meta.get("val"), found.node.meta["val"]
+    if not hasattr(added, "shape") or added.dtype != out.dtype:
+        return None
+    channels = found.channels % out.dim()
+    along = (1,) * channels + (out.shape[channels],) + (1,) * (out.dim() - 1 - channels)
+    shape = (1,) * (out.dim() - added.dim()) + tuple(added.shape)
+    if shape == along and "bias" not in parts and out.shape[channels] > 1:
+        return _longer(workload, "bias") if parts == [] else None
+    if tuple(added.shape) != tuple(out.shape) or "residual" in parts:
+        return None
+    order = (0, 2, 3, 1) if workload.op == "conv2d" and workload.layout == "nhwc" else range(out.dim())
+    ordered = out.dim() == 4 if workload.op == "conv2d" else True
+    return _longer(workload, "residual") if ordered and contiguous(added, tuple(order)) else None
+
+
+def _same_kind(user: Any, node: Any) -> bool:
+    """Whether ``user`` has one result, of the shape and dtype of the product."""
+    value, out = user.meta.get("val"), node.meta["val"]
+    return hasattr(value, "shape") and tuple(value.shape) == tuple(out.shape) and value.dtype == out.dtype
+
+
+def _identity(user: Any, node: Any) -> bool:
+    name = named_operation(user)
+    if name not in IDENTITIES or user.args[0] is not node:
+        return False
+    return "dropout" not in name or not bool(user.args[2])
+
+
+def _bounds(name: str, user: Any) -> tuple[float, float] | None:
+    """Both bounds of a clamp as finite numbers; None where one is missing."""
+    if name.startswith("relu6"):
+        return 0.0, 6.0
+    low, high = (-1.0, 1.0) if name.startswith("hardtanh") else (None, None)
+    given = [*user.args[1:3], *[None] * (2 - len(user.args[1:3]))]
+    low = given[0] if given[0] is not None else user.kwargs.get("min", low)
+    high = given[1] if given[1] is not None else user.kwargs.get("max", high)
+    numbers = all(isinstance(v, (int, float)) and abs(v) < float("inf") for v in (low, high))
+    return (float(low), float(high)) if numbers and low < high else None
+
+
+def _longer(workload: Workload, operation: str) -> Workload:
+    return replace(workload, epilogue=f"{workload.epilogue}+{operation}" if workload.epilogue else operation)
