@@ -14,7 +14,8 @@ from ...plan import MainLoop
 from . import roles, trace
 from .cast import Cast
 from .constants import architecture
-from .costs import CAUSES, LATENCY, UNITS, Costs, costs
+from .costs import CAUSES, FETCH, LATENCY, UNITS, Costs, costs, meet
+from .fetch import fetch_cycles
 from .lanes import KernelLanes
 from .player import Played, play
 from .roles import Specialised
@@ -120,8 +121,21 @@ class Kernel:
             low = 1 << int(math.log2(blocks))
             return self.pace(low).between(self.pace(2 * low), (blocks - low) / low)
         if blocks not in self.paces:
-            self.paces[blocks] = self._play(blocks)
+            self.paces[blocks] = self._fetched(self._play(blocks), blocks)
         return self.paces[blocks]
+
+    def _fetched(self, pace: Pace, blocks: int) -> Pace:
+        """The pace where instructions come as fast as they can, each iteration as much longer."""
+        body = len(np.unique(self.path.body))
+        iteration = meet(pace.iteration, fetch_cycles(body, blocks, self.sm)) if body else pace.iteration
+        longer = iteration - pace.iteration
+        if not longer:
+            return pace
+        passed = pace.passed + longer * np.arange(len(pace.passed))
+        causes = pace.causes.copy()
+        causes[FETCH] += longer
+        shares = pace.shares * pace.iteration / iteration
+        return replace(pace, passed=passed, iteration=iteration, causes=causes, shares=shares)
 
     def _play(self, blocks: int) -> Pace:
         table = self._table(blocks)

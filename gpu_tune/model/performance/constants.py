@@ -1,4 +1,5 @@
-"""Published constants of streaming multiprocessors; none is fitted to a time of a kernel.
+"""Published constants of streaming multiprocessors; none is fitted to a time of a kernel, but for the few
+that ``memory`` and ``fetch`` name.
 
 Intervals are cycles for which one warp instruction occupies a pipe of one of the SM's four sub-partitions. Latencies
 are cycles from issue to result. Sources, by the letter in each line:
@@ -29,7 +30,8 @@ class Architecture:
     accepts before it blocks issue. ``line``: cycles by which L1 asks L2 for one 128-byte line, whole or part of it;
     ``lines_bound``: nothing but these bounds what threads fetch (bulk copies do not pass L1). ``pages``: entries of an
     SM's first translation buffer (0: not known to matter), ``translation``: cycles of an SM for a translation that it
-    lacks.
+    lacks. ``fetch_bytes``: of instructions that reach an SM from L2 in a clock; ``near_fetch_bytes``: that the SM's
+    cache hands to the sub-partitions (0: not known to matter). See ``fetch``.
     """
 
     cc: int
@@ -57,6 +59,8 @@ class Architecture:
     lines_bound: bool = False
     pages: int = 0
     translation: float = 0.0
+    fetch_bytes: float = 3.0
+    near_fetch_bytes: float = 0.0
     narrow_double: bool = False
 
 
@@ -69,7 +73,8 @@ ARCHITECTURES = {
         ),
         # G: 64, 64, 256. A: shared 23, L1 33, L2 200-260, DRAM 466 idle; S: ldmatrix 29; C: L2 5.1 TB/s at 1.41 GHz
         Architecture(
-            80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47, line=1, pages=16, translation=24
+            80, fma=2, alu=2, imad=2, half=1, fp64=4, l2=260, dram=650, l2_bytes=47, line=1, pages=16, translation=24,
+            near_fetch_bytes=16
         ),
         # G: 128, 64, 128. C: RTX 3090 L2 140 ns, DRAM 250 ns, 3.9 TB/s
         Architecture(86, fma=1, alu=2, imad=2, half=2, l2=250, dram=620, l2_bytes=32, narrow_double=True),

@@ -13,9 +13,9 @@ from ...cuda.sass import DATA, PIPES, Program
 from .constants import Architecture
 from .lanes import KernelLanes
 
-CAUSES = ("issue", "tensor", "fma", "alu", "shared", "l2", "latency", "barrier", "dependency")
-"""Why no instruction issues in a cycle (``issue``: one does)."""
-ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY = range(len(CAUSES))
+CAUSES = ("issue", "tensor", "fma", "alu", "shared", "l2", "latency", "barrier", "dependency", "fetch")
+"""Why no instruction issues in a cycle (``issue``: one does; ``fetch``: none is there, see ``fetch``)."""
+ISSUE, TENSOR, FMA, ALU, SHARED, L2, LATENCY, BARRIER, DEPENDENCY, FETCH = range(len(CAUSES))
 PLAIN, MEMORY, COPY, SYNC, GMMA, COMMIT, COMMIT_WAIT, GMMA_WAIT, EXIT = range(9)
 """Kinds of instructions, by what the player does: COPY is memory that a group counts, SYNC a barrier of the block."""
 ACQUIRE, FILL, TAKE, GIVE, TURN, PASS = range(9, 15)
@@ -27,6 +27,14 @@ _UNIT = {"imad": "fma", "half": "fma", "gmma": "mma", "tma": "memory"}
 _UNIT_CAUSE = {"mma": TENSOR, "fma": FMA, "alu": ALU, "uniform": ALU, "xu": ALU, "fp64": FMA, "memory": SHARED}
 S2R_LATENCY = 30.0
 _SECTOR = 32.0
+SHARPNESS = 4.0
+"""Exponent of the norm by which times meet that run beside each other, such as that on the SMs and that of DRAM: the
+longer one, a little more where both are long."""
+
+
+def meet(one: float, other: float) -> float:
+    """The time of what needs ``one`` here and ``other`` there at once."""
+    return float((one**SHARPNESS + other**SHARPNESS) ** (1 / SHARPNESS)) if other else one
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,7 @@ import numpy as np
 from ...cuda.device import Device
 from .block import Kernel
 from .constants import DRAM_SHARE
-from .costs import CAUSES, L2
-
-SHARPNESS = 4.0
-"""Exponent of the norm by which time on the SMs and of DRAM meet: the longer one, a little more where both are long."""
+from .costs import CAUSES, L2, meet
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,6 @@ def on_sms(kernel: Kernel, waves: Waves, trips: float, units: int, device: Devic
 
 def dram_seconds(nbytes: float, device: Device) -> float:
     return nbytes / (device.bandwidth * DRAM_SHARE)
-
-
-def meet(sm: float, dram: float) -> float:
-    """Seconds where the SMs need ``sm`` and DRAM ``dram`` at once."""
-    return float((sm**SHARPNESS + dram**SHARPNESS) ** (1 / SHARPNESS)) if dram else sm
 
 
 @dataclass(frozen=True)

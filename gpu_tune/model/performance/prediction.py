@@ -16,7 +16,7 @@ from ...workload import Workload
 from . import judged, launch, memory
 from .block import Kernel
 from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
-from .costs import UNITS
+from .costs import UNITS, meet
 from .lanes import KernelLanes, Lanes
 from .player import Stuck
 
@@ -216,7 +216,7 @@ def _launched(
     run = launch.on_sms(kernel, waves, trips, units, device, address)
     cycles = run.cycles
     moved = launch.dram_seconds(dram, device)
-    seconds = launch.meet(cycles / clock, moved)
+    seconds = meet(cycles / clock, moved)
     causes = dict(run.causes)
     causes["dram"] = max(0.0, seconds * clock - cycles)
     causes["tail"] = run.tail
@@ -239,4 +239,4 @@ def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload
     cycles = launch.on_sms(kernel, waves, 1.0, 1, device).cycles
     moved = plan.workspace_bytes + workload.arrays()["out"].nbytes
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
-    return launch.meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))
+    return meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))
