@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -161,9 +162,21 @@ class Space:
         ones dropped.
         """
         children = np.where(rng.random(a.shape) < 0.5, a, b).astype(np.uint16)
-        fresh = (rng.random(a.shape) * np.array(self.grid.sizes)).astype(np.uint16)
+        draws = rng.random(a.shape)
+        fresh = np.stack([v[(draws[:, i] * len(v)).astype(np.intp)] for i, v in enumerate(self._values_left)], axis=1)
         children = np.where(rng.random(a.shape) < rate, fresh, children)
         return children[self.grid.valid(children)]
+
+    @functools.cached_property
+    def _values_left(self) -> list[NDArray[np.uint16]]:
+        """Of each knob the indices of its values that the constraints of this knob alone leave (all, where none)."""
+        found = [np.arange(size, dtype=np.uint16) for size in self.grid.sizes]
+        for rule in self.grid.rules:
+            if len(rule.columns) == 1:
+                left = found[rule.columns[0]]
+                kept = left[rule.check(left[:, None], (0,))]
+                found[rule.columns[0]] = kept if len(kept) else left
+        return found
 
     def steps(self, row: Rows) -> Rows:
         """Valid neighbours, nearest first: one knob to a next value, one knob to any value, then (knobs tied by a

@@ -17,6 +17,7 @@ from ..plan import BufferArg, KernelStep, LaunchPlan, MainLoop
 from ..space.knob import Config, Constraint, Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
+from .lib import knobs
 from .lib.common import INDEX_LIMIT, STATIC_LIMIT, ceil_div, epilogue_args
 from .lib.simt.constraints import (
     fitting_constraint,
@@ -38,15 +39,8 @@ KNOBS = (
     Knob("threads_q", (1, 2, 4, 8, 16, 32, 64, 128), "threads of a block along the columns"),
     Knob("vector_width", (1, 2, 4, 8, 16), "channels of a thread (nhwc); outputs of one store (nchw)"),
     Knob("filters", ("registers", "shared", "memory"), "where a thread finds its filter at each use", ordinal=False),
-    Knob(
-        "raster_along",
-        ("n", "m"),
-        "direction in which the raster advances last: n (channels), so that neighbours vary the pixels, or m (pixels)",
-        ordinal=False,
-    ),
-    Knob(
-        "min_blocks", (0, 1, 2, 3, 4, 6, 8), "blocks per SM that the compiler must leave registers for (0: no demand)"
-    ),
+    knobs.RASTER_ALONG,
+    knobs.MIN_BLOCKS,
 )
 
 

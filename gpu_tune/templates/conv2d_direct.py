@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
@@ -18,6 +19,7 @@ from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
+from .lib import knobs
 from .lib.common import INDEX_LIMIT, derived_once
 from .lib.simt import launch
 from .lib.simt.direct import seeds
@@ -50,23 +52,14 @@ KNOBS = (
     Knob("vector_width_x", (1, 2, 4, 8, 16), "input elements that one global load takes"),
     Knob("vector_width_w", (1, 2, 4, 8, 16), "filter elements that one global load takes"),
     Knob("vector_width_out", (1, 2, 4, 8, 16), "elements that one store takes"),
-    Knob("stages", (1, 2, 3), "buffers of staged data: 1 synchronous, more ahead by cp.async"),
+    replace(knobs.STAGES, meaning="buffers of staged data: 1 synchronous, more ahead by cp.async"),
     Knob("fragment_c", (1, 2, 4), "channels read at once"),
     Knob("reuse_row", (False, True), "a thread keeps an input row in registers for all filter columns", ordinal=False),
     Knob("unroll", ("none", "s", "rs"), "filter loops that are unrolled: columns, or rows and columns", ordinal=False),
     Knob("unroll_c", (1, 2, 4, 8), "steps of fragment_c unrolled"),
-    Knob(
-        "raster_along",
-        ("n", "m"),
-        "direction in which the raster advances last: n (channels), so that neighbours vary the pixels, or m (pixels)",
-        ordinal=False,
-    ),
-    Knob(
-        "split_k",
-        (1, 2, 4, 8, 16),
-        "blocks that share an output tile, each with its part of the input channels, added in order by a second kernel",
-    ),
-    Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
+    knobs.RASTER_ALONG,
+    knobs.SPLIT_K,
+    knobs.MIN_BLOCKS,
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
@@ -17,6 +18,7 @@ from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
+from .lib import knobs
 from .lib.common import derived_once, matmul_walks
 from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
@@ -49,16 +51,12 @@ KNOBS = (
     ),
     Knob("padding_a", (0, 1, 2, 4), "32-bit words appended to each row of A's tile against bank conflicts"),
     Knob("padding_b", (0, 1, 2, 4), "32-bit words appended to each row of B's tile against bank conflicts"),
-    Knob("stages", (1, 2, 3, 4, 5, 6), "1 one tile, 2 next tile in registers, 3 and more tiles in flight by cp.async"),
+    replace(knobs.STAGES, meaning="1 one tile, 2 next tile in registers, 3 and more tiles in flight by cp.async"),
     Knob("fragment_k", (1, 2, 4), "k values read from shared memory at once"),
     Knob("unroll", (1, 2, 4, 8, 16, 32, 64), "steps of fragment_k unrolled"),
-    Knob("raster_group", (1, 2, 4, 8, 16), "tile rows walked together, for reuse in L2"),
-    Knob(
-        "split_k",
-        (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
-        "blocks that share an output tile, each with its part of K; a second kernel adds the parts in order",
-    ),
-    Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
+    knobs.RASTER_GROUP,
+    knobs.SPLIT_K,
+    knobs.MIN_BLOCKS,
 )
 
 

@@ -155,3 +155,14 @@ def test_template_spaces_yield_what_their_templates_accept(device: str) -> None:
         assert space.count().valid > 1000 and space.count().raw > 10**8
         x, names = space.describe(space.rows(configs))
         assert x.shape == (len(configs), len(names)) and np.isfinite(x).all() and len(set(names)) == len(names)
+
+
+def test_a_changed_knob_takes_only_values_that_its_own_constraints_leave() -> None:
+    knobs = [Knob("wide", tuple(range(64))), Knob("free", (1, 2, 3))]
+    space = Space("toy", knobs, [Constraint("few", ("wide",), lambda c, w, d: c["wide"] in (3, 40), "is 3 or 40")])
+    rng = np.random.default_rng(1)
+    rows = space.rows([Config(wide=3, free=1)] * 100)
+    children = space.configs(space.vary(rows, rows, rng, 1.0))
+    assert (
+        len(children) == 100 and {c["wide"] for c in children} == {3, 40} and {c["free"] for c in children} == {1, 2, 3}
+    )

@@ -11,6 +11,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
+from .. import knobs
 from ..common import register_limit
 from .tiles import (
     STAGING_REGISTERS,
@@ -51,6 +52,7 @@ def constraints(
         *_of_the_order(problem),
         *_of_the_copies(operands),
         *_EPILOGUE,
+        *_SUPPORTED,
     )
 
 
@@ -240,7 +242,7 @@ def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
         Constraint(
             "serial_in_order",
             ("grid", "reduction"),
-            lambda c, w, d: not (c["grid"] == "all" and c["reduction"] == "serial"),
+            lambda c, w, d: not (c["grid"] != "one_per_tile" and c["reduction"] == "serial"),
             "a serial sum waits for earlier blocks, so blocks must start in order: grid is one_per_tile",
         ),
         Constraint(
@@ -290,4 +292,15 @@ _EPILOGUE = (
         lambda c, w, d: not two_kernels(c) or c["epilogue_store"] == "direct",
         "parts that go to the workspace leave directly",
     ),
+)
+_SUPPORTED = (
+    knobs.only(knobs.STAGES, knobs.STAGES.values[1:], "copies run ahead of the instructions: 2 stages or more"),
+    knobs.only(
+        knobs.GRID, ("one_per_tile", "all", "multiple_of_16", "min_waves"), "blocks without clusters always run at once"
+    ),
+    knobs.only(
+        knobs.REDUCTION, ("workspace", "serial", "last_arrival", "atomic"), "there are no clusters that could add parts"
+    ),
+    knobs.only(knobs.EPILOGUE_STORE, ("direct", "staged"), "results are staged in full rows"),
+    knobs.only(knobs.MIN_BLOCKS, knobs.MIN_BLOCKS.values[1:], "the launch bounds demand a block or more"),
 )

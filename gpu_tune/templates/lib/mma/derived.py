@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....plan.size import least, upper
+from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
+from ..knobs import blocks, used_sms
 from .launch import counter_bytes
 from .tiles import (
     INSTRUCTION,
@@ -247,7 +248,7 @@ class Launch:
 
 def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage) -> Launch:
     work = tiles.work
-    grid = least(work, device.sm_count * c["min_blocks"]) if persistent(c) else work
+    grid = blocks(c["grid"], work, used_sms(c["grid"], device) * c["min_blocks"])
     return Launch(
         name,
         grid,

@@ -164,7 +164,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         if c["split_k"] > 1:
             leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 24
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
-        return k_tiles * max(tile, chain, 700 / (c["stages"] - 1)) + leave
+        return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
     full, rest = divmod(each, fits)
     clocks = full * round_of(fits) + (round_of(rest) if rest else 0)

@@ -15,6 +15,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
+from .. import knobs
 from ..common import ceil_div
 
 CHUNK = 16
@@ -25,7 +26,7 @@ KNOBS = (
     Knob("warp_m", (16, 32, 48, 64, 80, 96, 128), "rows of the output tile of a warp"),
     Knob("warp_n", (16, 32, 48, 64, 80, 96, 128), "columns of the output tile of a warp"),
     Knob("slice_k", (1, 2, 4), "warps that share an output tile, each with its part of every stage's K"),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "k tiles in shared memory at once"),
+    knobs.STAGES,
     Knob(
         "shared_layout",
         ("xor", "pad"),
@@ -45,28 +46,13 @@ KNOBS = (
     ),
     Knob("copy_bytes", (4, 8, 16), "widest asynchronous copy to shared memory, bytes"),
     Knob("prefetch_bytes", (0, 64, 128, 256), "L2 prefetch hint on the copies, bytes (0: none)"),
-    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tiles that a band of the raster is wide, for reuse in L2"),
-    Knob("raster_along", ("m", "n"), "direction in which the bands of the raster stack", ordinal=False),
-    Knob(
-        "grid",
-        ("one_per_tile", "all"),
-        "blocks: one for every tile, or as many as run at once, each walking over several tiles",
-        ordinal=False,
-    ),
-    Knob("split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"),
-    Knob(
-        "reduction",
-        ("workspace", "serial", "last_arrival", "atomic"),
-        "who adds the parts of a split K: a second kernel, block after block, the block that arrives last, or atomics",
-        ordinal=False,
-    ),
-    Knob(
-        "epilogue_store",
-        ("direct", "staged"),
-        "results leave from the fragments, or through shared memory in full rows",
-        ordinal=False,
-    ),
-    Knob("min_blocks", (1, 2, 3, 4), "blocks that must fit on an SM at once (bounds the registers)"),
+    knobs.RASTER_GROUP,
+    knobs.RASTER_ALONG,
+    knobs.GRID,
+    knobs.SPLIT_K,
+    knobs.REDUCTION,
+    knobs.EPILOGUE_STORE,
+    knobs.MIN_BLOCKS,
     Knob(
         "arithmetic",
         ("strict", "fp16_accumulate", "tf32", "tf32x3"),
@@ -279,7 +265,7 @@ def shared_bytes(config: Mapping[str, Any], a: Operand, b: Operand) -> int:
 
 def persistent(config: Mapping[str, Any]) -> bool:
     """Whether a block walks over several tiles."""
-    return bool(config["grid"] == "all")
+    return bool(config["grid"] != "one_per_tile")
 
 
 def two_kernels(config: Mapping[str, Any]) -> bool:

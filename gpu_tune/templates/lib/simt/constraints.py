@@ -10,6 +10,7 @@ from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ..common import INDEX_LIMIT, ceil_div, register_limit
+from ..knobs import stages_useful
 from . import tiles as tile
 from .tiles import copies_async, loads, parts_fit, stores
 
@@ -244,6 +245,7 @@ CONSTRAINTS = (
         ),
         "a group has no more rows than there are tiles, and more than one column",
     ),
+    stages_useful("block_k", lambda c, w: tile.parts(c, w)[1]),
     split_constraint("block_k", "split_k", split_fits, "a tile of K"),
     grid_constraint(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),
 )

@@ -12,6 +12,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
+from .. import knobs
 from ..common import ceil_div
 from .tiles import (
     INSTRUCTION_REGISTERS,
@@ -42,7 +43,7 @@ SPLIT_ROUNDS = 4
 
 def constraints(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]:
     """Every constraint but those of the family's operands. ``problem(workload)`` is the product behind it."""
-    return (*_TILES, *_CLUSTERS, *_REGISTERS, *_SCALES, *_of_the_product(problem))
+    return (*_TILES, *_CLUSTERS, *_REGISTERS, *_SCALES, *_of_the_product(problem), *_SUPPORTED)
 
 
 _TILES = (
@@ -240,3 +241,10 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",
         ),
     )
+
+
+_SUPPORTED = (
+    knobs.only(knobs.STAGES, knobs.STAGES.values[1:], "copies run ahead of the instructions: 2 stages or more"),
+    knobs.only(knobs.REDUCTION, ("workspace", "cluster"), "parts are added by a second kernel or inside a cluster"),
+    knobs.only(knobs.MIN_BLOCKS, (1, 2, 3, 4), "the launch bounds demand a block; of six the sums have no registers"),
+)

@@ -170,8 +170,8 @@ def cost(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) ->
     mt, narrow, pingpong = tiles.blocks_of_64(c), tiles.right_rows(c), c["schedule"] == "pingpong"
     own = 1 if pingpong else c["consumers"]  # consumers of a tile
     blocks = c["min_blocks"]  # on an SM
-    if blocks > 1 and 2 * work_tiles <= places:
-        blocks, places = 1, places // 2
+    if blocks > 1 and blocks * work_tiles <= places:
+        blocks, places = 1, places // blocks
 
     # one k tile for a block, in clocks: a wgmma of 64 x N over 32 bytes of K takes N / 2 clocks of tensor cores,
     # or the time to read 64 + N rows of 32 bytes from shared memory (rates: see the module's head)

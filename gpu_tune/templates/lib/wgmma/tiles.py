@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....plan.size import least
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
+from .. import knobs
 from ..common import ceil_div
 
 ROWS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256)
@@ -33,7 +33,7 @@ KNOBS = (
         "consumers share one tile, or each has its own and one stores while the other multiplies",
         ordinal=False,
     ),
-    Knob("stages", (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), "k tiles in shared memory at once"),
+    knobs.STAGES,
     Knob("cluster_m", (1, 2, 4), "blocks of a cluster along m; they share every tile of B"),
     Knob("cluster_n", (1, 2, 4), "blocks of a cluster along n; they share every tile of A"),
     Knob(
@@ -41,35 +41,15 @@ KNOBS = (
         (0, 40, 56),
         "registers a producer thread keeps by setmaxnreg; the consumers take the rest (0: none move)",
     ),
-    Knob(
-        "epilogue_store",
-        ("direct", "staged_narrow", "staged", "staged_tile"),
-        "results leave from registers, or by the copy engine from two buffers of 64 rows (64 or 128 bytes) or a tile",
-        ordinal=False,
-    ),
-    Knob("raster_group", (1, 2, 4, 8, 16, 32), "tile rows walked together, for reuse in L2"),
-    Knob(
-        "grid",
-        ("all", "multiple_of_16", "co_resident", "min_waves", "one_per_tile"),
-        "blocks: as many as run at once, the same in multiples of 16, as many as surely run at once in clusters, the "
-        "fewest that need as many waves, or one for every tile",
-        ordinal=False,
-    ),
-    Knob(
-        "split_k",
-        (1, 2, 3, 4, 6, 8, 12, 16),
-        "blocks that share an output tile, each with its part of K",
-    ),
-    Knob(
-        "reduction",
-        ("workspace", "cluster"),
-        "who adds the parts of a split K, in order: a second kernel, or each block of a cluster a share of the tile",
-        ordinal=False,
-    ),
+    knobs.EPILOGUE_STORE,
+    knobs.RASTER_GROUP,
+    knobs.GRID,
+    knobs.SPLIT_K,
+    knobs.REDUCTION,
     Knob(
         "swap_ab", (False, True), "compute the transposed product, so that a short m is the narrow side", ordinal=False
     ),
-    Knob("min_blocks", (1, 2), "blocks that must fit on an SM at once"),
+    knobs.MIN_BLOCKS,
     Knob(
         "l2_keep",
         ("both", "a", "b"),
@@ -212,7 +192,7 @@ def launch_registers(consumers: int, min_blocks: int, device: Device) -> int:
 
     ptxas starts a kernel with no more than its largest setmaxnreg, which is MAX_REGISTERS here.
     """
-    threads = 128 * (consumers + 1) * min_blocks
+    threads = 128 * (consumers + 1) * max(1, min_blocks)
     return min(device.registers_per_sm // threads, device.registers_per_thread, MAX_REGISTERS) // 8 * 8
 
 
@@ -307,14 +287,11 @@ def part_pad(c: Mapping[str, Any]) -> int:
 def clusters(c: Mapping[str, Any], work_tiles: int, device: Device) -> int:
     """Clusters to launch for ``work_tiles`` of a cluster's size."""
     size = cluster_size(c)
-    sms = device.sm_count
-    if c["grid"] == "multiple_of_16" and sms > 16:
-        sms = sms // 16 * 16
+    sms = knobs.used_sms(c["grid"], device)
     if c["grid"] == "co_resident":
         sms -= GPCS * max(0, size - 2)
     places = max(1, sms * c["min_blocks"] // size)
     if c["schedule"] == "pingpong":
         work_tiles = ceil_div(work_tiles, 2)  # two work tiles keep a block's two consumers busy
-    if c["grid"] == "one_per_tile":
-        return work_tiles
-    return ceil_div(work_tiles, ceil_div(work_tiles, places)) if c["grid"] == "min_waves" else least(work_tiles, places)
+    found: int = knobs.blocks(c["grid"], work_tiles, places)
+    return found

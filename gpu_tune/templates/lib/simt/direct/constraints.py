@@ -7,6 +7,7 @@ from typing import Any
 
 from .....cuda.device import Device
 from .....space.knob import Constraint
+from ...knobs import stages_useful
 from ..constraints import (
     SHARED_TYPE,
     divides_constraint,
@@ -199,6 +200,7 @@ CONSTRAINTS = (
     ),
     *min_blocks_constraints(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
     raster_constraint(("block_k", "block_p", "block_q"), tile.tiles),
+    stages_useful("block_c", lambda c, w: tile.parts(c, w)[1]),
     split_constraint("block_c", "split_k", split_fits, "channels"),
     grid_constraint(("block_k", "block_p", "block_q"), tile.grid),
 )
