@@ -41,7 +41,7 @@ class Loop:
     """The search loop. ``tuner`` chooses; every measurement goes to ``records`` the moment it ends.
 
     ``ended`` says why the search stopped: ``trials``, ``seconds``, ``exhausted``, ``plateau``, ``target``,
-    ``interrupted`` or ``device lost``.
+    ``interrupted``, ``device lost``, or ``slice``: it has asked for ``most`` candidates (None: as many as it likes).
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Loop:
         self.progress, self.on_trial = progress, on_trial
         self.name = f"{time.time():.3f}-{uuid.uuid4().hex[:12]}"
         self.ended = ""
+        self.most: int | None = None
         self._in_flight: deque[list[Future[Measurement]]] = deque()
         self._asked = 0
         self._noted = threading.Condition()
@@ -160,7 +161,10 @@ class Loop:
         if used >= limit:
             self.ended = "trials"
             return []
-        room = int(min(limit - used, MOST))
+        if self.most is not None and self._asked >= self.most:
+            self.ended = "slice"
+            return []
+        room = int(min(limit - used, MOST if self.most is None else min(MOST, self.most - self._asked)))
         plateau = self.progress.budget.open and self.tuner.plateau()
         descend = used >= limit * (1 - DESCENT) or self.progress.seconds >= seconds * (1 - RESERVED) * (1 - DESCENT)
         batch = self.tuner.final(room) if plateau or descend else []

@@ -9,44 +9,40 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
-import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import dispatch
-from ..cuda import nvml, nvrtc
+from ..cuda import nvml
 from ..cuda.device import Device, by_name
 from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
-from ..kernel.emit import duration, emit
 from ..kernel.kernel import TunedKernel
 from ..kernel.kernel_set import KernelSet
 from ..measure.compiling import CompilingMeasurer
-from ..measure.finals import Finals
-from ..measure.protocol import Build, Measurer
+from ..measure.protocol import Build
 from ..measure.select import open_measurer, select_device
-from ..store.records import Record, Records
+from ..store.records import Records
 from ..store.store import Store, Winner, lookup, lookup_set, opened
-from ..store.winner import Compiler
 from ..store.winner_set import WinnerSet
 from ..templates.base import Template
 from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
-from ..trial import MEASURED, Candidate, Measurement, Policy
+from ..trial import MEASURED
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .foresee import expectations
 from .live import Live, somebody_looks
 from .loop import Loop
+from .publish import make_winner
+from .resume import comparable, outdated, resume
 from .sizes import sizes_asked, tune_sizes
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
-    from ..search.search import Tuner
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +128,7 @@ def tune(
         )
         current = found is not None and (found[0].template, found[0].template_hash) in {(b.name, b.hash) for b in bound}
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
-        if stored is not None and found is not None and not _outdated(stored, drivers):
+        if stored is not None and found is not None and not outdated(stored, drivers):
             return TunedKernel(stored, path=found[1].path(workload, device.chip, source))
         store.prepare()
         records.prepare()
@@ -193,8 +189,8 @@ class _Search:
         tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed, history=history, pipelined=True)
         if not self.force:
             elsewhere = self.cluster is not None
-            comparable = [r for r in history if _comparable(r.measurement, self.drivers, elsewhere)]
-            _resume(tuner, comparable, bound, so_far)
+            told = [r for r in history if comparable(r.measurement, self.drivers, elsewhere)]
+            resume(tuner, told, bound, so_far)
         with open_measurer(
             bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
         ) as measurer:
@@ -252,12 +248,6 @@ def _build_emulator(progress: Progress, tell: OnTrial) -> None:
         progress.phase, progress.building = "prepare", time.monotonic() - start
 
 
-def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
-    """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
-    then = winner.environment.get("driver", "")
-    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
-
-
 def _still_good(
     winners: WinnerSet,
     workload: Workload,
@@ -268,7 +258,7 @@ def _still_good(
 ) -> bool:
     """Whether a stored set is of this workload, these sizes, the templates as they are, and had ``budget``."""
     now, had = {(b.name, b.hash) for b in bound}, winners.budget
-    current = all((k.template, k.template_hash) in now and not _outdated(k, drivers) for k in winners.kernels)
+    current = all((k.template, k.template_hash) in now and not outdated(k, drivers) for k in winners.kernels)
     if budget.open:
         enough = had.get("effort") in ("full", budget.effort)
     else:
@@ -287,113 +277,3 @@ def _enough(winner: Winner, budget: Budget) -> bool:
     had = max(winner.spent, float(winner.budget.get("seconds") or 0.0) if ended == "seconds" else 0.0)
     over = ended == "exhausted" or (ended == "plateau" and budget.open)
     return winner.complete and (over or winner.trials >= trials or had >= seconds)
-
-
-def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
-    """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
-    same NVRTC release. Those of other circumstances still teach the models.
-    """
-    driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
-    same = elsewhere or not compiler or compiler == nvrtc.identity()
-    return same and (m.source != MEASURED or not driver or driver in drivers)
-
-
-def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTemplate], progress: Progress) -> None:
-    """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
-    now, chip = {(b.hash, b.computed) for b in bound}, progress.device.chip
-    mine = [r for r in history if r.chip == chip and (r.template_hash, r.workload) in now]
-    spaces = {s.name: s for s in tuner.spaces}
-    last = {c: r for r in mine if (c := r.measurement.candidate).config in spaces[c.template]}
-    spans: dict[str, tuple[float, float]] = {}
-    for r in last.values():
-        progress.note(r.measurement, tuner.defaults)
-        begun = re.match(r"\d{1,12}(\.\d+)?(?=-)", r.run)
-        start = min(float(begun[0]), r.time) if begun else r.time
-        spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
-    progress.resumed = len(last)
-    progress.earlier_seconds = sum(end - start for start, end in spans.values())
-    tuner.tell(r.measurement for r in last.values())
-
-
-def make_winner(
-    tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int
-) -> tuple[Winner, Build]:
-    """What is published of finals that have a winner, and its build. ``ended``: why the search stopped."""
-    chosen = finals.winner
-    assert chosen is not None
-    build, finalist = measurer.build(chosen), finals.finalist(chosen)
-    told = next((m for m in tuner.observations if m.candidate == chosen and m.ok), None)
-    winner = Winner.of(
-        build.bound,
-        chosen.config,
-        build.rendered,
-        measurer.published(build),
-        source=progress.source,
-        seconds=statistics.median(finalist.samples),
-        samples=finalist.samples,
-        host_seconds=finalist.host_seconds or None,
-        verdict=verdict_of(finals, tuner.defaults),
-        resources=build.resources,
-        policy=told.policy if told else Policy(),
-        compiler=Compiler("nvrtc", build.nvrtc),
-        options=nvrtc.all_options(progress.device.arch),
-        prediction=dict(told.prediction) if told else {},
-        environment=dict(finals.environment or (told.environment if told else {})),
-        finalists=tuple(c.candidate for c in finals.finalists if c.candidate is not None and c.ok),
-        seed=seed,
-        trials=progress.trials,
-        spent=progress.seconds,
-        complete=ended not in ("interrupted", "device lost"),
-        budget={
-            "trials": progress.budget.trials,
-            "seconds": progress.budget.seconds,
-            "effort": progress.budget.effort,
-            "target": str(progress.budget.target) if progress.budget.target else None,
-            "ended": ended,
-        },
-    )
-    return replace(winner, code=emit(winner)), build
-
-
-def verdict_of(finals: Finals, defaults: frozenset[Candidate] = frozenset()) -> dict[str, Any]:
-    """What finals say, as plain data: ``text`` for people; ``ours`` against the vendor library is ``faster``,
-    ``tied``, ``slower`` or ``unknown``; ``ratio`` with its interval; ``default``: the best default config, re-timed.
-    What is compared is time on the device; the text says what issuing one run takes the host, where that was measured.
-    """
-    versus = finals.verdict
-    ours = "unknown" if versus is None else "faster" if versus.faster else "slower" if versus.slower else "tied"
-    host = finals.finalist(finals.winner).host_seconds if finals.winner is not None else 0.0
-    issuing = f"; issuing a run takes the host {duration(host)}" if host else ""
-    verdict: dict[str, Any] = {
-        "text": f"{finals} (time on the device{issuing})" if versus is not None else str(finals),
-        "ours": ours,
-        "vendor": finals.vendor,
-        "rule": finals.rule,
-        "noise_floor": finals.noise_floor,
-        "rounds": finals.rounds,
-        "tied": len(finals.tied),
-        "finalists": [
-            {
-                "name": c.name,
-                "label": c.label,
-                "seconds": statistics.median(c.samples) if c.samples else None,
-                "status": c.status,
-                "reason": c.reason,
-            }
-            for c in finals.finalists
-        ],
-        "checks": [asdict(check) for c in finals.finalists if c.candidate == finals.winner for check in c.checks],
-    }
-    if versus is not None:
-        verdict.update(ratio=versus.ratio, low=versus.low, high=versus.high, confidence=versus.confidence)
-    timed = [c for c in finals.finalists if c.candidate in defaults and c.ok]
-    if timed:
-        default = min(timed, key=lambda c: statistics.median(c.samples))
-        against = finals.comparisons.get(default.name)
-        verdict["default"] = {
-            "name": default.name,
-            "seconds": statistics.median(default.samples),
-            "speedup": against.ratio if against else 1.0,
-            "text": str(against) if against else "is the winner",
-        }
-    return verdict
