@@ -44,8 +44,8 @@ class JointProgress:
     """What is known while several workloads are tuned, for a callback: updated in place before each call.
 
     ``phase``: ``build`` (of the emulator, at its first use), ``search``, ``finals`` or ``done``. ``current``: of the
-    workload under way, the ``number``-th of ``count`` (from 1). ``trials`` and ``seconds`` count recorded ones. ``speedup``: of a
-    pass, the best found against the best default configs, over those of which both are known."""
+    workload under way, the ``number``-th of ``count`` (from 1). ``trials`` and ``seconds`` count recorded ones.
+    ``speedup``: of a pass, the best found against the best default configs, over those of which both are known."""
 
     count: int
     budget: JointBudget
