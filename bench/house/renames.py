@@ -43,6 +43,10 @@ KNOBS: dict[str, dict[str, tuple[str, Values]]] = {
     "conv2d_winograd_simt": _SIMT,
 }
 """By family and old name: the new name, and new values by old ones."""
+ADDED: dict[str, dict[str, Any]] = {
+    name: {"copy_schedule": "together"} for name in ("matmul_mma", "conv2d_igemm_mma", "conv2d_winograd")
+}
+"""By family: knobs that were added since, and the value that means what was done before."""
 TEXTS = {
     "every slice has": "every part has",
     "fit shared memory, over which the slices meet": "fit into shared memory, through which the slices are added",
@@ -101,7 +105,7 @@ def config_today(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         new, values = table.get(name, (name, {}))
         found[new] = next((v for old, v in values.items() if _same(old, value)), value)
-    return found
+    return found | {k: v for k, v in ADDED.get(family, {}).items() if k not in found}
 
 
 def config_recorded(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,6 +113,8 @@ def config_recorded(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
     back = {new: (old, values) for old, (new, values) in KNOBS.get(family, {}).items()}
     found = {}
     for name, value in config.items():
+        if _same(value, ADDED.get(family, {}).get(name, ...)):
+            continue
         old, values = back.get(name, (name, {}))
         found[old] = next((v for v, new in values.items() if _same(new, value)), value)
     return found
@@ -135,6 +141,8 @@ def text_recorded(family: str, text: str) -> str:
         text = re.sub(rf"(?<=knob ){new}\b|(?<=[ ,]){new}(?=[,)])", old, text)
         for before, after in values.items():
             text = text.replace(repr(after), repr(before))
+    for name in ADDED.get(family, {}):
+        text = re.sub(rf", {name}(?=[,)])", "", text)  # in a list of all knobs
     return text
 
 

@@ -271,6 +271,21 @@ def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
             lambda c, w, d: c["prefetch_bytes"] == 0 or any(op.copy for op in operands({**_PROBE, **c}, w)),
             "only asynchronous copies carry a prefetch hint",
         ),
+        Constraint(
+            "spread_needs_k_blocks",
+            ("block_k", "slice_k", "fragment_buffers", "copy_schedule"),
+            lambda c, w, d: (
+                c["copy_schedule"] == "together"
+                or (c["fragment_buffers"] == 2 and c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 3)
+            ),
+            "copies are spread over three k blocks of a warp in a stage or more, with two fragment buffers",
+        ),
+        Constraint(
+            "spread_needs_copies",
+            ("copy_bytes", "copy_schedule"),
+            lambda c, w, d: c["copy_schedule"] == "together" or all(op.copy for op in operands({**_PROBE, **c}, w)),
+            "copies are spread where both operands come by asynchronous copies",
+        ),
     )
 
 

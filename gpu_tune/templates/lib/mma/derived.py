@@ -148,6 +148,11 @@ class Storage:
         return bool(self.a.copy or self.b.copy)
 
     @property
+    def spread(self) -> bool:
+        """Whether the copies of a tile start in parts, over the k blocks of another."""
+        return self.a.spread
+
+    @property
     def through_registers(self) -> bool:
         return not (self.a.copy and self.b.copy)
 

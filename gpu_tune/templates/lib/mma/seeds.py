@@ -48,6 +48,7 @@ _PLAIN: dict[str, Any] = dict(
     mma_order="serpentine",
     copy_bytes=16,
     prefetch_bytes=128,
+    copy_schedule="together",
     raster_group=8,
     raster_along="m",
     grid="one_per_tile",

@@ -46,6 +46,13 @@ KNOBS = (
     ),
     Knob("copy_bytes", (4, 8, 16), "widest asynchronous copy to shared memory, bytes"),
     Knob("prefetch_bytes", (0, 64, 128, 256), "L2 prefetch hint on the copies, bytes (0: none)"),
+    Knob(
+        "copy_schedule",
+        ("together", "spread"),
+        "when the copies of the next k tile start: all in the first k block, or shared out over all but the last, so "
+        "that no fragment queues behind them",
+        ordinal=False,
+    ),
     knobs.RASTER_GROUP,
     knobs.RASTER_ALONG,
     knobs.GRID,
@@ -83,7 +90,8 @@ class Operand:
 
     ``major`` k: shared rows are rows of A (columns of B), each ``block_k`` long; mn: shared rows are single k.
     ``copy``: bytes of one asynchronous copy, 0 when the tile goes through registers. ``transposes``: the registers also
-    turn k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so).
+    turn k-rows into mn-rows (8-bit data that is contiguous along m or n; no instruction reads it so). ``spread``: the
+    copies of a tile start in several calls, each of which starts its part.
     """
 
     name: str
@@ -94,6 +102,7 @@ class Operand:
     layout: str
     copy: int
     transposes: bool = False
+    spread: bool = False
 
     @property
     def rows(self) -> int:
@@ -155,9 +164,8 @@ def operand(name: str, extent: int, c: Mapping[str, Any], w: Any, row: int, k_ma
     size = ITEMSIZE[w.dtype]
     width, turned = copy_width(c["copy_bytes"], row * size, w.alignment), not k_major and size == 1
     copy = width if row and width >= 4 and not turned else 0
-    return Operand(
-        name, extent, c["block_k"], size, "k" if k_major or turned else "mn", c["shared_layout"], copy, turned
-    )
+    major, spread = "k" if k_major or turned else "mn", c.get("copy_schedule") == "spread"
+    return Operand(name, extent, c["block_k"], size, major, c["shared_layout"], copy, turned, spread)
 
 
 @dataclass(frozen=True)
