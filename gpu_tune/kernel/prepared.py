@@ -183,7 +183,7 @@ class BoundCall:
         check: Callable[[str, Any], ArrayView],
     ) -> None:
         self.stream, self.out = stream, given["out"]
-        self._path, self._scalars, self._check = path, dict(scalars), check
+        self.path, self.scalars, self._check = path, dict(scalars), check
         self._owners = dict(given)
         self._pointers = tuple(pointers)
         self._issue: Callable[[int], None] | None = None
@@ -193,9 +193,9 @@ class BoundCall:
         """Queue the kernel on ``stream`` (a CUstream as an integer), by default on the one that it was bound for."""
         if stream is None:
             stream = self.stream
-        issue, path = self._issue, self._path
+        issue, path = self._issue, self.path
         if issue is None or not path.issue_here(issue, stream):
-            path.launch(self._pointers, stream, self._scalars)
+            path.launch(self._pointers, stream, self.scalars)
 
     def rebind(self, **changed: Any) -> None:
         """Use other memory for the arrays that are named: arrays of the same layout, or device addresses of such.
@@ -203,7 +203,7 @@ class BoundCall:
         InvalidInput for another layout, a misaligned address, or an ``out`` that overlaps an input. Launches made
         before keep what they had. An address does not keep its array alive.
         """
-        path, at = self._path, dict(zip(self._path.names, self._pointers))
+        path, at = self.path, dict(zip(self.path.names, self._pointers))
         for name, value in changed.items():
             require(name in at, name, None, "is not bound", f"bound are {', '.join(at)}")
             at[name] = value if isinstance(value, int) else self._check(name, value).pointer
@@ -220,9 +220,9 @@ class BoundCall:
         self.out = self._owners["out"]
 
     def _decide(self, pointers: tuple[int, ...]) -> None:
-        path = self._path
+        path = self.path
         with on_device(path.device):
-            made = path.issue(pointers, self.stream, self._scalars)
+            made = path.issue(pointers, self.stream, self.scalars)
         # in this order: a launch of another thread finds the old pair or the new one, or looks the new one up
         self._issue = None
         self._pointers = pointers

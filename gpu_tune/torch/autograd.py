@@ -1,0 +1,249 @@
+"""Gradients of the operators. Backward products are workloads of their own, dispatched and tunable like any other.
+
+For ``P = A @ B`` with its gradient ``G``: ``dA = G @ B^T`` and ``dB = A^T @ G``; which letters those are follows from
+the layout (a linear layer, nt, needs nn and tn). Convolutions go backward through PyTorch (cuDNN), which has both.
+
+Where a gradient is asked for, our kernel computes the epilogue up to its last operation that can be undone from the
+result: all that is linear, and a relu. What follows (gelu, silu, clamp) needs what it was given, which a fused kernel
+does not keep: PyTorch's own operators compute it, and a compiler fuses them. Under torch.func and in forward mode,
+which know no formulas of ours, PyTorch's operators compute the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..errors import Unsupported
+from ..workload.epilogue import Op
+from . import arithmetic, layouts, ops
+from .calls import Call, permissions
+
+AFTER = torch._C._after_autograd_keyset
+LINEAR = ("scale", "bias", "row_bias", "residual")
+Gradients = dict[str, Tensor | None]
+
+
+def kept(parsed: Sequence[Op], scale_needs_gradient: bool) -> tuple[Sequence[Op], Sequence[Op]]:
+    """The epilogue in two: what can be undone from its result, and the rest.
+
+    The first part is all that is linear, up to a scale that is asked for its own gradient, and a relu after it.
+    """
+    split = 0
+    for op in parsed:
+        if op.name not in LINEAR or (op.name == "scale" and scale_needs_gradient):
+            break
+        split += 1
+    split += split < len(parsed) and parsed[split].name == "relu"
+    return parsed[:split], parsed[split:]
+
+
+def joined(parsed: Sequence[Op]) -> str:
+    """The text of an epilogue."""
+    return "+".join(map(str, parsed))
+
+
+def _over(name: str, g: Tensor, channels_first: bool) -> Tensor:
+    """The sum over all that a vector was broadcast to, in float32."""
+    remaining = g.dim() - 2 if name == "row_bias" else 1 if channels_first else g.dim() - 1
+    return g.sum([i for i in range(g.dim()) if i != remaining], dtype=torch.float32)
+
+
+class _Operator(torch.autograd.Function):
+    """What both operators share; subclasses have ``op``, ``names`` and ``at``, the epilogue's place among options.
+
+    The epilogue is one that :func:`kept` leaves whole.
+    """
+
+    op: Any
+    call: Callable[..., Call]
+    names: tuple[str, ...]
+    at: int
+    channels_first: bool
+
+    @classmethod
+    def keep(cls, ctx: Any, args: Sequence[Any], out: Tensor) -> None:
+        """What backward reads: each factor for the other's gradient, the scale, and the result of a relu."""
+        tensors, options = args[: len(cls.names)], args[len(cls.names) :]
+        given = dict(zip(cls.names, tensors))
+        needs = dict(zip(cls.names, ctx.needs_input_grad[1:]))
+        first, second = cls.names[:2]
+        both = cls.channels_first and (needs[first] or needs[second])
+        parsed = arithmetic.parse(options[cls.at])
+        ctx.options, ctx.parsed = options, parsed
+        ctx.dtypes = {name: t.dtype for name, t in given.items() if t is not None}
+        ctx.save_for_backward(
+            given[first] if both or needs[second] else None,
+            given[second] if both or needs[first] else None,
+            given["scale"],
+            out if parsed and parsed[-1].name == "relu" else None,
+        )
+
+    @classmethod
+    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
+        """Put the gradients of the product's or convolution's own tensors into ``wanted``."""
+        raise NotImplementedError
+
+    @classmethod
+    def undone(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """One gradient for each argument of the operator, from that of its result."""
+        first, second, scale, out = ctx.saved_tensors
+        wanted: Gradients = {n: None for n, needed in zip(cls.names, ctx.needs_input_grad[1:]) if needed}
+        g = cls.laid(g, first, second)
+        for op in reversed(ctx.parsed):
+            if op.name == "relu":
+                g = torch.ops.aten.threshold_backward(g, out, 0)
+            elif op.name == "scale":
+                g = (g * arithmetic.vector("scale", scale, cls.channels_first)).to(g.dtype)
+            elif op.name in wanted:
+                other = g if op.name == "residual" else _over(op.name, g, cls.channels_first)
+                wanted[op.name] = other.to(ctx.dtypes[op.name])
+        cls.inner(ctx, g, first, second, wanted)
+        return (None, *(wanted.get(name) for name in cls.names), *(None for _ in ctx.options))
+
+    @classmethod
+    def laid(cls, g: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """The gradient in memory of its own: that of a sum has strides of 0."""
+        return g.contiguous()
+
+
+class _Matmul(_Operator):
+    op, names, at, channels_first = ops.matmul, ops.PRODUCT, 3, False
+    call = staticmethod(ops.product)
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        out = ops.matmul.redispatch(keyset & AFTER, *args)
+        _Matmul.keep(ctx, args, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _Matmul.undone(ctx, g)
+
+    @classmethod
+    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
+        layout, alpha, beta, *_, math = ctx.options
+        if "c" in wanted:
+            wanted["c"] = (g * beta).to(ctx.dtypes["c"])
+        g = g.to(ctx.dtypes["a"])
+
+        def product(left: Tensor, right: Tensor, letters: str) -> Tensor:
+            return ops.matmul(left, right, None, None, None, None, None, letters, alpha, 0.0, "", None, math)
+
+        a, b = layout
+        if "a" in wanted:
+            turned = layouts.FLIPPED[b]
+            wanted["a"] = product(g, second, "n" + turned) if a == "n" else product(second, g, b + "t")
+        if "b" in wanted:
+            turned = layouts.FLIPPED[a]
+            wanted["b"] = product(first, g, turned + "n") if b == "n" else product(g, first, "t" + a)
+
+
+class _Conv2d(_Operator):
+    op, names, at, channels_first = ops.conv2d, ops.CONVOLUTION, 4, True
+    call = staticmethod(ops.convolution)
+
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
+        out = ops.conv2d.redispatch(keyset & AFTER, *args)
+        _Conv2d.keep(ctx, args, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return _Conv2d.undone(ctx, g)
+
+    @classmethod
+    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
+        if "x" not in wanted and "w" not in wanted:
+            return
+        stride, padding, dilation, groups = ctx.options[:4]
+        x, w = first, second
+        image, even = arithmetic.padded(x, padding)
+        mask = ["x" in wanted, "w" in wanted, False]
+        with arithmetic.permitted("tf32" in permissions(ctx.options[6])):
+            found = torch.ops.aten.convolution_backward(
+                g.to(x.dtype), image, w, None, stride, even, dilation, False, [0, 0], groups, mask
+            )
+        if mask[0]:
+            top, _, left, _ = padding
+            uneven = image is not x
+            rows, columns = x.shape[2:]
+            wanted["x"] = found[0][:, :, top : top + rows, left : left + columns] if uneven else found[0]
+        if mask[1]:
+            wanted["w"] = found[1]
+
+    @classmethod
+    def laid(cls, g: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        last = first is not None and layouts.channels_last(first, second)
+        return g.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _traced_by_functions(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether torch.func or forward-mode differentiation is at work on a call of ours."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    given = (t for t in tensors if t is not None)
+    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+
+
+def _differentiable(name: str, function: type[_Operator]) -> None:
+    op, count, at = function.op, len(function.names), function.at
+    grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+    transformed = torch._C._are_functorch_transforms_active
+
+    def by_torch(args: Sequence[Any]) -> Tensor:
+        given = {n: t for n, t in zip(function.names, args) if t is not None}
+        call, lead = function.call(*args[count:]), args[0]
+        return call.by_torch(given, layouts.result_dtype(lead.dtype, call.out_dtype), lead.is_cuda)
+
+    def kernel(keyset: Any, *args: Any) -> Tensor:
+        if (forward_ad._current_level >= 0 or transformed()) and _traced_by_functions(args[:count]):
+            return by_torch(args)
+        if not (grad_enabled() and any_requires_grad(*args)):
+            return op.redispatch(keyset & AFTER, *args)
+        scale = args[count - 1]
+        first, rest = kept(arithmetic.parse(args[count + at]), scale is not None and scale.requires_grad)
+        if not rest:
+            return function.apply(keyset, *args)
+        return _in_steps(function, args, first, rest)
+
+    ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _in_steps(function: type[_Operator], args: Sequence[Any], first: Sequence[Op], rest: Sequence[Op]) -> Tensor:
+    """The operator with the first operations of the epilogue, and PyTorch's own operators for the others."""
+    count = len(function.names)
+    given = dict(zip(function.names, args))
+    options = list(args[count:])
+    options[function.at] = joined(first)
+    later = {op.name for op in rest}
+    y = function.op(*(None if name in later else t for name, t in given.items()), *options)
+    for op in rest:
+        y = arithmetic.apply(op, y, given, function.channels_first)
+    return y
+
+
+def _not_differentiable(name: str, op: Any) -> None:
+    def kernel(keyset: Any, *args: Any) -> Tensor:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            raise Unsupported(
+                f"gpu_tune::{name}: has no gradients (int8 and float8 data); call it under torch.no_grad(), or detach "
+                "its tensors"
+            )
+        return op.redispatch(keyset & AFTER, *args)
+
+    ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def register() -> None:
+    """Give the operators their gradients."""
+    _differentiable("matmul", _Matmul)
+    _differentiable("conv2d", _Conv2d)
+    _not_differentiable("scaled_matmul", ops.scaled_matmul)
+    _not_differentiable("scaled_conv2d", ops.scaled_conv2d)

@@ -1,0 +1,115 @@
+"""Functions for tensors: products and convolutions with gradients, under autocast and in compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput
+from . import layouts, ops
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    layout: str = "nn",
+    epilogue: str = "",
+    alpha: float = 1.0,
+    beta: float | None = None,
+    out_dtype: Any = None,
+    scales: str = "none",
+    math: str | Sequence[str] = (),
+    bias: Tensor | None = None,
+    row_bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    scale_a: Tensor | None = None,
+    scale_b: Tensor | None = None,
+) -> Tensor:
+    """``epilogue(alpha * A @ B + beta * C)``, as :func:`gpu_tune.matmul`, with gradients for every tensor.
+
+    ``a`` and ``b`` are matrices, or batches (batch, rows, columns), as ``layout`` says; they may lie in memory in any
+    way (transposed views are taken as they are, others copied). The result is a new contiguous tensor. int8 and float8
+    tensors, with ``scales`` or without, have no gradients; a float8 result saturates at the largest number, where
+    PyTorch's own conversion to float8_e5m2 gives infinity. InvalidInput for what does not fit.
+    """
+    beta = (0.0 if c is None else 1.0) if beta is None else float(beta)
+    c = c if beta else None
+    dtype, permitted = layouts.as_dtype(out_dtype), math if isinstance(math, str) else "+".join(math)
+    if a.dtype in layouts.WIDE and scales == "none":
+        options = (layout, float(alpha), beta, epilogue, dtype, permitted)
+        return ops.matmul(a, b, c, bias, row_bias, residual, scale, *options)
+    if alpha != 1 or beta:
+        rule = f"are not both left out, as {a.dtype} tensors want it"
+        raise InvalidInput("alpha, beta", (alpha, beta), rule, "use scales, or gpu_tune.matmul")
+    tensors = (a, b, scale_a, scale_b, bias, row_bias, residual, scale)
+    return ops.scaled_matmul(*tensors, layout, scales, epilogue, dtype, permitted)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "",
+    residual: Tensor | None = None,
+    math: str | Sequence[str] = (),
+) -> Tensor:
+    """``activation(x @ weight.T + bias) + residual``: x is (..., k), weight (n, k), the result (..., n).
+
+    ``activation`` is any epilogue without operands: relu, gelu, gelu_tanh, silu, clamp(lo,hi), or several joined by +.
+    """
+    steps = ("bias" if bias is not None else "", activation, "residual" if residual is not None else "")
+    rows = None if residual is None else residual.reshape(-1, weight.shape[0])
+    epilogue = "+".join(step for step in steps if step)
+    y = matmul(x.reshape(-1, x.shape[-1]), weight, layout="nt", epilogue=epilogue, bias=bias, residual=rows, math=math)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    epilogue: str = "",
+    out_dtype: Any = None,
+    scales: str = "none",
+    math: str | Sequence[str] = (),
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    scale_a: Tensor | None = None,
+    scale_b: Tensor | None = None,
+) -> Tensor:
+    """A 2-D convolution of (n, c, h, w) images with (k, c/groups, r, s) filters, with gradients for every tensor.
+
+    Sizes are always in that order, as PyTorch has them; how the memory lies decides the kernel: channels-last images
+    (or, where the images' strides leave it open, channels-last filters) are convolved as nhwc and give a channels-last
+    result, all others as nchw. Filters that lie otherwise are copied at every call: convert a model once, by
+    ``model.to(memory_format=torch.channels_last)``. ``padding`` is a number, (rows, columns) or (top, bottom, left,
+    right). See :func:`matmul` for the rest.
+    """
+    shape = (layouts.spread(stride, 2), layouts.spread(padding, 4), layouts.spread(dilation, 2), groups)
+    dtype, permitted = layouts.as_dtype(out_dtype), math if isinstance(math, str) else "+".join(math)
+    if x.dim() != 4 or w.dim() != 4:
+        raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional")
+    if x.dtype in layouts.WIDE and scales == "none":
+        return ops.conv2d(x, w, bias, residual, scale, *shape, epilogue, dtype, permitted)
+    tensors = (x, w, scale_a, scale_b, bias, residual, scale)
+    return ops.scaled_conv2d(*tensors, *shape, scales, epilogue, dtype, permitted)
+
+
+def served(tensor: Tensor, weight: Tensor) -> bool:
+    """Whether the operators take these: on a CPU or a CUDA device, of one data type with gradients, or autocast."""
+    kind = tensor.device.type
+    if kind not in ("cpu", "cuda") or tensor.dtype not in layouts.WIDE or weight.dtype not in layouts.WIDE:
+        return False
+    return tensor.dtype == weight.dtype or torch.is_autocast_enabled(kind)

@@ -1,0 +1,189 @@
+"""The operators ``torch.ops.gpu_tune.*``: schemas, bodies, fake implementations, autocast.
+
+==================== ==========================================================================================
+``matmul``           a product with any epilogue of float32, float16 or bfloat16 tensors; has gradients, autocasts
+``conv2d``           the same for convolutions, of images that are nchw or channels-last
+``scaled_matmul``    int8 and float8 tensors, with or without scales; no gradients, and autocast leaves it alone
+``scaled_conv2d``    the same for convolutions
+==================== ==========================================================================================
+
+They are functional: a result is always new memory. Who computes it is decided inside (see ``routes.py``), so that a
+compiled graph knows nothing of sizes. Registered by ``Library.define`` and ``impl`` with a key for autograd of our own:
+``torch.library.custom_op`` costs several times as much a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..workload import MATH
+from . import layouts, routes
+from .calls import Convolution, Product, permissions
+
+library = torch.library.Library("gpu_tune", "DEF")
+
+PRODUCT = ("a", "b", "c", "bias", "row_bias", "residual", "scale")
+CONVOLUTION = ("x", "w", "bias", "residual", "scale")
+SCALED_PRODUCT = ("a", "b", "scale_a", "scale_b", "bias", "row_bias", "residual", "scale")
+SCALED_CONVOLUTION = ("x", "w", "scale_a", "scale_b", "bias", "residual", "scale")
+"""Each operator's tensors, in its order."""
+
+_GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
+_LAST = "str epilogue, ScalarType? out_dtype, str math"
+
+
+def _define(name: str, tensors: Sequence[str], options: str) -> Any:
+    required, optional = tensors[:2], tensors[2:]
+    typed = [*(f"Tensor {t}" for t in required), *(f"Tensor? {t}" for t in optional), options]
+    library.define(f"{name}({', '.join(typed)}) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
+    return getattr(torch.ops.gpu_tune, name).default
+
+
+matmul = _define("matmul", PRODUCT, f"str layout, float alpha, float beta, {_LAST}")
+conv2d = _define("conv2d", CONVOLUTION, f"{_GEOMETRY}, {_LAST}")
+scaled_matmul = _define("scaled_matmul", SCALED_PRODUCT, f"str layout, str scales, {_LAST}")
+scaled_conv2d = _define("scaled_conv2d", SCALED_CONVOLUTION, f"{_GEOMETRY}, str scales, {_LAST}")
+
+
+def product(layout: str, alpha: float, beta: float, epilogue: str, out_dtype: torch.dtype | None, math: str) -> Product:
+    return Product(layout, epilogue, alpha, beta, out_dtype, math)
+
+
+def _scaled_product(layout: str, scales: str, epilogue: str, out_dtype: torch.dtype | None, math: str) -> Product:
+    return Product(layout, epilogue, 1.0, 0.0, out_dtype, math, scales)
+
+
+def convolution(
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    epilogue: str,
+    out_dtype: torch.dtype | None,
+    math: str,
+) -> Convolution:
+    return Convolution(stride, padding, dilation, groups, epilogue, out_dtype, math)
+
+
+def _scaled_convolution(
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    scales: str,
+    epilogue: str,
+    out_dtype: torch.dtype | None,
+    math: str,
+) -> Convolution:
+    return Convolution(stride, padding, dilation, groups, epilogue, out_dtype, math, scales)
+
+
+def _matmul(*args: Any) -> Tensor:
+    return routes.run(PRODUCT, args[:7], args[7:], product)
+
+
+def _scaled_matmul(*args: Any) -> Tensor:
+    with _autocast_off(args[0]):
+        return routes.run(SCALED_PRODUCT, args[:8], args[8:], _scaled_product)
+
+
+def _conv2d(*args: Any) -> Tensor:
+    stride, padding, dilation = map(tuple, args[5:8])
+    return routes.run(CONVOLUTION, args[:5], (stride, padding, dilation, *args[8:]), convolution)
+
+
+def _scaled_conv2d(*args: Any) -> Tensor:
+    stride, padding, dilation = map(tuple, args[7:10])
+    with _autocast_off(args[0]):
+        return routes.run(SCALED_CONVOLUTION, args[:7], (stride, padding, dilation, *args[10:]), _scaled_convolution)
+
+
+def _autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    kind = tensor.device.type
+    on = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
+
+
+def _fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) -> Any:
+    """Memory of the result's shape; nothing depends on the number of rows, so that one graph serves all."""
+    inner, other = a.shape[-1 if layout[0] == "n" else -2], b.shape[-2 if layout[1] == "n" else -1]
+    torch._check(inner == other, lambda: f"gpu_tune: a sums over {inner} products, b over {other} (layout {layout})")
+    dtype = layouts.result_dtype(a.dtype, out_dtype)
+    return a.new_empty(layouts.product_shape(a, b, layout), dtype=dtype)
+
+
+def _fake_convolution(x: Any, w: Any, stride: Any, padding: Any, dilation: Any, out_dtype: torch.dtype | None) -> Any:
+    from torch.fx.experimental.symbolic_shapes import guard_or_false  # slow to import, and only tracing needs it
+
+    shape = layouts.convolved_shape(x, w, stride, padding, dilation)
+    last = layouts.channels_last(x, w, guard_or_false)
+    return torch.empty(
+        shape,
+        dtype=layouts.result_dtype(x.dtype, out_dtype),
+        device=x.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+
+
+def _autocast(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The operators as autocast has them on that kind of device."""
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{kind.upper()}"))
+
+    def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        wide = tensor is not None and tensor.dtype in layouts.WIDE and tensor.device.type == kind
+        return tensor.to(dtype) if wide and tensor is not None else tensor
+
+    def usable(math: str, dtype: torch.dtype) -> str:
+        return "+".join(p for p in permissions(math) if layouts.NAMES[dtype] in MATH.get(p, ()))
+
+    def casted(names: Sequence[str], tensors: Sequence[Tensor | None], out_dtype: torch.dtype | None) -> list[Any]:
+        dtype = torch.get_autocast_dtype(kind)
+        kinds = {"bias": out_dtype or dtype, "row_bias": out_dtype or dtype, "residual": out_dtype or dtype}
+        kinds |= {"c": out_dtype or dtype, "scale": torch.float32}
+        return [cast(tensor, kinds.get(name, dtype)) for name, tensor in zip(names, tensors)]
+
+    def casted_matmul(*args: Any) -> Tensor:
+        *options, epilogue, out_dtype, math = args[7:]
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            tensors = casted(PRODUCT, args[:7], out_dtype)
+            return matmul(*tensors, *options, epilogue, out_dtype, usable(math, tensors[0].dtype))
+
+    def casted_conv2d(*args: Any) -> Tensor:
+        *options, epilogue, out_dtype, math = args[5:]
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            tensors = casted(CONVOLUTION, args[:5], out_dtype)
+            return conv2d(*tensors, *options, epilogue, out_dtype, usable(math, tensors[0].dtype))
+
+    return casted_matmul, casted_conv2d
+
+
+def _register() -> None:
+    bodies = {
+        "matmul": _matmul,
+        "conv2d": _conv2d,
+        "scaled_matmul": _scaled_matmul,
+        "scaled_conv2d": _scaled_conv2d,
+    }
+    for name, body in bodies.items():
+        for place in ("CPU", "CUDA"):
+            library.impl(name, body, place)
+    fakes: dict[str, Callable[..., Any]] = {
+        "matmul": lambda a, b, *args: _fake_product(a, b, args[5], args[9]),
+        "scaled_matmul": lambda a, b, *args: _fake_product(a, b, args[6], args[9]),
+        "conv2d": lambda x, w, *args: _fake_convolution(x, w, args[3], args[4], args[5], args[8]),
+        "scaled_conv2d": lambda x, w, *args: _fake_convolution(x, w, args[5], args[6], args[7], args[11]),
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"gpu_tune::{name}", fake, lib=library)
+    for kind in ("cpu", "cuda"):
+        casted_matmul, casted_conv2d = _autocast(kind)
+        library.impl("matmul", casted_matmul, f"Autocast{kind.upper()}")
+        library.impl("conv2d", casted_conv2d, f"Autocast{kind.upper()}")
+
+
+_register()

@@ -1,0 +1,168 @@
+"""Who serves an operator's call: decided once for each set of layouts, then only addresses are read.
+
+On a GPU our kernel serves where a stored verdict says that it is faster, else PyTorch (cuBLAS, cuDNN); what PyTorch
+cannot compute, our kernel, tuned or not. Tensors on the CPU are computed by PyTorch in the kernels' arithmetic, or by
+the reference in float64 (int8 and float8), with one warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..errors import InvalidInput
+from ..kernel import arrays
+from ..kernel.kernel import TunedKernel
+from ..workload import Workload
+from . import layouts
+from .calls import Call, Operands
+
+Tensors = Sequence[Tensor | None]
+Route = Callable[[Tensors], Tensor]
+"""Computes a call from its tensors, in the operator's order."""
+KEPT = 4096
+"""Sets of layouts whose route is kept."""
+_routes: dict[Any, Route] = {}
+
+
+class OnCpu(UserWarning):
+    """Tensors on the CPU were computed by PyTorch or NumPy, not by a kernel of ours."""
+
+
+def forget() -> None:
+    """Ask the store again who serves which call: a tuning in this process has published winners."""
+    _routes.clear()
+    dispatch.forget()
+
+
+def run(names: tuple[str, ...], tensors: Tensors, options: tuple[Any, ...], call: Callable[..., Call]) -> Tensor:
+    """The result of an operator's call. ``names`` are those of its tensors, ``call(*options)`` describes it."""
+    key: list[Any] = [call, options]
+    for tensor in tensors:
+        if tensor is None:
+            key.append(None)
+        else:
+            key += (tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device())
+    known = tuple(key)
+    route = _routes.get(known)
+    if route is None:
+        route = _decided(call(*options), names, tensors)
+        if len(_routes) >= KEPT:
+            _routes.clear()
+        _routes[known] = route
+    return route(tensors)
+
+
+def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> Route:
+    given = _named(names, tensors)
+    lead = next(iter(given.values()))
+    dtype, shape = layouts.result_dtype(lead.dtype, call.out_dtype), call.shape(given)
+    if any(0 in tensor.shape for tensor in given.values()):
+        return lambda now: laid(call.by_torch(_named(names, now), dtype, False), call, shape, dtype)
+    fitted, found = call.fitted(given)
+    workload = fitted.workload(found)
+    check(workload, found)
+
+    def by_dispatch(now: Tensors) -> Tensor:
+        again, operands = call.fitted(_named(names, now))
+        return laid(again.by_dispatch(operands), fitted, shape, dtype)
+
+    wide = lead.dtype in layouts.WIDE
+    if not on_gpu(lead):
+        _say_on_cpu()
+        if not wide:
+            return by_dispatch
+        return lambda now: laid(call.by_torch(_named(names, now), dtype, False), fitted, shape, dtype)
+    served = dispatch.server(workload, lead.get_device(), "torch")
+    if served is None:
+        return lambda now: laid(call.by_torch(_named(names, now), dtype, True), fitted, shape, dtype)
+    copied = any(found[name].data_ptr() != tensor.data_ptr() for name, tensor in given.items())
+    if copied or not isinstance(served, TunedKernel):
+        return by_dispatch
+    return _prepared(served, fitted, workload, names, found, (shape, dtype), by_dispatch)
+
+
+def _prepared(
+    kernel: TunedKernel,
+    call: Call,
+    workload: Workload,
+    names: tuple[str, ...],
+    found: Operands,
+    result: tuple[tuple[int, ...], torch.dtype],
+    otherwise: Route,
+) -> Route:
+    """Launches of our kernel, from the tensors' addresses alone; ``otherwise`` where those are not as they must be."""
+    shape, dtype = result
+    laid_as = torch.channels_last if call.nhwc else torch.contiguous_format
+    out = torch.empty(shape, dtype=dtype, device=found[workload.inputs[0]].device, memory_format=laid_as)
+    array = out.permute(0, 2, 3, 1) if call.nhwc else out.reshape(workload.arrays()["out"].shape)
+    try:
+        bound = kernel.bind(**found, **call.scalars(workload), out=array)  # type: ignore[arg-type]
+    except InvalidInput:  # the addresses of these tensors; others of their kind may do
+        return otherwise
+    path, scalars, device = bound.path, bound.scalars, out.get_device()
+    order = [names.index(name) for name in path.names[:-1]]
+    stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
+    empty: Callable[..., Tensor] = torch.empty
+    place = out.device
+
+    def launch(now: Tensors) -> Tensor:
+        made = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
+        pointers = [now[i].data_ptr() for i in order]  # type: ignore[union-attr]
+        pointers.append(made.data_ptr())
+        return made if path.launch(pointers, stream(device), scalars) else otherwise(now)
+
+    return launch
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether our kernels can read the tensor's memory."""
+    return tensor.is_cuda
+
+
+def _named(names: tuple[str, ...], tensors: Tensors) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in zip(names, tensors) if tensor is not None}
+
+
+def laid(y: Tensor, call: Call, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """``y`` exactly as the fake implementation promises: shape, data type and strides; a copy only where it must be."""
+    assert y.dtype is dtype, f"{y.dtype} is not the {dtype} that was promised"
+    strides = call.strides(shape)
+    y = y.reshape(shape)  # a batch of one
+    if y.stride() == strides:
+        return y
+    if all(n == 1 or have == want for n, have, want in zip(shape, y.stride(), strides)):
+        return y.as_strided(shape, strides)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=y.device).copy_(y)
+
+
+def check(workload: Workload, operands: Mapping[str, Tensor]) -> None:
+    """Raise InvalidInput unless ``operands`` are what ``workload`` has, in one place."""
+    specs, first = workload.arrays(), workload.inputs[0]
+    for name, tensor in operands.items():
+        if name not in specs:
+            known = ", ".join(n for n in specs if n != "out")
+            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {known}")
+        arrays.check(name, arrays.view(name, tensor), specs[name], 1)
+        if tensor.device != operands[first].device:
+            rule = f"is not where {first} is ({operands[first].device})"
+            raise InvalidInput(name, str(tensor.device), rule, "put all tensors on one device")
+    for name in specs:
+        if name not in operands and name != "out":
+            raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
+
+
+_said = False
+
+
+def _say_on_cpu() -> None:
+    global _said
+    if not _said:
+        _said = True
+        words = "tensors on the CPU are computed by PyTorch or NumPy: right, but no kernel of gpu_tune runs, and their "
+        warnings.warn(words + "time says nothing about one", OnCpu, stacklevel=5)
