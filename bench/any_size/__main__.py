@@ -37,7 +37,7 @@ from gpu_tune.store.winner_set import WinnerSet
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.registry import bind, registry
 from gpu_tune.trial import Candidate
-from gpu_tune.tuner.sizes import SizedKernel
+from gpu_tune.tuner.size_choice import MOST_SIZES, SizedKernel
 
 DEVICE = "nvidia-h200"
 WORKLOADS: Mapping[str, Mapping[str, Any]] = {
@@ -56,7 +56,10 @@ class Case:
         self.templates: dict[str, Template] = {family: registry()[family]}
         self.workload = gt.Matmul(gt.any_of(1, options.most), columns, depth, **WORKLOADS[family])
         self.where: dict[str, Any] = dict(store=folder / "kernels", records=folder / "records", device=DEVICE)
-        found = self.tune(self.workload, options.trials * len(options.sizes), sizes=options.sizes)
+        count = len(options.sizes) if options.sizes else MOST_SIZES
+        begun = time.monotonic()
+        found = self.tune(self.workload, options.trials * count, sizes=options.sizes)
+        self.seconds = time.monotonic() - begun
         assert isinstance(found, KernelSet)
         self.kernels = found
 
@@ -97,7 +100,8 @@ class Case:
     def times(self) -> dict[str, Any]:
         """The ratios of predicted times, by size, and their median."""
         draw, winners = random.Random(self.options.seed), self.kernels.winners
-        between = [s for s in range(1, self.options.most + 1) if s not in winners.sizes]
+        known = {getattr(k.workload, winners.size.name) for k in winners.kernels} | set(winners.sizes)
+        between = [s for s in range(1, self.options.most + 1) if s not in known]
         # as many of each order of magnitude: drawn evenly by the logarithm
         chosen = sorted({between[int(len(between) ** draw.random()) - 1] for _ in range(4 * self.options.between)})
         chosen = sorted(draw.sample(chosen, min(self.options.between, len(chosen))))
@@ -109,13 +113,22 @@ class Case:
                 tuned = getattr(winner.workload, winners.size.name)
                 (there,) = bind(self.workload, by_name(DEVICE), self.templates, tuned)
                 made = build(there, Candidate(winner.template, winner.config), measurer.pool)
-                sized[number] = SizedKernel(winner, made)
+                sized[number] = SizedKernel(made, winner.policy)
             for size in chosen:
                 ours = sized[winners.range_of(size).kernel].predicted(size)
                 exact = self.tune(self.workload.at(size), self.options.trials)
                 ratios[size] = ours / exact.seconds
                 print(f"  {self.family} m={size}: {ratios[size]:.3f}", flush=True)
-        return {"ratios": ratios, "median": statistics.median(ratios.values()), "worst": max(ratios.values())}
+        values = sorted(ratios.values())
+        return {
+            "source": winners.source,
+            "ratios": ratios,
+            "median": statistics.median(values),
+            "worst": values[-1],
+            "above 1.05": sum(value > WANTED for value in values),
+            "trials": winners.trials,
+            "seconds to tune": round(self.seconds),
+        }
 
 
 def sizes_to_run(winners: WinnerSet, count: int, seed: int) -> list[int]:
@@ -136,8 +149,8 @@ def main() -> int:
     parser.add_argument("--part", choices=("right", "time"), action="append", help="both, unless named")
     parser.add_argument("--family", choices=tuple(WORKLOADS), action="append", help="all, unless named")
     parser.add_argument("--most", type=int, default=4096, help="the largest m (default: 4096)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64, 256, 1024, 4096], help="sizes to tune")
-    parser.add_argument("--trials", type=int, default=48, help="trials a size (default: 48)")
+    parser.add_argument("--sizes", type=int, nargs="+", help="sizes to search (default: as tune chooses them)")
+    parser.add_argument("--trials", type=int, default=48, help="trials a searched size (default: 48)")
     parser.add_argument("--random", type=int, default=300, help="random sizes to execute (default: 300)")
     parser.add_argument("--between", type=int, default=50, help="sizes whose times are compared (default: 50)")
     parser.add_argument("--seed", type=int, default=0)

@@ -85,25 +85,12 @@ class CompilingMeasurer(Measurer):
     def builds(self, candidates: Iterable[Candidate], seconds: float | None = None) -> Iterator[Build]:
         """Builds of ``candidates`` in the order in which they are made, until ``seconds`` have passed (None: all); what
         cannot be built is left out."""
-        start = time.perf_counter()
-        under_way: dict[Future[CompileResult], tuple[Candidate, Rendered]] = {}
+        return builds_of(self._pairs(candidates), self.pool, seconds)
+
+    def _pairs(self, candidates: Iterable[Candidate]) -> Iterator[tuple[BoundTemplate, Candidate]]:
         for candidate in candidates:
             with contextlib.suppress(GpuTuneError):
-                rendered = self._bound(candidate).render(candidate.config)
-                under_way[self.pool.submit(rendered.source, self.device.arch)] = candidate, rendered
-        try:
-            left = None if seconds is None else max(0.0, start + seconds - time.perf_counter())
-            for compiled in as_completed(under_way, left):
-                candidate, rendered = under_way[compiled]
-                with contextlib.suppress(GpuTuneError):
-                    result = compiled.result()
-                    if result.status == "ok":
-                        yield build_of(candidate, self._bound(candidate), rendered, result, 0.0)
-        except FutureTimeout:  # in Python 3.10 another class than TimeoutError
-            pass
-        finally:
-            for compiled in under_way:
-                compiled.cancel()
+                yield self._bound(candidate), candidate
 
     def published(self, build: Build) -> bytes:
         try:
@@ -248,6 +235,33 @@ def build(bound: BoundTemplate, candidate: Candidate, pool: CompilePool) -> Buil
     if compiled.status != "ok":
         raise CompileError(f"{candidate.key}: {compiled.status} ({compiled.reason})", compiled.log)
     return build_of(candidate, bound, rendered, compiled, took)
+
+
+def builds_of(
+    pairs: Iterable[tuple[BoundTemplate, Candidate]], pool: CompilePool, seconds: float | None = None
+) -> Iterator[Build]:
+    """Builds of candidates, each with its bound template, in the order in which they are made, until ``seconds`` have
+    passed (None: all); what cannot be built is left out."""
+    start = time.perf_counter()
+    under_way: dict[Future[CompileResult], list[tuple[BoundTemplate, Candidate, Rendered]]] = {}
+    for bound, candidate in pairs:
+        with contextlib.suppress(GpuTuneError):
+            rendered = bound.render(candidate.config)
+            compiled = pool.submit(rendered.source, bound.device.arch)
+            under_way.setdefault(compiled, []).append((bound, candidate, rendered))
+    try:
+        left = None if seconds is None else max(0.0, start + seconds - time.perf_counter())
+        for compiled in as_completed(under_way, left):
+            for bound, candidate, rendered in under_way[compiled]:
+                with contextlib.suppress(GpuTuneError):
+                    result = compiled.result()
+                    if result.status == "ok":
+                        yield build_of(candidate, bound, rendered, result, 0.0)
+    except FutureTimeout:  # in Python 3.10 another class than TimeoutError
+        pass
+    finally:
+        for compiled in under_way:
+            compiled.cancel()
 
 
 def build_of(

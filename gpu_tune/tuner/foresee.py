@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import StoreError
 from ..measure.compiling import CompilingMeasurer, prediction_of
+from ..measure.protocol import Build
 from ..space.space import Space
 from ..store.records import Record, Records
 from ..trial import PREDICTED, Candidate, Measurement, Policy
@@ -51,21 +52,29 @@ def foresee(
     predicted trials."""
     found: dict[Candidate, Measurement] = {}
     for build in measurer.builds(spread(spaces, most, seed), seconds):
-        prediction = prediction_of(build)
-        if prediction.resident:
-            found[build.candidate] = Measurement(
-                build.candidate,
-                "ok",
-                PREDICTED,
-                samples=(prediction.seconds,),
-                policy=Policy(mode="model", repeats=1),
-                resources=build.resources,
-                environment={"nvrtc": build.nvrtc, "chip": measurer.device.chip},
-                cubin_hash=build.hash,
-                seconds=build.seconds,
-                prediction=prediction.terms(),
-            )
+        trial = predicted_trial(build)
+        if trial is not None:
+            found[build.candidate] = trial
     return found
+
+
+def predicted_trial(build: Build) -> Measurement | None:
+    """What the performance model says of ``build``, as a trial; None where the device cannot run it."""
+    prediction = prediction_of(build)
+    if not prediction.resident:
+        return None
+    return Measurement(
+        build.candidate,
+        "ok",
+        PREDICTED,
+        samples=(prediction.seconds,),
+        policy=Policy(mode="model", repeats=1),
+        resources=build.resources,
+        environment={"nvrtc": build.nvrtc, "chip": build.bound.device.chip},
+        cubin_hash=build.hash,
+        seconds=build.seconds,
+        prediction=prediction.terms(),
+    )
 
 
 def keep(found: Iterable[Measurement], measurer: CompilingMeasurer, records: Records, run: str) -> None:

@@ -1,63 +1,145 @@
-"""Tuning a workload that leaves a size open: a few sizes are tuned, the performance model chooses between them.
+"""Tuning a workload that leaves a size open: a few sizes are searched, and all that was timed competes in between.
 
-Each winner computes every size. Its time at another size is predicted from its machine code, corrected by how far its
-own prediction was off at the size at which it was timed; each part of the sizes gets the kernel that is fastest at its
-end, and a kernel is kept while it is as good as the best within ``KEPT``. Every kernel is executed at the ends of its
-ranges before the set is published.
+Some sizes are searched. Then seeds for sizes between them are compiled and played, and more sizes are searched where
+these are predicted to gain the most. Then the ranges are chosen (:mod:`.size_choice`); a kernel that serves sizes
+without having won anywhere is verified and timed there, beside the next best, as finalists are. Every kernel is
+executed at the ends of its ranges before the set is published.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from ..cuda.device import Device
 from ..emulator import unavailable_reason
 from ..errors import WrongResult, require
 from ..measure import emulated
-from ..measure.compiling import lanes_for
 from ..measure.protocol import Build
-from ..model.performance import predict
 from ..plan.size import Size, label, whole
-from ..store.winner import Winner
 from ..store.winner_set import SizeRange, WinnerSet
+from ..trial import PREDICTED, Candidate
 from ..workload import Workload
 from .budget import Budget
+from .search_run import Found
+from .size_choice import MOST_SIZES, SizedKernel, choose, gain, judged, representative, rounded, samples, sizes_to_tune
+from .size_choice import times_at as expected_times
 
 log = logging.getLogger(__name__)
-MOST_SIZES = 8
-"""Sizes that are tuned where none are named."""
-LEAST = 16
-"""The smallest of these: below it kernels do the same work."""
-KEPT = 1.01
-"""A kernel is kept for the next larger sizes while it takes at most this much of the best one's time."""
-Tuned = Callable[[int, Budget], tuple[Winner, Build]]
+FIRST = 5
+"""Sizes searched before the model says where others are worth it."""
+SEARCHED = 0.75
+"""Share of a budget that is spent on searches; the rest on what is tried in between."""
+MOST_SCOUTS = 192
+"""Seeds between the searched sizes that are compiled, at most; and seconds, where the budget has none."""
+SCOUT_SECONDS = 60.0
+CONTENDERS = 3
+"""Kernels that are timed at a size between, at most."""
+PASSES = 3
+"""How often ranges are chosen again after kernels were timed in between."""
+CLOSE = 1.15
+"""Sizes nearer to each other than this (by their ratio) are not both searched."""
+WORTH = 1.02
+"""A gain that is predicted of a seed, beyond which another size is searched where it is largest."""
 
 
-@dataclass(frozen=True)
-class SizedKernel:
-    """A winner for one size that computes all others, too."""
+class SizeSearch(Protocol):
+    """What is done at one size."""
 
-    winner: Winner
-    build: Build
+    def search(self, size: int, budget: Budget, known: Sequence[SizedKernel]) -> Found:
+        """Search for the fastest kernel at ``size``. Ctrl-C: a winner that is not complete."""
 
-    @property
-    def size(self) -> int:
-        """The size at which it was tuned."""
-        return int(getattr(self.winner.workload, self.winner.workload.openable))
+    def confirm(self, size: int, kernels: Sequence[SizedKernel]) -> Found:
+        """Verify ``kernels`` and time them at ``size``."""
 
-    def predicted(self, size: int) -> float:
-        """Seconds that the performance model expects of a run with ``size``; cold or warm as it was timed."""
-        bound, rendered, device = self.build.bound, self.build.rendered, self.build.bound.device
-        assert rendered.open_plan is not None
-        there = replace(bound, workload=bound.workload.resized(size))
-        estimate, cold = there.estimate(self.winner.config), self.winner.policy.l2 == "cold"
-        plan = rendered.open_plan.at(size)
-        lanes = lanes_for(self.build)
-        return predict(self.build.cubin, plan, estimate, there.computed, device, lanes=lanes, cold=cold).seconds
+    def scouts(self, sizes: Sequence[int], known: Iterable[Candidate], most: int, seconds: float) -> Sequence[Build]:
+        """Builds of up to ``most`` defaults and seeds for ``sizes`` that are not ``known``."""
+
+    def allows(self, size: int, candidate: Candidate) -> bool:
+        """Whether the config is a valid one for ``size``."""
+
+
+@dataclass
+class _Tuning:
+    """The state of a tuning: every kernel by its candidate, and the sizes that were searched."""
+
+    size: Size
+    source: str
+    at: SizeSearch
+    kernels: dict[Candidate, SizedKernel] = field(default_factory=dict)
+    searched: list[int] = field(default_factory=list)
+    trials: int = 0
+    complete: bool = True
+
+    def search(self, size: int, budget: Budget) -> None:
+        found = self.at.search(size, budget, list(self.kernels.values()))
+        self.searched = sorted([*self.searched, size])
+        self.trials += found.winner.trials
+        self.take(size, found)
+        if not found.winner.complete:
+            raise KeyboardInterrupt
+
+    def take(self, size: int, found: Found) -> None:
+        """Add what was timed at ``size`` to what is known."""
+        for candidate in found.failed:
+            self.kernels.pop(candidate, None)
+        for build, seconds in found.timed:
+            kernel = self.kernels.setdefault(build.candidate, SizedKernel(build))
+            kernel.policy = found.winner.policy
+            kernel.timed[size] = seconds
+        self.kernels[found.build.candidate].winners[size] = found.winner
+
+    def scout(self, most: int, seconds: float) -> None:
+        between = [s for s in samples(self.size) if s not in self.searched]
+        builds = self.at.scouts(between, self.kernels, most, seconds) if between else ()
+        policy = next(iter(self.kernels.values())).policy
+        for build in builds:
+            self.kernels.setdefault(build.candidate, SizedKernel(build, policy))
+        self.trials += len(builds) if self.source == PREDICTED else 0
+
+    def next_size(self) -> int | None:
+        """Where to search next: where a kernel that was only predicted would gain the most, else in the middle of the
+        widest gap; None where all gaps are narrow."""
+        ends = [s for s in samples(self.size) if all(max(s / t, t / s) > CLOSE for t in self.searched)]
+        times = expected_times(ends, list(self.kernels.values()), self.searched)
+        gains = {end: gain(found) for end, found in zip(ends, times)}
+        worst = max(gains, key=lambda s: (gains[s], s), default=None)
+        if worst is not None and gains[worst] > WORTH:
+            return worst
+        gaps = zip(self.searched, self.searched[1:])
+        low, high = max(gaps, key=lambda gap: gap[1] / gap[0], default=(1, 1))
+        middle = rounded((low * high) ** 0.5)
+        return middle if low * CLOSE < middle < high / CLOSE else None
+
+    def confirm(self) -> None:
+        """Time kernels that serve sizes without having won anywhere, until the ranges need none of those."""
+        for _ in range(PASSES):
+            used, parts = choose(self.size, list(self.kernels.values()), self.searched)
+            new = [(k, [p for p in parts if p.kernel == i]) for i, k in enumerate(used) if not k.winners]
+            for kernel, own in new:
+                self._confirm(kernel, max(own, key=lambda p: (p.most / p.least, p.most)).most)
+            if not new:
+                return
+
+    def _confirm(self, kernel: SizedKernel, size: int) -> None:
+        if kernel.candidate not in self.kernels or kernel.winners:  # the finals of another one have settled it
+            return
+        if not self.at.allows(size, kernel.candidate):
+            size = kernel.size
+        (times,) = expected_times([size], list(self.kernels.values()), self.searched)
+        order = sorted(times, key=lambda k: (k is not kernel, times[k], k.candidate.key))
+        others = [k for k in order[1:] if times[k] < float("inf") and self.at.allows(size, k.candidate)]
+        contenders = [kernel, *others[: CONTENDERS - 1]]
+        try:
+            self.take(size, self.at.confirm(size, contenders))
+        except WrongResult as error:
+            log.error("%s; such kernels are left out", error)
+            for contender in contenders:
+                if not contender.winners:
+                    self.kernels.pop(contender.candidate, None)
 
 
 def tune_sizes(
@@ -67,49 +149,49 @@ def tune_sizes(
     sizes: Sequence[int] | None,
     budget: Budget,
     seed: int,
-    tuned: Tuned,
+    at: SizeSearch,
 ) -> WinnerSet:
-    """The set of winners of ``workload``, which leaves a size open. ``tuned(size, budget)`` searches for one size.
+    """The set of winners of ``workload``, which leaves a size open.
 
-    ``sizes`` to tune: by default some that :func:`sizes_to_tune` names. Ctrl-C ends the search, and what is tuned by
-    then serves all sizes. WrongResult where no kernel holds.
+    ``sizes`` to search: by default ``FIRST`` in geometric steps, and up to ``MOST_SIZES`` where it is worth it. Ctrl-C
+    ends the search, and what is tuned by then serves all sizes. WrongResult where no kernel holds.
     """
     size = workload.open
     assert size is not None
     begun = time.monotonic()
-    chosen = sizes_to_tune(size) if sizes is None else sizes_asked(size, sizes)
+    first = sizes_to_tune(size, FIRST) if sizes is None else sizes_asked(size, sizes)
+    most = len(first) if sizes is not None or len(first) < FIRST else MOST_SIZES
     share = replace(
         budget,
-        trials=None if budget.trials is None else max(1, budget.trials // len(chosen)),
-        seconds=None if budget.seconds is None else budget.seconds / len(chosen),
+        trials=None if budget.trials is None else max(1, int(SEARCHED * budget.trials) // most),
+        seconds=None if budget.seconds is None else SEARCHED * budget.seconds / most,
     )
-    kernels: list[SizedKernel] = []
-    complete = True
-    for number in reversed(chosen):  # the largest first: what it teaches holds for most of the sizes
-        try:
-            kernels.append(SizedKernel(*tuned(number, share)))
-        except KeyboardInterrupt:
-            if not kernels:
-                raise
-            complete = False
-        if not complete or not kernels[-1].winner.complete:
-            complete = False
-            break
-    kernels.reverse()
-    done, trials = tuple(k.size for k in kernels), sum(k.winner.trials for k in kernels)
-    kernels, ranges = _held(size, kernels, seed)
+    scouts = MOST_SCOUTS if budget.trials is None else min(MOST_SCOUTS, int((1 - SEARCHED) * budget.trials))
+    tuning = _Tuning(size, source, at)
+    try:
+        for number in reversed(first):  # the largest first: what it teaches holds for most of the sizes
+            tuning.search(number, share)
+        tuning.scout(scouts, SCOUT_SECONDS if budget.seconds is None else (1 - SEARCHED) / 2 * budget.seconds)
+        while len(tuning.searched) < most and (number := tuning.next_size() or 0):
+            tuning.search(number, share)
+        tuning.confirm()
+    except KeyboardInterrupt:
+        if not any(k.winners for k in tuning.kernels.values()):
+            raise
+        tuning.complete = False
+    kernels, ranges = _held(size, [k for k in tuning.kernels.values() if k.winners], tuning.searched, seed)
     return WinnerSet(
         workload,
         device.chip,
         source,
-        tuple(k.winner for k in kernels),
+        tuple(representative(k, [p for p in ranges if p.kernel == i]) for i, k in enumerate(kernels)),
         ranges,
-        done,
+        tuple(tuning.searched),
         seed=seed,
-        trials=trials,
+        trials=tuning.trials,
         spent=time.monotonic() - begun,
         budget={"trials": budget.trials, "seconds": budget.seconds, "effort": budget.effort, "ended": "sizes"},
-        complete=complete,
+        complete=tuning.complete,
         created=time.time(),
     )
 
@@ -125,84 +207,32 @@ def sizes_asked(size: Size, sizes: Sequence[int]) -> list[int]:
     return sorted({whole(s) for s in given})
 
 
-def sizes_to_tune(size: Size, most: int = MOST_SIZES) -> list[int]:
-    """Up to ``most`` round sizes in geometric steps, from ``LEAST`` (or the least allowed) to the largest."""
-    low, high = size.bounds
-    first = min(max(low, LEAST), high)
-    steps = max(1, min(most - 1, (high // first).bit_length() - 1))
-    found = {first, high}
-    for step in range(1, steps):
-        ideal = first * (high / first) ** (step / steps)
-        unit = 16 if ideal < 256 else 128
-        found.add(min(high, max(first, round(ideal / unit) * unit)))
-    return sorted(found)
-
-
-def samples(size: Size) -> list[int]:
-    """Sizes at whose ends tiles of every family begin another row: the ends of the parts that are compared."""
-    low, high = size.bounds
-    found, at = [], 0
-    while at < high:
-        at += 8 if at < 16 else 16 if at < 128 else 32 if at < 512 else 64 if at < 2048 else max(128, at // 1024 * 64)
-        if at >= low:
-            found.append(min(at, high))
-    return found
-
-
-def choose(size: Size, kernels: Sequence[SizedKernel]) -> tuple[SizeRange, ...]:
-    """Which kernel serves which sizes; see the module."""
-    factors = [k.winner.seconds / k.predicted(k.size) if k.winner.seconds > 0 else 1.0 for k in kernels]
-    begin, current, parts = size.bounds[0], -1, list[SizeRange]()
-    for end in samples(size):
-        near = _near(kernels, end)
-        times = {i: kernels[i].predicted(end) * factors[i] for i in {*near, *((current,) if current >= 0 else ())}}
-        best = min(times, key=lambda i: (times[i], i))
-        if current < 0 or times[current] > KEPT * times[best]:
-            current = best
-        if parts and parts[-1].kernel == current:
-            parts[-1] = replace(parts[-1], most=end)
-        else:
-            parts.append(SizeRange(begin, end, current))
-        begin = end + 1
-    return tuple(_judged(part, kernels) for part in parts)
-
-
-def _near(kernels: Sequence[SizedKernel], size: int) -> list[int]:
-    """The kernels tuned at the two sizes below and the two above."""
-    above = next((i for i, k in enumerate(kernels) if k.size >= size), len(kernels))
-    return list(range(max(0, above - 2), min(len(kernels), above + 2)))
-
-
-def _judged(part: SizeRange, kernels: Sequence[SizedKernel]) -> SizeRange:
-    """The range with what the winners' verdicts say of it."""
-    inside = [k for k in kernels if part.least <= k.size <= part.most]
-    below = [k for k in kernels if k.size < part.least][-1:]
-    above = [k for k in kernels if k.size > part.most][:1]
-    said = inside or below + above
-    words = {str(k.winner.verdict.get("ours", "unknown")) for k in said}
-    ours = next((w for w in ("unknown", "slower", "tied", "faster") if w in words), "unknown")
-    return replace(part, ours=ours, judged=tuple(k.size for k in said))
-
-
-def _held(size: Size, kernels: list[SizedKernel], seed: int) -> tuple[list[SizedKernel], tuple[SizeRange, ...]]:
+def _held(
+    size: Size, kernels: list[SizedKernel], searched: Sequence[int], seed: int
+) -> tuple[list[SizedKernel], tuple[SizeRange, ...]]:
     """The kernels and their ranges, once each is right at the ends of its ranges; one that is not is left out."""
+    right: set[tuple[Candidate, int]] = set()
     while kernels:
-        ranges = choose(size, kernels)
-        wrong = None if unavailable_reason() else _first_wrong(kernels, ranges, seed)
+        verdicts = {s: str(w.verdict.get("ours", "unknown")) for k in kernels for s, w in k.winners.items()}
+        used, parts = choose(size, kernels, searched)
+        wrong = None if unavailable_reason() else _first_wrong(used, parts, seed, right)
         if wrong is None:
-            used = sorted({part.kernel for part in ranges})
-            number = {old: new for new, old in enumerate(used)}
-            return [kernels[i] for i in used], tuple(replace(p, kernel=number[p.kernel]) for p in ranges)
+            return used, tuple(judged(part, verdicts) for part in parts)
         log.error("%s; the kernel is left out", wrong[1])
-        kernels = [k for i, k in enumerate(kernels) if i != wrong[0]]
+        kernels = [k for k in kernels if k is not used[wrong[0]]]
     raise WrongResult("no kernel of the set computed the right thing at the ends of its ranges; run gpu-tune verify")
 
 
-def _first_wrong(kernels: Sequence[SizedKernel], ranges: Sequence[SizeRange], seed: int) -> tuple[int, Any] | None:
-    """The first kernel that is wrong at an end of a range of its own, and how."""
+def _first_wrong(
+    kernels: Sequence[SizedKernel], ranges: Sequence[SizeRange], seed: int, right: set[tuple[Candidate, int]]
+) -> tuple[int, Any] | None:
+    """The first kernel that is wrong at an end of a range of its own, and how; ``right``: where kernels are known to be
+    right."""
     for i, kernel in enumerate(kernels):
         ends = sorted({end for part in ranges if part.kernel == i for end in (part.least, part.most)})
-        for check in emulated.check_sizes(kernel.build.bound, kernel.winner.config, ends, seed):
+        ends = [end for end in ends if (kernel.candidate, end) not in right]
+        for end, check in zip(ends, emulated.check_sizes(kernel.build.bound, kernel.candidate.config, ends, seed)):
             if not check.ok:
-                return i, f"{kernel.winner.template} {kernel.winner.config.key}: {check.workload}: {check.detail}"
+                return i, f"{kernel.candidate.key}: {check.workload}: {check.detail}"
+            right.add((kernel.candidate, end))
     return None

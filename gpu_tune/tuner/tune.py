@@ -7,11 +7,9 @@ winner in the store, and answers from the store when the winner there has had at
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +20,7 @@ from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
 from ..kernel.kernel import TunedKernel
 from ..kernel.kernel_set import KernelSet
-from ..measure.compiling import CompilingMeasurer
-from ..measure.protocol import Build
-from ..measure.select import open_measurer, select_device
+from ..measure.select import select_device
 from ..store.records import Records
 from ..store.store import Store, Winner, lookup, lookup_set, opened
 from ..store.winner_set import WinnerSet
@@ -34,11 +30,9 @@ from ..templates.registry import bind
 from ..trial import MEASURED
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
-from .foresee import expectations
 from .live import Live, somebody_looks
-from .loop import Loop
-from .publish import make_winner
-from .resume import comparable, outdated, resume
+from .search_run import SearchRun
+from .size_search import SizeRuns
 from .sizes import sizes_asked, tune_sizes
 
 if TYPE_CHECKING:
@@ -128,7 +122,7 @@ def tune(
         )
         current = found is not None and (found[0].template, found[0].template_hash) in {(b.name, b.hash) for b in bound}
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
-        if stored is not None and found is not None and not outdated(stored, drivers):
+        if stored is not None and found is not None and not _outdated(stored, drivers):
             return TunedKernel(stored, path=found[1].path(workload, device.chip, source))
         store.prepare()
         records.prepare()
@@ -145,12 +139,12 @@ def tune(
         if cluster is None:
             _build_emulator(so_far, tell)
         tell(so_far)
-        search = _Search(device, source, records, budget, seed, jobs, force, drivers, cluster)
+        search = SearchRun(device, source, records, budget, seed, jobs, force, drivers, cluster)
         if workload.open is not None:
-            tuned = functools.partial(_at_size, search, so_far, templates, tell)
-            made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, tuned)
+            at = SizeRuns(search, so_far, templates, tell)
+            made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, at)
         else:
-            made, _ = search.winner(bound, so_far, tell, stored)
+            made = search.search(bound, so_far, tell, stored).winner
     so_far.phase = "done"
     try:
         path = store.publish(made)
@@ -160,78 +154,6 @@ def tune(
         path = None
     tell(so_far)
     return TunedKernel(made, path=path) if isinstance(made, Winner) else KernelSet(made, path=path)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What a tuning runs on; :meth:`winner` is the search for one size."""
-
-    device: Device
-    source: str
-    records: Records
-    budget: Budget
-    seed: int
-    jobs: int | None
-    force: bool
-    drivers: Collection[str]
-    cluster: Cluster | None
-
-    def winner(
-        self, bound: Sequence[BoundTemplate], so_far: Progress, tell: OnTrial, stored: Winner | None = None
-    ) -> tuple[Winner, Build]:
-        """The fastest of ``bound`` that was found and checked, and its build; of ``stored``, whose times are outdated,
-        the finalists are timed again."""
-        source, device, records, budget = self.source, self.device, self.records, so_far.budget
-        own = {b.hash for b in bound}
-        history = records.read(source)  # of every chip: what is told apart is left to the models
-        from ..search.search import Tuner  # LightGBM loads here, not where the store answers
-
-        tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed, history=history, pipelined=True)
-        if not self.force:
-            elsewhere = self.cluster is not None
-            told = [r for r in history if comparable(r.measurement, self.drivers, elsewhere)]
-            resume(tuner, told, bound, so_far)
-        with open_measurer(
-            bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
-        ) as measurer:
-            loop = Loop(tuner, measurer, records, so_far, tell)
-            fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
-            if stored is None and fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
-                found = expectations(tuner.spaces, measurer, records, budget.limits, seed=self.seed, run=loop.name)
-                tuner.expect(found)
-            if stored is None:
-                if budget.target is not None:
-                    vendors = measurer.vendors() if budget.target.ratio is not None else ()
-                    so_far.goal = budget.target.goal(vendors)
-                finals = loop.run_until_confirmed()
-                return make_winner(tuner, measurer, finals, so_far, loop.ended, self.seed)
-            # another driver: the search stands, the finalists are timed again
-            finals = loop.finals(stored.finalists)
-            ended = str(stored.budget.get("ended", ""))
-            winner, build = make_winner(tuner, measurer, finals, so_far, ended, stored.seed)
-            before = dict(trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete)
-            return replace(winner, **before), build  # type: ignore[arg-type]
-
-
-def _at_size(
-    search: _Search,
-    together: Progress,
-    templates: Mapping[str, Template] | None,
-    tell: OnTrial,
-    size: int,
-    budget: Budget,
-) -> tuple[Winner, Build]:
-    """The winner among kernels that leave the size of a workload open, by their times at ``size``; its trials are added
-    to those of all sizes ``together``."""
-    workload = together.workload
-    bound = bind(workload, search.device, templates, size)
-    so_far = Progress(bound[0].workload, search.device, search.source, budget, size=f"{workload.openable}={size}")
-    try:
-        return search.winner(bound, so_far, tell)
-    finally:
-        together.trials += so_far.trials
-        together.resumed += so_far.resumed
-        together.statuses += so_far.statuses
 
 
 def _build_emulator(progress: Progress, tell: OnTrial) -> None:
@@ -248,6 +170,12 @@ def _build_emulator(progress: Progress, tell: OnTrial) -> None:
         progress.phase, progress.building = "prepare", time.monotonic() - start
 
 
+def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
+    """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
+    then = winner.environment.get("driver", "")
+    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
+
+
 def _still_good(
     winners: WinnerSet,
     workload: Workload,
@@ -258,7 +186,7 @@ def _still_good(
 ) -> bool:
     """Whether a stored set is of this workload, these sizes, the templates as they are, and had ``budget``."""
     now, had = {(b.name, b.hash) for b in bound}, winners.budget
-    current = all((k.template, k.template_hash) in now and not outdated(k, drivers) for k in winners.kernels)
+    current = all((k.template, k.template_hash) in now and not _outdated(k, drivers) for k in winners.kernels)
     if budget.open:
         enough = had.get("effort") in ("full", budget.effort)
     else:

@@ -12,7 +12,7 @@ from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.measure.select import open_measurer
 from gpu_tune.space.knob import Knob
 from gpu_tune.store.records import Records
-from gpu_tune.tuner import tune as tune_module
+from gpu_tune.tuner import search_run
 from tests.helpers.tuning import CHIP, WORKLOAD, tune
 from tests.helpers.winners import toy_template
 
@@ -111,7 +111,7 @@ def test_on_an_executor_the_workers_drivers_count_not_this_machines(fake_cuda, h
         return open_measurer(bound, source, **options)
 
     monkeypatch.setattr("gpu_tune.measure.cluster.Cluster", OneGpu)
-    monkeypatch.setattr(tune_module, "open_measurer", opened)
+    monkeypatch.setattr(search_run, "open_measurer", opened)
     phases = []
     again = tune(good, trials=10, executor="dask://somewhere:1", on_trial=lambda p: phases.append(p.phase))
     assert again.winner == first.winner and not phases, "nothing is re-timed"

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import gpu_tune as gt
-from gpu_tune.errors import InvalidInput
+from gpu_tune.errors import InvalidInput, WrongResult
 from gpu_tune.kernel.kernel_set import KernelSet
 from gpu_tune.measure.finals import Check
 from gpu_tune.plan.size import Size
 from gpu_tune.store.records import Records
-from gpu_tune.tuner import live, sizes
-from gpu_tune.tuner import tune as tune_module
+from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.trial import Candidate
+from gpu_tune.tuner import live, search_run, size_choice, sizes
+from gpu_tune.tuner.search_run import Found
 from gpu_tune.workload import Matmul
 from tests.helpers.command_line import run
-from tests.helpers.winners import toy_set
+from tests.helpers.winners import H200, toy_set, toy_template
 
 OPEN = Matmul(gt.any_of(1, 64), 96, 64, dtype="float32")
 
@@ -39,7 +42,7 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     assert {r.workload.m for r in records} == {8, 64}  # a record says the size
     assert {r.template_hash for r in records} == {k.template_hash for k in winners.kernels}
     assert templates["toy"].hash() not in {r.template_hash for r in records}  # nor passes for one of an exact kernel
-    monkeypatch.setattr(tune_module, "open_measurer", None)
+    monkeypatch.setattr(search_run, "open_measurer", None)
     assert gt.tune(OPEN, **options).winners == winners
     one = gt.load(OPEN.at(33), device="nvidia-h200")
     assert one.match == "set" and one.plan.open is None and one.workload == OPEN.at(33)
@@ -77,42 +80,86 @@ def test_sizes_to_tune_and_samples_are_inside_and_end_at_the_largest(bounds):
 
 
 class Timed(sizes.SizedKernel):
-    """A kernel whose time is a formula."""
+    """A kernel whose time is a formula, timed at ``sizes``; ``winners`` may be none."""
+
+    def __init__(self, winner, time, sizes, verdict=None):
+        bound = BoundTemplate(toy_template(), winner.workload, H200, None, OPEN.open)
+        build = SimpleNamespace(bound=bound, candidate=Candidate(winner.template, winner.config))
+        super().__init__(build, winner.policy, {size: time(size) for size in sizes})
+        self.time = time
+        if verdict:
+            self.winners = {winner.workload.m: replace(winner, verdict={"ours": verdict})}
 
     def predicted(self, size):
-        return self.build(size)
+        return self.time(size) / 2  # the model is off by a factor, the same everywhere
+
+
+def timed(*cases):
+    made = toy_set(OPEN, [size for size, *_ in cases], [sizes.SizeRange(1, 64, 0)])
+    return [Timed(w, time, [size], verdict) for w, (size, time, verdict) in zip(made.kernels, cases)]
 
 
 def test_each_part_gets_the_fastest_and_a_wrong_kernel_is_left_out(monkeypatch):
-    winners = toy_set(OPEN, (8, 32, 64), [sizes.SizeRange(1, 64, 0)])
-    verdicts = ("faster", "slower", "faster")
-    times = (lambda m: 1.0 + m / 16, lambda m: 2.0, lambda m: 2.01)
-    made = [Timed(replace(w, verdict={"ours": v}, seconds=t(w.workload.m)), t)
-            for w, v, t in zip(winners.kernels, verdicts, times)]  # fmt: skip
-    found = sizes.choose(Size("m", (1, 64)), made)
-    assert [(r.least, r.most, r.kernel, r.ours, r.judged) for r in found] == [
-        (1, 16, 0, "faster", (8,)), (17, 64, 1, "slower", (32, 64))]  # fmt: skip
-    wrong = made[1].winner.config
+    cases = ((8, lambda m: 1.0 + m / 16, "faster"), (32, lambda m: 2.0, "slower"), (64, lambda m: 2.01, "faster"))
+    made, size = timed(*cases), OPEN.open
+    wrong = None
 
     def check(bound, config, ends, seed):
-        yield Check("result", "emulator", config != wrong, "far off", f"m={ends}")
+        for end in ends:
+            yield Check("result", "emulator", config != wrong, "far off", f"m={end}")
 
     monkeypatch.setattr(sizes.emulated, "check_sizes", check)
     monkeypatch.setattr(sizes, "unavailable_reason", lambda: "")
-    for kernel in made:
-        object.__setattr__(kernel, "build", _Build(kernel.build))
-    kept, ranges = sizes._held(Size("m", (1, 64)), made, 0)
+    kept, ranges = sizes._held(size, made, [8, 32, 64], 0)
+    assert kept == made[:2] and [(r.least, r.most, r.kernel, r.ours, r.judged) for r in ranges] == [
+        (1, 16, 0, "faster", (8,)), (17, 64, 1, "slower", (32, 64))]  # fmt: skip
+    wrong = made[1].candidate.config
+    kept, ranges = sizes._held(size, made, [8, 32, 64], 0)
     assert [k.size for k in kept] == [8, 64] and [(r.least, r.most, r.kernel) for r in ranges] == [
         (1, 16, 0),
         (17, 64, 1),
     ]
+    wrong = made[0].candidate.config
+    monkeypatch.setattr(sizes.emulated, "check_sizes", lambda *a: iter([Check("result", "emulator", False, "far off")]))
+    with pytest.raises(WrongResult, match="no kernel of the set"):
+        sizes._held(size, made, [8, 32, 64], 0)
 
 
-class _Build:
-    bound = None
+def test_a_kernel_stays_where_it_is_as_good_and_one_that_won_nowhere_is_timed_where_it_serves():
+    cases = ((8, lambda m: 1.0 if m <= 8 else 3.0, "tied"),
+             (8, lambda m: 1.9 if 16 < m <= 32 else 4.0, ""),
+             (64, lambda m: 1.995 if m <= 48 else 2.0, ""))  # fmt: skip
+    first, between, slightly = made = timed(*cases)
+    used, parts = size_choice.choose(OPEN.open, made, [8, 64])
+    assert [(p.most, used[p.kernel]) for p in parts] == [(8, first), (16, slightly), (32, between), (64, slightly)]
+    confirmed = []
 
-    def __init__(self, time):
-        self.time = time
+    class At:
+        def allows(self, size, candidate):
+            return True
 
-    def __call__(self, size):
-        return self.time(size)
+        def confirm(self, size, kernels):
+            confirmed.append((size, [k.candidate for k in kernels]))
+            best = min(kernels, key=lambda k: k.time(size))
+            pairs = tuple((k.build, k.time(size)) for k in kernels)
+            winner = replace(
+                toy_set(OPEN, [size], [sizes.SizeRange(1, 64, 0)]).kernels[0], config=best.candidate.config
+            )
+            return Found(winner, best.build, pairs)
+
+    tuning = sizes._Tuning(OPEN.open, "predicted", At(), {k.candidate: k for k in made}, [8, 64])
+    tuning.confirm()
+    assert [(size, asked[0]) for size, asked in confirmed] == [(64, slightly.candidate), (32, between.candidate)]
+    assert between.timed[32] == 1.9 and set(between.winners) == {32}  # its winner says where it was timed
+
+
+def test_the_next_size_is_where_a_seed_gains_most_else_in_the_widest_gap():
+    cases = ((8, lambda m: 1.0 + m, "tied"), (64, lambda m: 60.0, "tied"), (32, lambda m: 20.0 + abs(m - 32), ""))
+    made = timed(*cases)
+    made[2].timed.clear()
+    tuning = sizes._Tuning(OPEN.open, "predicted", None, {k.candidate: k for k in made}, [8, 64])
+    assert tuning.next_size() == 32
+    del tuning.kernels[made[2].candidate]
+    assert tuning.next_size() == 16  # sqrt(8 * 64), rounded
+    tuning.searched = [56, 64]
+    assert tuning.next_size() is None

@@ -19,7 +19,7 @@ from gpu_tune.store.recorded_space import Recorded, RecordedSpace, RecordedTrial
 from gpu_tune.store.records import Records
 from gpu_tune.store.store import Store
 from gpu_tune.trial import Candidate
-from gpu_tune.tuner import tune as tune_module
+from gpu_tune.tuner import search_run
 from tests.helpers import toy
 from tests.helpers.tuning import CHIP, WORKLOAD, tune
 
@@ -49,7 +49,7 @@ def test_the_default_config_is_the_first_trial_and_records_keep_every_trial(home
 
 def test_a_second_call_with_a_warm_store_compiles_and_measures_nothing(home, templates, monkeypatch):
     first = tune(templates)
-    monkeypatch.setattr(tune_module, "open_measurer", None)
+    monkeypatch.setattr(search_run, "open_measurer", None)
     assert tune(templates).winner == first.winner
     assert tune(templates, trials=5).winner == first.winner
 
@@ -132,7 +132,7 @@ def test_an_exhausted_space_ends_the_run_and_is_not_searched_again(home, templat
     few = {"toy": replace(small, knobs=knobs)}
     kernel = tune(few, trials=50)
     assert kernel.winner.trials == 3 and kernel.winner.budget["ended"] == "exhausted"
-    monkeypatch.setattr(tune_module, "open_measurer", None)
+    monkeypatch.setattr(search_run, "open_measurer", None)
     assert tune(few, trials=1000).winner == kernel.winner
 
 
@@ -172,7 +172,7 @@ def test_a_target_time_ends_the_run_and_is_answered_from_the_store(home, templat
     kernel = tune(templates, trials=60, target="1ms")
     assert kernel.winner.budget["ended"] == "target" and kernel.winner.trials < 60 and kernel.seconds < 1e-3
     assert kernel.winner.budget["target"] == "1000us"
-    monkeypatch.setattr(tune_module, "open_measurer", None)
+    monkeypatch.setattr(search_run, "open_measurer", None)
     assert tune(templates, trials=60, target="0.001 s").winner == kernel.winner
 
 
@@ -203,7 +203,7 @@ def test_a_target_that_does_not_hold_when_confirmed_is_searched_for_further(home
 
 def test_an_unusable_store_is_refused_before_anything_is_compiled(home, templates, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(tune_module, "open_measurer", None)
+    monkeypatch.setattr(search_run, "open_measurer", None)
     with pytest.raises(StoreError, match="GPU_TUNE_CACHE_DIR"):
         tune(templates, store=Store(tmp_path / "file"))
 

@@ -1,0 +1,173 @@
+"""One search for one workload: its models, its measurer, the loop and its finals."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..cuda import nvrtc
+from ..cuda.device import Device
+from ..errors import CompileError, InvalidConfig
+from ..measure.compiling import CompilingMeasurer
+from ..measure.finals import Finals
+from ..measure.protocol import Build, Measurer
+from ..measure.select import open_measurer
+from ..store.records import Record, Records
+from ..store.winner import Winner
+from ..templates.bound import BoundTemplate
+from ..trial import MEASURED, PREDICTED, Candidate, Measurement
+from .budget import Budget, OnTrial, Progress
+from .foresee import expectations
+from .loop import Loop
+from .publish import make_winner
+
+if TYPE_CHECKING:
+    from ..measure.cluster import Cluster
+    from ..search.search import Tuner
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gave: its ``winner`` with its ``build``; ``timed``: builds and the seconds that each took, the
+    winner and the fastest of its rivals; ``failed``: finalists that computed the wrong thing, or could not run."""
+
+    winner: Winner
+    build: Build
+    timed: tuple[tuple[Build, float], ...] = ()
+    failed: frozenset[Candidate] = frozenset()
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """What a tuning runs on; :meth:`winner` is the search for one size."""
+
+    device: Device
+    source: str
+    records: Records
+    budget: Budget
+    seed: int
+    jobs: int | None
+    force: bool
+    drivers: Collection[str]
+    cluster: Cluster | None
+
+    def search(
+        self,
+        bound: Sequence[BoundTemplate],
+        so_far: Progress,
+        tell: OnTrial,
+        stored: Winner | None = None,
+        *,
+        known: Sequence[Measurement] = (),
+        rivals: int = 0,
+    ) -> Found:
+        """The fastest of ``bound`` that was found and checked; of ``stored``, whose times are outdated, the finalists
+        are timed again. ``known``: what the performance model says of configs, without a trial of their own: trials
+        where times are predicted, elsewhere what is tried first. ``rivals``: how many of the fastest trials come out
+        beside the winner."""
+        source, device, records, budget = self.source, self.device, self.records, so_far.budget
+        own = {b.hash for b in bound}
+        history = records.read(source)  # of every chip: what is told apart is left to the models
+        from ..search.search import Tuner  # LightGBM loads here, not where the store answers
+
+        tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed, history=history, pipelined=True)
+        if not self.force:
+            elsewhere = self.cluster is not None
+            comparable = [r for r in history if _comparable(r.measurement, self.drivers, elsewhere)]
+            _resume(tuner, comparable, bound, so_far)
+        with open_measurer(
+            bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
+        ) as measurer:
+            loop = Loop(tuner, measurer, records, so_far, tell)
+            fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
+            if known:
+                _expect(tuner, known, source)
+            elif stored is None and fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
+                found = expectations(tuner.spaces, measurer, records, budget.limits, seed=self.seed, run=loop.name)
+                tuner.expect(found)
+            if stored is None:
+                if budget.target is not None:
+                    vendors = measurer.vendors() if budget.target.ratio is not None else ()
+                    so_far.goal = budget.target.goal(vendors)
+                finals = loop.run_until_confirmed()
+                return _found(tuner, measurer, finals, so_far, loop.ended, self.seed, rivals)
+            # another driver: the search stands, the finalists are timed again
+            finals = loop.finals(stored.finalists)
+            ended = str(stored.budget.get("ended", ""))
+            made = _found(tuner, measurer, finals, so_far, ended, stored.seed)
+            before = dict(trials=stored.trials, spent=stored.spent, budget=stored.budget, complete=stored.complete)
+            return replace(made, winner=replace(made.winner, **before))  # type: ignore[arg-type]
+
+    def confirm(
+        self,
+        bound: Sequence[BoundTemplate],
+        candidates: Sequence[Candidate],
+        so_far: Progress,
+        tell: OnTrial,
+        known: Sequence[Measurement],
+    ) -> Found:
+        """The fastest of ``candidates``, verified and timed for the workload of ``bound`` as finalists are; none other
+        is searched for. ``known``: what is known of them. WrongResult where none of them holds."""
+        from ..search.search import Tuner
+
+        tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed)
+        tuner.tell(known)
+        with open_measurer(bound, self.source, cluster=self.cluster, jobs=self.jobs, seed=self.seed) as measurer:
+            loop = Loop(tuner, measurer, self.records, so_far, tell)
+            finals = loop.finals(candidates)
+            return _found(tuner, measurer, finals, so_far, "sizes", self.seed, len(candidates))
+
+
+def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
+    """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
+    same NVRTC release. Those of other circumstances still teach the models.
+    """
+    driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
+    same = elsewhere or not compiler or compiler == nvrtc.identity()
+    return same and (m.source != MEASURED or not driver or driver in drivers)
+
+
+def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTemplate], progress: Progress) -> None:
+    """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
+    now, chip = {(b.hash, b.computed) for b in bound}, progress.device.chip
+    mine = [r for r in history if r.chip == chip and (r.template_hash, r.workload) in now]
+    spaces = {s.name: s for s in tuner.spaces}
+    last = {c: r for r in mine if (c := r.measurement.candidate).config in spaces[c.template]}
+    spans: dict[str, tuple[float, float]] = {}
+    for r in last.values():
+        progress.note(r.measurement, tuner.defaults)
+        begun = re.match(r"\d{1,12}(\.\d+)?(?=-)", r.run)
+        start = min(float(begun[0]), r.time) if begun else r.time
+        spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
+    progress.resumed = len(last)
+    progress.earlier_seconds = sum(end - start for start, end in spans.values())
+    tuner.tell(r.measurement for r in last.values())
+
+
+def _expect(tuner: Tuner, known: Sequence[Measurement], source: str) -> None:
+    """Tell ``tuner`` what the performance model says of configs that it has not tried."""
+    spaces, tried = {s.name: s for s in tuner.spaces}, {m.candidate for m in tuner.observations}
+    new = [m for m in known if m.candidate not in tried and m.candidate.config in spaces[m.candidate.template]]
+    if source == PREDICTED:
+        tuner.tell(new)
+    else:
+        tuner.expect({m.candidate: m.time for m in new})
+
+
+def _found(
+    tuner: Tuner, measurer: Measurer, finals: Finals, progress: Progress, ended: str, seed: int, rivals: int = 0
+) -> Found:
+    winner, build = make_winner(tuner, measurer, finals, progress, ended, seed)
+    timed = {build.candidate: (build, winner.seconds)}
+    if rivals:
+        times = {m.candidate: m.time for m in sorted(tuner.observations, key=lambda m: m.candidate.key) if m.ok}
+        times |= {f.candidate: statistics.median(f.samples) for f in finals.finalists if f.candidate and f.ok}
+        for candidate in sorted(times, key=lambda c: (times[c], c.key))[:rivals]:
+            with contextlib.suppress(CompileError, InvalidConfig):  # its trial went well, so it is the rarest of cases
+                timed.setdefault(candidate, (measurer.build(candidate), times[candidate]))
+    failed = frozenset(f.candidate for f in finals.finalists if f.candidate and not f.ok)
+    return Found(winner, build, tuple(pair for c, pair in timed.items() if c not in failed), failed)
