@@ -90,7 +90,8 @@ def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
     """The workloads that option texts mean; numbers may be ranges ``512:4096:512`` (both ends in) or lists, and one may
     be left open: ``1..8192``."""
     kinds = {f.name: str(f.type) for f in fields(_CLASSES[op])}
-    open_ = {n: [size] for n, text in texts.items() if kinds[n] == "int" and (size := parse(str(text))) is not None}
+    whole = [n for n in texts if kinds[n] == "int"]
+    open_ = {n: [size] for n in whole if (size := parse(str(texts[n]), f"--{n}")) is not None}
     choices = {name: _values(name, kinds[name], text) for name, text in texts.items() if name not in open_} | open_
     count, most = math.prod(map(len, choices.values())), MOST_WORKLOADS
     require(count <= most, "workloads", count, f"are more than {most}", "use shorter ranges")

@@ -51,7 +51,7 @@ class KernelSet:
 
     def at(self, size: int) -> TunedKernel:
         """The kernel for one ``size``; InvalidInput where the workload does not allow it."""
-        found = self._sizes.get(size)
+        found = self._sizes.get(size) if type(size) is int else None  # True is no size, though it equals one
         if found is None:
             size = allowed(self.winners.size, size)
             part = self.winners.range_of(size)

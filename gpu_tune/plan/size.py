@@ -196,10 +196,18 @@ def whole(value: Any) -> Any:
     return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
 
-def parse(text: str) -> Any:
-    """What ``1..8192`` says, as :func:`any_of`; None where ``text`` is not written so."""
-    found = re.fullmatch(r"(\d{1,10})\.\.(\d{1,10})", text.strip())
-    return any_of(int(found[1]), int(found[2])) if found else None
+def parse(text: str, subject: str = "size") -> Any:
+    """What ``1..8192`` says, as :func:`any_of`; None where ``text`` is not written so. InvalidInput about ``subject``
+    where it is, and the two are no such bounds."""
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", text.strip())
+    if found is None:
+        return None
+    low, high = (int(x[:11]) for x in found.groups())
+    rule, remedy = f"is no range from a least to a larger size in 1..{MOST}", "write it as in 1..8192"
+    if low > high >= 1:
+        remedy = f"write {high}..{low}"
+    require(1 <= low < high <= MOST, subject, text.strip(), rule, remedy)
+    return any_of(low, high)
 
 
 def allowed(size: Size, value: int) -> int:

@@ -110,7 +110,7 @@ class Store:
             winner = entry.winner or entry.winner_set
             if entry.problem:
                 remedy = "; gpu-tune gc removes it" if entry.damaged else ""
-                log.warning("winner %s %s: ignored%s", place, entry.problem, remedy)
+                _warn_once(place, f"winner {place} {entry.problem}: ignored{remedy}")
             if winner and (winner.workload, winner.chip, winner.source) == (workload, chip, source):
                 return winner
             if winner:
@@ -233,6 +233,7 @@ def _places(store: Store | None, user: bool) -> list[Store]:
     """Where winners are looked for, in this order."""
     own = [store] if store is not None else []
     users = [Store()] if user or not own else []
+    users = [place for place in users if place.folder not in {o.folder for o in own}]
     return [*own, *users, Store(paths.shipped(), trusted=True)]  # the shipped folder: as trusted as our code
 
 
@@ -256,6 +257,17 @@ def _read(path: Path) -> Entry:
             break
         time.sleep(0.01)  # a publisher has just replaced it, or removes what it replaced
     return Entry(path, problem=f"is damaged ({problem})", damaged=True)
+
+
+_warned: dict[Path, tuple[int, str]] = {}
+
+
+def _warn_once(path: Path, message: str) -> None:
+    """Log what is wrong there, unless that was said of the folder as it is: one call looks in several ways."""
+    said = (_changed(path), message)
+    if _warned.get(path) != said:
+        _warned[path] = said
+        log.warning("%s", message)
 
 
 def _changed(path: Path) -> int:

@@ -87,6 +87,15 @@ class SizeRuns:
             self.together.statuses["ok"] += len(playable)
         return playable
 
+    def builds(self, pairs: Sequence[tuple[int, Candidate]]) -> list[Build]:
+        """Nothing where kernels are compiled elsewhere, or not at all."""
+        if self.run.cluster is not None or not nvrtc.available() or not pairs:
+            return []
+        bound = {(size, b.name): b for size in {size for size, _ in pairs} for b in self.bound(size)}
+        known = [(bound[size, c.template], c) for size, c in pairs if (size, c.template) in bound]
+        with PredictedMeasurer(self.bound(pairs[0][0]), store=root(), jobs=self.run.jobs) as measurer:
+            return sorted(builds_of(known, measurer.pool), key=lambda b: b.candidate.key)
+
     def _seeds(self, sizes: Sequence[int], known: set[Candidate]) -> Iterator[tuple[BoundTemplate, Candidate]]:
         """Defaults and seeds for ``sizes``, new ones: the best of every size and family, then the next of each."""
         queues = []

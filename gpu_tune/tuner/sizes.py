@@ -20,7 +20,9 @@ from ..errors import WrongResult, require
 from ..measure import emulated
 from ..measure.protocol import Build
 from ..plan.size import Size, label, whole
+from ..store.winner import Winner
 from ..store.winner_set import SizeRange, WinnerSet
+from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate
 from ..workload import Workload
 from .budget import Budget
@@ -46,6 +48,37 @@ WORTH = 1.02
 """A gain that is predicted of a seed, beyond which another size is searched where it is largest."""
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A stored set of the workload that is tuned now, of the templates as they are. ``outdated``: the driver under
+    which its kernels were timed, where that is another one now."""
+
+    winners: WinnerSet
+    outdated: str = ""
+
+    @classmethod
+    def of(
+        cls, winners: WinnerSet, workload: Workload, bound: Sequence[BoundTemplate], outdated: str
+    ) -> Earlier | None:
+        """None where the set is of other bounds, or of templates that have changed since."""
+        now = {(b.name, b.hash) for b in bound}
+        current = all((k.template, k.template_hash) in now for k in winners.kernels)
+        if winners.workload == workload and not current:
+            log.warning("the set for %s is of kernel templates that have changed since: tuned anew", workload.key)
+        return cls(winners, outdated) if winners.workload == workload and current else None
+
+    def enough(self, sizes: Sequence[int] | None, budget: Budget) -> bool:
+        """Whether it was searched at ``sizes``, and had ``budget``."""
+        winners, had = self.winners, self.winners.budget
+        trials, seconds = budget.limits
+        if budget.open:
+            trials, seconds = trials * len(winners.sizes), seconds * len(winners.sizes)
+        unbounded = had.get("trials") is None and had.get("seconds") is None
+        enough = budget.open and unbounded and had.get("effort") in ("full", budget.effort)
+        enough |= (had.get("trials") or winners.trials) >= trials or (had.get("seconds") or winners.spent) >= seconds
+        return winners.complete and enough and set(sizes or winners.sizes) <= set(winners.sizes)
+
+
 class SizeSearch(Protocol):
     """What is done at one size."""
 
@@ -57,6 +90,9 @@ class SizeSearch(Protocol):
 
     def scouts(self, sizes: Sequence[int], known: Iterable[Candidate], most: int, seconds: float) -> Sequence[Build]:
         """Builds of up to ``most`` defaults and seeds for ``sizes`` that are not ``known``."""
+
+    def builds(self, pairs: Sequence[tuple[int, Candidate]]) -> Sequence[Build]:
+        """Builds of candidates, each for its size; those that cannot be built are left out."""
 
     def allows(self, size: int, candidate: Candidate) -> bool:
         """Whether the config is a valid one for ``size``."""
@@ -76,7 +112,7 @@ class _Tuning:
 
     def search(self, size: int, budget: Budget) -> None:
         found = self.at.search(size, budget, list(self.kernels.values()))
-        self.searched = sorted([*self.searched, size])
+        self.searched = sorted({*self.searched, size})
         self.trials += found.winner.trials
         self.take(size, found)
         if not found.winner.complete:
@@ -91,6 +127,39 @@ class _Tuning:
             kernel.policy = found.winner.policy
             kernel.timed[size] = seconds
         self.kernels[found.build.candidate].winners[size] = found.winner
+
+    def join(self, earlier: Earlier, sizes: Sequence[int]) -> None:
+        """Take over the kernels of an earlier set, but for those of ``sizes``, which are searched again. Under another
+        driver they are timed again, beside their finalists."""
+        name, stored = self.size.name, earlier.winners
+        winners = {int(getattr(w.workload, name)): w for w in stored.kernels}
+        if earlier.outdated:
+            log.warning("%s: timed under driver %s: its kernels are timed again", stored.workload.key, earlier.outdated)
+        rivals = CONTENDERS - 1 if earlier.outdated else 0
+        wanted = {
+            (size, c): winner
+            for size, winner in winners.items()
+            for c in (_candidate(winner), *[c for c in winner.finalists if c != _candidate(winner)][:rivals])
+            if size not in sizes
+        }
+        for build in self.at.builds(list(wanted)):
+            kernel = SizedKernel(build)
+            winner = wanted[kernel.size, kernel.candidate]
+            kernel = self.kernels.setdefault(kernel.candidate, kernel)
+            kernel.policy = winner.policy
+            if not earlier.outdated and kernel.candidate == _candidate(winner):
+                kernel.timed[kernel.size], kernel.winners[kernel.size] = winner.seconds, winner
+        if wanted and not self.kernels:
+            log.warning("%s: kernels of earlier sizes cannot be compiled here, and are left out", stored.workload.key)
+            return
+        self.searched = sorted({*self.searched, *stored.sizes})
+        self.trials += stored.trials - sum(w.trials for size, w in winners.items() if size in sizes)
+        for size, winner in winners.items() if earlier.outdated else ():
+            own = [k for k in self.kernels.values() if (size, k.candidate) in wanted]
+            if own:
+                found = self.at.confirm(size, own)
+                before = dict(trials=winner.trials, spent=winner.spent, budget=winner.budget)
+                self.take(size, replace(found, winner=replace(found.winner, **before)))  # type: ignore[arg-type]
 
     def scout(self, most: int, seconds: float) -> None:
         between = [s for s in samples(self.size) if s not in self.searched]
@@ -150,17 +219,22 @@ def tune_sizes(
     budget: Budget,
     seed: int,
     at: SizeSearch,
+    earlier: Earlier | None = None,
 ) -> WinnerSet:
     """The set of winners of ``workload``, which leaves a size open.
 
-    ``sizes`` to search: by default ``FIRST`` in geometric steps, and up to ``MOST_SIZES`` where it is worth it. Ctrl-C
-    ends the search, and what is tuned by then serves all sizes. WrongResult where no kernel holds.
+    ``sizes`` to search: by default ``FIRST`` in geometric steps, and up to ``MOST_SIZES`` where it is worth it; where
+    there are none, the kernels of the ``earlier`` set are timed again. Its sizes are the new set's as well. Ctrl-C ends
+    the search, and what is tuned by then serves all sizes. WrongResult where no kernel holds.
     """
     size = workload.open
     assert size is not None
     begun = time.monotonic()
-    first = sizes_to_tune(size, FIRST) if sizes is None else sizes_asked(size, sizes)
+    first = sizes_to_tune(size, FIRST) if sizes is None else list(sizes)
     most = len(first) if sizes is not None or len(first) < FIRST else MOST_SIZES
+    if earlier is not None and sizes is None:
+        first = sorted({*first, *earlier.winners.sizes})
+    most = max(1, most, len(first))
     share = replace(
         budget,
         trials=None if budget.trials is None else max(1, int(SEARCHED * budget.trials) // most),
@@ -169,14 +243,17 @@ def tune_sizes(
     scouts = MOST_SCOUTS if budget.trials is None else min(MOST_SCOUTS, int((1 - SEARCHED) * budget.trials))
     tuning = _Tuning(size, source, at)
     try:
+        if earlier is not None:
+            tuning.join(earlier, first)
         for number in reversed(first):  # the largest first: what it teaches holds for most of the sizes
             tuning.search(number, share)
-        tuning.scout(scouts, SCOUT_SECONDS if budget.seconds is None else (1 - SEARCHED) / 2 * budget.seconds)
-        while len(tuning.searched) < most and (number := tuning.next_size() or 0):
+        if first:
+            tuning.scout(scouts, SCOUT_SECONDS if budget.seconds is None else (1 - SEARCHED) / 2 * budget.seconds)
+        while sizes is None and len(tuning.searched) < most and (number := tuning.next_size() or 0):
             tuning.search(number, share)
         tuning.confirm()
     except KeyboardInterrupt:
-        if not any(k.winners for k in tuning.kernels.values()):
+        if not (first and any(k.winners for k in tuning.kernels.values())):  # what is stored stands
             raise
         tuning.complete = False
     kernels, ranges = _held(size, [k for k in tuning.kernels.values() if k.winners], tuning.searched, seed)
@@ -189,11 +266,27 @@ def tune_sizes(
         tuple(tuning.searched),
         seed=seed,
         trials=tuning.trials,
-        spent=time.monotonic() - begun,
-        budget={"trials": budget.trials, "seconds": budget.seconds, "effort": budget.effort, "ended": "sizes"},
+        spent=time.monotonic() - begun + (earlier.winners.spent if earlier is not None else 0.0),
+        budget=_budget(budget, earlier, bool(first)),
         complete=tuning.complete,
         created=time.time(),
     )
+
+
+def _candidate(winner: Winner) -> Candidate:
+    return Candidate(winner.template, winner.config)
+
+
+def _budget(budget: Budget, earlier: Earlier | None, searched: bool) -> dict[str, Any]:
+    """What a set was allowed, with what the set that it joins was allowed before."""
+    now = {"trials": budget.trials, "seconds": budget.seconds, "effort": budget.effort, "ended": "sizes"}
+    if earlier is None:
+        return now
+    had = earlier.winners.budget
+    if not searched:
+        return dict(had)
+    both = {n: None if now[n] is None else now[n] + (had.get(n) or 0) for n in ("trials", "seconds")}  # type: ignore
+    return {**now, **both}
 
 
 def sizes_asked(size: Size, sizes: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import dispatch
-from ..cuda import nvml
+from ..cuda import nvml, nvrtc
 from ..cuda.device import Device, by_name
 from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
@@ -25,7 +25,6 @@ from ..store.records import Records
 from ..store.store import Store, Winner, lookup, lookup_set, opened
 from ..store.winner_set import WinnerSet
 from ..templates.base import Template
-from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..trial import MEASURED
 from ..workload import Workload, require_workload
@@ -33,7 +32,7 @@ from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .live import Live, somebody_looks
 from .search_run import SearchRun
 from .size_search import SizeRuns
-from .sizes import sizes_asked, tune_sizes
+from .sizes import Earlier, sizes_asked, tune_sizes
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
@@ -74,7 +73,8 @@ def tune(
     ``executor``: the ``dask://host:port`` to measure on.
 
     A workload with an open size is tuned at a few ``sizes`` (by default up to 8), which share ``trials`` and
-    ``seconds`` (``effort`` is for each); between them the performance model chooses, and a KernelSet comes out.
+    ``seconds`` (``effort`` is for each); between them the performance model chooses, and a KernelSet comes out. Other
+    ``sizes`` than those of a stored set are added to it; under another driver its kernels are timed again.
 
     Raises
     InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
@@ -111,10 +111,14 @@ def tune(
         store = explicit or Store()
         if not isinstance(records, Records):
             records = Records() if records is None else Records(Path(records))
+        earlier = None
         if workload.open is not None and not force:
             kept = lookup_set(workload, device.chip, source, store=store, user=explicit is None)
-            if kept is not None and _still_good(kept[0], workload, sizes, bound, budget, drivers):
-                return KernelSet(kept[0], path=kept[1].path(workload, device.chip, source))
+            earlier = None if kept is None else Earlier.of(kept[0], workload, bound, _outdated_by(kept[0], drivers))
+            if kept is not None and earlier is not None and earlier.enough(sizes, budget):
+                if not earlier.outdated:
+                    return KernelSet(kept[0], path=kept[1].path(workload, device.chip, source))
+                sizes = () if nvrtc.available() and cluster is None else earlier.winners.sizes  # only timed again
         found = (
             None
             if force or workload.open
@@ -142,7 +146,7 @@ def tune(
         search = SearchRun(device, source, records, budget, seed, jobs, force, drivers, cluster)
         if workload.open is not None:
             at = SizeRuns(search, so_far, templates, tell)
-            made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, at)
+            made: Winner | WinnerSet = tune_sizes(workload, device, source, sizes, budget, seed, at, earlier)
         else:
             made = search.search(bound, so_far, tell, stored).winner
     so_far.phase = "done"
@@ -176,24 +180,9 @@ def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
     return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
 
 
-def _still_good(
-    winners: WinnerSet,
-    workload: Workload,
-    sizes: Sequence[int] | None,
-    bound: Sequence[BoundTemplate],
-    budget: Budget,
-    drivers: Collection[str],
-) -> bool:
-    """Whether a stored set is of this workload, these sizes, the templates as they are, and had ``budget``."""
-    now, had = {(b.name, b.hash) for b in bound}, winners.budget
-    current = all((k.template, k.template_hash) in now and not _outdated(k, drivers) for k in winners.kernels)
-    if budget.open:
-        enough = had.get("effort") in ("full", budget.effort)
-    else:
-        trials, seconds = budget.limits
-        enough = (had.get("trials") or winners.trials) >= trials or (had.get("seconds") or winners.spent) >= seconds
-    asked = set(sizes or winners.sizes) <= set(winners.sizes)
-    return winners.workload == workload and winners.complete and asked and current and enough
+def _outdated_by(winners: WinnerSet, drivers: Collection[str]) -> str:
+    """The driver under which a kernel of the set was timed, where it is none of ``drivers``; empty where none was."""
+    return next((str(k.environment["driver"]) for k in winners.kernels if _outdated(k, drivers)), "")
 
 
 def _enough(winner: Winner, budget: Budget) -> bool:

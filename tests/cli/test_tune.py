@@ -86,6 +86,7 @@ def test_tune_of_a_range_shows_every_workload(home):
             "--m: 'x' is not a number, a list or a range; write 512, or 1,2,4, or",
         ),
         (["matmul", "--m", "9:1", "--n", "2", "--k", "3"], "--m: '9:1' is not"),
+        (["matmul", "--m", "5..1", "--n", "2", "--k", "3"], "--m: '5..1' is no range from a least to a larger size"),
         (["matmul", "--m", "1:99999999", "--n", "2", "--k", "3"], "values; use a larger step"),
         (["matmul", "--m", "1:1000", "--n", "1:1000", "--k", "3"], "are more than 100000"),
         ([*ARGS[:7], "--dtype", "float65"], "Matmul dtype: 'float65' is not a known dtype; use one of float32"),

@@ -75,6 +75,9 @@ def test_a_bound_call_and_wrong_arguments(kernels):
         kernels()
     with pytest.raises(InvalidInput, match="b"):  # of another k
         kernels(a, CupyLike(np.zeros((15, 18), np.float32)), out=out)
+    kernels.at(1)
+    with pytest.raises(InvalidInput, match=r"m: True is not in 1\.\.90"):
+        kernels.at(True)
     with pytest.raises(InvalidInput, match=r"out.*shape"):
         kernels(a, b, out=CupyLike(np.zeros((22, 18), np.float32)))
 

@@ -39,11 +39,16 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     assert {r.ours for r in winners.ranges} == {"unknown"} and set(winners.sizes) <= {8, 64}
     assert all(k.plan.open == Size("m", (1, 64)) and "m is an argument, 1 to 64" in k.code for k in winners.kernels)
     records = Records().read("predicted")
-    assert {r.workload.m for r in records} == {8, 64}  # a record says the size
+    assert {8, 64} <= {r.workload.m for r in records} <= {8, 64, *sizes.samples(OPEN.open)}  # a record says the size
     assert {r.template_hash for r in records} == {k.template_hash for k in winners.kernels}
     assert templates["toy"].hash() not in {r.template_hash for r in records}  # nor passes for one of an exact kernel
+    more = gt.tune(OPEN, **{**options, "sizes": [32], "trials": 4}).winners  # added to what is there
+    assert more.sizes == (8, 32, 64) and more.complete and more.budget["trials"] == 14
+    assert {k.workload.m for k in more.kernels} >= {k.workload.m for k in winners.kernels} & {8, 64}
+    assert more.trials > winners.trials
     monkeypatch.setattr(search_run, "open_measurer", None)
-    assert gt.tune(OPEN, **options).winners == winners
+    assert gt.tune(OPEN, **options).winners == more
+    winners = more
     one = gt.load(OPEN.at(33), device="nvidia-h200")
     assert one.match == "set" and one.plan.open is None and one.workload == OPEN.at(33)
     args = ("matmul", "--n", "96", "--k", "64", "--dtype", "float32", "--device", "nvidia-h200")
@@ -163,3 +168,30 @@ def test_the_next_size_is_where_a_seed_gains_most_else_in_the_widest_gap():
     assert tuning.next_size() == 16  # sqrt(8 * 64), rounded
     tuning.searched = [56, 64]
     assert tuning.next_size() is None
+
+
+def test_under_another_driver_a_sets_kernels_are_timed_again_and_nothing_is_searched(caplog):
+    stored = toy_set(OPEN, (8, 64), [sizes.SizeRange(1, 20, 0), sizes.SizeRange(21, 64, 1)])
+    stored = replace(stored, trials=30, budget={"trials": 30})
+    made = {w.workload.m: Timed(w, lambda m: 1.0 if m > 20 else 2.0 + m, [w.workload.m]) for w in stored.kernels}
+    asked = []
+
+    class At:
+        def builds(self, pairs):
+            return [made[size].build for size, _ in pairs]
+
+        def confirm(self, size, kernels):
+            asked.append((size, [k.candidate for k in kernels]))
+            winner = next(w for w in stored.kernels if w.workload.m == size)
+            return Found(replace(winner, seconds=9.0, trials=0), kernels[0].build, ((kernels[0].build, 9.0),))
+
+    bound = [BoundTemplate(replace(toy_template(), open_sizes=("m",)), OPEN.at(64), H200, None, OPEN.open)]
+    assert sizes.Earlier.of(stored, OPEN, bound, "") is None and "have changed since: tuned anew" in caplog.text
+    earlier = sizes.Earlier(stored, "580.1")
+    assert earlier.enough(None, sizes.Budget(trials=30)) and not earlier.enough([9], sizes.Budget(trials=30))
+    assert not earlier.enough(None, sizes.Budget(trials=31)) and not earlier.enough(None, sizes.Budget())
+    tuning = sizes._Tuning(OPEN.open, "predicted", At())
+    tuning.join(earlier, [])
+    assert "timed under driver 580.1: its kernels are timed again" in caplog.text
+    assert [size for size, _ in asked] == [8, 64] and tuning.searched == [8, 64] and tuning.trials == 30
+    assert {w.seconds for k in tuning.kernels.values() for w in k.winners.values()} == {9.0}
