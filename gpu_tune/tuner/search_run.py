@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..cuda import nvrtc
 from ..cuda.device import Device
 from ..errors import CompileError, InvalidConfig
 from ..measure.compiling import CompilingMeasurer
 from ..measure.finals import Finals
 from ..measure.protocol import Build, Measurer
 from ..measure.select import open_measurer
-from ..store.records import Record, Records
+from ..store.records import Records
 from ..store.winner import Winner
 from ..templates.bound import BoundTemplate
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement
@@ -24,6 +22,7 @@ from .budget import Budget, OnTrial, Progress
 from .foresee import expectations
 from .loop import Loop
 from .publish import make_winner
+from .resume import comparable, resume
 
 if TYPE_CHECKING:
     from ..measure.cluster import Cluster
@@ -77,8 +76,8 @@ class SearchRun:
         tuner = Tuner(spaces=[b.space() for b in bound], seed=self.seed, history=history, pipelined=True)
         if not self.force:
             elsewhere = self.cluster is not None
-            comparable = [r for r in history if _comparable(r.measurement, self.drivers, elsewhere)]
-            _resume(tuner, comparable, bound, so_far)
+            told = [r for r in history if comparable(r.measurement, self.drivers, elsewhere)]
+            resume(tuner, told, bound, so_far)
         with open_measurer(
             bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
         ) as measurer:
@@ -120,32 +119,6 @@ class SearchRun:
             loop = Loop(tuner, measurer, self.records, so_far, tell)
             finals = loop.finals(candidates)
             return _found(tuner, measurer, finals, so_far, "sizes", self.seed, len(candidates))
-
-
-def _comparable(m: Measurement, drivers: Collection[str], elsewhere: bool) -> bool:
-    """Whether an earlier trial's time may stand beside new ones: the same driver and, where it was compiled here, the
-    same NVRTC release. Those of other circumstances still teach the models.
-    """
-    driver, compiler = m.environment.get("driver", ""), m.environment.get("nvrtc", "")
-    same = elsewhere or not compiler or compiler == nvrtc.identity()
-    return same and (m.source != MEASURED or not driver or driver in drivers)
-
-
-def _resume(tuner: Tuner, history: Sequence[Record], bound: Sequence[BoundTemplate], progress: Progress) -> None:
-    """Take in what earlier runs measured for exactly this choice: templates as they are now, this workload and chip."""
-    now, chip = {(b.hash, b.computed) for b in bound}, progress.device.chip
-    mine = [r for r in history if r.chip == chip and (r.template_hash, r.workload) in now]
-    spaces = {s.name: s for s in tuner.spaces}
-    last = {c: r for r in mine if (c := r.measurement.candidate).config in spaces[c.template]}
-    spans: dict[str, tuple[float, float]] = {}
-    for r in last.values():
-        progress.note(r.measurement, tuner.defaults)
-        begun = re.match(r"\d{1,12}(\.\d+)?(?=-)", r.run)
-        start = min(float(begun[0]), r.time) if begun else r.time
-        spans[r.run] = (start, max(r.time, spans.get(r.run, (0.0, 0.0))[1]))
-    progress.resumed = len(last)
-    progress.earlier_seconds = sum(end - start for start, end in spans.values())
-    tuner.tell(r.measurement for r in last.values())
 
 
 def _expect(tuner: Tuner, known: Sequence[Measurement], source: str) -> None:

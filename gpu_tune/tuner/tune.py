@@ -30,6 +30,7 @@ from ..trial import MEASURED
 from ..workload import Workload, require_workload
 from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
 from .live import Live, somebody_looks
+from .resume import outdated
 from .search_run import SearchRun
 from .size_search import SizeRuns
 from .sizes import Earlier, sizes_asked, tune_sizes
@@ -126,7 +127,7 @@ def tune(
         )
         current = found is not None and (found[0].template, found[0].template_hash) in {(b.name, b.hash) for b in bound}
         stored = found[0] if found is not None and current and _enough(found[0], budget) else None
-        if stored is not None and found is not None and not _outdated(stored, drivers):
+        if stored is not None and found is not None and not outdated(stored, drivers):
             return TunedKernel(stored, path=found[1].path(workload, device.chip, source))
         store.prepare()
         records.prepare()
@@ -174,15 +175,9 @@ def _build_emulator(progress: Progress, tell: OnTrial) -> None:
         progress.phase, progress.building = "prepare", time.monotonic() - start
 
 
-def _outdated(winner: Winner, drivers: Collection[str]) -> bool:
-    """Whether a measured winner was timed under another driver than the ``drivers`` of where it would be timed."""
-    then = winner.environment.get("driver", "")
-    return winner.source == MEASURED and bool(winner.finalists) and bool(then) and then not in drivers
-
-
 def _outdated_by(winners: WinnerSet, drivers: Collection[str]) -> str:
     """The driver under which a kernel of the set was timed, where it is none of ``drivers``; empty where none was."""
-    return next((str(k.environment["driver"]) for k in winners.kernels if _outdated(k, drivers)), "")
+    return next((str(k.environment["driver"]) for k in winners.kernels if outdated(k, drivers)), "")
 
 
 def _enough(winner: Winner, budget: Budget) -> bool:
