@@ -24,7 +24,7 @@ class Layout:
     """Tiles of the output and of K (``per_part`` of them a part), and the lanes of a warp that share its part.
 
     A warp has ``lanes_m`` x ``lanes_n`` threads over ``warp_m`` rows, a block ``warps_n`` warps side by side; the rows
-    and columns of a thread lie in pieces of ``piece_m`` and ``piece_n``.
+    and columns of a thread lie in pieces of ``piece_m`` and ``piece_n``. ``guard_*``: a tile may reach past the matrix.
     """
 
     tiles_m: int
@@ -37,6 +37,17 @@ class Layout:
     warps_n: int
     piece_m: int
     piece_n: int
+    guard_m: bool
+    guard_n: bool
+
+    @property
+    def stride_m(self) -> int:
+        """Rows from one piece of a thread to its next."""
+        return self.lanes_m * self.piece_m
+
+    @property
+    def stride_n(self) -> int:
+        return self.lanes_n * self.piece_n
 
     def __str__(self) -> str:
         warp = f"{self.lanes_m} x {self.lanes_n} lanes of {self.piece_m} x {self.piece_n}"
@@ -54,6 +65,8 @@ def layout(c: Config, w: Any) -> Layout:
         warps_n=c["block_n"] // c["warp_n"],
         piece_m=c["thread_m"] // c["interleave_m"],
         piece_n=c["thread_n"] // c["interleave_n"],
+        guard_m=w.m % c["block_m"] != 0,
+        guard_n=w.n % c["block_n"] != 0,
     )
 
 
@@ -99,10 +112,13 @@ def storage(c: Config, w: Any) -> Storage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The main loop: ``stages`` of the knob, and whether four products of bytes are summed at once (``dp4a``)."""
+    """The main loop: ``stages`` of the knob, whether four products of bytes are summed at once (``dp4a``), and whether
+    every 128 elements of K have their scales (``block_scales``)."""
 
     stages: int
     dp4a: bool
+    block_scales: bool
+    sum_ctype: str
 
     def __str__(self) -> str:
         return f"{self.stages} stages, {'dp4a' if self.dp4a else 'single products'}"
@@ -110,7 +126,12 @@ class Pipeline:
 
 def pipeline(c: Config, w: Any) -> Pipeline:
     bytes_of_k = c["shared_type"] == "stored" and c["shared_a"] == c["shared_b"] == "k_inner"
-    return Pipeline(c["stages"], dp4a=w.dtype == "int8" and bytes_of_k and c["fragment_k"] == 4)
+    return Pipeline(
+        c["stages"],
+        dp4a=w.dtype == "int8" and bytes_of_k and c["fragment_k"] == 4,
+        block_scales=w.scales == "block128",
+        sum_ctype="int" if w.dtype == "int8" else "float",
+    )
 
 
 @dataclass(frozen=True)
@@ -131,8 +152,9 @@ def launch(c: Config, w: Any) -> Launch:
 
 @dataclass(frozen=True)
 class Derived:
-    """All that the source sees as ``launch``."""
+    """All that the source sees as ``launch``; ``config`` is the config."""
 
+    config: Config
     layout: Layout
     storage: Storage
     pipeline: Pipeline
@@ -141,4 +163,4 @@ class Derived:
 
 def derived(c: Config, w: Any) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
-    return Derived(layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
+    return Derived(c, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
