@@ -37,6 +37,10 @@ class Product:
 
     def shape(self, tensors: Operands) -> tuple[int, ...]:
         """The result's."""
+        for name in ("a", "b"):
+            shape = tuple(tensors[name].shape)
+            rule, remedy = "is not a matrix or a batch of matrices", "give two dimensions, or three; linear takes any"
+            require(len(shape) in (2, 3), f"{name}.shape", shape, rule, remedy)
         return layouts.product_shape(tensors["a"], tensors["b"], self.layout)
 
     def fitted(self, tensors: Operands) -> tuple[Product, dict[str, Tensor]]:

@@ -65,10 +65,17 @@ def linear(
     ``activation`` is any epilogue without operands: relu, gelu, gelu_tanh, silu, clamp(lo,hi), or several joined by +.
     """
     steps = ("bias" if bias is not None else "", activation, "residual" if residual is not None else "")
-    rows = None if residual is None else residual.reshape(-1, weight.shape[0])
     epilogue = "+".join(step for step in steps if step)
-    y = matmul(x.reshape(-1, x.shape[-1]), weight, layout="nt", epilogue=epilogue, bias=bias, residual=rows, math=math)
-    return y.reshape(*x.shape[:-1], weight.shape[0])
+    if x.dim() == 2:
+        return matmul(x, weight, layout="nt", epilogue=epilogue, bias=bias, residual=residual, math=math)
+    added = None if residual is None else _rows(residual)
+    y = matmul(_rows(x), weight, layout="nt", epilogue=epilogue, bias=bias, residual=added, math=math)
+    return y.reshape((*x.shape[:-1], weight.shape[0]))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(..., k) as a matrix."""
+    return x.flatten(0, -2) if x.dim() > 1 else x[None]
 
 
 def conv2d(
