@@ -1,4 +1,4 @@
-"""torch.compile with inductor: whole graphs, the strides and data types that were promised, few graphs for many sizes."""
+"""torch.compile with inductor: whole graphs, promised strides and data types, few graphs for many sizes."""
 
 from __future__ import annotations
 

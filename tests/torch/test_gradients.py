@@ -14,7 +14,7 @@ M, N, K = 5, 6, 8
 
 
 def product(epilogue: str, layout: str, batch: tuple[int, ...] = ()) -> tuple[dict, dict, torch.Tensor]:
-    """Tensors in float64 by name, the epilogue's among them; A and B as they are multiplied are made of ``a``, ``b``."""
+    """Tensors in float64 by name, the epilogue's among them; A and B are made of ``a`` and ``b``."""
     a = formulas.integers((*batch, M, K), 1) if layout[0] == "n" else formulas.integers((*batch, K, M), 1)
     b = formulas.integers((*batch, K, N), 2) if layout[1] == "n" else formulas.integers((*batch, N, K), 2)
     more = formulas.operands(epilogue, M, N, (*batch, M, N))
