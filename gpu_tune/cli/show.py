@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import paths, text
-from ..cuda.device import Device
 from ..errors import CompilerMissing, InvalidInput, NotTuned, require
 from ..kernel.emit import describe, figure
 from ..measure.select import select_device
@@ -18,6 +18,7 @@ from ..store.records import Records
 from ..store.store import Store, lookup, lookup_set
 from ..store.winner import Winner
 from ..store.winner_set import WinnerSet
+from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..trial import PREDICTED, Candidate, Measurement
 from ..workload import Workload, tune_command
@@ -205,16 +206,22 @@ def _kernel(
     found = lookup(workload, chosen.chip, source, store=store)
     stored = lookup_set(workload, chosen.chip, source, store=store) if found is None else None
     if stored is not None:
-        refused = explained or report_file is not None
-        rule = "explains a kernel of one size, tuned by itself"
-        require(not refused, "--explain", workload.key, rule, "tune that size, or leave --explain out")
-        _set(workload, *stored, plan_only=plan_only, as_json=as_json)
+        winners, name = stored[0], workload.openable
+        if not explained and report_file is None:
+            _set(workload, *stored, plan_only=plan_only, as_json=as_json)
+            return
+        rule, remedy = "explains the kernel of one size", f"name a size, as in --{name} {winners.size.bounds[1]}"
+        require(workload.open is None, "--explain", workload.key, rule, remedy)
+        size = getattr(workload, name)
+        tuned = getattr(winners.kernels[winners.range_of(size).kernel].workload, name)
+        own = [replace(b, tuned=tuned) for b in bind(winners.workload, chosen, size=size)]
+        _explain(winners.at(size), own, as_json, report_file)
         return
     if found is None:
         raise NotTuned(f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, device)}")
     winner, holder = found
     if explained or report_file is not None:
-        _explain(winner, chosen, as_json, report_file)
+        _explain(winner, bind(winner.workload, chosen), as_json, report_file)
     elif as_json:
         options.echo_json({**winner.to_json(), "path": str(holder.path(workload, chosen.chip, source))})
     elif plan_only:
@@ -238,10 +245,10 @@ def _set(workload: Workload, winners: WinnerSet, holder: Store, *, plan_only: bo
         options.print_set(facts)
 
 
-def _explain(winner: Winner, device: Device, as_json: bool, report_file: str | None) -> None:
+def _explain(winner: Winner, among: Sequence[BoundTemplate], as_json: bool, report_file: str | None) -> None:
     from ..report import explain
 
-    bound = {b.name: b for b in bind(winner.workload, device)}.get(winner.template)
+    bound = {b.name: b for b in among}.get(winner.template)
     if bound is None:
         rule = f"is of the template {winner.template}, which is not here"
         raise InvalidInput("kernel", winner.workload.key, rule, "tune it again")
@@ -257,7 +264,7 @@ def _explain(winner: Winner, device: Device, as_json: bool, report_file: str | N
     if as_json:
         options.echo_json(found.to_json())
         return
-    options.print_lines(f"{winner.workload.key} on {device.chip}, {winner.template}", explain.text(found))
+    options.print_lines(f"{winner.workload.key} on {bound.device.chip}, {winner.template}", explain.text(found))
     if report_file is not None:
         click.echo(f"report: {Path(report_file).absolute()}")
 

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,16 @@ from .. import text
 from ..cuda.device import by_name
 from ..emulator import build
 from ..errors import CorruptData, GpuTuneError, InvalidInput, MeasureError
+from ..measure.emulated import LARGEST
 from ..measure.worker import Worker, WorkerLost, WorkerPool
 from ..plan import LaunchPlan
 from ..reference import Numerics
 from ..space.knob import Config
 from ..store.store import LIMITS
+from ..store.winner_set import INDEX
 from ..templates.base import Template
 from ..templates.registry import broken, registry
-from ..workload import from_dict
+from ..workload import Workload, from_dict
 from .branches import Branch
 from .cases import DEVICES, Variant
 from .check import Failure, Outcome, Problem, check_variant, failure_of, run_checks
@@ -156,41 +158,84 @@ def check_case(target: str, case: str) -> SweepReport:
 
 
 def verify_kernel(path: str | Path, *, seeds: int = 4, seed: int = 0) -> SweepReport:
-    """Check an emitted ``kernel.cu`` by the ``launch.json`` beside it; the source may have been edited.
+    """Check an emitted ``kernel.cu`` by the ``launch.json`` beside it; the source may have been edited. Of a set of
+    kernels (its folder, or ``0.cu`` and so on in it) by ``0.json`` and so on, at the ends of the ranges of each.
 
-    ``seeds``: how many rounds of inputs and interleavings. CorruptData when ``launch.json`` is missing or damaged.
+    ``seeds``: how many rounds of inputs and interleavings, at each size. CorruptData when a file is missing or damaged.
     """
     build.compiler()
     source = Path(path)
-    source = source / "kernel.cu" if source.is_dir() else source
+    if source.is_dir():
+        ranges = _ranges(source)
+        sources = [source / f"{n}.cu" for n in sorted(ranges)] if ranges else [source / "kernel.cu"]
+    else:
+        ranges = _ranges(source.parent) if source.stem.isdecimal() else {}
+        sources = [source]
+    report = SweepReport(str(path))
+    report.covered = [told for one in sources for told in _verify_source(report, one, ranges, seeds, seed)]
+    return report
+
+
+def _verify_source(
+    report: SweepReport, source: Path, ranges: Mapping[int, list[int]], seeds: int, seed: int
+) -> Iterator[str]:
+    """Add the checks of one source to ``report``; what was covered. ``ranges``: of a set, ends by number of kernel."""
+    number = int(source.stem) if ranges else None
+    facts = source.parent / ("launch.json" if number is None else f"{number}.json")
     try:
         code = text.read(source, LIMITS[".cu"])
-        data = json.loads(text.read(source.parent / "launch.json", LIMITS[".json"]))
+        data = json.loads(text.read(facts, LIMITS[".json"]))
         if not isinstance(data, dict):
-            raise TypeError("launch.json is not an object")
+            raise TypeError(f"{facts.name} is not an object")
         workload = from_dict(data["view"]["workload"] if data.get("view") else data["workload"])
         plan, device, arch = LaunchPlan.from_json(data["plan"]), by_name(data["device"]), str(data["arch"])
         name, config = str(data["template"]), Config(data["config"])
+        ends = [] if number is None else ranges[number]
     except KeyError as error:
-        raise CorruptData(f"{source}: its launch.json lacks {error}; it needs the one it was emitted with") from error
+        raise CorruptData(f"{source}: its {facts.name} lacks {error}; it needs the one it was emitted with") from error
     except (OSError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        rule = "it needs the launch.json it was emitted with"
+        rule = f"it needs the {facts.name} it was emitted with"
         raise CorruptData(f"{source}: cannot be verified ({why}); {rule}") from error
-    template = registry().get(name)
-    problem = Problem(plan, workload, device, template.numerics(config, workload) if template else Numerics())
-    report = SweepReport(str(path))
-    for round_seed in range(seed, seed + seeds):
-        outcome = Outcome()
-        try:
-            run_checks(outcome, code, problem, round_seed, arch)
-        except GpuTuneError as error:
-            outcome.failures.append(failure_of(error))
-        report.add(Variant(name, workload, device, config, round_seed), outcome)
-    for found in report.classes.values():
-        found.command = f"gpu-tune verify {source} --variants {seeds} --seed {seed}"
-    report.covered = [f"{workload.key} with {seeds} rounds of inputs and interleavings"]
-    return report
+    template, given = registry().get(name), sum(f.count for f in report.classes.values())
+    sizes, left = _small_enough(workload, ends)
+    for one in [workload.resized(size) for size in sizes] if ends else [workload]:
+        numerics = template.numerics(config, one) if template else Numerics()
+        at = plan if plan.open is None else plan.at(getattr(one, plan.open.name))
+        for round_seed in range(seed, seed + seeds):
+            outcome = Outcome()
+            try:
+                run_checks(outcome, code, Problem(at, one, device, numerics), round_seed, arch)
+            except GpuTuneError as error:
+                outcome.failures.append(failure_of(error))
+            report.add(Variant(name, one, device, config, round_seed), outcome)
+    if sum(f.count for f in report.classes.values()) > given:
+        for found in report.classes.values():
+            found.command = f"gpu-tune verify {source} --variants {seeds} --seed {seed}"
+    told = f"{workload.key} with {seeds} rounds of inputs and interleavings"
+    if ends:
+        told = f"{source.name}: {workload.openable} = {', '.join(map(str, sizes))}, {told}"
+    yield told + (f"; not run: {workload.openable} = {', '.join(map(str, left))} (too large)" if left else "")
+
+
+def _ranges(folder: Path) -> dict[int, list[int]]:
+    """The ends of the ranges of each kernel of the set in ``folder``, by its number; empty where none lies there."""
+    if not (folder / INDEX).exists():
+        return {}
+    try:
+        data = json.loads(text.read(folder / INDEX, LIMITS[".json"]))
+        found: dict[int, set[int]] = {}
+        for part in data["ranges"]:
+            found.setdefault(int(part["kernel"]), set()).update((int(part["least"]), int(part["most"])))
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CorruptData(f"{folder / INDEX}: cannot be read ({error!r}); it needs the one it was made with") from error
+    return {number: sorted(ends) for number, ends in found.items()}
+
+
+def _small_enough(workload: Workload, ends: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The sizes whose workload the emulator executes in a reasonable time, the least in any case; and the others."""
+    small = [size for size in ends if workload.resized(size).flops <= LARGEST or size == min(ends)]
+    return small, [size for size in ends if size not in small]
 
 
 def _template(target: str | Template) -> Template:

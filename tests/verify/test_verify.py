@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpu_tune as gt
 from gpu_tune import emulator
 from gpu_tune.cuda import device, nvrtc
 from gpu_tune.errors import CorruptData, GpuTuneError, InvalidInput
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
 from gpu_tune.space.knob import Config, Constraint, Knob
+from gpu_tune.store.store import Store
+from gpu_tune.store.winner_set import SizeRange
 from gpu_tune.templates.base import ResourceEstimate, Template, render
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify import sweep
@@ -26,6 +29,7 @@ from gpu_tune.verify.branches import all_branches, reachable_branches, taken_bra
 from gpu_tune.verify.cases import DEVICES, Variant, supported_cells
 from gpu_tune.verify.draw import Drawing, knob_pairs, random_config, variants
 from gpu_tune.workload import Matmul, to_dict
+from tests.helpers.winners import toy_set
 
 pytestmark = [
     pytest.mark.skipif(not emulator.available(), reason="no C++ compiler: the emulator cannot be built"),
@@ -344,6 +348,22 @@ def test_a_kernel_without_its_plan_is_refused(emitted: Path, damage: str) -> Non
         facts.write_text(json.dumps(body))
     with pytest.raises(CorruptData, match=r"launch\.json"):
         sweep.verify_kernel(emitted)
+
+
+def test_a_sets_kernels_are_verified_at_the_ends_of_their_ranges(tmp_path: Path) -> None:
+    w = gt.Matmul(gt.any_of(1, 50), 18, 16, dtype="float32")
+    ranges = (SizeRange(1, 20, 0), SizeRange(21, 40, 1), SizeRange(41, 50, 0))
+    folder = Store(tmp_path).publish(toy_set(w, (8, 50), ranges))
+    report = sweep.verify_kernel(folder, seeds=1)
+    assert report.ok, report.text()
+    assert [line.split(", matmul")[0] for line in report.covered] == ["0.cu: m = 1, 20, 41, 50", "1.cu: m = 21, 40"]
+    code = (folder / "1.cu").read_text()
+    (folder / "1.cu").write_text(code.replace("if (row + r < m) {", "if (row + r <= m) {"))
+    report = sweep.verify_kernel(folder / "1.cu", seeds=1)
+    assert not report.ok and str(folder / "1.cu") in next(iter(report.classes.values())).command
+    (folder / "1.json").rename(folder / "1.txt")
+    with pytest.raises(CorruptData, match=r"1\.json"):
+        sweep.verify_kernel(folder / "1.cu")
 
 
 def test_unknown_templates_and_cases_are_refused() -> None:
