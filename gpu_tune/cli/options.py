@@ -47,7 +47,7 @@ _HELP = {
     "padding": "Padding: 1, rows x columns: 1x2 (not 1,2), or top, bottom, left, right: 0x1x0x1.",
     "dilation": "Dilation: 1, or rows x columns.",
     "groups": "Groups of channels.",
-    "direction": "fprop.",
+    "direction": "fprop, dgrad (gradient of the image) or wgrad (of the filters); sizes are those of fprop.",
     "weights": "plain or pretransformed.",
 }
 _CONV_HELP = {
@@ -58,6 +58,7 @@ _CONV_HELP = {
     "k": "Output channels.",
     "r": "Rows of the filter.",
     "s": "Columns of the filter.",
+    "beta": "0, 1, or any: what wgrad multiplies an existing gradient by, and adds.",
 }
 _PAIRS = ("stride", "padding", "dilation")
 _CLASSES: dict[str, Any] = {"matmul": Matmul, "conv2d": Conv2d}

@@ -231,7 +231,7 @@ class TunedKernel:
         return self._emulate(given, self._scalars(alpha, beta), out)
 
     def _given(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        order = (*self.workload.inputs, *(("c",) if self.workload.op == "matmul" else ()))
+        order = (*self.workload.inputs, *(("c",) if self.workload.op == "matmul" or "c" in self._specs else ()))
         rule = f"are more than {len(order)} ({', '.join(order)})"
         require(len(operands) <= len(order), "arguments", len(operands), rule, "name the others")
         for name in named:

@@ -43,6 +43,8 @@ def run(workload: Workload, library: str, operands: Mapping[str, Any], scalars: 
         y = _matmul(workload, xp, operands, scalars)
     else:
         y = _conv2d(workload, xp, operands)
+        if workload.beta != "0":
+            y = y + scalars.get("beta", 1.0) * operands["c"]
     y = _epilogue(workload, xp, library, y, operands)
     if out is not None:
         out[...] = y
@@ -59,8 +61,15 @@ def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Map
 
 
 def _conv2d(workload: Conv2d, torch: Any, operands: Mapping[str, Any]) -> Any:
-    from ..measure.baselines.torch import convolved  # much to load, and only this needs it
+    from ..measure.baselines.torch import convolved  # much to load, and only this needs them
+    from ..measure.baselines.torch_gradients import gradient
 
+    if workload.direction != "fprop":
+        cudnn, strict = torch.backends.cudnn, workload.deterministic
+        fixed = dict(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32="tf32" in workload.math)
+        with cudnn.flags(deterministic=strict or cudnn.deterministic, **fixed):
+            y = gradient(torch, workload, operands)
+        return y.permute(0, 2, 3, 1) if workload.layout == "nhwc" else y
     x, filters, padding = convolved(torch, workload, operands)
     # PyTorch's convolutions take TF32 for float32 data unless told otherwise; here it is a permission
     cudnn, conv2d = torch.backends.cudnn, torch.nn.functional.conv2d

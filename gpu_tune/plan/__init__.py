@@ -6,8 +6,8 @@ its JSON form. Arguments name buffers; who runs the plan binds the names to memo
 grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.plan.size`), and :meth:`LaunchPlan.at` gives
 the plan of one size, which is what runs.
 
-Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b workspace``; conv2d: ``x w`` for
-``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``, ``beta``.
+Buffer names. matmul: ``a b c out bias row_bias residual scale scale_a scale_b workspace``; conv2d: two of ``x w dy``
+for ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``, ``beta``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,22 @@ from .. import text
 from ..errors import CorruptData, InvalidInput, require
 from .size import Size, fixed, open_size
 
-BUFFERS = ("a", "b", "x", "w", "c", "out", "bias", "row_bias", "residual", "scale", "scale_a", "scale_b", "workspace")
+BUFFERS = (
+    "a",
+    "b",
+    "x",
+    "w",
+    "dy",
+    "c",
+    "out",
+    "bias",
+    "row_bias",
+    "residual",
+    "scale",
+    "scale_a",
+    "scale_b",
+    "workspace",
+)
 SCALARS = ("alpha", "beta")
 CTYPES: dict[str, Any] = {
     "int32": ctypes.c_int32,

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import require
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
-from . import winograd
+from . import backward, winograd
 
 NUMPY: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -72,7 +72,7 @@ WINOGRAD_GROWTH = {2: 3.0, 4: 60.0}
 
 def reduction_length(workload: Workload) -> int:
     """Products summed for one output element."""
-    return workload.k if isinstance(workload, Matmul) else (workload.c // workload.groups) * workload.r * workload.s
+    return workload.k if isinstance(workload, Matmul) else workload.product[2]
 
 
 def products(workload: Workload, arrays: Mapping[str, Any], xp: Any = np) -> tuple[Any, Any]:
@@ -82,7 +82,7 @@ def products(workload: Workload, arrays: Mapping[str, Any], xp: Any = np) -> tup
     """
     names = [n for n in (*workload.inputs, "scale_a", "scale_b") if n in arrays]
     wide = {n: xp.asarray(arrays[n]).astype(xp.float64) for n in names}
-    compute: Callable[..., Any] = _matmul if isinstance(workload, Matmul) else _conv2d
+    compute: Callable[..., Any] = _matmul if isinstance(workload, Matmul) else _CONVOLUTIONS[workload.direction]
     return compute(workload, wide, xp), compute(workload, {n: abs(a) for n, a in wide.items()}, xp)
 
 
@@ -127,6 +127,13 @@ def _conv2d(w: Conv2d, arrays: Mapping[str, Any], xp: Any) -> Any:
     if w.scales != "none":
         y = y * arrays["scale_a"][0] * arrays["scale_b"]
     return y.transpose(0, 3, 1, 2) if w.layout == "nchw" else y
+
+
+_CONVOLUTIONS: dict[str, Callable[..., Any]] = {
+    "fprop": _conv2d,
+    "dgrad": backward.image_gradient,
+    "wgrad": backward.filter_gradient,
+}
 
 
 def activation(op: Op, y: Any, xp: Any = np) -> Any:

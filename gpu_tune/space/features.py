@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cuda.device import PEAK_KIND, Device
-from ..workload import ITEMSIZE, Matmul, Workload
+from ..workload import ITEMSIZE, Conv2d, Matmul, Workload
 from .knob import Knob
 
 OVERHEAD_REGISTERS = 32
@@ -185,8 +185,7 @@ def gemm_shape(workload: Workload) -> tuple[int, int, int, int]:
     """(m, n, k, batch) of the matrix product that the workload is or implies (implicit GEMM; groups are the batch)."""
     if isinstance(workload, Matmul):
         return workload.m, workload.n, workload.k, workload.batch
-    g = workload.groups
-    return workload.n * workload.p * workload.q, workload.k // g, workload.c // g * workload.r * workload.s, g
+    return (*workload.product, workload.groups)
 
 
 def operands(workload: Workload) -> dict[str, float]:
@@ -197,12 +196,22 @@ def operands(workload: Workload) -> dict[str, float]:
     if isinstance(workload, Matmul):
         a, b = (float(c == "t") for c in workload.layout)
         strides = workload.lda, workload.ldb
+    elif workload.direction != "fprop":
+        a, b, strides = _backward_operands(workload)
     elif workload.layout == "nhwc":  # pixels x channels; filters lie as filters x channels
         a, b, strides = 0.0, 1.0, (workload.c, workload.c // workload.groups)
     else:  # channels x pixels
         a, b, strides = 1.0, 1.0, (workload.w, workload.c // workload.groups * workload.r * workload.s)
     first, second = (_log(math.gcd(stride * item, LINE)) for stride in strides)
     return {"A transposed": a, "B transposed": b, "log2 A alignment": first, "log2 B alignment": second}
+
+
+def _backward_operands(w: Conv2d) -> tuple[float, float, tuple[int, int]]:
+    """Whether A and B of a gradient are transposed, and the elements of their lines: see :func:`operands`."""
+    filters = w.c // w.groups * (1 if w.layout == "nhwc" else w.r * w.s)
+    if w.direction == "dgrad":  # dy: pixels x k; filters lie as k x channels
+        return (0.0, 0.0, (w.k, filters)) if w.layout == "nhwc" else (1.0, 0.0, (w.q, filters))
+    return (1.0, 0.0, (w.k, w.c)) if w.layout == "nhwc" else (0.0, 1.0, (w.q, w.w))
 
 
 def distance(a: Workload, b: Workload) -> float:
@@ -212,10 +221,9 @@ def distance(a: Workload, b: Workload) -> float:
     if a.op != b.op:
         return math.inf
     shape = sum(abs(_log(x) - _log(y)) for x, y in zip(gemm_shape(a), gemm_shape(b)))
+    fields = ("dtype", "out_dtype", "layout", "scales", "math", "direction")
     return (
-        shape
-        + 4.0 * sum(getattr(a, f) != getattr(b, f) for f in ("dtype", "out_dtype", "layout", "scales", "math"))
-        + (0.5 * (a.epilogue != b.epilogue))
+        shape + 4.0 * sum(getattr(a, f, "") != getattr(b, f, "") for f in fields) + (0.5 * (a.epilogue != b.epilogue))
     )
 
 

@@ -40,7 +40,8 @@ class Template:
     knobs whose products are the rows, the columns and the depth of a block's tile, each possibly none; of a convolution
     the rows are pixels and the columns output channels. ``open_sizes``: fields of the workload that may be open. The
     source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.plan.size`) and make one kernel for all its
-    sizes; everything else is asked about the one size for which a config is chosen.
+    sizes; everything else is asked about the one size for which a config is chosen. ``directions``: what of a
+    convolution the family computes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Template:
     min_cc: int = 75
     only_cc: int = 0
     open_sizes: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ("fprop",)
     folder: Path = field(default=FOLDER)
 
     @property
@@ -74,6 +76,9 @@ class Template:
         """True, or why this template cannot compute ``workload`` on ``device`` (operation and capability included)."""
         if workload.op != self.op:
             return f"computes {self.op}, not {workload.op}"
+        direction = getattr(workload, "direction", "fprop")
+        if direction not in self.directions:
+            return f"computes {' and '.join(self.directions)}, not {direction}"
         if self.only_cc and device.cc != self.only_cc:
             return f"needs compute capability {self.only_cc / 10:.1f}, {device.name} has {device.cc / 10:.1f}"
         if device.cc < self.min_cc:

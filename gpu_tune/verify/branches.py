@@ -29,7 +29,7 @@ def all_branches(template: Template) -> set[Branch]:
 @functools.lru_cache(maxsize=32)
 def reachable_branches(template: Template) -> frozenset[Branch]:
     """Branches without those that no workload can take: macros that nothing calls, and tests of what the template's
-    operation does not have (``workload.beta`` of a convolution is always 0)."""
+    operation does not have (``workload.beta`` of a forward convolution is always 0)."""
     return frozenset(_Reach(template).found)
 
 
@@ -59,6 +59,9 @@ class _Reach:
         kind: type[Matmul] | type[Conv2d] = Matmul if template.op == "matmul" else Conv2d
         own = {f.name for f in fields(kind)}
         self.fixed = {n: v for n, v in vars(kind).items() if n not in own and isinstance(v, (str, int)) and n[0] != "_"}
+        if kind is Conv2d:
+            self.fixed |= {"direction": template.directions[0]} if len(template.directions) == 1 else {}
+            self.fixed |= {} if "wgrad" in template.directions else {"beta": "0"}
         self.found: set[Branch] = set()
         self.trees = _trees(template)
         self.macros = {(file, m.name): m for file, tree in self.trees.items() for m in tree.find_all(nodes.Macro)}

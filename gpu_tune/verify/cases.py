@@ -111,7 +111,7 @@ def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str,
         singles = [(p,) for p in allowed if p != "winograd" or template.op == "conv2d"]
         for math in ((), *singles):
             try:
-                if any(template.supported(w, device) is True for w in _friendly(template.op, cell, math)):
+                if any(template.supported(w, device) is True for w in _friendly(template, cell, math)):
                     found[cell] = math
                     break
             except InvalidInput:
@@ -119,15 +119,16 @@ def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str,
     return found
 
 
-def _friendly(op: str, cell: Cell, math: tuple[str, ...]) -> list[Workload]:
+def _friendly(template: Template, cell: Cell, math: tuple[str, ...]) -> list[Workload]:
     """Workloads of the cell that nothing but the cell makes hard, of every kind that has templates of its own."""
     out = next(o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue))
     common: dict[str, Any] = dict(
         dtype=cell.dtype, out_dtype=out, layout=cell.layout, epilogue=cell.epilogue, math=math
     )
-    if op == "matmul":
+    if template.op == "matmul":
         return [Matmul(128, 128, 128, **common)]
-    return [Conv2d(1, 64, 16, 16, 64, 3, 3, padding=1, groups=g, **common) for g in (1, 64)]
+    shapes: list[dict[str, Any]] = [dict(direction=d, groups=g) for d in template.directions for g in (1, 64)]
+    return [Conv2d(1, 64, 16, 16, 64, 3, 3, padding=1, **shape, **common) for shape in shapes]
 
 
 RESIDUE = 16
@@ -165,7 +166,7 @@ def draw_workload(
     one size is changed to a wanted tail where the template allows it.
     """
     best, most, good = None, -1, 0
-    draw = _matmul if template.op == "matmul" else _conv2d
+    draw = _matmul if template.op == "matmul" else functools.partial(_conv2d, template.directions)
     for attempt in range(_TRIES):
         try:
             workload: Workload = draw(cell, math, rng)
@@ -226,6 +227,13 @@ def busy(workload: Workload, config: Config) -> Workload:
         tiles_n = (5 if knob.get("block_n", 32) <= 64 else 3) if workload.batch == 1 else 2
         m, n = knob.get("block_m", 32) * 2 - 8, knob.get("block_n", 32) * tiles_n - 16
         return replace(workload, m=m, n=n, k=depth + 16, lda=0, ldb=0, ldc=0)
+    if workload.direction == "wgrad":
+        sides = dict(h=2 * workload.stride[0] * 7, w=-(-depth // 14) * workload.stride[1])
+        c, k = max(16, knob.get("block_n", 32)), max(16, knob.get("block_m", 32) + 8)
+        return replace(workload, n=2, c=c * workload.groups, k=k * workload.groups, **sides)
+    if workload.direction == "dgrad":
+        k, c = max(16, -(-depth // 16) * 16), max(32, knob.get("block_n", 32))
+        return replace(workload, n=2, h=14, w=14, c=c * workload.groups, k=k * workload.groups)
     taps = 1 if "winograd" in workload.math else workload.r * workload.s  # Winograd sums over channels alone
     c = max(16, -(-depth // (taps * 16)) * 16)
     k = max(32, knob.get("block_n", 32))
@@ -274,7 +282,7 @@ def _matmul(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Matm
     return Matmul(m, n, k, **more)
 
 
-def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv2d:
+def _conv2d(directions: tuple[str, ...], cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv2d:
     r, s = (_pick(rng, 1, 2, 3, 3, 3, 5) for _ in range(2))
     if rng.random() < 0.7:
         s = r
@@ -295,9 +303,21 @@ def _conv2d(cell: Cell, math: tuple[str, ...], rng: np.random.Generator) -> Conv
     more: dict[str, Any] = _types(cell, rng)
     if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
         more["scales"] = _pick(rng, "none", "tensor", "row_col")
+    if directions != ("fprop",):
+        more.update(_backward(_pick(rng, *directions), more, rng))
     more.update(stride=stride, padding=padding, dilation=_pick(rng, 1, 1, 1, 1, 2), groups=groups, math=math)
     more.update(dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue)
     return Conv2d(n, c, h, w, k, r, s, **more)
+
+
+def _backward(direction: str, types: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """The fields that only a gradient has, and those that it cannot have, of a workload of these ``types``."""
+    more: dict[str, Any] = {"direction": direction}
+    if direction == "wgrad":
+        more["beta"] = _pick(rng, "0", "0", "1", "any" if types["out_dtype"] != "int32" else "1")
+    if direction != "fprop" and types.get("scales") == "row_col":
+        more["scales"] = "tensor"
+    return more
 
 
 def _pick(rng: np.random.Generator, *values: Any) -> Any:

@@ -98,11 +98,13 @@ def accepting(workload: Workload) -> Iterator[Workload]:
     least = max(ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype])
     alignments = [a for a in (256, 128, 64, 32, 16, 8, 4, 2, 1) if least <= a <= workload.alignment]
     scalars: list[dict[str, Any]] = [{}]
-    if isinstance(workload, Matmul) and workload.out_dtype != "int32":
-        more = {"alpha": "any"} if workload.alpha == "1" else {}
+    accumulates = isinstance(workload, Matmul) or workload.direction == "wgrad"
+    if accumulates and workload.out_dtype != "int32":
+        more = {"alpha": "any"} if isinstance(workload, Matmul) and workload.alpha == "1" else {}
         scalars += [more] if more else []
-        scalars += [{**more, "beta": "any"}, {"beta": "any"}] if workload.beta == "0" else []
-    for general, alignment in itertools.product(scalars, alignments):
-        asked = replace(workload, alignment=alignment, deterministic=True, **general)
+        general = [{**more, "beta": "any"}, *([{"beta": "any"}] if more else [])]
+        scalars += general if workload.beta == "0" else []
+    for scaling, alignment in itertools.product(scalars, alignments):
+        asked = replace(workload, alignment=alignment, deterministic=True, **scaling)
         if asked != workload:
             yield asked

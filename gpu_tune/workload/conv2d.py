@@ -1,7 +1,8 @@
-"""The 2-D convolution, forward."""
+"""The 2-D convolution: forward, and its gradients for the image and for the filters."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from .operation import SCALES, ArraySpec, Operation
 
 @dataclass(frozen=True)
 class Conv2d(Operation):
-    """A 2-D convolution (cross-correlation), forward.
+    """A 2-D convolution (cross-correlation), or one of its gradients.
 
     ``n`` images of ``c`` channels, ``h`` x ``w``; ``k`` filters of ``r`` x ``s``. ``layout`` nchw: x (n,c,h,w),
     filters (k, c/groups, r, s), out (n,k,p,q); nhwc: x (n,h,w,c), filters (k, r, s, c/groups), out (n,p,q,k). All
@@ -22,6 +23,11 @@ class Conv2d(Operation):
     ``weights='pretransformed'``: w holds the Winograd transform ``G g G^T`` of every filter, (alpha^2, k, c) with
     ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.reference.winograd.transform_filters``. ``n`` may be
     open, as the m of a matmul; no kernel family takes that yet.
+
+    ``direction``, with every size that of the forward convolution: ``fprop`` computes y from x and w. ``dgrad``, the
+    gradient for the image (a transposed convolution): called with dy (as y) and w, the result is like x, and the
+    epilogue's vectors have c elements. ``wgrad``, the gradient for the filters: called with dy and x, the result is
+    like w; it takes no epilogue, but ``beta`` ("0", "1" or "any"): beta * C is added, C an existing gradient.
     """
 
     n: int
@@ -45,13 +51,12 @@ class Conv2d(Operation):
     deterministic: bool = True
     direction: str = "fprop"
     weights: str = "plain"
+    beta: str = "0"
 
     op: ClassVar[str] = "conv2d"
-    inputs: ClassVar[tuple[str, str]] = ("x", "w")
     openable: ClassVar[str] = "n"
     batch: ClassVar[int] = 1
     alpha: ClassVar[str] = "1"
-    beta: ClassVar[str] = "0"
 
     def __post_init__(self) -> None:
         self._positive("n", "c", "h", "w", "k", "r", "s", "groups")
@@ -60,14 +65,7 @@ class Conv2d(Operation):
         self._choice("scales", SCALES[:3])
         self._choice("weights", ("plain", "pretransformed"))
         self._choice("direction", ("fprop", "dgrad", "wgrad"))
-        self._require(
-            self.direction == "fprop",
-            "direction",
-            self.direction,
-            "is not built",
-            "use direction='fprop' (a unit-stride "
-            "dgrad is an fprop with the filter flipped in r and s and transposed in k and c)",
-        )
+        self._choice("beta", ("0", "1", "any"))
         for name in ("stride", "dilation"):
             self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of at least 1")
         rule = "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
@@ -98,12 +96,23 @@ class Conv2d(Operation):
                 "enlarge padding or the image, or shrink the filter or dilation",
             )
         self._require(
-            self.out_dtype != "int32" or not (self.epilogue or self.scales != "none"),
+            self.out_dtype != "int32" or not (self.epilogue or self.scales != "none" or self.beta == "any"),
             "out_dtype",
             "int32",
-            "is the exact integer result: no epilogue or scales",
+            "is the exact integer result: no epilogue or scales" + (" or general beta" if self.beta == "any" else ""),
             "use out_dtype='float32' (or float16, bfloat16, int8) with them",
         )
+        self._check_direction()
+
+    def _check_direction(self) -> None:
+        """What the gradients do not have, and what only the gradient of the filters has."""
+        rule, remedy = f"is for direction='wgrad', not {self.direction}", "use beta='0', and epilogue='residual' to add"
+        self._require(self.beta == "0" or self.direction == "wgrad", "beta", self.beta, rule, remedy)
+        rule, remedy = "belongs to results with channels, not to direction='wgrad'", "use beta='1' to accumulate"
+        self._require(not self.epilogue or self.direction != "wgrad", "epilogue", self.epilogue, rule, remedy)
+        forward, rule = self.direction == "fprop", f"is for direction='fprop', not {self.direction}"
+        self._require(forward or self.scales != "row_col", "scales", self.scales, rule, "use none or tensor")
+        self._require(forward or "winograd" not in self.math, "math", self.math, rule, "leave winograd out")
 
     def _spread(self, name: str, count: int, least: int, rule: str) -> None:
         """Resolve a field that is ``count`` integers, given as one, a pair or all."""
@@ -117,6 +126,11 @@ class Conv2d(Operation):
         valid = len(value) == count and all(type(v) is int and least <= v <= 65535 for v in value)
         self._require(valid, name, given, rule)
         object.__setattr__(self, name, value)
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """The operands of a call, in order."""
+        return {"fprop": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("dy", "x")}[self.direction]
 
     @property
     def p(self) -> int:
@@ -137,8 +151,23 @@ class Conv2d(Operation):
 
     @property
     def flops(self) -> int:
-        """2 n k p q (c/groups) r s: what a direct convolution does, padding included."""
+        """2 n k p q (c/groups) r s: what a direct convolution and each gradient do, padding included."""
         return 2 * self.n * self.k * self.p * self.q * (self.c // self.groups) * self.r * self.s
+
+    @property
+    def product(self) -> tuple[int, int, int]:
+        """Rows, columns and depth of each group's implicit matrix product.
+
+        fprop: n p q, k, c r s. wgrad: k, c r s, n p q. dgrad: n h w, c, k times the filter taps that meet a pixel: of
+        rows ``stride`` apart every ``stride / gcd(stride, dilation)``-th one.
+        """
+        c, k, pixels = self.c // self.groups, self.k // self.groups, self.n * self.p * self.q
+        if self.direction == "wgrad":
+            return k, c * self.r * self.s, pixels
+        if self.direction == "fprop":
+            return pixels, k, c * self.r * self.s
+        taps = (-(-f // (s // math.gcd(s, d))) for f, s, d in zip((self.r, self.s), self.stride, self.dilation))
+        return self.n * self.h * self.w, c, k * math.prod(taps)
 
     @property
     def key(self) -> str:
@@ -155,25 +184,30 @@ class Conv2d(Operation):
 
     def arrays(self) -> dict[str, ArraySpec]:
         cg, nhwc = self.c // self.groups, self.layout == "nhwc"
-        out = ArraySpec((self.n, self.p, self.q, self.k) if nhwc else (self.n, self.k, self.p, self.q), self.out_dtype)
-        specs = {
-            "x": ArraySpec((self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w), self.dtype),
-            "w": ArraySpec((self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s), self.dtype),
-        }
+        image = (self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w)
+        filters: tuple[int, ...] = (self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s)
         if self.weights == "pretransformed":
-            specs["w"] = ArraySpec(((self.winograd_tile + 2) ** 2, self.k, self.c), self.dtype)
+            filters = ((self.winograd_tile + 2) ** 2, self.k, self.c)
+        result = (self.n, self.p, self.q, self.k) if nhwc else (self.n, self.k, self.p, self.q)
+        shapes = {"x": image, "w": filters, "dy": result}
+        wanted, channels = {"fprop": (result, self.k), "dgrad": (image, self.c), "wgrad": (filters, 1)}[self.direction]
+        out = ArraySpec(wanted, self.out_dtype)
+        specs = {name: ArraySpec(shapes[name], self.dtype) for name in self.inputs}
+        specs.update({"c": out} if self.beta != "0" else {})
         scales: dict[str, tuple[tuple[int, ...], ...]] = {
             "none": (),
             "tensor": ((1,), (1,)),
             "row_col": ((1,), (self.k,)),
         }
-        return {**specs, **self._operands(1, self.k, out, scales[self.scales]), "out": out}
+        return {**specs, **self._operands(1, channels, out, scales[self.scales]), "out": out}
 
     def views(self) -> tuple[View, ...]:
-        """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``."""
+        """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``.
+
+        Its gradients are ``dy @ w`` and ``dy.T @ x``, of nchw with n = 1 ``w.T @ dy`` and ``dy @ x.T``.
+        """
         plain = (self.r, self.s, self.stride, self.groups) == (1, 1, (1, 1), 1) and not any(self.padding)
         common: dict[str, Any] = dict(
-            k=self.c,
             dtype=self.dtype,
             out_dtype=self.out_dtype,
             alignment=self.alignment,
@@ -182,22 +216,31 @@ class Conv2d(Operation):
         )
         if not plain or self.scales == "row_col" or self.weights != "plain" or self.open is not None:
             return ()
-        if self.layout == "nhwc":
+        pixels, nhwc = self.n * self.h * self.w, self.layout == "nhwc"
+        if self.direction == "wgrad" and (nhwc or self.n == 1):
+            layout = "tn" if nhwc else "nt"
+            matmul = Matmul(self.k, self.c, pixels, layout=layout, scales=self.scales, beta=self.beta, **common)
+            return (View(matmul, {"a": "dy", "b": "x"}),)
+        image, filters = self.inputs
+        channels, depth = (self.k, self.c) if self.direction == "fprop" else (self.c, self.k)
+        if nhwc:
+            layout = "nt" if self.direction == "fprop" else "nn"
             matmul = Matmul(
-                self.n * self.h * self.w, self.k, layout="nt", epilogue=self.epilogue, scales=self.scales, **common
+                pixels, channels, depth, layout=layout, epilogue=self.epilogue, scales=self.scales, **common
             )
-            return (View(matmul, {"a": "x", "b": "w"}),)
+            return (View(matmul, {"a": image, "b": filters}),)
         if self.n == 1 and not any(op.name == "scale" for op in self.ops):
             matmul = Matmul(
-                self.k,
-                self.h * self.w,
-                layout="nn",
+                channels,
+                pixels,
+                depth,
+                layout="nn" if self.direction == "fprop" else "tn",
                 scales=self.scales,
                 epilogue=re.sub(r"\bbias\b", "row_bias", self.epilogue),
                 **common,
             )
             swapped = {"scale_a": "scale_b", "scale_b": "scale_a"} if self.scales == "tensor" else {}
-            return (View(matmul, {"a": "w", "b": "x", "row_bias": "bias", **swapped}),)
+            return (View(matmul, {"a": filters, "b": image, "row_bias": "bias", **swapped}),)
         return ()
 
 

@@ -34,6 +34,8 @@ def algorithms(session: Session) -> list[Algorithm]:
         raise Unavailable(f"the cuDNN frontend or cuDNN is not installed ({error}); {remedy}") from error
     w = session.data.workload
     assert isinstance(w, Conv2d)
+    if w.direction != "fprop":
+        raise Unavailable(f"is asked for forward convolutions alone, not for {w.direction}")
     plans, reasons = _Plans(cudnn, session), []
     found: list[Algorithm] = []
     for unfused in (False,) if is_plain(w) else (False, True):

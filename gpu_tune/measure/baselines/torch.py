@@ -19,7 +19,8 @@ from ...errors import Unavailable
 from ...reference import NUMPY, factors
 from ...workload import FP8, ArraySpec, Conv2d, Matmul, Workload
 from .baseline import Algorithm, Session
-from .unfused_epilogue import UnfusedEpilogue, plain_product
+from .torch_gradients import gradient
+from .unfused_epilogue import UnfusedEpilogue, is_plain, plain_product
 
 _RAW = {1: "|u1", 2: "<i2", 4: "<i4"}
 _NAMES = {"float8_e4m3": "float8_e4m3fn", "float8_e5m2": "float8_e5m2"}
@@ -186,25 +187,49 @@ def convolved(torch: Any, w: Conv2d, x: Tensors) -> tuple[Any, Any, Any]:
     return torch.nn.functional.pad(image, (left, right, top, bottom)), filters, 0
 
 
+def _laid(t: Torch, w: Conv2d, y: Any) -> Any:
+    """``y`` (channels first) in memory as the workload says; a copy only where cuDNN chose otherwise."""
+    if w.layout == "nchw":
+        return y.contiguous()
+    return y.contiguous(memory_format=t.torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _gradient(t: Torch, w: Conv2d) -> Algorithm:
+    """``aten::convolution_backward``, and where something is left to do an elementwise kernel."""
+    label = "convolution_backward (cuDNN chooses; Winograd cannot be denied)"
+    plain = t.algorithm(w, label, lambda x, _: _laid(t, w, gradient(t.torch, w, x)))
+    if is_plain(w):
+        return plain
+    epilogue = UnfusedEpilogue(t.session)
+
+    def finished(buffers: Mapping[str, int], scalars: Mapping[str, float], stream: int) -> None:
+        with t.issuing(stream):
+            t.results[buffers["out"]] = y = _laid(t, w, gradient(t.torch, w, t.tensors(w, buffers)))
+        epilogue.run(buffers, scalars, stream, y.data_ptr())
+
+    return Algorithm(f"{plain.label} and an elementwise kernel", finished, 1)
+
+
 def _convolutions(t: Torch, w: Conv2d) -> Iterator[Algorithm]:
     if w.dtype not in _WIDE or plain_product(w).out_dtype != w.dtype:
         raise Unavailable(f"convolves {w.dtype} into {w.out_dtype} in no way")
-    torch, nhwc, (top, bottom, left, right) = t.torch, w.layout == "nhwc", w.padding
+    if w.direction != "fprop":
+        yield _gradient(t, w)
+        return
+    torch, (top, bottom, left, right) = t.torch, w.padding
     names = [op.name for op in w.ops]
     winograd = "winograd" not in w.math and (w.r, w.s) == (3, 3) and w.stride == (1, 1)
     words = " (cuDNN chooses; Winograd cannot be denied)" if winograd else " (cuDNN chooses)"
 
-    def laid(y: Any) -> Any:
-        """``y`` in memory as the workload says; a copy only where cuDNN chose otherwise."""
-        return y.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1) if nhwc else y.contiguous()
-
     def convolve(x: Tensors, bias: Any = None) -> Any:
         image, filters, padding = convolved(torch, w, x)
-        return laid(torch.nn.functional.conv2d(image, filters, bias, w.stride, padding, w.dilation, w.groups))
+        return _laid(t, w, torch.nn.functional.conv2d(image, filters, bias, w.stride, padding, w.dilation, w.groups))
 
     def activated(x: Tensors, scalars: Mapping[str, float]) -> Any:
         image, filters, padding = convolved(torch, w, x)
-        return laid(torch.cudnn_convolution_relu(image, filters, x["bias"], w.stride, padding, w.dilation, w.groups))
+        return _laid(
+            t, w, torch.cudnn_convolution_relu(image, filters, x["bias"], w.stride, padding, w.dilation, w.groups)
+        )
 
     if not names:
         yield t.algorithm(w, f"conv2d{words}", lambda x, _: convolve(x))

@@ -88,8 +88,8 @@ def product_dtype(w: Workload) -> str:
 
 def plain_product(w: OneWorkload) -> OneWorkload:
     """``w`` with nothing after the product; equal to ``w`` where nothing is left to do."""
-    more: dict[str, Any] = {} if isinstance(w, Conv2d) else {"alpha": "1", "beta": "0"}
-    return replace(w, epilogue="", scales="none", out_dtype=product_dtype(w), **more)
+    more: dict[str, Any] = {} if isinstance(w, Conv2d) else {"alpha": "1"}
+    return replace(w, epilogue="", scales="none", out_dtype=product_dtype(w), beta="0", **more)
 
 
 def is_plain(w: Workload) -> bool:
@@ -100,20 +100,25 @@ def is_plain(w: Workload) -> bool:
 def as_matmul(w: Workload) -> Matmul:
     """A matmul whose output lies and is finished as that of ``w``; Unavailable where there is none.
 
-    An nhwc output is (n p q, k); an nchw output is a batch of n matrices (k, p q), whose bias is a row's.
+    An nhwc output is (n p q, k); an nchw output is a batch of n matrices (k, p q), whose bias is a row's. Those of a
+    dgrad have h w and c there; the output of a wgrad is (k, r s c).
     """
     if isinstance(w, Matmul):
         return w
     rest: dict[str, object] = dict(dtype=w.dtype, out_dtype=w.out_dtype, alignment=w.alignment, scales=w.scales)
     if w.scales == "row_col":
         raise Unavailable("has no plain product for row_col scales of a convolution")
-    size = w.c // w.groups * w.r * w.s
+    if w.direction == "wgrad":  # which has no epilogue
+        size = w.c // w.groups * w.r * w.s
+        return Matmul(w.k, size, w.n * w.p * w.q, beta=w.beta, **rest)  # type: ignore[arg-type]
+    size = w.product[2]
+    channels, pixels = (w.k, w.p * w.q) if w.direction == "fprop" else (w.c, w.h * w.w)
     if w.layout == "nhwc":
-        return Matmul(w.n * w.p * w.q, w.k, size, epilogue=w.epilogue, **rest)  # type: ignore[arg-type]
+        return Matmul(w.n * pixels, channels, size, epilogue=w.epilogue, **rest)  # type: ignore[arg-type]
     if any(op.name == "scale" for op in w.ops):
         raise Unavailable("cannot finish a scale per channel in nchw")
     epilogue = "+".join("row_bias" if op.name == "bias" else str(op) for op in w.ops)
-    return Matmul(w.k, w.p * w.q, size, batch=w.n, epilogue=epilogue, **rest)  # type: ignore[arg-type]
+    return Matmul(channels, pixels, size, batch=w.n, epilogue=epilogue, **rest)  # type: ignore[arg-type]
 
 
 class UnfusedEpilogue:
