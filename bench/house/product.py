@@ -24,7 +24,7 @@ DATA = ROOT / "tests" / "data"
 COMMAND = [sys.executable, "-m", "gpu_tune"]
 """The command line, without arguments."""
 
-RENAMED = {"modelled": "predicted", "screened": "pruned"}
+RENAMED = {"modelled": "predicted", "screened": "pruned", "--direction dgrad": "--direction back"}
 """Words of golden lines and texts that were changed on purpose, and what they are now."""
 
 Case = dict[str, Any]

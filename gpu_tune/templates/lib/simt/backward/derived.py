@@ -1,0 +1,191 @@
+"""What follows from a config of the gradients, in the order in which it is derived; sources see :class:`Derived`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .....workload import ITEMSIZE
+from ...common import INDEX_LIMIT, STATIC_LIMIT, ceil_div
+from ..launch import REDUCE_THREADS
+from . import tiles as tile
+from .tiles import Phases
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The product of a group (``rows`` x ``columns`` of the largest phase), its tiles, and a thread's share of one.
+
+    ``phases``: of rows and columns of dx. A thread's rows lie in pieces of ``piece_m``, ``apart_m`` from each other;
+    columns alike. ``threads_m`` x ``threads_n`` threads make a block.
+    """
+
+    nhwc: bool
+    cg: int
+    kg: int
+    phases: tuple[Phases, Phases]
+    rows: int
+    columns: int
+    tiles_m: int
+    tiles_n: int
+    threads_m: int
+    threads_n: int
+    piece_m: int
+    piece_n: int
+    outputs: int
+
+    def __str__(self) -> str:
+        return f"{self.tiles_m} x {self.tiles_n} tiles of {self.rows} x {self.columns}"
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one product."""
+        return self.tiles_m * self.tiles_n
+
+    @property
+    def apart_m(self) -> int:
+        return self.threads_m * self.piece_m
+
+    @property
+    def apart_n(self) -> int:
+        return self.threads_n * self.piece_n
+
+
+def layout(c: Config, w: Any) -> Layout:
+    cg, kg = tile.channels(w)
+    return Layout(
+        w.layout == "nhwc",
+        cg,
+        kg,
+        tile.phases(w),
+        *tile.extents(w),
+        *tile.tiles(c, w),
+        threads_m=c["block_m"] // c["thread_m"],
+        threads_n=c["block_n"] // c["thread_n"],
+        piece_m=tile.piece(c, "m"),
+        piece_n=tile.piece(c, "n"),
+        outputs=tile.outputs(w),
+    )
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How an operand moves: ``chunks`` vectors of ``vector`` elements, ``count`` of them a thread, into rows of
+    ``pitch`` elements in shared memory, one for each of the depth; ``size`` elements a stage, ``elements`` in all.
+
+    ``along_depth``: vectors and neighbouring threads run along the depth, ``per_row`` vectors; else along the rows (or
+    columns). ``aligned``: a vector's place is aligned to its store. ``wide``: offsets need 64 bits.
+    """
+
+    block: int
+    along_depth: bool
+    vector: int
+    bytes: int
+    chunks: int
+    count: int
+    per_row: int
+    pitch: int
+    aligned: bool
+    size: int
+    elements: int
+    wide: bool
+
+    def __str__(self) -> str:
+        return f"{self.size} elements by {self.vector}"
+
+
+def operand(c: Config, w: Any, which: str) -> Operand:
+    block, v, pitch = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"], tile.pitch(c, which)
+    along_depth, chunks = tile.along_depth(w, which), block * c["block_k"] // v
+    source = w.arrays()[w.inputs["ab".index(which)]]
+    return Operand(
+        block,
+        along_depth,
+        v,
+        bytes=v * ITEMSIZE[w.dtype],
+        chunks=chunks,
+        count=ceil_div(chunks, tile.threads(c)),
+        per_row=(c["block_k"] if along_depth else block) // v,
+        pitch=pitch,
+        aligned=pitch % 4 == 0,
+        size=pitch * c["block_k"],
+        elements=tile.operand_bytes(c, which) // 4,
+        wide=source.span > INDEX_LIMIT,
+    )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Both operands; ``shared_bytes``, of them A's first ``b_offset``. ``wide_out``: results need 64-bit offsets."""
+
+    a: Operand
+    b: Operand
+    b_offset: int
+    shared_bytes: int
+    wide_out: bool
+
+    def __str__(self) -> str:
+        return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether shared memory is more than a kernel may declare statically."""
+        return self.shared_bytes > STATIC_LIMIT
+
+
+def storage(c: Config, w: Any) -> Storage:
+    return Storage(
+        operand(c, w, "a"),
+        operand(c, w, "b"),
+        b_offset=tile.operand_bytes(c, "a"),
+        shared_bytes=tile.shared_bytes(c, w),
+        wide_out=tile.outputs(w) > INDEX_LIMIT,
+    )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """``steps`` tiles along the depth (of the phase with most taps), ``per_part`` of them in a part of a split.
+
+    ``chunks``: tiles of output channels for each filter tap of a dgrad.
+    """
+
+    steps: int
+    per_part: int
+    chunks: int
+
+    def __str__(self) -> str:
+        return f"{self.per_part} of {self.steps} k tiles a part"
+
+
+def pipeline(c: Config, w: Any) -> Pipeline:
+    return Pipeline(*tile.parts(c, w), chunks=ceil_div(tile.channels(w)[1], c["block_k"]))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """``threads`` of a block, and of one of the second kernel."""
+
+    threads: int
+    reduce_threads: int = REDUCE_THREADS
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads a block"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """All that the source sees as ``launch``."""
+
+    layout: Layout
+    storage: Storage
+    pipeline: Pipeline
+    launch: Launch
+
+
+def derived(c: Config, w: Any) -> Derived:
+    """Layout, storage, pipeline and launch, in this order."""
+    return Derived(layout(c, w), storage(c, w), pipeline(c, w), Launch(tile.threads(c)))
