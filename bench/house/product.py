@@ -177,10 +177,11 @@ class Bound:
         return [renames.text_recorded(self.template.name, text) for text in found]
 
     def refusals(self) -> dict[str, str]:
-        """Every template that cannot compute the workload on the device, and why not."""
+        """Every template that cannot compute the workload on the device, and why not; later ones are left out."""
         from gpu_tune.templates.registry import registry
 
-        answers = {t.name: t.supported(self.workload, self.device) for t in registry().values()}
+        known = [t for t in registry().values() if t.name not in renames.LATER]
+        answers = {t.name: t.supported(self.workload, self.device) for t in known}
         return {name: str(answer) for name, answer in answers.items() if answer is not True}
 
     def starts(self) -> list[str]:

@@ -303,16 +303,19 @@ def _conv2d(directions: tuple[str, ...], cell: Cell, math: tuple[str, ...], rng:
     more: dict[str, Any] = _types(cell, rng)
     if cell.dtype in ("int8", "float8_e4m3", "float8_e5m2") and more["out_dtype"] != "int32":
         more["scales"] = _pick(rng, "none", "tensor", "row_col")
-    if directions != ("fprop",):
-        more.update(_backward(_pick(rng, *directions), more, rng))
     more.update(stride=stride, padding=padding, dilation=_pick(rng, 1, 1, 1, 1, 2), groups=groups, math=math)
     more.update(dtype=cell.dtype, layout=cell.layout, epilogue=cell.epilogue)
+    if directions != ("fprop",):
+        more.update(_backward(_pick(rng, *directions), more, rng))
     return Conv2d(n, c, h, w, k, r, s, **more)
 
 
 def _backward(direction: str, types: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """The fields that only a gradient has, and those that it cannot have, of a workload of these ``types``."""
+    """What differs in a gradient from a forward convolution with the fields ``types``; now and then strides and
+    dilations with and without a common factor."""
     more: dict[str, Any] = {"direction": direction}
+    if rng.random() < 0.25:
+        more.update(stride=tuple(rng.integers(1, 7, 2).tolist()), dilation=tuple(rng.integers(1, 5, 2).tolist()))
     if direction == "wgrad":
         more["beta"] = _pick(rng, "0", "0", "1", "any" if types["out_dtype"] != "int32" else "1")
     if direction != "fprop" and types.get("scales") == "row_col":

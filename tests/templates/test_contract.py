@@ -24,6 +24,7 @@ from tests.helpers.template_names import variables
 TEMPLATES = sorted(registry())
 ARCHITECTURES = ("nvidia-t4", "nvidia-a100", "nvidia-rtx-3090", "nvidia-rtx-4090", "nvidia-h200", "nvidia-rtx-5090")
 BF16: dict[str, Any] = dict(dtype="bfloat16", epilogue="bias+gelu")
+DGRAD, WGRAD = dict[str, Any](direction="dgrad"), dict[str, Any](direction="wgrad")
 WORKLOADS: tuple[Workload, ...] = (
     Matmul(1024, 1024, 1024, layout="nt", **BF16),
     Matmul(1024, 1024, 1024, layout="nn", dtype="float32", math=("tf32", "tf32x3")),
@@ -88,6 +89,15 @@ WORKLOADS: tuple[Workload, ...] = (
     Conv2d(1, 1, 1, 1, 1, 1, 1, layout="nchw", dtype="float8_e4m3"),
     Conv2d(1, 512, 7, 7, 512, 3, 3, padding=1, layout="nhwc", dtype="float16"),
     Conv2d(4, 512, 14, 14, 512, 3, 3, padding=1, layout="nhwc", dtype="float8_e4m3", scales="row_col"),
+    Conv2d(16, 128, 28, 28, 256, 3, 3, stride=2, padding=1, dtype="float16", epilogue="bias+relu", direction="dgrad"),
+    Conv2d(2, 24, 30, 17, 20, 5, 3, stride=(3, 4), dilation=(3, 2), layout="nchw", dtype="float32", direction="dgrad"),
+    Conv2d(2, 64, 15, 15, 64, 3, 3, padding=1, groups=2, dtype="int8", out_dtype="int8", scales="tensor", **DGRAD),
+    Conv2d(1, 6, 9, 1, 2, 1, 1, stride=(4, 7), groups=2, layout="nchw", dtype="float8_e5m2", **DGRAD),
+    Conv2d(16, 128, 28, 28, 128, 3, 3, padding=1, dtype="bfloat16", out_dtype="float32", beta="1", **WGRAD),
+    Conv2d(2, 3, 64, 65, 48, 7, 7, stride=2, padding=3, layout="nchw", dtype="float32", beta="any", **WGRAD),
+    Conv2d(4, 64, 28, 28, 64, 3, 3, padding=1, groups=64, dtype="float16", **WGRAD),
+    Conv2d(2, 32, 9, 9, 32, 3, 3, padding=1, dtype="int8", **WGRAD),
+    Conv2d(1, 1, 1, 1, 1, 1, 1, layout="nchw", dtype="int8", **WGRAD),
 )
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 

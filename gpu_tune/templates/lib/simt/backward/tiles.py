@@ -128,7 +128,7 @@ def outputs(w: Any) -> int:
 
 def threads(c: Config) -> int:
     """Threads of a block, one a thread tile."""
-    return (c["block_m"] // c["thread_m"]) * (c["block_n"] // c["thread_n"])
+    return int(max(1, c["block_m"] // c["thread_m"]) * max(1, c["block_n"] // c["thread_n"]))
 
 
 def piece(c: Config, x: str) -> int:

@@ -1,0 +1,90 @@
+"""Compare float64 references of dgrad and wgrad with PyTorch's CPU autograd on random problems: python -m bench.gradients.
+
+Also compares the vendor's path (``aten::convolution_backward``, in float32). Needs PyTorch (any build, no GPU); exits with
+1 where a problem differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+
+from gpu_tune.errors import InvalidInput
+from gpu_tune.kernel import vendor
+from gpu_tune.reference import example_inputs, reference
+from gpu_tune.workload import Conv2d
+
+WIDE, SINGLE = 1e-11, 1e-4
+"""Largest difference over the largest element that float64 and float32 sums of at most some thousand products have."""
+
+
+def draw(direction: str, rng: np.random.Generator) -> Conv2d:
+    """A small random problem, any stride, padding, dilation, groups and layout."""
+    while True:
+        groups = int(rng.choice([1, 1, 2, 3]))
+        n, c, h, w, k, r, s = (int(rng.integers(1, most)) for most in (4, 5, 13, 13, 5, 5, 5))
+        stride, dilation = (tuple(rng.integers(1, most, 2).tolist()) for most in (5, 4))
+        more: dict[str, Any] = {"beta": str(rng.choice(["0", "1"]))} if direction == "wgrad" else {}
+        more.update(padding=tuple(rng.integers(0, 4, 4).tolist()), layout=str(rng.choice(["nchw", "nhwc"])))
+        more.update(stride=stride, dilation=dilation, groups=groups, dtype="float32", direction=direction)
+        try:
+            return Conv2d(n, c * groups, h, w, k * groups, r, s, **more)
+        except InvalidInput:  # the filter does not fit into the image
+            continue
+
+
+def autograd(torch: Any, w: Conv2d, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The gradient in the workload's layout, by differentiating ``torch.nn.functional.conv2d`` in float64."""
+
+    def first(array: np.ndarray) -> Any:
+        tensor = torch.from_numpy(np.asarray(array).astype(np.float64))
+        return (tensor.permute(0, 3, 1, 2) if w.layout == "nhwc" else tensor).contiguous()
+
+    image = first(arrays["x"]) if "x" in arrays else torch.zeros(w.n, w.c, w.h, w.w, dtype=torch.float64)
+    filters = first(arrays["w"]) if "w" in arrays else torch.zeros(w.k, w.c // w.groups, w.r, w.s, dtype=torch.float64)
+    wanted = image if w.direction == "dgrad" else filters
+    wanted.requires_grad_()
+    top, bottom, left, right = w.padding
+    padded = torch.nn.functional.pad(image, (left, right, top, bottom))
+    y = torch.nn.functional.conv2d(padded, filters, None, w.stride, 0, w.dilation, w.groups)
+    (found,) = torch.autograd.grad(y, wanted, first(arrays["dy"]))
+    result: np.ndarray = (found.permute(0, 2, 3, 1) if w.layout == "nhwc" else found).numpy()
+    return result + np.asarray(arrays["c"]).astype(np.float64) if w.beta == "1" else result
+
+
+def main() -> int:
+    """Exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gradients", description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", type=int, default=200, help="a direction")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        import torch
+    except ImportError as error:
+        print(f"needs PyTorch: {error}", file=sys.stderr)
+        return 2
+    wrong = 0
+    for direction in ("dgrad", "wgrad"):
+        rng, worst = np.random.default_rng([options.seed, *direction.encode()]), [0.0, 0.0]
+        for number in range(options.problems):
+            w = draw(direction, rng)
+            arrays = example_inputs(w, number)
+            expected, truth = autograd(torch, w, arrays), reference(w, arrays)
+            tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+            served = vendor.run(w, "torch", tensors, {}, None).double().numpy()
+            scale = max(1.0, float(np.abs(expected).max()))
+            errors = [float(np.abs(found - expected).max()) / scale for found in (truth, served)]
+            worst = [max(pair) for pair in zip(worst, errors)]
+            if errors[0] > WIDE or errors[1] > SINGLE:
+                wrong += 1
+                print(f"differs: {w.key}: reference {errors[0]:.2g}, vendor {errors[1]:.2g}")
+        told = f"largest difference {worst[0]:.2g} (reference), {worst[1]:.2g} (vendor, float32)"
+        print(f"{direction}: {options.problems} problems, {told}")
+    return 1 if wrong or not options.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The gradients' fallback families: right on every convolution, in any order of sums, no product with a stride's zeros."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpu_tune import emulator, reference
+from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import Unsupported
+from gpu_tune.kernel.export_cpp import header
+from gpu_tune.space.knob import Config
+from gpu_tune.templates.base import render
+from gpu_tune.templates.lib.simt.backward.tiles import Phases
+from gpu_tune.templates.registry import bind, registry
+from gpu_tune.workload import Conv2d
+
+A100, T4 = by_name("nvidia-a100"), by_name("nvidia-t4")
+needs_emulator = pytest.mark.skipif(
+    not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
+)
+
+
+def run(workload: Conv2d, device: Any = A100, **changes: Any) -> emulator.Report:
+    """Emulate the default config with ``changes`` on integers, and compare with the reference exactly."""
+    template = registry()[f"conv2d_{workload.direction}_simt"]
+    config = Config(template.default(workload, device), **changes)
+    assert not template.violations(config, workload, device)
+    inputs = reference.example_inputs(workload, 3, "integer")
+    scalars = reference.example_scalars(workload, "integer")
+    out = reference.allocate(workload.arrays()["out"], 77)
+    source, plan = render(template, config, workload, device), template.plan(config, workload, device)
+    report = emulator.run_plan(source, plan, {**inputs, "out": out}, scalars=scalars, arch=device.arch, device=device)
+    assert report.ok, report.findings
+    result = reference.compare(report.arrays["out"], workload, inputs, scalars, exact=True)
+    assert result.ok, str(result)
+    return report
+
+
+SHAPES: list[dict[str, Any]] = [
+    dict(n=2, c=6, h=9, w=8, k=10, r=3, s=2, stride=(2, 3), padding=(0, 2, 1, 0), groups=2),
+    dict(n=1, c=12, h=13, w=11, k=3, r=4, s=3, stride=(6, 4), dilation=(4, 2), padding=3),
+    dict(n=1, c=5, h=7, w=2, k=5, r=1, s=1, stride=(3, 5), groups=5),
+]
+
+
+@needs_emulator
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_of_every_kind_of_convolution(layout: str, shape: dict[str, Any]) -> None:
+    common: dict[str, Any] = dict(**shape, layout=layout, dtype="float16", out_dtype="float32")
+    run(Conv2d(**common, direction="dgrad", epilogue="residual+bias"))
+    run(Conv2d(**common, direction="wgrad", beta="any"), T4)
+
+
+@needs_emulator
+@pytest.mark.parametrize("direction", ["dgrad", "wgrad"])
+def test_parts_of_the_depth_are_added_by_a_second_kernel(direction: str) -> None:
+    workload = Conv2d(1, 16, 8, 8, 32, 3, 3, stride=2, padding=1, dtype="int8", direction=direction)
+    assert "split_k=4" not in registry()[f"conv2d_{direction}_simt"].default(workload, A100).key
+    tile = dict(block_m=16, block_n=16, block_k=4, thread_m=2, thread_n=2, vector_width_a=1, vector_width_b=1)
+    run(workload, split_k=4, unroll=1, vector_width_out=1, **tile)
+
+
+@needs_emulator
+def test_a_stride_divides_the_work() -> None:
+    dense = Conv2d(1, 16, 16, 16, 16, 3, 3, padding=1, dtype="float32", direction="dgrad")
+    strided = replace(dense, stride=2)  # dy has a quarter of the elements, dx has as many
+    tile = dict(block_m=16, block_n=16, block_k=16, thread_m=2, thread_n=2, split_k=1, unroll=1)
+    fixed = dict(vector_width_a=1, vector_width_b=1, vector_width_out=1, padding_a=0, **tile)
+    counts = [run(w, **fixed).instructions for w in (dense, strided)]
+    adds = [sum(n for name, n in c.items() if name.startswith("fma")) for c in counts]
+    assert 0 < adds[1] == adds[0] / 4, counts
+
+
+def test_phases_are_those_of_the_definition() -> None:
+    for stride, dilation, padding, taps in ((6, 4, 3, 5), (4, 2, 0, 3), (5, 3, 7, 2), (1, 3, 1, 4), (3, 6, 2, 3)):
+        axis = Phases(20, taps, 9, stride, dilation, padding)
+        for first in range(axis.count):
+            residue = (first + padding) % stride
+            meets = [r for r in range(taps) if (r * dilation - residue) % stride == 0]
+            start = residue // axis.gcd * axis.inverse % axis.step
+            found = range(start, taps, axis.step) if residue % axis.gcd == 0 else range(0)
+            assert list(found) == meets and len(meets) <= axis.most_taps
+
+
+def test_what_is_refused_is_named_and_what_is_exported_takes_dy() -> None:
+    workload = Conv2d(1, 8, 6, 6, 8, 3, 3, direction="wgrad", beta="1")
+    assert [b.name for b in bind(workload, A100)] == ["conv2d_wgrad_simt"]
+    template = registry()["conv2d_wgrad_simt"]
+    assert template.supported(replace(workload, direction="fprop", beta="0"), A100) == "computes wgrad, not fprop"
+    plan = template.plan(template.default(workload, A100), workload, A100)
+    text = header(plan, workload)
+    assert all(f"CUdeviceptr {name}" in text for name in ("dy", "x", "c", "out"))
+    with pytest.raises(Unsupported, match=r"conv2d_dgrad_simt computes dgrad, not wgrad.*are not indexed"):
+        bind(replace(workload, n=2**20, h=2**9, w=2**9), A100)
