@@ -1,7 +1,7 @@
-"""Compare float64 references of dgrad and wgrad with PyTorch's CPU autograd on random problems: python -m bench.gradients.
+"""Compare float64 references of dgrad and wgrad with PyTorch's CPU autograd on random problems.
 
-Also compares the vendor's path (``aten::convolution_backward``, in float32). Needs PyTorch (any build, no GPU); exits with
-1 where a problem differs.
+Also compares the vendor's path (``aten::convolution_backward``, in float32). Needs PyTorch (any build, no GPU); exits
+with 1 where a problem differs.
 """
 
 from __future__ import annotations

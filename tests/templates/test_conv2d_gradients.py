@@ -1,4 +1,4 @@
-"""The gradients' fallback families: right on every convolution, in any order of sums, no product with a stride's zeros."""
+"""The gradients' fallback families: right on every convolution, in any order of sums, and no zeros multiplied."""
 
 from __future__ import annotations
 

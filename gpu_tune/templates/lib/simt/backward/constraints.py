@@ -8,6 +8,7 @@ from typing import Any
 
 from .....cuda.device import Device
 from .....space.knob import Constraint
+from ... import knobs
 from ..constraints import (
     divides_constraint,
     fitting_constraint,
@@ -55,6 +56,7 @@ _THREADS = ("block_m", "block_n", "thread_m", "thread_n")
 _SHARED = ("block_m", "block_n", "block_k", "padding_a", "padding_b", "stages")
 
 CONSTRAINTS = (
+    knobs.only(knobs.STAGES, (1, 2), "no more than the next tile is on its way, through registers"),
     divides_constraint("block_m", "thread_m", "a thread's rows divide the block's"),
     divides_constraint("block_n", "thread_n", "a thread's columns divide the block's"),
     Constraint(

@@ -19,7 +19,7 @@ Config = Mapping[str, Any]
 class Layout:
     """The product of a group (``rows`` x ``columns`` of the largest phase), its tiles, and a thread's share of one.
 
-    ``phases``: of rows and columns of dx. A thread's rows lie in pieces of ``piece_m``, ``apart_m`` from each other;
+    ``phases``: of rows and columns of dx. A thread's rows lie in pieces of ``piece_m``, ``stride_m`` from each other;
     columns alike. ``threads_m`` x ``threads_n`` threads make a block.
     """
 
@@ -46,11 +46,11 @@ class Layout:
         return self.tiles_m * self.tiles_n
 
     @property
-    def apart_m(self) -> int:
+    def stride_m(self) -> int:
         return self.threads_m * self.piece_m
 
     @property
-    def apart_n(self) -> int:
+    def stride_n(self) -> int:
         return self.threads_n * self.piece_n
 
 
@@ -77,7 +77,8 @@ class Operand:
     ``pitch`` elements in shared memory, one for each of the depth; ``size`` elements a stage, ``elements`` in all.
 
     ``along_depth``: vectors and neighbouring threads run along the depth, ``per_row`` vectors; else along the rows (or
-    columns). ``aligned``: a vector's place is aligned to its store. ``wide``: offsets need 64 bits.
+    columns). ``aligned``: a vector's place is aligned to its store. ``wide``: offsets need 64 bits. In shared
+    memory the depth is never innermost (``k_inner``).
     """
 
     block: int
@@ -92,6 +93,7 @@ class Operand:
     size: int
     elements: int
     wide: bool
+    k_inner: bool = False
 
     def __str__(self) -> str:
         return f"{self.size} elements by {self.vector}"
@@ -156,13 +158,16 @@ class Pipeline:
     steps: int
     per_part: int
     chunks: int
+    sum_ctype: str
+    dp4a: bool = False
 
     def __str__(self) -> str:
         return f"{self.per_part} of {self.steps} k tiles a part"
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
-    return Pipeline(*tile.parts(c, w), chunks=ceil_div(tile.channels(w)[1], c["block_k"]))
+    chunks, sum_ctype = ceil_div(tile.channels(w)[1], c["block_k"]), "int" if w.dtype == "int8" else "float"
+    return Pipeline(*tile.parts(c, w), chunks, sum_ctype)
 
 
 @dataclass(frozen=True)
@@ -178,8 +183,10 @@ class Launch:
 
 @dataclass(frozen=True)
 class Derived:
-    """All that the source sees as ``launch``."""
+    """All that the source sees as ``launch``; ``config``: the config, and what is no choice here but a knob of
+    matmul_simt, whose multiply-adds these are."""
 
+    config: Config
     layout: Layout
     storage: Storage
     pipeline: Pipeline
@@ -188,4 +195,6 @@ class Derived:
 
 def derived(c: Config, w: Any) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
-    return Derived(layout(c, w), storage(c, w), pipeline(c, w), Launch(tile.threads(c)))
+    pieces = {f"interleave_{x}": c[f"thread_{x}"] // tile.piece(c, x) for x in "mn"}
+    config = {**c, **pieces, "shared_type": "wide", "fragment_k": 1}
+    return Derived(config, layout(c, w), storage(c, w), pipeline(c, w), Launch(tile.threads(c)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .....cuda.device import Device
@@ -12,6 +13,7 @@ from .....plan import LaunchPlan, MainLoop
 from .....space.knob import Knob
 from .....workload import ITEMSIZE
 from ....base import ResourceEstimate
+from ... import knobs as shared
 from ...common import derived_once
 from .. import launch
 from . import tiles as tile
@@ -33,15 +35,11 @@ def knobs(rows: str, columns: str, depth: str) -> tuple[Knob, ...]:
         Knob("vector_width_a", (1, 2, 4, 8, 16), "elements of A (dy) that one global load takes"),
         Knob("vector_width_b", (1, 2, 4, 8, 16), "elements of B that one global load takes"),
         Knob("vector_width_out", (1, 2, 4), "elements that one store takes"),
-        Knob("stages", (1, 2), "tiles in shared memory: 1, or 2 with the next one on its way through registers"),
+        replace(shared.STAGES, meaning="1 one tile, 2 next tile in registers"),
         Knob("unroll", (1, 2, 4, 8, 16, 32), "steps of the depth unrolled"),
-        Knob("raster_group", (1, 2, 4, 8, 16), "tile rows walked together, for reuse in L2"),
-        Knob(
-            "split_k",
-            (1, 2, 4, 8, 16, 32, 64, 128),
-            "blocks that share an output tile, each with its part of the depth; a second kernel adds them in order",
-        ),
-        Knob("min_blocks", (0, 1, 2, 3, 4), "blocks per SM that the compiler must leave registers for (0: no demand)"),
+        shared.RASTER_GROUP,
+        shared.SPLIT_K,
+        shared.MIN_BLOCKS,
     )
 
 
