@@ -20,6 +20,7 @@ TERMS: dict[str, dict[str, float]] = {
     "translations": {"pages": 0},
     "bandwidth of shared memory": {"shared_bytes": 1e9},
     "barriers": {"barrier": 0},
+    "instruction caches": {"fetch_bytes": 1e9, "near_fetch_bytes": 0},
     "arithmetic pipes": {"fma": 1, "alu": 1, "imad": 1, "half": 1, "mma_share": 1e3},
 }
 """Constants that leave a term out."""

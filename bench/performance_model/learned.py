@@ -1,7 +1,9 @@
 """What the project's ranker learns from timed shapes, with and without the static model's word.
 
-Three ways to use it: not at all (``features``), as columns beside the features (``+ static``), and as the score that
-boosting starts from (``from static``), which it then corrects.
+Ways to use it: not at all (``features``), as columns beside the features (``+ static``), as the score that boosting
+starts from and then corrects (``from static``), and as columns and with the score of its order added (``+ static +
+order``), which is what a search does with trials of its own chip (``gpu_tune.model.foreseen``). A search that has
+trials of other chips alone goes by the static model alone.
 """
 
 from __future__ import annotations
@@ -16,42 +18,19 @@ from bench.performance_model.compiled import Predicted
 from bench.transfer import autoheuristic
 from bench.transfer.__main__ import pooled
 from bench.transfer.autoheuristic import Shape
+from gpu_tune.model.foreseen import WEIGHT, order_score
 from gpu_tune.model.ranker import Ranker
+from gpu_tune.model.transfer import predicted_columns
 
 Array = NDArray[np.float64]
-OUT = 9.0
-"""log2 of seconds over the best, for what does not fit."""
 SHARPNESS = 8.0
 """Of the start score, in units of log time: that of two configs predicted 10 % apart the right one is first in 69 %."""
 
 
 def columns(p: Predicted) -> Array:
-    """Static columns of a shape's configs: log2 of the predicted seconds over the least, and of what they are made of,
-    as far as it compares between shapes."""
-    best = float(np.min(p.seconds))
-    rows = []
-    for seconds, terms in zip(p.seconds, p.terms):
-        if not math.isfinite(seconds):
-            rows.append([OUT] * 6)
-            continue
-        total = max(1.0, sum(v for k, v in terms.items() if k.endswith(" cycles") and k != "tail cycles"))
-        rows.append(
-            [
-                math.log2(seconds / best),
-                math.log2(max(1.0, terms["iteration"]) / max(1.0, terms["resident"])),
-                terms["resident"],
-                terms.get("tail cycles", 0.0) / total,
-                terms.get("dram cycles", 0.0) / total,
-                terms.get("latency cycles", 0.0) / total,
-            ]
-        )
-    return np.array(rows)
-
-
-def start(p: Predicted) -> Array:
-    """The static model's order as a score: larger is faster."""
-    log = np.log(np.where(np.isfinite(p.seconds), p.seconds, np.nanmin(p.seconds) * 2**OUT))
-    return -SHARPNESS * (log - log.min())
+    """Static columns of a shape's configs."""
+    pairs = zip(p.seconds, p.terms)
+    return predicted_columns([terms if math.isfinite(seconds) else {"seconds": math.inf} for seconds, terms in pairs])
 
 
 class Learned:
@@ -61,15 +40,17 @@ class Learned:
         features, _ = autoheuristic.describe(shapes)
         self.features = {id(s): np.asarray(x, float) for s, x in zip(shapes, features)}
         self.static = {id(s): columns(p) for s, p in zip(shapes, predicted)}
-        self.start = {id(s): start(p) for s, p in zip(shapes, predicted)}
+        self.order = {key: order_score(of) for key, of in self.static.items()}
+        self.start = {key: of * (SHARPNESS / WEIGHT) for key, of in self.order.items()}
 
     def rows(self, train: Sequence[Shape], asked: Sequence[Shape], seed: int = 0) -> Mapping[str, list[Array]]:
         """By way of using the static model: what to expect of each asked shape's configs (smaller is faster)."""
         found = {}
-        for name, with_static, from_static in (
-            ("features", False, False),
-            ("features + static", True, False),
-            ("features, from static", False, True),
+        for name, with_static, from_static, with_order in (
+            ("features", False, False, False),
+            ("features + static", True, False, False),
+            ("features, from static", False, True, False),
+            ("features + static + order", True, False, True),
         ):
             times = np.concatenate([s.times() for s in train])
             model = Ranker.fit(
@@ -81,8 +62,9 @@ class Learned:
                 start=np.concatenate([self.start[id(s)] for s in train]) if from_static else None,
             )
             if model is not None:
+                more = self.start if from_static else self.order if with_order else None
                 found[name] = [
-                    -model.score(self._x(s, with_static)) - (self.start[id(s)] if from_static else 0.0) for s in asked
+                    -model.score(self._x(s, with_static)) - (0.0 if more is None else more[id(s)]) for s in asked
                 ]
         return found
 

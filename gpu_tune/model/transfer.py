@@ -38,6 +38,8 @@ ROWS = 1_600
 """Trials that one template's history gives at most, all groups together: describing each costs half a millisecond."""
 OTHER_CHIP = 2.0
 """How far another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
+NEVER = 9.0
+"""log2 of seconds over the least, for what does not fit."""
 SUGGESTIONS = 64
 """Answers that nvidia-matmul-heuristics is asked for; a few of them are distinct here."""
 _GPUS = {
@@ -77,7 +79,8 @@ _KNOBS = {
 @dataclass(frozen=True)
 class HistoryGroup:
     """Trials of one template (or recorded kernel) on one workload and chip. ``times`` are seconds, nan for failures;
-    ``distance`` is how far the group is from the workload and chip that are searched now."""
+    ``distance`` is how far the group is from the workload and chip that are searched now. ``chip``: "" where it is not
+    known; ``predicted``: :func:`predicted_columns` of the trials, None where none was predicted."""
 
     name: str
     group: str
@@ -87,6 +90,8 @@ class HistoryGroup:
     configs: tuple[Config, ...]
     distance: float = 0.0
     source: str = MEASURED
+    chip: str = ""
+    predicted: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, space: Space, measurements: Iterable[Measurement], group: str, distance: float = 0.0) -> HistoryGroup:
@@ -99,6 +104,7 @@ class HistoryGroup:
         }
         kept = [m for m in last.values() if m.candidate.config in space]
         x, names = space.describe(space.rows(m.candidate.config for m in kept))
+        foreseen = any(m.prediction for m in kept)
         return cls(
             name=space.name,
             group=group,
@@ -108,6 +114,8 @@ class HistoryGroup:
             configs=tuple(m.candidate.config for m in kept),
             distance=distance,
             source=kept[0].source if kept else MEASURED,
+            chip=space.device.chip if space.device is not None else "",
+            predicted=predicted_columns([m.prediction for m in kept]) if foreseen else None,
         )
 
     @classmethod
@@ -149,8 +157,7 @@ class HistoryGroup:
             return self
         told = "history of %s (%s): %d of %d times are not positive; those trials are left out"
         log.warning(told, self.name, self.group, int((~good).sum()), len(good))
-        configs = tuple(c for c, keep in zip(self.configs, good) if keep)
-        return replace(self, features=self.features[good], times=self.times[good], configs=configs)
+        return self._only(np.flatnonzero(good))
 
     @property
     def ok(self) -> bool:
@@ -167,8 +174,42 @@ class HistoryGroup:
             return self
         order = np.argsort(self.times, kind="stable")  # failures, nan, come last
         keep = np.sort(np.concatenate([order[:BEST_ROWS], rng.permutation(order[BEST_ROWS:])[:OTHER_ROWS]]))
-        configs = tuple(self.configs[i] for i in keep)
-        return replace(self, features=self.features[keep], times=self.times[keep], configs=configs)
+        return self._only(keep)
+
+    def _only(self, rows: NDArray[np.intp]) -> HistoryGroup:
+        """Some of the trials, by number."""
+        return replace(
+            self,
+            features=self.features[rows],
+            times=self.times[rows],
+            configs=tuple(self.configs[i] for i in rows),
+            predicted=None if self.predicted is None else self.predicted[rows],
+        )
+
+
+def predicted_columns(predictions: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+    """What a model learns from predicted times of one workload's configs (their ``Prediction.terms``, {}: not
+    predicted): (n, 6). log2 of the seconds over the least; log2 of the cycles of an iteration of one block; resident
+    blocks; cycles of the tail, of DRAM and of latency as shares of all. Rows are nan where nothing was predicted, and
+    ``NEVER`` where the config does not fit."""
+    known = [p["seconds"] for p in predictions if math.isfinite(p.get("seconds", math.nan))]
+    columns = np.full((len(predictions), 6), np.nan)
+    for row, p in zip(columns, predictions):
+        if "seconds" not in p:
+            continue
+        if not math.isfinite(p["seconds"]):
+            row[:] = NEVER
+            continue
+        cycles = {k.removesuffix(" cycles"): v for k, v in p.items() if k.endswith(" cycles")}
+        total = max(1.0, sum(cycles.values()) - cycles.get("tail", 0.0))
+        iteration, resident = p.get("iteration", 0.0), p.get("resident", 1.0)
+        row[:] = (
+            math.log2(p["seconds"] / min(known)),
+            math.log2(max(1.0, iteration) / max(1.0, resident)),
+            resident,
+            *(cycles.get(name, 0.0) / total for name in ("tail", "dram", "latency")),
+        )
+    return columns
 
 
 def gather(history: Iterable[Any], spaces: Sequence[Space], source: str | None = None) -> dict[str, list[HistoryGroup]]:

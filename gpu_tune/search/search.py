@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..cuda.device import DEFAULT, Device, by_name
 from ..errors import InvalidConfig, InvalidInput, require
+from ..model import foreseen
 from ..model.transfer import HistoryGroup, gather, suggest
 from ..space.knob import Config
 from ..space.space import Space
@@ -95,18 +96,26 @@ class Search:
         groups = gather(_checked(history, spaces), spaces, source)
         with _one_thread():
             self.space_searches = {s.name: SpaceSearch(s, self.settings, seed, groups.get(s.name, ())) for s in spaces}
+        self._groups = groups
         self._winners = {name: [c for g in own[:2] for c in g.winners(2)] for name, own in groups.items()}
         self._starts = self._queue(starts or {})
 
-    def expect(self, predictions: Mapping[Candidate, float]) -> None:
-        """Predicted seconds, told before the first batch is asked for: the least ones are tried first, after the
-        defaults and one seed of each space, at most a share ``ALIKE`` of a batch of one tile."""
+    def hopeful(self, n: int) -> dict[str, list[Config]]:
+        """By space that has history: at most ``n`` new configs that it expects most of, of a draw; none is taken."""
+        rng = np.random.default_rng([self.seed, n])
+        with _one_thread():
+            found = {name: own.hopeful(n, rng) for name, own in self.space_searches.items() if own.prior is not None}
+        return {name: self.space_searches[name].space.configs(rows) for name, rows in found.items()}
+
+    def expect(self, predictions: Mapping[Candidate, Mapping[str, float]]) -> None:
+        """The terms of predicted times (``Prediction.terms``), told before the first batch is asked for: what promises
+        most is tried first, after the defaults, one seed of each space and the winners of history, at most a share
+        ``ALIKE`` of a batch of one tile. Within a space it is ordered as ``model.foreseen`` says."""
         spaces, chosen = {s.name: s for s in self.spaces}, list[Candidate]()
         alike: Counter[object] = Counter()
-        for candidate in sorted(predictions, key=lambda c: (predictions[c], c.key)):
-            space = spaces.get(candidate.template)
-            if space is None or candidate.config not in space:
-                continue
+        seconds = self._ordered(predictions)
+        for candidate in sorted(seconds, key=lambda c: (seconds[c], c.key)):
+            space = spaces[candidate.template]
             tile = (space.name, space.tile(candidate.config))
             if alike[tile] < max(1, int(ALIKE * self.batch)):
                 alike[tile] += 1
@@ -116,7 +125,24 @@ class Search:
             default = space.default()
             seeds = [c for c in space.seeds() if c != default]
             firsts += [Candidate(space.name, c) for c in (default, *seeds[:1]) if c is not None]
-        self._starts = list(dict.fromkeys([*firsts, *chosen[: self.batch], *self._starts]))
+        won = {Candidate(name, c) for name, configs in self._winners.items() for c in configs}
+        winners = [c for c in self._starts if c in won]
+        self._starts = list(dict.fromkeys([*firsts, *winners, *chosen[: self.batch], *self._starts]))
+
+    def _ordered(self, predictions: Mapping[Candidate, Mapping[str, float]]) -> dict[Candidate, float]:
+        """The predicted seconds of each space, dealt out anew in the order that its history corrects."""
+        found: dict[Candidate, float] = {}
+        for space in self.spaces:
+            mine = (c for c in predictions if c.template == space.name and c.config in space)
+            own = sorted(mine, key=lambda c: c.key)
+            if not own:
+                continue
+            told, history = {c.config: predictions[c] for c in own}, self._groups.get(space.name, ())
+            with _one_thread():
+                score = foreseen.scores(space, told, history, self.seed)
+            ranked = [own[i] for i in np.argsort(-score, kind="stable")]
+            found.update(zip(ranked, sorted(predictions[c]["seconds"] for c in own)))
+        return found
 
     def ask(self, n: int | None = None) -> list[Candidate]:
         """New candidates, at most a batch and at most ``n``; fewer at the start and the end of a space, none when all

@@ -127,6 +127,11 @@ class SpaceSearch(Observations):
             self.sources.expect(source, rows, model(rows), len(self.taken))
         return rows
 
+    def hopeful(self, n: int, rng: np.random.Generator) -> Rows:
+        """At most ``n`` new rows, of a draw those that history expects most of; none is marked as taken."""
+        pool = self._described(self.free(self.space.grid.sample(self.settings.pool, rng)))
+        return pool.rows[:0] if pool.prediction is None else pool.rows[np.argsort(-pool.prediction, kind="stable")[:n]]
+
     def _sequence(self, n: int, step: float) -> NDArray[np.float64]:
         """A low-discrepancy sequence in 0..1 for the next ``n`` slots."""
         return np.asarray((np.arange(len(self.taken), len(self.taken) + n) * step) % 1.0)

@@ -1,4 +1,5 @@
-"""Before the first batch on a chip without records: configs from all over the space are compiled and played.
+"""Before the first batch of a workload without records on the chip: configs are compiled and played, from all over the
+space and, where other records teach something, those that they expect most of.
 
 What the performance model says of them is told to the search as data and kept among the predicted records, so that the
 search stays a pure function of what it was told and a replay needs no compiler.
@@ -10,27 +11,36 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import StoreError
 from ..measure.compiling import CompilingMeasurer, prediction_of
 from ..measure.protocol import Build
+from ..space.knob import Config
 from ..space.space import Space
 from ..store.records import Record, Records
+from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate, Measurement, Policy
 from .budget import EFFORTS
 
+if TYPE_CHECKING:
+    from ..search.search import Search
+
 MOST = 128
-"""Configs played at most."""
+"""Configs played at most; half as many where records of the chip teach something already."""
 SHARE = 0.25
 """Of a budget of seconds, at most, spent before the first config is timed."""
 _DRAWN = 4
 """Configs drawn for each that is played, enough to choose tiles from; and configs played for each trial at most."""
 
 
-def spread(spaces: Sequence[Space], most: int, seed: int) -> list[Candidate]:
-    """Up to ``most`` candidates, the spaces in turn: defaults and seeds, then random configs, each tile in turn."""
+def spread(
+    spaces: Sequence[Space], most: int, seed: int, hopeful: Mapping[str, Sequence[Config]] | None = None
+) -> list[Candidate]:
+    """Up to ``most`` candidates, the spaces in turn: defaults and seeds, then random configs, each tile in turn, and
+    every other one of those that are ``hopeful``, by space."""
     queues = []
     for space in spaces:
         rng = np.random.default_rng([seed, *space.name.encode()])
@@ -39,19 +49,23 @@ def spread(spaces: Sequence[Space], most: int, seed: int) -> list[Candidate]:
         tiles: dict[object, list[Candidate]] = {}
         for config in drawn:
             tiles.setdefault(space.tile(config), []).append(Candidate(space.name, config))
-        rounds = itertools.chain.from_iterable(itertools.zip_longest(*tiles.values()))
-        queues.append([*(Candidate(space.name, c) for c in named), *(c for c in rounds if c is not None)])
+        rounds = [c for c in itertools.chain.from_iterable(itertools.zip_longest(*tiles.values())) if c is not None]
+        better = [Candidate(space.name, c) for c in (hopeful or {}).get(space.name, ())]
+        queues.append([Candidate(space.name, c) for c in named] + [c for c in _merged(better, rounds) if c is not None])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
     return list(dict.fromkeys(c for c in turns if c is not None))[:most]
 
 
+def _merged(*queues: Sequence[Candidate]) -> Iterable[Candidate | None]:
+    return itertools.chain.from_iterable(itertools.zip_longest(*queues))
+
+
 def foresee(
-    spaces: Sequence[Space], measurer: CompilingMeasurer, *, seed: int, seconds: float, most: int = MOST
+    candidates: Sequence[Candidate], measurer: CompilingMeasurer, seconds: float
 ) -> dict[Candidate, Measurement]:
-    """Predictions of up to ``most`` configs spread over the spaces, as many as compile within ``seconds``, as
-    predicted trials."""
+    """Predictions of as many ``candidates`` as compile within ``seconds``, as predicted trials."""
     found: dict[Candidate, Measurement] = {}
-    for build in measurer.builds(spread(spaces, most, seed), seconds):
+    for build in measurer.builds(candidates, seconds):
         trial = predicted_trial(build)
         if trial is not None:
             found[build.candidate] = trial
@@ -91,22 +105,25 @@ def known(measurer: CompilingMeasurer, records: Records) -> dict[Candidate, Meas
     return {r.measurement.candidate: r.measurement for r in mine if r.measurement.ok}
 
 
+def recorded(history: Iterable[Record], bound: Sequence[BoundTemplate], chip: str) -> tuple[bool, bool]:
+    """Whether ``history`` has trials of these templates on ``chip``: of any workload, and of the bound one."""
+    here = {r.workload for r in history if r.chip == chip and r.template_hash in {b.hash for b in bound}}
+    return bool(here), not here.isdisjoint(b.computed for b in bound)
+
+
 def expectations(
-    spaces: Sequence[Space],
-    measurer: CompilingMeasurer,
-    records: Records,
-    limits: tuple[float, float],
-    *,
-    seed: int,
-    run: str,
-) -> Mapping[Candidate, float]:
-    """Predicted seconds by candidate: of earlier runs where there are any, else played now and kept. ``limits``: trials
-    and seconds that the search may take."""
+    tuner: Search, measurer: CompilingMeasurer, records: Records, limits: tuple[float, float], *, taught: bool, run: str
+) -> Mapping[Candidate, Mapping[str, float]]:
+    """The terms of predicted times by candidate: of earlier runs where there are any, else played now and kept.
+    ``limits``: trials and seconds that the search may take; ``taught``: the chip has records of other workloads."""
     found = known(measurer, records)
     if not found:
         trials, seconds = limits
         most, seconds = int(min(MOST, _DRAWN * trials)), SHARE * min(seconds, EFFORTS["full"][1])
-        found = foresee(spaces, measurer, seed=seed, seconds=seconds, most=most)
+        if taught:
+            most, seconds = most // 2, seconds / 2
+        candidates = spread(tuner.spaces, most, tuner.seed, tuner.hopeful(most // 2))
+        found = foresee(candidates, measurer, seconds)
         with contextlib.suppress(StoreError):  # the loop says so, once, when it keeps the first trial
             keep(found.values(), measurer, records, run)
-    return {candidate: m.time for candidate, m in found.items()}
+    return {candidate: m.prediction for candidate, m in found.items() if m.prediction}

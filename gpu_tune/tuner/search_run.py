@@ -19,7 +19,7 @@ from ..store.winner import Winner
 from ..templates.bound import BoundTemplate
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement
 from .budget import Budget, OnTrial, Progress
-from .foresee import expectations
+from .foresee import expectations, recorded
 from .loop import Loop
 from .publish import make_winner
 from .resume import comparable, resume
@@ -69,7 +69,6 @@ class SearchRun:
         where times are predicted, elsewhere what is tried first. ``rivals``: how many of the fastest trials come out
         beside the winner."""
         source, device, records, budget = self.source, self.device, self.records, so_far.budget
-        own = {b.hash for b in bound}
         history = records.read(source)  # of every chip: what is told apart is left to the models
         from ..search.search import Tuner  # LightGBM loads here, not where the store answers
 
@@ -82,12 +81,12 @@ class SearchRun:
             bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
         ) as measurer:
             loop = Loop(tuner, measurer, records, so_far, tell)
-            fresh = source == MEASURED and not any(r.chip == device.chip and r.template_hash in own for r in history)
+            taught, tried = recorded(history, bound, device.chip)
+            fresh = source == MEASURED and not tried and stored is None
             if known:
                 _expect(tuner, known, source)
-            elif stored is None and fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
-                found = expectations(tuner.spaces, measurer, records, budget.limits, seed=self.seed, run=loop.name)
-                tuner.expect(found)
+            elif fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
+                tuner.expect(expectations(tuner, measurer, records, budget.limits, taught=taught, run=loop.name))
             if stored is None:
                 if budget.target is not None:
                     vendors = measurer.vendors() if budget.target.ratio is not None else ()
@@ -128,7 +127,7 @@ def _expect(tuner: Tuner, known: Sequence[Measurement], source: str) -> None:
     if source == PREDICTED:
         tuner.tell(new)
     else:
-        tuner.expect({m.candidate: m.time for m in new})
+        tuner.expect({m.candidate: m.prediction or {"seconds": m.time} for m in new})
 
 
 def _found(

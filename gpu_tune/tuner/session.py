@@ -20,7 +20,7 @@ from ..trial import MEASURED
 from ..workload import Workload
 from . import allot
 from .budget import Budget, OnTrial, Progress
-from .foresee import expectations
+from .foresee import expectations, recorded
 from .loop import RESERVED, Loop
 from .publish import make_winner
 from .resume import comparable, resume
@@ -94,7 +94,7 @@ class Session:
         self.vendor: float | None = None
         self.ended = ""
         self.over = False
-        self.fresh = False
+        self.fresh = self.taught = False
         self.stored: Winner | None = None
 
     def estimate(self) -> float:
@@ -113,8 +113,8 @@ class Session:
             if not run.force:
                 told = [r for r in history if comparable(r.measurement, run.drivers, False)]
                 resume(self.tuner, told, self.bound, self.progress)
-            own = {b.hash for b in self.bound}
-            self.fresh = not any(r.chip == run.device.chip and r.template_hash in own for r in history)
+            self.taught, tried = recorded(history, self.bound, run.device.chip)
+            self.fresh = not tried
             self._note()
         return self.tuner
 
@@ -130,7 +130,8 @@ class Session:
             loop.most = trials
             if run.source == MEASURED and self.fresh and isinstance(measurer, CompilingMeasurer):
                 limits = float(trials), seconds
-                tuner.expect(expectations(tuner.spaces, measurer, run.records, limits, seed=run.seed, run=loop.name))
+                found = expectations(tuner, measurer, run.records, limits, taught=self.taught, run=loop.name)
+                tuner.expect(found)
             self.fresh = False
             try:
                 progress.phase = "search"

@@ -150,7 +150,8 @@ def test_a_start_score_is_corrected_not_replaced() -> None:
     times = [s.times() for s in shapes[5:]]
     scores = {name: metrics.Scores.of(found, times).row(name) for name, found in rows.items()}
     assert scores["features, from static"]["top1"] > 0.97
-    assert scores["features, from static"]["rank_correlation"] >= scores["features"]["rank_correlation"]
+    for way in ("features, from static", "features + static + order"):
+        assert scores[way]["rank_correlation"] >= scores["features"]["rank_correlation"]
     assert len(tables.rows("x", list(scores.values())).splitlines()) == 4
     rows = judged.told(shapes, known, {"": (0.9, 1.1), "l2": (1.1, 1.2)})
     assert [(r["limiter"], r["times"], r["coverage"]) for r in rows] == [

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+import gpu_tune as gt
 from gpu_tune.cuda.device import by_name
+from gpu_tune.model import foreseen
 from gpu_tune.search.search import ALIKE, BATCH, Tuner
 from gpu_tune.space.knob import Knob
 from gpu_tune.store.records import Records
@@ -46,8 +48,9 @@ def test_the_least_predictions_are_asked_first_and_few_of_one_tile():
     alike = space.tile(min(times, key=times.__getitem__).config)
     times = {c: t / 1e3 if space.tile(c.config) == alike else t for c, t in times.items()}
     tuner, again = Tuner(spaces=spaces), Tuner(spaces=spaces)
-    tuner.expect(times)
-    again.expect(dict(reversed(times.items())))
+    terms = {c: {"seconds": t} for c, t in times.items()}
+    tuner.expect(terms)
+    again.expect(dict(reversed(terms.items())))
     batch = tuner.ask()
     assert batch == again.ask(), "the order in which predictions are told does not matter"
     assert batch[0] == Candidate("matmul_mma", space.default()) and batch[1].config in space.seeds()
@@ -69,6 +72,29 @@ def test_a_first_run_times_what_is_expected_and_a_second_one_plays_nothing(fake_
         segment.unlink()
     again = tune(good, trials=8, force=True)  # without them, what was predicted is read
     assert again.measured and {r.measurement.candidate for r in Records().read("predicted")} == set(predicted)
+
+
+def test_records_of_another_workload_name_configs_to_play_and_correct_their_order(fake_cuda, home, good, monkeypatch):
+    asked, ordered = [], foreseen.scores
+
+    def spy(space, predictions, history, seed):
+        asked.append(
+            (dict(predictions), [g for g in history if g.chip == space.device.chip and g.predicted is not None])
+        )
+        return ordered(space, predictions, history, seed)
+
+    monkeypatch.setattr(foreseen, "scores", spy)
+    tune(good, trials=8)
+    first, history = asked.pop()
+    assert len(first) >= 20 and not history
+    gt.tune(replace(WORKLOAD, m=40), trials=8, templates=good, jobs=1)
+    second, history = asked.pop()
+    assert len(history) == 1 and len(history[0].times) == 8, (
+        "what was timed of the other workload, with its predictions"
+    )
+    assert len(second) <= len(first) // 2 + 1 and not asked
+    records = [r for r in Records().read("predicted") if r.workload.m == 40]
+    assert {r.measurement.candidate.config for r in records} == set(second)
 
 
 def test_on_the_predicted_device_nothing_is_foreseen(home, good, monkeypatch):
