@@ -152,7 +152,7 @@ def test_a_start_score_is_corrected_not_replaced() -> None:
     assert scores["features, from static"]["top1"] > 0.97
     for way in ("features, from static", "features + static + order"):
         assert scores[way]["rank_correlation"] >= scores["features"]["rank_correlation"]
-    assert len(tables.rows("x", list(scores.values())).splitlines()) == 4
+    assert len(tables.rows("x", list(scores.values())).splitlines()) == 5
     rows = judged.told(shapes, known, {"": (0.9, 1.1), "l2": (1.1, 1.2)})
     assert [(r["limiter"], r["times"], r["coverage"]) for r in rows] == [
         ("", len(shapes), 1.0),
