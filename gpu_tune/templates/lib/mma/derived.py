@@ -164,8 +164,11 @@ def storage(
     load_a, load_b = loaders
     staged = c["epilogue_store"] == "staged"
     aligned = max(1, w.alignment // ITEMSIZE[w.out_dtype])
-    # results that leave in one store: at most 2 from fragments, 4 from a staged row or by the second kernel
-    vector = math.gcd(4, problem.n if two_kernels(c) else 4 if staged else 2, row_elements, aligned)
+    # results that leave in one store: at most 2 from fragments, from a staged row 16 bytes of at most 8, and 4 by the
+    # second kernel; where 8 leave, no row ends within them
+    eight = staged and not two_kernels(c) and ITEMSIZE[w.out_dtype] <= 2 and problem.n % 8 == 0
+    most = 8 if eight else 4
+    vector = math.gcd(most, problem.n if two_kernels(c) else most if staged else 2, row_elements, aligned)
     shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem)
     return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters)
 
