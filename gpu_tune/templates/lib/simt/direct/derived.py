@@ -19,7 +19,8 @@ Config = Mapping[str, Any]
 class Layout:
     """Threads of a block and tiles of an image along channels, rows and columns; ``cg``, ``kg``: channels of a group.
 
-    ``outputs``: results of the whole convolution.
+    ``outputs``: results of the whole convolution. ``guard_*``: a tile may reach past the group's channels.
+    ``column_step``: input columns between a thread's outputs.
     """
 
     threads_k: int
@@ -32,6 +33,9 @@ class Layout:
     kg: int
     nhwc: bool
     outputs: int
+    guard_c: bool
+    guard_k: bool
+    column_step: int
 
     def __str__(self) -> str:
         tiles = f"{self.tiles_k} x {self.tiles_p} x {self.tiles_q} tiles"
@@ -52,19 +56,27 @@ def layout(c: Config, w: Any) -> Layout:
         kg=kg,
         nhwc=w.layout == "nhwc",
         outputs=tile.outputs(w),
+        guard_c=cg % c["block_c"] != 0,
+        guard_k=kg % c["block_k"] != 0,
+        column_step=w.stride[1] * (1 if c["columns"] == "adjacent" else c["block_q"] // c["thread_q"]),
     )
 
 
 @dataclass(frozen=True)
 class Staged:
-    """An operand's stages in shared memory: a block copies ``chunks`` vectors of ``bytes`` bytes into each.
+    """An operand's stages in shared memory: a block copies ``chunks`` of ``vector`` elements (``bytes``) into each.
 
+    ``staged``: whether there are any, or threads read where it lies. ``c_inner``: channels are innermost there.
     ``pitch``, ``size``: elements from row to row and of a stage; ``elements``: of all stages, which start at byte
-    ``offset``. ``wide``: offsets in global memory need 64 bits.
+    ``offset``. ``aligned``: rows there are as aligned as vectors. ``wide``: offsets in global memory need 64 bits.
     """
 
+    staged: bool
+    c_inner: bool
     chunks: int
+    vector: int
     bytes: int
+    aligned: bool
     pitch: int
     size: int
     elements: int
@@ -126,8 +138,12 @@ def storage(c: Config, w: Any) -> Storage:
     area, (cg, kg), item = patch(c, w), tile.channels(w), shared_item(c, w)
     vx, vw = c["vector_width_x"], c["vector_width_w"]
     x = Staged(
+        staged=c["stage_x"] == "shared",
+        c_inner=c["shared_x"] == "c_inner",
         chunks=c["block_c"] * area.rows * area.columns // vx,
+        vector=vx,
         bytes=vx * ITEMSIZE[w.dtype],
+        aligned=tile.x_pitch(c, w) % (4 if c["shared_type"] == "wide" else vx) == 0,
         pitch=tile.x_pitch(c, w),
         size=tile.x_elements(c, w),
         elements=tile.x_bytes(c, w) // item,
@@ -135,8 +151,12 @@ def storage(c: Config, w: Any) -> Storage:
         wide=w.c * w.h * w.w > INDEX_LIMIT,
     )
     filters = Staged(
+        staged=c["stage_w"] == "shared",
+        c_inner=c["shared_w"] == "c_inner",
         chunks=c["block_k"] * c["block_c"] * w.r * w.s // vw,
+        vector=vw,
         bytes=vw * ITEMSIZE[w.dtype],
+        aligned=tile.w_pitch(c, w) % (4 if c["shared_type"] == "wide" else vw) == 0,
         pitch=tile.w_pitch(c, w),
         size=tile.w_elements(c, w),
         elements=tile.w_bytes(c, w) // item,
@@ -148,21 +168,20 @@ def storage(c: Config, w: Any) -> Storage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The main loop takes ``steps`` k tiles of input channels, ``per_part`` of them in each part of a split K."""
+    """The main loop takes ``steps`` k tiles of input channels, ``per_part`` of them in each part of a split K, through
+    ``stages`` of the knob."""
 
+    stages: int
     steps: int
     per_part: int
+    sum_ctype: str
 
     def __str__(self) -> str:
         return f"{self.per_part} of {self.steps} k tiles a part"
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
-    steps, per_part = tile.parts(c, w)
-    return Pipeline(
-        steps=steps,
-        per_part=per_part,
-    )
+    return Pipeline(c["stages"], *tile.parts(c, w), sum_ctype="int" if w.dtype == "int8" else "float")
 
 
 @dataclass(frozen=True)
@@ -185,8 +204,9 @@ def launch(c: Config, w: Any) -> Launch:
 
 @dataclass(frozen=True)
 class Derived:
-    """All that the source sees as ``launch``."""
+    """All that the source sees as ``launch``; ``config`` is the config."""
 
+    config: Config
     layout: Layout
     storage: Storage
     pipeline: Pipeline
@@ -195,4 +215,4 @@ class Derived:
 
 def derived(c: Config, w: Any) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
-    return Derived(layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
+    return Derived(c, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
