@@ -11,7 +11,7 @@ import logging
 import numbers
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,6 +225,8 @@ def conv2d(
 
 
 _NUMBERS = (float, int)
+forgetting: list[Callable[[], None]] = []
+"""Called by :func:`forget`: what else remembers who serves a call."""
 _routes: dict[Any, tuple[Workload, TunedKernel | None]] = {}
 """Who serves calls that were seen before: our kernel, or None for the vendor library of the arrays."""
 
@@ -315,6 +317,8 @@ def forget() -> None:
     _chosen.cache_clear()
     _sets.cache_clear()
     _routes.clear()
+    for other in forgetting:
+        other()
 
 
 def server(workload: Workload, ordinal: int, library: str) -> TunedKernel | KernelSet | None:

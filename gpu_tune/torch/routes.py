@@ -36,8 +36,10 @@ class OnCpu(UserWarning):
 
 def forget() -> None:
     """Ask the store again who serves which call: a tuning in this process has published winners."""
-    _routes.clear()
     dispatch.forget()
+
+
+dispatch.forgetting.append(_routes.clear)
 
 
 def run(names: tuple[str, ...], tensors: Tensors, options: tuple[Any, ...], call: Callable[..., Call]) -> Tensor:
@@ -51,20 +53,28 @@ def run(names: tuple[str, ...], tensors: Tensors, options: tuple[Any, ...], call
     known = tuple(key)
     route = _routes.get(known)
     if route is None:
-        route = _decided(call(*options), names, tensors)
+        route, keep = _decided(call(*options), names, tensors)
         if len(_routes) >= KEPT:
             _routes.clear()
-        _routes[known] = route
+        if keep:
+            _routes[known] = route
     return route(tensors)
 
 
-def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> Route:
+def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> tuple[Route, bool]:
+    """Who serves the call, and whether all calls with such layouts are served so."""
     given = _named(names, tensors)
     lead = next(iter(given.values()))
     dtype, shape = layouts.result_dtype(lead.dtype, call.out_dtype), call.shape(given)
+
+    def by_torch(native: bool) -> Route:
+        return lambda now: laid(call.by_torch(_named(names, now), dtype, native), laid_as, shape, dtype)
+
+    laid_as: Call = call
     if any(0 in tensor.shape for tensor in given.values()):
-        return lambda now: laid(call.by_torch(_named(names, now), dtype, False), call, shape, dtype)
+        return by_torch(False), True
     fitted, found = call.fitted(given)
+    laid_as = fitted
     workload = fitted.workload(found)
     check(workload, found)
 
@@ -72,19 +82,20 @@ def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> Route:
         again, operands = call.fitted(_named(names, now))
         return laid(again.by_dispatch(operands), fitted, shape, dtype)
 
-    wide = lead.dtype in layouts.WIDE
-    if not on_gpu(lead):
+    gpu = gpu_of(lead)
+    if gpu is None:
         _say_on_cpu()
-        if not wide:
-            return by_dispatch
-        return lambda now: laid(call.by_torch(_named(names, now), dtype, False), fitted, shape, dtype)
-    served = dispatch.server(workload, lead.get_device(), "torch")
+        return by_torch(False) if lead.dtype in layouts.WIDE else by_dispatch, True
+    served = dispatch.server(workload, gpu, "torch")
     if served is None:
-        return lambda now: laid(call.by_torch(_named(names, now), dtype, True), fitted, shape, dtype)
+        return by_torch(True), True
     copied = any(found[name].data_ptr() != tensor.data_ptr() for name, tensor in given.items())
     if copied or not isinstance(served, TunedKernel):
-        return by_dispatch
-    return _prepared(served, fitted, workload, names, found, (shape, dtype), by_dispatch)
+        return by_dispatch, True
+    try:
+        return _prepared(served, fitted, workload, names, found, (shape, dtype), by_dispatch), True
+    except InvalidInput:  # the addresses of these tensors; others of their kind may do
+        return by_dispatch, False
 
 
 def _prepared(
@@ -99,17 +110,15 @@ def _prepared(
     """Launches of our kernel, from the tensors' addresses alone; ``otherwise`` where those are not as they must be."""
     shape, dtype = result
     laid_as = torch.channels_last if call.nhwc else torch.contiguous_format
-    out = torch.empty(shape, dtype=dtype, device=found[workload.inputs[0]].device, memory_format=laid_as)
+    lead = found[workload.inputs[0]]
+    device, place, empty = gpu_of(lead), lead.device, memory
+    assert device is not None
+    out = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
     array = out.permute(0, 2, 3, 1) if call.nhwc else out.reshape(workload.arrays()["out"].shape)
-    try:
-        bound = kernel.bind(**found, **call.scalars(workload), out=array)  # type: ignore[arg-type]
-    except InvalidInput:  # the addresses of these tensors; others of their kind may do
-        return otherwise
-    path, scalars, device = bound.path, bound.scalars, out.get_device()
-    order = [names.index(name) for name in path.names[:-1]]
     stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
-    empty: Callable[..., Tensor] = torch.empty
-    place = out.device
+    bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))  # type: ignore[arg-type]
+    path, scalars = bound.path, bound.scalars
+    order = [names.index(name) for name in path.names[:-1]]
 
     def launch(now: Tensors) -> Tensor:
         made = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
@@ -120,9 +129,13 @@ def _prepared(
     return launch
 
 
-def on_gpu(tensor: Tensor) -> bool:
-    """Whether our kernels can read the tensor's memory."""
-    return tensor.is_cuda
+def gpu_of(tensor: Tensor) -> int | None:
+    """The number of the GPU whose memory holds the tensor; None for the CPU's."""
+    return tensor.get_device() if tensor.is_cuda else None
+
+
+memory: Callable[..., Tensor] = torch.empty
+"""Where results are written to."""
 
 
 def _named(names: tuple[str, ...], tensors: Tensors) -> dict[str, Tensor]:

@@ -1,0 +1,47 @@
+"""Tensors on the CPU taken for a GPU's, whose driver is the virtual one; PyTorch's build for CPUs is enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpu_tune.kernel import arrays
+from gpu_tune.torch import routes
+from tests.helpers import device_memory, fake_torch
+
+
+def empty(shape: tuple[int, ...], *, dtype: torch.dtype, device: Any = None, memory_format: Any = None) -> Tensor:
+    """``torch.empty`` in the virtual GPU's memory."""
+    order = (0, 2, 3, 1) if memory_format is torch.channels_last else tuple(range(len(shape)))
+    laid = tuple(shape[i] for i in order)
+    size = math.prod(laid) * dtype.itemsize
+    address = device_memory.allocate(size)
+    facts = {"shape": (size,), "strides": (1,), "typestr": "|u1", "data": (address, False)}
+    flat = torch.from_numpy(np.frombuffer(fake_torch.raw(facts), np.uint8)).view(dtype).reshape(laid)
+    return flat.permute(0, 3, 1, 2) if memory_format is torch.channels_last else flat
+
+
+def moved(tensor: Tensor) -> Tensor:
+    """A copy there, in the same layout."""
+    last = tensor.dim() == 4 and tensor.stride(1) == 1
+    made = empty(tuple(tensor.shape), dtype=tensor.dtype, memory_format=torch.channels_last if last else None)
+    return made.copy_(tensor)
+
+
+def take(patch: Callable[[Any, str, Any], None], results: Callable[..., Tensor] = empty) -> None:
+    """Have every tensor taken for one of GPU 0; ``patch(object, name, value)`` changes what there is."""
+    seen = arrays.view
+
+    def view(name: str, value: Any, stream: int = 0) -> arrays.ArrayView:
+        found = seen(name, value, stream)
+        return replace(found, place=arrays.CUDA, device=0) if found.library == "torch" else found
+
+    patch(arrays, "view", view)
+    patch(routes, "gpu_of", lambda tensor: 0)
+    patch(routes, "memory", results)

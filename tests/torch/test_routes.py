@@ -1,0 +1,115 @@
+"""Who serves an operator's call on a GPU: on the virtual one, whose memory PyTorch's CPU tensors look into."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import gpu_tune as gt
+import gpu_tune.torch as gtt
+from gpu_tune import dispatch
+from gpu_tune.cuda import driver
+from gpu_tune.kernel.prepared import CallPath
+from gpu_tune.torch import arithmetic, routes
+from tests.helpers import device_memory, torch_on_virtual_gpu
+from tests.helpers.torch_on_virtual_gpu import moved
+from tests.helpers.winners import toy_winner_for
+from tests.torch import formulas
+
+
+@pytest.fixture
+def virtual(fake_cuda: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The virtual GPU; what is launched, by the workload's key, and what PyTorch computes, as "vendor"."""
+    driver.use_context(0)
+    torch_on_virtual_gpu.take(monkeypatch.setattr)
+    routes.forget()
+    asked: list[str] = []
+    launch = CallPath.launch
+
+    def launched(path: CallPath, pointers, stream, scalars) -> bool:
+        done = launch(path, pointers, stream, scalars)
+        asked.append("ours" if done else "refused")
+        return done
+
+    for name in ("product", "convolution"):
+        compute = getattr(arithmetic, name)
+        monkeypatch.setattr(
+            arithmetic, name, lambda *a, compute=compute, **o: asked.append("vendor") or compute(*a, **o)
+        )
+    monkeypatch.setattr(CallPath, "launch", launched)
+    yield asked
+    routes.forget()
+
+
+def publish(workload: gt.Matmul | gt.Conv2d, ours: str = "faster") -> None:
+    gt.Store().publish(replace(toy_winner_for(workload), source="measured", verdict={"ours": ours}))
+    dispatch.forget()  # as a tuning in this process does
+
+
+def test_our_kernel_serves_a_backward_product_that_it_is_faster_at(virtual: list[str]) -> None:
+    m, n, k = 16, 24, 32
+    x, w = (moved(formulas.integers(s, i).float()).requires_grad_() for i, s in enumerate([(m, k), (n, k)]))
+    bias, g = moved(formulas.integers((n,), 3).float()), moved(formulas.integers((m, n), 4).float())
+
+    def run() -> list[torch.Tensor]:
+        y = gtt.linear(x, w, bias)  # an activation's gradient would be memory that the virtual GPU does not know
+        device_memory.synchronize()
+        made = [y, *torch.autograd.grad(y, (x, w), g)]
+        device_memory.synchronize()
+        return [t.detach().clone() for t in made]
+
+    expected = run()
+    assert virtual == ["vendor"] * 3
+    publish(gt.Matmul(m, k, n, dtype="float32", layout="nn"))
+    for _ in range(2):
+        virtual.clear()
+        for ours, theirs in zip(run(), expected):
+            assert torch.equal(ours, theirs)
+        assert virtual == ["vendor", "ours", "vendor"]
+    publish(gt.Matmul(m, k, n, dtype="float32", layout="nn"), ours="slower")
+    virtual.clear()
+    run()
+    assert virtual == ["vendor"] * 3
+
+
+def test_addresses_that_do_not_fit_are_served_by_others_and_not_remembered(virtual: list[str]) -> None:
+    m, n, k = 16, 24, 32
+    publish(gt.Matmul(m, n, k, dtype="float32"))
+    a, b = moved(formulas.integers((m, k), 1).float()), moved(formulas.integers((k, n), 2).float())
+    shifted = moved(torch.zeros(m * k + 1))[1:].view(m, k).copy_(a)
+    expected = a @ b
+    for given, who in ((shifted, []), (a, ["ours"]), (shifted, ["refused"]), (a, ["ours"])):
+        virtual.clear()
+        y = gtt.matmul(given, b)
+        device_memory.synchronize()
+        assert torch.equal(y, expected) and virtual == who
+    virtual.clear()
+    y = gtt.matmul(a.t().contiguous().t(), b)  # the transposed memory is another workload, which nobody tuned
+    assert torch.equal(y, expected) and virtual == ["vendor"]
+
+
+def test_channels_last_images_are_convolved_where_they_lie(virtual: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = gt.Conv2d(2, 16, 3, 4, 8, 1, 1, dtype="float32", layout="nhwc", epilogue="bias")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not tuned
+        kernel = gt.load(given)
+    monkeypatch.setattr(dispatch, "server", lambda workload, gpu, library: kernel if workload == given else None)
+    x, w = (formulas.integers(s, i).float() for i, s in enumerate([(2, 16, 3, 4), (8, 16, 1, 1)]))
+    bias = moved(formulas.integers((8,), 3).float())
+    last = torch.channels_last
+    given_to_it: list[list[int]] = []
+    launch = CallPath.launch  # the virtual GPU knows no kernel of that family: what it is given is what can be seen
+    monkeypatch.setattr(CallPath, "launch", lambda path, p, *rest: given_to_it.append(p) or launch(path, p, *rest))
+    images, filters = (moved(t.to(memory_format=last)) for t in (x, w))
+    for _ in range(2):
+        y = gtt.conv2d(images, filters, epilogue="bias", bias=bias)
+        device_memory.synchronize()
+        assert y.is_contiguous(memory_format=last) and virtual.pop() == "ours"
+        assert given_to_it.pop() == [t.data_ptr() for t in (images, filters, bias, y)]
+    y = gtt.conv2d(moved(x), moved(w), epilogue="bias", bias=bias)
+    assert virtual == ["vendor"] and torch.equal(y, torch.nn.functional.conv2d(x, w, bias))
