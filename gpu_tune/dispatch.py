@@ -108,10 +108,9 @@ def matmul(
 
     ``a`` and ``b`` as ``layout`` names them (see :class:`Matmul`), ``vectors`` the epilogue's operands by name (bias,
     row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. Arrays on the CPU are
-    computed by NumPy, in float64. Returns an array of the library that ``a`` came from (NumPy's, where that library
-    has no way to make one). InvalidInput for a tensor that requires a gradient: :mod:`gpu_tune.torch` has operators
-    that give one. float8 results saturate at the largest number; where PyTorch converts an overflow to float8_e5m2 it
-    gives infinity, and ml_dtypes and JAX give NaN.
+    computed by NumPy, in float64. Returns an array of the library of ``a`` (NumPy's, where that has no way to make
+    one). InvalidInput for a tensor that requires a gradient: :mod:`gpu_tune.torch` has operators that give one. float8
+    results saturate; where PyTorch converts an overflow to float8_e5m2 it gives infinity, ml_dtypes and JAX NaN.
     """
     asked = None
     if store is None and type(alpha) in _NUMBERS and (beta is None or type(beta) in _NUMBERS):
@@ -322,10 +321,7 @@ def forget() -> None:
 
 
 def server(workload: Workload, ordinal: int, library: str) -> TunedKernel | KernelSet | None:
-    """Who serves ``workload`` on that GPU: our kernel where it is known to be faster, None for the vendor ``library``.
-
-    Our kernel, tuned or not, where that library cannot compute it.
-    """
+    """Our kernel where it is known to be faster on that GPU, or where ``library`` cannot compute it; None for that."""
     kernel = _chosen(workload, ordinal, None, os.environ.get("GPU_TUNE_CACHE_DIR"))
     return load(workload) if kernel is None and not vendor.can(workload, library) else kernel
 

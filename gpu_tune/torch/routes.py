@@ -116,7 +116,7 @@ def _prepared(
     out = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
     array = out.permute(0, 2, 3, 1) if call.nhwc else out.reshape(workload.arrays()["out"].shape)
     stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
-    bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))  # type: ignore[arg-type]
+    bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))
     path, scalars = bound.path, bound.scalars
     order = [names.index(name) for name in path.names[:-1]]
 
