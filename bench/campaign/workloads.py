@@ -72,4 +72,7 @@ def _small() -> list[Workload]:
                 made += [Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=dtype, math=winograd)]
         groups = 64 if dtype in ("float16", "float32") else 1
         made += [Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=dtype, groups=groups)]
+        for direction in ("dgrad", "wgrad"):
+            with contextlib.suppress(GpuTuneError):
+                made += [Conv2d(2, 64, 15, 14, 64, 3, 3, stride=2, padding=1, dtype=dtype, direction=direction)]
     return made

@@ -49,12 +49,16 @@ def test_an_invalid_config_is_refused_with_every_rule_it_breaks() -> None:
 
 DEPTHWISE = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, layout="nhwc", dtype="float16")
 WINOGRAD = Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16", math=("winograd",))
+GRADIENTS = [
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16", direction=direction)
+    for direction in ("dgrad", "wgrad")
+]
 
 
 def test_what_reaches_a_source_has_named_fields_that_say_what_they_are() -> None:
     """No untyped dict of more than ten keys; layout, storage, pipeline and launch read as one line each."""
     seen = set()
-    for workload in (*WORKLOADS, DEPTHWISE, WINOGRAD):
+    for workload in (*WORKLOADS, DEPTHWISE, WINOGRAD, *GRADIENTS):
         for bound in bind(workload, H200):
             g = bound.template.derive(bound.default(), bound.computed, H200)
             seen.add(bound.name)

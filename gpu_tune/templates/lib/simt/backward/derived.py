@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .....space import knob
 from .....workload import ITEMSIZE
 from ...common import INDEX_LIMIT, STATIC_LIMIT, ceil_div
 from ..launch import REDUCE_THREADS
@@ -196,5 +197,5 @@ class Derived:
 def derived(c: Config, w: Any) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
     pieces = {f"interleave_{x}": c[f"thread_{x}"] // tile.piece(c, x) for x in "mn"}
-    config = {**c, **pieces, "shared_type": "wide", "fragment_k": 1}
+    config = knob.Config(**{**c, **pieces, "shared_type": "wide", "fragment_k": 1})
     return Derived(config, layout(c, w), storage(c, w), pipeline(c, w), Launch(tile.threads(c)))
