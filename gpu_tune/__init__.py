@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Unsupported,
         WrongResult,
     )
+    from .kernel.export_folder import open_export
     from .kernel.kernel import EmulatedResult, TunedKernel
     from .model.performance.foreign import predict
     from .plan.size import any_of
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .store.store import Store
     from .trial import Candidate, Measurement
     from .tuner.tune import tune
+    from .tuner.tune_model import tune_model
     from .workload import Conv2d, Matmul
 
 
@@ -68,6 +70,7 @@ _HOMES = {
     ),
     "emulator.arguments": ("Pointer", "Struct", "TensorMap"),
     "emulator.launch": ("Session", "emulate"),
+    "kernel.export_folder": ("open_export",),
     "kernel.kernel": ("EmulatedResult", "TunedKernel"),
     "model.performance.foreign": ("predict",),
     "search.history": ("History",),
@@ -79,6 +82,7 @@ _HOMES = {
     "store.store": ("Store",),
     "trial": ("Candidate", "Measurement"),
     "tuner.tune": ("tune",),
+    "tuner.tune_model": ("tune_model",),
     "workload": ("Conv2d", "Matmul"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -118,8 +122,10 @@ __all__ = [
     "emulate",
     "load",
     "matmul",
+    "open_export",
     "predict",
     "tune",
+    "tune_model",
 ]
 
 

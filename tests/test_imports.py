@@ -23,8 +23,8 @@ FLOORS = (
     "measure",
     "search kernel verify",
     "dispatch report",
-    "tuner",
     "torch",
+    "tuner",
     "cli",
 )
 """The rooms, bottom up; those of one floor stand in one line."""

@@ -1,4 +1,4 @@
-"""The command line: ``gpu-tune tune|bench|show|records|replay|verify|emulate|export|doctor|gc``.
+"""The command line: ``gpu-tune tune|tune-model|bench|show|records|replay|verify|emulate|export|doctor|gc``.
 
 Exit codes: 0 done; 1 the answer is no (a wrong kernel, nothing tuned, a lost device); 2 bad input or an unusable store;
 3 a bug of gpu_tune itself; 130 interrupted. Results go to standard output (``--json``: as JSON alone), progress and
@@ -21,6 +21,7 @@ from ..errors import GpuTuneError, MeasureError, NotTuned, WrongResult
 
 COMMANDS = {
     "tune": "Find the fastest checked kernel for a workload, and keep it.",
+    "tune-model": "Tune every product and convolution of a PyTorch model.",
     "bench": "Compare with the vendor libraries over a suite of shapes.",
     "show": "Show a space, a search, or a stored kernel.",
     "records": "List, export and import the trials kept so far.",
@@ -33,6 +34,11 @@ COMMANDS = {
 }
 
 
+def _command(name: str) -> click.Command:
+    found: click.Command = importlib.import_module(f".{name.replace('-', '_')}", __name__).command
+    return found
+
+
 class Commands(click.Group):
     """Loads a command's module when it is named, so that ``--help`` and errors are quick."""
 
@@ -40,7 +46,7 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return importlib.import_module(f".{cmd_name}", __name__).command if cmd_name in COMMANDS else None
+        return _command(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

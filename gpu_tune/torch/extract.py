@@ -20,7 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import GpuTuneError, InvalidInput, require
+from ..workload import MATH
+from .extract_epilogues import FUSED
+from .extract_walk import Walk
 from .extraction import Extraction
 
 REMEDY = "give a torch.nn.Module, or what torch.export.export(model, inputs) returns"
@@ -32,24 +37,26 @@ def extract(
     kwargs: Mapping[str, Any] | None = None,
     *,
     math: Sequence[str] = (),
-    epilogues: bool = True,
+    fuse: str = "neighbours",
 ) -> Extraction:
     """The products and convolutions of one forward pass of ``model``, a ``torch.nn.Module`` or an ``ExportedProgram``.
 
     ``example_inputs``: the positional arguments of a call as a tuple (one tensor may stand alone), ``kwargs`` the
     named ones; their shapes, dtypes and strides decide the workloads, their values nothing. The model is taken in the
     mode (training or evaluation) it is in. ``math``: permissions for every workload they mean something for.
-    ``epilogues``: take a bias, batch norm, activation or residual that follows a product into its workload; without,
-    only the bias of a linear layer or convolution, which is what the modules of ``gpu_tune.torch`` run.
+    ``fuse``: what becomes a part of a product's workload. ``neighbours``: a bias, batch norm, activation or residual
+    that follows it; ``modules``: what :func:`gpu_tune.torch.replace` runs, the bias of a layer and an activation after
+    it in an ``nn.Sequential``; ``none``: the bias of a layer alone.
 
     Raises
     InvalidInput when the model cannot be exported or nothing in it multiplies; the message has PyTorch's reason.
     """
-    torch = require_torch()
-    from .extract_walk import Walk
-
-    program = export(torch, model, example_inputs, kwargs)
-    walk = Walk(torch, program, tuple(math), epilogues)
+    known = fuse in FUSED
+    require(known, "fuse", fuse, "is unknown", f"use one of {', '.join(FUSED)}")
+    unknown = [p for p in math if p not in MATH]
+    require(not unknown, "math", unknown, "are no permissions", f"use some of {', '.join(MATH)}")
+    program = export(model, example_inputs, kwargs)
+    walk = Walk(program, tuple(math), fuse)
     walk.graph(program.graph_module)
     layers, left_out = walk.layers(), walk.left_out()
     name = type(model).__name__ if isinstance(model, torch.nn.Module) else "the exported program"
@@ -58,18 +65,7 @@ def extract(
     return Extraction(name, layers, left_out, tuple(dict.fromkeys(walk.notes)))
 
 
-def require_torch() -> Any:
-    """PyTorch; InvalidInput where it is not installed."""
-    try:
-        import torch
-        import torch.export
-    except ImportError as error:
-        remedy = "pip install 'gpu_tune[torch]'"
-        raise InvalidInput("model", None, f"PyTorch cannot be imported ({error})", remedy) from error
-    return torch
-
-
-def export(torch: Any, model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
+def export(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:
     """The exported program of ``model``; InvalidInput with PyTorch's first words where that fails."""
     if isinstance(model, torch.export.ExportedProgram):
         return model
@@ -86,15 +82,15 @@ def export(torch: Any, model: Any, example_inputs: Any, kwargs: Mapping[str, Any
     except GpuTuneError:
         raise
     except Exception as error:  # whatever the model's code raises
-        raise InvalidInput("model", type(model).__name__, *_refusal(torch, error)) from error
+        raise InvalidInput("model", type(model).__name__, *_refusal(error)) from error
 
 
-def _refusal(torch: Any, error: Exception) -> tuple[str, str]:
+def _refusal(error: Exception) -> tuple[str, str]:
     """(the rule, the remedy) for a model that PyTorch does not export."""
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    place = _place(torch, error, lines)
+    place = _place(error, lines)
     rule = f"cannot be exported{place}: {type(error).__name__}: {lines[0] if lines else 'no reason given'}"
     if isinstance(error, GuardOnDataDependentSymNode):
         rule = f"cannot be exported{place}: its control flow depends on the values in a tensor"
@@ -102,7 +98,7 @@ def _refusal(torch: Any, error: Exception) -> tuple[str, str]:
     return rule, "check the shapes and dtypes of the example inputs, and that torch.export.export takes the model"
 
 
-def _place(torch: Any, error: Exception, lines: Sequence[str]) -> str:
+def _place(error: Exception, lines: Sequence[str]) -> str:
     """Where in the model's own code an export failed: `` at model.py:12``; nothing where that is not known."""
     for line in lines:
         if line.startswith('File "') and ", line " in line and "torch/" not in line:

@@ -17,23 +17,29 @@ from .extract_products import Product
 IDENTITIES = ("dropout", "dropout_", "feature_dropout", "alias", "detach")
 """Operations that change nothing in evaluation mode."""
 ACTIVATIONS = {"relu": "relu", "relu_": "relu", "silu": "silu", "silu_": "silu"}
+FUSED = ("neighbours", "modules", "none")
+"""How much of what follows a product becomes a part of it; see :func:`gpu_tune.torch.extract.extract`."""
 CLAMPS = ("clamp", "clamp_", "hardtanh", "hardtanh_", "relu6", "relu6_")
 
 
-def follow(torch: Any, found: Product, taken: set[Any]) -> Workload:
-    """The workload of ``found`` with the operations that follow it; these nodes are added to ``taken``, which no other
-    product takes."""
+def follow(found: Product, taken: set[Any], fuse: str) -> Workload:
+    """The workload of ``found`` with the operations that follow it, as far as ``fuse`` goes; these nodes are added to
+    ``taken``, which no other product takes."""
     workload, node = found.workload, found.node
+    if fuse == "none" or (fuse == "modules" and not is_layer(node)):
+        return workload
     if workload.out_dtype == "int32" or workload.beta != "0":
         return workload
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user in taken or user.op != "call_function" or not _same_kind(user, found.node):
             break
+        if fuse == "modules" and not (node is found.node and _activates(node, user)):
+            break
         if _identity(user, node):
             node = user
             continue
-        more = _operation(torch, found, workload, node, user)
+        more = _operation(found, workload, node, user)
         if more is None:
             break
         workload = more
@@ -42,7 +48,29 @@ def follow(torch: Any, found: Product, taken: set[Any]) -> Workload:
     return workload
 
 
-def _operation(torch: Any, found: Product, workload: Workload, node: Any, user: Any) -> Workload | None:
+def is_layer(node: Any) -> bool:
+    """Whether a node is the call of an ``nn.Linear`` or ``nn.Conv2d``."""
+    kind = str(_stack(node)[-1][1]) if _stack(node) else ""
+    return kind.endswith(("modules.linear.Linear", "modules.conv.Conv2d"))
+
+
+def _activates(node: Any, user: Any) -> bool:
+    """Whether ``user`` is an activation module that stands right behind ``node``'s layer in an ``nn.Sequential``."""
+    if named_operation(user) not in (*ACTIVATIONS, *CLAMPS, "gelu"):
+        return False
+    first, second = _stack(node), _stack(user)
+    if len(first) < 2 or len(first) != len(second) or first[-2][0] != second[-2][0]:
+        return False
+    inside = str(first[-2][1]).endswith("container.Sequential")
+    layer, activation = (str(stack[-1][0]).rpartition(".")[2] for stack in (first, second))
+    return inside and layer.isdigit() and activation.isdigit() and int(activation) == int(layer) + 1
+
+
+def _stack(node: Any) -> list[Any]:
+    return list((node.meta.get("nn_module_stack") or {}).values())
+
+
+def _operation(found: Product, workload: Workload, node: Any, user: Any) -> Workload | None:
     """``workload`` with ``user``, which is the only use of ``node``; None where it takes no part in it."""
     name, parts = named_operation(user), [op.name for op in workload.ops]
     first = bool(user.args) and user.args[0] is node

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 def named_operation(node: Any) -> str:
     """The name of what a node calls, without its overload: ``linear``, ``scaled_dot_product_attention``."""
@@ -17,20 +19,20 @@ def named_operation(node: Any) -> str:
     return str(name() if callable(name) else name or target)
 
 
-def flops_of(torch: Any, node: Any) -> int | None:
+def flops_of(node: Any) -> int | None:
     """FLOPs of the products inside one call, as PyTorch's FlopCounterMode counts them; None where they depend on data.
 
     The call runs on tensors without data. What that counter has no rule for (attention on the CPU, recurrent layers,
     products with a vector) is computed here.
     """
     name = named_operation(node)
-    if not any(isinstance(v, torch.Tensor) for v in _values(torch, node)):
+    if not any(isinstance(v, torch.Tensor) for v in _values(node)):
         return 0
-    symbolic = [v for v in _values(torch, node) if isinstance(v, torch.Tensor) and not _known(v)]
+    symbolic = [v for v in _values(node) if isinstance(v, torch.Tensor) and not _known(v)]
     if name in RULES:
-        return None if symbolic else RULES[name](torch, node)
+        return None if symbolic else RULES[name](node)
     try:
-        counted = _counted(torch, node)
+        counted = _counted(node)
     except Exception:  # an operation that cannot run without data
         return None if name in MULTIPLIERS else 0
     return None if symbolic and counted else counted
@@ -40,20 +42,20 @@ MULTIPLIERS = ("matmul", "mm", "bmm", "linear", "addmm", "baddbmm", "einsum", "t
 """Operations that multiply for certain: where one cannot be counted, it is named without FLOPs."""
 
 
-def _counted(torch: Any, node: Any) -> int:
+def _counted(node: Any) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     def value(n: Any) -> Any:
         return n.meta["val"]
 
     args, kwargs = torch.fx.node.map_arg(node.args, value), torch.fx.node.map_arg(node.kwargs, value)
-    fake = next(v.fake_mode for v in _values(torch, node) if hasattr(v, "fake_mode"))
+    fake = next(v.fake_mode for v in _values(node) if hasattr(v, "fake_mode"))
     with fake, torch.no_grad(), FlopCounterMode(display=False) as counter:
         node.target(*args, **kwargs)
     return int(counter.get_total_flops())
 
 
-def _values(torch: Any, node: Any) -> list[Any]:
+def _values(node: Any) -> list[Any]:
     nodes: list[Any] = []
     torch.fx.node.map_arg((node.args, node.kwargs), nodes.append)
     return [n.meta.get("val") for n in nodes]
@@ -67,25 +69,25 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
-def _attention(torch: Any, node: Any) -> int:
+def _attention(node: Any) -> int:
     """Q K^T and its product with V, every element of both, causal or not: 2 heads s t (d + e)."""
     query, key, value = (_shape(n) for n in node.args[:3])
     return 2 * math.prod(query[:-2]) * query[-2] * key[-2] * (query[-1] + value[-1])
 
 
-def _recurrent(torch: Any, node: Any) -> int:
+def _recurrent(node: Any) -> int:
     """Every weight matrix times every step of every sequence."""
     sequence, weights = node.args[0], node.args[2]
     steps = math.prod(_shape(sequence)[:-1])
     return 2 * steps * sum(math.prod(_shape(w)) for w in weights if len(_shape(w)) == 2)
 
 
-def _matrix_vector(torch: Any, node: Any) -> int:
+def _matrix_vector(node: Any) -> int:
     matrix = max((_shape(n) for n in node.args if hasattr(n, "meta")), key=len)
     return 2 * math.prod(matrix)
 
 
-RULES: dict[str, Callable[[Any, Any], int]] = {
+RULES: dict[str, Callable[[Any], int]] = {
     "scaled_dot_product_attention": _attention,
     "flex_attention": _attention,
     "lstm": _recurrent,

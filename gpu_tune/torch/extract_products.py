@@ -32,69 +32,69 @@ class Product:
     copies: tuple[str, ...] = ()
 
 
-def product(torch: Any, node: Any, math: Sequence[str]) -> Product | None:
+def product(node: Any, math: Sequence[str]) -> Product | None:
     """The workload of ``node``; None where it is no product, NotAWorkload or InvalidInput where it is one that no
     workload has."""
     maker = MAKERS.get(named_operation(node))
     if maker is None or not hasattr(node.target, "_schema"):
         return None
-    return maker(torch, node, tuple(math))
+    return maker(node, tuple(math))
 
 
-def _linear(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _linear(node: Any, math: tuple[str, ...]) -> Product:
     x, w = node.args[0], node.args[1]
     bias = _argument(node, 2, "bias")
     rank = _value(x).dim()
     if _value(w).dim() != 2:
         raise NotAWorkload("is a product of a matrix and a vector")
-    made = _matmul(torch, node, (x, w), ((), tuple(range(rank - 1)), (rank - 1,)), ((), (0,), (1,)), math)
+    made = _matmul(node, (x, w), ((), tuple(range(rank - 1)), (rank - 1,)), ((), (0,), (1,)), math)
     return _with(made, epilogue="bias") if bias is not None else made
 
 
-def _mm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
-    return _matmul(torch, node, node.args[:2], ((), (0,), (1,)), ((), (1,), (0,)), math)
+def _mm(node: Any, math: tuple[str, ...]) -> Product:
+    return _matmul(node, node.args[:2], ((), (0,), (1,)), ((), (1,), (0,)), math)
 
 
-def _bmm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
-    return _matmul(torch, node, node.args[:2], ((0,), (1,), (2,)), ((0,), (2,), (1,)), math)
+def _bmm(node: Any, math: tuple[str, ...]) -> Product:
+    return _matmul(node, node.args[:2], ((0,), (1,), (2,)), ((0,), (2,), (1,)), math)
 
 
-def _matmul_any(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _matmul_any(node: Any, math: tuple[str, ...]) -> Product:
     """``a @ b`` of any ranks: the leading dimensions of A are rows where B has none."""
     a, b = (_value(n) for n in node.args[:2])
     if a.dim() < 2 or b.dim() < 2:
         raise NotAWorkload("is a product of a matrix and a vector")
     left, right = a.dim(), b.dim()
     if right == 2:
-        return _matmul(torch, node, node.args[:2], ((), tuple(range(left - 1)), (left - 1,)), ((), (1,), (0,)), math)
+        return _matmul(node, node.args[:2], ((), tuple(range(left - 1)), (left - 1,)), ((), (1,), (0,)), math)
     lead_a, lead_b = tuple(a.shape[:-2]), tuple(b.shape[:-2])
     if lead_a != lead_b:
-        return _broadcast(torch, node, math)
+        return _broadcast(node, math)
     ways = [(tuple(range(n - 2)), n - 2, n - 1) for n in (left, right)]
     (batch_a, m, k), (batch_b, k_, n) = ways
-    return _matmul(torch, node, node.args[:2], (batch_a, (m,), (k,)), (batch_b, (n,), (k_,)), math)
+    return _matmul(node, node.args[:2], (batch_a, (m,), (k,)), (batch_b, (n,), (k_,)), math)
 
 
-def _broadcast(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _broadcast(node: Any, math: tuple[str, ...]) -> Product:
     """A batched product, one operand of which is repeated: PyTorch makes the repeats, and so would a call of ours."""
     a, b = (_value(n) for n in node.args[:2])
     out = _value(node)
     batch = sizes(out, range(out.dim() - 2))
     m, k, n = sizes(a, (a.dim() - 2,)), sizes(a, (a.dim() - 1,)), sizes(b, (b.dim() - 1,))
     copies = tuple(name for name, t in (("a", a), ("b", b)) if tuple(t.shape[:-2]) != tuple(out.shape[:-2]))
-    dtype, out_dtype = _dtypes(torch, node, a, b)
+    dtype, out_dtype = _dtypes(node, a, b)
     workload = Matmul(m, n, k, batch=batch, dtype=dtype, out_dtype=out_dtype, math=_permitted(math, "matmul", dtype))
     return Product(node, workload, out.dim() - 1, tuple(node.args[:2]), copies)
 
 
-def _addmm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _addmm(node: Any, math: tuple[str, ...]) -> Product:
     """``beta * c + alpha * a @ b``: a row for c is a bias, a matrix is C."""
-    made = _matmul(torch, node, node.args[1:3], ((), (0,), (1,)), ((), (1,), (0,)), math)
+    made = _matmul(node, node.args[1:3], ((), (0,), (1,)), ((), (1,), (0,)), math)
     return _added(node, made)
 
 
-def _baddbmm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
-    made = _matmul(torch, node, node.args[1:3], ((0,), (1,), (2,)), ((0,), (2,), (1,)), math)
+def _baddbmm(node: Any, math: tuple[str, ...]) -> Product:
+    made = _matmul(node, node.args[1:3], ((0,), (1,), (2,)), ((0,), (2,), (1,)), math)
     return _added(node, made)
 
 
@@ -111,7 +111,7 @@ def _added(node: Any, made: Product) -> Product:
     return scaled  # what is added is broadcast otherwise: that stays an operation of its own
 
 
-def _scaled_mm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _scaled_mm(node: Any, math: tuple[str, ...]) -> Product:
     """float8 data with scales: of a whole tensor, or of rows and columns."""
     a, b = node.args[:2]
     given = [_value(_argument(node, at, name)) for at, name in ((2, "scale_a"), (3, "scale_b"))]
@@ -122,12 +122,12 @@ def _scaled_mm(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
         raise NotAWorkload(f"has scales of {counts[0]} and {counts[1]} elements")
     fast = bool(_argument(node, 7, "use_fast_accum"))
     allowed = tuple({*math, *(("fast_accumulate",) if fast else ())})
-    made = _matmul(torch, node, (a, b), ((), (0,), (1,)), ((), (1,), (0,)), allowed)
+    made = _matmul(node, (a, b), ((), (0,), (1,)), ((), (1,), (0,)), allowed)
     made = _with(made, scales=scales)
     return _with(made, epilogue="bias") if _argument(node, 4, "bias") is not None else made
 
 
-def _einsum(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _einsum(node: Any, math: tuple[str, ...]) -> Product:
     """An einsum of two operands that is one product: no index repeats in an operand, none is summed alone."""
     equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
     if len(operands) != 2:
@@ -139,10 +139,10 @@ def _einsum(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
     if not arrow:
         both = left + right
         result = "".join(sorted(i for i in set(both) if both.count(i) == 1))
-    return _contraction(torch, node, operands, (left, right, result), math)
+    return _contraction(node, operands, (left, right, result), math)
 
 
-def _tensordot(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _tensordot(node: Any, math: tuple[str, ...]) -> Product:
     operands = node.args[:2]
     ranks = [_value(n).dim() for n in operands]
     over = [[d % rank for d in dims] for dims, rank in zip(node.args[2:4], ranks)]
@@ -150,10 +150,10 @@ def _tensordot(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
     for one, other in zip(*over):
         letters[1][other] = letters[0][one]
     result = "".join(i for side, dims in zip(letters, over) for d, i in enumerate(side) if d not in dims)
-    return _contraction(torch, node, operands, ("".join(letters[0]), "".join(letters[1]), result), math)
+    return _contraction(node, operands, ("".join(letters[0]), "".join(letters[1]), result), math)
 
 
-def _contraction(torch: Any, node: Any, operands: Sequence[Any], indices: tuple[str, str, str], math: Any) -> Product:
+def _contraction(node: Any, operands: Sequence[Any], indices: tuple[str, str, str], math: Any) -> Product:
     """A sum over the indices that both operands have and the result has not."""
     left, right, result = indices
     once = all(len(set(side)) == len(side) for side in indices)
@@ -175,7 +175,7 @@ def _contraction(torch: Any, node: Any, operands: Sequence[Any], indices: tuple[
         batch, own, summed = (tuple(side.index(i) for i in group) for group in groups)
         return batch, own, summed
 
-    made = _matmul(torch, node, operands, at(left, batch, rows, summed), at(right, batch, columns, summed), math)
+    made = _matmul(node, operands, at(left, batch, rows, summed), at(right, batch, columns, summed), math)
     return made if ordered else Product(made.node, made.workload, -1, made.operands, (*made.copies, "out"))
 
 
@@ -195,9 +195,7 @@ def _spelled(left: str, right: str, result: str, ranks: Sequence[int]) -> tuple[
 Parts = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _matmul(
-    torch: Any, node: Any, operands: Sequence[Any], first: Parts, second: Parts, math: tuple[str, ...]
-) -> Product:
+def _matmul(node: Any, operands: Sequence[Any], first: Parts, second: Parts, math: tuple[str, ...]) -> Product:
     """A product of two nodes. ``first`` and ``second``: which of their dimensions are (batch, rows of the result, k)
     and (batch, columns of the result, k)."""
     a, b = (_value(n) for n in operands)
@@ -207,7 +205,7 @@ def _matmul(
     batch, m, k, n = sizes(a, batch_a), sizes(a, rows), sizes(a, k_a), sizes(b, columns)
     sizes(b, batch_b)
     left, right = place(a, batch_a, rows, k_a), place(b, batch_b, k_b, columns)
-    dtype, out_dtype = _dtypes(torch, node, a, b)
+    dtype, out_dtype = _dtypes(node, a, b)
     workload = Matmul(
         m,
         n,
@@ -225,7 +223,7 @@ def _matmul(
     return Product(node, workload, _value(node).dim() - 1, tuple(operands), copies)
 
 
-def _conv2d(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
+def _conv2d(node: Any, math: tuple[str, ...]) -> Product:
     """``aten.conv2d`` with its padding as numbers or as a word, and ``aten.convolution`` of images, not transposed."""
     x, w = (_value(n) for n in node.args[:2])
     general = named_operation(node) == "convolution"
@@ -239,7 +237,7 @@ def _conv2d(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
     images = x if x.dim() == 4 else x.unsqueeze(0)
     n, c, h, wide = (sizes(images, (d,)) for d in range(4))
     k, _, r, s = (sizes(w, (d,)) for d in range(4))
-    dtype, out_dtype = _dtypes(torch, node, x, w)
+    dtype, out_dtype = _dtypes(node, x, w)
     last = channels_last(images)
     last = bool(channels_last(w)) if last is None and contiguous(images, (0, 1, 2, 3)) else bool(last)
     orders = (0, 2, 3, 1) if last else (0, 1, 2, 3)
@@ -267,7 +265,7 @@ def _conv2d(torch: Any, node: Any, math: tuple[str, ...]) -> Product:
 
 
 _SPREADS = ((3, "stride"), (4, "padding"), (5, "dilation"))
-MAKERS: dict[str, Callable[[Any, Any, tuple[str, ...]], Product]] = {
+MAKERS: dict[str, Callable[[Any, tuple[str, ...]], Product]] = {
     "linear": _linear,
     "mm": _mm,
     "_int_mm": _mm,
@@ -316,7 +314,7 @@ def dtype_name(dtype: Any) -> str:
     return "float8_e4m3" if name == "float8_e4m3fn" else name
 
 
-def _dtypes(torch: Any, node: Any, a: Any, b: Any) -> tuple[str, str]:
+def _dtypes(node: Any, a: Any, b: Any) -> tuple[str, str]:
     """dtype of the operands and of the result. Under autocast PyTorch casts the operands to what the result has."""
     first, second, result = (dtype_name(t.dtype) for t in (a, b, _value(node)))
     wide = all(name in ("float32", "float16", "bfloat16") for name in (first, second, result))

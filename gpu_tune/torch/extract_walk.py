@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..errors import GpuTuneError
 from ..workload import Workload
-from .extract_epilogues import follow
+from .extract_epilogues import follow, is_layer
 from .extract_flops import flops_of, named_operation
 from .extract_products import product
 from .extraction import Layer, LeftOut, NotAWorkload
@@ -27,6 +29,7 @@ class _Found:
     names: dict[str, None] = field(default_factory=dict)
     weights: set[Any] = field(default_factory=set)
     copies: dict[str, None] = field(default_factory=dict)
+    by_modules: bool = True
 
 
 @dataclass
@@ -42,18 +45,21 @@ class _Named:
 class Walk:
     """Collects what a graph multiplies; see :func:`gpu_tune.torch.extract.extract`."""
 
-    def __init__(self, torch: Any, program: Any, math: tuple[str, ...], epilogues: bool) -> None:
-        self.torch, self.math, self.epilogues = torch, math, epilogues
+    def __init__(self, program: Any, math: tuple[str, ...], fuse: str) -> None:
+        self.math, self.fuse = math, fuse
         self.notes: list[str] = []
         self._found: dict[Workload, _Found] = {}
         self._named: dict[tuple[str, str], _Named] = {}
         tensors = {**program.state_dict, **program.constants}
         targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target}
-        self._storages = {name: _storage(torch, tensors.get(target), target) for name, target in targets.items()}
+        self._storages = {name: _storage(tensors.get(target), target) for name, target in targets.items()}
 
     def layers(self) -> tuple[Layer, ...]:
         """What was found, the most FLOPs first."""
-        made = [Layer(w, f.count, tuple(f.names), len(f.weights), tuple(f.copies)) for w, f in self._found.items()]
+        made = [
+            Layer(w, f.count, tuple(f.names), len(f.weights), tuple(f.copies), f.by_modules)
+            for w, f in self._found.items()
+        ]
         return tuple(sorted(made, key=lambda layer: -layer.flops))
 
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -73,7 +79,7 @@ class Walk:
         for node in module.graph.nodes:
             if node.op != "call_function":
                 continue
-            inside = list(_graphs(self.torch, module, (node.args, node.kwargs)))
+            inside = list(_graphs(module, (node.args, node.kwargs)))
             if inside:
                 total += self._higher(node, inside, times, weights)
             else:
@@ -83,10 +89,12 @@ class Walk:
     def _call(self, node: Any, times: int, weights: dict[str, Any], taken: set[Any]) -> int:
         name = _module_name(node)
         try:
-            found = product(self.torch, node, self.math)
+            found = product(node, self.math)
             if found is not None:
-                workload = follow(self.torch, found, taken) if self.epilogues else found.workload
+                workload = follow(found, taken, self.fuse)
+                by_modules = self.fuse == "modules" or workload == follow(found, set(), "modules")
                 entry = self._found.setdefault(workload, _Found())
+                entry.by_modules &= by_modules and is_layer(node)
                 entry.count += times
                 entry.names[name] = None
                 entry.copies.update(dict.fromkeys(found.copies))
@@ -100,7 +108,7 @@ class Walk:
         operation = named_operation(node)
         if operation in FREE:
             return 0
-        flops = flops_of(self.torch, node)
+        flops = flops_of(node)
         if flops == 0:
             return 0
         self._name(operation, reason, name, times, flops)
@@ -115,9 +123,9 @@ class Walk:
 
     def _higher(self, node: Any, inside: list[Any], times: int, weights: dict[str, Any]) -> int:
         """What the graphs inside a higher-order operation multiply: autocast and no-grad regions, branches, loops."""
-        kind, operands = named_operation(node), _operands(self.torch, node)
+        kind, operands = named_operation(node), _operands(node)
         if kind == "flex_attention":
-            flops = flops_of(self.torch, node)
+            flops = flops_of(node)
             self._name(kind, REASONS[kind], _module_name(node), times, flops)
             return flops or 0
 
@@ -151,11 +159,11 @@ class _Counting(Walk):
     """A walk that is thrown away: for the FLOPs of a branch."""
 
     def __init__(self, walk: Walk) -> None:
-        self.torch, self.math, self.epilogues, self.notes = walk.torch, walk.math, False, []
+        self.math, self.fuse, self.notes = walk.math, "none", []
         self._found, self._named, self._storages = {}, {}, {}
 
 
-def _graphs(torch: Any, module: Any, value: Any) -> Iterator[Any]:
+def _graphs(module: Any, value: Any) -> Iterator[Any]:
     """The graphs among the arguments of a node of ``module``."""
     nodes: list[Any] = []
     torch.fx.node.map_arg(value, nodes.append)
@@ -168,7 +176,7 @@ def _graphs(torch: Any, module: Any, value: Any) -> Iterator[Any]:
                 yield held
 
 
-def _operands(torch: Any, node: Any) -> list[Any]:
+def _operands(node: Any) -> list[Any]:
     """The tensors that a higher-order operation hands to the graphs inside it."""
     nodes: list[Any] = []
     torch.fx.node.map_arg((node.args, node.kwargs), nodes.append)
@@ -193,7 +201,7 @@ def _weight(node: Any, weights: dict[str, Any]) -> Any:
 _VIEWS = ("t", "transpose", "mT", "view", "reshape", "permute", "unflatten", "to", "alias", "detach", "contiguous")
 
 
-def _storage(torch: Any, tensor: Any, name: str) -> Any:
+def _storage(tensor: Any, name: str) -> Any:
     """What tells the memory of one tensor of a model from that of others; tied tensors share it."""
     return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else name
 

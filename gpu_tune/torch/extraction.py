@@ -18,7 +18,8 @@ class Layer:
     ``count``: how often one forward pass runs it. ``names``: the modules that do, in the order of the pass.
     ``weights``: how many tensors of the model they multiply by (tied weights are one; 0: only activations are
     multiplied). ``copies``: operands that do not lie in memory as a kernel of ours reads them, so that a call copies
-    them first.
+    them first. ``by_modules``: whether :func:`gpu_tune.torch.replace` makes a model run this very workload; what has
+    more in its epilogue runs where the operators of ``gpu_tune.torch`` are called with it.
     """
 
     workload: Workload
@@ -26,6 +27,7 @@ class Layer:
     names: tuple[str, ...] = ()
     weights: int = 0
     copies: tuple[str, ...] = ()
+    by_modules: bool = False
 
     @property
     def flops(self) -> int:
@@ -69,3 +71,14 @@ class Extraction:
     def found(self) -> float:
         """Share of the FLOPs that the layers have."""
         return sum(layer.flops for layer in self.layers) / self.flops if self.flops else 0.0
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Seconds of one forward pass, medians of ``rounds`` that took turns: the model as it is, and with its layers
+    replaced (:func:`gpu_tune.torch.replace`). ``replaced``: how many layers were."""
+
+    before: float
+    after: float
+    rounds: int
+    replaced: int

@@ -34,7 +34,7 @@ class Live:
         self._live: Any = None
         self._cell: Any = None
         self._said, self._phase = 0.0, ""
-        self.progress: Progress | None = None
+        self.progress: Any = None
 
     def __enter__(self) -> Live:
         if self._tty:
@@ -47,7 +47,7 @@ class Live:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         if self.progress is not None:
-            yield render(self.title, self.progress, console.width)
+            yield self.lines(self.progress, console.width)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -55,7 +55,15 @@ class Live:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, progress: Progress) -> None:
+    def line(self, progress: Any) -> str:
+        """The state in one line."""
+        return plain(self.title, progress)
+
+    def lines(self, progress: Any, width: int) -> Any:
+        """The state in some lines of a terminal of that width."""
+        return render(self.title, progress, width)
+
+    def update(self, progress: Any) -> None:
         self.progress = progress
         if self._live is not None:
             return  # rich asks eight times a second, so that the clock runs between trials
@@ -64,9 +72,9 @@ class Live:
             return
         if progress.phase != self._phase or now - self._said >= EVERY:
             self._said, self._phase = now, progress.phase
-            print(plain(self.title, progress), file=self.stream, flush=True)
+            print(self.line(progress), file=self.stream, flush=True)
 
-    def _in_cell(self, progress: Progress, now: float) -> bool:
+    def _in_cell(self, progress: Any, now: float) -> bool:
         """Say it in the output cell of a notebook, where this is one: a line there, in place of the one before."""
         display = notebook_display()
         if display is None:
@@ -74,7 +82,7 @@ class Live:
         if progress.phase == self._phase and now - self._said < OFTEN:
             return True
         self._said, self._phase = now, progress.phase
-        shown = {"text/plain": plain(self.title, progress)}
+        shown = {"text/plain": self.line(progress)}
         if self._cell is None:
             self._cell = display(shown, raw=True, display_id=True)
         else:

@@ -91,7 +91,7 @@ def test_a_transformer_block_has_its_biases_activation_and_residuals_as_epilogue
 
 def test_without_epilogues_only_what_the_modules_run_remains():
     model, inputs = models()["transformer block"]
-    found = extract(model, inputs, epilogues=False)
+    found = extract(model, inputs, fuse="none")
     assert {layer.workload.epilogue for layer in found.layers} == {"", "bias"}
 
 
@@ -277,3 +277,12 @@ def test_bad_input_is_one_clear_error(model, inputs, words, capsys):
 def test_an_error_names_the_line_of_the_model():
     with pytest.raises(InvalidInput, match=r"cannot be exported at test_extract\.py:\d+: its control flow"):
         extract(Call(branching), (X,))
+
+
+def test_what_replacing_modules_runs_is_marked():
+    parts = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    told = {layer.workload.epilogue: layer.by_modules for layer in extract(parts, IMAGE).layers}
+    assert told == {"bias+relu": True, "scale+bias+relu": False}
+    only = extract(parts, IMAGE, fuse="modules").layers
+    assert {layer.workload.epilogue: layer.by_modules for layer in only} == {"bias+relu": True, "bias": True}
+    assert not extract(Call(lambda s, x: F.relu(x @ s.w)), (X,), fuse="modules").layers[0].by_modules
