@@ -203,7 +203,11 @@ class _Program:
                 address += further
                 line += down
             elif opcode == _ADVANCE_PC:
-                value, at = number(at)
+                value = body[at] if at < end else 0x80
+                if value < 0x80:
+                    at += 1
+                else:
+                    value, at = number(at)
                 address += value * self.step
                 continue
             elif opcode == _ADVANCE_LINE:

@@ -72,26 +72,42 @@ bool SectorCache::touch(u64 sector, bool keep) {
   return false;
 }
 
-Recorder::Known Recorder::classify(const Module& m, const Instr& i) const {
-  const string& name = m.opcodes[size_t(i.opcode)];
+Recorder::Named Recorder::named(const string& opcode) {
   auto starts = [&](std::initializer_list<const char*> with) {
-    for (const char* w : with) if (name.rfind(w, 0) == 0) return true;
+    for (const char* w : with) if (opcode.rfind(w, 0) == 0) return true;
     return false;
   };
-  auto holds = [&](const char* part) { return name.find(part) != string::npos; };
+  auto holds = [&](const char* part) { return opcode.find(part) != string::npos; };
+  Named n;
+  if (starts({"mma.", "wgmma.mma_async", "cp.async.bulk", "cp.reduce", "st.async", "red.async"})) n.kind = Skipped, n.work = true;
+  else if (starts({"mbarrier.", "cp.async.mbarrier"})) n.kind = Skipped;
+  else if (starts({"ldmatrix"})) n.kind = LoadMatrix;
+  else if (starts({"stmatrix"})) n.kind = StoreMatrix;
+  else if (starts({"cp.async.ca", "cp.async.cg"})) n.kind = Copy, n.cached = holds(".ca");
+  else if (starts({"ld.", "ldu."})) n.kind = Load, n.cached = !holds(".cg") && !holds(".cv") && !holds("L1::no_allocate");
+  else if (starts({"st."})) n.kind = Store;
+  else if (starts({"atom.", "red."})) n.kind = Atomic;
+  return n;
+}
+
+Recorder::Known Recorder::classify(const Named& by_name, const Instr& i) const {
   Known k;
-  if (starts({"mma.", "wgmma.mma_async", "cp.async.bulk", "cp.reduce", "st.async", "red.async"})) k.kind = Skipped, k.work = true;
-  else if (starts({"mbarrier.", "cp.async.mbarrier"})) k.kind = Skipped;
-  else if (starts({"ldmatrix"})) k.kind = LoadMatrix, k.width = 4 * int(i.regs.size());
-  else if (starts({"stmatrix"})) k.kind = StoreMatrix, k.width = 4 * int(i.regs.size());
-  else if (starts({"cp.async.ca", "cp.async.cg"})) k.kind = Copy, k.width = int(i.imm), k.cached = holds(".ca");
-  else if (i.space == Space::Local || i.space == Space::Param || i.space == Space::Const) return k;
-  else if (starts({"ld.", "ldu."})) {
-    k.kind = Load, k.width = type_size(i.type) * int(i.regs.size());
-    k.poll = i.flow == Flow::Yield;
-    k.cached = !k.poll && !holds(".cg") && !holds(".cv") && !holds("L1::no_allocate");
-  } else if (starts({"st."})) k.kind = Store, k.width = type_size(i.type) * int(i.regs.size());
-  else if (starts({"atom.", "red."})) k.kind = Atomic, k.width = type_size(i.type) * i.mode;
+  k.work = by_name.work;
+  const bool plain = by_name.kind == Load || by_name.kind == Store || by_name.kind == Atomic;
+  if (plain && (i.space == Space::Local || i.space == Space::Param || i.space == Space::Const)) return k;
+  k.kind = by_name.kind;
+  switch (by_name.kind) {
+    case LoadMatrix: case StoreMatrix: k.width = 4 * int(i.regs.size()); break;
+    case Copy: k.width = int(i.imm), k.cached = by_name.cached; break;
+    case Load:
+      k.width = type_size(i.type) * int(i.regs.size());
+      k.poll = i.flow == Flow::Yield;
+      k.cached = !k.poll && by_name.cached;
+      break;
+    case Store: k.width = type_size(i.type) * int(i.regs.size()); break;
+    case Atomic: k.width = type_size(i.type) * i.mode; break;
+    default: break;
+  }
   k.work |= k.kind > Skipped && k.kind != Atomic && !k.poll;
   return k;
 }
@@ -173,9 +189,11 @@ void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
   auto& rows = rows_[&k];
   std::map<std::pair<int, int>, int> row_of;      // several instructions of one line (an inlined function) share a row
   for (auto& f : rows) row_of[{f.line, f.width}] = int(&f - rows.data());
+  vector<Named> names;
+  for (const string& opcode : m.module.opcodes) names.push_back(named(opcode));
   for (size_t pc = 0; pc < k.code.size(); ++pc) {
     const Instr& i = k.code[pc];
-    Known& known = known_[pc] = classify(m.module, i);
+    Known& known = known_[pc] = classify(names[size_t(i.opcode)], i);
     if (known.kind <= Skipped) continue;
     auto want = [&](int width) {
       auto it = row_of.emplace(std::make_pair(i.line, width), int(rows.size()));

@@ -71,7 +71,12 @@ class Recorder {
   vector<SectorCache> caches_;                  // by CTA of the cluster
   std::map<const Kernel*, vector<Figures>> rows_;
 
-  Known classify(const Module& m, const Instr& i) const;
+  struct Named {                                // what an opcode's name says, looked at once
+    Kind kind = None;                             // Skipped, or what it accesses where it has an address
+    bool work = false, cached = true;
+  };
+  static Named named(const string& opcode);
+  Known classify(const Named& by_name, const Instr& i) const;
   void find_loops(const Kernel& k, const vector<vector<int>>& before);
   void find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before);
   void note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known);

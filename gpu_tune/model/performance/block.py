@@ -14,7 +14,7 @@ from ...plan import MainLoop
 from . import roles, trace
 from .cast import Cast
 from .constants import architecture
-from .costs import CAUSES, FETCH, LATENCY, UNITS, Costs, costs, meet
+from .costs import CAUSES, FETCH, LATENCY, UNITS, Costs, alone, meet
 from .fetch import fetch_cycles
 from .lanes import KernelLanes
 from .player import Played, play
@@ -84,6 +84,7 @@ class Kernel:
     loop: MainLoop | None = None
     paces: dict[int, Pace] = field(default_factory=dict)
     specialised: dict[int, Specialised] = field(default_factory=dict)
+    _alone: Costs | None = None
 
     def __post_init__(self) -> None:
         self.path = trace.path(self.program)
@@ -113,7 +114,9 @@ class Kernel:
         return Wave(units * (pace.cycles(trips) + fill), units * causes, pace.iteration, pace.shares)
 
     def _table(self, blocks: int) -> Costs:
-        return costs(self.program, self.sm, self.device, self.warps * blocks, self.lanes)
+        if self._alone is None:
+            self._alone = alone(self.program, self.sm, self.device, self.lanes)
+        return self._alone.shared(self.program, self.warps * blocks)
 
     def pace(self, blocks: int) -> Pace:
         """At ``blocks`` resident blocks; beyond four, between the powers of two."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ class Costs:
     wait: NDArray[np.int32]
     argument: NDArray[np.int32]
 
+    def shared(self, program: Program, active: int) -> Costs:
+        """The same where ``active`` resident warps contend for the SM's memory pipe and its way to L2."""
+        moves = (program.pipe == PIPES.index("memory")) & ~program.never
+        sharers = np.where(moves, float(min(4, max(1, active))), 1.0)
+        return replace(self, interval=self.interval * sharers, l2=self.l2 * sharers)
+
     def integers(self) -> NDArray[np.int32]:
         """One row a field, in the order that the player reads."""
         boards = (self.write_barrier, self.read_barrier, self.wait)
@@ -66,8 +72,12 @@ class Costs:
 
 def costs(program: Program, sm: Architecture, device: Device, active: int, lanes: KernelLanes | None = None) -> Costs:
     """The table for ``active`` resident warps on the SM: below four, fewer contend for what the SM shares."""
+    return alone(program, sm, device, lanes).shared(program, active)
+
+
+def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes | None = None) -> Costs:
+    """The table of a warp that contends with none."""
     lanes, n = lanes or KernelLanes(), len(program)
-    sharers = float(min(4, max(1, active)))
     units = np.array([UNITS.index(_UNIT.get(pipe, pipe)) for pipe in PIPES])
     unit = np.where(program.never, 0, units[program.pipe])
     kind = np.full(n, PLAIN)
@@ -80,7 +90,7 @@ def costs(program: Program, sm: Architecture, device: Device, active: int, lanes
     latency[program.pipe == PIPES.index("xu")] = sm.special
     latency[program.is_("S2R S2UR")] = S2R_LATENCY
     _matrix(program, sm, device, interval, latency)
-    _memory(program, sm, sharers, lanes, interval, latency, l2)
+    _memory(program, sm, lanes, interval, latency, l2)
     cause = np.array([_UNIT_CAUSE.get(name, DEPENDENCY) for name in UNITS])[unit]
     cause[program.is_("LDG LD LDGSTS LDL ATOM ATOMG RED REDG LDC LDCU S2R S2UR")] = LATENCY
     kind[(unit == UNITS.index("memory")) & (program.pipe == PIPES.index("memory"))] = MEMORY
@@ -122,7 +132,6 @@ def _matrix(program: Program, sm: Architecture, device: Device, interval: NDArra
 def _memory(
     program: Program,
     sm: Architecture,
-    sharers: float,
     lanes: KernelLanes,
     interval: NDArray,
     latency: NDArray,
@@ -149,6 +158,3 @@ def _memory(
         if plain[index]:
             interval[index] = max(1.0, sectors * _SECTOR / sm.l1_bytes)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram
-    memory = program.pipe == PIPES.index("memory")
-    interval[memory] *= sharers
-    l2[memory] *= sharers

@@ -108,12 +108,12 @@ def _accesses(program: Program, ptx: tuple[int, ...]) -> list[tuple[int, int, in
 def _join(program: Program, accesses: list[tuple[int, int, int]], figures: tuple[recorder.Access, ...]) -> KernelLanes:
     known = {(a.line, a.width): a for a in figures}
     first, last = program.hot_loop or (0, len(program) - 1)
-    shared, sectors, hits, touched = {}, {}, {}, {}
+    names, shared, sectors, hits, touched = program.names, {}, {}, {}, {}
     matched = hot = hot_matched = 0
     for index, line, width in accesses:
         hot += first <= index <= last
         access = known.get((line, width))
-        if access is None or access.kind != _KINDS[program.name(index)]:
+        if access is None or access.kind != _KINDS[names[index]]:
             continue
         matched, hot_matched = matched + 1, hot_matched + (first <= index <= last)
         if access.wavefronts is not None:
