@@ -133,6 +133,11 @@ def test_export_publishes_winners_and_writes_a_header_for_cpp(warm, tmp_path):
     (entry,) = Store(tmp_path / "out").entries()
     assert entry.winner.workload.key == KEY
     assert "is not a folder" in run("export", "--to", str(path / "kernel.cu"), code=2).stderr
+    checked = run("export", "--check", str(tmp_path / "out"), "--device", "nvidia-h200").stdout
+    assert "is whole and fits: 1 winners" in checked and (tmp_path / "out" / "CMakeLists.txt").is_file()
+    refused = run("export", "--check", str(tmp_path / "out"), "--device", "nvidia-a100", code=2).stderr
+    assert "the device is nvidia-a100" in refused
+    assert "give --to FOLDER, or --check FOLDER" in run("export", code=2).stderr
 
 
 def test_gc_frees_what_nobody_needs_and_keeps_winners_and_records(tuned, home, tmp_path, monkeypatch):
