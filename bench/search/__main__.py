@@ -12,7 +12,9 @@ next space of another kernel or other knobs that shares a knob's name, to see wh
 as ``--pipelined`` does for all); ``kt:NAME``, a Kernel Tuner strategy with default options where that package is
 installed (a fresh Searchspace each run); ``optuna:tpe`` and ``optuna:cmaes``, likewise; ``at:FOLDER``, ``cold`` of
 another checkout of this project. Counted are distinct configs, failures included, for all of them; a run that ends
-early keeps its last value. Ratios are optimum time / best time found; intervals are 95 % bootstrap over seeds.
+early keeps its last value. ``--needles`` tells beside each development space how the same runs do where one of its
+configs is a needle (``bench.search.needles``): they are the runs on that space until the needle is asked for. Ratios
+are optimum time / best time found; intervals are 95 % bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -27,12 +29,23 @@ from typing import Any
 
 import numpy as np
 
-from bench.search.runs import SEARCHERS, history, kin, logs, run, space_of
+from bench.search.needles import DEVELOPMENT, distinct, hidden, met
+from bench.search.runs import SEARCHERS, history, kin, logs, ratios, run, space_of
 from bench.search.tables import plot, show, summary
-from gpu_tune.errors import GpuTuneError, InvalidInput
+from gpu_tune.errors import GpuTuneError, InvalidInput, require
 
 MARKS = (25, 50, 100, 200, 400)
 OTHERS = ("kt:", "optuna:", "at:")
+
+
+def needles(path: str) -> dict[str, tuple[float, float]]:
+    """The needle spaces of a development space, by name: the needle's time in that space, and as a needle."""
+    base, space = Path(path).name.split(".")[0], space_of(path)
+    made = {f"{base}-needle{seed}": hidden(space.recorded, seed) for seed in DEVELOPMENT.get(base, ())}
+    for name, (before, _) in made.items():
+        told = "is the time of several configs: a run does not tell whether it met the needle"
+        require(distinct(space.times(), before), name, before, told, "replay the needle's own file")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--trials", type=int, default=200)
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--processes", type=int, default=1)
+    p.add_argument("--needles", action="store_true", help="add the needle spaces made of the development spaces")
     p.add_argument("--pipelined", action="store_true")
     p.add_argument("--settings", default="{}", help="JSON of search settings for cold and warm")
     p.add_argument("--minutes", type=float, default=1e9, help="stop after these; seeds that all have finished count")
@@ -58,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = {path: Path(path).name.split(".")[0] for path in args.spaces}
         for path in args.spaces:
             space_of(path)
+        hiding = {path: needles(path) for path in args.spaces} if args.needles else {}
+        shown = [*names.values(), *(name for own in hiding.values() for name in own)]
         began = time.perf_counter()
         searchers = args.searchers.split(",")
         unknown = [s for s in searchers if s not in SEARCHERS and not s.startswith(OTHERS)]
@@ -75,10 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             for s in searchers
         ]
         marks = [m for m in MARKS if m <= args.trials]
-        curves: dict[str, dict[str, Any]] = {s: {names[path]: {} for path in args.spaces} for s in searchers}
+        curves: dict[str, dict[str, Any]] = {s: {name: {} for name in shown} for s in searchers}
         spent: dict[str, list[float]] = {s: [] for s in searchers}
-        for path, searcher, seed, curve, seconds in mapper(run, jobs):
-            curves[searcher][names[path]][seed] = curve
+        for path, searcher, seed, order, seconds in mapper(run, jobs):
+            space = space_of(path)
+            budget = min(args.trials, len(space))
+            curves[searcher][names[path]][seed] = ratios(order, space.optimum, budget)
+            for name, (before, after) in hiding.get(path, {}).items():
+                curves[searcher][name][seed] = ratios(met(order, before, after), after, budget)
             spent[searcher].append(seconds)
             if time.perf_counter() - began > 60 * args.minutes:
                 break
@@ -95,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "batch": args.batch,
             "pipelined": args.pipelined,
             "settings": json.loads(args.settings),
-            "spaces": sorted(names.values()),
+            "spaces": sorted(shown),
             "differences": table.pop("differences"),
             "searchers": table,
         }

@@ -10,11 +10,13 @@ is, and how much, comes from the seed. ``DEVELOPMENT`` are the needles that the 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.store.interchange import Recorded, RecordedSpace, load, save_t4
@@ -22,6 +24,8 @@ from gpu_tune.store.interchange import Recorded, RecordedSpace, load, save_t4
 LIFT, APART = (0.05, 0.10), (0.15, 0.20)
 """Least and most by which a needle is faster than the best other config, and than its fastest neighbour."""
 
+SAME = 1e-12
+"""Relative difference of two readings of one time."""
 DRAWN = 12
 """Configs drawn that a needle is chosen of: the one with most of the fastest hundredth within two knobs of it."""
 
@@ -59,6 +63,27 @@ def needle(recorded: Recorded, seed: int) -> Recorded:
         return replace(recorded, kernel=f"{recorded.kernel} needle {seed}", trials=tuple(trials))
     rule = "no config has a fastest neighbour that is slow enough and not too slow"
     raise InvalidInput("needle in", recorded.kernel, rule, "take another space")
+
+
+def hidden(recorded: Recorded, seed: int) -> tuple[float, float]:
+    """(time that ``recorded`` has for the config of needle ``seed``, the needle's time), both in seconds."""
+    made = needle(recorded, seed).best
+    times = {t.config: t.time for t in recorded.trials}
+    before, after = times[made.config], made.time
+    assert before is not None and after is not None
+    return before, after
+
+
+def met(order: Sequence[float], before: float, after: float) -> list[float]:
+    """What a run that was told the times ``order`` would have been told in a needle space: a searcher sees no
+    difference until it asks for the needle, and after that nothing is better. That it did so is seen by the needle's
+    time ``before``, which no other config has (``hidden`` and ``distinct``)."""
+    return [after if math.isclose(time, before, rel_tol=SAME) else time for time in order]
+
+
+def distinct(times: NDArray[np.float64], time: float) -> bool:
+    """Whether one config alone has that time."""
+    return int(np.isclose(times, time, rtol=SAME, atol=0.0).sum()) == 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

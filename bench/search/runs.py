@@ -23,8 +23,8 @@ from gpu_tune.trial import Measurement
 SEARCHERS = ("random", "plain", "ga", "trees", "cold", "cold-late", "warm", "unrelated")
 LOGS, LOG_TRIALS = 4, 200
 ALONE = Settings(spread=1, gaussian_process=0.0, early=16, diversify=0.0)
-TREES = replace(ALONE, trees=0.6, children=0.3, stalled=(0.0, 0.6, 0.3))
-GENETIC = replace(ALONE, trees=0.0, children=0.9, stalled=(0.0, 0.0, 0.9))
+TREES = replace(ALONE, trees=0.6, children=0.3, stalled=(0.0, 0.6, 0.0, 0.3))
+GENETIC = replace(ALONE, trees=0.0, children=0.9, stalled=(0.0, 0.0, 0.0, 0.9))
 
 _spaces: dict[str, RecordedSpace] = {}
 _logs: dict[tuple[str, int], list[int]] = {}
@@ -40,7 +40,7 @@ def space_of(path: str) -> RecordedSpace:
 def run(
     job: tuple[str, str, int, argparse.Namespace, Sequence[Any]],
 ) -> tuple[str, str, int, list[float], float]:
-    """One replay: (path, searcher, seed, best ratio after each trial, seconds spent searching)."""
+    """One replay: (path, searcher, seed, times in the order tried (inf: failed), seconds spent searching)."""
     path, searcher, seed, args, history = job
     space = space_of(path)
     budget = min(args.trials, len(space))
@@ -60,8 +60,12 @@ def run(
         order, spent = checkout(path, searcher[3:], seed, budget, args.batch)
     else:
         order, spent = ours(space, searcher, seed, budget, args, history)
-    best = np.minimum.accumulate([*order, *[np.inf] * (budget - len(order))])
-    return path, searcher, seed, list(space.optimum / best), spent
+    return path, searcher, seed, order, spent
+
+
+def ratios(order: Sequence[float], optimum: float, budget: int) -> list[float]:
+    """Optimum over the best time so far, after each of ``budget`` trials; a run that ended early keeps its last."""
+    return list(optimum / np.minimum.accumulate([*order, *[np.inf] * (budget - len(order))]))
 
 
 def ours(

@@ -1,9 +1,10 @@
 """One space's side of a search: what was tried there, and what to try next.
 
-``sources`` says who fills the slots of a batch. While the search is stalled, a third of each batch is filled likewise
-from the part of the space where a value of the best trials is excluded (``observations.diversify``), and in the rest
-the trees and the children have the Gaussian process's share: what it expects most of is known by then, while a config
-that is better than all near it is met by trying one after the other what is made of good values.
+``sources`` says who fills the slots of a batch. While the search is stalled, a part of each batch is filled likewise
+from where a value of the best trials is excluded (``observations.diversify``), and in the rest the shares are others:
+what one model expects most of was tried by then, while a config that is better than all near it is met by trying one
+after the other what several models, which err in different places, make of good values. Children and random configs
+met next to none of those.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..model.ranker import RANKED, Ranker
 from ..model.transfer import HistoryGroup, TransferModel
 from ..space.grid import Rows
 from ..space.space import Space
-from .observations import ExcludedValue, Observations, diversify, gain_that_matters, since_gain
-from .sources import CHILDREN, HISTORY, SMOOTH, TREES, Sources, deal, without
+from .observations import ExcludedValue, Observations, diversify, gain_that_matters, marginals, since_gain
+from .sources import CHILDREN, HISTORY, MARGINALS, SMOOTH, TREES, UNJUDGED, Sources, deal, without
 
 GOLDEN, PLASTIC = 0.6180339887498949, 0.7548776662466927
 """Steps of two low-discrepancy sequences. Irrational steps keep the proportions over small batches; two that are no
@@ -40,8 +41,10 @@ class Settings:
     gaussian_process: float = 0.5
     trees: float = 0.2
     children: float = 0.2
-    stalled: tuple[float, float, float] = (0.0, 0.6, 0.3)
-    """The shares of Gaussian process, trees and children while the search is stalled."""
+    stalled: tuple[float, float, float, float] = (0.2, 0.4, 0.3, 0.05)
+    """The shares of Gaussian process, trees, marginals and children while the search is stalled."""
+    typical: int = 32
+    """Best trials whose values the marginals are counted from."""
     elite: int = 24
     steps: float = 0.25
     """Share of the children that are one step from a parent instead of a cross of two."""
@@ -62,7 +65,7 @@ class Settings:
     """Trials without a gain that matters after which the search is stalled: then the share ``diversify`` of each batch
     comes from where a value is excluded, ``diversify_turn`` trials for each of the first ``diversify_values`` values in
     turn."""
-    diversify: float = 0.33
+    diversify: float = 0.12
     diversify_turn: int = 16
     diversify_values: int = 4
     diversify_trials: int = 80
@@ -111,7 +114,7 @@ class SpaceSearch(Observations):
         self.sources = Sources()
         self._models: dict[str, Callable[[Rows], NDArray[np.float64]]] = {}
         self._listed: Pool | None = None
-        self._keys: list[bytes] = []
+        self._place: dict[bytes, int] = {}
         self.prior = TransferModel.of(space, history, seed) if history else None
 
     def propose(self, n: int, rng: np.random.Generator) -> Rows:
@@ -182,16 +185,16 @@ class SpaceSearch(Observations):
     def _shares(self, part: Part) -> dict[str, float]:
         """Each source's share of the next slots."""
         s = self.settings
-        smooth, trees, children = s.gaussian_process, s.trees, s.children
-        if part.excluded is not None:
-            return {SMOOTH: smooth + trees, TREES: 0.0, CHILDREN: children}  # it needs fewer trials than trees
+        smooth, trees, typical, children = s.gaussian_process, s.trees, 0.0, s.children
+        if part.excluded is not None:  # the Gaussian process needs fewer trials than the others
+            return {SMOOTH: smooth + trees, TREES: 0.0, MARGINALS: 0.0, CHILDREN: children}
         if self._since_gain() >= s.stall:
-            smooth, trees, children = s.stalled
-        shares = {SMOOTH: smooth, TREES: trees, CHILDREN: children}
+            smooth, trees, typical, children = s.stalled
+        shares = {SMOOTH: smooth, TREES: trees, MARGINALS: typical, CHILDREN: children}
         if self.prior is not None:
             history = s.prior_weight * max(0.0, 1.0 - len(part.times) / s.prior_decay)
-            shares = {SMOOTH: smooth, HISTORY: trees * history, TREES: trees * (1 - history), CHILDREN: children}
-        return without(shares, [source for source in shares if source != CHILDREN and not self._trusted(source)])
+            shares |= {TREES: trees * (1 - history), HISTORY: trees * history}
+        return without(shares, [source for source in shares if source not in UNJUDGED and not self._trusted(source)])
 
     def _proposed(self, source: str, rows: Rows) -> Rows:
         """The rows, once it is noted who proposed them."""
@@ -207,8 +210,10 @@ class SpaceSearch(Observations):
         if every is not None:
             if self._listed is None:
                 self._listed = self._described(every)
-                self._keys = [row.tobytes() for row in every]
-            index = np.flatnonzero([key not in self.taken for key in self._keys])
+                self._place = {row.tobytes(): i for i, row in enumerate(every)}
+            free = np.ones(len(every), dtype=np.bool_)
+            free[[self._place[key] for key in self.taken if key in self._place]] = False
+            index = np.flatnonzero(free)
             if part.excluded is not None:
                 index = index[part.excluded.allows(every[index])]
                 index = np.sort(rng.permutation(index)[: s.diversify_pool])
@@ -228,7 +233,8 @@ class SpaceSearch(Observations):
         return Pool(rows, self.space.coordinates(rows), x, None if self.prior is None else self.prior.predict(x))
 
     def _by_model(self, slots: Mapping[str, int], rng: np.random.Generator, part: Part) -> list[Rows]:
-        """The best of a pool: first what history alone would pick, then the Gaussian process's, then the trees'."""
+        """The best of a pool: first what history alone would pick, then the Gaussian process's, the trees' and the
+        marginals'."""
         pool = self._pool(rng, part)
         if not len(pool.rows):
             return []
@@ -240,7 +246,11 @@ class SpaceSearch(Observations):
             chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], slots[SMOOTH])))
         if pool.features is not None:
             short = np.arange(len(pool.rows))  # a shortlist of the Gaussian process's would share its errors
-        return chosen + self._by_trees(pool, short, slots[TREES], rng, part)
+        chosen += self._by_trees(pool, short, slots[TREES], rng, part)
+        if slots[MARGINALS]:
+            score = marginals(self.space.knobs, part.rows, part.times, self.settings.typical, pool.rows)
+            chosen.extend(self._proposed(MARGINALS, self._best(pool.rows, score, slots[MARGINALS])))
+        return chosen
 
     def _smooth(
         self, pool: Pool, n: int, rng: np.random.Generator, part: Part

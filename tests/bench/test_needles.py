@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.search.needles import main, needle
+from bench.search.needles import distinct, hidden, main, met, needle
+from bench.search.plain import plain
 from gpu_tune.errors import InvalidInput
 from gpu_tune.space.knob import Config, Knob
 from gpu_tune.store.interchange import RecordedSpace, load
@@ -35,3 +36,15 @@ def test_a_flat_space_has_no_needle() -> None:
     trials = tuple(RecordedTrial(Config(a=i), "ok", 1.0 + 0.001 * i) for i in range(9))
     with pytest.raises(InvalidInput, match="no config has a fastest neighbour"):
         needle(Recorded("flat", "none", (Knob("a", tuple(range(9))),), trials), 0)
+
+
+def test_a_run_is_the_one_on_the_recorded_space_until_it_meets_the_needle() -> None:
+    whole = load(DATA)
+    space, other = RecordedSpace(whole), RecordedSpace(needle(whole, 6))
+    before, after = hidden(whole, 6)
+    assert after == other.optimum and distinct(space.times(), before) and not distinct(np.array([before] * 2), before)
+    order, direct = plain(space, 1, 40), plain(other, 1, 40)
+    first = order.index(before)  # this run meets it
+    told = met(order, before, after)
+    assert told[: first + 1] == direct[: first + 1] and told[first] == after == min(told)
+    assert told[first + 1 :] == order[first + 1 :]
