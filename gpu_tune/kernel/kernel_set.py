@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import require
-from ..plan.size import allowed
+from ..plan.size import Size, allowed
 from ..store.winner_set import WinnerSet
 from ..trial import MEASURED
 from . import arrays
@@ -36,6 +36,8 @@ class KernelSet:
         self.measured = winners.source == MEASURED
         self.template = ", ".join(dict.fromkeys(winners.kernels[r.kernel].template for r in winners.ranges))
         self._code = [SharedCode(winners.at(winners.most(i))) for i in range(len(winners.kernels))]
+        lead = self.workload.arrays()[self.workload.inputs[0]].shape
+        self._rank, self._axis = len(lead), next(i for i, extent in enumerate(lead) if isinstance(extent, Size))
         self._sizes: dict[int, TunedKernel] = {}
         self._routes: dict[Key, TunedKernel] = {}
 
@@ -103,6 +105,5 @@ class KernelSet:
         first = operands[0] if operands else named.get(lead)
         require(first is not None, lead, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
         shape = arrays.view(lead, first).shape
-        rank = len(self.workload.arrays()[lead].shape)
-        require(len(shape) == rank, f"{lead}.shape", shape, f"has not {rank} dimensions")
-        return self.at(allowed(self.winners.size, shape[0]))
+        require(len(shape) == self._rank, f"{lead}.shape", shape, f"has not {self._rank} dimensions")
+        return self.at(allowed(self.winners.size, shape[self._axis]))

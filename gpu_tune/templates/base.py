@@ -87,8 +87,6 @@ class Template:
             return self.supports(workload, device)
         if workload.open.name not in self.open_sizes:
             return f"leaves no size open, and {workload.open.name} is {label(workload.open)}"
-        if workload.batch > 1:
-            return f"leaves {workload.open.name} open for one product, and batch is {workload.batch}"
         answers = (self.supports(workload.at(size), device) for size in workload.open.bounds)
         return next((answer for answer in answers if answer is not True), True)
 
