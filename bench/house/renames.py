@@ -51,6 +51,7 @@ LATER = ("conv2d_dgrad_simt", "conv2d_wgrad_simt")
 """Families that were added after the golden outputs were recorded."""
 TEXTS = {
     "every slice has": "every part has",
+    "a group has no more rows": "a band of the raster has no more rows",
     "fit shared memory, over which the slices meet": "fit into shared memory, through which the slices are added",
     "a slice of K is one or two 128-byte spans": "a k tile is one or two swizzles of 128 bytes",
     "every part of K has at least one slice": "every part of K has at least one k tile",
@@ -62,6 +63,135 @@ TEXTS = {
     "so blocks must start in order: not persistent": "so blocks must start in order: grid is one_per_tile",
 }
 """Words of constraints that changed, old to new."""
+_SIMT_RULES = {
+    "threads": "threads_fit",
+    "warp_tile": "warp_tile_divides",
+    "vector_out": "vector_out_aligned",
+    "fragment": "fragment_fits",
+    "shared_type": "shared_type_useful",
+    "copies": "copies_fit",
+    "code_size": "code_fits",
+    "accumulators": "accumulators_fit",
+    "registers": "registers_fit",
+    "min_blocks_threads": "min_blocks_threads_fit",
+    "min_blocks_shared": "min_blocks_shared_fit",
+    "group": "raster_useful",
+    "grid": "grid_fits",
+    "vector_a": "vector_a_aligned",
+    "vector_b": "vector_b_aligned",
+    "cp_async_a": "cp_async_a_supported",
+    "cp_async_b": "cp_async_b_supported",
+    "shared_memory": "shared_memory_fits",
+    "interleave_m": "interleave_m_divides",
+    "interleave_n": "interleave_n_divides",
+    "split_k": "split_k_fits",
+}
+_MMA_RULES = {
+    "warps": "warps_fit",
+    "warp_tile": "warp_tile_fits",
+    "slices_divide_k": "slice_k_divides",
+    "buffers_need_steps": "fragment_buffers_useful",
+    "resident_threads": "min_blocks_threads_fit",
+    "registers": "registers_fit",
+    "staging": "staging_fits",
+    "block_k_bytes": "block_k_legal",
+    "workspace": "workspace_fits",
+    "grid": "grid_fits",
+    "serial_in_order": "serial_legal",
+    "copy_width": "copy_bytes_aligned",
+    "prefetch_needs_copies": "prefetch_bytes_useful",
+    "direct_epilogue": "direct_store_fits",
+    "epilogue_of_parts": "epilogue_store_legal",
+    "split_useful": "split_k_fits",
+}
+_WGMMA_RULES = {
+    "wgmma_left": "left_rows_legal",
+    "wgmma_right": "right_rows_legal",
+    "box_rows": "box_rows_fit",
+    "pingpong_pair": "schedule_legal",
+    "block_k_spans": "block_k_legal",
+    "cluster_size": "cluster_fits",
+    "cluster_sum": "cluster_legal",
+    "grid_resident": "grid_useful",
+    "multicast_slices": "multicast_aligned",
+    "setmaxnreg": "producer_registers_fit",
+    "instruction_registers": "instruction_registers_fit",
+    "accumulators": "accumulators_fit",
+    "promotion": "promotion_divides",
+    "block_scale_tiles": "block_scales_legal",
+    "swap_short_m": "swap_ab_useful",
+    "split_has_work": "split_k_fits",
+    "split_few_tiles": "split_k_useful",
+    "part_in_ring": "part_fits",
+    "tma_store": "epilogue_store_legal",
+    "shared_memory": "shared_memory_fits",
+}
+_WINOGRAD_RULES = {
+    "input_alignment": "channels_aligned",
+    "output_alignment": "filters_aligned",
+    "registers": "input_registers_fit",
+    "output_registers": "output_registers_fit",
+    "pretransformed_tile": "tile_legal",
+    "rounding": "rounding_legal",
+    "workspace": "workspace_fits",
+}
+_SHARED_RULES = {
+    "registers": "registers_fit",
+    "min_blocks_threads": "min_blocks_threads_fit",
+    "min_blocks_shared": "min_blocks_shared_fit",
+    "raster": "raster_useful",
+    "grid": "grid_fits",
+}
+_PRODUCT = "product_"
+CONSTRAINTS: dict[str, dict[str, str]] = {
+    "matmul_simt": _SIMT_RULES,
+    "matmul_mma": _MMA_RULES,
+    "matmul_wgmma": {**_WGMMA_RULES, "mn_major_span": "mn_major_aligned"},
+    "conv2d_igemm_mma": {**_MMA_RULES, "pixels_per_thread": "pixels_fit"},
+    "conv2d_igemm_wgmma": {**_WGMMA_RULES, "groups": "groups_legal"},
+    "conv2d_winograd": {**_WINOGRAD_RULES, **{_PRODUCT + old: _PRODUCT + new for old, new in _MMA_RULES.items()}},
+    "conv2d_winograd_simt": {**_WINOGRAD_RULES, **{_PRODUCT + old: _PRODUCT + new for old, new in _SIMT_RULES.items()}},
+    "conv2d_direct": {
+        **_SHARED_RULES,
+        "threads": "threads_fit",
+        "sums": "sums_fit",
+        "columns": "columns_useful",
+        "global_x": "shared_x_useful",
+        "global_w": "shared_w_useful",
+        "padding_w_words": "padding_w_aligned",
+        "staged": "staging_useful",
+        "vector_x": "vector_x_aligned",
+        "vector_w": "vector_w_aligned",
+        "vector_out": "vector_out_aligned",
+        "cp_async_x": "cp_async_x_supported",
+        "cp_async_w": "cp_async_w_supported",
+        "unroll": "unroll_useful",
+        "reuse_row": "reuse_row_legal",
+        "code_size": "code_fits",
+        "shared_memory": "shared_memory_fits",
+        "fragment": "fragment_fits",
+        "shared_type": "shared_type_useful",
+        "split_k": "split_k_fits",
+        "thread_k": "thread_k_divides",
+        "thread_p": "thread_p_divides",
+        "thread_q": "thread_q_divides",
+        "fitting_k": "block_k_useful",
+        "fitting_p": "block_p_useful",
+        "fitting_q": "block_q_useful",
+        "fitting_c": "block_c_useful",
+    },
+    "conv2d_depthwise": {
+        **_SHARED_RULES,
+        "threads": "threads_fit",
+        "vector_width": "vector_width_aligned",
+        "fitting_c": "block_c_useful",
+        "code_size": "code_fits",
+        "shared_memory": "shared_memory_fits",
+        "fitting_p": "block_p_useful",
+        "fitting_q": "block_q_useful",
+    },
+}
+"""Names of constraints by family, new by old."""
 _STAGES = {"read_stage": "now", "write_stage": "free"}
 _WGMMA_NAMES = {
     "stage": "slot",
@@ -137,6 +267,8 @@ def config_key(config: Mapping[str, Any]) -> str:
 
 def text_recorded(family: str, text: str) -> str:
     """A message about a config in recorded names: knobs where they are called so, values in quotes."""
+    for old, new in CONSTRAINTS.get(family, {}).items():
+        text = re.sub(rf"(?<!\w){new}(?=: )", old, text)
     for before, after in TEXTS.items():
         text = text.replace(after, before)
     for old, (new, values) in KNOBS.get(family, {}).items():

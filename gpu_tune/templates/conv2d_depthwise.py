@@ -99,19 +99,19 @@ _SHARED = ("threads_c", "vector_width", "filters")
 
 CONSTRAINTS = (
     Constraint(
-        "threads",
+        "threads_fit",
         _THREADS,
         lambda c, w, d: 32 <= _threads(c) <= d.threads_per_block,
         "a block has 32 threads up to the device's limit",
     ),
     Constraint(
-        "vector_width",
+        "vector_width_aligned",
         ("vector_width", "thread_q"),
         _vector_fits,
         "a vector is at most 16 bytes and the alignment, and divides channels (nhwc) or columns (nchw)",
     ),
     Constraint(
-        "fitting_c",
+        "block_c_useful",
         ("threads_c", "vector_width"),
         lambda c, w, d: c["threads_c"] == 1 or c["threads_c"] * _channels(c, w) < 2 * w.k,
         "at most half of the block's channels are idle",
@@ -123,7 +123,7 @@ CONSTRAINTS = (
         "q", ("threads_q", "thread_q"), lambda c, w: c["threads_q"] * c["thread_q"], lambda w: w.q, 32, "columns"
     ),
     Constraint(
-        "code_size",
+        "code_fits",
         ("thread_p", "thread_q", "vector_width"),
         lambda c, w, d: _code(c, w) <= CODE_LIMIT,
         f"at most {CODE_LIMIT} multiply-adds and loads are unrolled",
@@ -135,7 +135,7 @@ CONSTRAINTS = (
         "sums, filter and input row fit into the registers that a thread may have",
     ),
     shared_constraint(
-        "shared_memory",
+        "shared_memory_fits",
         _SHARED,
         _shared_bytes,
         "the block's filters fit into statically declared shared memory",

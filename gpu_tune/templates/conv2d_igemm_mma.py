@@ -99,7 +99,7 @@ CONSTRAINTS = (
         "a thread's vectors lie at one place in k; pixels read by element divide among the threads evenly",
     ),
     Constraint(
-        "pixels_per_thread",
+        "pixels_fit",
         (*WARPS, "block_k", "copy_bytes"),
         _pixels_are_few,
         "a thread keeps track of at most 8 pixels",

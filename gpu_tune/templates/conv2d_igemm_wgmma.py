@@ -105,7 +105,7 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
 CONSTRAINTS = (
     *constraints.constraints(problem),
     Constraint(
-        "groups",
+        "groups_legal",
         ("block_n", "block_k", "cluster_n"),
         lambda c, w, d: (
             w.groups == 1

@@ -102,7 +102,7 @@ def _mn_major(c: Any, w: Any, d: Any) -> bool:
 CONSTRAINTS = (
     *constraints.constraints(problem),
     Constraint(
-        "mn_major_span",
+        "mn_major_aligned",
         ("block_m", "block_n"),
         _mn_major,
         "a tile that is contiguous along m or n is whole swizzles of at least 32 bytes: a multiple of 16",

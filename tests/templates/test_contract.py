@@ -16,7 +16,7 @@ from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
 from gpu_tune.templates.base import Template, render
 from gpu_tune.templates.bound import BoundTemplate
-from gpu_tune.templates.lib.knobs import SHARED
+from gpu_tune.templates.lib.knobs import KINDS, SHARED
 from gpu_tune.templates.registry import registry
 from gpu_tune.workload import Conv2d, Matmul, Workload
 from tests.helpers.template_names import variables
@@ -323,3 +323,11 @@ def test_knobs_with_one_meaning_have_one_name_and_the_same_values(name: str) -> 
         assert knobs[knob].values == SHARED[knob].values, f"{knob}: other values than in the other families"
     others = {"group_m", "raster", "persistent", "split_c", "splits", "epilogue", "swizzle", "num_stages", "store"}
     assert not others & set(knobs), "has another name in the other families"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_constraint_is_named_after_its_subject_and_its_kind(name: str) -> None:
+    kinds = {*KINDS, "divide", "fit"}
+    names = [c.name for c in registry()[name].constraints]
+    assert [n for n in names if n.rpartition("_")[2] not in kinds or not n.rpartition("_")[0]] == []
+    assert len(set(names)) == len(names)

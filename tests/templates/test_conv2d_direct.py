@@ -153,17 +153,17 @@ def test_masks_exist_only_where_something_can_be_outside() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        (dict(thread_k=16), "thread_k"),
-        (dict(thread_p=7), "thread_p"),
-        (dict(block_k=1, block_p=1), "threads"),
-        (dict(block_k=64), "fitting_k"),
-        (dict(stage_x="global", padding_x=1), "global_x"),
-        (dict(stage_w="global", shared_w="c_inner"), "global_w"),
-        (dict(vector_width_x=4), "vector_x"),
-        (dict(reuse_row=True), "reuse_row"),
-        (dict(shared_type="wide"), "shared_type"),
-        (dict(split_k=16), "split_k"),
-        (dict(fragment_c=4), "fragment"),
+        (dict(thread_k=16), "thread_k_divides"),
+        (dict(thread_p=7), "thread_p_divides"),
+        (dict(block_k=1, block_p=1), "threads_fit"),
+        (dict(block_k=64), "block_k_useful"),
+        (dict(stage_x="global", padding_x=1), "shared_x_useful"),
+        (dict(stage_w="global", shared_w="c_inner"), "shared_w_useful"),
+        (dict(vector_width_x=4), "vector_x_aligned"),
+        (dict(reuse_row=True), "reuse_row_legal"),
+        (dict(shared_type="wide"), "shared_type_useful"),
+        (dict(split_k=16), "split_k_fits"),
+        (dict(fragment_c=4), "fragment_fits"),
     ],
 )
 def test_broken_rules_are_named(changes: dict[str, Any], rule: str) -> None:

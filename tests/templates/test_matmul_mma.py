@@ -170,11 +170,11 @@ def test_atomics_only_without_determinism() -> None:
 @pytest.mark.parametrize(
     "change, rule",
     [
-        (dict(warp_m=128, warp_n=128, block_m=128, block_n=128), "warp_tile"),
+        (dict(warp_m=128, warp_n=128, block_m=128, block_n=128), "warp_tile_fits"),
         (dict(block_m=128, block_n=256, block_k=64, warp_m=64, warp_n=64, stages=8), "stages_fit"),
-        (dict(block_m=128, block_n=128, warp_m=64, warp_n=64, min_blocks=4), "registers"),
+        (dict(block_m=128, block_n=128, warp_m=64, warp_n=64, min_blocks=4), "registers_fit"),
         (dict(block_m=96, warp_m=64), "warp_m_divides"),
-        (dict(block_k=256), "block_k_bytes"),
+        (dict(block_k=256), "block_k_legal"),
         (dict(arithmetic="tf32"), "arithmetic_permitted"),
     ],
 )

@@ -198,15 +198,18 @@ def test_masks_exist_only_where_tiles_do_not_divide() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        (dict(thread_m=1, thread_n=1, block_m=64, block_n=64), "threads"),
-        (dict(warp_n=4, thread_n=8), "warp_tile"),
-        (dict(interleave_m=4, thread_m=2), "interleave_m"),
-        (dict(vector_width_a=16), "vector_a"),
-        (dict(block_m=256, block_n=256, block_k=64, thread_m=16, thread_n=16, warp_n=64, stages=2), "shared_memory"),
-        (dict(thread_m=16, thread_n=16, block_m=128, block_n=128, warp_n=64), "accumulators"),
-        (dict(fragment_k=4, unroll=8), "fragment"),
-        (dict(split_k=32), "split_k"),
-        (dict(stages=3, shared_type="wide"), "cp_async_a"),
+        (dict(thread_m=1, thread_n=1, block_m=64, block_n=64), "threads_fit"),
+        (dict(warp_n=4, thread_n=8), "warp_tile_divides"),
+        (dict(interleave_m=4, thread_m=2), "interleave_m_divides"),
+        (dict(vector_width_a=16), "vector_a_aligned"),
+        (
+            dict(block_m=256, block_n=256, block_k=64, thread_m=16, thread_n=16, warp_n=64, stages=2),
+            "shared_memory_fits",
+        ),
+        (dict(thread_m=16, thread_n=16, block_m=128, block_n=128, warp_n=64), "accumulators_fit"),
+        (dict(fragment_k=4, unroll=8), "fragment_fits"),
+        (dict(split_k=32), "split_k_fits"),
+        (dict(stages=3, shared_type="wide"), "cp_async_a_supported"),
     ],
 )
 def test_broken_rules_are_named(changes: dict[str, Any], rule: str) -> None:

@@ -65,19 +65,19 @@ def test_only_compute_capability_9_0_is_served() -> None:
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        (dict(block_m=192), "wgmma_left"),
-        (dict(consumers=3, schedule="pingpong", block_m=64), "pingpong_pair"),
-        (dict(stages=12), "shared_memory"),
-        (dict(block_k=32), "block_k_spans"),
-        (dict(block_m=256, block_n=256), "accumulators"),
-        (dict(consumers=3, block_m=192, block_n=256), "instruction_registers"),
-        (dict(cluster_m=4, cluster_n=2), "cluster_size"),
-        (dict(block_n=24, cluster_m=2), "multicast_slices"),
-        (dict(swap_ab=True), "swap_short_m"),
-        (dict(block_n=24, epilogue_store="staged"), "tma_store"),
-        (dict(split_k=2), "split_few_tiles"),
-        (dict(split_k=3, reduction="cluster", grid="one_per_tile"), "cluster_sum"),
-        (dict(split_k=2, reduction="cluster", grid="one_per_tile", stages=2, block_n=256), "part_in_ring"),
+        (dict(block_m=192), "left_rows_legal"),
+        (dict(consumers=3, schedule="pingpong", block_m=64), "schedule_legal"),
+        (dict(stages=12), "shared_memory_fits"),
+        (dict(block_k=32), "block_k_legal"),
+        (dict(block_m=256, block_n=256), "accumulators_fit"),
+        (dict(consumers=3, block_m=192, block_n=256), "instruction_registers_fit"),
+        (dict(cluster_m=4, cluster_n=2), "cluster_fits"),
+        (dict(block_n=24, cluster_m=2), "multicast_aligned"),
+        (dict(swap_ab=True), "swap_ab_useful"),
+        (dict(block_n=24, epilogue_store="staged"), "epilogue_store_legal"),
+        (dict(split_k=2), "split_k_useful"),
+        (dict(split_k=3, reduction="cluster", grid="one_per_tile"), "cluster_legal"),
+        (dict(split_k=2, reduction="cluster", grid="one_per_tile", stages=2, block_n=256), "part_fits"),
     ],
 )
 def test_configs_that_could_hang_spill_or_fault_are_invalid(changes: dict[str, Any], rule: str) -> None:
@@ -89,7 +89,7 @@ def test_strict_float8_sums_leave_the_tensor_cores_every_128_of_k() -> None:
     changes = dict(block_m=128, block_n=64, block_k=256, stages=2)
     permitted = Matmul(4096, 4096, 4096, dtype="float8_e4m3", layout="nt", math=("fast_accumulate",))
     assert not TEMPLATE.violations(Config({**PLAIN, **changes}), permitted, H200)
-    with pytest.raises(InvalidConfig, match=r"\bpromotion: "):
+    with pytest.raises(InvalidConfig, match=r"\bpromotion_divides: "):
         BoundTemplate(TEMPLATE, dataclasses.replace(permitted, math=()), H200).render(Config({**PLAIN, **changes}))
     assert (
         TEMPLATE.numerics(config(), dataclasses.replace(permitted, math=())).input_eps

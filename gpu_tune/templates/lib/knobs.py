@@ -48,6 +48,16 @@ MIN_BLOCKS = Knob(
 )
 SHARED = {k.name: k for k in (STAGES, RASTER_GROUP, RASTER_ALONG, GRID, SPLIT_K, REDUCTION, EPILOGUE_STORE, MIN_BLOCKS)}
 """All of them by name."""
+KINDS = {
+    "permitted": "the workload permits it",
+    "supported": "the family or the chip has it",
+    "legal": "these values go together",
+    "aligned": "accesses are as aligned as they are wide",
+    "divides": "a size divides another",
+    "fits": "a resource holds what is asked of it",
+    "useful": "no smaller or simpler config does the same",
+}
+"""The last word of a constraint's name, and what such a constraint says. ("divide" and "fit" after a plural.)"""
 FREE_STAGES = 6
 """Stages that :func:`stages_useful` takes without asking for as many k tiles."""
 

@@ -70,7 +70,7 @@ def _of_the_product(problem: Problems) -> tuple[Constraint, ...]:
             "arithmetic is a permission of the workload; strict exists for every dtype but float32",
         ),
         Constraint(
-            "block_k_bytes",
+            "block_k_legal",
             ("block_k",),
             lambda c, w, d: (
                 32 <= c["block_k"] * ITEMSIZE[w.dtype] <= 256 and (c["block_k"] <= 128 or not promotes(w, d))
@@ -112,26 +112,26 @@ _WARP_TILES = (
         "warp_n divides block_n",
     ),
     Constraint(
-        "warp_tile",
+        "warp_tile_fits",
         ("warp_m", "warp_n"),
         lambda c, w, d: c["warp_m"] * c["warp_n"] // 32 * (2 if promotes(w, d) else 1) <= 192,
         "a warp tile has at most 192 sums a thread (96 where they are promoted)",
     ),
     Constraint(
-        "slices_divide_k",
+        "slice_k_divides",
         ("block_k", "slice_k"),
         lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] // 32 % c["slice_k"] == 0,
         "slice_k divides the k steps of a stage",
     ),
     Constraint(
-        "buffers_need_steps",
+        "fragment_buffers_useful",
         ("block_k", "slice_k", "fragment_buffers"),
         lambda c, w, d: c["fragment_buffers"] == 1 or c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 2,
         "two fragment buffers need two k steps of a warp in a stage",
     ),
-    Constraint("warps", WARPS, lambda c, w, d: 1 <= threads(c) // 32 <= 16, "a block has 1 to 16 warps"),
+    Constraint("warps_fit", WARPS, lambda c, w, d: 1 <= threads(c) // 32 <= 16, "a block has 1 to 16 warps"),
     Constraint(
-        "resident_threads",
+        "min_blocks_threads_fit",
         (*WARPS, "min_blocks"),
         lambda c, w, d: c["min_blocks"] <= d.blocks_per_sm and threads(c) * c["min_blocks"] <= d.threads_per_sm,
         "min_blocks blocks fit the threads of an SM",
@@ -152,13 +152,13 @@ def _of_registers(operands: Operands, state: int) -> tuple[Constraint, ...]:
 
     return (
         Constraint(
-            "registers",
+            "registers_fit",
             (*WARPS, "fragment_buffers", "min_blocks", "arithmetic"),
             fits,
             "accumulators, fragments and staging fit the registers that the launch bounds leave",
         ),
         Constraint(
-            "staging",
+            "staging_fits",
             (*WARPS, "block_k", "copy_bytes"),
             staged,
             f"data that goes through registers takes at most {STAGING_REGISTERS} of them a thread",
@@ -213,7 +213,7 @@ def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Co
             "there are as many k tiles as stages (or 2 stages)",
         ),
         Constraint(
-            "split_useful",
+            "split_k_fits",
             ("block_k", "split_k"),
             lambda c, w, d: c["split_k"] <= problem(w).k_tiles(c),
             "every split has a k tile",
@@ -226,7 +226,7 @@ def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Co
             "that need not be deterministic",
         ),
         Constraint(
-            "workspace", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"
+            "workspace_fits", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"
         ),
     )
 
@@ -234,13 +234,13 @@ def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Co
 def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
     return (
         Constraint(
-            "grid",
+            "grid_fits",
             ("block_m", "block_n", "split_k"),
             lambda c, w, d: problem(w).work_tiles(c) * c["split_k"] < 2**31,
             "there are fewer than 2^31 tiles",
         ),
         Constraint(
-            "serial_in_order",
+            "serial_legal",
             ("grid", "reduction"),
             lambda c, w, d: not (c["grid"] != "one_per_tile" and c["reduction"] == "serial"),
             "a serial sum waits for earlier blocks, so blocks must start in order: grid is one_per_tile",
@@ -260,19 +260,19 @@ def _of_the_order(problem: Problems) -> tuple[Constraint, ...]:
 def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
     return (
         Constraint(
-            "copy_width",
+            "copy_bytes_aligned",
             ("copy_bytes",),
             lambda c, w, d: c["copy_bytes"] == max(4, *(op.copy for op in operands({**_PROBE, **c}, w))),
             "copy_bytes is a width that the alignment allows for an operand (4 when none is)",
         ),
         Constraint(
-            "prefetch_needs_copies",
+            "prefetch_bytes_useful",
             ("copy_bytes", "prefetch_bytes"),
             lambda c, w, d: c["prefetch_bytes"] == 0 or any(op.copy for op in operands({**_PROBE, **c}, w)),
             "only asynchronous copies carry a prefetch hint",
         ),
         Constraint(
-            "spread_needs_k_blocks",
+            "copy_schedule_legal",
             ("block_k", "slice_k", "fragment_buffers", "copy_schedule"),
             lambda c, w, d: (
                 c["copy_schedule"] == "together"
@@ -281,7 +281,7 @@ def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
             "copies are spread over three k blocks of a warp in a stage or more, with two fragment buffers",
         ),
         Constraint(
-            "spread_needs_copies",
+            "copy_schedule_useful",
             ("copy_bytes", "copy_schedule"),
             lambda c, w, d: c["copy_schedule"] == "together" or all(op.copy for op in operands({**_PROBE, **c}, w)),
             "copies are spread where both operands come by asynchronous copies",
@@ -291,7 +291,7 @@ def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
 
 _EPILOGUE = (
     Constraint(
-        "direct_epilogue",
+        "direct_store_fits",
         ("warp_m", "warp_n", "split_k", "reduction", "epilogue_store"),
         lambda c, w, d: (
             two_kernels(c)
@@ -302,7 +302,7 @@ _EPILOGUE = (
         "gelu and silu are unrolled for every result that leaves directly: at most 32 of a thread",
     ),
     Constraint(
-        "epilogue_of_parts",
+        "epilogue_store_legal",
         ("split_k", "reduction", "epilogue_store"),
         lambda c, w, d: not two_kernels(c) or c["epilogue_store"] == "direct",
         "parts that go to the workspace leave directly",

@@ -17,8 +17,8 @@ from .tiles import copies_async, loads, parts_fit, stores
 Config = Mapping[str, Any]
 
 
-def divides_constraint(whole: str, part: str, message: str, name: str = "") -> Constraint:
-    return Constraint(name or part, (whole, part), lambda c, w, d: c[whole] % c[part] == 0, message)
+def divides_constraint(whole: str, part: str, message: str) -> Constraint:
+    return Constraint(f"{part}_divides", (whole, part), lambda c, w, d: c[whole] % c[part] == 0, message)
 
 
 def fitting_constraint(
@@ -32,7 +32,7 @@ def fitting_constraint(
     """At most half of what a block takes is outside; blocks of up to ``small`` may be larger than that."""
 
     return Constraint(
-        f"fitting_{name}",
+        f"block_{name}_useful",
         knobs,
         lambda c, w, d: size(c, w) <= small or size(c, w) < 2 * extent(w),
         f"at most half of the block's {what} are idle",
@@ -42,7 +42,7 @@ def fitting_constraint(
 def fragment_constraint(block: str, fragment: str, unroll: str) -> Constraint:
     """The unrolled steps are part of a block."""
     return Constraint(
-        "fragment",
+        "fragment_fits",
         (block, fragment, unroll),
         lambda c, w, d: c[fragment] * c[unroll] <= c[block],
         f"unrolled fragments fit into {block}",
@@ -52,7 +52,7 @@ def fragment_constraint(block: str, fragment: str, unroll: str) -> Constraint:
 def split_constraint(block: str, parts: str, fits: Callable[[Config, Any, Device], bool], what: str) -> Constraint:
     """Every part of a split K has work (``what``), and all parts have memory."""
     return Constraint(
-        parts, (block, parts), fits, f"every part has {what}, and the workspace fits into an eighth of memory"
+        f"{parts}_fits", (block, parts), fits, f"every part has {what}, and the workspace fits into an eighth of memory"
     )
 
 
@@ -60,15 +60,26 @@ def raster_constraint(knobs: tuple[str, ...], tiles: Callable[[Config, Any], tup
     """``tiles`` counts the blocks along channels, then those along rows and columns."""
 
     return Constraint(
-        "raster",
+        "raster_useful",
         ("raster_along", *knobs),
         lambda c, w, d: c["raster_along"] == "n" or (tiles(c, w)[0] > 1 and math.prod(tiles(c, w)[1:]) > 1),
         "channels come first only where both vary",
     )
 
 
+def band_constraint(tiles: Callable[[Config, Any], tuple[int, int]]) -> Constraint:
+    """``tiles`` counts the tiles along m and n."""
+
+    def useful(c: Config, w: Any, device: Device) -> bool:
+        tiles_m, tiles_n = tiles(c, w)
+        return bool(c["raster_group"] == 1 or (c["raster_group"] <= tiles_m and tiles_n > 1))
+
+    rule = "a band of the raster has no more rows than there are tiles, and more than one column"
+    return Constraint("raster_useful", ("block_m", "block_n", "raster_group"), useful, rule)
+
+
 SHARED_TYPE = Constraint(
-    "shared_type",
+    "shared_type_useful",
     ("shared_type",),
     lambda c, w, d: c["shared_type"] == "stored" or w.dtype != "float32",
     "float32 is stored wide already",
@@ -87,7 +98,7 @@ def registers_constraint(
 ) -> Constraint:
     """What a thread keeps fits into the registers that its launch bounds leave."""
     return Constraint(
-        "registers",
+        "registers_fit",
         (*knobs, "min_blocks"),
         lambda c, w, d: needed(c, w) <= register_limit(threads(c), c["min_blocks"], d),
         message,
@@ -103,13 +114,13 @@ def min_blocks_constraints(
     """The blocks that ``min_blocks`` demands fit on an SM, by threads and by shared memory."""
     return (
         Constraint(
-            "min_blocks_threads",
+            "min_blocks_threads_fit",
             (*thread_knobs, "min_blocks"),
             lambda c, w, d: c["min_blocks"] * ceil_div(threads(c), 32) * 32 <= d.threads_per_sm,
             "the threads of the demanded blocks fit on one SM",
         ),
         Constraint(
-            "min_blocks_shared",
+            "min_blocks_shared_fit",
             (*shared_knobs, "min_blocks"),
             lambda c, w, d: c["min_blocks"] * (size(c, w) + d.shared_reserved_per_block) <= d.shared_bytes_per_sm,
             "what the demanded blocks stage fits on one SM",
@@ -118,7 +129,9 @@ def min_blocks_constraints(
 
 
 def grid_constraint(knobs: tuple[str, ...], blocks: Callable[[Config, Any], int]) -> Constraint:
-    return Constraint("grid", knobs, lambda c, w, d: blocks(c, w) <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks")
+    return Constraint(
+        "grid_fits", knobs, lambda c, w, d: blocks(c, w) <= INDEX_LIMIT, "the grid has fewer than 2^31 blocks"
+    )
 
 
 def _warp_tile_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
@@ -139,7 +152,7 @@ def vector_constraint(which: str) -> Constraint:
         return loads(c[f"vector_width_{which}"], w, ld, extent, c["block_k" if k_contiguous else block])
 
     return Constraint(
-        f"vector_{which}",
+        f"vector_{which}_aligned",
         (f"vector_width_{which}", "block_k", block),
         holds,
         f"one load of {which.upper()} is at most 16 bytes and the alignment, and divides extent, ld and tile",
@@ -155,7 +168,7 @@ def _cp_async_constraint(which: str) -> Constraint:
         return copies_async(c, w, device, v, same_order, 4 * c[f"padding_{which}"] % (v * ITEMSIZE[w.dtype]) == 0)
 
     return Constraint(
-        f"cp_async_{which}",
+        f"cp_async_{which}_supported",
         ("stages", f"vector_width_{which}", f"shared_{which}", f"padding_{which}", "shared_type"),
         holds,
         "cp.async needs sm_80, moves 4, 8 or 16 bytes unconverted to aligned rows, and cannot transpose vectors",
@@ -181,7 +194,7 @@ _SHARED = ("block_m", "block_n", "block_k", "stages", "shared_a", "shared_b", "s
 
 CONSTRAINTS = (
     Constraint(
-        "threads",
+        "threads_fit",
         _THREADS,
         lambda c, w, d: (
             c["thread_m"] <= c["block_m"]
@@ -192,7 +205,7 @@ CONSTRAINTS = (
         "the block's threads, one per thread tile, are whole warps and within the device's limit",
     ),
     Constraint(
-        "warp_tile",
+        "warp_tile_divides",
         (*_THREADS, "warp_n"),
         _warp_tile_fits,
         "the warp tile is made of 32 thread tiles and divides the block tile",
@@ -202,7 +215,7 @@ CONSTRAINTS = (
     vector_constraint("a"),
     vector_constraint("b"),
     Constraint(
-        "vector_out",
+        "vector_out_aligned",
         ("vector_width_out", "thread_n", "interleave_n"),
         vector_out,
         "one store is at most 16 bytes and the alignment, and divides n, ldc and a piece of the thread's columns",
@@ -211,21 +224,21 @@ CONSTRAINTS = (
     SHARED_TYPE,
     _cp_async_constraint("a"),
     _cp_async_constraint("b"),
-    shared_constraint("shared_memory", _SHARED, _shared, "all stages fit into the shared memory of one block"),
+    shared_constraint("shared_memory_fits", _SHARED, _shared, "all stages fit into the shared memory of one block"),
     Constraint(
-        "copies",
+        "copies_fit",
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
         lambda c, w, d: max(tile.copies(c)) <= 16,
         "a thread copies at most 16 vectors of each tile",
     ),
     Constraint(
-        "code_size",
+        "code_fits",
         ("thread_m", "thread_n", "fragment_k", "unroll"),
         lambda c, w, d: c["thread_m"] * c["thread_n"] * c["fragment_k"] * c["unroll"] <= 2048,
         "at most 2048 multiply-adds are unrolled",
     ),
     Constraint(
-        "accumulators",
+        "accumulators_fit",
         ("thread_m", "thread_n"),
         lambda c, w, d: tile.accumulators(c, w) + c["thread_m"] + c["thread_n"] + 36 <= 255,
         "sums and one fragment fit into 255 registers",
@@ -237,14 +250,7 @@ CONSTRAINTS = (
         "accumulators, fragments and staged loads fit into the registers that a thread may have",
     ),
     *min_blocks_constraints(_THREADS, tile.threads, _SHARED, _shared),
-    Constraint(
-        "group",
-        ("block_m", "block_n", "raster_group"),
-        lambda c, w, d: (
-            c["raster_group"] == 1 or (c["raster_group"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1)
-        ),
-        "a group has no more rows than there are tiles, and more than one column",
-    ),
+    band_constraint(tile.tiles),
     stages_useful("block_k", lambda c, w: tile.parts(c, w)[1]),
     split_constraint("block_k", "split_k", split_fits, "a tile of K"),
     grid_constraint(("block_m", "block_n"), lambda c, w: math.prod(tile.tiles(c, w)) * w.batch),

@@ -48,32 +48,32 @@ def constraints(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]:
 
 _TILES = (
     Constraint(
-        "wgmma_left",
+        "left_rows_legal",
         _SHAPE,
         lambda c, w, d: 1 <= blocks_of_64(c) <= 4,
         "a consumer multiplies 64, 128, 192 or 256 rows of the left operand (block_m; block_n when transposed)",
     ),
     Constraint(
-        "wgmma_right",
+        "right_rows_legal",
         ("block_m", "block_n", "swap_ab"),
         lambda c, w, d: right_rows(c) in narrow_sizes(w.dtype),
         "the right operand (block_n, or block_m when transposed) must be an n that wgmma takes: "
         "a multiple of 8 up to 256, for int8 8, 24 or a multiple of 16",
     ),
     Constraint(
-        "box_rows",
+        "box_rows_fit",
         ("block_m", "block_n"),
         lambda c, w, d: max(c["block_m"], c["block_n"]) <= 256,
         "a box of the copy engine has at most 256 rows",
     ),
     Constraint(
-        "pingpong_pair",
+        "schedule_legal",
         ("consumers", "schedule"),
         lambda c, w, d: c["schedule"] != "pingpong" or c["consumers"] == 2,
         "pingpong is for two consumers, one storing while the other multiplies",
     ),
     Constraint(
-        "block_k_spans",
+        "block_k_legal",
         ("block_k",),
         lambda c, w, d: c["block_k"] * ITEMSIZE[w.dtype] in (SWIZZLE_BYTES, 2 * SWIZZLE_BYTES),
         "a k tile is one or two swizzles of 128 bytes",
@@ -81,13 +81,13 @@ _TILES = (
 )
 _CLUSTERS = (
     Constraint(
-        "cluster_size",
+        "cluster_fits",
         ("cluster_m", "cluster_n"),
         lambda c, w, d: c["cluster_m"] * c["cluster_n"] <= 4,
         "a cluster has at most 4 blocks",
     ),
     Constraint(
-        "cluster_sum",
+        "cluster_legal",
         ("split_k", "reduction", "cluster_m", "cluster_n", "schedule", "grid", "epilogue_store"),
         lambda c, w, d: (
             c["reduction"] == "workspace"
@@ -100,13 +100,13 @@ _CLUSTERS = (
         "parts summed in a cluster are its 2, 4 or 8 blocks, which share one tile and no other",
     ),
     Constraint(
-        "grid_resident",
+        "grid_useful",
         ("cluster_m", "cluster_n", "grid"),
         lambda c, w, d: c["grid"] != "co_resident" or c["cluster_m"] * c["cluster_n"] > 2,
         "blocks and clusters of two always fill the chip: co_resident differs from all for larger clusters alone",
     ),
     Constraint(
-        "multicast_slices",
+        "multicast_aligned",
         ("block_m", "block_n", "cluster_m", "cluster_n"),
         lambda c, w, d: c["block_m"] % (8 * c["cluster_n"]) == 0 and c["block_n"] % (8 * c["cluster_m"]) == 0,
         "blocks that share a tile load whole groups of 8 rows each",
@@ -137,14 +137,14 @@ def _enough_to_move(c: Any, w: Any, d: Any) -> bool:
 
 _REGISTERS = (
     Constraint(
-        "setmaxnreg",
+        "producer_registers_fit",
         ("consumers", "min_blocks", "producer_registers"),
         _enough_to_move,
         "producer and consumers together may not take more registers than the launch gave: setmaxnreg would wait "
         "for ever",
     ),
     Constraint(
-        "instruction_registers",
+        "instruction_registers_fit",
         ("block_m", "block_n", "consumers", "swap_ab", "min_blocks"),
         lambda c, w, d: (
             right_rows(c) // 2 + INSTRUCTION_REGISTERS <= launch_registers(c["consumers"], c["min_blocks"], d)
@@ -152,7 +152,7 @@ _REGISTERS = (
         "ptxas assembles a wgmma only when its accumulators and 26 more registers fit what the launch bounds leave",
     ),
     Constraint(
-        "accumulators",
+        "accumulators_fit",
         (*_SHAPE, "min_blocks", "producer_registers"),
         _accumulators_fit,
         "accumulators (twice when promoted) and 40 registers of addresses must fit a consumer, or they spill (56 "
@@ -162,13 +162,13 @@ _REGISTERS = (
 )
 _SCALES = (
     Constraint(
-        "promotion",
+        "promotion_divides",
         ("block_k",),
         lambda c, w, d: not promotes(w) or PROMOTED_K % c["block_k"] == 0,
         f"sums that leave the tensor cores every {PROMOTED_K} elements of K need a block_k that divides these",
     ),
     Constraint(
-        "block_scale_tiles",
+        "block_scales_legal",
         ("block_k", "block_n", "swap_ab"),
         lambda c, w, d: (
             w.scales != "block128"
@@ -200,25 +200,25 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
 
     return (
         Constraint(
-            "swap_short_m",
+            "swap_ab_useful",
             ("swap_ab",),
             lambda c, w, d: not c["swap_ab"] or problem(w).m <= 256,
             "the transposed product is for m up to 256",
         ),
         Constraint(
-            "split_has_work",
+            "split_k_fits",
             ("block_k", "split_k"),
             lambda c, w, d: c["split_k"] <= problem(w).k_tiles(c),
             "every part of K has at least one k tile",
         ),
         Constraint(
-            "split_few_tiles",
+            "split_k_useful",
             ("block_m", "block_n", "split_k", "min_blocks"),
             few,
             f"K is split where tiles are few: all parts in {SPLIT_ROUNDS} rounds of blocks at most",
         ),
         Constraint(
-            "part_in_ring",
+            "part_fits",
             ("block_m", "block_n", "block_k", "stages", "swap_ab", "split_k", "reduction"),
             lambda c, w, d: (
                 not sums_in_cluster(c)
@@ -228,14 +228,14 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             "the sums of a part take the place of the ring, and must fit there",
         ),
         Constraint(
-            "tma_store",
+            "epilogue_store_legal",
             (*_SHAPE, "epilogue_store", "split_k", "reduction"),
             storable,
             "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
             "direct epilogue; transposed, there is no narrow ring",
         ),
         Constraint(
-            "shared_memory",
+            "shared_memory_fits",
             (*_SHAPE, "block_k", "stages", "epilogue_store", "split_k", "reduction", "min_blocks"),
             fits,
             "the ring, the staged output and the barriers must fit in shared memory, min_blocks times an SM",

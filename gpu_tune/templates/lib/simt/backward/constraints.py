@@ -10,6 +10,7 @@ from .....cuda.device import Device
 from .....space.knob import Constraint
 from ... import knobs
 from ..constraints import (
+    band_constraint,
     divides_constraint,
     fitting_constraint,
     grid_constraint,
@@ -35,7 +36,7 @@ def vector(which: str) -> Constraint:
         return loads(v, w, run, c["block_k" if tile.along_depth(w, which) else block])
 
     rule = "one load is at most 16 bytes and the alignment, and divides the channels (or pixels) and the tile"
-    return Constraint(f"vector_{which}", (knob, "block_k", block), holds, rule)
+    return Constraint(f"vector_{which}_aligned", (knob, "block_k", block), holds, rule)
 
 
 VECTOR_A, VECTOR_B = vector("a"), vector("b")
@@ -60,7 +61,7 @@ CONSTRAINTS = (
     divides_constraint("block_m", "thread_m", "a thread's rows divide the block's"),
     divides_constraint("block_n", "thread_n", "a thread's columns divide the block's"),
     Constraint(
-        "threads",
+        "threads_fit",
         _THREADS,
         lambda c, w, d: tile.threads(c) % 32 == 0 and 32 <= tile.threads(c) <= d.threads_per_block,
         "the block's threads, one per thread tile, are whole warps and within the device's limit",
@@ -76,7 +77,7 @@ CONSTRAINTS = (
         "depth",
     ),
     Constraint(
-        "lanes",
+        "lanes_useful",
         ("lanes", *_THREADS),
         lambda c, w, d: c["lanes"] == "n" or (c["block_m"] > c["thread_m"] and c["block_n"] > c["thread_n"]),
         "lanes run down the rows only where the block has threads in both directions",
@@ -84,30 +85,32 @@ CONSTRAINTS = (
     VECTOR_A,
     VECTOR_B,
     Constraint(
-        "vector_out",
+        "vector_out_aligned",
         ("vector_width_out", "thread_n"),
         vector_out,
         "one store is at most 16 bytes and the alignment, and divides the channels and what a thread has side by side",
     ),
     Constraint(
-        "copies",
+        "copies_fit",
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
         lambda c, w, d: max(tile.copies(c)) <= 8,
         "a thread copies at most 8 vectors of each tile",
     ),
     Constraint(
-        "unroll",
+        "unroll_fits",
         ("block_k", "unroll"),
         lambda c, w, d: c["unroll"] <= c["block_k"],
         "no more is unrolled than there is",
     ),
     Constraint(
-        "code_size",
+        "code_fits",
         ("thread_m", "thread_n", "unroll"),
         lambda c, w, d: tile.sums(c) * c["unroll"] <= 1024,
         "at most 1024 multiply-adds are unrolled",
     ),
-    shared_constraint("shared_memory", _SHARED, tile.shared_bytes, "all stages fit into the shared memory of a block"),
+    shared_constraint(
+        "shared_memory_fits", _SHARED, tile.shared_bytes, "all stages fit into the shared memory of a block"
+    ),
     registers_constraint(
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
         tile.registers,
@@ -115,14 +118,7 @@ CONSTRAINTS = (
         "sums, fragments and copies fit into the registers that a thread may have",
     ),
     *min_blocks_constraints(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
-    Constraint(
-        "group",
-        ("block_m", "block_n", "raster_group"),
-        lambda c, w, d: (
-            c["raster_group"] == 1 or (c["raster_group"] <= tile.tiles(c, w)[0] and tile.tiles(c, w)[1] > 1)
-        ),
-        "a group has no more rows than there are tiles, and more than one column",
-    ),
+    band_constraint(tile.tiles),
     split_constraint("block_k", "split_k", split_fits, "a tile of the depth"),
     grid_constraint(("block_m", "block_n"), tile.grid),
 )

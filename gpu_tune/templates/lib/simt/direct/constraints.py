@@ -80,13 +80,13 @@ CONSTRAINTS = (
     divides_constraint("block_p", "thread_p", "a thread's rows divide the block's"),
     divides_constraint("block_q", "thread_q", "a thread's columns divide the block's"),
     Constraint(
-        "threads",
+        "threads_fit",
         _THREADS,
         lambda c, w, d: 32 <= tile.threads(c) <= d.threads_per_block,
         "a block has 32 threads up to the device's limit",
     ),
     Constraint(
-        "sums",
+        "sums_fit",
         ("thread_k", "thread_p", "thread_q"),
         lambda c, w, d: tile.sums(c) <= 128,
         "a thread keeps at most 128 sums",
@@ -98,26 +98,26 @@ CONSTRAINTS = (
         "c", ("block_c",), lambda c, w: c["block_c"], lambda w: tile.channels(w)[0], 4, "staged channels"
     ),
     Constraint(
-        "columns",
+        "columns_useful",
         ("columns", "thread_q"),
         lambda c, w, d: c["columns"] == "adjacent" or c["thread_q"] > 1,
         "only several columns can be spread",
     ),
     fragment_constraint("block_c", "fragment_c", "unroll_c"),
     Constraint(
-        "global_x",
+        "shared_x_useful",
         ("stage_x", "shared_x", "padding_x"),
         lambda c, w, d: c["stage_x"] == "shared" or (c["shared_x"] == "c_outer" and c["padding_x"] == 0),
         "an input that is not staged has no shared layout",
     ),
     Constraint(
-        "global_w",
+        "shared_w_useful",
         ("stage_w", "shared_w", "padding_w"),
         lambda c, w, d: c["stage_w"] == "shared" or (c["shared_w"] == "k_inner" and c["padding_w"] == 0),
         "filters that are not staged have no shared layout",
     ),
     Constraint(
-        "padding_w_words",
+        "padding_w_aligned",
         ("block_c", "shared_w", "shared_type", "padding_w"),
         lambda c, w, d: (
             c["padding_w"] == 0 or c["shared_w"] == "k_inner" or c["block_c"] * w.r * w.s * shared_item(c, w) % 4 == 0
@@ -125,50 +125,50 @@ CONSTRAINTS = (
         "rows of filters are whole words where padding follows them (compilers widen loads into it)",
     ),
     Constraint(
-        "staged",
+        "staging_useful",
         ("stage_x", "stage_w", "stages", "shared_type"),
         lambda c, w, d: "shared" in (c["stage_x"], c["stage_w"]) or (c["stages"] == 1 and c["shared_type"] == "stored"),
         "without anything staged there is one stage and no shared type",
     ),
     SHARED_TYPE,
     Constraint(
-        "vector_x",
+        "vector_x_aligned",
         ("vector_width_x", "stage_x", "block_c", "block_q"),
         vector_x,
         "one input load is at most 16 bytes and the alignment, and divides channels (nhwc) or columns (nchw)",
     ),
     Constraint(
-        "vector_w",
+        "vector_w_aligned",
         ("vector_width_w", "stage_w", "block_c"),
         vector_w,
         "one filter load is at most 16 bytes and the alignment, and divides what is contiguous",
     ),
     Constraint(
-        "vector_out",
+        "vector_out_aligned",
         ("vector_width_out", "thread_k", "thread_q", "block_q", "columns"),
         vector_out,
         "one store is at most 16 bytes and the alignment, and divides a thread's contiguous outputs",
     ),
     Constraint(
-        "cp_async_x",
+        "cp_async_x_supported",
         ("stages", "stage_x", "shared_x", "shared_type", "padding_x", "vector_width_x", "block_c", "block_q"),
         _cp_async_x,
         "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows",
     ),
     Constraint(
-        "cp_async_w",
+        "cp_async_w_supported",
         ("stages", "stage_w", "shared_w", "shared_type", "padding_w", "vector_width_w", "block_c", "block_k"),
         _cp_async_w,
         "cp.async needs sm_80 and moves 4, 8 or 16 bytes unconverted to aligned rows",
     ),
     Constraint(
-        "unroll",
+        "unroll_useful",
         ("unroll",),
         lambda c, w, d: {"none": True, "s": w.s > 1, "rs": w.r > 1}[c["unroll"]],
         "only loops of several steps are unrolled",
     ),
     Constraint(
-        "reuse_row",
+        "reuse_row_legal",
         ("reuse_row", "unroll", "columns", "thread_p", "thread_q", "fragment_c"),
         lambda c, w, d: (
             not c["reuse_row"]
@@ -182,7 +182,7 @@ CONSTRAINTS = (
         "a kept row needs adjacent columns, unrolled filter columns and at most 64 registers",
     ),
     Constraint(
-        "code_size",
+        "code_fits",
         ("thread_k", "thread_p", "thread_q", "fragment_c", "unroll", "unroll_c"),
         _code_is_short,
         "at most 2048 multiply-adds and 512 values read are unrolled",
@@ -190,7 +190,7 @@ CONSTRAINTS = (
     shared_constraint("shared_x_fits", _X, tile.x_bytes, "the patches fit into shared memory"),
     shared_constraint("shared_w_fits", _W, tile.w_bytes, "the filters fit into shared memory"),
     shared_constraint(
-        "shared_memory", _SHARED, tile.shared_bytes, "patches and filters fit into the shared memory of one block"
+        "shared_memory_fits", _SHARED, tile.shared_bytes, "patches and filters fit into the shared memory of one block"
     ),
     registers_constraint(
         (*_THREADS, "fragment_c", "reuse_row"),
