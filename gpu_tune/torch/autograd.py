@@ -11,6 +11,7 @@ which know no formulas of ours, PyTorch's operators compute the whole.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,6 +43,12 @@ def kept(parsed: Sequence[Op], scale_needs_gradient: bool) -> tuple[Sequence[Op]
     return parsed[:split], parsed[split:]
 
 
+@functools.lru_cache(maxsize=1024)
+def whole(epilogue: str, scale_needs_gradient: bool) -> bool:
+    """Whether :func:`kept` leaves the epilogue whole."""
+    return not kept(arithmetic.parse(epilogue), scale_needs_gradient)[1]
+
+
 def joined(parsed: Sequence[Op]) -> str:
     """The text of an epilogue."""
     return "+".join(map(str, parsed))
@@ -56,7 +63,8 @@ def _over(name: str, g: Tensor, channels_first: bool) -> Tensor:
 class _Operator(torch.autograd.Function):
     """What both operators share; subclasses have ``op``, ``names`` and ``at``, the epilogue's place among options.
 
-    The epilogue is one that :func:`kept` leaves whole.
+    The epilogue is one that :func:`kept` leaves whole. Saved are each factor for the other's gradient, the scale, and
+    the result of a relu.
     """
 
     op: Any
@@ -64,24 +72,6 @@ class _Operator(torch.autograd.Function):
     names: tuple[str, ...]
     at: int
     channels_first: bool
-
-    @classmethod
-    def keep(cls, ctx: Any, args: Sequence[Any], out: Tensor) -> None:
-        """What backward reads: each factor for the other's gradient, the scale, and the result of a relu."""
-        tensors, options = args[: len(cls.names)], args[len(cls.names) :]
-        given = dict(zip(cls.names, tensors))
-        needs = dict(zip(cls.names, ctx.needs_input_grad[1:]))
-        first, second = cls.names[:2]
-        both = cls.channels_first and (needs[first] or needs[second])
-        parsed = arithmetic.parse(options[cls.at])
-        ctx.options, ctx.parsed = options, parsed
-        ctx.dtypes = {name: t.dtype for name, t in given.items() if t is not None}
-        ctx.save_for_backward(
-            given[first] if both or needs[second] else None,
-            given[second] if both or needs[first] else None,
-            given["scale"],
-            out if parsed and parsed[-1].name == "relu" else None,
-        )
 
     @classmethod
     def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
@@ -94,14 +84,14 @@ class _Operator(torch.autograd.Function):
         first, second, scale, out = ctx.saved_tensors
         wanted: Gradients = {n: None for n, needed in zip(cls.names, ctx.needs_input_grad[1:]) if needed}
         g = cls.laid(g, first, second)
-        for op in reversed(ctx.parsed):
+        for op in reversed(arithmetic.parse(ctx.options[cls.at])):
             if op.name == "relu":
                 g = torch.ops.aten.threshold_backward(g, out, 0)
             elif op.name == "scale":
                 g = (g * arithmetic.vector("scale", scale, cls.channels_first)).to(g.dtype)
             elif op.name in wanted:
-                other = g if op.name == "residual" else _over(op.name, g, cls.channels_first)
-                wanted[op.name] = other.to(ctx.dtypes[op.name])
+                # of the result's data type, as the operand is
+                wanted[op.name] = g if op.name == "residual" else _over(op.name, g, cls.channels_first).to(g.dtype)
         cls.inner(ctx, g, first, second, wanted)
         return (None, *(wanted.get(name) for name in cls.names), *(None for _ in ctx.options))
 
@@ -116,9 +106,11 @@ class _Matmul(_Operator):
     call = staticmethod(ops.product)
 
     @staticmethod
-    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-        out = ops.matmul.redispatch(keyset & AFTER, *args)
-        _Matmul.keep(ctx, args, out)
+    def forward(ctx: Any, keyset: Any, a: Tensor, b: Tensor, *rest: Any) -> Any:
+        out = ops.matmul.redispatch(keyset & AFTER, a, b, *rest)
+        ctx.options = rest[5:]
+        relu = out if rest[8].endswith("relu") else None
+        ctx.save_for_backward(a if b.requires_grad else None, b if a.requires_grad else None, rest[4], relu)
         return out
 
     @staticmethod
@@ -129,8 +121,11 @@ class _Matmul(_Operator):
     def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
         layout, alpha, beta, *_, math = ctx.options
         if "c" in wanted:
-            wanted["c"] = (g * beta).to(ctx.dtypes["c"])
-        g = g.to(ctx.dtypes["a"])
+            wanted["c"] = g * beta
+        factor = first if first is not None else second
+        if factor is None:
+            return
+        g = g.to(factor.dtype)
 
         def product(left: Tensor, right: Tensor, letters: str) -> Tensor:
             return ops.matmul(left, right, None, None, None, None, None, letters, alpha, 0.0, "", None, math)
@@ -149,9 +144,14 @@ class _Conv2d(_Operator):
     call = staticmethod(ops.convolution)
 
     @staticmethod
-    def forward(ctx: Any, keyset: Any, *args: Any) -> Any:
-        out = ops.conv2d.redispatch(keyset & AFTER, *args)
-        _Conv2d.keep(ctx, args, out)
+    def forward(ctx: Any, keyset: Any, x: Tensor, w: Tensor, *rest: Any) -> Any:
+        out = ops.conv2d.redispatch(keyset & AFTER, x, w, *rest)
+        ctx.options = rest[3:]
+        relu = out if rest[7].endswith("relu") else None
+        if x.requires_grad or w.requires_grad:
+            ctx.save_for_backward(x, w, rest[2], relu)
+        else:
+            ctx.save_for_backward(None, None, rest[2], relu)
         return out
 
     @staticmethod
@@ -207,11 +207,11 @@ def _differentiable(name: str, function: type[_Operator]) -> None:
             return by_torch(args)
         if not (grad_enabled() and any_requires_grad(*args)):
             return op.redispatch(keyset & AFTER, *args)
-        scale = args[count - 1]
-        first, rest = kept(arithmetic.parse(args[count + at]), scale is not None and scale.requires_grad)
-        if not rest:
+        scale, epilogue = args[count - 1], args[count + at]
+        scaled = scale is not None and scale.requires_grad
+        if whole(epilogue, scaled):
             return function.apply(keyset, *args)
-        return _in_steps(function, args, first, rest)
+        return _in_steps(function, args, *kept(arithmetic.parse(epilogue), scaled))
 
     ops.library.impl(name, kernel, "Autograd", with_keyset=True)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..workload import MATH
 from . import layouts, routes
 from .calls import Convolution, Product, permissions
+from .routes import facts
 
 library = torch.library.Library("gpu_tune", "DEF")
 
@@ -83,24 +84,48 @@ def _scaled_convolution(
     return Convolution(stride, padding, dilation, groups, epilogue, out_dtype, math, scales)
 
 
-def _matmul(*args: Any) -> Tensor:
-    return routes.run(PRODUCT, args[:7], args[7:], product)
+_products, _convolutions = routes.Table(PRODUCT, product), routes.Table(CONVOLUTION, convolution)
+_scaled_products = routes.Table(SCALED_PRODUCT, _scaled_product)
+_scaled_convolutions = routes.Table(SCALED_CONVOLUTION, _scaled_convolution)
+
+# the bodies: keys are written out, for a loop over tensors would cost as much as all else that a call does
+
+
+def _matmul(a: Tensor, b: Tensor, c: Any, bias: Any, row_bias: Any, residual: Any, scale: Any, *options: Any) -> Tensor:
+    key = (
+        options, a.shape, a.stride(), a.dtype, a.get_device(), b.shape, b.stride(), b.dtype, b.get_device(),
+        bias is None or facts(bias), c is None or facts(c), row_bias is None or facts(row_bias),
+        residual is None or facts(residual), scale is None or facts(scale),
+    )  # fmt: skip
+    tensors = (a, b, c, bias, row_bias, residual, scale)
+    return (_products.known.get(key) or _products.decide(key, tensors, options))(tensors)
+
+
+def _conv2d(
+    x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
+) -> Tensor:
+    options = (tuple(stride), tuple(padding), tuple(dilation), *rest)
+    key = (
+        options, x.shape, x.stride(), x.dtype, x.get_device(), w.shape, w.stride(), w.dtype, w.get_device(),
+        bias is None or facts(bias), residual is None or facts(residual), scale is None or facts(scale),
+    )  # fmt: skip
+    tensors = (x, w, bias, residual, scale)
+    return (_convolutions.known.get(key) or _convolutions.decide(key, tensors, options))(tensors)
 
 
 def _scaled_matmul(*args: Any) -> Tensor:
-    with _autocast_off(args[0]):
-        return routes.run(SCALED_PRODUCT, args[:8], args[8:], _scaled_product)
-
-
-def _conv2d(*args: Any) -> Tensor:
-    stride, padding, dilation = map(tuple, args[5:8])
-    return routes.run(CONVOLUTION, args[:5], (stride, padding, dilation, *args[8:]), convolution)
+    return _scaled(_scaled_products, args[:8], args[8:])
 
 
 def _scaled_conv2d(*args: Any) -> Tensor:
     stride, padding, dilation = map(tuple, args[7:10])
-    with _autocast_off(args[0]):
-        return routes.run(SCALED_CONVOLUTION, args[:7], (stride, padding, dilation, *args[10:]), _scaled_convolution)
+    return _scaled(_scaled_convolutions, args[:7], (stride, padding, dilation, *args[10:]))
+
+
+def _scaled(table: routes.Table, tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
+    key = (options, *(None if t is None else facts(t) for t in tensors))
+    with _autocast_off(tensors[0]):
+        return (table.known.get(key) or table.decide(key, tensors, options))(tensors)
 
 
 def _autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -27,7 +27,6 @@ Route = Callable[[Tensors], Tensor]
 """Computes a call from its tensors, in the operator's order."""
 KEPT = 4096
 """Sets of layouts whose route is kept."""
-_routes: dict[Any, Route] = {}
 
 
 class OnCpu(UserWarning):
@@ -35,30 +34,37 @@ class OnCpu(UserWarning):
 
 
 def forget() -> None:
-    """Ask the store again who serves which call: a tuning in this process has published winners."""
+    """Ask the store again who serves which call: winners have come, or GPU_TUNE_CACHE_DIR names another folder.
+
+    A tuning in this process does it when it publishes.
+    """
     dispatch.forget()
 
 
-dispatch.forgetting.append(_routes.clear)
+class Table:
+    """The routes of one operator. ``names`` are those of its tensors, ``call(*options)`` describes a call of it.
 
+    ``known`` has them by a key of the operator's own making, which tells all of a call but addresses.
+    """
 
-def run(names: tuple[str, ...], tensors: Tensors, options: tuple[Any, ...], call: Callable[..., Call]) -> Tensor:
-    """The result of an operator's call. ``names`` are those of its tensors, ``call(*options)`` describes it."""
-    key: list[Any] = [call, options]
-    for tensor in tensors:
-        if tensor is None:
-            key.append(None)
-        else:
-            key += (tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device())
-    known = tuple(key)
-    route = _routes.get(known)
-    if route is None:
-        route, keep = _decided(call(*options), names, tensors)
-        if len(_routes) >= KEPT:
-            _routes.clear()
+    def __init__(self, names: tuple[str, ...], call: Callable[..., Call]) -> None:
+        self._names, self._call = names, call
+        self.known: dict[Any, Route] = {}
+        dispatch.forgetting.append(self.known.clear)
+
+    def decide(self, key: Any, tensors: Tensors, options: tuple[Any, ...]) -> Route:
+        """The route of a call whose key is not known, and is from now on."""
+        route, keep = _decided(self._call(*options), self._names, tensors)
+        if len(self.known) >= KEPT:
+            self.known.clear()
         if keep:
-            _routes[known] = route
-    return route(tensors)
+            self.known[key] = route
+        return route
+
+
+def facts(tensor: Tensor) -> tuple[Any, ...]:
+    """What a key tells of a tensor."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
 
 
 def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> tuple[Route, bool]:
@@ -109,24 +115,29 @@ def _prepared(
 ) -> Route:
     """Launches of our kernel, from the tensors' addresses alone; ``otherwise`` where those are not as they must be."""
     shape, dtype = result
-    laid_as = torch.channels_last if call.nhwc else torch.contiguous_format
+    strides = call.strides(shape)
     lead = found[workload.inputs[0]]
     device, place, empty = gpu_of(lead), lead.device, memory
     assert device is not None
-    out = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
+    out = empty(shape, strides, dtype=dtype, device=place)
     array = out.permute(0, 2, 3, 1) if call.nhwc else out.reshape(workload.arrays()["out"].shape)
     stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
     bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))
     path, scalars = bound.path, bound.scalars
-    order = [names.index(name) for name in path.names[:-1]]
+    order = tuple(names.index(name) for name in path.names[:-1])
 
     def launch(now: Tensors) -> Tensor:
-        made = empty(shape, dtype=dtype, device=place, memory_format=laid_as)
+        made = empty(shape, strides, dtype=dtype, device=place)
         pointers = [now[i].data_ptr() for i in order]  # type: ignore[union-attr]
         pointers.append(made.data_ptr())
         return made if path.launch(pointers, stream(device), scalars) else otherwise(now)
 
-    return launch
+    def launch_two(now: Any) -> Tensor:
+        made = empty(shape, strides, dtype=dtype, device=place)
+        pointers = (now[0].data_ptr(), now[1].data_ptr(), made.data_ptr())
+        return made if path.launch(pointers, stream(device), scalars) else otherwise(now)
+
+    return launch_two if order == (0, 1) else launch
 
 
 def gpu_of(tensor: Tensor) -> int | None:
@@ -134,7 +145,7 @@ def gpu_of(tensor: Tensor) -> int | None:
     return tensor.get_device() if tensor.is_cuda else None
 
 
-memory: Callable[..., Tensor] = torch.empty
+memory: Callable[..., Tensor] = torch.empty_strided
 """Where results are written to."""
 
 

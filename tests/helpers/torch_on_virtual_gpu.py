@@ -16,22 +16,17 @@ from gpu_tune.torch import routes
 from tests.helpers import device_memory, fake_torch
 
 
-def empty(shape: tuple[int, ...], *, dtype: torch.dtype, device: Any = None, memory_format: Any = None) -> Tensor:
-    """``torch.empty`` in the virtual GPU's memory."""
-    order = (0, 2, 3, 1) if memory_format is torch.channels_last else tuple(range(len(shape)))
-    laid = tuple(shape[i] for i in order)
-    size = math.prod(laid) * dtype.itemsize
-    address = device_memory.allocate(size)
-    facts = {"shape": (size,), "strides": (1,), "typestr": "|u1", "data": (address, False)}
-    flat = torch.from_numpy(np.frombuffer(fake_torch.raw(facts), np.uint8)).view(dtype).reshape(laid)
-    return flat.permute(0, 3, 1, 2) if memory_format is torch.channels_last else flat
+def empty(shape: tuple[int, ...], strides: tuple[int, ...], *, dtype: torch.dtype, device: Any = None) -> Tensor:
+    """``torch.empty_strided`` in the virtual GPU's memory; without gaps."""
+    size = math.prod(shape) * dtype.itemsize
+    facts = {"shape": (size,), "strides": (1,), "typestr": "|u1", "data": (device_memory.allocate(size), False)}
+    flat = torch.from_numpy(np.frombuffer(fake_torch.raw(facts), np.uint8))
+    return flat.view(dtype).as_strided(shape, strides)
 
 
 def moved(tensor: Tensor) -> Tensor:
     """A copy there, in the same layout."""
-    last = tensor.dim() == 4 and tensor.stride(1) == 1
-    made = empty(tuple(tensor.shape), dtype=tensor.dtype, memory_format=torch.channels_last if last else None)
-    return made.copy_(tensor)
+    return empty(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
 def take(patch: Callable[[Any, str, Any], None], results: Callable[..., Tensor] = empty) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from gpu_tune.torch import calls
 
 EPILOGUES = [
     "",
@@ -78,3 +81,13 @@ def same(ours: Tensor, theirs: Tensor, exact: bool, dtype: torch.dtype) -> None:
     else:
         largest = theirs.abs().max().item()
         torch.testing.assert_close(ours.double(), theirs, rtol=8 * EPS[dtype], atol=8 * EPS[dtype] * largest)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, field: str) -> list[str]:
+    """What the products that are computed from now on have in that field of their calls."""
+    asked: list[str] = []
+    compute = calls.Product.by_torch
+    monkeypatch.setattr(
+        calls.Product, "by_torch", lambda call, *rest: asked.append(getattr(call, field)) or compute(call, *rest)
+    )
+    return asked

@@ -8,6 +8,7 @@ import torch
 import gpu_tune.torch as gtt
 from gpu_tune.errors import Unsupported
 from tests.torch import formulas
+from tests.torch.formulas import watched
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 M, N, K = 5, 6, 8
@@ -111,10 +112,7 @@ def test_torch_func_and_forward_mode() -> None:
 
 def test_only_what_is_asked_for_is_computed_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen weight keeps no activations; a product that nobody asks for is left out."""
-    from gpu_tune.torch import routes
-
-    asked = []
-    monkeypatch.setattr(routes, "run", lambda *a, run=routes.run: asked.append(a[2][0]) or run(*a))
+    asked = watched(monkeypatch, "layout")
     kept = []
     x, w = torch.randn(M, K, requires_grad=True), torch.randn(N, K)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):

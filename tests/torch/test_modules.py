@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gpu_tune.torch as gtt
-from gpu_tune.torch import routes
+from tests.torch.formulas import watched
 
 
 class Block(nn.Module):
@@ -75,8 +75,7 @@ def test_a_model_computes_the_same_and_is_restored(kind: str) -> None:
 
 
 def test_activations_of_a_sequence_become_epilogues_unless_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(routes, "run", lambda *a, run=routes.run: asked.append(a[2][-3]) or run(*a))
+    asked = watched(monkeypatch, "epilogue")
     model, x = Block(), torch.randn(5, 8)
     gtt.replace(model)
     with torch.no_grad():
