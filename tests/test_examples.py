@@ -18,8 +18,10 @@ SAYS = {
     "load_and_run.py": ("matmul_simt for", "largest error: "),
     "compiler_flags.py": ("configs tried", "best, confirmed: ", "the default takes "),
     "tune_model.py": ("left out", "scaled_dot_product_attention, ", "predicted, not measured", "match='exact'"),
+    "torch_training.py": ("3 layers replaced, 0 left out", "largest difference", "loss: 2.", "restored: 0, 4, 6"),
     "own_loop.py": ("configs tried; best: ", "the fastest of all takes"),
 }
+NEED_TORCH = {"tune_model.py", "torch_training.py"}
 
 
 def test_every_example_is_run_and_named_in_the_readme() -> None:
@@ -29,7 +31,7 @@ def test_every_example_is_run_and_named_in_the_readme() -> None:
 
 
 @pytest.mark.skipif(not (emulator.available() and nvrtc.available()), reason="needs NVRTC and a C++ compiler")
-@pytest.mark.parametrize("name", sorted(SAYS if find_spec("torch") else SAYS.keys() - {"tune_model.py"}))
+@pytest.mark.parametrize("name", sorted(SAYS if find_spec("torch") else SAYS.keys() - NEED_TORCH))
 def test_an_example_runs(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
