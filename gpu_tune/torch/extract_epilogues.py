@@ -6,7 +6,7 @@ value in between.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..workload import Workload
@@ -22,14 +22,26 @@ FUSED = ("neighbours", "modules", "none")
 CLAMPS = ("clamp", "clamp_", "hardtanh", "hardtanh_", "relu6", "relu6_")
 
 
-def follow(found: Product, taken: set[Any], fuse: str) -> Workload:
-    """The workload of ``found`` with the operations that follow it, as far as ``fuse`` goes; these nodes are added to
-    ``taken``, which no other product takes."""
-    workload, node = found.workload, found.node
+@dataclass
+class Followed:
+    """A product with what follows it: its ``workload``, the ``nodes`` taken after it, in order, the arrays of its
+    epilogue by name (``operands``), and the evaluated ``batch_norm`` that its scale and bias come from."""
+
+    workload: Workload
+    nodes: list[Any] = field(default_factory=list)
+    operands: dict[str, Any] = field(default_factory=dict)
+    batch_norm: Any = None
+
+
+def follow(found: Product, taken: set[Any], fuse: str) -> Followed:
+    """``found`` with the operations that follow it, as far as ``fuse`` goes; these nodes are added to ``taken``, which
+    no other product takes."""
+    made, node = Followed(found.workload), found.node
     if fuse == "none" or (fuse == "modules" and not is_layer(node)):
-        return workload
-    if workload.out_dtype == "int32" or workload.beta != "0":
-        return workload
+        return made
+    if made.workload.out_dtype == "int32" or made.workload.beta != "0":
+        return made
+    passed: list[Any] = []
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user in taken or user.op != "call_function" or not _same_kind(user, found.node):
@@ -37,15 +49,16 @@ def follow(found: Product, taken: set[Any], fuse: str) -> Workload:
         if fuse == "modules" and not (node is found.node and _activates(node, user)):
             break
         if _identity(user, node):
+            passed.append(user)
             node = user
             continue
-        more = _operation(found, workload, node, user)
-        if more is None:
+        if not _operation(found, made, node, user):
             break
-        workload = more
+        made.nodes += [*passed, user]
+        passed = []
         taken.add(user)
         node = user
-    return workload
+    return made
 
 
 def is_layer(node: Any) -> bool:
@@ -70,43 +83,45 @@ def _stack(node: Any) -> list[Any]:
     return list((node.meta.get("nn_module_stack") or {}).values())
 
 
-def _operation(found: Product, workload: Workload, node: Any, user: Any) -> Workload | None:
-    """``workload`` with ``user``, which is the only use of ``node``; None where it takes no part in it."""
-    name, parts = named_operation(user), [op.name for op in workload.ops]
+def _operation(found: Product, made: Followed, node: Any, user: Any) -> bool:
+    """Take ``user``, which is the only use of ``node``, into ``made``; False where it takes no part in it."""
+    name, workload = named_operation(user), made.workload
     first = bool(user.args) and user.args[0] is node
     if name in ACTIVATIONS and first:
-        return _longer(workload, ACTIVATIONS[name])
+        return _longer(made, ACTIVATIONS[name])
     if name in ("gelu", "gelu_") and first:
-        return _longer(workload, "gelu_tanh" if user.kwargs.get("approximate", "none") == "tanh" else "gelu")
+        return _longer(made, "gelu_tanh" if user.kwargs.get("approximate", "none") == "tanh" else "gelu")
     if name in CLAMPS and first:
         bounds = _bounds(name, user)
-        return None if bounds is None else _longer(workload, f"clamp({bounds[0]!r},{bounds[1]!r})")
-    if name == "batch_norm" and first and workload.op == "conv2d" and parts in ([], ["bias"]):
-        training = bool(user.args[5])
-        return None if training else replace(workload, epilogue="scale+bias")  # the statistics fold into both
+        return bounds is not None and _longer(made, f"clamp({bounds[0]!r},{bounds[1]!r})")
+    if name == "batch_norm" and first and workload.op == "conv2d" and workload.epilogue in ("", "bias"):
+        if bool(user.args[5]) or None in user.args[3:5]:  # the statistics of the batch
+            return False
+        made.workload, made.batch_norm = replace(workload, epilogue="scale+bias"), user
+        return True
     if name in ("add", "add_") and user.kwargs.get("alpha", 1) == 1 and (first or name == "add"):
-        other = user.args[1] if first else user.args[0]
-        return _sum(found, workload, parts, node, other)
-    return None
+        return _sum(found, made, node, user.args[1] if first else user.args[0])
+    return False
 
 
-def _sum(found: Product, workload: Workload, parts: list[str], node: Any, other: Any) -> Workload | None:
+def _sum(found: Product, made: Followed, node: Any, other: Any) -> bool:
     """The product plus ``other``: a bias along the channels, or a residual."""
     if other is node or not hasattr(other, "meta"):
-        return None
+        return False
+    workload, parts = made.workload, [op.name for op in made.workload.ops]
     added, out = other.meta.get("val"), found.node.meta["val"]
     if not hasattr(added, "shape") or added.dtype != out.dtype:
-        return None
+        return False
     channels = found.channels % out.dim()
     along = (1,) * channels + (out.shape[channels],) + (1,) * (out.dim() - 1 - channels)
     shape = (1,) * (out.dim() - added.dim()) + tuple(added.shape)
-    if shape == along and "bias" not in parts and out.shape[channels] > 1:
-        return _longer(workload, "bias") if parts == [] else None
+    if shape == along and out.shape[channels] > 1:
+        return parts == [] and _longer(made, "bias", other)
     if tuple(added.shape) != tuple(out.shape) or "residual" in parts:
-        return None
+        return False
     order = (0, 2, 3, 1) if workload.op == "conv2d" and workload.layout == "nhwc" else range(out.dim())
     ordered = out.dim() == 4 if workload.op == "conv2d" else True
-    return _longer(workload, "residual") if ordered and contiguous(added, tuple(order)) else None
+    return ordered and contiguous(added, tuple(order)) and _longer(made, "residual", other)
 
 
 def _same_kind(user: Any, node: Any) -> bool:
@@ -134,5 +149,11 @@ def _bounds(name: str, user: Any) -> tuple[float, float] | None:
     return (float(low), float(high)) if numbers and low < high else None
 
 
-def _longer(workload: Workload, operation: str) -> Workload:
-    return replace(workload, epilogue=f"{workload.epilogue}+{operation}" if workload.epilogue else operation)
+def _longer(made: Followed, operation: str, operand: Any = None) -> bool:
+    """Append an operation to the epilogue, with the array that it needs."""
+    workload = made.workload
+    epilogue = f"{workload.epilogue}+{operation}" if workload.epilogue else operation
+    made.workload = replace(workload, epilogue=epilogue)
+    if operand is not None:
+        made.operands[operation] = operand
+    return True

@@ -33,7 +33,9 @@ def place(tensor: Any, batch: Sequence[int], rows: Sequence[int], columns: Seque
     """How ``tensor`` lies as (batch, rows, columns), each made of some of its dimensions in this order."""
     count, r, c = (sizes(tensor, dims) for dims in (batch, rows, columns))
     across, down, along = (_joined(tensor, dims) for dims in (batch, rows, columns))
-    copy = Placed(False, c, True)
+    last = max((*rows, *columns), default=0)
+    turned = last in rows and tensor.shape[last] > 1  # of a contiguous copy, which keeps the order of dimensions
+    copy = Placed(turned, r if turned else c, True)
     if across is None or down is None or along is None:
         return copy
 

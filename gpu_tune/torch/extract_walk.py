@@ -91,8 +91,8 @@ class Walk:
         try:
             found = product(node, self.math)
             if found is not None:
-                workload = follow(found, taken, self.fuse)
-                by_modules = self.fuse == "modules" or workload == follow(found, set(), "modules")
+                workload = follow(found, taken, self.fuse).workload
+                by_modules = self.fuse == "modules" or workload == follow(found, set(), "modules").workload
                 entry = self._found.setdefault(workload, _Found())
                 entry.by_modules &= by_modules and is_layer(node)
                 entry.count += times
