@@ -16,6 +16,7 @@ from . import autograd
 from .functional import conv2d, linear, matmul
 from .modules import Conv2d, Linear, Sequential
 from .replacing import Replacement, replace, restore
+from .rewriting import rewrite
 from .routes import OnCpu, forget
 
 autograd.register()
@@ -32,4 +33,5 @@ __all__ = [
     "matmul",
     "replace",
     "restore",
+    "rewrite",
 ]

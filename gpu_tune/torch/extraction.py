@@ -75,10 +75,11 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Forward:
-    """Seconds of one forward pass, medians of ``rounds`` that took turns: the model as it is, and with its layers
-    replaced (:func:`gpu_tune.torch.replace`). ``replaced``: how many layers were."""
+    """Seconds of one forward pass, medians of ``rounds`` that took turns: the model as it is, with its layers replaced
+    (:func:`gpu_tune.torch.replace`; ``layers``: how many were), and rewritten (:func:`gpu_tune.torch.rewrite`)."""
 
     before: float
-    after: float
+    replaced: float
+    rewritten: float
     rounds: int
-    replaced: int
+    layers: int

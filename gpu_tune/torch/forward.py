@@ -1,15 +1,16 @@
-"""The forward pass of a model on a GPU, as it is and with its layers replaced, timed in turns."""
+"""The forward pass of a model on a GPU, as it is, with its layers replaced and rewritten, timed in turns."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .extraction import Forward
 from .replacing import replace, restore
+from .rewriting import rewrite
 
 ROUNDS, WARM = 20, 3
 """Passes that are timed each way, in turns, and passes before them that are not."""
@@ -44,29 +45,35 @@ def compare(
     example_inputs: Any,
     kwargs: Mapping[str, Any] | None,
     *,
+    math: Sequence[str] = (),
+    fuse: str = "neighbours",
     rounds: int = ROUNDS,
     timed: Callable[[Callable[[], Any]], float] = on_gpu,
 ) -> Forward:
-    """Medians of ``rounds`` passes each way, in turns, so that clocks and temperature are the same for both. The model
-    is as it was afterwards. ``timed``: what tells the seconds of a call."""
+    """Medians of ``rounds`` passes each way, in turns, so that clocks and temperature are the same for all. The model
+    is as it was afterwards. ``math``, ``fuse``: what it was tuned with. ``timed``: what tells the seconds of a call."""
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-
-    def once() -> Any:
-        with torch.no_grad():
-            return model(*inputs, **dict(kwargs or {}))
-
-    before, after, replaced = [], [], 0
     already = bool(restore(model))
-    for number in range(WARM + rounds):
-        seconds = timed(once)
+    rewritten = rewrite(model, inputs, kwargs, math=math, fuse=fuse)
+
+    def once(module: Any) -> float:
+        def call() -> Any:
+            with torch.no_grad():
+                return module(*inputs, **dict(kwargs or {}))
+
+        return timed(call)
+
+    times: list[tuple[float, float, float]] = []
+    layers = 0
+    for _ in range(WARM + rounds):
+        before = once(model)
         try:
-            replaced = len(replace(model).replaced)
-            ours = timed(once)
+            layers = len(replace(model).replaced)
+            after = once(model)
         finally:
             restore(model)
-        if number >= WARM:
-            before.append(seconds)
-            after.append(ours)
+        times.append((before, after, once(rewritten)))
     if already:
         replace(model)
-    return Forward(statistics.median(before), statistics.median(after), rounds, replaced)
+    before, after, fused = (statistics.median(column) for column in zip(*times[WARM:]))
+    return Forward(before, after, fused, rounds, layers)

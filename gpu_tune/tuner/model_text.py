@@ -109,8 +109,11 @@ def _below(tuned: Any) -> Iterator[tuple[str, str]]:
         yield "vendor", "not timed: nothing was measured, so what runs is undecided (until then the vendor's)"
     if tuned.forward is not None:
         f = tuned.forward
-        gain = f"{f.before / f.after:.2f}x"
-        yield "forward", f"{duration(f.before)} before, {duration(f.after)} with {f.replaced} layers replaced ({gain})"
+        replaced, rewritten = (f"{duration(t)} ({f.before / t:.2f}x)" for t in (f.replaced, f.rewritten))
+        yield (
+            "forward",
+            f"{duration(f.before)} before, {replaced} with {f.layers} layers replaced, {rewritten} rewritten",
+        )
     elif tuned.no_forward:
         yield "forward", tuned.no_forward
     yield "trials", f"{tuned.trials} in {tuned.seconds:.1f} s ({ENDED.get(tuned.ended, tuned.ended)})"

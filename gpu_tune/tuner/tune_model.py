@@ -119,7 +119,7 @@ def tune_model(
         joint.ended,
         tuple(joint.slices),
     )
-    return _with_forward(tuned, model, example_inputs, kwargs)
+    return _with_forward(tuned, model, example_inputs, kwargs, math=math, fuse=fuse)
 
 
 def extracted(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None, **options: Any) -> Extraction:
@@ -173,8 +173,10 @@ def _fitting(workload: Any, bound: Callable[[Any], Any]) -> Any:
     return workload
 
 
-def _with_forward(tuned: TunedModel, model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> TunedModel:
-    """``tuned`` with the time of a pass before and after the layers are replaced, where there is a GPU."""
+def _with_forward(
+    tuned: TunedModel, model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None, **options: Any
+) -> TunedModel:
+    """``tuned`` with the time of a pass before, and with the layers replaced and rewritten, where there is a GPU."""
     if tuned.source != MEASURED:
         return replace(tuned, no_forward="there is no GPU here: no pass was timed")
     from ..torch.forward import compare, why_not
@@ -182,4 +184,4 @@ def _with_forward(tuned: TunedModel, model: Any, example_inputs: Any, kwargs: Ma
     reason = why_not(model, example_inputs, kwargs)
     if reason:
         return replace(tuned, no_forward=reason)
-    return replace(tuned, forward=compare(model, example_inputs, kwargs))
+    return replace(tuned, forward=compare(model, example_inputs, kwargs, **options))
