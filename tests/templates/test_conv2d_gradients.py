@@ -24,9 +24,9 @@ needs_emulator = pytest.mark.skipif(
 )
 
 
-def run(workload: Conv2d, device: Any = A100, **changes: Any) -> emulator.Report:
+def run(workload: Conv2d, device: Any = A100, kind: str = "simt", **changes: Any) -> emulator.Report:
     """Emulate the default config with ``changes`` on integers, and compare with the reference exactly."""
-    template = registry()[f"conv2d_{workload.direction}_simt"]
+    template = registry()[f"conv2d_{workload.direction}_{kind}"]
     config = Config(template.default(workload, device), **changes)
     assert not template.violations(config, workload, device)
     inputs = reference.example_inputs(workload, 3, "integer")
@@ -54,6 +54,37 @@ def test_gradients_of_every_kind_of_convolution(layout: str, shape: dict[str, An
     common: dict[str, Any] = dict(**shape, layout=layout, dtype="float16", out_dtype="float32")
     run(Conv2d(**common, direction="dgrad", epilogue="residual+bias"))
     run(Conv2d(**common, direction="wgrad", beta="any"), T4)
+
+
+MATRIX: dict[str, Any] = dict(n=2, c=24, h=9, w=7, k=64, r=3, s=2, groups=2, padding=(2, 1, 0, 1), dtype="float16")
+
+
+@needs_emulator
+def test_gradients_on_tensor_cores_turn_filters_and_gather_pixels() -> None:
+    run(Conv2d(**MATRIX, dilation=(1, 2), direction="dgrad", epilogue="scale+bias+relu"), kind="mma")
+    run(Conv2d(**MATRIX, stride=(2, 3), dilation=(3, 1), direction="wgrad", beta="any"), kind="mma")
+    parts: dict[str, Any] = dict(block_k=16, fragment_buffers=1, stages=2, split_k=3, reduction="last_arrival")
+    parts.update(block_m=32, block_n=16, warp_m=16, warp_n=16, slice_k=1, raster_group=1)
+    run(Conv2d(**MATRIX, direction="wgrad", out_dtype="float32"), kind="mma", **parts)
+    run(Conv2d(**{**MATRIX, "r": 1, "padding": 0}, direction="dgrad"), kind="mma", **parts)
+
+
+def test_what_tensor_cores_do_not_take_is_named() -> None:
+    workload = Conv2d(**MATRIX, direction="dgrad")
+    for change, said in (
+        (dict(stride=2), "takes stride 1, not 2x2"),
+        (dict(layout="nchw"), "layout nhwc, not nchw"),
+        (dict(dtype="float8_e4m3", out_dtype="float16"), "takes 16- and 32-bit data"),
+        (dict(dtype="float32", out_dtype="float32"), "math permits neither"),
+        (dict(padding=2), "beyond which dy is cut"),
+        (dict(k=40), "20 of a group are no multiple of 32"),
+        (dict(c=6), "copies 4 bytes or more"),
+        (dict(direction="wgrad", c=6), "(3) are no multiple"),
+    ):
+        changed = replace(workload, **change)  # type: ignore[arg-type]
+        answer = registry()[f"conv2d_{changed.direction}_mma"].supported(changed, A100)
+        assert said in str(answer), (change, answer)
+        assert registry()[f"conv2d_{changed.direction}_simt"].supported(changed, A100) is True
 
 
 @needs_emulator
@@ -89,7 +120,7 @@ def test_phases_are_those_of_the_definition() -> None:
 
 def test_what_is_refused_is_named_and_what_is_exported_takes_dy() -> None:
     workload = Conv2d(1, 8, 6, 6, 8, 3, 3, direction="wgrad", beta="1")
-    assert [b.name for b in bind(workload, A100)] == ["conv2d_wgrad_simt"]
+    assert [b.name for b in bind(workload, A100)] == ["conv2d_wgrad_mma", "conv2d_wgrad_simt"]
     template = registry()["conv2d_wgrad_simt"]
     assert template.supported(replace(workload, direction="fprop", beta="0"), A100) == "computes wgrad, not fprop"
     plan = template.plan(template.default(workload, A100), workload, A100)
