@@ -1,28 +1,50 @@
 """Gradient of a convolution's image on tensor cores: mma.sync fed by a cp.async pipeline (sm_80 and newer), NHWC.
 
-With stride 1 it is a convolution of dy with the filters flipped and transposed: A is the gathered dy, B the filters,
-whose rows are channels of dy; both are flipped and transposed by indexing alone. Strided ones are left to
-conv2d_dgrad_simt. The main loop, split K, raster and epilogue are those of matmul_mma.
+A dgrad is a convolution of dy with the filters flipped and transposed: A is the gathered dy, B the filters, whose rows
+are channels of dy; both are flipped and transposed by indexing alone. A strided one is several: pixels of dx that lie a
+stride apart meet the same filter taps, and each such phase is a dense convolution with a kernel of its own, so nothing
+is multiplied by the zeros between elements of dy. Where a phase meets no tap, dx is set to zero before. The main loop,
+split K, raster and epilogue are those of matmul_mma.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..cuda.device import Device
+from ..plan import LaunchPlan, MemsetStep, ResourceEstimate, Step
 from ..space.knob import Constraint
 from ..workload import ITEMSIZE
 from .base import Template
-from .lib.common import derived_once
+from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints
 from .lib.mma.derived import Derived, derived
-from .lib.mma.gradients import SHALLOW, channels, filter_rows, forward, image_operands, image_problem, refusal
+from .lib.mma.gradients import (
+    SHALLOW,
+    Problems,
+    channels,
+    convolutions,
+    dense_problems,
+    filter_rows,
+    image_operands,
+    image_problem,
+    phase_problem,
+    refusal,
+)
 from .lib.mma.loader import image_loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
 from .matmul_mma import numerics
+
+MOST_PHASES = 4
+"""Kernels of one source: a stride of 2 in both directions has four phases."""
+
+
+def _atomics(w: Any) -> bool:
+    return bool(not w.ops and w.out_dtype == "float32" and not w.deterministic and w.stride == (1, 1))
 
 
 def _pixels(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
@@ -38,37 +60,48 @@ def _pixels_are_few(c: Mapping[str, Any], w: Any, d: Device) -> bool:
 
 
 CONSTRAINTS = (
-    *constraints(
-        image_problem,
-        image_operands,
-        lambda w: not w.ops and w.out_dtype == "float32" and not w.deterministic,
-        state=16,
-    ),
+    *constraints(image_problem, image_operands, _atomics, state=16),
     Constraint(
-        "taps_whole",
+        "block_k_divides",
         ("block_k",),
         lambda c, w, d: channels(w)[1] % c["block_k"] == 0,
         "block_k divides the channels of dy of a group, so that a k tile lies inside one filter tap",
     ),
     Constraint(
-        "pixels_per_thread",
+        "pixels_fit",
         (*WARPS, "block_k", "copy_bytes"),
         _pixels_are_few,
         "a thread's vectors lie at one place in k, and it keeps track of at most 8 pixels",
+    ),
+    Constraint(
+        "phase_parts_fit",
+        ("block_k", "split_k"),
+        lambda c, w, d: all(c["split_k"] <= phase_problem(one).k_tiles(c) for one in convolutions(w)),
+        "every part of every phase has a k tile",
+    ),
+    Constraint(
+        "phase_reduction_legal",
+        ("split_k", "reduction"),
+        lambda c, w, d: c["split_k"] == 1 or c["reduction"] == "workspace" or w.stride == (1, 1),
+        "the phases of a stride use one workspace in turn, where no counters can stay: a second kernel adds the parts",
     ),
     SHALLOW,
 )
 
 
 def _supports(w: Any, device: Device) -> bool | str:
-    if w.stride != (1, 1):
-        return f"takes stride 1, not {w.stride[0]}x{w.stride[1]}"
     cg, kg = channels(w)
     if why := refusal(w, math.gcd(cg, kg), "channels"):
         return why
-    reach = [d * (f - 1) for d, f in zip(w.dilation, (w.r, w.s))]
-    if max(w.padding[:2]) > reach[0] or max(w.padding[2:]) > reach[1]:
-        return "takes padding up to dilation times (filter - 1), beyond which dy is cut"
+    if math.prod(w.stride) > MOST_PHASES:
+        return f"takes strides with at most {MOST_PHASES} phases, not {w.stride[0]}x{w.stride[1]}"
+    problems = dense_problems(w)
+    if isinstance(problems, str):
+        return problems
+    if not problems.convolutions:
+        return "has no pixel that meets a filter tap"
+    if problems.empty and w.ops:
+        return "sets pixels that meet no filter tap to zero, which an epilogue would change"
     if image_problem(w).m >= 2**31 - 512:
         return "has 2^31 pixels or more"
     if kg % (least := 64 // ITEMSIZE[w.dtype]):
@@ -78,27 +111,73 @@ def _supports(w: Any, device: Device) -> bool | str:
     return True
 
 
+@dataclass(frozen=True)
+class Phased:
+    """All that the source sees as ``launch``: each phase as the other mma.sync families derive their one product."""
+
+    phases: tuple[Derived, ...]
+    strided: bool
+
+
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
     count, cg = Shape.of(config, w.dtype, promotes(w, device)).threads, channels(w)[0]
-    product, (dy, filters), like = image_problem(w), image_operands(config, w), forward(w)
-    iterator = "masks" if 1 < w.r * w.s <= 32 else "analytic"
-    loaders = image_loader(dy, count, like, iterator, product.k_tiles(config)), filter_rows(filters, count, w)
-    name, wide = "conv2d_dgrad_mma", w.n * w.h * w.w * w.c >= 2**31
-    return derived(name, config, w, device, product, loaders, row_elements=math.gcd(w.c, cg), along="n", wide=wide)
+    dy, filters = image_operands(config, w)
+    problems = dense_problems(w)
+    assert isinstance(problems, Problems), "supports() said that a config exists"
+    strided, wide = w.stride != (1, 1), w.n * w.h * w.w * w.c >= 2**31
+    found = []
+    for number, (one, met) in enumerate(zip(problems.convolutions, problems.taps)):
+        product, name = phase_problem(one), f"conv2d_dgrad_mma_{number}" if strided else "conv2d_dgrad_mma"
+        iterator = "masks" if 1 < one.r * one.s <= 32 else "analytic"
+        image = image_loader(dy, count, one, iterator, product.k_tiles(config))
+        loaders, row = (image, filter_rows(filters, count, w, met)), math.gcd(w.c, cg)
+        found.append(derived(name, config, one, device, product, loaders, row_elements=row, along="n", wide=wide))
+    return Phased(tuple(found), strided)
+
+
+def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    """One launch a phase (two with a split K), after zeros where a phase has no tap."""
+    plans = [
+        launch.plan(phase, c, w, phase_problem(one))
+        for phase, one in zip(_derived(c, w, device).phases, convolutions(w))
+    ]
+    if len(plans) == 1 and not _has_empty(w):
+        return plans[0]
+    out = w.arrays()["out"]
+    zeros: tuple[Step, ...] = (MemsetStep("out", out.nbytes),) if _has_empty(w) else ()
+    steps = (*zeros, *(step for plan in plans for step in plan.steps))
+    return LaunchPlan(steps, max(plan.workspace_bytes for plan in plans)).check()
+
+
+def _has_empty(w: Any) -> bool:
+    problems = dense_problems(w)
+    return isinstance(problems, Problems) and problems.empty
+
+
+def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+    """Those of the largest phase; its main loop counts the k tiles of all, which have about as many pixels each."""
+    found = launch.resources(
+        _derived(c, w, device).phases[0].launch.name, c, w, device, image_problem(w), image_operands(c, w)
+    )
+    assert found.loop is not None
+    tiles = sum(phase_problem(one).k_tiles(c) for one in convolutions(w))
+    steps = ceil_div(tiles, c["split_k"])
+    reads = (found.loop.reads[0] * steps / found.loop.steps, found.loop.reads[1] * steps / found.loop.steps)
+    return replace(found, loop=replace(found.loop, steps=steps, reads=reads))
 
 
 TEMPLATE: Template = Template(
     name="conv2d_dgrad_mma",
     op="conv2d",
-    summary="gradient of the image on tensor cores by mma.sync, stride 1, any group, nhwc",
+    summary="gradient of the image on tensor cores by mma.sync, strides up to 2, any group, nhwc",
     knobs=KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=_supports,
     derive=_derived,
-    resources=lambda c, w, d: launch.resources("conv2d_dgrad_mma", c, w, d, image_problem(w), image_operands(c, w)),
-    plan=lambda c, w, d: launch.plan(_derived(c, w, d), c, w, image_problem(w)),
+    resources=_resources,
+    plan=_plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE, image_problem(w)),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, image_problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, image_problem(w)),

@@ -14,7 +14,7 @@ from gpu_tune.errors import Unsupported
 from gpu_tune.kernel.export_cpp import header
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import render
-from gpu_tune.templates.lib.simt.backward.tiles import Phases
+from gpu_tune.templates.lib.phases import Phases
 from gpu_tune.templates.registry import bind, registry
 from gpu_tune.workload import Conv2d
 
@@ -69,14 +69,26 @@ def test_gradients_on_tensor_cores_turn_filters_and_gather_pixels() -> None:
     run(Conv2d(**{**MATRIX, "r": 1, "padding": 0}, direction="dgrad"), kind="mma", **parts)
 
 
+@needs_emulator
+def test_phases_of_a_stride_are_dense_problems_on_tensor_cores() -> None:
+    common: dict[str, Any] = dict(n=2, c=16, h=9, w=8, k=32, dtype="float16", out_dtype="float32", direction="dgrad")
+    report = run(Conv2d(**common, r=3, s=3, stride=2, padding=1, epilogue="residual"), kind="mma", split_k=1)
+    assert sum("phase" in name or "dgrad" in name for name in report.shared_bytes_touched) == 4
+    run(Conv2d(**{**common, "groups": 2, "k": 64}, r=1, s=3, stride=(2, 1), padding=0), kind="mma")
+    run(Conv2d(**common, r=3, s=3, stride=2, dilation=2, padding=2), kind="mma")
+
+
 def test_what_tensor_cores_do_not_take_is_named() -> None:
     workload = Conv2d(**MATRIX, direction="dgrad")
     for change, said in (
-        (dict(stride=2), "takes stride 1, not 2x2"),
+        (dict(stride=(3, 2)), "at most 4 phases, not 3x2"),
+        (dict(stride=2, dilation=2, padding=2, epilogue="bias"), "an epilogue would change"),
+        (dict(h=1, stride=4, r=1, s=1, padding=(1, 0, 0, 0)), "at most 4"),
+        (dict(h=1, stride=(2, 1), r=1, padding=(1, 0, 0, 0)), "no pixel that meets"),
         (dict(layout="nchw"), "layout nhwc, not nchw"),
         (dict(dtype="float8_e4m3", out_dtype="float16"), "takes 16- and 32-bit data"),
         (dict(dtype="float32", out_dtype="float32"), "math permits neither"),
-        (dict(padding=2), "beyond which dy is cut"),
+        (dict(padding=3), "leaves no part of dy out"),
         (dict(k=40), "20 of a group are no multiple of 32"),
         (dict(c=6), "copies 4 bytes or more"),
         (dict(direction="wgrad", c=6), "(3) are no multiple"),
@@ -111,11 +123,11 @@ def test_phases_are_those_of_the_definition() -> None:
     for stride, dilation, padding, taps in ((6, 4, 3, 5), (4, 2, 0, 3), (5, 3, 7, 2), (1, 3, 1, 4), (3, 6, 2, 3)):
         axis = Phases(20, taps, 9, stride, dilation, padding)
         for first in range(axis.count):
-            residue = (first + padding) % stride
-            meets = [r for r in range(taps) if (r * dilation - residue) % stride == 0]
-            start = residue // axis.gcd * axis.inverse % axis.step
-            found = range(start, taps, axis.step) if residue % axis.gcd == 0 else range(0)
-            assert list(found) == meets and len(meets) <= axis.most_taps
+            meets = [r for r in range(taps) if (first + padding - r * dilation) % stride == 0]
+            found = axis.at(first)
+            assert list(range(found.first_tap, taps, axis.step)) == meets and found.taps == len(meets) <= axis.most_taps
+            assert found.pixels == len(range(first, 20, stride))
+            assert not meets or found.start == (first + padding - meets[0] * dilation) // stride
 
 
 def test_what_is_refused_is_named_and_what_is_exported_takes_dy() -> None:

@@ -14,7 +14,7 @@ from gpu_tune.templates.identity import family_hash, modules, sources
 from gpu_tune.templates.registry import registry
 
 FAMILIES = sorted(registry())
-MMA = {"matmul_mma", "conv2d_igemm_mma", "conv2d_winograd"}
+MMA = {"matmul_mma", "conv2d_igemm_mma", "conv2d_winograd", "conv2d_dgrad_mma", "conv2d_wgrad_mma"}
 WGMMA = {"matmul_wgmma", "conv2d_igemm_wgmma"}
 Changed = Callable[[str, Callable[[str], str]], set[str]]
 
@@ -84,7 +84,7 @@ def test_a_statement_changes_exactly_the_families_that_import_it(
         ("parts/common/epilogue.cuh.j2", set(FAMILIES)),
         ("parts/mma/mainloop.cuh.j2", MMA),
         ("parts/wgmma/cluster_reduce.cuh.j2", WGMMA),
-        ("parts/mma/image_loader.cuh.j2", {"conv2d_igemm_mma"}),
+        ("parts/mma/image_loader.cuh.j2", {"conv2d_igemm_mma", "conv2d_dgrad_mma"}),
         ("matmul_simt.cu.j2", {"matmul_simt", "conv2d_winograd_simt"}),
     ],
 )

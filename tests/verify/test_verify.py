@@ -37,7 +37,11 @@ pytestmark = [
 ]
 H200 = device.by_name("nvidia-h200")
 VARIANTS = {"matmul_wgmma": 90, "conv2d_igemm_wgmma": 70, "conv2d_winograd_simt": 45}
-"""Of a family, if not 100: these take longest. The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``."""
+VARIANTS |= {"conv2d_dgrad_simt": 20, "conv2d_wgrad_simt": 20, "conv2d_dgrad_mma": 12, "conv2d_wgrad_mma": 12}
+"""Of a family, if not 100: these take longest, or share most of their code with others.
+
+The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``.
+"""
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE, Conv2d
+from ..phases import Dense, phases
 from .loader import Loader, loader
 from .tiles import Operand, Problem, copy_width, operand
 
@@ -83,26 +86,73 @@ def refusal(w: Conv2d, size: int, what: str) -> str:
     return ""
 
 
-def forward(w: Conv2d) -> Conv2d:
-    """The forward convolution that a dgrad of stride 1 is: of dy, with filters flipped in rows and columns and c and k
-    exchanged. Its operations are those of ``w``."""
-    (dh, dw), (top, bottom, left, right) = w.dilation, w.padding
-    rows, columns = dh * (w.r - 1), dw * (w.s - 1)
-    return replace(
-        w,
-        c=w.k,
-        h=w.p,
-        w=w.q,
-        k=w.c,
-        padding=(rows - top, rows - bottom, columns - left, columns - right),
-        direction="fprop",
-    )
+@dataclass(frozen=True)
+class Scatter:
+    """Where the pixels of a phase lie in dx: ``rows`` x ``columns`` an image; from ``first`` on, ``stride`` apart."""
+
+    rows: int
+    columns: int
+    first: tuple[int, int]
+    stride: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Phase(Conv2d):
+    """The forward convolution that a phase of a strided dgrad is; its results lie in dx as ``scatter`` says."""
+
+    scatter: Scatter = Scatter(1, 1, (0, 0), (1, 1))
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The dense problems of a dgrad that have filter taps, the largest first; ``empty``: there are others."""
+
+    convolutions: tuple[Conv2d, ...]
+    taps: tuple[tuple[Dense, Dense], ...]
+    empty: bool
+
+
+@functools.lru_cache(maxsize=256)
+def dense_problems(w: Conv2d) -> Problems | str:
+    """Each phase as a convolution of dy with the taps that it meets, flipped, c and k exchanged; or why there is one
+    that is none: dy would have to be cut."""
+    rows, columns = phases(w)
+    found, all_met = [], True
+    for first in itertools.product(range(rows.count), range(columns.count)):
+        met = rows.at(first[0]), columns.at(first[1])
+        all_met = all_met and met[0].taps > 0 and met[1].taps > 0
+        if not (met[0].taps and met[1].taps):
+            continue
+        padding: list[int] = []
+        for axis, phase in zip((rows, columns), met):
+            before = (phase.taps - 1) * axis.shift - phase.start
+            padding += [before, phase.pixels - axis.outputs + phase.start]
+        if min(padding) < 0:
+            return "takes padding that leaves no part of dy out: here a pixel's taps begin or end inside of dy"
+        common: dict[str, Any] = {f.name: getattr(w, f.name) for f in fields(w)}
+        common.update(c=w.k, h=w.p, w=w.q, k=w.c, r=met[0].taps, s=met[1].taps, direction="fprop")
+        common.update(stride=(1, 1), padding=tuple(padding), dilation=(rows.shift, columns.shift))
+        scatter = Scatter(w.h, w.w, first, w.stride)
+        one = Conv2d(**common) if w.stride == (1, 1) else Phase(**common, scatter=scatter)
+        found.append((one, met))
+    found.sort(key=lambda pair: -pair[0].flops)
+    return Problems(tuple(one for one, _ in found), tuple(met for _, met in found), not all_met)
+
+
+def convolutions(w: Conv2d) -> tuple[Conv2d, ...]:
+    """Those of :func:`dense_problems`; none where there is a reason against them."""
+    problems = dense_problems(w)
+    return () if isinstance(problems, str) else problems.convolutions
+
+
+def phase_problem(one: Conv2d) -> Problem:
+    """Pixels x channels of x over channels of dy and filter taps of a phase, for every group."""
+    return Problem(one.n * one.p * one.q, one.k // one.groups, one.c // one.groups * one.r * one.s, one.groups)
 
 
 def image_problem(w: Any) -> Problem:
-    """dgrad: pixels x channels of x over channels of dy and filter taps, for every group."""
-    cg, kg = channels(w)
-    return Problem(w.n * w.h * w.w, cg, kg * w.r * w.s, w.groups)
+    """The product of the phase with most work."""
+    return phase_problem(convolutions(w)[0])
 
 
 def image_operands(c: Config, w: Any) -> tuple[Operand, Operand]:
@@ -115,21 +165,34 @@ def image_operands(c: Config, w: Any) -> tuple[Operand, Operand]:
 class FilterRows:
     """How a tile of the filters is copied for a dgrad: ``rows`` of a matrix, one for each channel of dy at one tap.
 
-    Taps come last one first, ``tap_stride`` elements apart, ``channels`` rows each.
+    A phase meets ``taps`` of rows and columns of the filter, ``steps`` apart from ``first`` on; k takes the last one
+    first. The filter has ``columns`` taps in a row, ``tap_stride`` elements apart, ``channels`` rows each.
     """
 
     rows: Loader
     channels: int
-    taps: int
+    taps: tuple[int, int]
+    first: tuple[int, int]
+    steps: tuple[int, int]
+    columns: int
     tap_stride: int
+    group_stride: int
     gathers: bool = False
 
     @property
     def operand(self) -> Operand:
         return self.rows.operand
 
+    @property
+    def last(self) -> int:
+        """The filter's tap that k begins with."""
+        row, column = (f + (n - 1) * s for f, n, s in zip(self.first, self.taps, self.steps))
+        return row * self.columns + column
 
-def filter_rows(op: Operand, threads: int, w: Conv2d) -> FilterRows:
+
+def filter_rows(op: Operand, threads: int, w: Conv2d, met: tuple[Dense, Dense]) -> FilterRows:
     cg, kg = channels(w)
     rows = loader(op, threads, w, w.r * w.s * cg, (kg, cg))
-    return FilterRows(rows, kg, w.r * w.s, cg)
+    steps = phases(w)[0].step, phases(w)[1].step
+    taps, first = (met[0].taps, met[1].taps), (met[0].first_tap, met[1].first_tap)
+    return FilterRows(rows, kg, taps, first, steps, w.s, cg, group_stride=kg * w.r * w.s * cg)

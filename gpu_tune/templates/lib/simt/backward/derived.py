@@ -9,9 +9,9 @@ from typing import Any
 from .....space import knob
 from .....workload import ITEMSIZE
 from ...common import INDEX_LIMIT, STATIC_LIMIT, ceil_div
+from ...phases import Phases, phases
 from ..launch import REDUCE_THREADS
 from . import tiles as tile
-from .tiles import Phases
 
 Config = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def layout(c: Config, w: Any) -> Layout:
         w.layout == "nhwc",
         cg,
         kg,
-        tile.phases(w),
+        phases(w),
         *tile.extents(w),
         *tile.tiles(c, w),
         threads_m=c["block_m"] // c["thread_m"],

@@ -15,6 +15,7 @@ from .....workload import ITEMSIZE
 from ....base import ResourceEstimate
 from ... import knobs as shared
 from ...common import derived_once
+from ...phases import phases
 from .. import launch
 from . import tiles as tile
 from .derived import Derived, derived
@@ -72,8 +73,8 @@ def _mean_steps(c: Mapping[str, Any], w: Any) -> float:
     have."""
     if w.direction == "wgrad":
         return tile.steps(c, w)
-    share = math.prod(max(1.0, axis.taps / axis.count) for axis in tile.phases(w))
-    most = math.prod(axis.most_taps for axis in tile.phases(w))
+    share = math.prod(max(1.0, axis.taps / axis.count) for axis in phases(w))
+    most = math.prod(axis.most_taps for axis in phases(w))
     return tile.steps(c, w) * min(1.0, share / most)
 
 

@@ -8,77 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .....workload import ITEMSIZE
 from ...common import ceil_div
+from ...phases import phases
 from ..tiles import whole_vectors
 
 Config = Mapping[str, Any]
 PIECE = 4
 """Rows or columns of a thread that lie side by side, at most: what one access of shared memory reads."""
-
-
-@dataclass(frozen=True)
-class Phases:
-    """How one axis of dx splits into dense problems: pixels ``stride`` apart meet the same filter taps.
-
-    Pixel h of phase h0 = h mod stride (``count`` phases, of at most ``pixels`` pixels) has the residue a = (h0 +
-    padding) mod stride. It meets the taps r with r * dilation = a (mod stride): none unless ``gcd`` of stride and
-    dilation divides a; else r0 = (a / gcd) ``inverse`` mod ``step`` and every ``step``-th from there, and each next one
-    meets dy ``shift`` earlier.
-    """
-
-    size: int
-    taps: int
-    outputs: int
-    stride: int
-    dilation: int
-    padding: int
-
-    @property
-    def count(self) -> int:
-        return min(self.stride, self.size)
-
-    @property
-    def pixels(self) -> int:
-        return ceil_div(self.size, self.stride)
-
-    @property
-    def gcd(self) -> int:
-        return math.gcd(self.stride, self.dilation)
-
-    @property
-    def step(self) -> int:
-        return self.stride // self.gcd
-
-    @property
-    def shift(self) -> int:
-        return self.dilation // self.gcd
-
-    @property
-    def inverse(self) -> int:
-        """Of ``shift`` modulo ``step``."""
-        return pow(self.shift, -1, self.step) if self.step > 1 else 0
-
-    @property
-    def most_taps(self) -> int:
-        """Taps of the phase that meets most."""
-        return ceil_div(self.taps, self.step)
-
-    @property
-    def dense(self) -> bool:
-        """Whether there is one phase, which meets every tap."""
-        return self.stride == 1
-
-
-def phases(w: Any) -> tuple[Phases, Phases]:
-    """Those of rows and of columns."""
-    return (
-        Phases(w.h, w.r, w.p, w.stride[0], w.dilation[0], w.padding[0]),
-        Phases(w.w, w.s, w.q, w.stride[1], w.dilation[1], w.padding[2]),
-    )
 
 
 def channels(w: Any) -> tuple[int, int]:
