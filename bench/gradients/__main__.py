@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.gradients import predicted
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel import vendor
 from gpu_tune.reference import example_inputs, reference
@@ -60,7 +62,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gradients", description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=200, help="a direction")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--predict", metavar="DEVICE", help="predicted rates of a few layers instead")
     options = parser.parse_args()
+    if options.predict:
+        for line in predicted.lines(by_name(options.predict)):
+            print(line, flush=True)
+        return 0
     try:
         import torch
     except ImportError as error:
