@@ -14,6 +14,7 @@ from typing import Any
 
 from ..cuda.device import Device
 from ..plan import BufferArg, KernelStep, LaunchPlan, MainLoop
+from ..plan.size import upper
 from ..space.knob import Config, Constraint, Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
@@ -210,7 +211,7 @@ def storage(c: Mapping[str, Any], w: Any, tiles: Layout) -> Storage:
         rows_outside=w.padding[0] > 0 or last_row + (w.r - 1) * w.dilation[0] >= w.h,
         columns_outside=w.padding[2] > 0 or last_column + (w.s - 1) * w.dilation[1] >= w.w,
         wide_x=w.c * w.h * w.w > INDEX_LIMIT,
-        wide_out=w.n * w.k * w.p * w.q > INDEX_LIMIT,
+        wide_out=upper(w.n) * w.k * w.p * w.q > INDEX_LIMIT,
     )
 
 
@@ -329,4 +330,5 @@ TEMPLATE = Template(
     default=default,
     seeds=seeds,
     min_cc=75,
+    open_sizes=("n",),
 )

@@ -113,4 +113,5 @@ TEMPLATE: Template = Template(
     default=lambda w, d: seeds.default(w, d, TEMPLATE),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
     min_cc=75,
+    open_sizes=("n",),
 )

@@ -23,8 +23,9 @@ from ..trial import Candidate, Policy
 
 MOST_SIZES = 8
 """Sizes that are tuned where none are named."""
-LEAST = 16
-"""The smallest of these: below it kernels do the same work."""
+LEAST = {"m": 16, "n": 1}
+"""The smallest of these by the name of the open size: rows fewer than 16 are the same work to kernels; every image of a
+convolution is some hundred rows."""
 KEPT = 1.01
 """A kernel serves sizes where it takes at most this much of the best one's time."""
 
@@ -87,29 +88,40 @@ class SizedKernel:
 def sizes_to_tune(size: Size, most: int = MOST_SIZES) -> list[int]:
     """Up to ``most`` round sizes in geometric steps, from ``LEAST`` (or the least allowed) to the largest."""
     low, high = size.bounds
-    first = min(max(low, LEAST), high)
+    first = min(max(low, LEAST[size.name]), high)
     steps = max(1, min(most - 1, (high // first).bit_length() - 1))
     found = {first, high}
     for step in range(1, steps):
-        found.add(min(high, max(first, rounded(first * (high / first) ** (step / steps)))))
+        found.add(min(high, max(first, rounded(size, first * (high / first) ** (step / steps)))))
     return sorted(found)
 
 
-def rounded(size: float) -> int:
-    """A round size near ``size``."""
-    unit = 16 if size < 256 else 128
-    return max(unit, round(size / unit) * unit)
+def rounded(size: Size, near: float) -> int:
+    """A round size ``near`` that."""
+    unit = _power(near) if size.name == "n" else 16 if near < 256 else 128
+    return max(unit, round(near / unit) * unit)
+
+
+def _power(near: float) -> int:
+    """The power of two that is from an eighth to a quarter of ``near``, at least 1."""
+    return max(1, 1 << max(0, int(near).bit_length() - 3))
 
 
 def samples(size: Size) -> list[int]:
-    """Sizes at whose ends tiles of every family begin another row: the ends of the parts that are compared."""
+    """Sizes at whose ends tiles of every family begin another row: the ends of the parts that are compared. Of images
+    of a convolution, each of which is many rows, steps of an eighth to a quarter."""
     low, high = size.bounds
     found, at = [], 0
     while at < high:
-        at += 8 if at < 16 else 16 if at < 128 else 32 if at < 512 else 64 if at < 2048 else max(128, at // 1024 * 64)
+        at += _power(at) if size.name == "n" else _rows(at)
         if at >= low:
             found.append(min(at, high))
     return found
+
+
+def _rows(at: int) -> int:
+    """Rows from one sample to the next."""
+    return 8 if at < 16 else 16 if at < 128 else 32 if at < 512 else 64 if at < 2048 else max(128, at // 1024 * 64)
 
 
 def usual_error(kernels: Iterable[SizedKernel]) -> float:

@@ -180,7 +180,7 @@ class _Tuning:
             return worst
         gaps = zip(self.searched, self.searched[1:])
         low, high = max(gaps, key=lambda gap: gap[1] / gap[0], default=(1, 1))
-        middle = rounded((low * high) ** 0.5)
+        middle = rounded(self.size, (low * high) ** 0.5)
         return middle if low * CLOSE < middle < high / CLOSE else None
 
     def confirm(self) -> None:

@@ -78,7 +78,11 @@ def test_wrong_requests_are_refused_before_anything_is_tuned(home, templates):
 
 @pytest.mark.parametrize("bounds", [(1, 2), (1, 16), (7, 9), (1, 8192), (1, 4096), (100, 130), (5000, 70000)])
 def test_sizes_to_tune_and_samples_are_inside_and_end_at_the_largest(bounds):
-    size = Size("m", bounds)
+    for size in (Size("m", bounds), Size("n", bounds)):
+        check_sizes(size, bounds)
+
+
+def check_sizes(size, bounds):
     tuned, ends = sizes.sizes_to_tune(size), sizes.samples(size)
     assert 1 <= len(tuned) <= sizes.MOST_SIZES and tuned == sorted(set(tuned)) and tuned[-1] == bounds[1]
     assert (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .....plan.size import upper
 from .....workload import ITEMSIZE
 from ...common import INDEX_LIMIT, STATIC_LIMIT
 from ..launch import REDUCE_THREADS
@@ -163,7 +164,7 @@ def storage(c: Config, w: Any) -> Storage:
         offset=tile.x_bytes(c, w),
         wide=kg * cg * w.r * w.s > INDEX_LIMIT,
     )
-    return Storage(area, x, filters, tile.shared_bytes(c, w), wide_out=tile.outputs(w) > INDEX_LIMIT)
+    return Storage(area, x, filters, tile.shared_bytes(c, w), wide_out=upper(tile.outputs(w)) > INDEX_LIMIT)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def parts(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
     return steps, ceil_div(steps, c["split_k"])
 
 
-def outputs(w: Any) -> int:
-    return int(w.n * w.k * w.p * w.q)
+def outputs(w: Any) -> Any:
+    return w.n * w.k * w.p * w.q
 
 
 def grid(c: Mapping[str, Any], w: Any) -> int:
