@@ -97,6 +97,42 @@ def convolution(
     return y.to(dtype)
 
 
+def gradient(
+    direction: str,
+    dy: Tensor,
+    other: Tensor,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    *,
+    tf32: bool,
+) -> Tensor:
+    """A convolution's gradient of ``shape``: for the images from the filters (``dgrad``), or the other way (``wgrad``).
+
+    What is not asked for is a tensor without memory of its own, as in ``torch.nn.grad``.
+    """
+    top, bottom, left, right = padding
+    even = (top, left) == (bottom, right)
+    blank = dy.new_empty(1)
+    if direction == "dgrad":
+        n, c, h, w = shape
+        more = (0, 0) if even else (top + bottom, left + right)
+        image, around = blank.expand(n, c, h + more[0], w + more[1]), [top, left] if even else [0, 0]
+        filters = other
+    else:
+        image, around = padded(other, padding)
+        filters = blank.expand(tuple(shape))
+    mask = [direction == "dgrad", direction == "wgrad", False]
+    options = (list(stride), around, list(dilation), False, [0, 0], groups, mask)
+    with permitted(tf32) if dy.is_cuda and dy.dtype is torch.float32 else contextlib.nullcontext():
+        found = torch.ops.aten.convolution_backward(dy, image, filters, None, *options)
+    if direction == "wgrad":
+        return found[1]
+    return found[0] if even else found[0][:, :, top : top + shape[2], left : left + shape[3]]
+
+
 def padded(x: Tensor, padding: Sequence[int]) -> tuple[Tensor, list[int]]:
     """Images and the padding that PyTorch still has to add, which is the same on opposite sides."""
     top, bottom, left, right = padding

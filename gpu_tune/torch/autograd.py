@@ -1,7 +1,7 @@
 """Gradients of the operators. Backward products are workloads of their own, dispatched and tunable like any other.
 
 For ``P = A @ B`` with its gradient ``G``: ``dA = G @ B^T`` and ``dB = A^T @ G``; which letters those are follows from
-the layout (a linear layer, nt, needs nn and tn). Convolutions go backward through PyTorch (cuDNN), which has both.
+the layout (a linear layer, nt, needs nn and tn). A convolution's are workloads with direction dgrad and wgrad.
 
 Where a gradient is asked for, our kernel computes the epilogue up to its last operation that can be undone from the
 result: all that is linear, and a relu. What follows (gelu, silu, clamp) needs what it was given, which a fused kernel
@@ -22,7 +22,9 @@ from torch.autograd import forward_ad
 from ..errors import Unsupported
 from ..workload.epilogue import Op
 from . import arithmetic, layouts, ops
-from .calls import Call, permissions
+from .calls import permissions
+from .gradient_calls import gradient_shape
+from .routes import Call
 
 AFTER = torch._C._after_autograd_keyset
 LINEAR = ("scale", "bias", "row_bias", "residual")
@@ -162,21 +164,12 @@ class _Conv2d(_Operator):
     def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
         if "x" not in wanted and "w" not in wanted:
             return
-        stride, padding, dilation, groups = ctx.options[:4]
-        x, w = first, second
-        image, even = arithmetic.padded(x, padding)
-        mask = ["x" in wanted, "w" in wanted, False]
-        with arithmetic.permitted("tf32" in permissions(ctx.options[6])):
-            found = torch.ops.aten.convolution_backward(
-                g.to(x.dtype), image, w, None, stride, even, dilation, False, [0, 0], groups, mask
-            )
-        if mask[0]:
-            top, _, left, _ = padding
-            uneven = image is not x
-            rows, columns = x.shape[2:]
-            wanted["x"] = found[0][:, :, top : top + rows, left : left + columns] if uneven else found[0]
-        if mask[1]:
-            wanted["w"] = found[1]
+        *geometry, _, _, math = ctx.options
+        g = g.to(first.dtype)
+        if "x" in wanted:
+            wanted["x"] = ops.conv2d_dgrad(g, second, *first.shape[2:], *geometry, math)
+        if "w" in wanted:
+            wanted["w"] = ops.conv2d_wgrad(g, first, *second.shape[2:], *geometry, math)
 
     @classmethod
     def laid(cls, g: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -229,6 +222,21 @@ def _in_steps(function: type[_Operator], args: Sequence[Any], first: Sequence[Op
     return y
 
 
+def _gradient_of_a_gradient(name: str, direction: str, op: Any) -> None:
+    """PyTorch's own operator where a gradient of it is asked for, and under ``torch.func``."""
+
+    def kernel(keyset: Any, dy: Tensor, other: Tensor, rows: int, columns: int, *options: Any) -> Tensor:
+        asked = torch.is_grad_enabled() and torch._C._any_requires_grad(dy, other)
+        if not (asked or _traced_by_functions((dy, other))):
+            return op.redispatch(keyset & AFTER, dy, other, rows, columns, *options)
+        stride, padding, dilation, groups, math = options
+        shape = gradient_shape(direction, dy, other, (rows, columns), groups)
+        tf32 = "tf32" in permissions(math)
+        return arithmetic.gradient(direction, dy, other, shape, stride, padding, dilation, groups, tf32=tf32)
+
+    ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
 def _not_differentiable(name: str, op: Any) -> None:
     def kernel(keyset: Any, *args: Any) -> Tensor:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
@@ -245,5 +253,7 @@ def register() -> None:
     """Give the operators their gradients."""
     _differentiable("matmul", _Matmul)
     _differentiable("conv2d", _Conv2d)
+    _gradient_of_a_gradient("conv2d_dgrad", "dgrad", ops.conv2d_dgrad)
+    _gradient_of_a_gradient("conv2d_wgrad", "wgrad", ops.conv2d_wgrad)
     _not_differentiable("scaled_matmul", ops.scaled_matmul)
     _not_differentiable("scaled_conv2d", ops.scaled_conv2d)

@@ -194,11 +194,7 @@ class Convolution:
 
     def strides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The result's: contiguous in the layout of the images."""
-        _, k, p, q = shape
-        return (k * p * q, 1, q * k, k) if self.nhwc else (k * p * q, p * q, q, 1)
-
-
-Call = Product | Convolution
+        return layouts.image_strides(shape, self.nhwc)
 
 
 def permissions(joined: str) -> tuple[str, ...]:

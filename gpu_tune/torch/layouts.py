@@ -117,6 +117,12 @@ def images(tensor: torch.Tensor, nhwc: bool) -> torch.Tensor:
     return tensor.permute(0, 2, 3, 1).contiguous() if nhwc else tensor.contiguous()
 
 
+def image_strides(shape: tuple[int, ...], nhwc: bool) -> tuple[int, ...]:
+    """The strides of a contiguous (n, c, h, w) tensor, or of one that lies as nhwc."""
+    _, c, h, w = shape
+    return (c * h * w, 1, w * c, c) if nhwc else (c * h * w, h * w, w, 1)
+
+
 def spread(value: Any, count: int) -> list[int]:
     """Strides, dilations and paddings as a list: ``count`` numbers, from one, a pair (rows, columns) or all."""
     given = [value] * count if isinstance(value, int) else list(value)

@@ -3,6 +3,7 @@
 ==================== ==========================================================================================
 ``matmul``           a product with any epilogue of float32, float16 or bfloat16 tensors; has gradients, autocasts
 ``conv2d``           the same for convolutions, of images that are nchw or channels-last
+``conv2d_dgrad``     the gradient of a convolution for its images; ``conv2d_wgrad``: for its filters
 ``scaled_matmul``    int8 and float8 tensors, with or without scales; no gradients, and autocast leaves it alone
 ``scaled_conv2d``    the same for convolutions
 ==================== ==========================================================================================
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..workload import MATH
 from . import layouts, routes
 from .calls import Convolution, Product, permissions
+from .gradient_calls import Gradient, gradient_shape
 from .routes import facts
 
 library = torch.library.Library("gpu_tune", "DEF")
@@ -32,6 +34,7 @@ PRODUCT = ("a", "b", "c", "bias", "row_bias", "residual", "scale")
 CONVOLUTION = ("x", "w", "bias", "residual", "scale")
 SCALED_PRODUCT = ("a", "b", "scale_a", "scale_b", "bias", "row_bias", "residual", "scale")
 SCALED_CONVOLUTION = ("x", "w", "scale_a", "scale_b", "bias", "residual", "scale")
+DGRAD, WGRAD = ("dy", "w"), ("dy", "x")
 """Each operator's tensors, in its order."""
 
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
@@ -49,6 +52,10 @@ matmul = _define("matmul", PRODUCT, f"str layout, float alpha, float beta, {_LAS
 conv2d = _define("conv2d", CONVOLUTION, f"{_GEOMETRY}, {_LAST}")
 scaled_matmul = _define("scaled_matmul", SCALED_PRODUCT, f"str layout, str scales, {_LAST}")
 scaled_conv2d = _define("scaled_conv2d", SCALED_CONVOLUTION, f"{_GEOMETRY}, str scales, {_LAST}")
+
+
+conv2d_dgrad = _define("conv2d_dgrad", DGRAD, f"SymInt h, SymInt width, {_GEOMETRY}, str math")
+conv2d_wgrad = _define("conv2d_wgrad", WGRAD, f"SymInt r, SymInt s, {_GEOMETRY}, str math")
 
 
 def product(layout: str, alpha: float, beta: float, epilogue: str, out_dtype: torch.dtype | None, math: str) -> Product:
@@ -88,6 +95,8 @@ _products, _convolutions = routes.Table(PRODUCT, product), routes.Table(CONVOLUT
 _scaled_products = routes.Table(SCALED_PRODUCT, _scaled_product)
 _scaled_convolutions = routes.Table(SCALED_CONVOLUTION, _scaled_convolution)
 
+_dgrads, _wgrads = routes.Table(DGRAD, Gradient), routes.Table(WGRAD, Gradient)
+
 # the bodies: keys are written out, for a loop over tensors would cost as much as all else that a call does
 
 
@@ -122,6 +131,23 @@ def _scaled_conv2d(*args: Any) -> Tensor:
     return _scaled(_scaled_convolutions, args[:7], (stride, padding, dilation, *args[10:]))
 
 
+def _conv2d_dgrad(dy: Tensor, w: Tensor, *options: Any) -> Tensor:
+    return _gradient(_dgrads, "dgrad", dy, w, *options)
+
+
+def _conv2d_wgrad(dy: Tensor, x: Tensor, *options: Any) -> Tensor:
+    return _gradient(_wgrads, "wgrad", dy, x, *options)
+
+
+def _gradient(
+    table: routes.Table, direction: str, dy: Tensor, other: Tensor, rows: int, columns: int,
+    stride: Any, padding: Any, dilation: Any, *rest: Any
+) -> Tensor:  # fmt: skip
+    options = (direction, (rows, columns), tuple(stride), tuple(padding), tuple(dilation), *rest)
+    key, tensors = (options, facts(dy), facts(other)), (dy, other)
+    return (table.known.get(key) or table.decide(key, tensors, options))(tensors)
+
+
 def _scaled(table: routes.Table, tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
     key = (options, *(None if t is None else facts(t) for t in tensors))
     with _autocast_off(tensors[0]):
@@ -143,16 +169,21 @@ def _fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) ->
 
 
 def _fake_convolution(x: Any, w: Any, stride: Any, padding: Any, dilation: Any, out_dtype: torch.dtype | None) -> Any:
+    shape = layouts.convolved_shape(x, w, stride, padding, dilation)
+    return _fake_images(x, w, shape, layouts.result_dtype(x.dtype, out_dtype))
+
+
+def _fake_gradient(direction: str, dy: Any, other: Any, size: Any, groups: int) -> Any:
+    return _fake_images(dy, other, gradient_shape(direction, dy, other, size, groups), dy.dtype)
+
+
+def _fake_images(first: Any, second: Any, shape: tuple[Any, ...], dtype: torch.dtype) -> Any:
+    """Memory of that shape, in the layout that is told by the tensors."""
     from torch.fx.experimental.symbolic_shapes import guard_or_false  # slow to import, and only tracing needs it
 
-    shape = layouts.convolved_shape(x, w, stride, padding, dilation)
-    last = layouts.channels_last(x, w, guard_or_false)
-    return torch.empty(
-        shape,
-        dtype=layouts.result_dtype(x.dtype, out_dtype),
-        device=x.device,
-        memory_format=torch.channels_last if last else torch.contiguous_format,
-    )
+    last = layouts.channels_last(first, second, guard_or_false)
+    like = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=first.device, memory_format=like)
 
 
 def _autocast(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -189,6 +220,8 @@ def _autocast(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
 
 def _register() -> None:
     bodies = {
+        "conv2d_dgrad": _conv2d_dgrad,
+        "conv2d_wgrad": _conv2d_wgrad,
         "matmul": _matmul,
         "conv2d": _conv2d,
         "scaled_matmul": _scaled_matmul,
@@ -198,6 +231,8 @@ def _register() -> None:
         for place in ("CPU", "CUDA"):
             library.impl(name, body, place)
     fakes: dict[str, Callable[..., Any]] = {
+        "conv2d_dgrad": lambda dy, w, *args: _fake_gradient("dgrad", dy, w, args[:2], args[5]),
+        "conv2d_wgrad": lambda dy, x, *args: _fake_gradient("wgrad", dy, x, args[:2], args[5]),
         "matmul": lambda a, b, *args: _fake_product(a, b, args[5], args[9]),
         "scaled_matmul": lambda a, b, *args: _fake_product(a, b, args[6], args[9]),
         "conv2d": lambda x, w, *args: _fake_convolution(x, w, args[3], args[4], args[5], args[8]),

@@ -20,8 +20,10 @@ from ..kernel import arrays
 from ..kernel.kernel import TunedKernel
 from ..workload import Workload
 from . import layouts
-from .calls import Call, Operands
+from .calls import Convolution, Operands, Product
+from .gradient_calls import Gradient
 
+Call = Product | Convolution | Gradient
 Tensors = Sequence[Tensor | None]
 Route = Callable[[Tensors], Tensor]
 """Computes a call from its tensors, in the operator's order."""

@@ -99,6 +99,17 @@ def test_gradients_of_gradients() -> None:
         formulas.same(ours, theirs, True, torch.float32)
 
 
+def test_gradients_of_a_convolutions_gradients() -> None:
+    x, w = formulas.integers((1, 2, 4, 5), 1, 1), formulas.integers((3, 2, 2, 2), 2, 1)
+    found = []
+    for dtype, conv in ((torch.float32, gtt.conv2d), (torch.float64, torch.nn.functional.conv2d)):
+        a, b = x.to(dtype).requires_grad_(), w.to(dtype).requires_grad_()
+        first = torch.autograd.grad((conv(a, b, stride=2, padding=1) ** 2).sum(), (a, b), create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), (a, b)))
+    for ours, theirs in zip(*found):
+        formulas.same(ours, theirs, True, torch.float32)
+
+
 def test_torch_func_and_forward_mode() -> None:
     x, w = formulas.integers((M, K), 1).float(), formulas.integers((N, K), 2).float()
     theirs = torch.nn.functional.linear

@@ -63,6 +63,15 @@ def test_opcheck_of_convolutions(memory: torch.memory_format, dtype: torch.dtype
         torch.library.opcheck(ops.conv2d, args, **roomy)
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_opcheck_of_a_convolutions_gradients(memory: torch.memory_format) -> None:
+    w = torch.randn(6, 2, 3, 2)
+    x, geometry = torch.randn(2, 4, 6, 7).contiguous(memory_format=memory), ([2, 1], [1, 2, 0, 0], [1, 4], 2)
+    dy = gtt.conv2d(x, w, stride=(2, 1), padding=(1, 2, 0, 0), dilation=(1, 4), groups=2)
+    torch.library.opcheck(ops.conv2d_dgrad, (dy.requires_grad_(), w.requires_grad_(), 6, 7, *geometry, ""))
+    torch.library.opcheck(ops.conv2d_wgrad, (dy, x.requires_grad_(), 3, 2, *geometry, ""))
+
+
 @pytest.mark.parametrize("name", ["int8", "float8_e4m3fn", "float8_e5m2"])
 def test_opcheck_of_quantised_operators(name: str) -> None:
     dtype, one = getattr(torch, name), torch.full((1,), 0.5)
