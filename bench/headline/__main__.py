@@ -1,9 +1,10 @@
 """What the performance model expects of a suite: for each shape and chip the default, the seeds, and what limits them.
 
-    python -m bench.headline [SUITE] [--device nvidia-a100 ...] [--limit N] [--json out.json] [--against earlier.json]
+    python -m bench.headline [SUITE] [--device nvidia-a100 ...] [--limit N] [--defaults] [--json out.json]
+        [--against earlier.json]
 
-Every default and seed of every family that computes a shape is compiled for the chip and played. Nothing runs: all
-times are predicted; "of peak" is the roofline of the data sheet (arithmetic or DRAM) over the predicted time. With
+Every default and seed of every family that computes a shape is compiled for the chip and played; with ``--defaults``
+the default alone of the family that comes first. Nothing runs: all times are predicted; "of peak" is the roofline of the data sheet (arithmetic or DRAM) over the predicted time. With
 ``--against`` an earlier run's file (same compiler? it names its own) the last lines compare the best with those there.
 """
 
@@ -46,8 +47,8 @@ class Outlook:
     played: int
 
 
-def outlook(label: str, workload: Workload, device: Device) -> Outlook:
-    """Compile and play what the families declare for ``workload`` on ``device``."""
+def outlook(label: str, workload: Workload, device: Device, defaults: bool = False) -> Outlook:
+    """Compile and play what the families declare for ``workload`` on ``device``; ``defaults``: the first default."""
     with make_measurer(workload, device=device, kind="predicted") as m:
         assert isinstance(m, PredictedMeasurer)
         asked: list[Candidate] = []
@@ -55,6 +56,7 @@ def outlook(label: str, workload: Workload, device: Device) -> Outlook:
             space = bound.space()
             configs = dict.fromkeys(c for c in (space.default(), *space.seeds()) if c is not None)
             asked += [Candidate(bound.name, c) for c in configs]
+        asked = asked[:1] if defaults else asked
         found = [f.result() for f in [m.submit(c) for c in asked]]
     timed = [r for r in found if r.ok]
     if not timed:
@@ -95,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suite", nargs="?", default=suites.HEADLINE)
     parser.add_argument("--device", action="append", help=f"(default: {', '.join(DEVICES)})")
     parser.add_argument("--limit", type=int, default=0, help="this many shapes, evenly spread over the suite")
+    parser.add_argument("--defaults", action="store_true", help="play the default of the first family alone")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--against", type=Path, help="a file of an earlier run")
     given = parser.parse_args(argv)
@@ -107,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{device.name}, every time predicted", flush=True)
             rows = []
             for entry in entries[::step]:
-                rows.append(outlook(entry.label or entry.workload.key, entry.workload, device))
+                rows.append(outlook(entry.label or entry.workload.key, entry.workload, device, given.defaults))
                 lines = list(table(rows[-1:]))
                 print("\n".join(lines if len(rows) == 1 else lines[1:]), flush=True)
             found += rows
