@@ -86,7 +86,13 @@ def default(workload: Any, device: Device, template: Template) -> Config:
     wanted = min(device.sm_count * 2 // blocks, w.k // 256)
     split = max((v for v in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if v <= wanted), default=1)
     streamed = _streamed(w, device, template, split) if min(w.m, w.n) <= 16 else None
-    return streamed or complete(w, device, template, **tile, split_k=split)
+    if streamed:
+        return streamed
+    if tile["block_m"] == 128:  # ptxas else takes more than 128 registers for the 64 sums, and one block resides alone
+        both = complete(w, device, template, **tile, split_k=split, min_blocks=2)
+        if not template.violations(both, w, device):
+            return both
+    return complete(w, device, template, **tile, split_k=split)
 
 
 def _streamed(w: Any, device: Device, template: Template, split: int) -> Config | None:
