@@ -12,6 +12,7 @@ import pytest
 
 from gpu_tune import emulator
 from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda.cubin import programs
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
@@ -86,6 +87,24 @@ def test_sass_has_the_tensor_instructions(dtype: str, opcode: str, tmp_path: Pat
     for name in (opcode, "LDSM.16.M88.4", "LDGSTS.E.BYPASS"):
         assert name in text, name
     assert "STL" not in text and "LDL" not in text
+
+
+def test_spread_copies_start_between_the_instructions_and_staged_results_leave_without_a_loop() -> None:
+    """In the machine code: how far the main loop has come when its last copy starts, and what follows the last MMA."""
+    workload = Matmul(4096, 4096, 4096, dtype="float16", layout="nt")
+    tile = dict(block_m=128, block_n=128, block_k=64, warp_m=64, warp_n=64, slice_k=1, stages=3, split_k=1)
+    done = {}
+    for schedule in ("together", "spread"):
+        data, _ = sweep.cubin(TEMPLATE, config(workload, **tile, copy_schedule=schedule), workload, A100)
+        program = programs(data)[TEMPLATE.name]
+        assert program.hot_loop is not None
+        first, last = program.hot_loop
+        multiplies, copies = program.is_("HMMA"), np.flatnonzero(program.is_("LDGSTS"))
+        done[schedule] = multiplies[first : copies[copies <= last].max()].sum() / multiplies[first : last + 1].sum()
+        after = int(np.flatnonzero(multiplies).max())
+        assert len(program) - after < 300 and not [s for s in program.loops if after < s[0] < s[1]]
+        assert program.is_("STG")[after:].sum() == 128 * 128 // 128 // 8  # eight results of a thread in each
+    assert done["together"] < done["spread"] > 0.4, done
 
 
 @emulated

@@ -184,9 +184,9 @@ def test_seeds_compile_without_spills(name: str) -> None:
 
 def test_offsets_beyond_32_bits_are_64_bit_where_they_can_occur() -> None:
     narrow, wide = Matmul(64, 64, 64, dtype="int8"), Matmul(70000, 64, 40000, dtype="int8", ldc=40000)
-    assert "(long long)(first" not in render(TEMPLATE, Config(SMALL), narrow, A100)
+    assert "(long long)(m0" not in render(TEMPLATE, Config(SMALL), narrow, A100)
     source = render(TEMPLATE, Config(SMALL), wide, A100)
-    assert "(long long)(first + outer) * 40000" in source and "(long long)row * 40000" in source
+    assert "(long long)(m0 + a_outer) * 40000" in source and "(long long)row * 40000" in source
 
 
 def test_masks_exist_only_where_tiles_do_not_divide() -> None:

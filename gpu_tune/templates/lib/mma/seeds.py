@@ -48,6 +48,10 @@ ALONE = {80: 1.08}
 """By compute capability: longer k tiles of a block that is alone on its SM, at whose barrier nobody else multiplies.
 Played on 4096^3: 128x256 tiles keep the tensor cores of an A100 busy for 0.925 of the time, 128x128 ones, of which two
 reside, for 0.997; on an H100 the larger tiles are 15 % faster nevertheless, on an RTX 4090 1 %."""
+LONG_ROW = 20_480
+"""Bytes of K from which on (as played) two blocks touch so many pages at once that they lose what they gain."""
+STEADY = 8
+"""k tiles from which on a block's pace is steady."""
 UNBUFFERED = 1.3
 """Longer k tiles with one fragment buffer: every instruction waits for its operands. Played on an A100: 128x160 tiles
 keep the tensor cores busy for 0.73 of the time."""
@@ -124,15 +128,16 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         )
         if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
             continue
-        base["copy_schedule"] = "spread" if _spreads(base, w, device) else "together"
-        if min(bm, bn) >= 64 and problem.work_tiles(base) > device.sm_count:
-            base["stages"] = _resident_stages(base, w, device)
+        if problem.k_tiles(base) >= STEADY:
+            base["copy_schedule"] = "spread" if _spreads(base, w, device) else "together"
+            if min(bm, bn) >= 64 and problem.work_tiles(base) > device.sm_count:
+                base["stages"] = _resident_stages(base, w, device)
         room = device.sm_count // max(1, problem.work_tiles(base))
         splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
         for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits[-1:] + splits[:1])):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
-            # a deep tile that must do with two stages is no well-known one any more: on an RTX 4090 7 % slower
-            if config is not None and int(config["stages"]) >= min(3, stages):
+            # a deep tile whose memory suffices for two stages alone is no well-known one: on an RTX 4090 7 % slower
+            if config is not None and int(config["stages"]) >= min(3, stages, max(2, problem.k_tiles(config) // split)):
                 yield config
 
 
@@ -189,10 +194,13 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
 
     def round_of(blocks: int) -> float:
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
-        parts = (2.0 * area * c["block_k"] / rate * idle, issue, shared, l2)
+        tensor = 2.0 * area * c["block_k"] / rate * idle
+        if k_tiles >= STEADY:
+            lonely = blocks == 1 and min(c["block_m"], c["block_n"]) >= 128 and problem.k * size <= LONG_ROW
+            tensor *= ALONE.get(device.cc, 1.0) if lonely else 1.0
+            tensor *= UNBUFFERED if c["fragment_buffers"] == 1 else 1.0
+        parts = (tensor, issue, shared, l2)
         tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
-        tile *= ALONE.get(device.cc, 1.0) if blocks == 1 else 1.0
-        tile *= UNBUFFERED if c["fragment_buffers"] == 1 else 1.0
         # epilogue: 1500 clocks of start and drain, then results leave at 32 bytes a clock; parts of a split K, which
         # are written and read again, at 24
         leave = 1500 + blocks * area * 4 / 32
