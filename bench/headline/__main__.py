@@ -4,8 +4,9 @@
         [--against earlier.json]
 
 Every default and seed of every family that computes a shape is compiled for the chip and played; with ``--defaults``
-the default alone of the family that comes first. Nothing runs: all times are predicted; "of peak" is the roofline of the data sheet (arithmetic or DRAM) over the predicted time. With
-``--against`` an earlier run's file (same compiler? it names its own) the last lines compare the best with those there.
+the default alone of the family that comes first. Nothing runs: all times are predicted; "of peak" is the roofline of
+the data sheet (arithmetic or DRAM) over the predicted time. With ``--against`` an earlier run's file (same compiler? it
+names its own) the last lines compare the best with those there.
 """
 
 from __future__ import annotations
