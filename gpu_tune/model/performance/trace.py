@@ -72,7 +72,7 @@ def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
     stops = np.flatnonzero(ends | jumps | conditional)
     parts: list[NDArray[np.int32]] = []
     untaken: list[tuple[int, int]] = []
-    at, seen = start, set[int]()
+    at, seen, tried = start, set[int](), set[int]()
     while start <= at < stop:
         nearest = int(np.searchsorted(stops, at))
         place = int(stops[nearest]) if nearest < len(stops) else len(program)
@@ -85,6 +85,7 @@ def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
             if stop >= len(program) or not untaken:
                 break
             at, kept = untaken.pop()
+            tried.add(at)
             del parts[kept:]
         elif jumps[place] and (target > place or target not in seen):
             seen.add(target)
@@ -92,7 +93,7 @@ def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
                 break
             at = target
         else:
-            if conditional[place] and place < target <= stop:
+            if conditional[place] and place < target <= stop and target not in tried:  # that way led to an end
                 untaken.append((target, len(parts)))
             at = place + 1
     return np.concatenate(parts) if parts else _none()

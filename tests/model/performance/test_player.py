@@ -117,3 +117,22 @@ def test_every_architecture_has_positive_constants() -> None:
     for cc, sm in ARCHITECTURES.items():
         assert sm.cc == cc and sm.l1 < sm.l2 < sm.dram and min(sm.fma, sm.alu, sm.imad, sm.half) >= 1
     assert architecture(110) is ARCHITECTURES[103] and architecture(70) is ARCHITECTURES[75]
+
+
+def test_a_walk_tries_each_branch_once() -> None:
+    count = 60  # branches, each past an exit of its own: 2^60 ways to none that leads where the walk is to end
+
+    class Program:
+        guarded = np.array([True, False] * count + [False, False])
+        target = np.array([n for i in range(count) for n in (2 * i + 2, -1)] + [-1, -1])
+
+        def __len__(self) -> int:
+            return len(self.target)
+
+        def is_(self, names: str) -> np.ndarray:
+            exits = np.zeros(len(self), bool)
+            exits[2 * count] = True
+            return exits
+
+    stop = 2 * count + 1
+    assert trace.walk(Program(), 0, stop)[-1] == 2 * count  # type: ignore[arg-type]
