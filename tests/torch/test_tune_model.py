@@ -169,3 +169,31 @@ def test_a_pass_is_timed_in_turns_and_the_model_is_as_it_was():
     assert forward == Forward(3.0, 2.0, 4.0, 3, 2)
     assert seen == [True, False, True] * 6 and [type(m) for m in model] == kinds
     assert "PyTorch sees no GPU" in why_not(model, torch.zeros(2, 8), None) or torch.cuda.is_available()
+
+
+def test_measured_layers_say_who_runs_them_and_what_a_pass_takes(tuned):
+    from dataclasses import replace
+
+    from gpu_tune.kernel.kernel import TunedKernel
+    from gpu_tune.tuner.tuned_model import weight_of
+
+    def measured(result, ours, vendor, verdict):
+        finalists = [{"name": "cublas", "seconds": vendor}]
+        facts = {"ours": verdict, "vendor": "cublas", "finalists": finalists, "default": {"speedup": 1.5}}
+        kernel = TunedKernel(replace(result.kernel.winner, source="measured", seconds=ours, verdict=facts))
+        return replace(result, kernel=kernel, weight=weight_of(result.layer, kernel))
+
+    made = tuned[0]
+    first, second = made.results
+    results = (measured(first, 1e-5, 2e-5, "faster"), measured(second, 3e-5, 2.5e-5, "slower"))
+    forward = Forward(1e-3, 8e-4, 5e-4, 20, 2)
+    there = replace(made, results=results, source="measured", forward=forward, no_forward="")
+    assert [r.chosen for r in there.results] == ["ours", "vendor"]
+    assert there.totals() == pytest.approx({"ours": 8e-5, "vendor": 9e-5, "chosen": 7e-5})
+    assert [there.share(r) for r in there.results] == pytest.approx([2 / 7, 5 / 7])
+    text = str(there)
+    assert "ours 80 us, vendor 90 us, chosen 70 us a pass" in text and "predicted" not in text
+    assert "1 ms before, 800 us (1.25x) with 2 layers replaced, 500 us (2.00x) rewritten" in text
+    unknown = replace(results[0], kernel=None, reason="nothing was right", weight=None)
+    partly = replace(there, results=(unknown, results[1]))
+    assert partly.totals() is None and unknown.chosen == "vendor" and "nothing was right" in str(partly)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import gpu_tune as gt
 from gpu_tune.errors import InvalidInput, Unsupported
+from gpu_tune.space.knob import Knob
 from gpu_tune.store.records import Records
 from gpu_tune.tuner import session as session_module
 from gpu_tune.tuner.together import tune_together
@@ -94,3 +97,23 @@ def test_bad_input_is_refused_before_anything_is_written(home, templates):
     with pytest.raises(Unsupported):
         tune_together({gt.Matmul(8, 8, 8, layout="tn"): 1}, trials=5, templates=templates)
     assert not (home / "records").exists()
+
+
+def test_on_the_virtual_gpu_times_are_measured_and_the_vendors_are_known(fake_cuda, home, templates, monkeypatch):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    small = {SMALL: 1, gt.Matmul(24, 18, 16, dtype="float32"): 2}
+    good, seen = {"toy": replace(templates["toy"], knobs=knobs)}, []
+    going = session_module.Session.slice
+
+    def slice_(self, *args):
+        going(self, *args)
+        seen.append(self.standing())
+
+    monkeypatch.setattr(session_module.Session, "slice", slice_)
+    joint = tune(good, weights=small, trials=8)
+    assert set(joint.kernels) == set(small) and all(k.measured for k in joint.kernels.values())
+    assert len(seen) == 2 and all(s.vendor > 0 and s.curve for s in seen)
+    assert {k.verdict["ours"] for k in joint.kernels.values()} <= {"faster", "tied", "slower"}
+    measured = Records().read("measured")
+    assert len(measured) == 8 and {r.workload for r in measured} == set(small)
+    assert tune(good, weights=small, trials=8).slices == []
