@@ -107,8 +107,16 @@ def _refuse_lazy(name: str, tensor: Any) -> None:
         raise InvalidInput(name, kind, rule, remedy)
 
 
+def _has_no_memory_of_its_own(kind: type) -> bool:
+    """Whether a class of tensors computes by ``__torch_dispatch__``: its tensors stand for others, or for nothing."""
+    plain: Any = getattr(sys.modules.get("torch"), "Tensor", None)
+    return getattr(kind, "__torch_dispatch__", None) is not getattr(plain, "__torch_dispatch__", None)
+
+
 def _torch_pointer(tensor: Any) -> int:
     """The address, 0 where there is none: a FakeTensor, a wrapper around other tensors."""
+    if _has_no_memory_of_its_own(type(tensor)):
+        return 0
     try:
         return int(tensor.data_ptr())
     except (RuntimeError, NotImplementedError):
@@ -151,6 +159,8 @@ READERS: dict[type, Callable[[Any], tuple[Facts, int]]] = {}
 def reader(kind: type) -> Callable[[Any], tuple[Facts, int]] | None:
     """The reader of arrays of the type ``kind``; None for libraries whose arrays take longer to read."""
     found = {"cupy": _cupy, "torch": _torch}.get(library_of(kind))
+    if found is _torch and _has_no_memory_of_its_own(kind):
+        return None
     if found is not None:
         READERS[kind] = found
     return found

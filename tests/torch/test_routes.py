@@ -113,3 +113,27 @@ def test_channels_last_images_are_convolved_where_they_lie(virtual: list[str], m
         assert given_to_it.pop() == [t.data_ptr() for t in (images, filters, bias, y)]
     y = gtt.conv2d(moved(x), moved(w), epilogue="bias", bias=bias)
     assert virtual == ["vendor"] and torch.equal(y, torch.nn.functional.conv2d(x, w, bias))
+
+
+def test_a_convolutions_gradients_are_workloads_of_their_own(
+    virtual: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def server(workload, gpu, library):
+        asked.append(workload.key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is not tuned
+            return gt.load(workload) if workload.direction == "dgrad" else None
+
+    monkeypatch.setattr(dispatch, "server", server)
+    last = torch.channels_last
+    x, w = (moved(torch.randn(s).to(memory_format=last)).requires_grad_() for s in ((2, 16, 5, 5), (8, 16, 3, 3)))
+    g = moved(torch.randn(2, 8, 5, 5).to(memory_format=last))
+    dx, dw = torch.autograd.grad(gtt.conv2d(x, w, padding=1), (x, w), g)
+    device_memory.synchronize()
+    assert virtual == ["vendor", "ours"] and dx.shape == x.shape and dx.is_contiguous(memory_format=last)
+    layer = "conv2d-2x16x5x5-k8-3x3-s1-p1-d1-float32-nhwc"
+    assert asked == [layer, f"{layer}-direction=dgrad", f"{layer}-direction=wgrad"]
+    expected = torch.nn.grad.conv2d_weight(x, w.shape, g, padding=1)
+    torch.testing.assert_close(dw, expected, rtol=1e-4, atol=1e-4)
