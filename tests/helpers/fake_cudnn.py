@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tests.helpers.fake_torch import settle
+from tests.helpers.fake_torch import gradients, settle
 
 F8, FN = ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fn
 TYPES: dict[str, Any] = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32}
@@ -85,6 +85,28 @@ class Graph:
 
         assert self.compute == ("INT32" if self.io == "INT8" else self.compute)
         return Node(make, self.between)
+
+    def _gradient(self, which: int, loss: Node, other: Node, pre: Any, post: Any, stride: Any, dilation: Any) -> Node:
+        """Of the image (0), whose size is the node's, from the filters; or of the filters (1), from the image."""
+        node = Node(None, self.between)
+
+        def make(value: Any) -> np.ndarray:
+            dy, given, size = value(loss), value(other), node.dim
+            pads = [(0, 0), (0, 0), *zip(pre, post)]
+            image = np.pad(np.zeros(size) if which == 0 else given, pads)
+            filters = given if which == 0 else np.zeros(size)
+            groups = image.shape[1] // filters.shape[1]
+            found = gradients(dy, image, filters, stride, dilation, groups)[which]
+            return found[:, :, pre[0] : pre[0] + size[2], pre[1] : pre[1] + size[3]] if which == 0 else found
+
+        node.make = make
+        return node
+
+    def conv_dgrad(self, *, loss: Node, filter: Node, pre_padding: Any, post_padding: Any, stride: Any, dilation: Any):
+        return self._gradient(0, loss, filter, pre_padding, post_padding, stride, dilation)
+
+    def conv_wgrad(self, *, image: Node, loss: Node, pre_padding: Any, post_padding: Any, stride: Any, dilation: Any):
+        return self._gradient(1, loss, image, pre_padding, post_padding, stride, dilation)
 
     def _pointwise(self, function: Any, *inputs: Node, compute_data_type: str = "") -> Node:
         self.fused += 1

@@ -56,6 +56,15 @@ class Tensor:
         kept = np.ascontiguousarray(self.array.transpose(0, 2, 3, 1) if last else self.array)
         return Tensor(kept.transpose(0, 3, 1, 2) if last else kept)
 
+    def new_empty(self, size: int) -> Tensor:
+        return Tensor(np.full(size, np.nan, self.array.dtype))
+
+    def expand(self, shape: tuple[int, ...]) -> Tensor:
+        return Tensor(np.broadcast_to(self.array, shape))
+
+    def __getitem__(self, where: Any) -> Tensor:
+        return Tensor(self.array[where])
+
     def copy_(self, other: Tensor) -> None:
         assert self.array.shape == other.array.shape
         self.array[...] = other.array
@@ -85,6 +94,25 @@ def convolved(image: np.ndarray, filters: np.ndarray, stride: Any, dilation: Any
                 part = image[:, g * c : (g + 1) * c, i * dilation[0] :: stride[0], j * dilation[1] :: stride[1]]
                 out[:, mine] += np.einsum("nchw,kc->nkhw", part[:, :, :rows, :columns], filters[mine, :, i, j])
     return out
+
+
+def gradients(
+    dy: np.ndarray, image: np.ndarray, filters: np.ndarray, stride: Any, dilation: Any, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of :func:`convolved` for the padded image and for the filters, whose values are those of the other's gradient."""
+    k, c, r, s = filters.shape
+    dx, dw = np.zeros(image.shape), np.zeros(filters.shape)
+    for g in range(groups):
+        mine, its = slice(g * k // groups, (g + 1) * k // groups), slice(g * c, (g + 1) * c)
+        for i in range(r):
+            for j in range(s):
+                rows, columns = (
+                    slice(at * d, at * d + (size - 1) * step + 1, step)
+                    for at, d, size, step in zip((i, j), dilation, dy.shape[2:], stride)
+                )
+                dw[mine, :, i, j] = np.einsum("nkhw,nchw->kc", dy[:, mine], image[:, its, rows, columns])
+                dx[:, its, rows, columns] += np.einsum("nkhw,kc->nchw", dy[:, mine], filters[mine, :, i, j])
+    return dx, dw
 
 
 def module() -> Any:
@@ -156,6 +184,18 @@ def module() -> Any:
         out += wide(bias).reshape(-1, 1, 1) if bias is not None else 0
         return Tensor(out.astype(x.dtype))
 
+    def convolution_backward(
+        dy: Tensor, x: Tensor, w: Tensor, bias: None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+        output_padding: Any, groups: int, mask: Any,
+    ) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
+        called("convolution_backward")
+        assert not transposed and not any(output_padding) and not mask[2] and dy.dtype == x.dtype == w.dtype
+        (top, left), (h, width) = padding, x.array.shape[2:]
+        image = np.pad(wide(x), ((0, 0), (0, 0), (top, top), (left, left)))
+        dx, dw = gradients(wide(dy), image, wide(w), stride, dilation, groups)
+        found = dx[:, :, top : top + h, left : left + width].astype(dy.dtype), dw.astype(dy.dtype)
+        return (Tensor(found[0]) if mask[0] else None), (Tensor(found[1]) if mask[1] else None), None
+
     def cudnn_convolution_relu(
         x: Tensor, w: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Tensor:
@@ -188,6 +228,7 @@ def module() -> Any:
         _int_mm=_int_mm,
         _scaled_mm=_scaled_mm,
         cudnn_convolution_relu=cudnn_convolution_relu,
+        ops=SimpleNamespace(aten=SimpleNamespace(convolution_backward=convolution_backward)),
         ones=lambda shape, dtype, device: Tensor(np.ones(shape, dtype)),
         no_grad=contextlib.nullcontext,
         get_float32_matmul_precision=lambda: state["precision"],

@@ -34,8 +34,6 @@ def algorithms(session: Session) -> list[Algorithm]:
         raise Unavailable(f"the cuDNN frontend or cuDNN is not installed ({error}); {remedy}") from error
     w = session.data.workload
     assert isinstance(w, Conv2d)
-    if w.direction != "fprop":
-        raise Unavailable(f"is asked for forward convolutions alone, not for {w.direction}")
     plans, reasons = _Plans(cudnn, session), []
     found: list[Algorithm] = []
     for unfused in (False,) if is_plain(w) else (False, True):
@@ -130,7 +128,11 @@ def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
         compute_data_type=accumulate,
         handle=handle,
     )
-    shapes = {"x": (w.n, w.c, w.h, w.w), "w": (w.k, w.c // w.groups, w.r, w.s), "out": (w.n, w.k, w.p, w.q)}
+    if w.beta != "0":
+        raise Unavailable("adds nothing to an existing gradient in a graph of its own")
+    shapes = {"x": (w.n, w.c, w.h, w.w), "w": (w.k, w.c // w.groups, w.r, w.s), "dy": (w.n, w.k, w.p, w.q)}
+    shapes["out"] = shapes[{"fprop": "dy", "dgrad": "x", "wgrad": "w"}[w.direction]]
+    channels = shapes["out"][1]
     nhwc = w.layout == "nhwc"
     wide: dict[str, Any] = {"compute_data_type": types.FLOAT}  # of everything after the convolution
 
@@ -138,10 +140,19 @@ def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
         strides = _strides(shape, nhwc)
         return graph.tensor(name=name, dim=list(shape), stride=strides, data_type=getattr(types, _TYPES[dtype]))
 
-    tensors = {name: tensor(name, shapes[name], w.dtype) for name in ("x", "w")}
+    tensors = {name: tensor(name, shapes[name], w.dtype) for name in w.inputs}
     top, bottom, left, right = w.padding
-    y = graph.conv_fprop(image=tensors["x"], weight=tensors["w"], pre_padding=[top, left], post_padding=[bottom, right],
-                         stride=list(w.stride), dilation=list(w.dilation))  # fmt: skip
+    options: dict[str, Any] = dict(pre_padding=[top, left], post_padding=[bottom, right], stride=list(w.stride))
+    options["dilation"] = list(w.dilation)
+    if w.direction == "fprop":
+        y = graph.conv_fprop(image=tensors["x"], weight=tensors["w"], **options)
+    else:  # the size of a gradient does not follow from those of its operands
+        dy = tensors["dy"]
+        if w.direction == "dgrad":
+            y = graph.conv_dgrad(loss=dy, filter=tensors["w"], **options)
+        else:
+            y = graph.conv_wgrad(image=tensors["x"], loss=dy, **options)
+        y.set_dim(list(shapes["out"])).set_stride(_strides(shapes["out"], nhwc))
     if integer and is_plain(w):
         y = graph.identity(input=y)  # integer engines come as a convolution and a pointwise step
     if w.scales != "none":
@@ -153,7 +164,7 @@ def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
     for op in w.ops:
         if op.name in ("bias", "scale"):
             dtype = w.vector_dtype if op.name == "bias" else "float32"
-            tensors[op.name] = tensor(op.name, (1, w.k, 1, 1), dtype)
+            tensors[op.name] = tensor(op.name, (1, channels, 1, 1), dtype)
             y = (graph.add if op.name == "bias" else graph.mul)(a=y, b=tensors[op.name], **wide)
         elif op.name == "residual":
             tensors["residual"] = tensor("residual", shapes["out"], w.out_dtype)

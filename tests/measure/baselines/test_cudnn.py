@@ -34,6 +34,8 @@ CASES = [
     Conv2d(1, 16, 9, 7, 16, 3, 3, dtype="int8"),
     Conv2d(1, 16, 9, 7, 16, 3, 3, dtype="int8", scales="row_col", out_dtype="float16", epilogue="bias+gelu_tanh"),
     Conv2d(1, 16, 9, 7, 16, 3, 3, dtype="float8_e4m3", scales="tensor", out_dtype="float16"),
+    Conv2d(1, 8, 9, 7, 16, 3, 3, padding=(0, 1, 1, 0), stride=2, dtype="float16", direction="dgrad", epilogue="bias"),
+    Conv2d(2, 8, 9, 7, 16, 3, 2, padding=1, groups=2, dtype="float32", layout="nchw", direction="wgrad"),
 ]
 
 
