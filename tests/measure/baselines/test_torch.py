@@ -42,7 +42,7 @@ CONVOLUTIONS = [
     Conv2d(1, 8, 9, 7, 16, 3, 2, padding=(0, 1, 1, 0), dilation=(1, 2), groups=2, dtype="bfloat16"),
     Conv2d(1, 8, 9, 7, 16, 3, 3, dtype="float32", epilogue="bias"),
     Conv2d(2, 8, 9, 7, 16, 3, 3, padding=1, stride=2, dtype="float32", direction="dgrad"),
-    Conv2d(1, 8, 9, 7, 16, 3, 2, padding=(0, 1, 1, 0), groups=2, dtype="float16", layout="nchw", direction="dgrad"),
+    Conv2d(1, 8, 9, 7, 16, 3, 2, padding=(0, 1, 1, 0), groups=2, dtype="float32", layout="nchw", direction="dgrad"),
     Conv2d(1, 8, 9, 7, 16, 3, 2, padding=(0, 1, 1, 0), dilation=(1, 2), dtype="float32", direction="wgrad"),
 ]
 
