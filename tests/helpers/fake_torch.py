@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,6 +117,21 @@ def gradients(
     return dx, dw
 
 
+def convolution_backward(
+    called: Callable[[str], None], dy: Tensor, x: Tensor, w: Tensor, bias: None, stride: Any, padding: Any,
+    dilation: Any, transposed: bool, output_padding: Any, groups: int, mask: Any,
+) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
+    """``aten::convolution_backward``; ``called`` is told of it."""
+    called("convolution_backward")
+    assert not transposed and not any(output_padding) and not mask[2] and dy.dtype == x.dtype == w.dtype
+    (top, left), (h, width) = padding, x.array.shape[2:]
+    wide = [t.array.astype(np.float64) for t in (dy, x, w)]
+    image = np.pad(wide[1], ((0, 0), (0, 0), (top, top), (left, left)))
+    dx, dw = gradients(wide[0], image, wide[2], stride, dilation, groups)
+    found = dx[:, :, top : top + h, left : left + width].astype(dy.dtype), dw.astype(dy.dtype)
+    return (Tensor(found[0]) if mask[0] else None), (Tensor(found[1]) if mask[1] else None), None
+
+
 def module() -> Any:
     """A fresh ``torch``."""
     calls: list[tuple[str, dict[str, Any]]] = []
@@ -184,18 +201,6 @@ def module() -> Any:
         out += wide(bias).reshape(-1, 1, 1) if bias is not None else 0
         return Tensor(out.astype(x.dtype))
 
-    def convolution_backward(
-        dy: Tensor, x: Tensor, w: Tensor, bias: None, stride: Any, padding: Any, dilation: Any, transposed: bool,
-        output_padding: Any, groups: int, mask: Any,
-    ) -> tuple[Tensor | None, Tensor | None, None]:  # fmt: skip
-        called("convolution_backward")
-        assert not transposed and not any(output_padding) and not mask[2] and dy.dtype == x.dtype == w.dtype
-        (top, left), (h, width) = padding, x.array.shape[2:]
-        image = np.pad(wide(x), ((0, 0), (0, 0), (top, top), (left, left)))
-        dx, dw = gradients(wide(dy), image, wide(w), stride, dilation, groups)
-        found = dx[:, :, top : top + h, left : left + width].astype(dy.dtype), dw.astype(dy.dtype)
-        return (Tensor(found[0]) if mask[0] else None), (Tensor(found[1]) if mask[1] else None), None
-
     def cudnn_convolution_relu(
         x: Tensor, w: Tensor, bias: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Tensor:
@@ -228,7 +233,7 @@ def module() -> Any:
         _int_mm=_int_mm,
         _scaled_mm=_scaled_mm,
         cudnn_convolution_relu=cudnn_convolution_relu,
-        ops=SimpleNamespace(aten=SimpleNamespace(convolution_backward=convolution_backward)),
+        ops=SimpleNamespace(aten=SimpleNamespace(convolution_backward=functools.partial(convolution_backward, called))),
         ones=lambda shape, dtype, device: Tensor(np.ones(shape, dtype)),
         no_grad=contextlib.nullcontext,
         get_float32_matmul_precision=lambda: state["precision"],
