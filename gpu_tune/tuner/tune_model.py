@@ -12,7 +12,7 @@ from ..cuda.device import Device
 from ..errors import InvalidInput, NotTuned, Unsupported
 from ..measure.select import select_device
 from ..store.records import Records
-from ..store.store import Store
+from ..store.store import Store, opened
 from ..templates.base import Template
 from ..templates.registry import bind
 from ..trial import MEASURED
@@ -119,6 +119,9 @@ def tune_model(
         joint.ended,
         tuple(joint.slices),
     )
+    explicit = opened(store)
+    if explicit is not None and explicit.folder != Store().folder:
+        return replace(tuned, no_forward="the winners are in a store of their own, where a model's calls do not look")
     return _with_forward(tuned, model, example_inputs, kwargs, math=math, fuse=fuse)
 
 
