@@ -61,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picks", metavar="JSON", help="write this predictor's orders")
     parser.add_argument("--json", metavar="JSON", help="write everything that is printed")
     parser.add_argument("--publish", metavar="JSON", help="write the table that the product ships")
+    parser.add_argument("--openings", type=int, default=1, metavar="N", help="how often the held shapes were judged")
+    parser.add_argument(
+        "--changed", nargs="*", default=[], metavar="KIND", help="such as 90-wgmma: the model of it changed in between"
+    )
     args = parser.parse_args(argv)
     try:
         _run(args)
@@ -96,8 +100,10 @@ def _run(args: argparse.Namespace) -> None:
         found["listed"] = listed_here
         result["chips"][judged.CHIPS[cc]] = found
         _print(judged.CHIPS[cc], found, len(asked), listed_here)
-        by = {name: judged.widths(*_of(name, development, every)) for name in map(judged.arithmetic, asked)}
-        published += judged.published(cc, asked, [every[id(s)] for s in asked], by, result["split"])
+        names = sorted(set(map(judged.arithmetic, asked)))
+        by = {name: judged.widths(*_of(name, development, every)) for name in names}
+        seen = judged.Openings(args.openings, frozenset(args.changed))
+        published += judged.published(cc, asked, [every[id(s)] for s in asked], by, result["split"], seen)
         for s in asked:
             ranked = np.argsort(every[id(s)].seconds, kind="stable")
             configs = list(s.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,22 @@ def marks(found: dict[str, Any]) -> list[dict[str, Any]]:
     return asked
 
 
+@dataclass(frozen=True)
+class Openings:
+    """How often the held shapes were judged, and the kinds (``90-wgmma``) whose predictions changed since the first
+    time."""
+
+    count: int = 1
+    changed: frozenset[str] = frozenset()
+
+
 def published(
-    cc: int, shapes: Sequence[Shape], predicted: Sequence[Predicted], by: dict[str, Widths], split: str
+    cc: int,
+    shapes: Sequence[Shape],
+    predicted: Sequence[Predicted],
+    by: dict[str, Widths],
+    split: str,
+    seen: Openings = Openings(),
 ) -> list[dict[str, Any]]:
     """Rows of the table that the product ships: one for each kind of arithmetic on a chip."""
     out = []
@@ -157,6 +172,8 @@ def published(
                     if r["times"]
                 ],
                 "date": datetime.date.today().isoformat(),
+                "openings": seen.count,
+                "blind": f"{cc}-{instruction}" not in seen.changed,
             }
         )
     return out

@@ -36,7 +36,8 @@ class Judgement:
     (``mma``, ``wgmma`` or ``fma``) and whose operands are fetched by ``copies`` (``cp.async``, ``tma`` or ``plain``).
     Judged on ``shapes`` held-out (``split``) shapes of ``timings`` on ``chip``: best / best of the first k picks
     (``top1``, ``top3``, ``top5``: geometric means) and the mean ``rank_correlation``. ``intervals``: by what limits a
-    predicted time.
+    predicted time. ``openings``: how often these shapes were judged, this time included; ``blind``: whether what the
+    model says of this kind has not changed since the first time.
     """
 
     cc: int
@@ -54,6 +55,8 @@ class Judgement:
     rank_correlation: float
     intervals: tuple[Interval, ...]
     date: str
+    openings: int = 1
+    blind: bool = True
 
     def interval(self, limiter: str) -> Interval | None:
         """Of times that ``limiter`` limits; None where none was judged."""
@@ -63,8 +66,9 @@ class Judgement:
     def words(self, limiter: str) -> str:
         """One sentence, for a prediction that ``limiter`` limits."""
         found = (
-            f"judged on {self.shapes} shapes of {self.timings} on {self.chip}: first pick {self.top1:.2f} of the "
-            f"optimum, best of three {self.top3:.2f}, rank correlation {self.rank_correlation:.2f}"
+            f"judged on {self.shapes} shapes of {self.timings} on {self.chip}{self._seen()}: "
+            f"first pick {self.top1:.2f} of the optimum, best of three {self.top3:.2f}, "
+            f"rank correlation {self.rank_correlation:.2f}"
         )
         if (row := self.interval(limiter)) is None:
             return found
@@ -73,6 +77,9 @@ class Judgement:
             f"{found}; {where}measured times lie between {row.low:.2f} and {row.high:.2f} of the predicted ones in "
             f"{row.coverage:.0%}"
         )
+
+    def _seen(self) -> str:
+        return "" if self.blind else f" (not blind: judged {self.openings} times, and the model changed in between)"
 
 
 @functools.cache

@@ -97,6 +97,8 @@ def test_only_judged_kinds_have_an_interval(monkeypatch: pytest.MonkeyPatch) -> 
         intervals, "2026-11-29",
     )  # fmt: skip
     assert row.interval("another") == intervals[0] and "where" not in row.words("another")
+    seen = "not blind: judged 3 times"
+    assert seen in replace(row, openings=3, blind=False).words("") and seen not in replace(row, openings=3).words("")
     assert replace(row, intervals=intervals[1:]).interval("another") is None
     monkeypatch.setattr(judged, "judgements", lambda: (row,))
     found = predicted("matmul_mma", HALF, "nvidia-a100")
