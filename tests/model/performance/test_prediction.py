@@ -111,13 +111,14 @@ def test_only_judged_kinds_have_an_interval(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_split_product_pays_for_its_second_kernel() -> None:
     chip = by_name("nvidia-a100")
-    bound = next(b for b in bind(HALF, chip) if b.name == "matmul_mma")
+    deep = Matmul(256, 256, 8192, dtype="float16", layout="nt")
+    bound = next(b for b in bind(deep, chip) if b.name == "matmul_mma")
     config = next(c for c in bound.space().seeds() if c["split_k"] > 1)
     rendered = bound.render(config)
     code = nvrtc.to_cubin(rendered.source, chip.arch).data
-    whole = predict(code, rendered.plan, rendered.estimate, HALF, chip)
+    whole = predict(code, rendered.plan, rendered.estimate, deep, chip)
     main = replace(rendered.plan, steps=rendered.plan.kernels[:1])
-    alone = predict(code, main, rendered.estimate, HALF, chip)
+    alone = predict(code, main, rendered.estimate, deep, chip)
     assert (whole.seconds > alone.seconds) == (len(rendered.plan.steps) > 1)
 
 
