@@ -28,12 +28,12 @@ from .lib.mma.gradients import (
     Problems,
     channels,
     convolutions,
+    copied,
     dense_problems,
     filter_rows,
     image_operands,
     image_problem,
     phase_problem,
-    refusal,
 )
 from .lib.mma.loader import image_loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
@@ -91,8 +91,9 @@ CONSTRAINTS = (
 
 def _supports(w: Any, device: Device) -> bool | str:
     cg, kg = channels(w)
-    if why := refusal(w, math.gcd(cg, kg), "channels"):
-        return why
+    found = copied(w, math.gcd(cg, kg), "channels")
+    if found is not True:
+        return found
     if math.prod(w.stride) > MOST_PHASES:
         return f"takes strides with at most {MOST_PHASES} phases, not {w.stride[0]}x{w.stride[1]}"
     problems = dense_problems(w)

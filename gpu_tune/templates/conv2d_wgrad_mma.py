@@ -16,7 +16,7 @@ from .lib.common import derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
 from .lib.mma.derived import Derived, derived
-from .lib.mma.gradients import SHALLOW, channels, filter_operands, filter_problem, pixel_rows, refusal
+from .lib.mma.gradients import SHALLOW, channels, copied, filter_operands, filter_problem, pixel_rows
 from .lib.mma.loader import loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
 from .matmul_mma import numerics
@@ -27,8 +27,9 @@ def _atomics(w: Any) -> bool:
 
 
 def _supports(w: Any, device: Device) -> bool | str:
-    if why := refusal(w, channels(w)[0], "channels"):
-        return why
+    found = copied(w, channels(w)[0], "channels")
+    if found is not True:
+        return found
     if filter_problem(w).k >= 2**31 - 512:
         return "has 2^31 output pixels or more"
     if seeds.complete({}, w, device, TEMPLATE) is None:

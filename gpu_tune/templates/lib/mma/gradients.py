@@ -70,11 +70,9 @@ def pixel_rows(op: Operand, threads: int, w: Conv2d) -> PixelRows:
     return PixelRows(rows, w, wide=w.n * w.h * w.w * w.c + border >= 2**31)
 
 
-def refusal(w: Conv2d, size: int, what: str) -> str:
-    """Why no gradient of ``w`` is copied: ``size`` channels (``what``) must lie side by side in copies of 4 bytes.
-
-    Empty where it is.
-    """
+def copied(w: Conv2d, size: int, what: str) -> bool | str:
+    """Whether operands of ``w`` can be copied: ``size`` channels (``what``) lie side by side, in copies of 4 bytes or
+    more. True, or why not."""
     if w.layout != "nhwc":
         return f"copies channels that lie side by side: layout nhwc, not {w.layout}"
     if ITEMSIZE[w.dtype] == 1:
@@ -83,7 +81,7 @@ def refusal(w: Conv2d, size: int, what: str) -> str:
         return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
     if copy_width(16, size * ITEMSIZE[w.dtype], w.alignment) < 4:
         return f"copies 4 bytes or more: {what} of a group ({size}) are no multiple of that, or not aligned to it"
-    return ""
+    return True
 
 
 @dataclass(frozen=True)
