@@ -304,7 +304,7 @@ def print_set(facts: dict[str, Any]) -> None:
     shown: set[str] = set()
     for r in facts["ranges"]:
         sizes = f"{r['least']}..{r['most']}" if r["most"] > r["least"] else str(r["least"])
-        words = f"{r['file']}, {r['template']}, tuned at {r['tuned']}"
+        words = f"{r['file']}, {r['template']}, timed at {r['tuned']}"
         vendor = "" if r["ours"] == "unknown" else f"; {r['ours']} than the vendor library"
         console().print(Text.assemble((f"{name} = {sizes}", "bold"), f"  {words}{vendor}"))
         if r["file"] not in shown:

@@ -104,7 +104,7 @@ class WinnerSet:
     def at(self, size: int) -> Winner:
         """The winner for one ``size``: the kernel of its range with the plan of that size.
 
-        Its time is told where the kernel was tuned at that size, and its verdict says what the range's is worth.
+        Its time is told where the kernel was timed at that size, and its verdict says what the range's is worth.
         """
         part = self.range_of(size)
         kernel = self.kernels[part.kernel]
@@ -114,9 +114,7 @@ class WinnerSet:
             return made
         name = self.size.name
         at = f"at {name}={', '.join(map(str, part.judged))}" if part.judged else "nowhere"
-        told = (
-            f"tuned at {name}={tuned}, not timed at {name}={size}; compared with the vendor library {at}: {part.ours}"
-        )
+        told = f"timed at {name}={tuned}, not at {name}={size}; compared with the vendor library {at}: {part.ours}"
         verdict = {"text": told, "ours": part.ours}
         return replace(made, seconds=0.0, samples=(), host_seconds=None, verdict=verdict, prediction={})
 
