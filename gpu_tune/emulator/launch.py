@@ -96,10 +96,16 @@ class Session:
     ) -> bool:
         """Run a kernel to its end; False when a finding ended it early. Later launches see what it has written."""
         require(self._open, "session", None, "is closed", "launch inside the with block")
+        require(isinstance(kernel, str), "kernel", kernel, "is no name", "give its name as text")
+        listed = isinstance(args, Sequence) and not isinstance(args, (str, bytes))
+        rule = f"are {'None' if args is None else f'a value of type {type(args).__name__}'}, not a list"
+        require(listed, "args", None, rule, "give an entry for each parameter in order, [] for none")
         name = self.module.find(kernel)
-        sizes = self.module.facts(name).parameter_sizes
+        facts = self.module.facts(name)
+        sizes, types = facts.parameter_sizes, facts.parameter_types
         dims = {what: _dim3(what, value) for what, value in (("grid", grid), ("block", block), ("cluster", cluster))}
-        require(shared >= 0, "shared", shared, "is negative")
+        sound = isinstance(shared, (int, np.integer)) and shared >= 0
+        require(sound, "shared", shared, "is no number of bytes", "give an integer from 0 on")
         rest = [g % c for g, c in zip(dims["grid"], dims["cluster"])]
         require(not any(rest), "grid", dims["grid"], f"is no multiple of the cluster {dims['cluster']}")
         require(
@@ -110,8 +116,8 @@ class Session:
         )
         self._place([a for value in args for a in arrays_in(value)])
         values = []
-        for k, (value, size) in enumerate(zip(args, sizes)):
-            raw = self._bytes(value, f"arg{k}", size)
+        for k, (value, size, declared) in enumerate(zip(args, sizes, types)):
+            raw = self._bytes(_number(value, declared, f"args[{k}]"), f"arg{k}", size)
             rule = f"has {len(raw)} bytes; kernel {kernel or name!r} takes {size} there"
             require(len(raw) == size, f"args[{k}]", type(value).__name__, rule, "pass a NumPy scalar of its type")
             values.append(raw)
@@ -236,6 +242,20 @@ class Session:
             raw = self._bytes(value, name, target.size)
         require(len(raw) <= target.size, f"symbol {name!r}", len(raw), f"bytes do not fit into its {target.size}")
         target[: len(raw)] = np.frombuffer(raw, np.uint8)
+
+
+def _number(value: Any, declared: str, what: str) -> Any:
+    """``value``, a whole number as the float that a kernel declares; InvalidInput for a number of the other kind, whose
+    bits would be taken for something else."""
+    whole_number = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if declared in ("f32", "f64") and whole_number:
+        rule = f"is an {type(value).__name__} where the kernel takes a float ({declared})"
+        require(type(value) is int, what, value, rule, f"pass np.float{declared[1:]}(...)")
+        return float(value)
+    if declared[:1] in ("s", "u") and isinstance(value, (float, np.floating)):
+        rule, remedy = f"is a float where the kernel takes a whole number ({declared})", "pass an int"
+        require(False, what, value, rule, remedy)
+    return value
 
 
 def _dim3(what: str, value: int | Sequence[int]) -> Dim3:

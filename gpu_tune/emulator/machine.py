@@ -16,7 +16,7 @@ from ..errors import require
 from ..plan import TENSOR_MAP_DTYPES, Dim3, TensorMapArg
 from . import tensor_map
 from .ptx import Ptx, expect
-from .report import BankConflicts, Checks, Finding, Report
+from .report import KINDS, BankConflicts, Checks, Finding, Report
 
 STOPS = ("first", "never")
 _MAGIC = 0x70616D726F736E65
@@ -39,6 +39,10 @@ class Machine:
         steps: int = 0,
     ) -> None:
         require(stop in STOPS, "emulator stop", stop, f"is not one of {STOPS}")
+        listed = not isinstance(ignore, str)
+        require(listed, "ignore", ignore, "is text and no list of kinds", f"give ignore=[{ignore!r}]")
+        for kind in ignore:
+            require(kind in KINDS, "ignore", kind, "is no kind of finding", f"kinds are {', '.join(KINDS)}")
         self.module, self.device, self.library = module, device or by_name(DEFAULT), module.library
         self._start, self._buffers = time.perf_counter(), 0
         landing = (seed & 1) == 0 if late is None else late

@@ -49,6 +49,9 @@ class Module(Ptx):
         kind = type(source_or_ptx).__name__
         remedy = "pass the content of a file: Path(...).read_text()"
         require(isinstance(source_or_ptx, str), "source_or_ptx", kind, "is no text", remedy)
+        named = re.fullmatch(r"[^\n;{}]*\.(cu|cuh|ptx|cubin|h|hpp|cpp|txt)\s*", source_or_ptx) is not None
+        rule = "is the name of a file, where its content is wanted"
+        require(not named, "source_or_ptx", source_or_ptx, rule, f"pass Path({source_or_ptx!r}).read_text()")
         if is_ptx(source_or_ptx):
             return _load(source_or_ptx, "", ())
         if reads_files(source_or_ptx, options):

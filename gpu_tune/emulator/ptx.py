@@ -20,12 +20,19 @@ def expect(valid: object, problem: str) -> None:
 
 @dataclass(frozen=True)
 class KernelFacts:
-    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory."""
+    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory.
+
+    ``parameter_types``: as the PTX declares them, such as "f32"; "" where it has none that is known.
+    """
 
     parameter_offsets: tuple[int, ...]
     parameter_sizes: tuple[int, ...]
     parameter_bytes: int
     shared_bytes: int
+    parameter_types: tuple[str, ...] = ()
+
+
+_TYPE = re.compile(r"\.([usbf]\d+)\b")
 
 
 class Ptx:
@@ -87,4 +94,16 @@ class Ptx:
         expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
         reason = self.refused.get(kernel)
         expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
-        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
+        types = self._types.get(kernel, ())
+        found = types if len(types) == count else ("",) * count
+        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1], found)
+
+    @functools.cached_property
+    def _types(self) -> dict[str, tuple[str, ...]]:
+        """The declared types of every kernel's parameters; of arrays of bytes (structs) none."""
+        heads = re.finditer(r"\.entry\s+([\w$%]+)\s*\(([^)]*)\)", self.ptx)
+        found = {}
+        for head in heads:
+            named = [(_TYPE.search(text), text) for text in head[2].split(",") if text.strip()]
+            found[head[1]] = tuple("" if match is None or "[" in text else match[1] for match, text in named)
+        return found

@@ -34,6 +34,14 @@ class Checks:
 ALL_CHECKS = Checks()
 
 
+KINDS = (
+    "bounds", "alignment", "read_only", "uninitialised", "race", "global_race", "asynchronous", "mbarrier", "barrier",
+    "divergence", "deadlock", "proxy", "wgmma", "metadata", "registers", "tensor_map", "launch", "exited_cta", "trap",
+    "assert", "limit", "unfenced", "unawaited", "workspace",
+)  # fmt: skip
+"""Kinds of findings; docs/emulator.md has a bug of each."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a kernel. ``message`` is a complete sentence; ``count``: how often it was seen.

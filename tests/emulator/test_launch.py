@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,14 @@ from click.testing import CliRunner
 
 import gpu_tune as gt
 from gpu_tune.cli import main
+from gpu_tune.emulator import build
+from gpu_tune.emulator.report import KINDS
 from gpu_tune.errors import EmulationError, InvalidInput
 from tests.emulator.test_allowed import kernel
 from tests.helpers.emulator.snippets import needs_emulator, needs_nvrtc
 
 pytestmark = needs_emulator
+FOLDER = Path(build.__file__).parent
 
 CUDA = r"""
 struct Pair { float* data; float by; int n; };
@@ -75,11 +80,42 @@ def test_kernels_by_name_and_variables_by_name() -> None:
         ([np.ones(4, "f4"), np.ones(4, "f4"), np.int64(4)], "has 8 bytes"),
         ([np.ones(4, "f4"), np.ones(4, "f4"), 2**40], "does not fit"),
         ([[1, 2], np.ones(4, "f4"), 4], "is no array"),
+        ([np.ones(4, "f4"), np.ones(4, "f4"), 4.0], r"args\[2\]: 4.0 is a float where the kernel takes a whole number"),
+        ([np.ones(4, "f4"), np.ones(4, "f4"), np.float32(4)], "is a float where the kernel takes a whole number"),
+        (None, "args: are None, not a list; give an entry for each parameter"),
+        (np.ones(4, "f4"), "args: are a value of type ndarray, not a list"),
     ],
 )
-def test_arguments_that_do_not_fit(args: list[Any], rule: str) -> None:
+def test_arguments_that_do_not_fit(args: Any, rule: str) -> None:
     with pytest.raises(InvalidInput, match=rule):
         gt.emulate(CUDA, "add<float>", block=4, args=args)
+
+
+SCALE = kernel(
+    """ld.param.u64 %p, [a];
+mad.wide.u32 %p, %t, 4, %p;
+ld.param.b32 %v, [s];
+st.global.u32 [%p], %v;""",
+    ".param .u64 a, .param .f32 s",
+)
+
+
+def test_a_whole_number_is_the_float_that_a_kernel_takes() -> None:
+    out = np.zeros(32, np.float32)
+    assert gt.emulate(SCALE, block=32, args=[out, 2]).results[0][0] == 2.0
+    with pytest.raises(InvalidInput, match=r"is an int32 where the kernel takes a float \(f32\); pass np.float32"):
+        gt.emulate(SCALE, block=32, args=[out, np.int32(2)])
+
+
+def test_kinds_of_findings_are_known() -> None:
+    a = np.zeros(32, np.uint32)
+    with pytest.raises(InvalidInput, match=r"ignore: 'rase' is no kind of finding; kinds are bounds, .*race"):
+        gt.emulate(COPY, block=32, args=[a, a], ignore=["rase"])
+    with pytest.raises(InvalidInput, match=r"is text and no list of kinds; give ignore=\['race'\]"):
+        gt.emulate(COPY, block=32, args=[a, a], ignore="race")
+    pattern = re.compile(r'\b(?:stop|halt|fault|report|advise)\((?:\w+ \? "(\w+)" : )?"(\w+)"')
+    told = {k for f in FOLDER.glob("*.cpp") for pair in pattern.findall(f.read_text()) for k in pair if k}
+    assert {"race", "deadlock", "unfenced", "read_only", "assert"} <= told <= set(KINDS)
 
 
 COPY = kernel(
@@ -132,6 +168,10 @@ def test_sizes_of_a_grid_are_whole(wrong: Any) -> None:
 def test_what_is_no_source_and_no_array_of_numbers(tmp_path: Any) -> None:
     with pytest.raises(InvalidInput, match="'PosixPath' is no text; pass the content of a file"):
         gt.emulate(tmp_path / "kernel.cu", block=32)
+    with pytest.raises(InvalidInput, match=r"'ok.cu' is the name of a file, where its content is wanted; pass Path"):
+        gt.emulate("ok.cu", block=32)
+    with pytest.raises(InvalidInput, match="kernel: 3 is no name"):
+        gt.emulate(COPY, kernel=3)  # type: ignore[arg-type]
     objects = np.zeros(32, object)
     with pytest.raises(InvalidInput, match="'array of objects' holds no numbers"):
         gt.emulate(COPY, block=32, args=[objects, objects])

@@ -55,9 +55,9 @@ def predict(
     is logged where ``arguments`` were of no use. Branches other than the hot loop's are not taken; a time has no
     interval, because the kind of kernel was not judged: compare predictions of variants of one kernel, and do not quote
     one as seconds. InvalidInput names a cubin of another architecture or kernel, numbers that are no launch, and
-    arguments that are not the kernel's; CorruptData a file that is no cubin.
+    arguments that are not the kernel's, a file that cannot be read; CorruptData a file that is no cubin.
     """
-    data = cubin if isinstance(cubin, bytes) else Path(cubin).read_bytes()
+    data = cubin if isinstance(cubin, bytes) else _read(cubin)
     chip = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
     found = cubins.read(data)
     if found.cc != chip.cc:
@@ -83,6 +83,15 @@ def predict(
         data, name, launch[0], launch[1], chip,
         shared_bytes=shared_bytes, trips=trips, dram_bytes=dram_bytes, lanes=lanes,
     )  # fmt: skip
+
+
+def _read(cubin: str | Path) -> bytes:
+    remedy = "name a cubin, or give its bytes"
+    require(isinstance(cubin, (str, Path)), "cubin", type(cubin).__name__, "is neither bytes nor a file's name", remedy)
+    try:
+        return Path(cubin).read_bytes()
+    except OSError as error:
+        raise InvalidInput("cubin", str(cubin), f"cannot be read ({error.strerror or error})", remedy) from None
 
 
 def _bound(arguments: Sequence[int | np.generic], taken: cubins.KernelFacts) -> tuple[tuple[Arg, ...], int]:

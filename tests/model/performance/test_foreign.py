@@ -57,6 +57,12 @@ def test_what_is_no_launch_is_refused(cubin: bytes, options: dict[str, object], 
         gt.predict(cubin, **{"grid": 1, "block": 32, "device": "nvidia-a100", **options})
 
 
+@pytest.mark.parametrize("cubin", ["missing.cubin", ".", 3])
+def test_a_file_that_cannot_be_read_is_named(cubin: object, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"cubin: .* (cannot be read|is neither bytes nor a file's name)"):
+        gt.predict(cubin if cubin == 3 else tmp_path / str(cubin), 1, 32)  # type: ignore[arg-type]
+
+
 STRIDED = """
 extern "C" __global__ void strided(const float* a, float* out, int stride, int n) {
     __shared__ float s[32 * PITCH];
