@@ -240,9 +240,15 @@ def print_table(
     console().print(Table(columns, list(rows), title, right, lines, apart))
 
 
-def config_text(config: Mapping[str, Any]) -> str:
-    """The knobs of a config and their values, with blanks at which a line may break."""
-    return " ".join(f"{name}={value}" for name, value in config.items())
+def config_text(template: str, config: Mapping[str, Any]) -> str:
+    """The knobs of a config and their values, in the order in which the template declares them where it is known, with
+    blanks at which a line may break."""
+    from ..templates.registry import registry
+
+    family = registry().get(template)
+    order = [name for name in (family.knob if family else ()) if name in config]
+    names = dict.fromkeys((*order, *config))
+    return " ".join(f"{name}={config[name]}" for name in names)
 
 
 def announce_emulator() -> None:
@@ -308,7 +314,9 @@ def print_set(facts: dict[str, Any]) -> None:
         vendor = "" if r["ours"] == "unknown" else f"; {r['ours']} than the vendor library"
         console().print(Text.assemble((f"{name} = {sizes}", "bold"), f"  {words}{vendor}"))
         if r["file"] not in shown:
-            told = Text(f"{r['figure']} at {name} = {r['tuned']}\n").append(config_text(r["config"]), "bright_black")
+            told = Text(f"{r['figure']} at {name} = {r['tuned']}\n").append(
+                config_text(r["template"], r["config"]), "bright_black"
+            )
             console().print(Padding(told, (0, 0, 0, 2)))
         shown.add(r["file"])
     mark = "predicted, not measured" if facts["source"] == PREDICTED else "measured"

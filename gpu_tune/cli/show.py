@@ -153,7 +153,7 @@ def _print_search(facts: dict[str, Any]) -> None:
     click.echo(f"trials: {ended(facts)}; learning from {facts['records']} records")
     if facts["best"]:
         best = facts["best"]
-        config = options.config_text(best["config"])
+        config = options.config_text(best["template"], best["config"])
         options.print_lines("", [("best", f"{best['figure']}  {best['template']}"), ("", config)])
     trials = len(facts["curve"])
     curve = [(n, t) for n, t in enumerate(facts["curve"], 1) if t is not None and (n in MARKS or n == trials)]
@@ -171,7 +171,9 @@ def _print_search(facts: dict[str, Any]) -> None:
             click.echo(f"and {len(facts['failures']) - FAILURES} more kinds of failure")
     for name, space in facts["spaces"].items():
         _print_model(name, space)
-    options.print_lines("next:", [(c["template"], options.config_text(c["config"])) for c in facts["next"]])
+    options.print_lines(
+        "next:", [(c["template"], options.config_text(c["template"], c["config"])) for c in facts["next"]]
+    )
 
 
 def _print_model(name: str, space: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def _lines(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "default config", f"{duration(default)} predicted  {name}" if default else name
     rate = f"  {result['tflops']:.3g} TFLOP/s" if result["source"] != PREDICTED else ""
     yield "best found", f"[bold]{result['figure']}[/bold]{rate}  {result['template']}"
-    yield "", options.config_text(result["config"])
+    yield "", options.config_text(result["template"], result["config"])
     if result["speedup"]:
         yield "speed-up", f"[bold]{result['speedup']:.2f}x[/bold] over the default ({verdict['default']['text']})"
     if result["limited_by"]:

@@ -82,6 +82,7 @@ class Winner:
     def of(cls, bound: BoundTemplate, config: Config, rendered: Rendered, cubin: bytes, **facts: Any) -> Winner:
         """A config of a bound template as a winner. Its ``code`` is the bare source; ``facts`` are the other fields."""
         device = bound.device
+        config = Config({name: config[name] for name in bound.template.knob})  # as declared, however it was found
         return cls(
             workload=bound.workload,
             chip=device.chip,

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from gpu_tune.cli.options import config_text
+from gpu_tune.cuda.device import by_name
 from gpu_tune.emulator import build
 from gpu_tune.store.store import Store
+from gpu_tune.templates.registry import registry
+from gpu_tune.workload import Matmul
 from tests.helpers.command_line import ARGS, KEY, run
 
 
@@ -253,3 +257,12 @@ def test_help_and_bad_input_need_neither_lightgbm_nor_a_gpu_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_knobs_are_shown_in_the_order_of_their_declaration():
+    workload = Matmul(64, 64, 64, dtype="float32")
+    template = registry()["matmul_simt"]
+    config = template.default(workload, by_name("nvidia-a100"))
+    kept = json.loads(config.key)  # as a store holds it: by name
+    assert [t.split("=")[0] for t in config_text("matmul_simt", kept).split()] == list(template.knob)
+    assert config_text("unknown_family", {"b": 1, "a": 2}) == "b=1 a=2"
