@@ -144,12 +144,29 @@ def test_defaults_of_all_templates_beside_the_vendor(gpu: Device, tmp_path: Path
     assert found.winner is not None and found.vendor
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("direction", ["dgrad", "wgrad"])
+def test_gradients_of_a_convolution_beside_the_vendor(
+    gpu: Device, tmp_path: Path, told: Callable[[str], None], direction: str, stride: int
+):
+    w = Conv2d(32, 128, 28, 28, 128, 3, 3, stride=stride, padding=1, dtype="float16", direction=direction)
+    candidates = [Candidate(t.name, t.default(w, gpu)) for t in registry().values() if t.supported(w, gpu) is True]
+    with make_measurer(w, kind="gpu", store=tmp_path) as m:
+        found = m.finals(candidates)
+    for x in found.finalists:
+        rate = w.flops / float(np.median(x.samples)) / 1e12 if x.ok else 0.0
+        name = x.candidate.template if x.candidate else x.name
+        told(f"{w.key} {name}: {x.status} {rate:.0f} TFLOP/s {x.label} {x.reason}")
+    assert len(candidates) == 2 and all(x.ok for x in found.finalists if x.candidate)
+
+
 MORE: list[Any] = [
     *(w for w in CASES if w.batch == 1 or w.dtype == "float16"),
     *(Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=d, layout=x) for d in DTYPES for x in ("nhwc", "nchw")),
     Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="float16", epilogue="bias+relu"),
     Conv2d(2, 64, 14, 14, 64, 3, 3, padding=(0, 1, 0, 1), stride=2, groups=2, dtype="bfloat16"),
     Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype="int8"),
+    *(Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, stride=2, dtype="float16", direction=d) for d in ("dgrad", "wgrad")),
 ]
 
 
