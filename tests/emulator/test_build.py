@@ -114,6 +114,16 @@ def test_cxx_may_have_arguments_and_an_unusable_one_is_said(
     assert caplog.text.count("CXX='/nowhere/icpx -O2' names no program") == 1
 
 
+def test_each_compiler_has_its_own_version(tmp_path: Path) -> None:
+    """What is kept of one compiler must not be found under the words of another, also within one process."""
+    for name in ("first", "second"):
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\necho {name} 1.0\n")
+        script.chmod(0o755)
+    told = [build._version((str(tmp_path / name), "-O2")) for name in ("first", "second", "first")]
+    assert told == ["first 1.0\n", "second 1.0\n", "first 1.0\n"]
+
+
 @needs_emulator
 def test_a_library_that_cannot_be_built_is_tried_once_and_said(
     small_sources: Path, monkeypatch: pytest.MonkeyPatch

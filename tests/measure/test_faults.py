@@ -18,7 +18,7 @@ import pytest
 from gpu_tune.cuda import nvrtc
 from gpu_tune.errors import EnvironmentFault, MeasureError
 from gpu_tune.measure.gpu import GpuMeasurer, _outside
-from gpu_tune.measure.messages import FinalsRequest, TrialRequest
+from gpu_tune.measure.messages import FinalsRequest, TrialReply, TrialRequest
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.measure.worker import Stage, Worker, WorkerLost
 from gpu_tune.templates.base import Template
@@ -144,6 +144,33 @@ def test_a_child_killed_from_outside_costs_no_config(
                 trial.result(HANG)
         assert caplog.text.count("it is tried again") == 1
         assert m.submit(candidate(rows=2)).result(HANG).status == "ok"
+        assert not m.journal or not m.journal.killers()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_memory_that_other_processes_hold_is_no_fault_of_a_config(
+    opened: Callable[..., GpuMeasurer], candidate: Make, caplog: pytest.LogCaptureFixture, times: int
+):
+    """The trial is tried again; where others keep the memory, it is no trial, and nothing is recorded of the config."""
+    full = TrialReply("launch_error", "out of device memory; other processes hold 130.0 of 139.0 GiB", outside=True)
+    with opened() as m:
+        child, left = m.children[0], [times]
+        ask = child.ask
+
+        def crowded(request: Any, timeout: Any) -> Any:
+            if isinstance(request, TrialRequest) and left[0]:
+                left[0] -= 1
+                return full
+            return ask(request, timeout)
+
+        child.ask = crowded  # type: ignore[method-assign]
+        trial = m.submit(candidate())
+        if times < 3:
+            assert trial.result(HANG).status == "ok"
+        else:
+            with pytest.raises(EnvironmentFault, match="lost 3 times for a reason outside of it: out of device"):
+                trial.result(HANG)
+        assert caplog.text.count("it is tried again") == 1 and m.submit(candidate(rows=2)).result(HANG).status == "ok"
         assert not m.journal or not m.journal.killers()
 
 

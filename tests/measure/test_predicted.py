@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from gpu_tune import emulator
 from gpu_tune.cuda import lines
 from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import CompilerMissing, EmulationError, EnvironmentFault, GpuTuneError, MeasureError, StoreError
 from gpu_tune.kernel.emit import UNJUDGED, duration, figure
 from gpu_tune.measure import compiling, emulated
 from gpu_tune.measure.predicted import PredictedMeasurer
@@ -20,6 +23,7 @@ from gpu_tune.measure.select import make_measurer
 from gpu_tune.model.performance import Prediction, predict
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate
+from gpu_tune.templates.registry import bind, registry
 from gpu_tune.trial import PREDICTED, Candidate, Measurement
 from gpu_tune.workload import Conv2d, Matmul
 from tests.helpers.processes import HANG
@@ -177,3 +181,38 @@ def test_lanes_of_a_build_are_known_and_what_is_published_has_no_line_tables(
     found = compiling.lanes_for(build)
     assert found is compiling.lanes_for(replace(build)), "kept by build"
     assert all(of.matched == of.accesses > 0 for of in found.values())
+
+
+@pytest.mark.parametrize("fault", [CompilerMissing("no compiler"), MeasureError("no worker"), StoreError("no disk")])
+def test_a_machine_that_cannot_execute_says_nothing_of_a_result(
+    fault: GpuTuneError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that goes away between the search and the check of the winner, say."""
+    simt = {"matmul_simt": registry()["matmul_simt"]}
+    bound = bind(Matmul(16, 16, 16, dtype="float32"), by_name("nvidia-a100"), simt)[0]
+    rendered = bound.render(bound.default())
+
+    def raising(error: GpuTuneError) -> Callable[..., Any]:
+        def run(*args: object, **options: object) -> None:
+            raise error
+
+        return run
+
+    monkeypatch.setattr(emulated, "run_plan", raising(fault))
+    with pytest.raises(type(fault)):
+        emulated._executed(rendered, rendered.plan, bound.computed, bound, 0)
+    monkeypatch.setattr(emulated, "run_plan", raising(EmulationError("an instruction")))
+    check = emulated._executed(rendered, rendered.plan, bound.computed, bound, 0)
+    assert not check.ok and check.detail == "could not be executed: an instruction"
+
+
+@pytest.mark.parametrize("fault", [CompilerMissing("NVRTC went away"), EnvironmentFault("no process")])
+def test_a_winner_is_published_with_its_tables_where_the_compiler_went_away(fault: GpuTuneError) -> None:
+    def submit(source: str, arch: str, options: tuple[str, ...]) -> Any:
+        made: Future[Any] = Future()
+        made.set_exception(fault)
+        return made
+
+    measurer = SimpleNamespace(pool=SimpleNamespace(submit=submit), device=by_name("nvidia-a100"))
+    build = SimpleNamespace(rendered=SimpleNamespace(source="..."), cubin=b"with tables")
+    assert compiling.CompilingMeasurer.published(measurer, build) == b"with tables"  # type: ignore[arg-type]
