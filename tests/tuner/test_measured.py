@@ -65,6 +65,29 @@ def test_a_new_driver_re_times_the_stored_finalists_and_searches_nothing(fake_cu
     assert tune(good, trials=10).winner == again.winner
 
 
+def test_a_set_is_timed_on_the_gpu_and_again_under_a_new_driver(fake_cuda, home, templates, monkeypatch, caplog):
+    knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
+    good = {"toy": replace(templates["toy"], knobs=knobs, open_sizes=("m",))}
+    monkeypatch.setattr(nvml, "display_version", lambda: "580.1")
+    monkeypatch.setattr(
+        "gpu_tune.measure.gpu.GpuMeasurer._environment", lambda self: {"driver": nvml.display_version()}
+    )
+    options = dict(templates=good, trials=8, sizes=[8, 40], jobs=1)
+    w = gt.Matmul(gt.any_of(1, 40), 32, 16, dtype="float32")
+    first = gt.tune(w, **options).winners
+    assert first.source == "measured" and {k.environment["driver"] for k in first.kernels} == {"580.1"}
+    assert all(k.samples and k.verdict["vendor"] for k in first.kernels)  # beside the vendor, those in between as well
+    assert {r.ours for r in first.ranges} <= {"faster", "tied", "slower"}
+    assert gt.tune(w, **options).winners == first
+    monkeypatch.setattr(nvml, "display_version", lambda: "581.2")
+    trials = len(Records().read("measured"))
+    again = gt.tune(w, **options).winners
+    assert "timed under driver 580.1: its kernels are timed again" in caplog.text
+    assert {k.environment["driver"] for k in again.kernels} == {"581.2"} and again.sizes == first.sizes
+    assert len(Records().read("measured")) == trials and again.trials == first.trials
+    assert gt.tune(w, **options).winners == again
+
+
 def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}
