@@ -59,7 +59,7 @@ def record(
     wanted: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     l1_bytes: int = 128 * 1024,
     rounds: int = 3,
-    limit: int = 200_000,
+    limit: int = 1_000_000,
 ) -> dict[str, tuple[Access, ...]]:
     """The accesses of each kernel of ``plan``, by kernel name, those that one block executed.
 
