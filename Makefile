@@ -20,8 +20,9 @@ ON_GPU := $(if $(TESTS),,$(CUDA))
 # What the tests want besides: CuPy, to look up names in where there is no GPU to run it on.
 TESTING := test$(if $(filter compiler,$(EXTRA)),$(COMMA)test-cupy)
 
-# PyTorch: with a GPU as PyPI has it (several GB), else the build for CPUs.
-TORCH_INDEX ?= $(if $(CUDA),,--extra-index-url https://download.pytorch.org/whl/cpu)
+# The PyTorch of test-torch: PyPI's, of several GB with its CUDA libraries. The build for CPUs is enough without a GPU:
+# make test-torch TORCH='torch --extra-index-url https://download.pytorch.org/whl/cpu'
+TORCH ?= torch
 
 .PHONY: demo test test-torch lint setup setup-test setup-torch setup-lint clean
 .DELETE_ON_ERROR:
@@ -83,7 +84,7 @@ $(VENV)/.test-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.demo-$(EXTRA)
 
 $(VENV)/.torch-$(EXTRA): $(VENV)/.test-$(EXTRA)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_INDEX) -e '.[torch]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[torch]'
 	@touch $@
 
 $(VENV)/.lint-$(EXTRA): $(VENV)/.test-$(EXTRA)

@@ -1,7 +1,7 @@
 """What an operator of ``gpu_tune.torch`` costs the host beside an empty one of the same kind and signature, in one run.
 
     python -m bench.torch_calls                     # half a minute; needs PyTorch, NVRTC, g++ and cuda.h, and no GPU
-    python -m bench.torch_calls --json bench/results/torch-calls.json
+    python -m bench.torch_calls --json torch-calls.json
 
 Our kernel serves the calls, on a driver that launches nothing: what is left of a kernel is what its launch costs the
 caller. An empty operator has the same schema, registration, autograd key and, where a gradient is asked for, a function

@@ -202,7 +202,7 @@ def _differentiable(name: str, function: type[_Operator]) -> None:
             return op.redispatch(keyset & AFTER, *args)
         scale, epilogue = args[count - 1], args[count + at]
         scaled = scale is not None and scale.requires_grad
-        if whole(epilogue, scaled):
+        if not epilogue or whole(epilogue, scaled):
             return function.apply(keyset, *args)
         return _in_steps(function, args, *kept(arithmetic.parse(epilogue), scaled))
 

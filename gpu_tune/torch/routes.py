@@ -56,7 +56,8 @@ class Table:
 
     def decide(self, key: Any, tensors: Tensors, options: tuple[Any, ...]) -> Route:
         """The route of a call whose key is not known, and is from now on."""
-        route, keep = _decided(self._call(*options), self._names, tensors)
+        with torch.no_grad():  # gradients are the operator's, whoever calls its body
+            route, keep = _decided(self._call(*options), self._names, tensors)
         if len(self.known) >= KEPT:
             self.known.clear()
         if keep:
@@ -87,8 +88,9 @@ def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> tuple[Rout
     check(workload, found)
 
     def by_dispatch(now: Tensors) -> Tensor:
-        again, operands = call.fitted(_named(names, now))
-        return laid(again.by_dispatch(operands), fitted, shape, dtype)
+        with torch.no_grad():
+            again, operands = call.fitted(_named(names, now))
+            return laid(again.by_dispatch(operands), fitted, shape, dtype)
 
     gpu = gpu_of(lead)
     if gpu is None:
