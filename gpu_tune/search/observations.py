@@ -27,8 +27,9 @@ LEAST = 96
 PATIENCE = ((0.30, 0.5), (0.20, 1.5), (0.10, 3.0), (0.05, 5.0))
 """(risk, patience): stop when the trials since the last gain are ``patience`` times those until it. The risk is the
 share of runs in which the best at that moment is more than 1 % slower than the best after 200 trials. The figures are
-cautious: 43 cold runs on each of 11 development spaces (one of them withdrawn since) lost 5.9, 5.1, 3.2 and 1.1 %. On
-spaces that hide a few far better configs more runs lose. bench.search prints the measured share for any spaces."""
+cautious for ordinary spaces: 18 cold runs on each of 13 development spaces lost 3.4, 3.4, 1.7 and 0.9 %. Where one far
+better config is hidden they are too small: on 12 such spaces 33, 31, 17 and 6 % of runs lost. bench.search prints the
+measured share for any spaces."""
 SPILL_BYTES = 64
 """Spilling more than this per thread is a kind of its own."""
 KIND_TRIALS, KIND_FACTOR = 4, 1.25
