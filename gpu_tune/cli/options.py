@@ -321,5 +321,6 @@ def print_set(facts: dict[str, Any]) -> None:
         shown.add(r["file"])
     mark = "predicted, not measured" if facts["source"] == PREDICTED else "measured"
     sizes = ", ".join(map(str, facts["sizes"]))
-    console().print(f"{mark}; tuned at {name} = {sizes}, {facts['trials']} trials in {facts['spent']:.1f} s")
+    rest = "" if facts["complete"] else " (interrupted: the same call goes on)"
+    console().print(f"{mark}; tuned at {name} = {sizes}, {facts['trials']} trials in {facts['spent']:.1f} s{rest}")
     console().print(f"[bright_black]kernels[/bright_black]  {facts['path'] or 'not kept'}", soft_wrap=True)

@@ -228,5 +228,6 @@ def _publish(command: list[str], target: Path) -> None:
     with paths.replacing(target, durable=True) as new:
         done = subprocess.run([*command, "-o", str(new)], capture_output=True, text=True)
         if done.returncode:
-            raise EmulationError(f"building the emulator failed ({command[0]}):\n{done.stderr[-2000:]}")
+            said = done.stderr[-2000:].strip() or f"it said nothing and ended with {done.returncode}"
+            raise EmulationError(f"building the emulator failed ({command[0]}); CXX names another compiler:\n{said}")
         paths.seal(new)

@@ -186,3 +186,12 @@ def test_ptx_is_kept_by_source(
     assert modules.is_ptx(ptx) and not modules.is_ptx(source)
     with pytest.raises(TypeError):
         modules.compile_ptx(source, "sm_90")
+
+
+@needs_emulator
+def test_a_compiler_that_fails_without_a_word_is_told(small_sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(
+        EmulationError, match=r"\(\S*false\); CXX names another compiler:\nit said nothing and ended with 1"
+    ):
+        build._load(build._path())
