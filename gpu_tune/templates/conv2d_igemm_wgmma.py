@@ -140,8 +140,8 @@ TEMPLATE: Template = Template(
     plan=_plan,
     default=_default,
     seeds=_seeds,
-    numerics=numerics,
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
+    numerics=numerics,
     min_cc=90,
     only_cc=90,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import random
@@ -14,7 +15,7 @@ import pytest
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import KNOWN, Device, by_name
 from gpu_tune.space.knob import Config, Constraint, Knob, Value
-from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.base import FOLDER, Template, render
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.lib.knobs import KINDS, SHARED
 from gpu_tune.templates.registry import registry
@@ -339,3 +340,16 @@ def test_a_constraint_is_named_after_its_subject_and_its_kind(name: str) -> None
     names = [c.name for c in registry()[name].constraints]
     assert [n for n in names if n.rpartition("_")[2] not in kinds or not n.rpartition("_")[0]] == []
     assert len(set(names)) == len(names)
+
+
+def test_declarations_are_written_in_one_order() -> None:
+    order = [field.name for field in dataclasses.fields(Template)]
+    order.remove("tile")
+    order.insert(order.index("constraints"), "tile")
+    order.remove("features")
+    order.insert(order.index("numerics"), "features")
+    for path in [*FOLDER.glob("*.py"), FOLDER / "lib" / "winograd" / "family.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Template":
+                names = [str(keyword.arg) for keyword in node.keywords]
+                assert names == sorted(names, key=order.index), path.name
