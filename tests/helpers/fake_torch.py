@@ -78,10 +78,10 @@ class Tensor:
         return self.array.ctypes.data
 
 
-def raw(facts: dict[str, Any]) -> ctypes.Array[ctypes.c_ubyte]:
+def raw(facts: dict[str, Any]) -> memoryview:
     """The bytes that a ``__cuda_array_interface__`` describes."""
     span = sum((n - 1) * s for n, s in zip(facts["shape"], facts["strides"])) + np.dtype(facts["typestr"]).itemsize
-    return (ctypes.c_ubyte * span).from_address(facts["data"][0])
+    return memoryview((ctypes.c_ubyte * span).from_address(facts["data"][0])).cast("B")
 
 
 def convolved(image: np.ndarray, filters: np.ndarray, stride: Any, dilation: Any, groups: int) -> np.ndarray:
