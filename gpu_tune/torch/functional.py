@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, require
 from . import layouts, ops
 
 
@@ -66,6 +66,10 @@ def linear(
     """
     steps = ("bias" if bias is not None else "", activation, "residual" if residual is not None else "")
     epilogue = "+".join(step for step in steps if step)
+    if residual is not None and weight.dim() == 2:
+        shape = (*x.shape[:-1], weight.shape[0])
+        rule = f"is not the result's shape {tuple(shape)}"
+        require(residual.shape == shape, "residual.shape", tuple(residual.shape), rule, "expand or reshape it")
     if x.dim() == 2:
         return matmul(x, weight, layout="nt", epilogue=epilogue, bias=bias, residual=residual, math=math)
     added = None if residual is None else _rows(residual)

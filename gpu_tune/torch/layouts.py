@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..errors import require
 from ..workload import OUT_DTYPES, dtype_name
 
 FLIPPED = {"n": "t", "t": "n"}
@@ -34,7 +35,11 @@ def as_dtype(value: Any) -> torch.dtype | None:
     """``value``, a data type in any usual notation, as PyTorch's; None for None and ""."""
     if value is None or isinstance(value, torch.dtype):
         return value
-    return DTYPES.get(dtype_name(value)) if value != "" else None
+    if isinstance(value, str) and value == "":
+        return None
+    name = dtype_name(value)
+    require(name in DTYPES, "out_dtype", value, "is no data type of a result", f"name one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def name_of(dtype: torch.dtype | None) -> str:

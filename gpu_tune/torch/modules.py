@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -99,7 +100,8 @@ def epilogue_of(module: nn.Module) -> str:
     if kind is nn.GELU:
         return "gelu_tanh" if module.approximate == "tanh" else "gelu"
     if kind is nn.Hardtanh:
-        return f"clamp({module.min_val:g},{module.max_val:g})"
+        bounds = float(module.min_val), float(module.max_val)
+        return f"clamp({bounds[0]!r},{bounds[1]!r})" if all(map(math.isfinite, bounds)) else ""
     return {nn.ReLU: "relu", nn.SiLU: "silu", nn.ReLU6: "clamp(0,6)"}.get(kind, "")
 
 

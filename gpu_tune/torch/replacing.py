@@ -64,8 +64,12 @@ def restore(model: nn.Module) -> list[str]:
     back = {ours: theirs for theirs, ours in PLAIN.items()}
     names = []
     for name, module in model.named_modules():
+        ours = type(module)
         if module.__dict__.pop(MARK, False):
-            module.__class__ = back[type(module)]
+            if ours in back:
+                module.__class__ = back[ours]
+            else:  # a parametrization put over ours a class that is this layer's alone
+                ours.__bases__ = tuple(back.get(base, base) for base in ours.__bases__)
             if not isinstance(module, nn.Sequential):
                 names.append(name)
     return names

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import gpu_tune.torch as gtt
+from gpu_tune.errors import InvalidInput
 from tests.torch.formulas import watched
 
 
@@ -129,3 +130,33 @@ def test_autocast_of_a_replaced_model() -> None:
         y = model(x)
     assert y.dtype is expected.dtype is torch.bfloat16
     torch.testing.assert_close(y, expected, rtol=2**-6, atol=2**-6)
+
+
+def test_restore_reaches_a_layer_that_was_parametrized_meanwhile() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    gtt.replace(model)
+    nn.utils.parametrizations.weight_norm(model[0])
+    x = torch.randn(3, 6)
+    before = model(x)
+    assert gtt.restore(model) == ["0", "2"] and not isinstance(model[0], gtt.Linear)
+    assert torch.allclose(model(x), before, atol=1e-6)
+    nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    assert type(model[0]) is type(model[2]) is nn.Linear
+
+
+def test_bounds_of_an_activation_are_exact_and_endless_ones_stay_pytorchs() -> None:
+    for low, high in ((-1234567.0, 1234567.0), (-0.123456789, 0.123456789), (0.0, float("inf"))):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Hardtanh(low, high))
+        x = torch.tensor([[1e9], [-1e9]])
+        want = model(x)
+        gtt.replace(model)
+        assert torch.equal(model(x), want)
+
+
+def test_a_residual_of_another_shape_and_an_unknown_dtype_are_refused() -> None:
+    x, w = torch.zeros(2, 3, 7), torch.zeros(5, 7)
+    for shape in ((3, 2, 5), (6, 5), (5,)):
+        with pytest.raises(InvalidInput, match=r"residual.shape.*is not the result's shape \(2, 3, 5\)"):
+            gtt.linear(x, w, residual=torch.zeros(shape))
+    with pytest.raises(InvalidInput, match=r"out_dtype.*float33"):
+        gtt.matmul(x[0], w, layout="nt", out_dtype="float33")
