@@ -272,6 +272,7 @@ def test_results_come_from_measurements_alone(campaign: Any, tmp_path: Path, mon
     assert not to.exists()
 
 
+@pytest.mark.slow
 def test_a_whole_slice_on_the_virtual_gpu(campaign: Any, fake_cuda: Path, home: Path, tmp_path: Path, capsys: Any):
     out = ["--kind", "gpu", "--toy", "--scale", "0.005", "--jobs", "1", "--out", str(tmp_path / "out")]
     campaign.main(["run", *out, "--seconds", "100", "--archive", str(tmp_path / "slice")])

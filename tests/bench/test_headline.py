@@ -13,6 +13,7 @@ from gpu_tune.cuda import nvrtc
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 
 
+@pytest.mark.slow
 def test_a_suite_is_played_told_and_compared(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {"name": "two", "title": "", "source": "made up", "op": "matmul", "defaults": {"dtype": "float32"}}
     rows.update(columns=["label", "m", "n", "k"], rows=[["small", 128, 128, 64], ["large", 4096, 4096, 512]])

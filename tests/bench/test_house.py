@@ -62,6 +62,7 @@ def test_count_sees_every_import_and_what_is_too_long(tree: Path, capsys: pytest
     assert sum(s.statements for s in package.values()) == 15
 
 
+@pytest.mark.slow
 def test_a_check_of_golden_outputs_sees_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entries: dict[str, Any] = {}
     for seed in (0, 1):

@@ -15,6 +15,7 @@ def noise() -> Any:
     return importlib.import_module("bench.noise.__main__")
 
 
+@pytest.mark.slow
 def test_every_mark_is_measured(noise: Any, fake_cuda: Path, home: Path, tmp_path: Path, capsys: Any):
     out = tmp_path / "noise.json"
     code = noise.main(["--toy", "--trials", "4", "--seconds", "0.5", "--json", str(out)])

@@ -137,6 +137,7 @@ def check(form: Form, swizzle: tuple[int, int], accumulate: int = 1, seed: int =
     assert np.array_equal(got, sign * (a.astype(np.float64) @ b.astype(np.float64).T) + (before if accumulate else 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
 def test_all_swizzles(form: Form) -> None:
     for swizzle in swizzles(form):

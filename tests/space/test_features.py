@@ -64,6 +64,7 @@ def test_features_of_the_default_are_what_one_computes_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(registry()))
 def test_every_template_has_finite_features_with_one_set_of_names(name: str) -> None:
     template = registry()[name]

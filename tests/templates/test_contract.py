@@ -148,6 +148,7 @@ def test_source_reads_exactly_its_knobs(name: str) -> None:
     assert free <= {*template.knob, "workload", "device", "launch"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_constraints_read_only_the_knobs_they_declare(name: str) -> None:
     template = registry()[name]
@@ -159,6 +160,7 @@ def test_constraints_read_only_the_knobs_they_declare(name: str) -> None:
             assert rule.message, rule.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_defaults_are_valid_on_every_known_chip(name: str) -> None:
     template = registry()[name]
@@ -226,6 +228,7 @@ def agrees(template: Template, config: Config, workload: Workload, device: Devic
     assert estimate.threads in {step.threads for step in made.kernels}, what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_rendering_is_deterministic_and_clean(name: str) -> None:
     template = registry()[name]

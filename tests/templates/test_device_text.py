@@ -41,6 +41,7 @@ def texts(value: object) -> Iterator[str]:
                 yield from texts(getattr(value, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_what_is_derived_holds_numbers_and_names_but_no_text(name: str) -> None:
     template = registry()[name]

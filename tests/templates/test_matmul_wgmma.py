@@ -130,6 +130,7 @@ WORKLOADS = [
 ]
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.key[:60])
 def test_default_and_seeds_assemble_without_spills_or_notes(workload: Matmul) -> None:
@@ -141,6 +142,7 @@ def test_default_and_seeds_assemble_without_spills_or_notes(workload: Matmul) ->
         assert_assembles_cleanly(c, workload)
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_random_configs_assemble_without_spills_or_notes() -> None:
     r = random.Random(11)

@@ -232,6 +232,7 @@ def test_variants_depend_on_the_seed_alone(tmp_path: Path) -> None:
     assert first(1) == first(1) != first(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(registry()))
 def test_variants_are_valid_and_reach_many_cells(name: str) -> None:
     template, seen = registry()[name], set()
