@@ -15,6 +15,7 @@ from ....cuda.device import Device
 from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
+from ..derived import DerivedOf
 from ..knobs import blocks, used_sms
 from .launch import counter_bytes
 from .tiles import (
@@ -268,15 +269,7 @@ def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage)
     )
 
 
-@dataclass(frozen=True)
-class Derived:
-    """All that a source sees as ``launch``; ``config`` is the config."""
-
-    config: Config
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
+Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....plan.size import upper
-from ..common import INDEX_LIMIT, STATIC_LIMIT
+from ..common import INDEX_LIMIT
+from ..derived import DerivedOf, SharedStorage
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS
 from .tiles import Operand, operand, shared_item
@@ -71,36 +72,28 @@ def layout(c: Config, w: Any) -> Layout:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The operands' tiles in shared memory, all stages: ``shared_bytes``, of them A's first ``b_offset``.
+class Storage(SharedStorage):
+    """The operands' tiles in shared memory, all stages; B's start at byte ``b_offset``.
 
-    ``a_elements``, ``b_elements``: as they are stored there. ``wide_out``, ``wide_sum``: offsets of results, and of
-    sums in the workspace, need 64 bits.
+    ``a_elements``, ``b_elements``: as they are stored there. ``wide_sum``: offsets in the workspace need 64 bits.
     """
 
     a: Operand
     b: Operand
     b_offset: int
-    shared_bytes: int
     a_elements: int
     b_elements: int
-    wide_out: bool
     wide_sum: bool
 
     def __str__(self) -> str:
         return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
 
-    @property
-    def dynamic(self) -> bool:
-        """Whether shared memory is more than a kernel may declare statically."""
-        return self.shared_bytes > STATIC_LIMIT
-
 
 def storage(c: Config, w: Any) -> Storage:
     (a_bytes, b_bytes), item = tile.shared_bytes(c, w), shared_item(c, w)
     return Storage(
-        operand(c, w, "a"),
-        operand(c, w, "b"),
+        a=operand(c, w, "a"),
+        b=operand(c, w, "b"),
         b_offset=a_bytes,
         shared_bytes=a_bytes + b_bytes,
         a_elements=a_bytes // item,
@@ -139,7 +132,7 @@ class Launch:
     """``threads`` of a block, and of one of the second kernel; ``fold_batch``: more matrices than a grid's depth."""
 
     threads: int
-    fold_batch: bool
+    fold_batch: bool = False
     reduce_threads: int = REDUCE_THREADS
 
     def __str__(self) -> str:
@@ -150,15 +143,7 @@ def launch(c: Config, w: Any) -> Launch:
     return Launch(tile.threads(c), w.batch > GRID_Z)
 
 
-@dataclass(frozen=True)
-class Derived:
-    """All that the source sees as ``launch``; ``config`` is the config."""
-
-    config: Config
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
+Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(c: Config, w: Any) -> Derived:

@@ -1,4 +1,4 @@
-"""What follows from a config of the gradients, in the order in which it is derived; sources see :class:`Derived`."""
+"""What follows from a config of the gradients, in the order in which it is derived; sources see :class:`.DerivedOf`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from .....space import knob
 from .....workload import ITEMSIZE
-from ...common import INDEX_LIMIT, STATIC_LIMIT, ceil_div
+from ...common import INDEX_LIMIT, ceil_div
+from ...derived import DerivedOf, SharedStorage
 from ...phases import Phases, phases
-from ..launch import REDUCE_THREADS
+from ..derived import Launch
 from . import tiles as tile
 
 Config = Mapping[str, Any]
@@ -121,28 +122,21 @@ def operand(c: Config, w: Any, which: str) -> Operand:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Both operands; ``shared_bytes``, of them A's first ``b_offset``. ``wide_out``: results need 64-bit offsets."""
+class Storage(SharedStorage):
+    """Both operands; B's stages start at byte ``b_offset``."""
 
     a: Operand
     b: Operand
     b_offset: int
-    shared_bytes: int
-    wide_out: bool
 
     def __str__(self) -> str:
         return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
 
-    @property
-    def dynamic(self) -> bool:
-        """Whether shared memory is more than a kernel may declare statically."""
-        return self.shared_bytes > STATIC_LIMIT
-
 
 def storage(c: Config, w: Any) -> Storage:
     return Storage(
-        operand(c, w, "a"),
-        operand(c, w, "b"),
+        a=operand(c, w, "a"),
+        b=operand(c, w, "b"),
         b_offset=tile.operand_bytes(c, "a"),
         shared_bytes=tile.shared_bytes(c, w),
         wide_out=tile.outputs(w) > INDEX_LIMIT,
@@ -171,31 +165,16 @@ def pipeline(c: Config, w: Any) -> Pipeline:
     return Pipeline(*tile.parts(c, w), chunks, sum_ctype)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """``threads`` of a block, and of one of the second kernel."""
-
-    threads: int
-    reduce_threads: int = REDUCE_THREADS
-
-    def __str__(self) -> str:
-        return f"{self.threads} threads a block"
+def launch(c: Config, w: Any) -> Launch:
+    return Launch(tile.threads(c))
 
 
-@dataclass(frozen=True)
-class Derived:
-    """All that the source sees as ``launch``; ``config``: the config, and what is no choice here but a knob of
-    matmul_simt, whose multiply-adds these are."""
-
-    config: Config
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
+Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(c: Config, w: Any) -> Derived:
-    """Layout, storage, pipeline and launch, in this order."""
+    """Layout, storage, pipeline and launch, in this order; the config with what is no choice here but a knob of
+    matmul_simt, whose multiply-adds these are."""
     pieces = {f"interleave_{x}": c[f"thread_{x}"] // tile.piece(c, x) for x in "mn"}
     config = knob.Config(**{**c, **pieces, "shared_type": "wide", "fragment_k": 1})
-    return Derived(config, layout(c, w), storage(c, w), pipeline(c, w), Launch(tile.threads(c)))
+    return Derived(config, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))

@@ -1,4 +1,4 @@
-"""What follows from a config of conv2d_direct, in the order in which it is derived; sources see :class:`Derived`."""
+"""What follows from a config of conv2d_direct, in the order in which it is derived; sources see :class:`.DerivedOf`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from .....plan.size import upper
 from .....workload import ITEMSIZE
-from ...common import INDEX_LIMIT, STATIC_LIMIT
-from ..launch import REDUCE_THREADS
+from ...common import INDEX_LIMIT
+from ...derived import DerivedOf, SharedStorage
+from ..derived import Launch
 from ..tiles import shared_item
 from . import tiles as tile
 
@@ -101,23 +102,16 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The patch ``x`` and the filters ``w`` in shared memory; ``wide_out``: offsets of results need 64 bits."""
+class Storage(SharedStorage):
+    """The patch ``x`` and the filters ``w`` in shared memory."""
 
     patch: Patch
     x: Staged
     w: Staged
-    shared_bytes: int
-    wide_out: bool
 
     def __str__(self) -> str:
         size = f"{self.patch.rows} x {self.patch.columns}"
         return f"a patch of {size} pixels, {self.shared_bytes} bytes of shared memory"
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether shared memory is more than a kernel may declare statically."""
-        return self.shared_bytes > STATIC_LIMIT
 
 
 def patch(c: Config, w: Any) -> Patch:
@@ -164,7 +158,7 @@ def storage(c: Config, w: Any) -> Storage:
         offset=tile.x_bytes(c, w),
         wide=kg * cg * w.r * w.s > INDEX_LIMIT,
     )
-    return Storage(area, x, filters, tile.shared_bytes(c, w), wide_out=upper(tile.outputs(w)) > INDEX_LIMIT)
+    return Storage(tile.shared_bytes(c, w), upper(tile.outputs(w)) > INDEX_LIMIT, area, x, filters)
 
 
 @dataclass(frozen=True)
@@ -185,33 +179,11 @@ def pipeline(c: Config, w: Any) -> Pipeline:
     return Pipeline(c["stages"], *tile.parts(c, w), sum_ctype="int" if w.dtype == "int8" else "float")
 
 
-@dataclass(frozen=True)
-class Launch:
-    """``threads`` of a block, and of one of the second kernel."""
-
-    threads: int
-    reduce_threads: int
-
-    def __str__(self) -> str:
-        return f"{self.threads} threads a block"
-
-
 def launch(c: Config, w: Any) -> Launch:
-    return Launch(
-        threads=tile.threads(c),
-        reduce_threads=REDUCE_THREADS,
-    )
+    return Launch(tile.threads(c))
 
 
-@dataclass(frozen=True)
-class Derived:
-    """All that the source sees as ``launch``; ``config`` is the config."""
-
-    config: Config
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
+Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(c: Config, w: Any) -> Derived:
