@@ -148,6 +148,21 @@ CONSTRAINTS = (
 )
 
 
+def supports(workload: Any, device: Device) -> bool | str:
+    """Depthwise convolutions with filters small enough to unroll."""
+    w = workload
+    if w.weights != "plain":
+        return "reads plain filters, not pretransformed ones"
+    if not w.groups == w.c == w.k:
+        return f"is for one filter a channel (groups = c = k), not groups={w.groups}, c={w.c}, k={w.k}"
+    if max(w.h, w.w) > INDEX_LIMIT // 2:
+        return "image sides beyond 2^30 are not indexed"
+    smallest = {"thread_p": 1, "thread_q": 1, "vector_width": 1}
+    if _code(smallest, w) > CODE_LIMIT or _window(smallest, w)[1] + w.s + 41 > 255:
+        return f"a filter of {w.r}x{w.s} with dilation {w.dilation} is too large to unroll"
+    return True
+
+
 @dataclass(frozen=True)
 class Layout:
     """Blocks along channels, rows and columns, and the ``channels`` of a thread."""
@@ -215,7 +230,7 @@ def storage(c: Mapping[str, Any], w: Any, tiles: Layout) -> Storage:
     )
 
 
-def derived(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
+def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
     """Layout, storage and launch, in this order."""
     tiles = layout(c, w)
     return Derived(tiles, storage(c, w, tiles), Launch(_threads(c)))
@@ -301,21 +316,6 @@ def seeds(workload: Any, device: Device) -> list[Config]:
     return [c for c in dict.fromkeys(chosen) if not TEMPLATE.violations(c, workload, device)][:6]
 
 
-def supports(workload: Any, device: Device) -> bool | str:
-    """Depthwise convolutions with filters small enough to unroll."""
-    w = workload
-    if w.weights != "plain":
-        return "reads plain filters, not pretransformed ones"
-    if not w.groups == w.c == w.k:
-        return f"is for one filter a channel (groups = c = k), not groups={w.groups}, c={w.c}, k={w.k}"
-    if max(w.h, w.w) > INDEX_LIMIT // 2:
-        return "image sides beyond 2^30 are not indexed"
-    smallest = {"thread_p": 1, "thread_q": 1, "vector_width": 1}
-    if _code(smallest, w) > CODE_LIMIT or _window(smallest, w)[1] + w.s + 41 > 255:
-        return f"a filter of {w.r}x{w.s} with dilation {w.dilation} is too large to unroll"
-    return True
-
-
 TEMPLATE = Template(
     name="conv2d_depthwise",
     op="conv2d",
@@ -324,7 +324,7 @@ TEMPLATE = Template(
     tile=(("threads_p", "thread_p", "threads_q", "thread_q"), ("threads_c",), ()),
     constraints=CONSTRAINTS,
     supports=supports,
-    derive=derived,
+    derive=derive,
     resources=resources,
     plan=plan,
     default=default,

@@ -89,7 +89,7 @@ CONSTRAINTS = (
 )
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     cg, kg = channels(w)
     found = copied(w, math.gcd(cg, kg), "channels")
     if found is not True:
@@ -121,7 +121,7 @@ class Phased:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
+def derive(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
     count, cg = Shape.of(config, w.dtype, promotes(w, device)).threads, channels(w)[0]
     dy, filters = image_operands(config, w)
     problems = dense_problems(w)
@@ -137,11 +137,27 @@ def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
     return Phased(tuple(found), strided)
 
 
-def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+def _has_empty(w: Any) -> bool:
+    problems = dense_problems(w)
+    return isinstance(problems, Problems) and problems.empty
+
+
+def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+    """Those of the largest phase; its main loop counts the k tiles of all, which have about as many pixels each."""
+    found = launch.resources(
+        derive(c, w, device).phases[0].launch.name, c, w, device, image_problem(w), image_operands(c, w)
+    )
+    assert found.loop is not None
+    tiles = sum(phase_problem(one).k_tiles(c) for one in convolutions(w))
+    steps = ceil_div(tiles, c["split_k"])
+    reads = (found.loop.reads[0] * steps / found.loop.steps, found.loop.reads[1] * steps / found.loop.steps)
+    return replace(found, loop=replace(found.loop, steps=steps, reads=reads))
+
+
+def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     """One launch a phase (two with a split K), after zeros where a phase has no tap."""
     plans = [
-        launch.plan(phase, c, w, phase_problem(one))
-        for phase, one in zip(_derived(c, w, device).phases, convolutions(w))
+        launch.plan(phase, c, w, phase_problem(one)) for phase, one in zip(derive(c, w, device).phases, convolutions(w))
     ]
     if len(plans) == 1 and not _has_empty(w):
         return plans[0]
@@ -151,23 +167,6 @@ def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     return LaunchPlan(steps, max(plan.workspace_bytes for plan in plans)).check()
 
 
-def _has_empty(w: Any) -> bool:
-    problems = dense_problems(w)
-    return isinstance(problems, Problems) and problems.empty
-
-
-def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
-    """Those of the largest phase; its main loop counts the k tiles of all, which have about as many pixels each."""
-    found = launch.resources(
-        _derived(c, w, device).phases[0].launch.name, c, w, device, image_problem(w), image_operands(c, w)
-    )
-    assert found.loop is not None
-    tiles = sum(phase_problem(one).k_tiles(c) for one in convolutions(w))
-    steps = ceil_div(tiles, c["split_k"])
-    reads = (found.loop.reads[0] * steps / found.loop.steps, found.loop.reads[1] * steps / found.loop.steps)
-    return replace(found, loop=replace(found.loop, steps=steps, reads=reads))
-
-
 TEMPLATE: Template = Template(
     name="conv2d_dgrad_mma",
     op="conv2d",
@@ -175,10 +174,10 @@ TEMPLATE: Template = Template(
     knobs=KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
-    supports=_supports,
-    derive=_derived,
-    resources=_resources,
-    plan=_plan,
+    supports=supports,
+    derive=derive,
+    resources=resources,
+    plan=plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE, image_problem(w)),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, image_problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, image_problem(w)),

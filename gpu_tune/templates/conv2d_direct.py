@@ -63,6 +63,15 @@ KNOBS = (
 )
 
 
+def supports(workload: Any, device: Device) -> bool | str:
+    """Every convolution with plain filters whose coordinates fit into 32 bits."""
+    if workload.weights != "plain":
+        return "reads plain filters, not pretransformed ones"
+    if max(workload.h, workload.w) + 2**20 > INDEX_LIMIT // 2:
+        return "image sides beyond 2^30 are not indexed"
+    return True
+
+
 @functools.lru_cache(maxsize=256)
 @derived_once
 def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
@@ -88,15 +97,6 @@ def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     """One launch, and with ``split_k`` a second one."""
     g, vector = derive(c, w, device), c["vector_width_out"]
     return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_k"], g.layout.outputs, vector)
-
-
-def supports(workload: Any, device: Device) -> bool | str:
-    """Every convolution with plain filters whose coordinates fit into 32 bits."""
-    if workload.weights != "plain":
-        return "reads plain filters, not pretransformed ones"
-    if max(workload.h, workload.w) + 2**20 > INDEX_LIMIT // 2:
-        return "image sides beyond 2^30 are not indexed"
-    return True
 
 
 TEMPLATE: Template = Template(

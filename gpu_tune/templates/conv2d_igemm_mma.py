@@ -107,7 +107,7 @@ CONSTRAINTS = (
 )
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     if w.weights != "plain":
         return "takes plain filters, not pretransformed ones"
     if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
@@ -123,7 +123,7 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     nhwc, channels, area, product = w.layout == "nhwc", w.k // w.groups, w.p * w.q, problem(w)
     pixels, rows = operands(config, w) if nhwc else operands(config, w)[::-1]
     count = Shape.of(config, w.dtype, promotes(w, device)).threads
@@ -151,10 +151,10 @@ TEMPLATE: Template = Template(
     knobs=(*KNOBS, ITERATOR),
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
-    supports=_supports,
-    derive=_derived,
+    supports=supports,
+    derive=derive,
     resources=lambda c, w, d: launch.resources("conv2d_igemm_mma", c, w, d, problem(w), operands(c, w)),
-    plan=lambda c, w, d: launch.plan(_derived(c, w, d), c, w, problem(w)),
+    plan=lambda c, w, d: launch.plan(derive(c, w, d), c, w, problem(w)),
     default=lambda w, d: seeds.default(w, d, TEMPLATE, problem(w)),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),

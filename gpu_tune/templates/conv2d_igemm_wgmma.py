@@ -23,7 +23,7 @@ from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     top, bottom, left, right = w.padding
     if w.dtype == "float32" and "tf32" not in w.math:
@@ -63,15 +63,15 @@ def problem(w: Any) -> tiles.Problem:
 
 
 @derived_once
-def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
+def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False})
     a, b, hint = g.storage.a, g.storage.b, g.storage.hint
     stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
     return replace(g, storage=stored, per_work_tile=True)
 
 
-def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    g, size = _derived(c, w, device), ITEMSIZE[w.dtype]
+def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    g, size = derive(c, w, device), ITEMSIZE[w.dtype]
     top, bottom, left, right = w.padding
     image = TensorMapArg(
         "x",
@@ -116,15 +116,15 @@ CONSTRAINTS = (
 )
 
 
-@functools.lru_cache(maxsize=256)
-def _seeds(w: Any, device: Device) -> Sequence[Config]:
-    return tuple(seeds.seeds(w, device, TEMPLATE, problem(w), FLAGSHIP))
-
-
 def _default(w: Any, device: Device) -> Config:
     width = 64 if w.groups == 1 else next(n for n in (64, 32, 16, 8) if w.k // w.groups % n == 0)
     plain = Config({**PLAIN, "block_n": width, "block_k": 128 // ITEMSIZE[w.dtype]})
     return next(iter(_seeds(w, device)), plain)
+
+
+@functools.lru_cache(maxsize=256)
+def _seeds(w: Any, device: Device) -> Sequence[Config]:
+    return tuple(seeds.seeds(w, device, TEMPLATE, problem(w), FLAGSHIP))
 
 
 TEMPLATE: Template = Template(
@@ -134,10 +134,10 @@ TEMPLATE: Template = Template(
     knobs=tiles.KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
-    supports=_supports,
-    derive=_derived,
+    supports=supports,
+    derive=derive,
     resources=lambda c, w, d: launch.resources("conv2d_igemm_wgmma", c, w, problem(w)),
-    plan=_plan,
+    plan=plan,
     default=_default,
     seeds=_seeds,
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),

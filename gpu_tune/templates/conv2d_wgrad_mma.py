@@ -26,7 +26,7 @@ def _atomics(w: Any) -> bool:
     return bool(w.beta == "0" and w.scales == "none" and w.out_dtype == "float32" and not w.deterministic)
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     found = copied(w, channels(w)[0], "channels")
     if found is not True:
         return found
@@ -38,7 +38,7 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     count, (cg, kg) = Shape.of(config, w.dtype, promotes(w, device)).threads, channels(w)
     product, (dy, pixels) = filter_problem(w), filter_operands(config, w)
     loaders = loader(dy, count, w, w.k, (product.k, kg)), pixel_rows(pixels, count, w)
@@ -54,10 +54,10 @@ TEMPLATE: Template = Template(
     knobs=KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=(*constraints(filter_problem, filter_operands, _atomics, state=12), SHALLOW),
-    supports=_supports,
-    derive=_derived,
+    supports=supports,
+    derive=derive,
     resources=lambda c, w, d: launch.resources("conv2d_wgrad_mma", c, w, d, filter_problem(w), filter_operands(c, w)),
-    plan=lambda c, w, d: launch.plan(_derived(c, w, d), c, w, filter_problem(w)),
+    plan=lambda c, w, d: launch.plan(derive(c, w, d), c, w, filter_problem(w)),
     default=lambda w, d: seeds.default(w, d, TEMPLATE, filter_problem(w)),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, filter_problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, filter_problem(w)),

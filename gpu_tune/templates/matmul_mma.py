@@ -33,7 +33,7 @@ def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
     )
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
         return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
     if w.dtype in FP8 and device.cc < 89:
@@ -44,7 +44,7 @@ def _supports(w: Any, device: Device) -> bool | str:
 
 
 @derived_once
-def _derived(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
+def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     threads = Shape.of(config, w.dtype, promotes(w, device)).threads
     a, b = operands(config, w)
     loaders = loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)
@@ -80,10 +80,10 @@ TEMPLATE: Template = Template(
     knobs=KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=constraints(problem, operands, _atomics),
-    supports=_supports,
-    derive=_derived,
+    supports=supports,
+    derive=derive,
     resources=lambda c, w, d: launch.resources("matmul_mma", c, w, d, problem(w), operands(c, w)),
-    plan=lambda c, w, d: launch.plan(_derived(c, w, d), c, w, problem(w)),
+    plan=lambda c, w, d: launch.plan(derive(c, w, d), c, w, problem(w)),
     default=lambda w, d: seeds.default(w, d, TEMPLATE, problem(w)),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),

@@ -25,7 +25,7 @@ from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.launch import Transposed
 
 
-def _supports(w: Any, device: Device) -> bool | str:
+def supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     if w.dtype == "float32" and "tf32" not in w.math:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
@@ -44,7 +44,7 @@ def problem(w: Any) -> tiles.Problem:
 
 
 @derived_once
-def _derived(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
+def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
     g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major)
@@ -59,7 +59,7 @@ def _scales_main(c: Mapping[str, Any], w: Matmul) -> bool:
     return bool(w.scales == "block128" and tiles.parts(c) > 1)
 
 
-def _resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
+def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     made = launch.resources("matmul_wgmma", c, w, problem(w))
     shared = [made.shared_bytes, *(t.shared_bytes for t in launch.transposed(w).values())]
     workspace = launch.end(w, made.workspace_bytes)
@@ -84,8 +84,8 @@ def _map(name: str, operand: tiles.Operand, w: Matmul, copy: Transposed | None) 
     )
 
 
-def _plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    g, p = _derived(c, w, device), problem(w)
+def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
+    g, p = derive(c, w, device), problem(w)
     scales = (BufferArg("scale_a"), BufferArg("scale_b")) if _scales_main(c, w) else ()
     start = launch.workspace_bytes(c, p)
     copies = launch.transposed(w, start)
@@ -158,10 +158,10 @@ TEMPLATE: Template = Template(
     knobs=tiles.KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
-    supports=_supports,
-    derive=_derived,
-    resources=_resources,
-    plan=_plan,
+    supports=supports,
+    derive=derive,
+    resources=resources,
+    plan=plan,
     default=lambda w, d: next(iter(_seeds(w, d)), Config({**PLAIN, "block_k": 128 // ITEMSIZE[w.dtype]})),
     seeds=_seeds,
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),

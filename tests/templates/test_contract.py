@@ -356,3 +356,16 @@ def test_declarations_are_written_in_one_order() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Template":
                 names = [str(keyword.arg) for keyword in node.keywords]
                 assert names == sorted(names, key=order.index), path.name
+
+
+def test_functions_of_a_family_are_written_in_one_order_and_are_called_what_they_are() -> None:
+    order = ["supports", "derive", "resources", "plan", "default", "seeds", "numerics"]
+    for path in FOLDER.glob("*_*.py"):
+        tree = ast.parse(path.read_text())
+        defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        parts = [name for name in defined if name in order]
+        assert parts == sorted(parts, key=order.index), path.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Template":
+                given = {k.arg: k.value.id for k in node.keywords if isinstance(k.value, ast.Name) and k.arg in order}
+                assert all(made in (part, f"_{part}") for part, made in given.items()), (path.name, given)
