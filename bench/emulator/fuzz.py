@@ -86,13 +86,21 @@ def _characters(rng: random.Random, text: str, lines: Sequence[str]) -> str:
     return text[:at] + rng.choice(["", chr(rng.randrange(1, 127)), rng.choice(WORDS)]) + text[at + rng.randint(0, 3) :]
 
 
+def _line(rng: random.Random, text: str) -> tuple[int, int]:
+    """Where a line starts and ends: the one around a random place."""
+    at = rng.randrange(len(text) + 1)
+    end = text.find("\n", at)
+    return text.rfind("\n", 0, at) + 1, end if end >= 0 else len(text)
+
+
 def _tokens(rng: random.Random, text: str, lines: Sequence[str]) -> str:
-    """A token is dropped, doubled, replaced by another of the text or by a word, or changes places."""
-    parts = TOKEN.findall(text)
+    """A token is dropped, doubled, replaced by one of another line or by a word, or changes places within its line."""
+    start, end = _line(rng, text)
+    parts, others = TOKEN.findall(text[start:end]), TOKEN.findall(rng.choice(lines))
     if not parts:
-        return rng.choice(WORDS)
+        return text[:start] + rng.choice(WORDS) + text[end:]
     k, other = rng.randrange(len(parts)), rng.randrange(len(parts))
-    kind = rng.randrange(5)
+    kind = rng.randrange(6)
     if kind == 0:
         del parts[k]
     elif kind == 1:
@@ -101,22 +109,23 @@ def _tokens(rng: random.Random, text: str, lines: Sequence[str]) -> str:
         parts[k] = parts[other]
     elif kind == 3:
         parts[k] = rng.choice(WORDS)
-    else:
+    elif kind == 4:
         parts[k], parts[other] = parts[other], parts[k]
-    return "".join(parts)
+    else:
+        parts[k] = rng.choice(others)
+    return text[:start] + "".join(parts) + text[end:]
 
 
 def _lines(rng: random.Random, text: str, lines: Sequence[str]) -> str:
     """A line goes, comes twice, moves, or comes from another kernel."""
-    parts = text.split("\n")
-    k, kind = rng.randrange(len(parts)), rng.randrange(4)
+    start, end = _line(rng, text)
+    kind = rng.randrange(4)
     if kind == 0:
-        del parts[k]
-    elif kind == 1:
-        parts.insert(rng.randrange(len(parts)), parts[k])
-    else:
-        parts.insert(k, rng.choice(lines))
-    return "\n".join(parts)
+        return text[:start] + text[end + 1 :]
+    if kind == 1:
+        to = _line(rng, text)[0]
+        return text[:to] + text[start:end] + "\n" + text[to:]
+    return text[:start] + rng.choice(lines) + "\n" + text[start:]
 
 
 def _cut(rng: random.Random, text: str, lines: Sequence[str]) -> str:

@@ -256,7 +256,7 @@ def announce_emulator() -> None:
     from ..emulator import build
 
     if not build.ready():
-        click.echo(build.ANNOUNCED, err=True)
+        build.announce()
 
 
 def whole_numbers(option: str, text: str | None) -> list[int] | None:

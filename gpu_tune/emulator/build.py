@@ -16,6 +16,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +164,23 @@ def _unkept(path: Path, error: Exception) -> ctypes.CDLL:
         return ctypes.CDLL(str(alone))
 
 
+_told = False
+"""Whether it was said in this process that the library is built."""
+
+
+def told() -> None:
+    """The caller says itself that the library is built now: standard error is left alone."""
+    global _told
+    _told = True
+
+
+def announce() -> None:
+    """Say on standard error that the library is built now, once in a process."""
+    if not _told:
+        print(ANNOUNCED, file=sys.stderr, flush=True)
+    told()
+
+
 def _files() -> list[Path]:
     return [path for kind in ("*.cpp", "*.hpp") for folder in FOLDERS for path in sorted(folder.glob(kind))]
 
@@ -200,6 +218,7 @@ def _processor() -> str:
 
 def _build(path: Path) -> None:
     """Objects are kept beside it: a change of one source compiles that one again."""
+    announce()
     objects = paths.prepare(path.parent / "objects")
     sources = [p for p in _files() if p.suffix == ".cpp"]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -147,6 +147,7 @@ class Run:
             if not emulator_build.ready():
                 self.progress.phase, start = "build", time.monotonic()
                 tell(self.progress)
+                emulator_build.told()
                 emulator_build.library()
                 self.progress.building = time.monotonic() - start
         self.progress.phase = "search"

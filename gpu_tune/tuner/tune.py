@@ -168,6 +168,7 @@ def _build_emulator(progress: Progress, tell: OnTrial) -> None:
             return
         progress.phase, start = "build", time.monotonic()
         tell(progress)
+        emulator_build.told()
         try:
             emulator_build.library()
         except EmulationError as error:

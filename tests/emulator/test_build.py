@@ -48,6 +48,25 @@ def test_built_once_and_again_after_a_change(small_sources: Path) -> None:
 
 
 @needs_emulator
+def test_a_build_is_said_once_on_standard_error(
+    small_sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first call from Python is silent for long otherwise; a caller that says it itself is not doubled."""
+    monkeypatch.setattr(build, "_told", False)
+    build._load(build._path())
+    assert capsys.readouterr().err == build.ANNOUNCED + "\n"
+    build._load(build._path())
+    build._path().unlink()
+    build._load(build._path())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(build, "_told", False)
+    build._path().unlink()
+    build.told()
+    build._load(build._path())
+    assert capsys.readouterr() == ("", "")
+
+
+@needs_emulator
 def test_a_compiler_error_is_shown(small_sources: Path) -> None:
     (small_sources / "two.cpp").write_text("int two() { return nonsense; }\n")
     with pytest.raises(EmulationError, match="nonsense"):
