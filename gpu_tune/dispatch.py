@@ -277,7 +277,7 @@ def _dispatch(
     for name, value in operands.items():  # not require: making the words costs more than all other checks of a call
         if name not in specs:
             raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
-        arrays.check(name, arrays.view(name, value), specs[name], 1)
+        arrays.check(name, arrays.view(name, value), specs[name], 1, compiled=False)
     for name in specs:
         if name not in operands and name != "out":
             raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")

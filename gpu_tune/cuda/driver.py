@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import GpuTuneError, MeasureError
@@ -277,6 +277,13 @@ class Launch:
         (code,) = self._issue(config, self._function, self._address, 0)
         if code is not self._ok:
             raise DriverError("cuLaunchKernelEx", int(code), code.name)
+
+    def on(self, stream: int) -> Callable[[], tuple[Any]]:
+        """The launch into ``stream`` without a frame of Python; returns what the driver does, a tuple of a CUresult."""
+        config = self._configs.get(stream) or self._configured(stream)
+        call: functools.partial[Any] = functools.partial(self._issue, config, self._function, self._address, 0)
+        call.launch = self  # type: ignore[attr-defined]  # its memory must live as long
+        return call
 
     def _configured(self, stream: int) -> Any:
         config = bindings().CUlaunchConfig()

@@ -166,11 +166,14 @@ def reader(kind: type) -> Callable[[Any], tuple[Facts, int]] | None:
     return found
 
 
-def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int) -> None:
-    """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in."""
+def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int, compiled: bool = True) -> None:
+    """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in.
+
+    ``compiled``: whether there is a kernel; else the other arguments of the call ask for them."""
     # not require: every call of the dispatchers comes here, and words take longer to make than these comparisons
     if array.shape != spec.shape:
         remedy = "the kernel is compiled for that shape alone: tune the shape you have"
+        remedy = remedy if compiled else "the other arguments ask for that shape: pass such an array, or change them"
         raise InvalidInput(f"{name}.shape", array.shape, f"is not {spec.shape}", remedy)
     unnamed = f"void{8 * NUMPY[spec.dtype].itemsize}" if spec.dtype in _UNNAMED else spec.dtype
     if array.dtype not in (spec.dtype, unnamed):

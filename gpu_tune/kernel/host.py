@@ -21,7 +21,7 @@ def compute(
     result = cast(reference(workload, host, scalars), workload.out_dtype)
     if out is None:
         return arrays.from_host(np.ascontiguousarray(result), like)
-    arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1)
+    arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1, compiled=False)
     target = arrays.on_host("out", out)
     require(target.flags.writeable, "out", None, "cannot be written", "pass a writable array, or leave it out")
     target[...] = result

@@ -87,8 +87,8 @@ class CallPath:
         self._mask = alignment - 1 if alignment & (alignment - 1) == 0 else None
         self._bound: dict[Any, Callable[[int], None]] = {}
         self.needs_workspace = bool(self._program.plan.workspace_bytes)
-        self._ask, self._ok = driver.bindings().cuCtxGetDevice, driver.bindings().CUresult.CUDA_SUCCESS
-        self._handle = int(driver.handle_of(device))
+        self.current_device, self.good = driver.bindings().cuCtxGetDevice, driver.bindings().CUresult.CUDA_SUCCESS
+        self.handle = int(driver.handle_of(device))
 
     def admits(self, pointers: Sequence[int]) -> bool:
         """Whether addresses keep the alignment that is compiled in, and ``out`` (the last) lies apart from the rest."""
@@ -118,8 +118,8 @@ class CallPath:
         known = None if scalars or self.needs_workspace else self._bound.get(tuple(pointers))
         if known is None and not self.admits(pointers):
             return False
-        code, device = self._ask()
-        if code is self._ok and int(device) == self._handle:
+        code, device = self.current_device()
+        if code is self.good and int(device) == self.handle:
             (known or self.issue(pointers, stream, scalars))(stream)
         else:
             with on_device(self.device):
@@ -128,8 +128,8 @@ class CallPath:
 
     def issue_here(self, issue: Callable[[int], None], stream: int) -> bool:
         """Call ``issue(stream)``; False, and it is not called, where this thread has no context of the arrays' GPU."""
-        code, device = self._ask()
-        if code is not self._ok or int(device) != self._handle:
+        code, device = self.current_device()
+        if code is not self.good or int(device) != self.handle:
             return False
         issue(stream)
         return True
@@ -155,6 +155,16 @@ class CallPath:
                 self._bound = {}  # a new dictionary: another thread may be reading the old one
             self._bound[key] = found
         return found
+
+    def prepared(
+        self, pointers: Sequence[int], stream: int, scalars: Mapping[str, float]
+    ) -> Callable[[], tuple[Any]] | None:
+        """Issues the plan as :meth:`issue` does and returns the driver's result, which the caller compares with
+        ``good``; ``current_device()`` must name ``handle`` then. None where it takes more than one launch."""
+        if self.needs_workspace:  # a graph capture gets one of its own
+            return None
+        issue = self.issue(pointers, stream, scalars)
+        return issue.on(stream) if isinstance(issue, driver.Launch) else None
 
     def _bind(self, pointers: Sequence[int], workspace: int, scalars: Mapping[str, float]) -> Bound:
         at = dict(zip(self.names, pointers))

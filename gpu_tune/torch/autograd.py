@@ -5,8 +5,8 @@ the layout (a linear layer, nt, needs nn and tn). A convolution's are workloads 
 
 Where a gradient is asked for, our kernel computes the epilogue up to its last operation that can be undone from the
 result: all that is linear, and a relu. What follows (gelu, silu, clamp) needs what it was given, which a fused kernel
-does not keep: PyTorch's own operators compute it, and a compiler fuses them. Under torch.func and in forward mode,
-which know no formulas of ours, PyTorch's operators compute the whole.
+does not keep: PyTorch's own operators compute it, and a compiler fuses them. Under torch.func (vmap included) and in
+forward mode, which know no formulas of ours, PyTorch's operators compute the whole.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class _Operator(torch.autograd.Function):
     """
 
     op: Any
+    body: Callable[..., Tensor]
     call: Callable[..., Call]
     names: tuple[str, ...]
     at: int
@@ -109,7 +110,10 @@ class _Matmul(_Operator):
 
     @staticmethod
     def forward(ctx: Any, keyset: Any, a: Tensor, b: Tensor, *rest: Any) -> Any:
-        out = ops.matmul.redispatch(keyset & AFTER, a, b, *rest)
+        if keyset is None:
+            out = _Matmul.body(None, a, b, *rest)
+        else:
+            out = ops.matmul.redispatch(keyset & AFTER, a, b, *rest)
         ctx.options = rest[5:]
         relu = out if rest[8].endswith("relu") else None
         ctx.save_for_backward(a if b.requires_grad else None, b if a.requires_grad else None, rest[4], relu)
@@ -147,7 +151,10 @@ class _Conv2d(_Operator):
 
     @staticmethod
     def forward(ctx: Any, keyset: Any, x: Tensor, w: Tensor, *rest: Any) -> Any:
-        out = ops.conv2d.redispatch(keyset & AFTER, x, w, *rest)
+        if keyset is None:
+            out = _Conv2d.body(None, x, w, *rest)
+        else:
+            out = ops.conv2d.redispatch(keyset & AFTER, x, w, *rest)
         ctx.options = rest[3:]
         relu = out if rest[7].endswith("relu") else None
         if x.requires_grad or w.requires_grad:
@@ -185,28 +192,38 @@ def _traced_by_functions(tensors: Sequence[Tensor | None]) -> bool:
     return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
 
 
-def _differentiable(name: str, function: type[_Operator]) -> None:
+def _differentiable(name: str, function: type[_Operator], make_body: Callable[[ops.Body, ops.Body], ops.Body]) -> None:
     op, count, at = function.op, len(function.names), function.at
     grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-    transformed = torch._C._are_functorch_transforms_active
 
     def by_torch(args: Sequence[Any]) -> Tensor:
         given = {n: t for n, t in zip(function.names, args) if t is not None}
         call, lead = function.call(*args[count:]), args[0]
         return call.by_torch(given, layouts.result_dtype(lead.dtype, call.out_dtype), lead.is_cuda)
 
-    def kernel(keyset: Any, *args: Any) -> Tensor:
-        if (forward_ad._current_level >= 0 or transformed()) and _traced_by_functions(args[:count]):
-            return by_torch(args)
-        if not (grad_enabled() and any_requires_grad(*args)):
-            return op.redispatch(keyset & AFTER, *args)
+    # past Function.apply, which looks for dead wrappers of torch.func: no direct call has such tensors
+    direct = super(torch.autograd.Function, function).apply
+
+    def differentiable(keyset: Any, *args: Any) -> Tensor:
         scale, epilogue = args[count - 1], args[count + at]
         scaled = scale is not None and scale.requires_grad
         if not epilogue or whole(epilogue, scaled):
-            return function.apply(keyset, *args)
+            return direct(None, *args) if keyset is None else function.apply(keyset, *args)
         return _in_steps(function, args, *kept(arithmetic.parse(epilogue), scaled))
 
-    ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+    def otherwise(keyset: Any, *args: Any) -> Tensor:
+        if _traced_by_functions(args[:count]):
+            return by_torch(args)
+        if grad_enabled() and any_requires_grad(*args):
+            return differentiable(keyset, *args)
+        return op.redispatch(keyset & AFTER, *args)
+
+    ops.library.impl(name, lambda keyset, *args: by_torch(args), "FuncTorchBatched", with_keyset=True)
+    body = make_body(differentiable, otherwise)
+    function.body = staticmethod(body)
+    ops.library.impl(name, body, "Autograd", with_keyset=True)
+    for place in ("CPU", "CUDA"):
+        ops.library.impl(name, functools.partial(body, None), place)
 
 
 def _in_steps(function: type[_Operator], args: Sequence[Any], first: Sequence[Op], rest: Sequence[Op]) -> Tensor:
@@ -235,6 +252,7 @@ def _gradient_of_a_gradient(name: str, direction: str, op: Any) -> None:
         return arithmetic.gradient(direction, dy, other, shape, stride, padding, dilation, groups, tf32=tf32)
 
     ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+    ops.library.impl(name, kernel, "FuncTorchBatched", with_keyset=True)
 
 
 def _not_differentiable(name: str, op: Any) -> None:
@@ -246,13 +264,17 @@ def _not_differentiable(name: str, op: Any) -> None:
             )
         return op.redispatch(keyset & AFTER, *args)
 
+    def batched(keyset: Any, *args: Any) -> Tensor:
+        raise Unsupported(f"gpu_tune::{name}: cannot be called under vmap (int8 and float8 data); loop over the batch")
+
     ops.library.impl(name, kernel, "Autograd", with_keyset=True)
+    ops.library.impl(name, batched, "FuncTorchBatched", with_keyset=True)
 
 
 def register() -> None:
     """Give the operators their gradients."""
-    _differentiable("matmul", _Matmul)
-    _differentiable("conv2d", _Conv2d)
+    _differentiable("matmul", _Matmul, ops.matmul_body)
+    _differentiable("conv2d", _Conv2d, ops.conv2d_body)
     _gradient_of_a_gradient("conv2d_dgrad", "dgrad", ops.conv2d_dgrad)
     _gradient_of_a_gradient("conv2d_wgrad", "wgrad", ops.conv2d_wgrad)
     _not_differentiable("scaled_matmul", ops.scaled_matmul)

@@ -121,6 +121,13 @@ class Convolution:
 
     def shape(self, tensors: Operands) -> tuple[int, ...]:
         """The result's: (n, k, p, q)."""
+        for name, value, count, least in (
+            ("stride", self.stride, 2, 1),
+            ("padding", self.padding, 4, 0),
+            ("dilation", self.dilation, 2, 1),
+        ):
+            rule = f"is not {count} numbers of at least {least}, as an operator has them"
+            require(len(value) == count and min(value) >= least, name, value, rule, "call gpu_tune.torch.conv2d")
         return layouts.convolved_shape(tensors["x"], tensors["w"], self.stride, self.padding, self.dilation)
 
     def fitted(self, tensors: Operands) -> tuple[Convolution, dict[str, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInput, require
-from . import layouts, ops
+from . import arguments, layouts, ops
 
 
 def matmul(
@@ -38,17 +38,24 @@ def matmul(
     tensors, with ``scales`` or without, have no gradients; a float8 result saturates at the largest number, where
     PyTorch's own conversion to float8_e5m2 gives infinity. InvalidInput for what does not fit.
     """
-    beta = (0.0 if c is None else 1.0) if beta is None else float(beta)
-    c = c if beta else None
-    dtype, permitted = layouts.as_dtype(out_dtype), math if isinstance(math, str) else "+".join(math)
-    if a.dtype in layouts.WIDE and scales == "none":
-        options = (layout, float(alpha), beta, epilogue, dtype, permitted)
-        return ops.matmul(a, b, c, bias, row_bias, residual, scale, *options)
-    if alpha != 1 or beta:
-        rule = f"are not both left out, as {a.dtype} tensors want it"
-        raise InvalidInput("alpha, beta", (alpha, beta), rule, "use scales, or gpu_tune.matmul")
-    tensors = (a, b, scale_a, scale_b, bias, row_bias, residual, scale)
-    return ops.scaled_matmul(*tensors, layout, scales, epilogue, dtype, permitted)
+    beta = (0.0 if c is None else 1.0) if beta is None else arguments.number("beta", beta)
+    alpha, c = arguments.number("alpha", alpha), c if beta else None
+    dtype, permitted = layouts.as_dtype(out_dtype), arguments.permitted(math)
+    require(layout in layouts.LAYOUTS, "layout", layout, "is unknown", f"use one of {', '.join(layouts.LAYOUTS)}")
+    try:
+        if a.dtype in layouts.WIDE and scales == "none":
+            if scale_a is None and scale_b is None:
+                options = (layout, alpha, beta, epilogue, dtype, permitted)
+                return ops.matmul(a, b, c, bias, row_bias, residual, scale, *options)
+            raise InvalidInput("scales", scales, "names no kind of scale_a and scale_b", "give scales=, or leave them")
+        if alpha != 1 or beta:
+            rule = f"are not both left out, as {a.dtype} tensors want it"
+            raise InvalidInput("alpha, beta", (alpha, beta), rule, "use scales, or gpu_tune.matmul")
+        tensors = (a, b, scale_a, scale_b, bias, row_bias, residual, scale)
+        return ops.scaled_matmul(*tensors, layout, scales, epilogue, dtype, permitted)
+    except (AttributeError, TypeError, RuntimeError) as error:
+        more = {"bias": bias, "row_bias": row_bias, "residual": residual, "scale": scale}
+        arguments.explain(error, a=a, b=b, c=c, scale_a=scale_a, scale_b=scale_b, **more)
 
 
 def linear(
@@ -64,17 +71,25 @@ def linear(
 
     ``activation`` is any epilogue without operands: relu, gelu, gelu_tanh, silu, clamp(lo,hi), or several joined by +.
     """
-    steps = ("bias" if bias is not None else "", activation, "residual" if residual is not None else "")
-    epilogue = "+".join(step for step in steps if step)
-    if residual is not None and weight.dim() == 2:
-        shape = (*x.shape[:-1], weight.shape[0])
-        rule = f"is not the result's shape {tuple(shape)}"
-        require(residual.shape == shape, "residual.shape", tuple(residual.shape), rule, "expand or reshape it")
-    if x.dim() == 2:
-        return matmul(x, weight, layout="nt", epilogue=epilogue, bias=bias, residual=residual, math=math)
-    added = None if residual is None else _rows(residual)
-    y = matmul(_rows(x), weight, layout="nt", epilogue=epilogue, bias=bias, residual=added, math=math)
-    return y.reshape((*x.shape[:-1], weight.shape[0]))
+    epilogue = activation
+    if bias is not None:
+        epilogue = f"bias+{activation}" if activation else "bias"
+    if residual is not None:
+        epilogue = f"{epilogue}+residual" if epilogue else "residual"
+    try:
+        rows = x.dim()
+        if residual is not None and weight.dim() == 2:
+            shape = (*x.shape[:-1], weight.shape[0])
+            rule = f"is not the result's shape {tuple(shape)}"
+            require(residual.shape == shape, "residual.shape", tuple(residual.shape), rule, "expand or reshape it")
+        if rows == 2 and x.dtype in layouts.WIDE:
+            permitted = "" if math == () else arguments.permitted(math)
+            return ops.matmul(x, weight, None, bias, None, residual, None, "nt", 1.0, 0.0, epilogue, None, permitted)
+        added = None if residual is None else _rows(residual)
+        y = matmul(_rows(x), weight, layout="nt", epilogue=epilogue, bias=bias, residual=added, math=math)
+        return y.reshape((*x.shape[:-1], weight.shape[0]))
+    except (AttributeError, TypeError, RuntimeError) as error:
+        arguments.explain(error, x=x, weight=weight, bias=bias, residual=residual)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -87,7 +102,7 @@ def conv2d(
     w: Tensor,
     *,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     epilogue: str = "",
@@ -105,17 +120,25 @@ def conv2d(
     Sizes are always in that order, as PyTorch has them; how the memory lies decides the kernel: channels-last images
     (or, where the images' strides leave it open, channels-last filters) are convolved as nhwc and give a channels-last
     result, all others as nchw. Filters that lie otherwise are copied at every call: convert a model once, by
-    ``model.to(memory_format=torch.channels_last)``. ``padding`` is a number, (rows, columns) or (top, bottom, left,
-    right). See :func:`matmul` for the rest.
+    ``model.to(memory_format=torch.channels_last)``. ``padding`` is a number, (rows, columns), (top, bottom, left,
+    right), "same" (with a stride of 1) or "valid". See :func:`matmul` for the rest.
     """
-    shape = (layouts.spread(stride, 2), layouts.spread(padding, 4), layouts.spread(dilation, 2), groups)
-    dtype, permitted = layouts.as_dtype(out_dtype), math if isinstance(math, str) else "+".join(math)
-    if x.dim() != 4 or w.dim() != 4:
-        raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional")
-    if x.dtype in layouts.WIDE and scales == "none":
-        return ops.conv2d(x, w, bias, residual, scale, *shape, epilogue, dtype, permitted)
-    tensors = (x, w, scale_a, scale_b, bias, residual, scale)
-    return ops.scaled_conv2d(*tensors, *shape, scales, epilogue, dtype, permitted)
+    try:
+        if x.dim() != 4 or w.dim() != 4:
+            raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional")
+        steps, spread = arguments.integers("stride", stride, 2, 1), arguments.integers("dilation", dilation, 2, 1)
+        sides = arguments.padding(padding, w.shape[2:], steps, spread)
+        shape = (steps, sides, spread, groups)
+        dtype, permitted = layouts.as_dtype(out_dtype), arguments.permitted(math)
+        if x.dtype in layouts.WIDE and scales == "none":
+            if scale_a is None and scale_b is None:
+                return ops.conv2d(x, w, bias, residual, scale, *shape, epilogue, dtype, permitted)
+            raise InvalidInput("scales", scales, "names no kind of scale_a and scale_b", "give scales=, or leave them")
+        tensors = (x, w, scale_a, scale_b, bias, residual, scale)
+        return ops.scaled_conv2d(*tensors, *shape, scales, epilogue, dtype, permitted)
+    except (AttributeError, TypeError, RuntimeError) as error:
+        more = {"bias": bias, "residual": residual, "scale": scale}
+        arguments.explain(error, x=x, w=w, scale_a=scale_a, scale_b=scale_b, **more)
 
 
 def served(tensor: Tensor, weight: Tensor) -> bool:

@@ -15,6 +15,7 @@ from ..errors import require
 from ..workload import OUT_DTYPES, dtype_name
 
 FLIPPED = {"n": "t", "t": "n"}
+LAYOUTS = ("nn", "nt", "tn", "tt")
 WIDE = (torch.float32, torch.float16, torch.bfloat16)
 """Data types that have gradients."""
 DTYPES: dict[str, torch.dtype] = {
@@ -28,7 +29,8 @@ NAMES = {theirs: name for name, theirs in DTYPES.items()}
 
 def result_dtype(dtype: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     """The data type of a result: what is asked for, else a workload's default for inputs of ``dtype``."""
-    return DTYPES[OUT_DTYPES[NAMES[dtype]][0]] if asked is None and dtype in NAMES else asked or dtype
+    outputs = OUT_DTYPES.get(NAMES.get(dtype, ""))
+    return DTYPES[outputs[0]] if asked is None and outputs else asked or dtype
 
 
 def as_dtype(value: Any) -> torch.dtype | None:
@@ -126,12 +128,6 @@ def image_strides(shape: tuple[int, ...], nhwc: bool) -> tuple[int, ...]:
     """The strides of a contiguous (n, c, h, w) tensor, or of one that lies as nhwc."""
     _, c, h, w = shape
     return (c * h * w, 1, w * c, c) if nhwc else (c * h * w, h * w, w, 1)
-
-
-def spread(value: Any, count: int) -> list[int]:
-    """Strides, dilations and paddings as a list: ``count`` numbers, from one, a pair (rows, columns) or all."""
-    given = [value] * count if isinstance(value, int) else list(value)
-    return [given[0], given[0], given[1], given[1]] if len(given) == 2 and count == 4 else given
 
 
 def convolved_shape(x: Any, w: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import arithmetic, functional
+from . import arguments, arithmetic, functional
 
 
 class Linear(nn.Linear):
@@ -19,9 +19,10 @@ class Linear(nn.Linear):
     activation = ""
 
     def __init__(self, *args: Any, activation: str = "", **options: Any) -> None:
+        checked = arguments.activation(activation)
         super().__init__(*args, **options)
-        if activation:
-            self.activation = activation
+        if checked:
+            self.activation = checked
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fused(x, self.activation)
@@ -45,9 +46,10 @@ class Conv2d(nn.Conv2d):
     activation = ""
 
     def __init__(self, *args: Any, activation: str = "", **options: Any) -> None:
+        checked = arguments.activation(activation)
         super().__init__(*args, **options)
-        if activation:
-            self.activation = activation
+        if checked:
+            self.activation = checked
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fused(x, self.activation)
@@ -107,13 +109,7 @@ def epilogue_of(module: nn.Module) -> str:
 
 def sides(layer: nn.Conv2d) -> tuple[int, ...]:
     """A convolution's padding as (top, bottom, left, right); for "same" the larger half comes after, as in PyTorch."""
-    if layer.padding == "valid":
-        return (0, 0, 0, 0)
-    if isinstance(layer.padding, str):
-        totals = [d * (n - 1) for d, n in zip(layer.dilation, layer.kernel_size)]
-        return (totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2)
-    rows, columns = layer.padding
-    return (rows, rows, columns, columns)
+    return tuple(arguments.padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation))
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..workload import MATH
-from . import layouts, routes
+from . import arguments, layouts, routes
 from .calls import Convolution, Product, permissions
 from .gradient_calls import Gradient, gradient_shape
 from .routes import facts
@@ -36,6 +37,14 @@ SCALED_PRODUCT = ("a", "b", "scale_a", "scale_b", "bias", "row_bias", "residual"
 SCALED_CONVOLUTION = ("x", "w", "scale_a", "scale_b", "bias", "residual", "scale")
 DGRAD, WGRAD = ("dy", "w"), ("dy", "x")
 """Each operator's tensors, in its order."""
+TENSORS = {
+    "matmul": PRODUCT,
+    "conv2d": CONVOLUTION,
+    "conv2d_dgrad": DGRAD,
+    "conv2d_wgrad": WGRAD,
+    "scaled_matmul": SCALED_PRODUCT,
+    "scaled_conv2d": SCALED_CONVOLUTION,
+}
 
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
 _LAST = "str epilogue, ScalarType? out_dtype, str math"
@@ -97,29 +106,90 @@ _scaled_convolutions = routes.Table(SCALED_CONVOLUTION, _scaled_convolution)
 
 _dgrads, _wgrads = routes.Table(DGRAD, Gradient), routes.Table(WGRAD, Gradient)
 
-# the bodies: keys are written out, for a loop over tensors would cost as much as all else that a call does
+# The bodies. Keys are written out: a loop over tensors would cost as much as all else that a call does. One function
+# serves autograd's dispatch key and those below it: a second pass through PyTorch's dispatcher would cost 3 us.
+
+Body = Callable[..., Tensor]
+_grad_enabled = torch.is_grad_enabled
 
 
-def _matmul(a: Tensor, b: Tensor, c: Any, bias: Any, row_bias: Any, residual: Any, scale: Any, *options: Any) -> Tensor:
-    key = (
-        options, a.shape, a.stride(), a.dtype, a.get_device(), b.shape, b.stride(), b.dtype, b.get_device(),
-        bias is None or facts(bias), c is None or facts(c), row_bias is None or facts(row_bias),
-        residual is None or facts(residual), scale is None or facts(scale),
-    )  # fmt: skip
-    tensors = (a, b, c, bias, row_bias, residual, scale)
-    return (_products.known.get(key) or _products.decide(key, tensors, options))(tensors)
+def _alone(backend: str) -> int:
+    keys, key = torch._C.DispatchKeySet, torch._C.DispatchKey
+    return int((keys(getattr(key, backend)) | keys(getattr(key, f"Autograd{backend}"))).raw_repr())
 
 
-def _conv2d(
-    x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
-) -> Tensor:
-    options = (tuple(stride), tuple(padding), tuple(dilation), *rest)
-    key = (
-        options, x.shape, x.stride(), x.dtype, x.get_device(), w.shape, w.stride(), w.dtype, w.get_device(),
-        bias is None or facts(bias), residual is None or facts(residual), scale is None or facts(scale),
-    )  # fmt: skip
-    tensors = (x, w, bias, residual, scale)
-    return (_convolutions.known.get(key) or _convolutions.decide(key, tensors, options))(tensors)
+DIRECT = frozenset(map(_alone, ("CPU", "CUDA")))
+"""Dispatch keys of a call in which nothing stands between autograd and the body: no mode, subclass, transform or view
+whose sign or conjugation is still to be resolved."""
+
+
+def matmul_body(differentiable: Body, otherwise: Body) -> Body:
+    """``body(keyset, *args)`` of ``matmul``; ``keyset`` is None below autograd.
+
+    ``differentiable(None, *args)`` computes a call that a gradient is asked of, ``otherwise(keyset, *args)`` one that a
+    mode or a transform has to see.
+    """
+    known, decide = _products.known, _products.decide
+
+    def body(
+        keyset: Any, a: Tensor, b: Tensor, c: Any, bias: Any, row_bias: Any, residual: Any, scale: Any, *options: Any
+    ) -> Tensor:
+        if keyset is not None:
+            if keyset.raw_repr() not in DIRECT or forward_ad._current_level >= 0:
+                return otherwise(keyset, a, b, c, bias, row_bias, residual, scale, *options)
+            if _grad_enabled() and (
+                a.requires_grad
+                or b.requires_grad
+                or (bias is not None and bias.requires_grad)
+                or (c is not None and c.requires_grad)
+                or (row_bias is not None and row_bias.requires_grad)
+                or (residual is not None and residual.requires_grad)
+                or (scale is not None and scale.requires_grad)
+            ):
+                return differentiable(None, a, b, c, bias, row_bias, residual, scale, *options)
+        key = (
+            options, a.shape, a.stride(), a.dtype, a.get_device(), b.shape, b.stride(), b.dtype, b.get_device(),
+            bias is None or (bias.shape, bias.stride(), bias.dtype, bias.get_device()), c is None or facts(c),
+            row_bias is None or facts(row_bias), residual is None or facts(residual), scale is None or facts(scale),
+        )  # fmt: skip
+        tensors = (a, b, c, bias, row_bias, residual, scale)
+        return (known.get(key) or decide(key, tensors, options))(tensors)
+
+    return body
+
+
+def conv2d_body(differentiable: Body, otherwise: Body) -> Body:
+    """The same of ``conv2d``."""
+    known, decide = _convolutions.known, _convolutions.decide
+
+    def body(
+        keyset: Any, x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any,
+        stride: Any, padding: Any, dilation: Any, *rest: Any
+    ) -> Tensor:  # fmt: skip
+        if keyset is not None:
+            if keyset.raw_repr() not in DIRECT or forward_ad._current_level >= 0:
+                return otherwise(keyset, x, w, bias, residual, scale, stride, padding, dilation, *rest)
+            if _grad_enabled() and (
+                x.requires_grad
+                or w.requires_grad
+                or (bias is not None and bias.requires_grad)
+                or (residual is not None and residual.requires_grad)
+                or (scale is not None and scale.requires_grad)
+            ):
+                return differentiable(None, x, w, bias, residual, scale, stride, padding, dilation, *rest)
+        options = (*stride, None, *padding, None, *dilation, *rest)
+        key = (
+            options, x.shape, x.stride(), x.dtype, x.get_device(), w.shape, w.stride(), w.dtype, w.get_device(),
+            bias is None or (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
+            residual is None or facts(residual), scale is None or facts(scale),
+        )  # fmt: skip
+        tensors = (x, w, bias, residual, scale)
+        route = known.get(key)
+        if route is None:
+            route = decide(key, tensors, (tuple(stride), tuple(padding), tuple(dilation), *rest))
+        return route(tensors)
+
+    return body
 
 
 def _scaled_matmul(*args: Any) -> Tensor:
@@ -158,6 +228,17 @@ def _autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     kind = tensor.device.type
     on = torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
+
+
+def _in_one_place(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """``fake`` of tensors that are on one device: PyTorch calls it with one on ``meta`` beside others elsewhere."""
+    names = TENSORS[name]
+
+    def checked(*args: Any) -> Any:
+        arguments.in_one_place(f"gpu_tune::{name}", dict(zip(names, args)))
+        return fake(*args)
+
+    return checked
 
 
 def _fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) -> Any:
@@ -222,8 +303,6 @@ def _register() -> None:
     bodies = {
         "conv2d_dgrad": _conv2d_dgrad,
         "conv2d_wgrad": _conv2d_wgrad,
-        "matmul": _matmul,
-        "conv2d": _conv2d,
         "scaled_matmul": _scaled_matmul,
         "scaled_conv2d": _scaled_conv2d,
     }
@@ -239,7 +318,7 @@ def _register() -> None:
         "scaled_conv2d": lambda x, w, *args: _fake_convolution(x, w, args[5], args[6], args[7], args[11]),
     }
     for name, fake in fakes.items():
-        torch.library.register_fake(f"gpu_tune::{name}", fake, lib=library)
+        torch.library.register_fake(f"gpu_tune::{name}", _in_one_place(name, fake), lib=library)
     for kind in ("cpu", "cuda"):
         casted_matmul, casted_conv2d = _autocast(kind)
         library.impl("matmul", casted_matmul, f"Autocast{kind.upper()}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..errors import require
 from . import layouts
 from .modules import PLAIN, Sequential
 
@@ -39,6 +40,7 @@ def replace(
     each with its reason. Layers whose weights a model reads without calling them (as nn.MultiheadAttention and the fast
     path of nn.TransformerEncoderLayer do) are computed as before.
     """
+    _require_module(model)
     done = Replacement()
     for name, module in model.named_modules():
         kind = type(module)
@@ -61,6 +63,7 @@ def replace(
 
 def restore(model: nn.Module) -> list[str]:
     """Undo :func:`replace`: the names of the layers that are PyTorch's again."""
+    _require_module(model)
     back = {ours: theirs for theirs, ours in PLAIN.items()}
     names = []
     for name, module in model.named_modules():
@@ -73,6 +76,11 @@ def restore(model: nn.Module) -> list[str]:
             if not isinstance(module, nn.Sequential):
                 names.append(name)
     return names
+
+
+def _require_module(model: object) -> None:
+    kind = type(model).__name__
+    require(isinstance(model, nn.Module), "model", kind, "is no torch.nn.Module", "pass the model itself")
 
 
 def _swap(module: nn.Module, kind: type[nn.Module]) -> None:

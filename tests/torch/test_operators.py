@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import gpu_tune.torch as gtt
-from gpu_tune.errors import InvalidInput
+from gpu_tune.errors import InvalidInput, Unsupported
 from gpu_tune.torch import calls, layouts, ops, routes
 from tests.torch import formulas
 
 M, N, K = 5, 6, 8
 LAYOUTS = ("nn", "nt", "tn", "tt")
 WIDE = (torch.float32, torch.float16, torch.bfloat16)
+IMAGES, FILTERS = torch.ones(1, 2, 5, 5), torch.ones(3, 2, 3, 3)
 
 
 def product(epilogue: str, layout: str, dtype: torch.dtype, grad: bool = True) -> tuple[Any, ...]:
@@ -206,11 +209,70 @@ def test_autocast_leaves_quantised_operators_alone() -> None:
         (lambda: gtt.conv2d(torch.ones(2, 3, 4), torch.ones(3, 2, 1, 1)), "are not four-dimensional"),
         (lambda: gtt.matmul(torch.ones(2, 3).char(), torch.ones(3, 2).char(), alpha=2), "alpha, beta: .* left out"),
         (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), math="winograd"), "'winograd' is no permission"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, stride=0), "stride: 0 has a number below 1; give an integer"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, stride=1.5), "stride: 1.5 is not made of integers"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, padding=(1, 2, 3)), r"padding: \(1, 2, 3\) has 3 numbers"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, padding=-1), "padding: -1 has a number below 0"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, padding="same", stride=2), "padding: 'same' needs a stride of 1"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, padding="full"), "padding: 'full' is unknown; give \"same\""),
+        (lambda: gtt.conv2d(IMAGES, FILTERS, groups=1.5), "groups: 'float' is given where a int is wanted"),
+        (
+            lambda: ops.conv2d(IMAGES, FILTERS, *[None] * 3, [1], [0] * 4, [1, 1], 1, "", None, ""),
+            "stride: .* not 2 num",
+        ),
+        (lambda: gtt.conv2d(IMAGES.numpy(), FILTERS), "x: 'numpy.ndarray' is no torch.Tensor"),
+        (lambda: gtt.matmul([[1.0]], torch.ones(1, 1)), "a: 'list' is no torch.Tensor"),
+        (lambda: gtt.linear(torch.ones(2, 3), torch.ones(3, 3).numpy()), "weight: 'numpy.ndarray' is no torch.Tensor"),
+        (lambda: gtt.linear(torch.ones(2, 3), torch.ones(3, 3), [1.0] * 3), "bias: 'list' is no torch.Tensor"),
+        (lambda: gtt.linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(5)), "other arguments ask for that shape"),
+        (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), layout=None), "layout: is unknown; use one of nn"),
+        (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), math=None), "math: is neither a string"),
+        (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), epilogue=None), "epilogue: .* where a str is wanted"),
+        (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), scale_a=torch.ones(1)), "scales: 'none' names no kind"),
+        (lambda: gtt.matmul(torch.ones(2, 3).int(), torch.ones(3, 2).int()), "'int32' is not a known dtype"),
+        (
+            lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), alpha=torch.ones((), requires_grad=True)),
+            "alpha: .*grad",
+        ),
+        (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2, device="meta")), "b: 'meta' is not where a is"),
+        (lambda: gtt.matmul(torch.ones(2, 3, device="meta"), torch.ones(3, 2)), "b: 'cpu' is not where a is"),
+        (lambda: gtt.conv2d(IMAGES, FILTERS.to("meta")), "w: 'meta' is not where x is"),
+        (lambda: gtt.replace(None), "model: 'NoneType' is no torch.nn.Module"),
+        (lambda: gtt.Linear(3, 4, activation="tanh"), "activation: 'tanh' has an unknown operation"),
+        (lambda: gtt.Conv2d(3, 4, 1, activation="bias"), "activation: 'bias' has the operand bias"),
     ],
 )
 def test_a_bad_call_is_one_clear_error(call, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         call()
+
+
+def test_paddings_by_name_and_numbers_of_other_types() -> None:
+    for window, spread in ((3, 1), (2, 1), (2, 3)):
+        w = formulas.integers((3, 2, window, window), 1).float()
+        options = {"padding": "same", "dilation": spread}
+        assert torch.equal(gtt.conv2d(IMAGES, w, **options), torch.nn.functional.conv2d(IMAGES, w, **options))
+    assert gtt.conv2d(IMAGES, FILTERS, padding="valid", stride=np.int64(2)).shape == (1, 3, 2, 2)
+    assert gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), alpha=torch.tensor(2.0)).sum() == 24
+
+
+def test_vmap_is_one_call_of_pytorchs_operators() -> None:
+    """No loop over the batch, and so none of PyTorch's advice about one; gradients and other transforms inside."""
+    x, w = formulas.integers((4, 2, 3), 1).float(), formulas.integers((5, 3), 2).float().requires_grad_()
+    images = formulas.integers((4, 1, 2, 5, 5), 3).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = torch.vmap(lambda t: gtt.linear(t, w, activation="relu"))(x)
+        each = torch.vmap(torch.func.grad(lambda f, t: gtt.conv2d(t, f).square().sum()), in_dims=(None, 0))
+        found = each(FILTERS, images)
+        with pytest.raises(Unsupported, match="scaled_matmul: cannot be called under vmap"):
+            torch.vmap(lambda t: gtt.matmul(t, t))(torch.ones(2, 4, 4, dtype=torch.int8))
+    assert torch.equal(y, torch.relu(x @ w.t()))
+    assert torch.equal(torch.autograd.grad(y.sum(), w)[0], torch.autograd.grad(torch.relu(x @ w.t()).sum(), w)[0])
+    for ours, image in zip(found, images):
+        f = FILTERS.clone().requires_grad_()
+        (theirs,) = torch.autograd.grad(torch.nn.functional.conv2d(image, f).square().sum(), f)
+        assert torch.equal(ours, theirs)
 
 
 def test_the_cpu_is_marked_once(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:

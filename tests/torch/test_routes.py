@@ -41,9 +41,16 @@ def virtual(fake_cuda: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(
             arithmetic, name, lambda *a, compute=compute, **o: asked.append("vendor") or compute(*a, **o)
         )
+    prepared = driver.Launch.on
     monkeypatch.setattr(CallPath, "launch", launched)
+    monkeypatch.setattr(driver.Launch, "on", lambda *on: calling(prepared(*on), lambda: asked.append("ours")))
     yield asked
     routes.forget()
+
+
+def calling(issue, before):
+    """What issues a launch, and calls ``before()`` first each time."""
+    return lambda: before() or issue()
 
 
 def publish(workload: gt.Matmul | gt.Conv2d, ours: str = "faster") -> None:
@@ -102,17 +109,52 @@ def test_channels_last_images_are_convolved_where_they_lie(virtual: list[str], m
     x, w = (formulas.integers(s, i).float() for i, s in enumerate([(2, 16, 3, 4), (8, 16, 1, 1)]))
     bias = moved(formulas.integers((8,), 3).float())
     last = torch.channels_last
-    given_to_it: list[list[int]] = []
-    launch = CallPath.launch  # the virtual GPU knows no kernel of that family: what it is given is what can be seen
-    monkeypatch.setattr(CallPath, "launch", lambda path, p, *rest: given_to_it.append(p) or launch(path, p, *rest))
+    given_to_it: list[set[int]] = []
+    launch = driver.Launch.__call__  # the virtual GPU knows no kernel of that family: what it is given can be seen
+
+    def seen(of: driver.Launch):
+        given_to_it.append({argument.value for argument in of.arguments})
+
+    monkeypatch.setattr(driver.Launch, "__call__", lambda of, stream: seen(of) or launch(of, stream))
+    prepared = driver.Launch.on
+    monkeypatch.setattr(driver.Launch, "on", lambda of, stream: calling(prepared(of, stream), lambda: seen(of)))
     images, filters = (moved(t.to(memory_format=last)) for t in (x, w))
-    for _ in range(2):
+    y = None
+    for _ in range(2):  # the second time from addresses that are known
+        del y
         y = gtt.conv2d(images, filters, epilogue="bias", bias=bias)
         device_memory.synchronize()
         assert y.is_contiguous(memory_format=last) and virtual.pop() == "ours"
-        assert given_to_it.pop() == [t.data_ptr() for t in (images, filters, bias, y)]
+        assert given_to_it.pop() >= {t.data_ptr() for t in (images, filters, bias, y)}
     y = gtt.conv2d(moved(x), moved(w), epilogue="bias", bias=bias)
     assert virtual == ["vendor"] and torch.equal(y, torch.nn.functional.conv2d(x, w, bias))
+
+
+def test_a_launch_that_fails_or_finds_another_context_is_not_taken_for_done(
+    virtual: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(gt.Matmul(16, 24, 32, dtype="float32"))
+    a, b = (moved(formulas.integers(s, i).float()) for i, s in enumerate([(16, 32), (32, 24)]))
+    made = [torch_on_virtual_gpu.empty((16, 24), (24, 1), dtype=torch.float32) for _ in range(2)]
+    monkeypatch.setattr(routes, "memory", lambda *args, **options: made[0])
+    for _ in range(2):
+        gtt.matmul(a, b)
+    assert virtual == ["ours", "ours"]
+    driver.call("cuCtxPopCurrent")
+    try:
+        made[0].zero_()
+        gtt.matmul(a, b)  # as a thread that never used the GPU: its context is made current for the launch
+    finally:
+        driver.use_context(0)
+    device_memory.synchronize()
+    assert torch.equal(made[0], a @ b)
+
+    failed = driver.bindings().CUresult.CUDA_ERROR_LAUNCH_FAILED
+    monkeypatch.setattr(driver.Launch, "on", lambda launch, stream: lambda: (failed,))
+    made[0] = made[1]  # a new address, whose launch is prepared now
+    gtt.matmul(a, b)
+    with pytest.raises(driver.DriverError, match="CUDA_ERROR_LAUNCH_FAILED"):
+        gtt.matmul(a, b)
 
 
 def test_a_convolutions_gradients_are_workloads_of_their_own(

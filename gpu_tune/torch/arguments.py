@@ -1,0 +1,110 @@
+"""What callers pass to functions and modules: numbers, paddings, activations ...; InvalidInput names a bad one."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput, require
+from ..workload.epilogue import ACTIVATIONS, OPERANDS, parse
+
+_REFUSED = re.compile(r"Expected a value of type '(.+?)' for argument '(\w+)' but instead found type '(.+?)'")
+
+
+def number(name: str, value: Any) -> float:
+    """``value`` as a number; a tensor is read, unless its gradient would be lost."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+        rule, remedy = "is a tensor that requires a gradient, which a number has not", "multiply by it outside"
+        raise InvalidInput(name, tuple(value.shape), rule, remedy)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInput(name, value, "is no number", "pass a float") from None
+
+
+def permitted(math: Any) -> str:
+    """Permissions as an operator has them, joined by +."""
+    if isinstance(math, str):
+        return math
+    rule, remedy = "is neither a string nor a sequence of them", 'give math="tf32", or ("tf32", ...)'
+    require(isinstance(math, (tuple, list)) and all(isinstance(p, str) for p in math), "math", math, rule, remedy)
+    return "+".join(math)
+
+
+def integers(name: str, value: Any, count: int, least: int) -> list[int]:
+    """Strides and dilations (``count`` 2: rows, columns) and paddings (4: top, bottom, left, right) as a list.
+
+    ``value`` is one number, a pair (rows, columns), or all ``count``.
+    """
+    if type(value) is int and value >= least:
+        return [value] * count
+    kinds = "an integer, a pair (rows, columns)" + (" or (top, bottom, left, right)" if count == 4 else "")
+    try:
+        given = [value] if isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__") else list(value)
+        given = [v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in given]
+    except TypeError:
+        raise InvalidInput(name, value, "is not made of integers", f"give {kinds}") from None
+    require(len(given) in {1, 2, count}, name, value, f"has {len(given)} numbers", f"give {kinds}")
+    require(all(v >= least for v in given), name, value, f"has a number below {least}", f"give {kinds}")
+    if len(given) == 1:
+        return given * count
+    return [given[0], given[0], given[1], given[1]] if len(given) == 2 and count == 4 else given
+
+
+def padding(value: Any, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """A convolution's padding as [top, bottom, left, right]; ``window`` is (rows, columns) of a filter.
+
+    "same" keeps the size of the images, for a stride of 1; the larger half comes after, as in PyTorch. "valid" is none.
+    """
+    if not isinstance(value, str):
+        return integers("padding", value, 4, 0)
+    require(value in ("same", "valid"), "padding", value, "is unknown", 'give "same", "valid" or numbers')
+    if value == "valid":
+        return [0, 0, 0, 0]
+    strides = f"needs a stride of 1, not {tuple(stride)}, as in PyTorch"
+    require(all(s == 1 for s in stride), "padding", value, strides, "give the padding in numbers")
+    totals = [d * (n - 1) for d, n in zip(dilation, window)]
+    return [totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2]
+
+
+def activation(value: Any) -> str:
+    """``value``, where it is an epilogue without operands."""
+    remedy = f"give {', '.join(ACTIVATIONS)}, clamp(lo,hi), several joined by +, or ''"
+    try:
+        names = [op.name for op in parse(value)]
+    except InvalidInput as error:
+        raise InvalidInput("activation", value, error.rule or "is unknown", remedy) from None
+    taken = [name for name in names if name in OPERANDS]
+    require(not taken, "activation", value, f"has the operand {', '.join(taken)}, which no module passes", remedy)
+    return str(value)
+
+
+def in_one_place(operator_name: str, tensors: Mapping[str, Any]) -> None:
+    """Raise InvalidInput unless all are on one device; ``meta`` is one, too."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first, *_ = given
+    for name, tensor in given.items():
+        if tensor.device != given[first].device:
+            rule = f"is not where {first} is ({given[first].device}), in a call of {operator_name}"
+            raise InvalidInput(name, str(tensor.device), rule, "put all tensors on one device")
+
+
+def explain(error: Exception, **given: Any) -> NoReturn:
+    """Raise InvalidInput where an argument of ``given`` is no tensor, or PyTorch's dispatcher refused one; else
+    ``error`` as it is."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+            raise InvalidInput(name, kind, "is no torch.Tensor", "pass torch.as_tensor(...)") from None
+    refused = _REFUSED.search(str(error))
+    if refused:
+        wanted, name, found = refused.groups()
+        raise InvalidInput(name, found, f"is given where a {wanted} is wanted", "see help(gpu_tune.torch)") from None
+    raise error
