@@ -147,6 +147,7 @@ struct WgmmaOp {
   bool scale_d;
   u64 a, b;                                    // descriptors
   vector<u32> a_registers;                     // A from registers: [4][32]
+  vector<u32> metadata;                        // of a sparse A, by lane
   Clock clock;                                 // of the issuing warp
   std::shared_ptr<WgmmaChain> chain;
   u32 group;

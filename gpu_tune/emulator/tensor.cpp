@@ -171,21 +171,20 @@ void multiply_rows(const float* a, int a_stride, int K, const float* b, float* o
 // Instr: regs = D, A, B, C in order; op = K, mode = number of A registers, type = A's, type2 = D's type, imm = B's type,
 // flags: .satfinite, and 8 rows instead of 16; of mma.sp: e = metadata, flags >> 4 = selector.
 constexpr int kMmaSaturates = 1, kEightRows = 2;
-// mma.sp: of four neighbours along K (for tf32: of two, each of which counts twice) A holds two (one), and the metadata says
+// Sparse products: of four neighbours along K (for tf32: of two, each of which counts twice) A holds two (one), and the metadata says
 // which: two bits each, in ascending order. The metadata of rows r and r + 8 lies in the four lanes from 4r on: 16-bit and
 // larger elements have both rows in one word, r below, and 16 bits a row and lane; 8-bit elements have a word a row and lane.
-// The selector names the lanes that count where not all do.
-void expand_rows(Warp& w, const Instr& i, const float (*a)[32], float (*wide)[64]) {
-  const u32* words = reg<u32>(w, i.e);
+// The selector names the lanes that count where not all do. A warp of a sparse wgmma holds the metadata of its 16 rows alike.
+void expand_rows(Warp& w, const Instr& i, int K, int selector, const u32* words, const float (*a)[32], float (*wide)[64]) {
   const int size = type_size(i.type), bits = size == 4 ? 4 : 2, group = size == 4 ? 1 : 2;
-  const int lanes = i.op * size == 32 ? size == 1 ? 2 : 1 : size == 1 ? 4 : 2, first = (i.flags >> 4) * lanes;
+  const int lanes = K * size == 32 ? size == 1 ? 2 : 1 : size == 1 ? 4 : 2, first = selector * lanes;
   for (int r = 0; r < 16; ++r)
-    for (int p = 0; p < i.op / 2; p += group) {
+    for (int p = 0; p < K / 2; p += group) {
       const int at = p * bits, lane = size == 1 ? at / 32 * 2 + r / 8 : at / 16, shift = size == 1 ? at % 32 : at % 16 + r / 8 * 16;
       const u32 which = words[r % 8 * 4 + first + lane] >> shift, one = which & 3, two = which >> 2 & 3;
       if (one >= two || (size == 4 && (one & 1 || two != one + 1)))
-        w.machine->stop("metadata", format("the metadata of row %d, column %d names elements %u and %u of four, which mma.sp does not "
-                                           "allow", r, 2 * p, one, two), &w);
+        w.machine->stop("metadata", format("the metadata of row %d, column %d names elements %u and %u of four, which a sparse product "
+                                           "does not allow", r, 2 * p, one, two), &w, &i);
       float* out = wide[r] + 2 * p;
       std::fill_n(out, 2 * group, 0.f);
       if (size == 4) out[one / 2] = a[r][p];
@@ -202,7 +201,7 @@ void mma_sync(Warp& w, const Instr& i, u32) {
   const int* slots = i.regs.data();
   for (int r = 0; r < na; ++r) regs[r] = reg<u32>(w, slots[nd + r]);
   fragment_a(ta, regs, na, a);
-  if (sparse) expand_rows(w, i, a, wide);
+  if (sparse) expand_rows(w, i, K, i.flags >> 4, reg<u32>(w, i.e), a, wide);
   for_group(tb, [&](auto size) {
     constexpr int group = decltype(size)::value;
     float values[8][group];
@@ -405,8 +404,8 @@ void for_chunks(const Descriptor& d, int first, int rows, int K, bool mn_major, 
   else for (int k = 0; k < K; ++k) for (int r = first; r < first + rows; r += per) f(d.chunk(r, k, true, bytes), r, k, per);
 }
 constexpr int kTransA = 1, kTransB = 2, kNegateA = 4, kNegateB = 8, kRegistersA = 16, kSatFinite = 32;
-struct Shape { int N, K, bytes; };
-Shape shape_of(const Instr& i) { return {i.op, i.mode, type_size(i.type)}; }
+struct Shape { int N, K, held, bytes; };          // held: columns of A, which a sparse one has half of
+Shape shape_of(const Instr& i) { return {i.op, i.mode, i.e >= 0 ? i.mode / 2 : i.mode, type_size(i.type)}; }
 
 u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, int bytes) {
   u64 h[2] = {1469598103934665603ull, 88172645463325252ull};      // two chains, which need not wait for each other
@@ -421,7 +420,7 @@ u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, 
   return h[0] ^ h[1] * 0x9E3779B97F4A7C15ull;
 }
 void check_operand_access(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
-  u32 chunks[512], n = 0;
+  u32 chunks[1024], n = 0;
   for_chunks(d, first, rows, K, mn_major, bytes, [&](u32 a, int, int, int) { chunks[n++] = a; });
   check_chunks(*w.cta, chunks, n, false, by);
 }
@@ -465,7 +464,7 @@ void own_fragment(Warp& w, const WgmmaOp& o, bool owned) {
 }
 void wgmma_issue(Warp& w, const Instr& i, u32) {
   Machine& m = *w.machine;
-  auto [N, K, bytes] = shape_of(i);
+  auto [N, K, held, bytes] = shape_of(i);
   bool a_registers = i.flags & kRegistersA;
   u64 da = a_registers ? 0 : reg<u64>(w, i.a)[0], db = reg<u64>(w, i.b)[0];
   for (int l = 0; l < 32; ++l)
@@ -507,8 +506,9 @@ void wgmma_issue(Warp& w, const Instr& i, u32) {
     }
     own_fragment(w, op, true);
   }
+  if (i.e >= 0) op.metadata.assign(reg<u32>(w, i.e), reg<u32>(w, i.e) + 32);
   if (w.id % 4 == 0) {
-    if (!a_registers) op.hash_a = hash_operand(*w.cta, Descriptor(da), 64, K, i.flags & kTransA, bytes);
+    if (!a_registers) op.hash_a = hash_operand(*w.cta, Descriptor(da), 64, held, i.flags & kTransA, bytes);
     op.hash_b = hash_operand(*w.cta, Descriptor(db), N, K, i.flags & kTransB, bytes);
   }
   w.wgmma.push_back(std::move(op));
@@ -523,25 +523,28 @@ void wgmma_commit(Warp& w, const Instr&, u32) {
 void execute(Cta& cta, int first, WgmmaOp* const* ops) {
   const Instr& i = *ops[0]->instr;
   Machine& m = *cta.cluster->machine;
-  auto [N, K, bytes] = shape_of(i);
+  auto [N, K, held, bytes] = shape_of(i);
   Warp& w0 = cta.warps[size_t(first)];
   bool a_registers = i.flags & kRegistersA, ta = i.flags & kTransA, tb = i.flags & kTransB;
   for (int q = 1; q < 4; ++q)
     if (ops[q]->instr != &i || ops[q]->a != ops[0]->a || ops[q]->b != ops[0]->b)
       m.stop("wgmma", "the warps of a warpgroup issued different wgmma operations", &cta.warps[size_t(first + q)], ops[q]->instr);
   Descriptor da(ops[0]->a), db(ops[0]->b);
-  if ((!a_registers && hash_operand(cta, da, 64, K, ta, bytes) != ops[0]->hash_a) ||
+  const bool sparse = i.e >= 0;
+  if (sparse && !tb && db.swizzle == 32)
+    m.stop("wgmma", "a row of B has 64 bytes in a sparse product: no descriptor with swizzles of 32 bytes names it", &w0, &i);
+  if ((!a_registers && hash_operand(cta, da, 64, held, ta, bytes) != ops[0]->hash_a) ||
       hash_operand(cta, db, N, K, tb, bytes) != ops[0]->hash_b)
     m.report("wgmma", "an operand in shared memory changed while the wgmma was in flight", &w0, &i);
   u32 agent = m.warps_per_cluster + w0.agent / 4, event = cta.cluster->agent_events[agent];
-  static thread_local float a[64][32], b[32][256];
+  static thread_local float a[64][32], wide[64][64], b[64][256];
   for (int q = 0; q < 4; ++q) {
     Warp& w = cta.warps[size_t(first + q)];
     int pc = w.pc;
     w.pc = int(&i - w.kernel->code.data());
     ops[q]->clock.local[agent] = event;
     Accessor by{&w, kAnyLane, agent, &ops[q]->clock, true, "wgmma read"};
-    if (!a_registers) check_operand_access(w, da, 16 * q, 16, K, ta, bytes, by);
+    if (!a_registers) check_operand_access(w, da, 16 * q, 16, held, ta, bytes, by);
     if (q == 0) check_operand_access(w, db, 0, N, K, tb, bytes, by);
     w.pc = pc;
     if (a_registers) {
@@ -552,29 +555,32 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
   const u8* shared = cta.shared.data();
   float sign_a = i.flags & kNegateA ? -1.f : 1.f, sign_b = i.flags & kNegateB ? -1.f : 1.f;
   if (!a_registers)
-    for_chunks(da, 0, 64, K, ta, bytes, [&](u32 at, int r, int k, int n) {
+    for_chunks(da, 0, 64, held, ta, bytes, [&](u32 at, int r, int k, int n) {
       float values[16];
       unpack_elements(i.type, shared + at, n, ta ? values : &a[r][k]);
       if (ta) for (int q = 0; q < n; ++q) a[r + q][k] = values[q];
     });
   for_chunks(db, 0, N, K, tb, bytes, [&](u32 at, int r, int k, int n) {
     float values[16];
-    unpack_elements(Type(i.imm), shared + at, n, tb ? &b[k][r] : values);
+    unpack_elements(Type(i.imm & 255), shared + at, n, tb ? &b[k][r] : values);
     if (!tb) for (int q = 0; q < n; ++q) b[k + q][r] = values[q];
   });
   if (sign_a * sign_b < 0) for (auto& row : a) for (float& x : row) x = -x;
+  for (int q = 0; sparse && q < 4; ++q)
+    expand_rows(cta.warps[size_t(first + q)], i, K, int(i.imm >> 8), ops[q]->metadata.data(), a + 16 * q, wide + 16 * q);
   bool integer = i.type2 == Type::S32, half = half_accumulator(i);
   static thread_local float products[256];
   for (int q = 0; q < 4; ++q) {
     float* sums = ops[q]->chain->sums.data();
     for (int r = 0; r < 16; ++r) {
+      const float* from = sparse ? wide[16 * q + r] : a[16 * q + r];
       float* row = sums + size_t(r) * size_t(N);
       float* out = row;
       if (integer) { std::fill_n(products, N, 0.f); out = products; }
       else if (!ops[q]->scale_d) std::fill_n(row, N, 0.f);
       int n = 0;
-      for (; n + 64 <= N; n += 64) multiply_rows<1, 64, 256>(a[16 * q + r], 32, K, &b[0][n], out + n, 0);
-      for (; n < N; n += 8) multiply_rows<1, 8, 256>(a[16 * q + r], 32, K, &b[0][n], out + n, 0);
+      for (; n + 64 <= N; n += 64) multiply_rows<1, 64, 256>(from, 0, K, &b[0][n], out + n, 0);
+      for (; n < N; n += 8) multiply_rows<1, 8, 256>(from, 0, K, &b[0][n], out + n, 0);
       if (half) for (int n = 0; n < N; ++n) row[n] = half_to_float(float_to_half(row[n]));
       if (integer)
         for (int n = 0; n < N; ++n) {
@@ -648,7 +654,7 @@ void decode_wgmma(Decoder& d, Instr& i) {
     return;
   }
   d.require("mma_async");
-  if (d.take("sp")) d.refuse("modifier .sp is not supported: sparse wgmma");
+  const bool sparse = d.take("sp");
   d.require("sync"), d.require("aligned");
   string shape = d.modifier_starting("m64n");
   int k = 0, n = 0;
@@ -662,7 +668,7 @@ void decode_wgmma(Decoder& d, Instr& i) {
             : sixteen ? i.type2 == Type::F32 || (i.type2 == Type::F16 && i.type == Type::F16)
             : i.type == Type::TF32 && tb == Type::TF32 && i.type2 == Type::F32;
   if (!ok) d.refuse("this combination of types is not supported");
-  if (k * type_size(i.type) != 32) d.refuse("the shape's K does not fit the types");
+  if (k * type_size(i.type) != (sparse ? 64 : 32)) d.refuse("the shape's K does not fit the types");
   if (n < 8 || n > 256 || n % 8 || (integer && n > 24 && n % 16)) d.refuse("this N is not legal");
   if (integer && d.take("satfinite")) i.flags |= kSatFinite;
   i.regs = d.destinations(4, accumulator_registers(i));
@@ -675,6 +681,12 @@ void decode_wgmma(Decoder& d, Instr& i) {
     i.a = d.source(8);
   }
   i.b = d.source(8);
+  if (sparse) {
+    i.e = d.source(4);
+    const s64 selector = d.immediate();
+    if (selector < 0 || selector > (type_size(i.type) == 1 ? 0 : 1)) d.refuse("this sparsity selector is not legal");
+    i.imm |= selector << 8;
+  }
   Operand scale = d.peek();
   if (scale.kind == Operand::Immediate) {
     if (!d.immediate()) i.c = d.constant(0, 1);

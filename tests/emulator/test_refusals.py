@@ -67,8 +67,9 @@ ret;
             "m7n8k16",
         ),
         (
-            "wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {%f1,%f2,%f3,%f4}, %rd1, %rd2, %r1, 0, 1, 1, 1;",
-            "sparse",
+            "wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {%f1,%f2,%f3,%f4}, "
+            "%rd1, %rd2, %r1, 2, 1, 1, 1, 0, 0;",
+            "selector",
         ),
         ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 32;", "tcgen05"),
     ],
