@@ -44,6 +44,12 @@ class Candidate:
         return f"{self.template} {self.config.key}"
 
 
+def require_candidate(value: object) -> None:
+    """InvalidInput unless ``value`` is a candidate."""
+    remedy = "give what tuner.ask() gave, or Candidate(space name, config)"
+    require(isinstance(value, Candidate), "measurement of", value, "is no candidate", remedy)
+
+
 @dataclass(frozen=True)
 class Policy:
     """How time is taken. ``mode``: ``graph`` (CUDA graph of unrolled launches), ``eager`` (events) or ``model``.
@@ -117,6 +123,7 @@ class Measurement:
     @classmethod
     def of(cls, candidate: Candidate, seconds: float | Iterable[float], **more: Any) -> Measurement:
         """A measured time, or the repeats of one, in seconds; ``more`` fields as of the class."""
+        require_candidate(candidate)
         try:
             samples = tuple(map(float, seconds if isinstance(seconds, Iterable) else (seconds,)))
         except (TypeError, ValueError) as error:
@@ -126,6 +133,7 @@ class Measurement:
     @classmethod
     def failed(cls, candidate: Candidate, reason: str = "", status: str = "run_error", **more: Any) -> Measurement:
         """A config that gave no time, and why; ``status`` is one of ``STATUSES``."""
+        require_candidate(candidate)
         return cls(candidate, status, reason=reason, **{"source": MEASURED, **more})
 
     @property

@@ -14,7 +14,9 @@ installed (a fresh Searchspace each run); ``optuna:tpe`` and ``optuna:cmaes``, l
 another checkout of this project. Counted are distinct configs, failures included, for all of them; a run that ends
 early keeps its last value. ``--needles`` tells beside each development space how the same runs do where one of its
 configs is a needle (``bench.search.needles``): they are the runs on that space until the needle is asked for. Ratios
-are optimum time / best time found; intervals are 95 % bootstrap over seeds.
+are optimum time / best time found; intervals are 95 % bootstrap over seeds, and the last searcher named is compared
+with each other one. ``--runs FILE`` keeps every run: a judgement that was broken off goes on where it was, and
+``--table`` prints what is there (of the seeds that all searchers have finished on all spaces).
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.search.needles import DEVELOPMENT, distinct, hidden, met
+from bench.search.paired import compare, told
 from bench.search.runs import SEARCHERS, history, kin, logs, ratios, run, space_of
+from bench.search.saved import Saved, append, code, read, require_same_code
 from bench.search.tables import plot, show, summary
 from gpu_tune.errors import GpuTuneError, InvalidInput, require
 
@@ -48,8 +52,8 @@ def needles(path: str) -> dict[str, tuple[float, float]]:
     return made
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+def parser() -> argparse.ArgumentParser:
+    """The options."""
     p = argparse.ArgumentParser(
         prog="python -m bench.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,15 +68,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--pipelined", action="store_true")
     p.add_argument("--settings", default="{}", help="JSON of search settings for cold and warm")
     p.add_argument("--minutes", type=float, default=1e9, help="stop after these; seeds that all have finished count")
+    p.add_argument("--runs", help="file that every run is added to as it ends; those in it are not made again")
+    p.add_argument("--table", action="store_true", help="make no runs: tell of those in --runs")
     p.add_argument("--json")
     p.add_argument("--curves", help="npz of the ratios after each trial, (seeds, trials) for each searcher and space")
     p.add_argument("--plot")
-    args = p.parse_args(argv)
+    return p
+
+
+def collect(args: argparse.Namespace, searchers: Sequence[str], names: Mapping[str, str]) -> Iterator[Saved]:
+    """The runs asked for: those of ``--runs``, then new ones, each added to that file as it ends."""
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    store = Path(args.runs) if args.runs else None
+    wanted = {(n, s, k, args.trials, args.batch) for n in names.values() for s in searchers for k in seeds}
+    kept = [run for run in (read(store) if store else ()) if run.key in wanted]
+    if store:
+        require_same_code(store, kept)
+    yield from kept
+    done = {run.key for run in kept}
+    missing = [
+        (path, s, seed)
+        for seed in seeds
+        for path in args.spaces
+        for s in searchers
+        if (names[path], s, seed, args.trials, args.batch) not in done
+    ]
+    if args.table or not missing:
+        return
+    codes = {s: code(s, args.settings + (" pipelined" if args.pipelined else "")) for s in searchers}
+    if store:
+        told = (Saved("", s, 0, 0, 0, codes[s], (), 0.0) for s in {s for _, s, _ in missing})
+        require_same_code(store, [*kept, *told])
+    context = multiprocessing.get_context("fork")
+    pool = context.Pool(args.processes) if args.processes > 1 else None
+    mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
+    past = logs(args.spaces, args, mapper) if {"warm", "unrelated"} & {s for _, s, _ in missing} else {}
+    jobs = [(path, s, seed, args, history(s, path, seed, args.spaces, past)) for path, s, seed in missing]
+    for path, searcher, seed, order, seconds in mapper(run, jobs):
+        made = Saved(
+            names[path], searcher, seed, args.trials, args.batch, codes[searcher], tuple(map(float, order)), seconds
+        )
+        if store:
+            append(store, made)
+        yield made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    args = parser().parse_args(argv)
     try:
         names = {path: Path(path).name.split(".")[0] for path in args.spaces}
         for path in args.spaces:
             space_of(path)
-        hiding = {path: needles(path) for path in args.spaces} if args.needles else {}
+        require(bool(args.runs) or not args.table, "--table", None, "tells of kept runs", "name their file by --runs")
+        hiding = {names[path]: needles(path) for path in args.spaces} if args.needles else {}
         shown = [*names.values(), *(name for own in hiding.values() for name in own)]
         began = time.perf_counter()
         searchers = args.searchers.split(",")
@@ -80,26 +129,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             known = ", ".join([*SEARCHERS, *(f"{other}..." for other in OTHERS)])
             raise InvalidInput("searcher", unknown[0], "is unknown", f"use one of {known}")
-        context = multiprocessing.get_context("fork")
-        pool = context.Pool(args.processes) if args.processes > 1 else None
-        mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
-        past = logs(args.spaces, args, mapper) if {"warm", "unrelated"} & set(searchers) else {}
-        jobs = [
-            (path, s, seed, args, history(s, path, seed, args.spaces, past))
-            for seed in range(args.first_seed, args.first_seed + args.seeds)
-            for path in args.spaces
-            for s in searchers
-        ]
-        marks = [m for m in MARKS if m <= args.trials]
+        marks = [m for m in MARKS if m <= args.trials] or [args.trials]
         curves: dict[str, dict[str, Any]] = {s: {name: {} for name in shown} for s in searchers}
         spent: dict[str, list[float]] = {s: [] for s in searchers}
-        for path, searcher, seed, order, seconds in mapper(run, jobs):
-            space = space_of(path)
+        paths = {name: path for path, name in names.items()}
+        for ended in collect(args, searchers, names):
+            space = space_of(paths[ended.space])
             budget = min(args.trials, len(space))
-            curves[searcher][names[path]][seed] = ratios(order, space.optimum, budget)
-            for name, (before, after) in hiding.get(path, {}).items():
-                curves[searcher][name][seed] = ratios(met(order, before, after), after, budget)
-            spent[searcher].append(seconds)
+            curves[ended.searcher][ended.space][ended.seed] = ratios(ended.order, space.optimum, budget)
+            for name, (before, after) in hiding.get(ended.space, {}).items():
+                curves[ended.searcher][name][ended.seed] = ratios(met(ended.order, before, after), after, budget)
+            spent[ended.searcher].append(ended.seconds)
             if time.perf_counter() - began > 60 * args.minutes:
                 break
         whole = set.intersection(*(set(c) for by in curves.values() for c in by.values()))
@@ -129,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "spaces": sorted(related),
                 "searchers": {s: {k: part[s][k] for k in keys} for s in searchers},
             }
-        print(show(result, marks))
+        result["means"] = compare(done, marks)
+        print(show(result, marks) + "\n" + told(result["means"], marks))
         if args.json:
             Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
         if args.curves:

@@ -109,9 +109,9 @@ def kernel_tuner(space: RecordedSpace, name: str, seed: int, budget: int) -> tup
     return order[:budget], time.perf_counter() - began
 
 
-def checkout(path: str, folder: str, seed: int, budget: int, batch: int) -> tuple[list[float], float]:
-    """The same with the cold search of another checkout of this project, from 0fc5959 on: its package is imported under
-    another name."""
+def imported(folder: str) -> tuple[Any, Any]:
+    """The modules of the search and of recorded spaces of another checkout of this project, from 0fc5959 on: its
+    package is imported under another name."""
     name = "gpu_tune_at_" + hashlib.sha256(folder.encode()).hexdigest()[:8]
     root = Path(folder) / "gpu_tune"
     if name not in sys.modules:
@@ -124,10 +124,21 @@ def checkout(path: str, folder: str, seed: int, budget: int, batch: int) -> tupl
         spec.loader.exec_module(module)
     flat = (root / "search.py").is_file()
     search = importlib.import_module(name + (".search" if flat else ".search.search"))
-    interchange = importlib.import_module(name + (".interchange" if flat else ".store.interchange"))
-    if (name, path) not in _spaces:
-        _spaces[name, path] = interchange.RecordedSpace(interchange.load(path))
-    space = _spaces[name, path]
+    return search, importlib.import_module(name + (".interchange" if flat else ".store.interchange"))
+
+
+def recorded_there(interchange: Any, path: str) -> Any:
+    """The recorded space in ``path`` as another checkout reads it, read once per process."""
+    key = interchange.__name__, path
+    if key not in _spaces:
+        _spaces[key] = interchange.RecordedSpace(interchange.load(path))
+    return _spaces[key]
+
+
+def checkout(path: str, folder: str, seed: int, budget: int, batch: int) -> tuple[list[float], float]:
+    """The same with the cold search of another checkout of this project."""
+    search, interchange = imported(folder)
+    space = recorded_there(interchange, path)
     own = search.Search([space], seed=seed, batch=batch)
     order: list[float] = []
     began = time.perf_counter()

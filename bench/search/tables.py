@@ -79,7 +79,7 @@ def first(curves: np.ndarray, goal: float) -> np.ndarray:
 def show(result: dict[str, Any], marks: Sequence[int]) -> str:
     """The table for people."""
     lines = [
-        "optimum / best found, mean over spaces of the median over seeds [95 % interval]",
+        f"optimum / best found, mean over spaces of the median over {len(result['seeds'])} seeds [95 % interval]",
         f"{'searcher':28}" + "".join(f"{m:>22}" for m in marks) + f"{'to 95 %':>9}{'to 99 %':>9}{'s/run':>8}",
     ]
     for name, r in result["searchers"].items():

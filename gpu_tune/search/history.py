@@ -43,13 +43,17 @@ class History:
         require(self.source in SOURCES, f"{subject}: source", self.source, "is unknown", f"use one of {SOURCES}")
         for time in self.times:
             rule = "is no positive time in seconds"
+            require(isinstance(time, float | int | np.number), subject, time, rule, "give nan for a failure")
             require(math.isnan(time) or 0 < time < math.inf, subject, time, rule, "give nan for a failure")
 
     @classmethod
     def of(cls, measurements: Iterable[Measurement], group: str = "", name: str = "") -> History:
         """From measurements of one space, as ``tuner.observations`` holds them; of equal configs the last counts.
         ``name``: of the space to learn, where it has another one."""
-        last = {m.candidate: m for m in measurements if m.status != "pruned"}
+        given = list(measurements)
+        for m in given:
+            require(isinstance(m, Measurement), "history", m, "is no measurement", "give tuner.observations")
+        last = {m.candidate: m for m in given if m.status != "pruned"}
         names = sorted({c.template for c in last})
         require(len(names) == 1, "history", names, "are not measurements of one space", "make one history of each")
         source = next(iter(last.values())).source
@@ -60,6 +64,8 @@ class History:
     def load(cls, path: str | os.PathLike[str], name: str = "") -> History:
         """From a Kernel Tuner cache file or T4 results; ``name``: of the space to learn, where it is not called as the
         file's kernel. InvalidInput or CorruptData where that cannot be read."""
+        named = isinstance(path, str | os.PathLike)
+        require(named, "history file", path, "is no path", "give a .json or .json.gz file")
         recorded = load(path)
         times = tuple(math.nan if t.time is None else t.time for t in recorded.trials)
         group = " ".join([recorded.device, *map(str, recorded.problem_size)])

@@ -244,6 +244,7 @@ def gain_that_matters(times: NDArray[np.float64], share: float) -> float:
 def patience(risk: float) -> float:
     """Trials since the last gain over trials until it at which a run is given up, for a risk in (0, 1); risks beyond
     the calibrated ones count as the nearest of those."""
+    require(isinstance(risk, int | float), "plateau risk", risk, "is no number", "use 0.05")
     require(0 < risk < 1, "plateau risk", risk, "is not between 0 and 1", "use 0.05")
     risks, patiences = zip(*reversed(PATIENCE))
     return float(np.interp(math.log(risk), np.log(risks), patiences))

@@ -169,12 +169,15 @@ class Search:
         """How many candidates are asked for, at most a batch."""
         if n is None:
             return self.batch
-        whole = isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0
-        require(whole, "candidates to ask for", n, "is no whole number from 0 on", f"leave it out for {self.batch}")
+        self._require_count(n)
         if n > self.batch and not self._cut:
             self._cut = True
             log.warning("ask(%d): a batch holds at most %d; make the tuner with batch=%d for more", n, self.batch, n)
         return min(int(n), self.batch)
+
+    def _require_count(self, n: object) -> None:
+        whole = isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0
+        require(whole, "candidates to ask for", n, "is no whole number from 0 on", f"leave it out for {self.batch}")
 
     def _propose(self, n: int, rng: np.random.Generator) -> list[Candidate]:
         """``n`` new candidates; what a space that has run out leaves over, the others get."""
@@ -192,8 +195,12 @@ class Search:
         return chosen
 
     def _require_found(self) -> None:
-        """When nothing new was found: raise InvalidInput where a constraint hides the valid configs of a space of which
-        nothing is known, and say so where it may hide more of them."""
+        """When nothing new was found: raise InvalidInput where no space has a valid config, or a constraint hides those
+        of a space of which nothing is known, and say so where it may hide more of them."""
+        none = not any(own.taken or own.space.grid.hiding for own in self.space_searches.values())
+        if none and all(space.workload is None for space in self.spaces):
+            names = ", ".join(self.space_searches)
+            raise InvalidInput("space", names, "has no valid config", "loosen its constraints")
         for name, own in self.space_searches.items():
             hiding = max(own.space.grid.hiding, key=lambda rule: rule.points, default=None)
             if hiding is not None:
@@ -208,6 +215,8 @@ class Search:
         """How candidates ended, failures included; also of candidates that were never asked for (a resumed run). Tell
         of repeats of one config as they come: they are pooled. InvalidInput, and nothing taken in, where one of them is
         no measurement, or of a config that is not in its space."""
+        listed = isinstance(measurements, Iterable)
+        require(listed, "what is told", measurements, "is no list of measurements", "tell of a batch: tell([...])")
         told = list(measurements)
         for m in told:
             self._require_member(m)
@@ -270,6 +279,7 @@ class Search:
         """The last descent: untried neighbours of the best trials, nearest first; no model has a say. Empty when the
         best ones have none left, which is when a caller may stop descending."""
         want = self.batch if n is None else n
+        self._require_count(want)
         timed = sorted((m for m in self._pooled() if m.ok), key=_order)
         chosen: list[Candidate] = []
         for m in [m for m in timed if m.time <= timed[0].time * (1 + FINAL_WITHIN)][:FINAL_BEST]:

@@ -180,6 +180,10 @@ class SpaceSearch(Observations):
             if len(chosen) < n:
                 drawn = part.inside(self.free(self.space.grid.sample(draws, rng)))
                 chosen.extend(self.take_some(drawn, n - len(chosen)))
+        if len(chosen) < n and self.space.grid.hiding:  # draws miss what the neighbours of told configs may be
+            for row in part.rows[np.argsort(part.times, kind="stable")[: self.settings.elite]]:
+                near = part.inside(self.free(self.space.steps(row)))
+                chosen.extend(self.take_some(near, n - len(chosen)))
         return chosen
 
     def _shares(self, part: Part) -> dict[str, float]:

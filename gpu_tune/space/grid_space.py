@@ -35,9 +35,12 @@ class GridSpace(Space):
         if isinstance(knobs, Mapping):
             knobs = [_knob(knob, values) for knob, values in knobs.items()]
         require(isinstance(knobs, Sequence), f"knobs of space {name}", knobs, "are no list", "give [Knob(...), ...]")
+        for what, given in (("constraints", constraints), ("seeds", seeds)):
+            listed = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+            require(listed, f"{what} of space {name}", given, "are no list", f"give [...], also for one of the {what}")
         names = [k.name for k in knobs if isinstance(k, Knob)]
-        given = [_constraint(rule, number, names) for number, rule in enumerate(constraints, 1)]
-        super().__init__(name, knobs, given)
+        rules = [_constraint(rule, number, names) for number, rule in enumerate(constraints, 1)]
+        super().__init__(name, knobs, rules)
         self._default = None if default is None else self._start(default, "default")
         self._seeds = list(dict.fromkeys(self._start(seed, "seed") for seed in seeds))
 

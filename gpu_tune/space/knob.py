@@ -15,6 +15,8 @@ from ..errors import require
 Value = int | float | str | bool
 MAX_VALUES = 1 << 16
 """Index rows are 16 bits wide."""
+MAX_NUMBER = 10**300
+"""Models see numbers as floats."""
 
 
 def plain(value: Any) -> Any:
@@ -49,6 +51,10 @@ class Knob:
         for value in values:
             good = isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
             require(good, subject, value, "is no finite number, word or boolean", "name such values by words")
+            huge = isinstance(value, int) and abs(value) > MAX_NUMBER
+            require(
+                not huge, subject, None, f"hold a number of more than {MAX_NUMBER:.0e}", "name such values by words"
+            )
         distinct = len({repr(v) for v in values}) == len(values)
         require(distinct, subject, values, "hold one value twice", "give each value once")
 

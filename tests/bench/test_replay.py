@@ -49,6 +49,31 @@ def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.Capt
     assert "synthetic-a" in capsys.readouterr().out
 
 
+def test_runs_are_kept_in_a_file_and_a_judgement_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, main, out = tmp_path / "runs.jsonl", script("search.__main__").main, tmp_path / "out.json"
+    command = [SPACES[0], "--trials", "24", "--runs", str(kept), "--seeds", "3", "--searchers", "random,ga"]
+    assert main([*command, "--minutes", "0", "--searchers", "random"]) == 0  # one run, then the time is over
+    assert len(kept.read_text().splitlines()) == 1
+    whole = kept.read_text()
+    kept.write_text(whole + whole[:50])  # broken off while it was written
+    assert main(command) == 0
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert len({(run["searcher"], run["seed"]) for run in lines}) == len(lines) == 6
+    assert lines[0] == json.loads(whole) and all(len(run["order"]) == 24 for run in lines)
+    assert main([*command, "--table", "--seeds", "5", "--json", str(out)]) == 0  # of five seeds, those that are there
+    assert len(kept.read_text().splitlines()) == 6
+    found = json.loads(out.read_text())
+    ahead, low, high = found["means"]["all"]["ahead"]["ga - random"]["at"][0]
+    assert found["seeds"] == [0, 1, 2] and low <= ahead <= high
+    mean = found["means"]["all"]["mean"]
+    assert ahead == pytest.approx(mean["ga"][0] - mean["random"][0]) and "ga - random" in capsys.readouterr().out
+    lines[-1]["code"] = "of yesterday"
+    kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main([*command, "--table"]) == 2 and "begin another file" in capsys.readouterr().out
+
+
 def test_pipelined_runs_choose_before_the_last_batch_is_known() -> None:
     search = script("search.runs")
     args = argparse.Namespace(trials=60, batch=16, settings="{}", pipelined=True)
@@ -174,7 +199,8 @@ def test_the_searchs_own_time_is_printed(tmp_path: Path, capsys: pytest.CaptureF
     out = tmp_path / "out.json"
     assert script("search.time").main([SPACES[0], "--templates", "", "--trials", "40", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())
-    assert [r["space"] for r in rows] == ["synthetic-a", "made-up, constrained"] and rows[1]["valid"] > 10**8
-    assert all(0 < r["median"] <= r["worst"] and r["asks"] >= 4 for r in rows)
+    assert [r["space"].split(",")[0] for r in rows] == ["synthetic-a", "made-up", "10^8 points", *2 * ["one predicate"]]
+    assert rows[1]["valid"] > 10**8 == rows[2]["valid"] > rows[3]["valid"] > 0
+    assert all(0 < r["median"] <= r["worst"] and r["asks"] >= 4 for r in rows[:-1]) and rows[-1]["asks"] == 3
     assert "CPU seconds" in capsys.readouterr().out
     assert script("search.time").main(["--templates", "matmul_none"]) == 2

@@ -107,6 +107,10 @@ def test_one_predicate_over_all_knobs_costs_a_bounded_number_of_calls_and_says_w
     told = Search([nowhere])
     told.tell([Measurement.of(Candidate(nowhere.name, Config({f"k{i}": v for i, v in enumerate(one)})), 1.0)])
     assert told.ask() == [] and len(calls) < 120_000  # what is known was found by someone else
+    beside = (*one[:7], 7)
+    found = Search([hidden(lambda k: k in (one, beside, (8, 0, 2, 2, 7, 4, 9, 1)))])
+    found.tell(told.observations)
+    assert [tuple(c.config.values()) for c in found.ask()] == [beside] and found.ask() == []
 
 
 def test_a_predicate_over_more_points_than_64_bits_number_works() -> None:
@@ -185,6 +189,17 @@ def test_bad_declarations_are_named() -> None:
         (lambda: Tuner(spaces=[3]), "no space"),  # type: ignore[list-item]
         (lambda: Tuner(spaces=[blocks()], history=[1]), "no Record or History"),  # type: ignore[list-item]
         (lambda: Tuner(spaces=[blocks()], history=3), "no list"),  # type: ignore[arg-type]
+        (lambda: GridSpace("s", {"a": (1, 2)}, lambda a: a > 1), "constraints of space s"),  # type: ignore[arg-type]
+        (lambda: GridSpace("s", {"a": (1, 2)}, seeds=3), "seeds of space s"),  # type: ignore[arg-type]
+        (lambda: GridSpace("s", {"a": (10**400, 1)}), "more than 1e"),
+        (lambda: Tuner(spaces=[GridSpace("s", {"a": (1, 2)}, [lambda a: a > 2])]).ask(), "no valid config"),
+        (lambda: Tuner(spaces=[blocks()]).tell(None), "no list of measurements"),  # type: ignore[arg-type]
+        (lambda: Measurement.of("s", 1.0), "no candidate"),  # type: ignore[arg-type]
+        (lambda: Tuner(spaces=[blocks()]).plateau("now"), "no number"),  # type: ignore[arg-type]
+        (lambda: Tuner(spaces=[blocks()]).final(-1), "no whole number"),
+        (lambda: History("s", (Config(a=1),), (None,)), "no positive time"),  # type: ignore[arg-type]
+        (lambda: History.of([1]), "no measurement"),  # type: ignore[list-item]
+        (lambda: History.load(3), "no path"),  # type: ignore[arg-type]
         *((lambda n=n: Tuner(spaces=[blocks()]).ask(n), "no whole number") for n in ("4", -1, 2.5, True)),  # type: ignore[misc]
     ]
     for make, words in cases:
