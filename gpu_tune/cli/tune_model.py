@@ -150,4 +150,4 @@ def _module(name: str, target: str) -> ModuleType:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]
+    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(" .:;,")

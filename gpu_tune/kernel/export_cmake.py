@@ -17,13 +17,15 @@ from ..errors import NotTuned, StoreError
 from ..store.store import Entry, Store
 from ..store.winner import Winner
 from .export_cpp import header, set_header
+from .export_folder import MANIFEST, write_manifest
 
 PACKAGE = "gpu_tune_kernels"
 
 
 def write(folder: Path) -> None:
     """Write ``kernel.hpp`` beside each winner in ``folder``, a ``kernels.hpp`` and ``cubins.cpp`` a chip, and
-    ``CMakeLists.txt``. NotTuned where there is no winner, StoreError when something cannot be written."""
+    ``CMakeLists.txt``; a manifest that is there names them by their hashes then. NotTuned where there is no winner,
+    StoreError when something cannot be written."""
     store = Store(folder)
     entries = [e for e in store.entries() if e.winner or e.winner_set]
     if not entries:
@@ -37,6 +39,8 @@ def write(folder: Path) -> None:
         _write(place / "kernels.hpp", _chip_header(own))
         _write(place / "cubins.cpp", _chip_source(own))
     _write(store.folder / "CMakeLists.txt", _cmake(store.folder, chips))
+    if (store.folder / MANIFEST).is_file():
+        write_manifest(store.folder)
 
 
 def write_header(entry: Entry) -> None:

@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FORMAT = 1
 OWN = ("kernel.hpp",)
-"""Files beside a winner that are made from it, and that the manifest does not hold to a hash."""
+"""Files beside a winner that are made from it: a part of the CMake package where there is one."""
+PACKAGE = ("CMakeLists.txt", "kernels.hpp", "cubins.cpp", *OWN)
+"""The files of a CMake package, by their names; the manifest has them apart from the winners'."""
 
 
 def require_free(folder: Path) -> None:
@@ -71,6 +73,7 @@ def write_manifest(folder: Path, models: Sequence[Mapping[str, Any]] = ()) -> No
         "created": time.time(),
         "chips": sorted({row["chip"] for row in rows}),
         "winners": rows,
+        "package": _package(folder, rows),
         "models": [*kept, *models],
     }
     made = {**text.to_json(made), "hash": ""}
@@ -96,10 +99,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         check_format(data, FORMAT)
         if data.get("hash") != _hash(data):
             raise ValueError("it does not match its hash")
+        if not all(_inside(name) and isinstance(h, str) for name, h in data.get("package", {}).items()):
+            raise ValueError("a file of the package lies outside")
         for row in data["winners"]:
             if not all(isinstance(row[name], str) for name in ("path", "chip", "source", "workload", "arch")):
                 raise TypeError("a winner is not described by texts")
-            if Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts:
+            if not _inside(row["path"]):
                 raise ValueError(f"a winner lies outside: {row['path']!r}")
             if not all("/" not in name and isinstance(h, str) for name, h in row["files"].items()):
                 raise ValueError("a file is no plain name")
@@ -113,19 +118,41 @@ def faults(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
     for row in manifest["winners"]:
         here = folder / row["path"]
         named.add(here)
-        for name, expected in row["files"].items():
-            try:
-                if digest((here / name).read_bytes()) != expected:
-                    found.append(f"{row['path']}/{name} does not match its hash")
-            except OSError as error:
-                found.append(f"{row['path']}/{name} cannot be read ({error.strerror})")
+        found += [fault for name, h in row["files"].items() for fault in _fault(folder, f"{row['path']}/{name}", h)]
         known = {*row["files"], *OWN}
         extra = [n for n in (os.listdir(here) if here.is_dir() else ()) if n not in known]
         found += [f"{row['path']}/{name} is not in the manifest" for name in sorted(extra)]
+    if "package" in manifest:
+        found += [fault for name, h in manifest["package"].items() for fault in _fault(folder, name, h)]
+        there = _package_files(folder, manifest["winners"])
+        found += [f"{name} is not in the manifest" for name in there if name not in manifest["package"]]
     for entry in Store(folder).entries():
         if entry.path not in named:
             found.append(f"{entry.path.relative_to(folder)} is not in the manifest")
     return found
+
+
+def _fault(folder: Path, name: str, expected: str) -> list[str]:
+    """What is wrong with one file, in a list; an empty one where nothing is."""
+    try:
+        return [] if digest((folder / name).read_bytes()) == expected else [f"{name} does not match its hash"]
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror})"]
+
+
+def _inside(path: str) -> bool:
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
+
+
+def _package_files(folder: Path, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The files of the CMake package that are there: the folder's, those of each chip, a header beside each winner."""
+    winners = [Path(row["path"]) for row in rows]
+    folders = {Path(), *(path.parent for path in winners), *winners}
+    return sorted((f / n).as_posix() for f in folders for n in PACKAGE if (folder / f / n).is_file())
+
+
+def _package(folder: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {name: digest((folder / name).read_bytes()) for name in _package_files(folder, rows)}
 
 
 def open_export(folder: Path | str, *, device: Device | str | None = None) -> Store:

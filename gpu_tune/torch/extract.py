@@ -61,6 +61,8 @@ def extract(
     layers, left_out = walk.layers(), walk.left_out()
     name = type(model).__name__ if isinstance(model, torch.nn.Module) else "the exported program"
     remedy = "give a model with a linear layer, a matrix product or a convolution"
+    rule = "multiplies nothing for these inputs: its products have no elements"
+    require(layers or left_out or not walk.empty, "model", name, rule, "give example inputs that are not empty")
     require(layers or left_out, "model", name, "has no matrix product and no convolution", remedy)
     return Extraction(name, layers, left_out, tuple(dict.fromkeys(walk.notes)))
 
@@ -91,7 +93,9 @@ def _refusal(error: Exception) -> tuple[str, str]:
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     place = _place(error, lines)
-    rule = f"cannot be exported{place}: {type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    rule = (
+        f"cannot be exported{place}: {type(error).__name__}: {lines[0].rstrip(' .:;,') if lines else 'no reason given'}"
+    )
     if isinstance(error, GuardOnDataDependentSymNode):
         rule = f"cannot be exported{place}: its control flow depends on the values in a tensor"
         return rule, "use torch.cond or torch.where there, or tune the parts of the model that have none"

@@ -12,7 +12,7 @@ from ..errors import GpuTuneError
 from ..workload import Workload
 from .extract_epilogues import follow, is_layer
 from .extract_flops import flops_of, named_operation
-from .extract_products import product
+from .extract_products import MAKERS, product
 from .extraction import Layer, LeftOut, NotAWorkload
 
 FREE = ("view", "reshape", "transpose", "permute", "getitem", "to", "add", "mul", "layer_norm", "softmax")
@@ -48,6 +48,7 @@ class Walk:
     def __init__(self, program: Any, math: tuple[str, ...], fuse: str) -> None:
         self.math, self.fuse = math, fuse
         self.notes: list[str] = []
+        self.empty = False  # whether there was a product of no elements
         self._found: dict[Workload, _Found] = {}
         self._named: dict[tuple[str, str], _Named] = {}
         tensors = {**program.state_dict, **program.constants}
@@ -110,6 +111,7 @@ class Walk:
             return 0
         flops = flops_of(node)
         if flops == 0:
+            self.empty |= operation in MAKERS
             return 0
         self._name(operation, reason, name, times, flops)
         return flops or 0
@@ -159,7 +161,7 @@ class _Counting(Walk):
     """A walk that is thrown away: for the FLOPs of a branch."""
 
     def __init__(self, walk: Walk) -> None:
-        self.math, self.fuse, self.notes = walk.math, "none", []
+        self.math, self.fuse, self.notes, self.empty = walk.math, "none", [], False
         self._found, self._named, self._storages = {}, {}, {}
 
 

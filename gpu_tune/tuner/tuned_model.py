@@ -66,8 +66,8 @@ class LayerResult:
 
     @property
     def speedup(self) -> float | None:
-        """Ours against the template's default config."""
-        default = self.kernel.verdict.get("default") if self.kernel else None
+        """Ours against the template's default config; None where seconds are not told, from which it follows."""
+        default = self.kernel.verdict.get("default") if self.kernel and self.seconds is not None else None
         return float(default["speedup"]) if default else None
 
 

@@ -67,6 +67,11 @@ def test_a_second_export_adds_to_the_first_and_replaces_the_same_model(folder, w
         (lambda f, one: shutil.copytree(one, one.with_name("other")), "other is not in the manifest"),
         (lambda f, one: (f / "manifest.json").write_text("{}"), "manifest.json"),
         (lambda f, one: (f / "manifest.json").unlink(), "name a folder that gpu-tune export wrote"),
+        (lambda f, one: (f / "CMakeLists.txt").write_text("x"), "CMakeLists.txt is not in the manifest"),
+        (
+            lambda f, one: edit(f, lambda m: m["package"].update({"../x": ""}), True),
+            "a file of the package lies outside",
+        ),
         (lambda f, one: edit(f, lambda m: m["winners"].pop()), "does not match its hash"),
         (lambda f, one: edit(f, lambda m: m["winners"][0].update(path="../x"), True), "a winner lies outside"),
     ],
@@ -185,7 +190,18 @@ target_link_libraries(app gpu_tune::kernels)
 def test_the_cmake_package_of_a_folder_is_built_installed_and_used(folder, tmp_path, compile_once):
     publish(folder, [toy_set(OPEN, (16, 64), (SizeRange(1, 20, 0), SizeRange(21, 64, 1)))])
     export_cmake.write(folder)
-    open_export(folder)  # what the package adds is no damage
+    open_export(folder)  # what the package adds is no damage, and is in the manifest
+    assert {Path(n).name for n in read_manifest(folder)["package"]} == {*export_folder.PACKAGE}
+    for damaged in (
+        "CMakeLists.txt",
+        f"predicted/{H200.chip}/cubins.cpp",
+        f"predicted/{H200.chip}/{ONE.key}/kernel.hpp",
+    ):
+        whole = (folder / damaged).read_text()
+        (folder / damaged).write_text(whole + "\n")
+        with pytest.raises(CorruptData, match=f"{damaged} does not match its hash"):
+            open_export(folder)
+        (folder / damaged).write_text(whole)
     installed = tmp_path / "installed"
     flags = [f"-DGPU_TUNE_CUDA_INCLUDE={INCLUDES[0]}", f"-DCMAKE_INSTALL_PREFIX={installed}"]
     cmake("-S", folder, "-B", tmp_path / "package", *flags)

@@ -261,7 +261,12 @@ def branching(s, x):
     [
         (3, (X,), "model: 3 is no PyTorch model; give a torch.nn.Module"),
         (nn.Linear(8, 8), 5, "example inputs: 5 are no tuple; give the arguments"),
-        (nn.Linear(8, 8), (torch.zeros(2, 7),), "[2, 7] X [8, 8]"),
+        (nn.Linear(8, 8), (torch.zeros(2, 7),), "[2, 7] X [8, 8]; check the shapes"),
+        (
+            nn.Linear(8, 8),
+            (torch.zeros(0, 8),),
+            "its products have no elements; give example inputs that are not empty",
+        ),
         (nn.Linear(8, 8), (), "TypeError: missing a required argument: 'input'"),
         (nn.ReLU(), (X,), "model: 'ReLU' has no matrix product and no convolution"),
         (Call(branching), (X,), "its control flow depends on the values in a tensor; use torch.cond"),

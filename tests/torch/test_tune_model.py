@@ -76,6 +76,8 @@ def test_without_a_gpu_everything_is_marked_predicted_and_nothing_is_decided(tun
     made, text = tuned[0], str(tuned[0])
     assert made.source == "predicted" and made.chip == CHIP and made.totals() is None and made.forward is None
     assert {r.chosen for r in made.results} == {"undecided"} and all(r.seconds is None for r in made.results)
+    assert all(r.speedup is None and r.kernel.verdict["default"]["speedup"] for r in made.results)
+    assert {layer["speedup"] for layer in made.to_json()["layers"]} == {None}  # it follows from seconds not told
     assert "predicted, not measured" in text and "not judged" in text and "no pass was timed" in text
     assert {k.winner.source for k in made.kernels.values()} == {"predicted"}
 
