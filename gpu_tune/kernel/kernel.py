@@ -18,11 +18,12 @@ from ..cuda import driver
 from ..cuda.device import KNOWN
 from ..cuda.launch import Program
 from ..cuda.memory import Workspaces, device_of, on_device
-from ..errors import InvalidInput, MeasureError, WrongResult, require
+from ..errors import MeasureError, WrongResult
 from ..reference import allocate
 from ..store.winner import Winner
 from ..trial import MEASURED
 from . import arrays
+from .arguments import Arguments
 from .arrays import HOST, ArrayView
 from .prepared import KEPT, BoundCall, CallPath, Key, signature
 from .shared_code import SharedCode
@@ -66,9 +67,9 @@ class TunedKernel:
         self._warned = False
         computed = winner.computed
         self._names = {b: winner.view.origin(b) if winner.view else b for b in (*computed.arrays(), "out")}
-        self._specs = winner.workload.arrays()
+        self._arguments = Arguments(winner.workload)
         self._paths: dict[Key, CallPath] = {}
-        self._defaults = self._scalars(None, None)
+        self._defaults = self._arguments.scalars(None, None)
 
     def __repr__(self) -> str:
         kind = self.winner.source if self.seconds > 0 else "not timed"
@@ -96,13 +97,13 @@ class TunedKernel:
             result = self.repeat(found, out, alpha, beta, stream)
             if result is not None:
                 return result
-        given = self._given(operands, named)
-        scalars = self._scalars(alpha, beta)
+        given = self._arguments.given(operands, named)
+        scalars = self._arguments.scalars(alpha, beta)
         seen, stream = self._view(given, out, stream, scalars)
-        if seen[self.workload.inputs[0]].place == HOST:
+        if seen[self._arguments.lead].place == HOST:
             return self._on_host(given, scalars, out)
         if out is None:
-            out = arrays.allocate(self._specs["out"], seen[self.workload.inputs[0]])
+            out = arrays.allocate(self._arguments.specs["out"], seen[self._arguments.lead])
             seen["out"] = arrays.view("out", out, stream)
         path = self._path(seen)
         path.launch([array.pointer for array in seen.values()], stream, scalars)
@@ -128,8 +129,8 @@ class TunedKernel:
         path = self._paths.get(key)
         if path is None:
             return None
-        scalars = self._defaults if alpha is None and beta is None else self._scalars(alpha, beta)
-        if "c" not in path.names and self._needs_c(scalars):
+        scalars = self._defaults if alpha is None and beta is None else self._arguments.scalars(alpha, beta)
+        if "c" not in path.names and self._arguments.needs_c(scalars):
             return None
         if out is None:
             out = path.allocate()
@@ -151,22 +152,17 @@ class TunedKernel:
         Arguments and errors are those of a call; arrays must be in GPU memory. ``stream`` is where ``launch()`` queues
         the kernel: by default the stream that the arrays' library has current now. Nothing is launched here.
         """
-        given, scalars = self._given(operands, named), self._scalars(alpha, beta)
+        given, scalars = self._arguments.given(operands, named), self._arguments.scalars(alpha, beta)
         seen, stream = self._view(given, out, stream, scalars)
-        first = seen[self.workload.inputs[0]]
-        remedy = "copy the arrays to the GPU, or call kernel.emulate(...)"
-        require(first.place != HOST, self.workload.inputs[0], "a host array", "is not in CUDA memory", remedy)
+        first = seen[self._arguments.lead]
+        self._arguments.on_gpu(first)
         if out is None:
-            out = arrays.allocate(self._specs["out"], first)
+            out = arrays.allocate(self._arguments.specs["out"], first)
             seen["out"] = arrays.view("out", out, stream)
 
         def check(name: str, value: Any) -> ArrayView:
             array = arrays.view(name, value, stream)
-            arrays.check(name, array, self._specs[name], self.workload.alignment)
-            place = f"{array.place}:{array.device}"
-            there = f"is not where the bound arrays are ({first.place}:{first.device})"
-            same = (array.place, array.device) == (first.place, first.device)
-            require(same, name, place, there, "put all arrays on one GPU")
+            self._arguments.check_array(name, array, first, "where the bound arrays are")
             return array
 
         pointers = [array.pointer for array in seen.values()]
@@ -176,7 +172,7 @@ class TunedKernel:
         self, given: Mapping[str, Any], out: Any, stream: int | None, scalars: Mapping[str, float]
     ) -> tuple[dict[str, ArrayView], int]:
         """A call's arrays, checked, ``out`` last (where given); and the stream that they are read on."""
-        lead = self.workload.inputs[0]
+        lead = self._arguments.lead
         first = arrays.view(lead, given[lead], stream or 0)
         if stream is None:
             stream = 0 if first.place == HOST else arrays.current_stream(first.library, first.device)
@@ -187,37 +183,13 @@ class TunedKernel:
             seen["out"] = arrays.view("out", out, stream)
         key = tuple((n, a.pointer, a.shape, a.strides, a.dtype, a.place, a.device) for n, a in seen.items())
         if key not in self._checked:
-            self._check(seen, seen[lead], scalars)
+            self._arguments.check(seen, scalars)
             if len(self._checked) >= KEPT:
                 self._checked.clear()
             self._checked.add(key)
-        elif self._needs_c(scalars) and "c" not in seen:
-            self._check(seen, seen[lead], scalars)
+        elif self._arguments.needs_c(scalars) and "c" not in seen:
+            self._arguments.check(seen, scalars)
         return seen, stream
-
-    def _check(self, seen: Mapping[str, ArrayView], first: ArrayView, scalars: Mapping[str, float]) -> None:
-        """Raise InvalidInput unless the arrays are what the kernel is compiled for, in one place, and apart."""
-        lead, beta = self.workload.inputs[0], self.workload.beta
-        complete = "c" in seen or not self._needs_c(scalars)
-        require(complete, "c", None, "is missing", f"the workload has beta={beta}: pass c=")
-        for name, spec in self._specs.items():
-            if name in seen:
-                arrays.check(name, seen[name], spec, self.workload.alignment)
-                place, device = seen[name].place, seen[name].device
-                require(
-                    place == first.place and (place == HOST or device == first.device),
-                    name,
-                    f"{place}:{device}",
-                    f"is not where {lead} is ({first.place}:{first.device})",
-                    "put all arrays on one GPU",
-                )
-            else:
-                require(name in ("c", "out"), name, None, "is missing", f"pass {name}= with shape {spec.shape}")
-        if "out" in seen and first.place != HOST:
-            _check_overlap(seen["out"], {n: a for n, a in seen.items() if n != "out"})
-
-    def _needs_c(self, scalars: Mapping[str, float]) -> bool:
-        return self.workload.beta == "1" or scalars.get("beta", 0.0) != 0.0
 
     def prepare(self, stream: int = 0, device: int = 0) -> None:
         """Load the code and make the workspace for ``stream`` now, so that the first call has nothing left to do."""
@@ -228,35 +200,8 @@ class TunedKernel:
         self, *operands: Any, alpha: float | None = None, beta: float | None = None, out: Any = None, **named: Any
     ) -> Any:
         """The same call on NumPy arrays, computed by the emulator on the CPU: exact, and slow. Needs NVRTC and g++."""
-        given = self._given(operands, named)
-        return self._emulate(given, self._scalars(alpha, beta), out)
-
-    def _given(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        order = (*self.workload.inputs, *(("c",) if self.workload.op == "matmul" or "c" in self._specs else ()))
-        rule = f"are more than {len(order)} ({', '.join(order)})"
-        require(len(operands) <= len(order), "arguments", len(operands), rule, "name the others")
-        for name in named:
-            twice = name in order[: len(operands)]
-            require(not twice, name, None, "is given twice", "give it by position or by name")
-        given = {name: value for name, value in (*zip(order, operands), *named.items()) if value is not None}
-        known = [n for n in self._specs if n != "out"]
-        for name in given:
-            if name not in known:  # not require: making the words costs more than all other checks of a call
-                remedy = f"it takes {', '.join(known)}, alpha, beta, out"
-                raise InvalidInput(name, None, f"is no argument of {self.workload.key}", remedy)
-        for name in self.workload.inputs:
-            require(name in given, name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
-        return given
-
-    def _scalars(self, alpha: float | None, beta: float | None) -> dict[str, float]:
-        scalars = {}
-        for name, value, fixed in (("alpha", alpha, "1"), ("beta", beta, self.workload.beta)):
-            if getattr(self.workload, name) == "any":
-                given = (1.0 if name == "alpha" else 0.0) if value is None else value
-                scalars[name] = given if type(given) is float else arrays.number(name, given)
-            elif value is not None and value != float(fixed):
-                raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
-        return scalars
+        given = self._arguments.given(operands, named)
+        return self._emulate(given, self._arguments.scalars(alpha, beta), out)
 
     def _path(self, seen: Mapping[str, ArrayView]) -> CallPath:
         """How calls with arrays like ``seen`` go, which are checked; ``out`` is the last of them."""
@@ -264,7 +209,9 @@ class TunedKernel:
         guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
         device = device_of(target.pointer) if guess else target.device
         with on_device(device):
-            return CallPath(self._loaded(device), device, seen, self._names, self.workload.alignment, self._specs)
+            return CallPath(
+                self._loaded(device), device, seen, self._names, self.workload.alignment, self._arguments.specs
+            )
 
     def _loaded(self, device: int) -> tuple[Program, Workspaces]:
         with self._lock:
@@ -286,13 +233,8 @@ class TunedKernel:
             )
 
     def _on_host(self, given: Mapping[str, Any], scalars: Mapping[str, float], out: Any) -> Any:
-        require(
-            not driver.device_count(),
-            self.workload.inputs[0],
-            "a host array",
-            "is not in CUDA memory",
-            "copy the arrays to the GPU, or call kernel.emulate(...)",
-        )
+        if driver.device_count():
+            self._arguments.on_gpu(None)
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -308,11 +250,11 @@ class TunedKernel:
 
         host = {n: arrays.on_host(n, v) for n, v in given.items()}
         for name, array in host.items():
-            arrays.check(name, arrays.view(name, array), self._specs[name], self.workload.alignment)
+            self._arguments.check_host(name, array)
         if out is not None:
             arrays.check_writable("out", out)
-        result = allocate(self._specs["out"]) if out is None else arrays.on_host("out", out)
-        arrays.check("out", arrays.view("out", result), self._specs["out"], self.workload.alignment)
+        result = allocate(self._arguments.specs["out"]) if out is None else arrays.on_host("out", out)
+        self._arguments.check_host("out", result)
         buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
         if self.workload.beta != "0":
             buffers.setdefault("c", result)
@@ -323,14 +265,5 @@ class TunedKernel:
                 f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"
             )
         result[...] = report.arrays["out"].view(result.dtype).reshape(result.shape)
-        lead = self.workload.inputs[0]
+        lead = self._arguments.lead
         return arrays.from_host(result, arrays.view(lead, given[lead])) if out is None else out
-
-
-def _check_overlap(out: ArrayView, others: Mapping[str, ArrayView]) -> None:
-    start, end = arrays.span(out)
-    for name, array in others.items():
-        low, high = arrays.span(array)
-        same = (low, array.strides) == (start, out.strides) and name in ("c", "residual")
-        rule, remedy = f"overlaps {name}", "only c and residual may be the very array that out is"
-        require(same or low >= end or start >= high, "out", hex(start), rule, remedy)

@@ -16,6 +16,7 @@ from ..plan.size import Size, allowed
 from ..store.winner_set import WinnerSet
 from ..trial import MEASURED
 from . import arrays
+from .arguments import Arguments
 from .kernel import TunedKernel
 from .prepared import KEPT, BoundCall, Key, signature
 from .shared_code import SharedCode
@@ -36,7 +37,8 @@ class KernelSet:
         self.measured = winners.source == MEASURED
         self.template = ", ".join(dict.fromkeys(winners.kernels[r.kernel].template for r in winners.ranges))
         self._code = [SharedCode(winners.at(winners.most(i))) for i in range(len(winners.kernels))]
-        lead = self.workload.arrays()[self.workload.inputs[0]].shape
+        self._arguments = Arguments(self.workload)
+        lead = self._arguments.specs[self._arguments.lead].shape
         self._rank, self._axis = len(lead), next(i for i, extent in enumerate(lead) if isinstance(extent, Size))
         self._sizes: dict[int, TunedKernel] = {}
         self._routes: dict[Key, TunedKernel] = {}
@@ -101,9 +103,7 @@ class KernelSet:
 
     def _of(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> TunedKernel:
         """The kernel for a call's arrays: the first of them says the size."""
-        lead = self.workload.inputs[0]
-        first = operands[0] if operands else named.get(lead)
-        require(first is not None, lead, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
-        shape = arrays.view(lead, first).shape
+        lead = self._arguments.lead
+        shape = arrays.view(lead, self._arguments.first(operands, named)).shape
         require(len(shape) == self._rank, f"{lead}.shape", shape, f"has not {self._rank} dimensions")
         return self.at(allowed(self.winners.size, shape[self._axis]))

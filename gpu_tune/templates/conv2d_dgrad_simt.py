@@ -12,6 +12,7 @@ from __future__ import annotations
 from .base import Template
 from .lib.simt.backward import launch, seeds
 from .lib.simt.backward.constraints import CONSTRAINTS, pixels_are_indexed
+from .lib.simt.backward.derived import derive
 
 TEMPLATE: Template = Template(
     name="conv2d_dgrad_simt",
@@ -21,7 +22,7 @@ TEMPLATE: Template = Template(
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=lambda w, d: pixels_are_indexed(w),
-    derive=launch.derive,
+    derive=derive,
     resources=lambda c, w, d: launch.resources("conv2d_dgrad_simt", c, w, d),
     plan=lambda c, w, d: launch.plan("conv2d_dgrad_simt", c, w, d),
     default=lambda w, d: seeds.default(w, d, TEMPLATE),

@@ -9,7 +9,6 @@ adds them in order.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,12 +19,12 @@ from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
 from .lib import knobs
-from .lib.common import INDEX_LIMIT, derived_once
+from .lib.common import INDEX_LIMIT
 from .lib.simt import launch
 from .lib.simt.direct import seeds
 from .lib.simt.direct import tiles as tile
 from .lib.simt.direct.constraints import CONSTRAINTS
-from .lib.simt.direct.derived import Derived, derived
+from .lib.simt.direct.derived import derive
 
 KNOBS = (
     Knob("block_k", (1, 2, 4, 8, 16, 32, 64, 128), "output channels that a block computes"),
@@ -70,12 +69,6 @@ def supports(workload: Any, device: Device) -> bool | str:
     if max(workload.h, workload.w) + 2**20 > INDEX_LIMIT // 2:
         return "image sides beyond 2^30 are not indexed"
     return True
-
-
-@functools.lru_cache(maxsize=256)
-@derived_once
-def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
-    return derived(c, w)
 
 
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:

@@ -8,7 +8,6 @@ parts of K go to the workspace and a second kernel adds them in order, so result
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,11 +18,11 @@ from ..space.knob import Knob
 from ..workload import ITEMSIZE
 from .base import ResourceEstimate, Template
 from .lib import knobs
-from .lib.common import derived_once, matmul_walks
+from .lib.common import matmul_walks
 from .lib.simt import launch, seeds
 from .lib.simt import tiles as tile
 from .lib.simt.constraints import CONSTRAINTS
-from .lib.simt.derived import Derived, derived
+from .lib.simt.derived import derive
 
 KNOBS = (
     Knob("block_m", (16, 32, 64, 128, 256), "rows of C that a block computes"),
@@ -60,12 +59,6 @@ KNOBS = (
 )
 
 
-@functools.lru_cache(maxsize=256)
-@derived_once
-def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
-    return derived(config, w)
-
-
 def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
     """Rows (columns) of a thread that lie inside the matrix for at least one thread."""
     if extent >= block:
@@ -76,7 +69,7 @@ def _live(extent: int, block: int, lanes: int, piece: int, pieces: int) -> int:
 def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     """Threads, shared memory, accumulators and workspace of a config."""
     g = derive(c, w, device)
-    if g.layout.tiles_k > c["split_k"]:
+    if g.pipeline.steps > c["split_k"]:
         sums = tile.accumulators(c, w)
     else:  # one tile of K for each: scaled at once, and the compiler may finish one row of sums after the other
         sums = c["thread_m"] * c["thread_n"] if c["block_k"] > 8 else c["thread_n"]
@@ -85,10 +78,10 @@ def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
     live *= _live(w.n, c["block_n"], g.layout.lanes_n, g.layout.piece_n, c["interleave_n"])
     sums = sums * live // (c["thread_m"] * c["thread_n"])
     workspace = launch.workspace_bytes(c["split_k"], w, w.m * w.n)
-    depth = g.layout.per_part * c["block_k"] * ITEMSIZE[w.dtype]
+    depth = g.pipeline.per_part * c["block_k"] * ITEMSIZE[w.dtype]
     loop = MainLoop(
         "matmul_simt",
-        g.layout.per_part,
+        g.pipeline.per_part,
         macs=g.launch.threads * live * c["block_k"],
         tiles=(g.layout.tiles_m, g.layout.tiles_n, c["split_k"] * w.batch),
         reads=(c["block_m"] * depth, c["block_n"] * depth),

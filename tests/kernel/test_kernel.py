@@ -308,7 +308,7 @@ def test_a_good_call_makes_no_words(toy_winner, monkeypatch):
     """A workload's key takes longer to make than all else that a call does on the host."""
     kernel, given = TunedKernel(toy_winner()), inputs()
     monkeypatch.setattr(Matmul, "key", property(lambda w: pytest.fail("made for nothing")))
-    assert list(kernel._given((given["a"], given["b"]), {})) == ["a", "b"]
+    assert list(kernel._arguments.given((given["a"], given["b"]), {})) == ["a", "b"]
 
 
 class Recorder:

@@ -61,7 +61,7 @@ def test_no_function_of_the_library_returns_text() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in ("str", "list[str]")
     }
-    assert {f for f in found if not f.endswith("__str__")} == {"lib/mma/derived.py: sum_ctype"}  # int or float
+    assert {f for f in found if not f.endswith(("__str__", ": sum_ctype"))} == set()  # that is int or float
 
 
 def test_nobody_edits_device_code_by_replacement() -> None:

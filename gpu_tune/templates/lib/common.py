@@ -15,8 +15,8 @@ STATIC_LIMIT = 49152
 INDEX_LIMIT = 2**31 - 2**20
 """int indices reach up to here, with room for the last block's overhang."""
 
-derived_once = functools.lru_cache(maxsize=8)
-"""Decorates a family's derived values: source and launch plan of a config share them."""
+derived_once = functools.lru_cache(maxsize=256)
+"""Decorates a family's derived values: source, estimate and launch plan of a config share them."""
 
 
 def register_limit(threads: int, min_blocks: int, device: Device) -> int:

@@ -180,10 +180,6 @@ def split_fits(c: Mapping[str, Any], w: Any, device: Device) -> bool:
     return parts_fit(c["split_k"], tile.parts(c, w)[0], w.batch * w.m * w.n, device)
 
 
-def _shared(c: Mapping[str, Any], w: Any) -> int:
-    return sum(tile.shared_bytes(c, w))
-
-
 def vector_out(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
     """Whether one store takes ``vector_width_out`` of the results that a thread has side by side."""
     return stores(c["vector_width_out"], w, c["thread_n"] // c["interleave_n"], w.n, w.ldc)
@@ -224,7 +220,9 @@ CONSTRAINTS = (
     SHARED_TYPE,
     _cp_async_constraint("a"),
     _cp_async_constraint("b"),
-    shared_constraint("shared_memory_fits", _SHARED, _shared, "all stages fit into the shared memory of one block"),
+    shared_constraint(
+        "shared_memory_fits", _SHARED, tile.shared_bytes, "all stages fit into the shared memory of one block"
+    ),
     Constraint(
         "copies_fit",
         (*_THREADS, "block_k", "vector_width_a", "vector_width_b"),
@@ -249,7 +247,7 @@ CONSTRAINTS = (
         tile.threads,
         "accumulators, fragments and staged loads fit into the registers that a thread may have",
     ),
-    *min_blocks_constraints(_THREADS, tile.threads, _SHARED, _shared),
+    *min_blocks_constraints(_THREADS, tile.threads, _SHARED, tile.shared_bytes),
     band_constraint(tile.tiles),
     stages_useful("block_k", lambda c, w: tile.parts(c, w)[1]),
     split_constraint("block_k", "split_k", split_fits, "a tile of K"),

@@ -1,28 +1,118 @@
 """What follows from a config of matmul_simt, in the order in which it is derived; sources see one :class:`Derived`.
 
 :class:`Layout` says which results a block, a warp and a thread have, :class:`Storage` how operands move and where they
-lie, :class:`Pipeline` how the main loop runs, :class:`Launch` what is launched.
+lie, :class:`Pipeline` how the main loop runs, :class:`Launch` what is launched. Layout is matmul_simt's own; what else
+it shares with the families in ``direct`` and ``backward`` comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from ....cuda.device import Device
 from ....plan.size import upper
-from ..common import INDEX_LIMIT
+from ....workload import ITEMSIZE
+from ..common import INDEX_LIMIT, derived_once
 from ..derived import DerivedOf, SharedStorage
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS
-from .tiles import Operand, operand, shared_item
+from .tiles import shared_item
 
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """An operand's stages in shared memory: a block copies ``chunks`` of ``vector`` elements (``bytes``) into each.
+
+    ``pitch``, ``size``: elements from row to row and of a stage; ``elements``: of all stages. ``aligned``: a vector's
+    place there is aligned to its store. ``wide``: offsets in global memory need 64 bits.
+    """
+
+    vector: int
+    bytes: int
+    chunks: int
+    pitch: int
+    aligned: bool
+    size: int
+    elements: int
+    wide: bool
+
+    def __str__(self) -> str:
+        return f"{self.size} elements by {self.vector}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand(Staged):
+    """An operand of a product: ``block`` rows (of B: columns), whose tile has ``per_row`` vectors in a row.
+
+    The depth of the product runs along a row of the tile in global memory (``k_contiguous``) and in shared memory
+    (``k_inner``), or across the rows.
+    """
+
+    block: int
+    per_row: int
+    k_contiguous: bool
+    k_inner: bool
+
+    @property
+    def same_order(self) -> bool:
+        """Whether rows in shared memory are rows of the tile in global memory."""
+        return self.k_contiguous == self.k_inner
+
+
+OperandT = TypeVar("OperandT", bound=Operand)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles(SharedStorage, Generic[OperandT]):
+    """The operands' tiles in shared memory, all stages; B's start at byte ``b_offset``."""
+
+    a: OperandT
+    b: OperandT
+    b_offset: int
+
+    def __str__(self) -> str:
+        return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A main loop over ``steps`` tiles along the depth, ``per_part`` of them in each part of a split.
+
+    ``stages``: of the knob. ``sum_ctype``: what products are summed in, of the workload's dtype.
+    """
+
+    stages: int
+    steps: int
+    per_part: int
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.per_part} of {self.steps} k tiles a part, {self.stages} stages"
+
+    @property
+    def sum_ctype(self) -> str:
+        return "int" if self.dtype == "int8" else "float"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """``threads`` of a block, and of one of the second kernel; ``fold_batch``: more matrices than a grid's depth."""
+
+    threads: int
+    reduce_threads: int = REDUCE_THREADS
+    fold_batch: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads a block"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Tiles of the output and of K (``per_part`` of them a part), and the lanes of a warp that share its part.
+    """Tiles of the output and the lanes of a warp that share its part.
 
     A warp has ``lanes_m`` x ``lanes_n`` threads over ``warp_m`` rows, a block ``warps_n`` warps side by side; the rows
     and columns of a thread lie in pieces of ``piece_m`` and ``piece_n``. ``guard_*``: a tile may reach past the matrix.
@@ -30,8 +120,6 @@ class Layout:
 
     tiles_m: int
     tiles_n: int
-    tiles_k: int
-    per_part: int
     lanes_m: int
     lanes_n: int
     warp_m: int
@@ -52,14 +140,14 @@ class Layout:
 
     def __str__(self) -> str:
         warp = f"{self.lanes_m} x {self.lanes_n} lanes of {self.piece_m} x {self.piece_n}"
-        return f"{self.tiles_m} x {self.tiles_n} tiles, {self.per_part} of {self.tiles_k} along K a part, {warp}"
+        return f"{self.tiles_m} x {self.tiles_n} tiles, {warp}"
 
 
 def layout(c: Config, w: Any) -> Layout:
-    lanes_n = c["warp_n"] // c["thread_n"]
+    (tiles_m, tiles_n), lanes_n = tile.tiles(c, w), c["warp_n"] // c["thread_n"]
     return Layout(
-        *tile.tiles(c, w),
-        *tile.parts(c, w),
+        tiles_m=tiles_m,
+        tiles_n=tiles_n,
         lanes_m=32 // lanes_n,
         lanes_n=lanes_n,
         warp_m=32 // lanes_n * c["thread_m"],
@@ -71,81 +159,85 @@ def layout(c: Config, w: Any) -> Layout:
     )
 
 
-@dataclass(frozen=True)
-class Storage(SharedStorage):
-    """The operands' tiles in shared memory, all stages; B's start at byte ``b_offset``.
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Operand):
+    """An operand that is a matrix: ``ld``, ``matrix`` are elements of a row and of the whole."""
 
-    ``a_elements``, ``b_elements``: as they are stored there. ``wide_sum``: offsets in the workspace need 64 bits.
-    """
+    ld: int
+    matrix: int
 
-    a: Operand
-    b: Operand
-    b_offset: int
-    a_elements: int
-    b_elements: int
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(Tiles[Matrix]):
+    """Both matrices; ``wide_sum``: offsets of sums in the workspace need 64 bits."""
+
     wide_sum: bool
 
-    def __str__(self) -> str:
-        return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
+
+def operand(c: Config, w: Any, which: str) -> Matrix:
+    """Operand ``a`` or ``b``: its global order, its tile in shared memory and the width of the copies."""
+    block, vector = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"]
+    k_contiguous, (rows, pitch) = tile.along_k(w, which), tile.tile_shape(c, w, which)
+    shape, ld = (w.a_shape, w.lda) if which == "a" else (w.b_shape, w.ldb)
+    return Matrix(
+        block=block,
+        k_contiguous=k_contiguous,
+        k_inner=c[f"shared_{which}"] == "k_inner",
+        vector=vector,
+        bytes=vector * ITEMSIZE[w.dtype],
+        per_row=(c["block_k"] if k_contiguous else block) // vector,
+        chunks=block * c["block_k"] // vector,
+        pitch=pitch,
+        aligned=pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
+        size=rows * pitch,
+        elements=tile.operand_bytes(c, w, which) // shared_item(c, w),
+        wide=upper(shape[0]) * ld > INDEX_LIMIT,
+        ld=ld,
+        matrix=shape[0] * ld,
+    )
 
 
 def storage(c: Config, w: Any) -> Storage:
-    (a_bytes, b_bytes), item = tile.shared_bytes(c, w), shared_item(c, w)
     return Storage(
         a=operand(c, w, "a"),
         b=operand(c, w, "b"),
-        b_offset=a_bytes,
-        shared_bytes=a_bytes + b_bytes,
-        a_elements=a_bytes // item,
-        b_elements=b_bytes // item,
+        b_offset=tile.operand_bytes(c, w, "a"),
+        shared_bytes=tile.shared_bytes(c, w),
         wide_out=upper(w.m) * w.ldc > INDEX_LIMIT,
         wide_sum=upper(w.m) * w.n > INDEX_LIMIT,
     )
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """The main loop: ``stages`` of the knob, whether four products of bytes are summed at once (``dp4a``), and whether
-    every 128 elements of K have their scales (``block_scales``)."""
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Loop):
+    """The main loop; ``dp4a``: four products of bytes are summed at once; ``block_scales``: every 128 elements of K
+    have their scales."""
 
-    stages: int
     dp4a: bool
     block_scales: bool
-    sum_ctype: str
-
-    def __str__(self) -> str:
-        return f"{self.stages} stages, {'dp4a' if self.dp4a else 'single products'}"
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
     bytes_of_k = c["shared_type"] == "stored" and c["shared_a"] == c["shared_b"] == "k_inner"
+    steps, per_part = tile.parts(c, w)
     return Pipeline(
-        c["stages"],
+        stages=c["stages"],
+        steps=steps,
+        per_part=per_part,
+        dtype=w.dtype,
         dp4a=w.dtype == "int8" and bytes_of_k and c["fragment_k"] == 4,
         block_scales=w.scales == "block128",
-        sum_ctype="int" if w.dtype == "int8" else "float",
     )
 
 
-@dataclass(frozen=True)
-class Launch:
-    """``threads`` of a block, and of one of the second kernel; ``fold_batch``: more matrices than a grid's depth."""
-
-    threads: int
-    fold_batch: bool = False
-    reduce_threads: int = REDUCE_THREADS
-
-    def __str__(self) -> str:
-        return f"{self.threads} threads a block"
-
-
 def launch(c: Config, w: Any) -> Launch:
-    return Launch(tile.threads(c), w.batch > GRID_Z)
+    return Launch(threads=tile.threads(c), fold_batch=w.batch > GRID_Z)
 
 
 Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
-def derived(c: Config, w: Any) -> Derived:
+@derived_once
+def derive(c: Config, w: Any, device: Device) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
     return Derived(c, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....plan.size import upper
 from ....workload import ITEMSIZE
-from ..common import INDEX_LIMIT, ceil_div
+from ..common import ceil_div
 
 Config = Mapping[str, Any]
 WIDTHS = (1, 2, 4, 8, 16)
@@ -74,60 +72,6 @@ def along_k(w: Any, which: str) -> bool:
     return bool(w.layout["ab".index(which)] == ("n" if which == "a" else "t"))
 
 
-@dataclass(frozen=True)
-class Operand:
-    """How one operand moves: a ``block`` of its rows (A) or columns (B), ``chunks`` vectors of ``vector`` elements.
-
-    ``k_contiguous``: k runs along a row in memory; ``k_inner``: in shared memory, where rows are ``pitch`` elements
-    apart and a tile takes ``size``. ``per_row``: vectors in a row of the global tile. ``aligned``: a vector's place in
-    shared memory is aligned to its store. ``ld``, ``matrix``: elements of a row and of a matrix; ``wide``: more than
-    int indices reach.
-    """
-
-    k_contiguous: bool
-    k_inner: bool
-    block: int
-    vector: int
-    bytes: int
-    per_row: int
-    chunks: int
-    pitch: int
-    aligned: bool
-    size: int
-    ld: int
-    matrix: int
-    wide: bool
-
-    def __str__(self) -> str:
-        return f"{self.size} elements by {self.vector}"
-
-    @property
-    def same_order(self) -> bool:
-        return self.k_contiguous == self.k_inner
-
-
-def operand(c: Mapping[str, Any], w: Any, which: str) -> Operand:
-    """Operand ``a`` or ``b``: its global order, its tile in shared memory and the width of the copies."""
-    block, vector = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"]
-    k_contiguous, (rows, pitch) = along_k(w, which), tile_shape(c, w, which)
-    shape, ld = (w.a_shape, w.lda) if which == "a" else (w.b_shape, w.ldb)
-    return Operand(
-        k_contiguous,
-        c[f"shared_{which}"] == "k_inner",
-        block,
-        vector,
-        bytes=vector * ITEMSIZE[w.dtype],
-        per_row=(c["block_k"] if k_contiguous else block) // vector,
-        chunks=block * c["block_k"] // vector,
-        pitch=pitch,
-        aligned=pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
-        size=rows * pitch,
-        ld=ld,
-        matrix=shape[0] * ld,
-        wide=upper(shape[0]) * ld > INDEX_LIMIT,
-    )
-
-
 def tile_shape(c: Mapping[str, Any], w: Any, which: str) -> tuple[int, int]:
     """Rows of an operand's tile in shared memory, and elements from one row to the next."""
     block, item = c["block_m" if which == "a" else "block_n"], shared_item(c, w)
@@ -135,10 +79,14 @@ def tile_shape(c: Mapping[str, Any], w: Any, which: str) -> tuple[int, int]:
     return rows, columns + 4 * c[f"padding_{which}"] // item
 
 
-def shared_bytes(c: Mapping[str, Any], w: Any) -> tuple[int, int]:
-    """Bytes of A's tiles and of B's, all stages, each rounded up to 16 (compilers widen loads up to there)."""
-    a, b = (math.prod(tile_shape(c, w, which)) * shared_item(c, w) * c["stages"] for which in "ab")
-    return whole_vectors(a), whole_vectors(b)
+def operand_bytes(c: Mapping[str, Any], w: Any, which: str) -> int:
+    """Bytes of an operand's tiles, all stages, rounded up to 16: compilers widen loads up to there."""
+    return whole_vectors(math.prod(tile_shape(c, w, which)) * shared_item(c, w) * c["stages"])
+
+
+def shared_bytes(c: Mapping[str, Any], w: Any) -> int:
+    """Bytes of both operands' tiles."""
+    return operand_bytes(c, w, "a") + operand_bytes(c, w, "b")
 
 
 def copies(c: Mapping[str, Any]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ....cuda.device import Device
 from ....reference import Numerics
 from ....reference import winograd as matrices
 from ....workload import Matmul
+from ..derived import DerivedOf
 from .constraints import STORE_EPS
 from .tiles import Inner, Tiling
 
@@ -99,20 +100,13 @@ def launch(name: str, c: Config) -> Launch:
     return Launch(name, int(c["transform_threads"]))
 
 
-@dataclass(frozen=True)
-class Derived:
-    """All that the source sees as ``launch``."""
-
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
+Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(name: str, c: Config, w: Any, device: Device, inner: Inner) -> Derived:
     """Layout, storage, pipeline and launch of the family ``name``, in this order."""
     tiles = layout(c, w)
-    return Derived(tiles, storage(w), pipeline(c, w, device, tiles, inner), launch(name, c))
+    return Derived(c, tiles, storage(w), pipeline(c, w, device, tiles, inner), launch(name, c))
 
 
 def numerics(c: Config, w: Any, inner: Inner) -> Numerics:

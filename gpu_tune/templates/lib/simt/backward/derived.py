@@ -1,4 +1,4 @@
-"""What follows from a config of the gradients, in the order in which it is derived; sources see :class:`.DerivedOf`."""
+"""What follows from a config of the gradients, in the order in which it is derived; sources see :class:`Derived`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .....cuda.device import Device
 from .....space import knob
 from .....workload import ITEMSIZE
-from ...common import INDEX_LIMIT, ceil_div
-from ...derived import DerivedOf, SharedStorage
+from ...common import INDEX_LIMIT, ceil_div, derived_once
+from ...derived import DerivedOf
 from ...phases import Phases, phases
-from ..derived import Launch
+from ..derived import Launch, Loop, Operand, Tiles
 from . import tiles as tile
 
 Config = Mapping[str, Any]
@@ -73,64 +74,38 @@ def layout(c: Config, w: Any) -> Layout:
     )
 
 
-@dataclass(frozen=True)
-class Operand:
-    """How an operand moves: ``chunks`` vectors of ``vector`` elements, ``count`` of them a thread, into rows of
-    ``pitch`` elements in shared memory, one for each of the depth; ``size`` elements a stage, ``elements`` in all.
+@dataclass(frozen=True, kw_only=True)
+class Gathered(Operand):
+    """An operand that is gathered as it is read; a thread copies ``count`` vectors.
 
-    ``along_depth``: vectors and neighbouring threads run along the depth, ``per_row`` vectors; else along the rows (or
-    columns). ``aligned``: a vector's place is aligned to its store. ``wide``: offsets need 64 bits. In shared
-    memory the depth is never innermost (``k_inner``).
+    In shared memory rows run along the block's rows (or columns), one for each of the depth: never ``k_inner``.
     """
 
-    block: int
-    along_depth: bool
-    vector: int
-    bytes: int
-    chunks: int
     count: int
-    per_row: int
-    pitch: int
-    aligned: bool
-    size: int
-    elements: int
-    wide: bool
-    k_inner: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.size} elements by {self.vector}"
 
 
-def operand(c: Config, w: Any, which: str) -> Operand:
+Storage = Tiles[Gathered]
+
+
+def operand(c: Config, w: Any, which: str) -> Gathered:
     block, v, pitch = c["block_m" if which == "a" else "block_n"], c[f"vector_width_{which}"], tile.pitch(c, which)
-    along_depth, chunks = tile.along_depth(w, which), block * c["block_k"] // v
+    k_contiguous, chunks = tile.along_depth(w, which), block * c["block_k"] // v
     source = w.arrays()[w.inputs["ab".index(which)]]
-    return Operand(
-        block,
-        along_depth,
-        v,
+    return Gathered(
+        block=block,
+        k_contiguous=k_contiguous,
+        k_inner=False,
+        vector=v,
         bytes=v * ITEMSIZE[w.dtype],
+        per_row=(c["block_k"] if k_contiguous else block) // v,
         chunks=chunks,
-        count=ceil_div(chunks, tile.threads(c)),
-        per_row=(c["block_k"] if along_depth else block) // v,
         pitch=pitch,
         aligned=pitch % 4 == 0,
         size=pitch * c["block_k"],
         elements=tile.operand_bytes(c, which) // 4,
         wide=source.span > INDEX_LIMIT,
+        count=ceil_div(chunks, tile.threads(c)),
     )
-
-
-@dataclass(frozen=True)
-class Storage(SharedStorage):
-    """Both operands; B's stages start at byte ``b_offset``."""
-
-    a: Operand
-    b: Operand
-    b_offset: int
-
-    def __str__(self) -> str:
-        return f"{self.a} and {self.b}, {self.shared_bytes} bytes of shared memory"
 
 
 def storage(c: Config, w: Any) -> Storage:
@@ -143,38 +118,31 @@ def storage(c: Config, w: Any) -> Storage:
     )
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """``steps`` tiles along the depth (of the phase with most taps), ``per_part`` of them in a part of a split.
+@dataclass(frozen=True, kw_only=True)
+class Pipeline(Loop):
+    """The main loop over tiles of the depth (of the phase with most taps); ``chunks``: tiles of output channels for
+    each filter tap of a dgrad. Elements are multiplied one by one, whatever the dtype: no ``dp4a``."""
 
-    ``chunks``: tiles of output channels for each filter tap of a dgrad.
-    """
-
-    steps: int
-    per_part: int
     chunks: int
-    sum_ctype: str
     dp4a: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.per_part} of {self.steps} k tiles a part"
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
-    chunks, sum_ctype = ceil_div(tile.channels(w)[1], c["block_k"]), "int" if w.dtype == "int8" else "float"
-    return Pipeline(*tile.parts(c, w), chunks, sum_ctype)
+    (steps, per_part), chunks = tile.parts(c, w), ceil_div(tile.channels(w)[1], c["block_k"])
+    return Pipeline(stages=c["stages"], steps=steps, per_part=per_part, dtype=w.dtype, chunks=chunks)
 
 
 def launch(c: Config, w: Any) -> Launch:
-    return Launch(tile.threads(c))
+    return Launch(threads=tile.threads(c))
 
 
 Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
-def derived(c: Config, w: Any) -> Derived:
-    """Layout, storage, pipeline and launch, in this order; the config with what is no choice here but a knob of
+@derived_once
+def derive(c: Config, w: Any, device: Device) -> Derived:
+    """Layout, storage, pipeline and launch, in this order; the config gets what is no choice here but a knob of
     matmul_simt, whose multiply-adds these are."""
     pieces = {f"interleave_{x}": c[f"thread_{x}"] // tile.piece(c, x) for x in "mn"}
-    config = knob.Config(**{**c, **pieces, "shared_type": "wide", "fragment_k": 1})
-    return Derived(config, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
+    complete = knob.Config(**{**c, **pieces, "shared_type": "wide", "fragment_k": 1})
+    return Derived(complete, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,11 +13,10 @@ from .....space.knob import Knob
 from .....workload import ITEMSIZE
 from ....base import ResourceEstimate
 from ... import knobs as shared
-from ...common import derived_once
 from ...phases import phases
 from .. import launch
 from . import tiles as tile
-from .derived import Derived, derived
+from .derived import derive
 
 
 def knobs(rows: str, columns: str, depth: str) -> tuple[Knob, ...]:
@@ -42,12 +40,6 @@ def knobs(rows: str, columns: str, depth: str) -> tuple[Knob, ...]:
         shared.SPLIT_K,
         shared.MIN_BLOCKS,
     )
-
-
-@functools.lru_cache(maxsize=256)
-@derived_once
-def derive(c: Mapping[str, Any], w: Any, device: Device) -> Derived:
-    return derived(c, w)
 
 
 def resources(name: str, c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:

@@ -1,4 +1,4 @@
-"""What follows from a config of conv2d_direct, in the order in which it is derived; sources see :class:`.DerivedOf`."""
+"""What follows from a config of conv2d_direct, in the order in which it is derived; sources see :class:`Derived`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .....cuda.device import Device
 from .....plan.size import upper
 from .....workload import ITEMSIZE
-from ...common import INDEX_LIMIT
+from ...common import INDEX_LIMIT, derived_once
 from ...derived import DerivedOf, SharedStorage
-from ..derived import Launch
+from ..derived import Launch, Loop, Staged
 from ..tiles import shared_item
 from . import tiles as tile
 
 Config = Mapping[str, Any]
+Pipeline = Loop
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,16 @@ def layout(c: Config, w: Any) -> Layout:
     )
 
 
-@dataclass(frozen=True)
-class Staged:
-    """An operand's stages in shared memory: a block copies ``chunks`` of ``vector`` elements (``bytes``) into each.
+@dataclass(frozen=True, kw_only=True)
+class Operand(Staged):
+    """The patch or the filters; ``staged``: whether they pass through shared memory, or threads read where they lie.
 
-    ``staged``: whether there are any, or threads read where it lies. ``c_inner``: channels are innermost there.
-    ``pitch``, ``size``: elements from row to row and of a stage; ``elements``: of all stages, which start at byte
-    ``offset``. ``aligned``: rows there are as aligned as vectors. ``wide``: offsets in global memory need 64 bits.
+    ``c_inner``: channels are innermost in shared memory, where the stages start at byte ``offset``.
     """
 
     staged: bool
     c_inner: bool
-    chunks: int
-    vector: int
-    bytes: int
-    aligned: bool
-    pitch: int
-    size: int
-    elements: int
     offset: int
-    wide: bool
 
 
 @dataclass(frozen=True)
@@ -101,13 +93,13 @@ class Patch:
     columns_outside: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Storage(SharedStorage):
     """The patch ``x`` and the filters ``w`` in shared memory."""
 
     patch: Patch
-    x: Staged
-    w: Staged
+    x: Operand
+    w: Operand
 
     def __str__(self) -> str:
         size = f"{self.patch.rows} x {self.patch.columns}"
@@ -132,7 +124,7 @@ def patch(c: Config, w: Any) -> Patch:
 def storage(c: Config, w: Any) -> Storage:
     area, (cg, kg), item = patch(c, w), tile.channels(w), shared_item(c, w)
     vx, vw = c["vector_width_x"], c["vector_width_w"]
-    x = Staged(
+    x = Operand(
         staged=c["stage_x"] == "shared",
         c_inner=c["shared_x"] == "c_inner",
         chunks=c["block_c"] * area.rows * area.columns // vx,
@@ -145,7 +137,7 @@ def storage(c: Config, w: Any) -> Storage:
         offset=0,
         wide=w.c * w.h * w.w > INDEX_LIMIT,
     )
-    filters = Staged(
+    filters = Operand(
         staged=c["stage_w"] == "shared",
         c_inner=c["shared_w"] == "c_inner",
         chunks=c["block_k"] * c["block_c"] * w.r * w.s // vw,
@@ -158,34 +150,29 @@ def storage(c: Config, w: Any) -> Storage:
         offset=tile.x_bytes(c, w),
         wide=kg * cg * w.r * w.s > INDEX_LIMIT,
     )
-    return Storage(tile.shared_bytes(c, w), upper(tile.outputs(w)) > INDEX_LIMIT, area, x, filters)
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """The main loop takes ``steps`` k tiles of input channels, ``per_part`` of them in each part of a split K, through
-    ``stages`` of the knob."""
-
-    stages: int
-    steps: int
-    per_part: int
-    sum_ctype: str
-
-    def __str__(self) -> str:
-        return f"{self.per_part} of {self.steps} k tiles a part"
+    return Storage(
+        patch=area,
+        x=x,
+        w=filters,
+        shared_bytes=tile.shared_bytes(c, w),
+        wide_out=upper(tile.outputs(w)) > INDEX_LIMIT,
+    )
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
-    return Pipeline(c["stages"], *tile.parts(c, w), sum_ctype="int" if w.dtype == "int8" else "float")
+    """The main loop over k tiles of input channels."""
+    steps, per_part = tile.parts(c, w)
+    return Pipeline(stages=c["stages"], steps=steps, per_part=per_part, dtype=w.dtype)
 
 
 def launch(c: Config, w: Any) -> Launch:
-    return Launch(tile.threads(c))
+    return Launch(threads=tile.threads(c))
 
 
 Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
-def derived(c: Config, w: Any) -> Derived:
+@derived_once
+def derive(c: Config, w: Any, device: Device) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
     return Derived(c, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
