@@ -29,6 +29,15 @@ void binary16(Warp& w, const Instr& i, u32 m) {
   write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(u16(Op::f(T(a[l]), T(b[l])))); });
 }
 
+// What f says lane by lane, of operands a, b and c (0 where there is none).
+template <class T, T (*f)(const Instr&, T, T, T)>
+void each(Warp& w, const Instr& i, u32 m) {
+  static const T none[32] = {};
+  auto at = [&](int slot) { return slot < 0 ? none : reg<T>(w, slot); };
+  const T *a = at(i.a), *b = at(i.b), *c = at(i.c);
+  write_lanes<T>(w, i.dst, m, [=, &i](int l) { return f(i, a[l], b[l], c[l]); });
+}
+
 #define UNARY(name, expression) struct name { template <class T> static T f(T a) { return T(expression); } };
 #define BINARY(name, expression) struct name { template <class T> static T f(T a, T b) { return T(expression); } };
 #define TERNARY(name, expression) struct name { template <class T> static T f(T a, T b, T c) { return T(expression); } };

@@ -9,7 +9,7 @@ namespace {
 
 BINARY(Add, a + b) BINARY(Sub, a - b) BINARY(Mul, a * b)
 BINARY(Min, b < a ? b : a) BINARY(Max, a < b ? b : a) BINARY(Div, a / b)
-UNARY(Neg, T(0) - a) UNARY(FloatNeg, -a) UNARY(Abs, a < T(0) ? T(0) - a : a) UNARY(FloatAbs, std::fabs(a))
+UNARY(Neg, T(std::make_unsigned_t<T>(0) - std::make_unsigned_t<T>(a))) UNARY(FloatNeg, -a) UNARY(Abs, a < T(0) ? T(0) - a : a) UNARY(FloatAbs, std::fabs(a))
 UNARY(Rcp, T(1) / a) UNARY(Sqrt, std::sqrt(a)) UNARY(Rsqrt, T(1) / std::sqrt(a))
 UNARY(Ex2, std::exp2(a)) UNARY(Lg2, std::log2(a)) UNARY(Sin, std::sin(a)) UNARY(Cos, std::cos(a)) UNARY(Tanh, std::tanh(a))
 TERNARY(Mad, a * b + c) TERNARY(Fma, std::fma(a, b, c))
@@ -29,20 +29,17 @@ struct IntRem {
     return T(a % b);
   }
 };
-struct MulHi {
-  static u32 f(u32 a, u32 b) { return u32(u64(a) * b >> 32); }
-  static s32 f(s32 a, s32 b) { return s32(s64(a) * b >> 32); }
-  static u64 f(u64 a, u64 b) { return u64((unsigned __int128)a * b >> 64); }
-  static s64 f(s64 a, s64 b) { return s64((__int128)a * b >> 64); }
-};
-struct MulHi16 { template <class T> static s32 f(T a, T b) { return (s32(a) * s32(b)) >> 16; } };
+template <class T> struct Doubled;
+template <> struct Doubled<u16> { using type = u32; };
+template <> struct Doubled<s16> { using type = s32; };
+template <> struct Doubled<u32> { using type = u64; };
+template <> struct Doubled<s32> { using type = s64; };
+template <> struct Doubled<u64> { using type = unsigned __int128; };
+template <> struct Doubled<s64> { using type = __int128; };
+struct MulHi { template <class T> static T f(T a, T b) { return T(typename Doubled<T>::type(a) * b >> 8 * sizeof(T)); } };
 template <class Hi> struct MadHi { template <class T> static T f(T a, T b, T c) { return T(Hi::f(a, b) + c); } };
-struct SaturatingAdd { static s32 f(s32 a, s32 b) {
-  s64 r = s64(a) + b;
-  return s32(std::clamp<s64>(r, INT32_MIN, INT32_MAX)); } };
-struct SaturatingSub { static s32 f(s32 a, s32 b) {
-  s64 r = s64(a) - b;
-  return s32(std::clamp<s64>(r, INT32_MIN, INT32_MAX)); } };
+s32 saturated(s64 x) { return s32(std::clamp<s64>(x, INT32_MIN, INT32_MAX)); }
+BINARY(SaturatingAdd, saturated(s64(a) + b)) BINARY(SaturatingSub, saturated(s64(a) - b))
 // add, sub, mad with .cc (the carry goes to the thread's condition code) and addc, subc, madc (it is added)
 constexpr int kCarryIn = 1, kCarryOut = 2;
 template <class T>
@@ -61,50 +58,32 @@ void extended(Warp& w, const Instr& i, u32 m) {
     if (i.flags & kCarryOut) w.carry = (w.carry & ~(1u << l)) | u32(r >> bits & 1) << l;
   });
 }
-template <class T, class W>
-void mul_wide(Warp& w, const Instr& i, u32 m) {
+template <class T>
+void mad_wide(Warp& w, const Instr& i, u32 m) {      // mul.wide, and mad.wide, which has a c
+  using W = typename Doubled<T>::type;
+  static const W none[32] = {};
   const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  write_lanes<W>(w, i.dst, m, [=](int l) { return W(W(T(a[l])) * W(T(b[l]))); });
-}
-template <class T, class W>
-void mad_wide(Warp& w, const Instr& i, u32 m) {
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  const W* c = reg<W>(w, i.c);
+  const W* c = i.c < 0 ? none : reg<W>(w, i.c);
   write_lanes<W>(w, i.dst, m, [=](int l) { return W(W(T(a[l])) * W(T(b[l])) + c[l]); });
 }
 // 24-bit operands: bits 31..0 (lo) or 47..16 (hi) of the product, plus c
 template <class T>
-void mul24(Warp& w, const Instr& i, u32 m) {
-  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
-  const T* c = i.c >= 0 ? reg<T>(w, i.c) : nullptr;
-  write_lanes<T>(w, i.dst, m, [=](int l) {
-    s64 x = T(u32(a[l]) << 8) >> 8, y = T(u32(b[l]) << 8) >> 8, part = i.op ? x * y >> 16 : x * y;
-    s64 sum = s64(T(part)) + (c ? s64(c[l]) : 0);
-    return T(i.flags ? std::clamp<s64>(sum, INT32_MIN, INT32_MAX) : sum);
-  });
+T mul24(const Instr& i, T a, T b, T c) {
+  const s64 x = T(u32(a) << 8) >> 8, y = T(u32(b) << 8) >> 8, sum = s64(T(i.op ? x * y >> 16 : x * y)) + s64(c);
+  return T(i.flags ? saturated(sum) : sum);
 }
-template <class T>
-void mad16(Warp& w, const Instr& i, u32 m) {
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b), *c = reg<u32>(w, i.c);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(u16(a[l] * b[l] + c[l])); });
+u32 mad16(const Instr&, u32 a, u32 b, u32 c) { return u32(u16(a * b + c)); }
+u32 dot_product(const Instr& i, u32 a, u32 b, u32 sum) {   // dp4a, dp2a
+  auto byte = [](u32 v, int q, bool sign) { return sign ? s32(s8(v >> 8 * q)) : s32(u8(v >> 8 * q)); };
+  auto half = [](u32 v, int q, bool sign) { return sign ? s32(s16(v >> 16 * q)) : s32(u16(v >> 16 * q)); };
+  bool sa = i.type == Type::S32, sb = i.type2 == Type::S32;
+  if (i.op == 0) for (int q = 0; q < 4; ++q) sum += u32(byte(a, q, sa) * byte(b, q, sb));
+  else for (int q = 0; q < 2; ++q) sum += u32(half(a, q, sa) * byte(b, q + 2 * i.mode, sb));
+  return sum;
 }
-void dot_product(Warp& w, const Instr& i, u32 m) {   // dp4a, dp2a
-  for_lanes(m, [&](int l) {
-    u32 a = reg<u32>(w, i.a)[l], b = reg<u32>(w, i.b)[l], sum = reg<u32>(w, i.c)[l];
-    auto byte = [](u32 v, int q, bool sign) { return sign ? s32(s8(v >> 8 * q)) : s32(u8(v >> 8 * q)); };
-    auto half = [](u32 v, int q, bool sign) { return sign ? s32(s16(v >> 16 * q)) : s32(u16(v >> 16 * q)); };
-    bool sa = i.type == Type::S32, sb = i.type2 == Type::S32;
-    if (i.op == 0) for (int q = 0; q < 4; ++q) sum += u32(byte(a, q, sa) * byte(b, q, sb));
-    else for (int q = 0; q < 2; ++q) sum += u32(half(a, q, sa) * byte(b, q + 2 * i.mode, sb));
-    reg<u32>(w, i.dst)[l] = sum;
-  });
-}
-void sad(Warp& w, const Instr& i, u32 m) {
-  for_lanes(m, [&](int l) {
-    s64 a = i.type == Type::S32 ? s64(reg<s32>(w, i.a)[l]) : s64(reg<u32>(w, i.a)[l]);
-    s64 b = i.type == Type::S32 ? s64(reg<s32>(w, i.b)[l]) : s64(reg<u32>(w, i.b)[l]);
-    reg<u32>(w, i.dst)[l] = reg<u32>(w, i.c)[l] + u32(a < b ? b - a : a - b);
-  });
+u32 sad(const Instr& i, u32 x, u32 y, u32 sum) {
+  const s64 a = i.type == Type::S32 ? s64(s32(x)) : s64(x), b = i.type == Type::S32 ? s64(s32(y)) : s64(y);
+  return sum + u32(a < b ? b - a : a - b);
 }
 
 // ---- floats with rounding, .ftz and .sat --------------------------------------------------------------------------------
@@ -209,10 +188,8 @@ void float_pairs(Warp& w, const Instr& i, u32 m) {
     reg<u64>(w, i.dst)[l] = r;
   });
 }
-void copysign_op(Warp& w, const Instr& i, u32 m) {   // copysign.f32 d, a, b: sign of a, magnitude of b
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return (a[l] & 0x80000000u) | (b[l] & 0x7FFFFFFFu); });
-}
+// copysign.f32 d, a, b: sign of a, magnitude of b
+u32 copy_sign(const Instr&, u32 a, u32 b, u32) { return (a & 0x80000000u) | (b & 0x7FFFFFFFu); }
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------------
 // add, sub, mul, fma, div, min, max, neg, abs and the transcendental functions on floats. `exact` is the handler used when
@@ -273,29 +250,21 @@ void decode_add_like(Decoder& d, Instr& i) {
   else i.run = integer_handler<IntOp>(t);
   operands(d, i, register_width(t), 2);
 }
+void decode_wide(Decoder& d, Instr& i, bool add) {
+  const int wide = type_size(i.type) == 4 ? 8 : 4;
+  i.dst = d.destination(wide), i.a = d.source(4), i.b = d.source(4);
+  if (add) i.c = d.source(wide);
+  i.run = i.type == Type::U32 ? mad_wide<u32> : i.type == Type::S32 ? mad_wide<s32> : i.type == Type::U16 ? mad_wide<u16>
+          : i.type == Type::S16 ? mad_wide<s16> : Handler(nullptr);
+}
 void decode_mul(Decoder& d, Instr& i) {
   Type t = d.type();
   if (is_float(t) || is_half(t) || t == Type::F32x2) return decode_float(d, i, t, kMul, 2, binary<float, Mul>, binary<double, Mul>);
   int part = d.choose({"lo", "hi", "wide"}, 0);
   i.type = t;
-  if (part == 2) {
-    i.dst = d.destination(type_size(t) == 4 ? 8 : 4);
-    i.a = d.source(4), i.b = d.source(4);
-    i.run = t == Type::U32 ? mul_wide<u32, u64> : t == Type::S32 ? mul_wide<s32, s64> : t == Type::U16 ? mul_wide<u16, u32>
-            : t == Type::S16 ? mul_wide<s16, s32> : Handler(nullptr);
-    return;
-  }
+  if (part == 2) return decode_wide(d, i, false);
   operands(d, i, register_width(t), 2);
-  if (part == 0) i.run = integer_handler<Mul>(t);
-  else switch (t) {
-    case Type::U32: i.run = binary<u32, MulHi>; break;
-    case Type::S32: i.run = binary<s32, MulHi>; break;
-    case Type::U64: i.run = binary<u64, MulHi>; break;
-    case Type::S64: i.run = binary<s64, MulHi>; break;
-    case Type::U16: i.run = binary16<u16, MulHi16>; break;
-    case Type::S16: i.run = binary16<s16, MulHi16>; break;
-    default: break;
-  }
+  i.run = part ? integer_handler<MulHi>(t) : integer_handler<Mul>(t);
 }
 void decode_fma(Decoder& d, Instr& i) {
   Type t = d.type();
@@ -307,17 +276,10 @@ void decode_mad(Decoder& d, Instr& i) {
   if (is_float(t)) return decode_float(d, i, t, kFma, 3, ternary<float, Fma>, ternary<double, Fma>);
   int part = d.choose({"lo", "hi", "wide"}, -1);
   i.type = t;
-  if (part == 2) {
-    int wide = type_size(t) == 4 ? 8 : 4;
-    i.dst = d.destination(wide);
-    i.a = d.source(4), i.b = d.source(4), i.c = d.source(wide);
-    i.run = t == Type::U32 ? mad_wide<u32, u64> : t == Type::S32 ? mad_wide<s32, s64> : t == Type::U16 ? mad_wide<u16, u32>
-            : t == Type::S16 ? mad_wide<s16, s32> : Handler(nullptr);
-    return;
-  }
+  if (part == 2) return decode_wide(d, i, true);
   operands(d, i, register_width(t), 3);
   switch (t) {
-    case Type::U16: case Type::S16: i.run = part ? Handler(nullptr) : mad16<u16>; break;
+    case Type::U16: case Type::S16: i.run = part ? Handler(nullptr) : each<u32, mad16>; break;
     case Type::U32: i.run = part ? ternary<u32, MadHi<MulHi>> : ternary<u32, Mad>; break;
     case Type::S32: i.run = part ? ternary<s32, MadHi<MulHi>> : ternary<u32, Mad>; break;
     case Type::U64: i.run = part ? ternary<u64, MadHi<MulHi>> : ternary<u64, Mad>; break;
@@ -331,41 +293,18 @@ void decode_mul24(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::U32, Type::S32});
   if (add && i.op && i.type == Type::S32) i.flags = d.take("sat");
   operands(d, i, 4, add ? 3 : 2);
-  i.run = i.type == Type::U32 ? mul24<u32> : mul24<s32>;
-}
-void decode_div(Decoder& d, Instr& i) {
-  Type t = d.type();
-  if (is_float(t)) return decode_float(d, i, t, kDiv, 2, binary<float, Div>, binary<double, Div>);
-  i.type = t, i.run = integer_handler<IntDiv>(t);
-  operands(d, i, register_width(t), 2);
+  i.run = i.type == Type::U32 ? each<u32, mul24<u32>> : each<s32, mul24<s32>>;
 }
 void decode_rem(Decoder& d, Instr& i) {
   i.type = d.type(), i.run = integer_handler<IntRem>(i.type);
   operands(d, i, register_width(i.type), 2);
 }
-template <bool kIsMin>
-void decode_min_max(Decoder& d, Instr& i) {
+template <class IntOp, class FloatOpT, int kOp>
+void decode_sign(Decoder& d, Instr& i) {        // neg, abs
   Type t = d.type();
-  if (is_float(t) || is_half(t)) {
-    if (kIsMin) return decode_float(d, i, t, kMin, 2, binary<float, FloatMin>, binary<double, FloatMin>);
-    return decode_float(d, i, t, kMax, 2, binary<float, FloatMax>, binary<double, FloatMax>);
-  }
-  i.type = t, i.run = kIsMin ? integer_handler<Min>(t) : integer_handler<Max>(t);
-  if (d.take("relu")) d.refuse("modifier .relu is not supported");
-  operands(d, i, register_width(t), 2);
-}
-void decode_neg(Decoder& d, Instr& i) {
-  Type t = d.type();
-  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kNeg, 1, unary<float, FloatNeg>, unary<double, FloatNeg>);
+  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kOp, 1, unary<float, FloatOpT>, unary<double, FloatOpT>);
   i.type = t;
-  i.run = type_size(t) == 8 ? unary<u64, Neg> : unary<u32, Neg>;
-  operands(d, i, register_width(t), 1);
-}
-void decode_abs(Decoder& d, Instr& i) {
-  Type t = d.type();
-  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kAbs, 1, unary<float, FloatAbs>, unary<double, FloatAbs>);
-  i.type = t;
-  i.run = t == Type::S32 ? unary<s32, Abs> : t == Type::S64 ? unary<s64, Abs> : Handler(nullptr);
+  if (kOp == kNeg || t == Type::S32 || t == Type::S64) i.run = type_size(t) == 8 ? unary<s64, IntOp> : unary<s32, IntOp>;
   operands(d, i, register_width(t), 1);
 }
 template <class Op, int kOp>
@@ -378,17 +317,17 @@ void decode_dp(Decoder& d, Instr& i) {
   if (i.op) i.mode = d.choose({"lo", "hi"}, -1);
   i.type = d.type_in({Type::U32, Type::S32}), i.type2 = d.type_in({Type::U32, Type::S32});
   operands(d, i, 4, 3);
-  i.run = dot_product;
+  i.run = each<u32, dot_product>;
 }
 void decode_sad(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::U32, Type::S32});
   operands(d, i, 4, 3);
-  i.run = sad;
+  i.run = each<u32, sad>;
 }
 void decode_copysign(Decoder& d, Instr& i) {
   d.type_in({Type::F32});
   operands(d, i, 4, 2);
-  i.run = copysign_op;
+  i.run = each<u32, copy_sign>;
 }
 
 }  // namespace
@@ -396,8 +335,9 @@ void decode_copysign(Decoder& d, Instr& i) {
 void register_arithmetic() {
   register_opcodes({{"add", decode_add_like<Add, Add, kAdd>}, {"sub", decode_add_like<Sub, Sub, kSub>},
                     {"addc subc madc", decode_extended}, {"mul", decode_mul}, {"mul24 mad24", decode_mul24},
-                    {"fma", decode_fma}, {"mad", decode_mad}, {"div", decode_div}, {"rem", decode_rem},
-                    {"min", decode_min_max<true>}, {"max", decode_min_max<false>}, {"neg", decode_neg}, {"abs", decode_abs},
+                    {"fma", decode_fma}, {"mad", decode_mad}, {"div", decode_add_like<IntDiv, Div, kDiv>}, {"rem", decode_rem},
+                    {"min", decode_add_like<Min, FloatMin, kMin>}, {"max", decode_add_like<Max, FloatMax, kMax>},
+                    {"neg", decode_sign<Neg, FloatNeg, kNeg>}, {"abs", decode_sign<Abs, FloatAbs, kAbs>},
                     {"rcp", decode_function<Rcp, kRcp>}, {"sqrt", decode_function<Sqrt, kSqrt>},
                     {"rsqrt", decode_function<Rsqrt, kRsqrt>}, {"ex2", decode_function<Ex2, kEx2>},
                     {"lg2", decode_function<Lg2, kLg2>}, {"sin", decode_function<Sin, kSin>},

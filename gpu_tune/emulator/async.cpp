@@ -127,8 +127,7 @@ void decode_cp(Decoder& d, Instr& i) {
   if (i.imm != 16 && (cg || (i.imm != 4 && i.imm != 8))) d.refuse("this copy size is not supported");
   if (d.left() > size_t(hint)) {
     Operand o = d.peek();
-    bool negated = false;
-    if (o.kind == Operand::Register && o.width == 1) i.c = d.predicate(&negated), i.flags = negated;
+    if (o.kind == Operand::Register && o.width == 1) i.c = d.predicate(i.flags, 1);
     else i.a = d.source(4);
   }
   if (hint) d.source(8);
@@ -187,12 +186,7 @@ void land(Cluster& c, size_t which) {
                  {&w, kAnyLane, agent, &clock, t.kind != Transfer::Value, "asynchronous copy write", t.reduction >= 0, 0, true});
     if (t.kind == Transfer::Value) {
       if (t.reduction < 0) memcpy(shared + t.destination, t.value.data(), t.bytes);
-      else {
-        u64 old = 0, operand = 0;
-        memcpy(&old, shared + t.destination, t.bytes), memcpy(&operand, t.value.data(), t.bytes);
-        old = combine_atomic(t.reduction, t.type, old, operand, 0);
-        memcpy(shared + t.destination, &old, t.bytes);
-      }
+      else reduce_at(shared + t.destination, t.value.data(), t.reduction, t.type);
     } else land_bulk(w, t);
   }
   b.arriving.join(clock);

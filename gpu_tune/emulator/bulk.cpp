@@ -29,7 +29,7 @@ u32 swizzled(u32 address, int span) {       // XOR of the 16-byte chunk with the
 }
 
 // ---- tensor maps ----------------------------------------------------------------------------------------------------------------
-const TensorMap& tensor_map(Warp& w, u64 address) {
+const TensorMap& tensor_map(Warp& w, u64 address, int rank, bool im2col) {      // of a copy of that form
   Machine& m = *w.machine;
   const u64 at = address - kParamWindow;
   const bool parameter = address >= kParamWindow;
@@ -42,13 +42,21 @@ const TensorMap& tensor_map(Warp& w, u64 address) {
   if (p) memcpy(&magic, p, 8), memcpy(&index, p + 8, 8);
   if (magic != 0x70616d726f736e65ull || index >= m.tensor_maps.size())
     m.stop("tensor_map", "what is named as tensor map does not hold one", &w);
-  return m.tensor_maps[size_t(index)];
+  const TensorMap& map = m.tensor_maps[size_t(index)];
+  if (map.rank != rank) m.stop("tensor_map", format("a %dd copy with a tensor map of rank %d", rank, map.rank), &w);
+  if (map.im2col != im2col) m.stop("tensor_map", "tile and im2col mode of copy and tensor map differ", &w);
+  return map;
 }
 
 // Calls f(shared address, global address or 0, bytes) for pieces of at most 16 bytes of the box at coordinates c.
 template <class Piece>
 void for_row(const TensorMap& m, u32 shared, u64 row, bool inside, s64 x, u32 count, u32 step, const Piece& f) {
   u32 e = u32(m.element), per = 16 / e;
+  if (step == 1 && inside && x >= 0 && x + s64(count) <= s64(m.dims[0])) {       // the usual row: it lies within the tensor
+    row += u64(x) * e;
+    for (u32 k = 0, n = count * e; k < n; k += 16) f(swizzled(shared + k, m.swizzle), row + k, std::min(16u, n - k));
+    return;
+  }
   if (step == 1) {
     for (u32 k = 0; k < count; k += per) {
       u32 n = std::min(per, count - k), at = swizzled(shared + k * e, m.swizzle);
@@ -168,10 +176,8 @@ void send(Warp& w, Transfer t, u32 destination, u32 barrier, u32 mask, bool mult
 void tensor_load(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     Transfer t{};
-    t.map = &tensor_map(w, address_of(w, i.mem2, l));
+    t.map = &tensor_map(w, address_of(w, i.mem2, l), i.op, i.mode);
     t.kind = t.map->im2col ? Transfer::Im2Col : Transfer::Tile;
-    if (t.map->rank != i.op) w.machine->stop("tensor_map", format("a %dd copy with a tensor map of rank %d", i.op, t.map->rank), &w);
-    if (t.map->im2col != bool(i.mode)) w.machine->stop("tensor_map", "tile and im2col mode of copy and tensor map differ", &w);
     for (int k = 0; k < i.op; ++k) t.coordinates[k] = reg<s32>(w, i.regs[size_t(k)])[l];
     for (size_t k = size_t(i.op); k < i.regs.size(); ++k) t.offsets[k - size_t(i.op)] = u16(reg<u32>(w, i.regs[k])[l]);
     t.bytes = t.map->bytes();
@@ -240,13 +246,10 @@ void queue_store(Warp& w, BulkStore& s, int lane, const Instr& i) {
   if (start < end) mark_pending(w, start, u32(end - start));
   w.stores.push_back(std::move(s));
 }
-Type element_type(const TensorMap& m) { return Type(m.type); }
 void tensor_store(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     BulkStore s{};
-    s.map = &tensor_map(w, address_of(w, i.mem, l));
-    if (s.map->im2col != bool(i.imm)) w.machine->stop("tensor_map", "tile and im2col mode of copy and tensor map differ", &w);
-    if (s.map->rank != i.mode) w.machine->stop("tensor_map", format("a %dd copy with a tensor map of rank %d", i.mode, s.map->rank), &w);
+    s.map = &tensor_map(w, address_of(w, i.mem, l), i.mode, i.imm);
     for (int k = 0; k < i.mode; ++k) s.coordinates[k] = reg<s32>(w, i.regs[size_t(k)])[l];
     s.source = shared_address_of(w, i.mem2, l);
     if (s.source & 127) w.machine->stop("alignment", "the tensor store's shared memory address is no multiple of 128", &w);
@@ -286,8 +289,7 @@ void write_destination(Warp& w, BulkStore& s) {
     if (start < end && !(repeats && written_by(w, start, u32(end - start))))
       check_global_access(w, start, u32(end - start), true, s.lane, s.reduction >= 0, w.clock, true);
   };
-  const Type t = s.map ? element_type(*s.map) : s.type;
-  const size_t size = size_t(type_size(t));
+  const Type t = s.map ? Type(s.map->type) : s.type;
   for_destination(s, [&](u32 at, u64 global, u32 bytes) {
     u8* p = global ? global_pointer(w, global, bytes, true, "bulk store") : nullptr;
     if (!p) return;
@@ -297,12 +299,7 @@ void write_destination(Warp& w, BulkStore& s) {
     repeats = repeats && !memcmp(p, data, bytes);
     if (s.reduction < 0 && bytes == 16) memcpy(p, data, 16);
     else if (s.reduction < 0) memcpy(p, data, bytes);
-    else for (u32 k = 0; k < bytes; k += u32(size)) {
-      u64 old = 0, operand = 0;
-      memcpy(&old, p + k, size), memcpy(&operand, data + k, size);
-      u64 r = combine_atomic(s.reduction, t, old, operand, 0);
-      memcpy(p + k, &r, size);
-    }
+    else for (u32 k = 0; k < bytes; k += u32(type_size(t))) reduce_at(p + k, data + k, s.reduction, t);
   });
   check();
   ++w.machine->progress;
@@ -380,10 +377,7 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
       i.mem2 = d.address_with_parts(whole);
       i.regs = coordinates(d, whole, rank);
       i.mem3 = d.address();
-      if (im2col) {
-        auto offsets = d.sources(4, rank - 2);
-        i.regs.insert(i.regs.end(), offsets.begin(), offsets.end());
-      }
+      if (im2col) d.more_sources(i, 4, rank - 2);
       if (multicast) i.a = d.source(4);
       i.run = tensor_load;
     }

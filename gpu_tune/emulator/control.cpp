@@ -49,11 +49,7 @@ void decode_barrier(Decoder& d, Instr& i) {
   size_t trailing = form == 2 ? 1 : 0;
   if (d.left() > trailing) i.b = d.source(4);
   if (form == 1 && i.b < 0) d.refuse("arrive needs a thread count");
-  if (form == 2) {
-    bool negated = false;
-    i.c = d.predicate(&negated);
-    i.flags = negated;
-  }
+  if (form == 2) i.c = d.predicate(i.flags, 1);
 }
 bool set_max_registers(Warp& w, const Instr& i, u32) {
   Machine& m = *w.machine;

@@ -41,27 +41,12 @@ void write_float(Warp& w, const Instr& i, int l, double x, Round r) {
 }
 struct Limits { double low, high; };
 Limits limits(Type t) {
-  switch (t) {
-    case Type::U8: return {0, 255};
-    case Type::S8: return {-128, 127};
-    case Type::U16: return {0, 65535};
-    case Type::S16: return {-32768, 32767};
-    case Type::U32: return {0, 4294967295.0};
-    case Type::S32: return {-2147483648.0, 2147483647.0};
-    case Type::U64: return {0, 18446744073709551615.0};
-    default: return {-9223372036854775808.0, 9223372036854775807.0};
-  }
+  const int bits = 8 * type_size(t);
+  return is_signed(t) ? Limits{-std::ldexp(1, bits - 1), std::ldexp(1, bits - 1) - 1} : Limits{0, std::ldexp(1, bits) - 1};
 }
 u64 extended(Type t, u64 v) {       // a value of type t in a wider register
-  switch (t) {
-    case Type::U8: return u8(v);
-    case Type::S8: return u64(s64(s8(v)));
-    case Type::U16: return u16(v);
-    case Type::S16: return u64(s64(s16(v)));
-    case Type::U32: return u32(v);
-    case Type::S32: return u64(s64(s32(v)));
-    default: return v;
-  }
+  const int above = 64 - 8 * type_size(t);
+  return is_signed(t) ? u64(s64(v << above) >> above) : v << above >> above;
 }
 void write_integer(Warp& w, const Instr& i, int l, u64 v) {
   v = extended(i.type, v);

@@ -156,6 +156,12 @@ int Decoder::predicate(bool* negated) {
   if (negated) *negated = o.negated;
   return o.slot;
 }
+int Decoder::predicate(int& flags, int bit) {
+  bool negated = false;
+  const int slot = predicate(&negated);
+  if (negated) flags |= bit;
+  return slot;
+}
 s64 Decoder::immediate() {
   Operand o = operand();
   if (o.kind != Operand::Immediate || o.is_float) refuse("operand " + o.text + " is not an integer constant");
@@ -188,6 +194,9 @@ vector<int> Decoder::sources(int width, int count) {
   if (count >= 0 && int(slots.size()) != count)
     refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
   return slots;
+}
+void Decoder::more_sources(Instr& i, int width, int count) {
+  for (int slot : sources(width, count)) i.regs.push_back(slot);
 }
 Address Decoder::address_with_parts(Operand& o) {
   string raw = next_ < args_.size() ? args_[next_] : "";
@@ -227,9 +236,11 @@ int Decoder::param_offset(const string& symbol) const {
   return -1;
 }
 int Decoder::call_param(const string& symbol) const { return parser_.call_param(symbol); }
-vector<string> Decoder::split_pair() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return split(args_[next_++], '|');
+void Decoder::destination_pair(Instr& i, int width) {
+  const auto parts = split(text(), '|');
+  skip();
+  i.dst = register_of(parts[0], width);
+  if (parts.size() > 1) i.dst2 = register_of(parts[1], 1);
 }
 void Decoder::finish() const {
   for (size_t i = 0; i < mods_.size(); ++i)

@@ -51,9 +51,11 @@ class Decoder {
   int destination(int width);                  // slot, or -1 for `_`
   int source(int width);                       // slot of a register, constant, symbol address or special register
   int predicate(bool* negated = nullptr);
+  int predicate(int& flags, int bit);          // `bit` is set for a negated one
   s64 immediate();
   vector<int> destinations(int width, int count = -1);
   vector<int> sources(int width, int count = -1);
+  void more_sources(Instr& i, int width, int count = -1);   // behind those that i.regs has
   Address address();                           // [reg+offset] or [symbol+offset]
   Address address_with_parts(Operand& whole);  // [map, {coordinates}, ...]
   int slot_of(const Operand& o, int width);    // as source(), for an operand already taken
@@ -62,7 +64,7 @@ class Decoder {
   void mark_read(int slot);                    // for registers that an instruction both reads and writes
   int param_offset(const string& symbol) const;   // of a kernel parameter, -1 when it is none
   int call_param(const string& symbol) const;     // local-memory offset of a .param variable of a call, -1
-  vector<string> split_pair();                 // `%p|%q` or `%r|%p` destination
+  void destination_pair(Instr& i, int width);  // `%p|%q` or `%r|%p`: i.dst and, -1 where it is not there, i.dst2
   Operand parse(const string& text);
 
   const vector<int>& written() const { return written_; }   // slots that destinations() gave

@@ -137,16 +137,11 @@ void Parser::function(const string& s, size_t& p) {
   size_t open = head.find('(', at);
   string name = trim(head.substr(at, open - at));
   if (open != string::npos) f.params = names(open);
-  line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
-  p = end + 1;
+  pass(s, p, end + 1);
   function_numbers_.emplace(name, int(function_numbers_.size()));
   if (end == semicolon) return;        // a declaration
   f.start = p, f.line = line_;
-  int depth = 1;
-  for (; p < s.size() && depth; ++p) {
-    depth += s[p] == '{' ? 1 : s[p] == '}' ? -1 : 0;
-    line_ += s[p] == '\n';
-  }
+  pass(s, p, closing_brace(s, brace));
   functions_[name] = f;
 }
 

@@ -113,12 +113,10 @@ void selp(Warp& w, const Instr& i, u32 m) {
   u32 p = pred(w, i.c);
   write_lanes<T>(w, i.dst, m, [=](int l) { return p >> l & 1 ? a[l] : b[l]; });
 }
+template <class T>
 void slct(Warp& w, const Instr& i, u32 m) {
-  for_lanes(m, [&](int l) {
-    bool first = i.type2 == Type::F32 ? reg<float>(w, i.c)[l] >= 0 : reg<s32>(w, i.c)[l] >= 0;
-    if (type_size(i.type) == 8) reg<u64>(w, i.dst)[l] = reg<u64>(w, first ? i.a : i.b)[l];
-    else reg<u32>(w, i.dst)[l] = reg<u32>(w, first ? i.a : i.b)[l];
-  });
+  const T *a = reg<T>(w, i.a), *b = reg<T>(w, i.b);
+  write_lanes<T>(w, i.dst, m, [=, &w, &i](int l) { return (i.type2 == Type::F32 ? reg<float>(w, i.c)[l] >= 0 : reg<s32>(w, i.c)[l] >= 0) ? a[l] : b[l]; });
 }
 void pred_logic(Warp& w, const Instr& i, u32 m) {
   u32 a = pred(w, i.a) ^ (i.flags & 1 ? ~0u : 0), b = i.b >= 0 ? pred(w, i.b) ^ (i.flags & 2 ? ~0u : 0) : 0;
@@ -144,10 +142,7 @@ void shift_right(Warp& w, const Instr& i, u32 m) {
   });
 }
 template <class T>
-void shift_right16(Warp& w, const Instr& i, u32 m) {
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  write_lanes<u32>(w, i.dst, m, [=](int l) { return u32(u16(s32(T(a[l])) >> std::min(b[l], 16u))); });
-}
+u32 shift_right16(const Instr&, u32 a, u32 b, u32) { return u32(u16(s32(T(a)) >> std::min(b, 16u))); }
 template <class T>
 void bfe(Warp& w, const Instr& i, u32 m) {
   constexpr u32 bits = sizeof(T) * 8;
@@ -175,28 +170,26 @@ void bfi(Warp& w, const Instr& i, u32 m) {
     reg<T>(w, i.dst)[l] = (b & ~mask) | ((position < bits ? T(a << position) : T(0)) & mask);
   });
 }
-void prmt(Warp& w, const Instr& i, u32 m) {
-  for_lanes(m, [&](int l) {
-    u64 v = reg<u32>(w, i.a)[l] | u64(reg<u32>(w, i.b)[l]) << 32;
-    u32 s = reg<u32>(w, i.c)[l], r = 0, n = s & 3;
-    for (u32 q = 0; q < 4; ++q) {
-      u32 k;
-      bool sign = false;
-      switch (i.mode) {
-        case 0: k = s >> (4 * q) & 7, sign = s >> (4 * q) & 8; break;
-        case 1: k = n + q; break;                            // f4e
-        case 2: k = (8 + n - q) & 7; break;                  // b4e
-        case 3: k = n; break;                                // rc8
-        case 4: k = std::max(n, q); break;                   // ecl
-        case 5: k = std::min(n, q); break;                   // ecr
-        default: k = (n & 1) * 2 + (q & 1);                  // rc16
-      }
-      u8 byte = u8(v >> (8 * k));
-      if (sign) byte = byte & 128 ? 255 : 0;
-      r |= u32(byte) << (8 * q);
+u32 prmt(const Instr& i, u32 low, u32 high, u32 s) {
+  const u64 v = low | u64(high) << 32;
+  u32 r = 0, n = s & 3;
+  for (u32 q = 0; q < 4; ++q) {
+    u32 k;
+    bool sign = false;
+    switch (i.mode) {
+      case 0: k = s >> (4 * q) & 7, sign = s >> (4 * q) & 8; break;
+      case 1: k = n + q; break;                            // f4e
+      case 2: k = (8 + n - q) & 7; break;                  // b4e
+      case 3: k = n; break;                                // rc8
+      case 4: k = std::max(n, q); break;                   // ecl
+      case 5: k = std::min(n, q); break;                   // ecr
+      default: k = (n & 1) * 2 + (q & 1);                  // rc16
     }
-    reg<u32>(w, i.dst)[l] = r;
-  });
+    u8 byte = u8(v >> (8 * k));
+    if (sign) byte = byte & 128 ? 255 : 0;
+    r |= u32(byte) << (8 * q);
+  }
+  return r;
 }
 void lop3(Warp& w, const Instr& i, u32 m) {
   const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b), *c = reg<u32>(w, i.c);
@@ -208,13 +201,10 @@ void lop3(Warp& w, const Instr& i, u32 m) {
     return r;
   });
 }
-void funnel(Warp& w, const Instr& i, u32 m) {
-  for_lanes(m, [&](int l) {
-    u64 v = reg<u32>(w, i.a)[l] | u64(reg<u32>(w, i.b)[l]) << 32;
-    u32 s = reg<u32>(w, i.c)[l];
-    s = i.mode ? s & 31 : std::min(s, 32u);
-    reg<u32>(w, i.dst)[l] = i.op ? u32(v >> s) : s == 32 ? u32(v) : u32(v << s >> 32);
-  });
+u32 funnel(const Instr& i, u32 low, u32 high, u32 shift) {
+  const u64 v = low | u64(high) << 32;
+  const u32 s = i.mode ? shift & 31 : std::min(shift, 32u);
+  return i.op ? u32(v >> s) : s == 32 ? u32(v) : u32(v << s >> 32);
 }
 void bit_count(Warp& w, const Instr& i, u32 m) {
   bool wide = type_size(i.type) == 8;
@@ -246,31 +236,21 @@ void testp(Warp& w, const Instr& i, u32 m) {
   set_pred(w, i.dst, m, r);
 }
 // fns: the position of the n-th set bit from `base` on (n < 0: downwards; 0: at base itself), ~0 when there is none
-void find_nth_set(Warp& w, const Instr& i, u32 m) {
-  for_lanes(m, [&](int l) {
-    const u32 bits = reg<u32>(w, i.a)[l], base = reg<u32>(w, i.b)[l];
-    const s32 n = reg<s32>(w, i.c)[l], step = n < 0 ? -1 : 1;
-    s32 left = n ? std::abs(s64(n)) > 32 ? 33 : std::abs(n) : 1;
-    u32 found = ~0u;
-    for (s64 q = base; q >= 0 && q < 32 && found == ~0u && (n || q == s64(base)); q += step)
-      if (bits >> q & 1 && --left == 0) found = u32(q);
-    reg<u32>(w, i.dst)[l] = found;
-  });
+u32 find_nth_set(const Instr&, u32 bits, u32 base, u32 count) {
+  const s32 n = s32(count), step = n < 0 ? -1 : 1;
+  s32 left = n ? std::abs(s64(n)) > 32 ? 33 : std::abs(n) : 1;
+  for (s64 q = base; q >= 0 && q < 32 && (n || q == s64(base)); q += step)
+    if (bits >> q & 1 && --left == 0) return u32(q);
+  return ~0u;
 }
 // bmsk: b ones from position a on. szext: the low b bits of a, sign- or zero-extended. Both clamp or wrap at 32.
-void bit_mask(Warp& w, const Instr& i, u32 m) {
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  write_lanes<u32>(w, i.dst, m, [=](int l) {
-    const u32 x = i.mode ? a[l] & 31 : std::min(a[l], 32u), n = i.mode ? b[l] & 31 : std::min(b[l], 32u);
-    return u32(((1ull << n) - 1) << x);
-  });
+u32 bit_mask(const Instr& i, u32 a, u32 b, u32) {
+  const u32 x = i.mode ? a & 31 : std::min(a, 32u), n = i.mode ? b & 31 : std::min(b, 32u);
+  return u32(((1ull << n) - 1) << x);
 }
-void sign_extend(Warp& w, const Instr& i, u32 m) {
-  const u32 *a = reg<u32>(w, i.a), *b = reg<u32>(w, i.b);
-  write_lanes<u32>(w, i.dst, m, [=](int l) {
-    const u32 n = i.mode ? b[l] & 31 : std::min(b[l], 32u), low = u32((1ull << n) - 1), v = a[l] & low;
-    return i.type == Type::S32 && n && v >> (n - 1) ? v | ~low : v;
-  });
+u32 sign_extend(const Instr& i, u32 a, u32 b, u32) {
+  const u32 n = i.mode ? b & 31 : std::min(b, 32u), low = u32((1ull << n) - 1), v = a & low;
+  return i.type == Type::S32 && n && v >> (n - 1) ? v | ~low : v;
 }
 void pack(Warp& w, const Instr& i, u32 m) {          // mov.b32/.b64 d, {a, b, ...}
   int bits = int(i.imm);
@@ -303,11 +283,8 @@ void decode_logic(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::Pred, Type::B16, Type::B32, Type::B64});
   if (i.type == Type::Pred) {
     i.op = kOp, i.run = pred_logic;
-    i.dst = d.predicate();
-    bool na = false, nb = false;
-    i.a = d.predicate(&na);
-    if (kOp < 3) i.b = d.predicate(&nb);
-    i.flags = na | nb << 1;
+    i.dst = d.predicate(), i.a = d.predicate(i.flags, 1);
+    if (kOp < 3) i.b = d.predicate(i.flags, 2);
     return;
   }
   operands(d, i, register_width(i.type), kOp < 3 ? 2 : 1);
@@ -323,16 +300,12 @@ void decode_mov(Decoder& d, Instr& i) {
   i.type = d.type();
   if (i.type == Type::Pred) {
     i.op = 4, i.run = pred_logic;
-    i.dst = d.predicate();
-    bool negated = false;
-    i.a = d.predicate(&negated);
-    i.flags = negated;
+    i.dst = d.predicate(), i.a = d.predicate(i.flags, 1);
     return;
   }
   if (i.type == Type::B128) {
     i.regs = d.destinations(8, 2);
-    for (int slot : d.sources(8, 2)) i.regs.push_back(slot);
-    i.run = move_pair;
+    d.more_sources(i, 8, 2), i.run = move_pair;
     return;
   }
   int width = register_width(i.type);
@@ -362,51 +335,39 @@ void decode_shift(Decoder& d, Instr& i) {
     return;
   }
   switch (i.type) {
-    case Type::S16: i.run = shift_right16<s16>; break;
-    case Type::U16: case Type::B16: i.run = shift_right16<u16>; break;
+    case Type::S16: i.run = each<u32, shift_right16<s16>>; break;
+    case Type::U16: case Type::B16: i.run = each<u32, shift_right16<u16>>; break;
     case Type::S32: i.run = shift_right<s32>; break;
     case Type::S64: i.run = shift_right<s64>; break;
     default: i.run = width == 8 ? shift_right<u64> : shift_right<u32>;
   }
 }
-void decode_combine(Decoder& d, Instr& i, bool has_logic) {
-  if (!has_logic) return;
-  bool negated = false;
-  i.c = d.predicate(&negated);
-  if (negated) i.flags |= 8;
+// The comparison of setp and set, with the predicate that it is combined with; their destinations come before the operands.
+template <class Destination>
+void decode_comparison(Decoder& d, Instr& i, Destination destination) {
+  i.mode = d.choose({"and", "or", "xor"}, 3);
+  i.type = d.type();
+  if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
+  i.op = decode_compare(d, i.type);
+  destination();
+  int width = register_width(i.type);
+  i.a = d.source(width), i.b = d.source(width);
+  if (i.mode < 3) i.c = d.predicate(i.flags, 8);
 }
 void decode_setp(Decoder& d, Instr& i) {
-  int logic = d.choose({"and", "or", "xor"}, 3);
-  i.mode = logic;
-  i.type = d.type();
-  if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
-  i.op = decode_compare(d, i.type);
-  auto parts = d.split_pair();
-  i.dst = d.register_of(parts[0], 1);
-  if (parts.size() > 1) i.dst2 = d.register_of(parts[1], 1);
-  int width = register_width(i.type);
-  i.a = d.source(width), i.b = d.source(width);
+  decode_comparison(d, i, [&] { d.destination_pair(i, 1); });
   i.run = i.type == Type::F16x2 ? setp_packed<false> : i.type == Type::BF16x2 ? setp_packed<true> : setp;
-  decode_combine(d, i, logic < 3);
 }
 void decode_set(Decoder& d, Instr& i) {
-  int logic = d.choose({"and", "or", "xor"}, 3);
-  i.mode = logic;
   i.type2 = d.type_in({Type::U32, Type::S32, Type::F32});
-  i.type = d.type();
+  decode_comparison(d, i, [&] { i.dst = d.destination(4); });
   if (i.type == Type::F16x2 || i.type == Type::BF16x2) d.refuse("packed operands are not supported");
-  if (is_float(i.type) && d.take("ftz")) i.flags |= kFtz;
-  i.op = decode_compare(d, i.type);
-  i.dst = d.destination(4);
-  int width = register_width(i.type);
-  i.a = d.source(width), i.b = d.source(width);
   i.run = set_value;
-  decode_combine(d, i, logic < 3);
 }
 void decode_selp(Decoder& d, Instr& i) {
   i.type = d.type();
   int width = register_width(i.type);
-  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(width);
+  operands(d, i, width, 2);
   bool negated = false;
   i.c = d.predicate(&negated);
   if (negated) std::swap(i.a, i.b);
@@ -415,8 +376,8 @@ void decode_selp(Decoder& d, Instr& i) {
 void decode_slct(Decoder& d, Instr& i) {
   i.type = d.type(), i.type2 = d.type_in({Type::S32, Type::F32});
   int width = register_width(i.type);
-  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(width), i.c = d.source(4);
-  i.run = slct;
+  operands(d, i, width, 2), i.c = d.source(4);
+  i.run = width == 8 ? slct<u64> : slct<u32>;
 }
 void decode_bfe(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::U32, Type::S32, Type::U64, Type::S64});
@@ -434,14 +395,14 @@ void decode_prmt(Decoder& d, Instr& i) {
   d.type_in({Type::B32});
   i.mode = d.choose({"", "f4e", "b4e", "rc8", "ecl", "ecr", "rc16"}, 0);
   operands(d, i, 4, 3);
-  i.run = prmt;
+  i.run = each<u32, prmt>;
 }
 void decode_bits(Decoder& d, Instr& i) {
   const string& n = d.name();
   if (n != "fns") i.mode = d.choose({"clamp", "wrap"}, -1);
   i.type = d.type_in({Type::B32, Type::U32, Type::S32});
   operands(d, i, 4, n == "fns" ? 3 : 2);
-  i.run = n == "fns" ? find_nth_set : n == "bmsk" ? bit_mask : sign_extend;
+  i.run = n == "fns" ? each<u32, find_nth_set> : n == "bmsk" ? each<u32, bit_mask> : each<u32, sign_extend>;
 }
 void decode_lop3(Decoder& d, Instr& i) {
   d.type_in({Type::B32});
@@ -452,7 +413,7 @@ void decode_shf(Decoder& d, Instr& i) {
   d.type_in({Type::B32});
   i.op = d.choose({"l", "r"}, -1), i.mode = d.choose({"clamp", "wrap"}, -1);
   operands(d, i, 4, 3);
-  i.run = funnel;
+  i.run = each<u32, funnel>;
 }
 void decode_bit_count(Decoder& d, Instr& i) {
   const string& n = d.name();

@@ -415,6 +415,7 @@ inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit 
   return u32(at >= kSharedWindow ? at - kSharedWindow : at);
 }
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare);
+void reduce_at(u8* at, const u8* operand, int op, Type t);   // *at = *at op *operand
 int decode_atomic_operation(class Decoder& d);
 
 // ---- clocks of warps ----------------------------------------------------------------------------------------------------

@@ -453,9 +453,6 @@ template <class T> u64 combine_number(int op, T a, T b) {
   memcpy(&bits, &r, sizeof r);
   return bits;
 }
-}  // namespace
-
-namespace {
 const char* stored(Warp& w, const Instr& i, int slot, int lane) { return w.registers + slot + lane * i.op; }
 }  // namespace
 bool stores_the_same(Warp& w, int other, int lane) {
@@ -481,6 +478,13 @@ u8* access(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, const char*
 }
 int decode_atomic_operation(Decoder& d) {
   return d.choose({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"}, -1);
+}
+void reduce_at(u8* at, const u8* operand, int op, Type t) {
+  const size_t size = size_t(type_size(t));
+  u64 old = 0, value = 0;
+  memcpy(&old, at, size), memcpy(&value, operand, size);
+  old = combine_atomic(op, t, old, value, 0);
+  memcpy(at, &old, size);
 }
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare) {
   switch (op) {

@@ -24,8 +24,12 @@ bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c ==
 }  // namespace
 
 int type_size(Type t) {
-  for (auto& k : kTypes) if (k.type == t) return k.size;
-  return 0;
+  static const vector<int> sizes = [] {
+    vector<int> s(256);
+    for (auto& k : kTypes) s[size_t(k.type)] = k.size;
+    return s;
+  }();
+  return sizes[size_t(t)];
 }
 Type type_from_name(const string& name) {
   for (auto& k : kTypes) if (name == k.name) return k.type;
@@ -312,7 +316,7 @@ void Parser::statement(const string& text) {
       if (at != i.reads.end()) i.reads.erase(at);
     }
   set_taint(d.name(), i);
-  if (i.flow == Flow::Plain && !i.run) fail("unsupported instruction " + opcode);
+  if ((i.flow == Flow::Plain || i.flow == Flow::Yield || i.flow == Flow::Aligned) && !i.run) fail("unsupported instruction " + opcode);
   kernel->code.push_back(std::move(i));
 }
 
@@ -399,8 +403,7 @@ void Parser::block(const string& s, size_t& p) {
     else if (!text.empty() && text[0] == '.') declaration(text);
     else if (text.compare(0, 4, "call") == 0) call(text);
     else if (!text.empty()) statement(text);
-    line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
-    p = end + 1;
+    pass(s, p, end + 1);
   }
 }
 
@@ -508,12 +511,17 @@ void Parser::entry(const string& s, size_t& p) {
     kernel->refusal = "PTX line " + std::to_string(at ? at->line : line_) + ": " + (at ? "" : "malformed PTX, ") + e.what();
     scopes_.clear(), return_scopes_.clear();
     call_depth_ = 0;
-    line_ = line + int(std::count(s.begin() + long(start), s.begin() + long(end), '\n'));
-    p = end;
+    line_ = line, p = start;
+    pass(s, p, end);
   }
   kernel = nullptr;
 }
 
+// On to `end`, with the lines between counted.
+void Parser::pass(const string& s, size_t& p, size_t end) {
+  line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
+  p = end;
+}
 // Behind the brace that closes the one at `p`.
 size_t Parser::closing_brace(const string& s, size_t p) const {
   int depth = 0;
@@ -565,8 +573,7 @@ void Parser::kernel_text(const string& s, size_t& p, size_t open) {
   size_t brace = s.find('{', close);
   if (brace == string::npos || close > brace) fail("a kernel without a body");
   entry_directives(s.substr(close, brace - close));
-  line_ += int(std::count(s.begin() + long(p), s.begin() + long(brace), '\n'));
-  p = brace + 1;
+  pass(s, p, brace + 1);
   body(s, p);
 }
 
@@ -605,8 +612,7 @@ void Parser::parse(const string& text) {
     } else if (word == ".section") {   // debug information
       size_t end = s.find('}', p);
       if (end == string::npos) fail("unterminated .section");
-      line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
-      p = end + 1;
+      pass(s, p, end + 1);
     } else if (line.find(".entry") != string::npos) {
       entry(s, p);
     } else if (line.find(".func") != string::npos) {
@@ -615,8 +621,7 @@ void Parser::parse(const string& text) {
       size_t end = s.find(';', p);
       if (end == string::npos) fail("a statement without ';'");
       declaration(trim(s.substr(p, end - p)));
-      line_ += int(std::count(s.begin() + long(p), s.begin() + long(end), '\n'));
-      p = end + 1;
+      pass(s, p, end + 1);
     }
   }
   if (module_.kernels.empty()) throw LoadError("the PTX text holds no .entry", 1);

@@ -83,6 +83,7 @@ class Parser {
   void entry(const string& s, size_t& p);
   void kernel_text(const string& s, size_t& p, size_t open);
   size_t closing_brace(const string& s, size_t p) const;
+  void pass(const string& s, size_t& p, size_t end);
   u32 alignment(const vector<string>& w, size_t i) const;
   void entry_directives(const string& text);
   void body(const string& s, size_t& p);

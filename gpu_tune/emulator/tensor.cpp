@@ -36,6 +36,8 @@ void matrix_rows(Warp& w, const Instr& i, u32 count, bool write, const char* wha
   }
   if (own) check_lanes(*w.cta, rows, count < 32 ? (1u << count) - 1 : ~0u, 16, write, {&w, 0, w.agent, &w.clock, false, what});
 }
+// Lane l's register of a transposed matrix.
+u32 pair_of_column(const u16 (*matrix)[8], int l) { return matrix[(l & 3) * 2][l >> 2] | u32(matrix[(l & 3) * 2 + 1][l >> 2]) << 16; }
 void load_matrix(Warp& w, const Instr& i, u32) {
   const u32 n = u32(i.regs.size());
   u32 rows[32];
@@ -50,7 +52,7 @@ void load_matrix(Warp& w, const Instr& i, u32) {
     count_rows(w, rows + 8 * k, false);
     u32* d = reg<u32>(w, i.regs[k]);
     if (!i.op) memcpy(d, matrix, sizeof matrix);
-    else for (int l = 0; l < 32; ++l) d[l] = matrix[(l & 3) * 2][l >> 2] | u32(matrix[(l & 3) * 2 + 1][l >> 2]) << 16;
+    else for (int l = 0; l < 32; ++l) d[l] = pair_of_column(matrix, l);
   }
 }
 void store_matrix(Warp& w, const Instr& i, u32) {
@@ -70,10 +72,8 @@ void store_matrix(Warp& w, const Instr& i, u32) {
 }
 void transpose_matrix(Warp& w, const Instr& i, u32) {
   u16 matrix[8][8];
-  const u32* s = reg<u32>(w, i.a);
-  for (int l = 0; l < 32; ++l) memcpy(&matrix[l >> 2][(l & 3) * 2], &s[l], 4);
-  u32* d = reg<u32>(w, i.dst);
-  for (int l = 0; l < 32; ++l) d[l] = matrix[(l & 3) * 2][l >> 2] | u32(matrix[(l & 3) * 2 + 1][l >> 2]) << 16;
+  memcpy(matrix, reg<u32>(w, i.a), sizeof matrix);
+  for (int l = 0; l < 32; ++l) reg<u32>(w, i.dst)[l] = pair_of_column(matrix, l);
 }
 void decode_movmatrix(Decoder& d, Instr& i) {
   d.require("sync"), d.require("aligned"), d.require("m8n8"), d.require("trans"), d.type_in({Type::B16});
@@ -112,7 +112,15 @@ void unpack_elements(Type t, const u8* p, int n, float* out) {
       for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = half_to_float(v); }
 #endif
       break;
-    case Type::BF16: for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = bf16_to_float(v); } break;
+    case Type::BF16:
+#if defined(__AVX2__)
+      for (int q = 0; q < n; q += 8) {
+        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 * q)));
+        _mm256_storeu_ps(out + q, _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+      }
+      break;
+#endif
+      for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = bf16_to_float(v); } break;
     case Type::TF32: for (int q = 0; q < n; ++q) { u32 v; memcpy(&v, p + 4 * q, 4); out[q] = tf32_to_float(v); } break;
     case Type::E4M3: for (int q = 0; q < n; ++q) out[q] = table.value[0][p[q]]; break;
     case Type::E5M2: for (int q = 0; q < n; ++q) out[q] = table.value[1][p[q]]; break;
@@ -165,6 +173,20 @@ void multiply_rows(const float* a, int a_stride, int K, const float* b, float* o
     for (int k = 0; k < K; ++k)
       for (int n = 0; n < width; ++n) out[r * out_stride + n] = multiply_add(a[r * a_stride + k], b[k * stride + n], out[r * out_stride + n]);
 #endif
+}
+
+// out[k][0..4) = rows[0..4)[k], in rows of 256; K is a multiple of 4
+void transpose_rows(const float (*rows)[64], int K, float* out) {
+  for (int k = 0; k < K; k += 4, out += 4 * 256) {
+#if defined(__AVX2__)
+    __m128 x[4];
+    for (int q = 0; q < 4; ++q) x[q] = _mm_loadu_ps(rows[q] + k);
+    _MM_TRANSPOSE4_PS(x[0], x[1], x[2], x[3]);
+    for (int q = 0; q < 4; ++q) _mm_storeu_ps(out + 256 * q, x[q]);
+#else
+    for (int q = 0; q < 16; ++q) out[256 * (q / 4) + q % 4] = rows[q % 4][k + q / 4];
+#endif
+  }
 }
 
 // ---- mma.sync -----------------------------------------------------------------------------------------------------------------------
@@ -236,8 +258,7 @@ void mma_sync(Warp& w, const Instr& i, u32) {
     for (int r = 0; r < 8; ++r) for (int t = 0; t < 4; ++t) even[4 * r + t] = product[r + 4 * q][2 * t], odd[4 * r + t] = product[r + 4 * q][2 * t + 1];
   }
 }
-// Integers of 4 bits and single bits. The lanes 4r .. 4r+3 hold row r of A (column r of B), 32 bits each a register.
-// Instr as above, and type == Type::B1: flags kPopcAnd or .xor.
+// f64, integers of 4 bits, single bits. Instr as above, and type == Type::B1: flags kPopcAnd or .xor.
 constexpr int kPopcAnd = 4;
 s32 dot_nibbles(u32 x, u32 y, bool signed_x, bool signed_y) {
   s32 sum = 0;
@@ -247,40 +268,32 @@ s32 dot_nibbles(u32 x, u32 y, bool signed_x, bool signed_y) {
   }
   return sum;
 }
-void mma_bits(Warp& w, const Instr& i, u32) {
-  const bool bits = i.type == Type::B1, eight = i.flags & kEightRows;
-  const int halves = eight ? 1 : 2, blocks = i.op / (bits ? 128 : 32), cells = 2 * halves, na = i.mode;
-  const int *d = i.regs.data(), *a = d + cells, *b = a + na, *c = b + blocks;
-  s64 sums[4][32];
+// Products without a fragment in floats. Register r of lane l holds words of row l/4 + 8*(r%2) of A, of column l/4 of B; the four
+// lanes of a row or column have a word each, and dot(sum, a, b) adds the product of two of them.
+template <class T, class Word, class Sum, class Dot>
+void mma_words(Warp& w, const Instr& i, int blocks, Dot dot) {
+  const int halves = i.flags & kEightRows ? 1 : 2, cells = 2 * halves, *d = i.regs.data(), *a = d + cells, *b = a + i.mode, *c = b + blocks;
+  Sum sums[4][32];
   for (int l = 0; l < 32; ++l)
     for (int q = 0; q < cells; ++q) {
-      s64 sum = reg<s32>(w, c[q])[l];
+      Sum sum = reg<T>(w, c[q])[l];
       for (int k = 0; k < blocks; ++k)
-        for (int t = 0; t < 4; ++t) {
-          u32 x = reg<u32>(w, a[k * halves + (q >> 1)])[(l & ~3) + t], y = reg<u32>(w, b[k])[(2 * (l & 3) + (q & 1)) * 4 + t];
-          if (bits) sum += __builtin_popcount(i.flags & kPopcAnd ? x & y : x ^ y);
-          else sum += dot_nibbles(x, y, i.type == Type::S4, Type(i.imm) == Type::S4);
-        }
-      sums[q][l] = i.flags & kMmaSaturates ? std::clamp<s64>(sum, INT32_MIN, INT32_MAX) : sum;
-    }
-  for (int q = 0; q < cells; ++q)
-    for (int l = 0; l < 32; ++l) reg<u32>(w, d[q])[l] = u32(u64(sums[q][l]));
-}
-// f64: lane l holds A(l/4 + 8*(r%2), l%4 + 4*(r/2)) in register r, B(l%4 + 4*r, l/4), and sums as for the other types.
-void mma_double(Warp& w, const Instr& i, u32) {
-  const bool eight = i.flags & kEightRows;
-  const int halves = eight ? 1 : 2, blocks = i.op / 4, cells = 2 * halves;
-  const int *d = i.regs.data(), *a = d + cells, *b = a + i.mode, *c = b + blocks;
-  double sums[4][32];
-  for (int l = 0; l < 32; ++l)
-    for (int q = 0; q < cells; ++q) {
-      double sum = reg<double>(w, c[q])[l];
-      for (int k = 0; k < i.op; ++k)
-        sum = std::fma(reg<double>(w, a[k / 4 * halves + (q >> 1)])[(l & ~3) + k % 4],
-                       reg<double>(w, b[k / 4])[(2 * (l & 3) + (q & 1)) * 4 + k % 4], sum);
+        for (int t = 0; t < 4; ++t)
+          sum = dot(sum, reg<Word>(w, a[k * halves + (q >> 1)])[(l & ~3) + t], reg<Word>(w, b[k])[(2 * (l & 3) + (q & 1)) * 4 + t]);
+      if constexpr (std::is_same_v<T, s32>) if (i.flags & kMmaSaturates) sum = std::clamp<Sum>(sum, INT32_MIN, INT32_MAX);
       sums[q][l] = sum;
     }
-  for (int q = 0; q < cells; ++q) memcpy(reg<double>(w, d[q]), sums[q], sizeof sums[q]);
+  for (int q = 0; q < cells; ++q)
+    for (int l = 0; l < 32; ++l) reg<T>(w, d[q])[l] = T(sums[q][l]);
+}
+void mma_bits(Warp& w, const Instr& i, u32) {
+  mma_words<s32, u32, s64>(w, i, i.op / (i.type == Type::B1 ? 128 : 32), [&](s64 sum, u32 x, u32 y) {
+    if (i.type == Type::B1) return sum + __builtin_popcount(i.flags & kPopcAnd ? x & y : x ^ y);
+    return sum + dot_nibbles(x, y, i.type == Type::S4, Type(i.imm) == Type::S4);
+  });
+}
+void mma_double(Warp& w, const Instr& i, u32) {
+  mma_words<double, double, double>(w, i, i.op / 4, [](double sum, double x, double y) { return std::fma(x, y, sum); });
 }
 bool is_int8(Type t) { return t == Type::S8 || t == Type::U8; }
 bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
@@ -288,26 +301,22 @@ bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
 void mma_operands(Decoder& d, Instr& i, int width, int nd, int na, int nb) {
   i.mode = na;
   i.regs = d.destinations(width, nd);
-  for (int count : {na, nb, nd}) {
-    auto s = d.sources(width, count);
-    i.regs.insert(i.regs.end(), s.begin(), s.end());
-  }
+  for (int count : {na, nb, nd}) d.more_sources(i, width, count);
   i.flow = Flow::Aligned;
 }
 // The shapes that only f64, 4-bit integers and single bits have; false for any other.
 bool decode_special_mma(Decoder& d, Instr& i) {
-  struct Form { const char* shape; int k; bool eight; };
-  static const Form bits[] = {{"m8n8k128", 128, true}, {"m16n8k128", 128, false}, {"m16n8k256", 256, false}};
-  static const Form nibbles[] = {{"m8n8k32", 32, true}, {"m16n8k32", 32, false}, {"m16n8k64", 64, false}};
-  static const Form doubles[] = {{"m8n8k4", 4, true}, {"m16n8k4", 4, false}, {"m16n8k8", 8, false}, {"m16n8k16", 16, false}};
-  auto has = [&](const char* a, const char* b) { return d.position(a) >= 0 || d.position(b) >= 0; };
-  bool is_bits = has("b1", "b1"), is_double = has("f64", "f64");
-  if (!is_bits && !is_double && !has("s4", "u4")) return false;
+  struct Form { const char* type; const char* shape; int k; bool eight; };
+  static const Form forms[] = {
+      {"b1", "m8n8k128", 128, true}, {"b1", "m16n8k128", 128, false}, {"b1", "m16n8k256", 256, false},
+      {"s4", "m8n8k32", 32, true}, {"s4", "m16n8k32", 32, false}, {"s4", "m16n8k64", 64, false},
+      {"f64", "m8n8k4", 4, true}, {"f64", "m16n8k4", 4, false}, {"f64", "m16n8k8", 8, false}, {"f64", "m16n8k16", 16, false}};
+  auto has = [&](const char* modifier) { return d.position(modifier) >= 0; };
+  const bool is_bits = has("b1"), is_double = has("f64");
+  if (!is_bits && !is_double && !has("s4") && !has("u4")) return false;
+  const string type = is_bits ? "b1" : is_double ? "f64" : "s4";
   const Form* form = nullptr;
-  auto find = [&](auto& forms) { for (auto& f : forms) if (!form && d.take(f.shape)) form = &f; };
-  if (is_bits) find(bits);
-  else if (is_double) find(doubles);
-  else find(nibbles);
+  for (auto& f : forms) if (!form && type == f.type && d.take(f.shape)) form = &f;
   if (!form) d.refuse("this combination of shape and types is not supported");
   d.require("row"), d.require("col");
   i.op = form->k, i.flags = form->eight ? kEightRows : 0;
@@ -408,16 +417,19 @@ struct Shape { int N, K, held, bytes; };          // held: columns of A, which a
 Shape shape_of(const Instr& i) { return {i.op, i.mode, i.e >= 0 ? i.mode / 2 : i.mode, type_size(i.type)}; }
 
 u64 hash_operand(Cta& cta, const Descriptor& d, int rows, int K, bool mn_major, int bytes) {
-  u64 h[2] = {1469598103934665603ull, 88172645463325252ull};      // two chains, which need not wait for each other
+  u64 h[4] = {1469598103934665603ull, 88172645463325252ull, 0x9E3779B97F4A7C15ull, 0xBF58476D1CE4E5B9ull};
+  int chain = 0;                       // four, which need not wait for each other
   const u8* shared = cta.shared.data();
   const u32 top = cta.top;
   for_chunks(d, 0, rows, K, mn_major, bytes, [&](u32 a, int, int, int) {
     if (a + 16 > top) return;
     u64 v[2];
     memcpy(v, shared + a, 16);
-    for (int q = 0; q < 2; ++q) h[q] = (h[q] ^ v[q]) * 1099511628211ull;
+    for (int q = 0; q < 2; ++q) h[chain + q] = (h[chain + q] ^ v[q]) * 1099511628211ull;
+    chain ^= 2;
   });
-  return h[0] ^ h[1] * 0x9E3779B97F4A7C15ull;
+  for (int q = 1; q < 4; ++q) h[0] = (h[0] ^ h[q]) * 0x9E3779B97F4A7C15ull;
+  return h[0];
 }
 void check_operand_access(Warp& w, const Descriptor& d, int first, int rows, int K, bool mn_major, int bytes, const Accessor& by) {
   u32 chunks[1024], n = 0;
@@ -560,10 +572,10 @@ void execute(Cta& cta, int first, WgmmaOp* const* ops) {
       unpack_elements(i.type, shared + at, n, ta ? values : &a[r][k]);
       if (ta) for (int q = 0; q < n; ++q) a[r + q][k] = values[q];
     });
+  float rows[4][64];                            // of K-major B, which the products want by columns
   for_chunks(db, 0, N, K, tb, bytes, [&](u32 at, int r, int k, int n) {
-    float values[16];
-    unpack_elements(Type(i.imm & 255), shared + at, n, tb ? &b[k][r] : values);
-    if (!tb) for (int q = 0; q < n; ++q) b[k + q][r] = values[q];
+    unpack_elements(Type(i.imm & 255), shared + at, n, tb ? &b[k][r] : &rows[r & 3][k]);
+    if (!tb && (r & 3) == 3 && k + n == K) transpose_rows(rows, K, &b[0][r - 3]);
   });
   if (sign_a * sign_b < 0) for (auto& row : a) for (float& x : row) x = -x;
   for (int q = 0; sparse && q < 4; ++q)
@@ -640,22 +652,15 @@ bool wgmma_wait(Warp& w, const Instr& i, u32) {
 
 void decode_wgmma(Decoder& d, Instr& i) {
   i.flow = Flow::Aligned;
-  if (d.take("fence")) {
-    d.require("sync"), d.require("aligned"), i.run = wgmma_fence;
-    return;
-  }
-  if (d.take("commit_group")) {
-    d.require("sync"), d.require("aligned"), i.run = wgmma_commit;
-    return;
-  }
+  d.require("sync"), d.require("aligned");
+  if (d.take("fence")) { i.run = wgmma_fence; return; }
+  if (d.take("commit_group")) { i.run = wgmma_commit; return; }
   if (d.take("wait_group")) {
-    d.require("sync"), d.require("aligned");
     i.imm = d.immediate(), i.flow = Flow::Sync, i.sync = wgmma_wait;
     return;
   }
   d.require("mma_async");
   const bool sparse = d.take("sp");
-  d.require("sync"), d.require("aligned");
   string shape = d.modifier_starting("m64n");
   int k = 0, n = 0;
   if (sscanf(shape.c_str(), "m64n%dk%d", &n, &k) != 2) d.refuse("the shape is missing");
@@ -675,8 +680,7 @@ void decode_wgmma(Decoder& d, Instr& i) {
   for (int slot : i.regs) d.mark_read(slot);
   if (d.peek().kind == Operand::Vector) {
     i.flags |= kRegistersA;
-    auto a = d.sources(4, 4);
-    i.regs.insert(i.regs.end(), a.begin(), a.end());
+    d.more_sources(i, 4, 4);
   } else {
     i.a = d.source(8);
   }

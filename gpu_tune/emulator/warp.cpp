@@ -32,9 +32,7 @@ void decode_shuffle(Decoder& d, Instr& i) {
   d.require("sync");
   i.op = d.choose({"up", "down", "bfly", "idx"}, -1);
   d.type_in({Type::B32});
-  auto pair = d.split_pair();
-  i.dst = d.register_of(pair[0], 4);
-  if (pair.size() > 1) i.dst2 = d.register_of(pair[1], 1);
+  d.destination_pair(i, 4);
   i.a = d.source(4), i.b = d.source(4), i.c = d.source(4), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = shuffle;
 }
@@ -50,9 +48,7 @@ void decode_vote(Decoder& d, Instr& i) {
   i.op = d.choose({"all", "any", "uni", "ballot"}, -1);
   if (i.op == 3) d.type_in({Type::B32}), i.dst = d.destination(4);
   else d.require("pred"), i.dst = d.predicate();
-  bool negated = false;
-  i.a = d.predicate(&negated);
-  i.flags = negated, i.member = d.source(4);
+  i.a = d.predicate(i.flags, 1), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = vote;
 }
 
@@ -76,10 +72,8 @@ void decode_match(Decoder& d, Instr& i) {
   i.op = d.choose({"any", "all"}, -1);
   d.require("sync");
   i.type = d.type_in({Type::B32, Type::B64});
-  auto pair = d.split_pair();
-  i.dst = d.register_of(pair[0], 4);
+  d.destination_pair(i, 4);
   if (i.dst < 0) d.refuse("the destination is missing");
-  if (pair.size() > 1) i.dst2 = d.register_of(pair[1], 1);
   i.a = d.source(type_size(i.type)), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = match;
 }
@@ -117,10 +111,8 @@ void elect(Warp& w, const Instr& i, u32 m) {
 }
 void decode_elect(Decoder& d, Instr& i) {
   d.require("sync");
-  auto pair = d.split_pair();
-  if (pair.size() != 2) d.refuse("elect.sync needs a register and a predicate");
-  i.dst = d.register_of(pair[0], 4), i.dst2 = d.register_of(pair[1], 1);
-  if (i.dst2 < 0) d.refuse("the predicate is missing");
+  d.destination_pair(i, 4);
+  if (i.dst2 < 0) d.refuse("elect.sync needs a register and a predicate");
   i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = elect;
 }

@@ -114,10 +114,7 @@ void decode_wmma(Decoder& d, Instr& i) {
   i.op = m << 16 | n << 8 | k, i.imm = s64(tc), i.mode = count(2, i.type2);
   i.flags = na << 16 | nb << 8 | int(d.take("satfinite"));
   i.regs = d.destinations(width, i.mode);
-  for (int c : {na, nb, count(2, tc)}) {
-    auto s = d.sources(width, c);
-    i.regs.insert(i.regs.end(), s.begin(), s.end());
-  }
+  for (int c : {na, nb, count(2, tc)}) d.more_sources(i, width, c);
   i.run = multiply;
 }
 

@@ -71,6 +71,7 @@ ret;
             "%rd1, %rd2, %r1, 2, 1, 1, 1, 0, 0;",
             "selector",
         ),
+        ("ld.relaxed.gpu.global.u2 %r1, [%rd1];", "u2"),
         ("tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r1], 32;", "tcgen05"),
     ],
 )
