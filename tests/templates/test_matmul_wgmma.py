@@ -75,6 +75,7 @@ def test_only_compute_capability_9_0_is_served() -> None:
         (dict(block_n=24, cluster_m=2), "multicast_aligned"),
         (dict(swap_ab=True), "swap_ab_useful"),
         (dict(block_n=24, epilogue_store="staged"), "epilogue_store_legal"),
+        (dict(epilogue_store="staged_shared"), "epilogue_store_legal"),
         (dict(split_k=2), "split_k_useful"),
         (dict(split_k=3, reduction="cluster", grid="one_per_tile"), "cluster_legal"),
         (dict(split_k=2, reduction="cluster", grid="one_per_tile", stages=2, block_n=256), "part_fits"),

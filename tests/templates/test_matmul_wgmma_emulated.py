@@ -25,6 +25,7 @@ FEATURES: dict[str, tuple[dict[str, Any], Matmul]] = {
     "three consumers": (dict(block_m=192, consumers=3, epilogue_store="staged", block_n=96), BF16),
     "one consumer, no setmaxnreg": (dict(block_m=64, consumers=1, producer_registers=0), BF16),
     "pingpong": (dict(schedule="pingpong", epilogue_store="staged"), BF16),
+    "pingpong, boxes shared": (dict(schedule="pingpong", epilogue_store="staged_shared", block_m=64, block_n=96), BF16),
     "pingpong on one slice of K": (
         dict(schedule="pingpong", block_m=64, block_n=32),
         dataclasses.replace(BF16, k=8, lda=0, ldb=0),
@@ -126,6 +127,22 @@ def test_operands_that_wgmma_does_not_transpose_are_copied_first(dtype: str, lay
 )
 def test_planted_bugs_do_not_pass(bug: str, repair: str) -> None:
     c = config(epilogue_store="staged", cluster_m=2)
+    source = render(TEMPLATE, c, BF16, chip(2))
+    assert bug in source
+    with pytest.raises(AssertionError):
+        assert_computes(c, BF16, sms=2, source=source.replace(bug, repair))
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("bug", "repair"),
+    [
+        ("if (thread == 0) mbarrier_wait(store_turns + 8 * consumer, turn ^ 1);", ""),
+        ("tma_store_wait_read<0>();\n                mbarrier_arrive(store", "mbarrier_arrive(store"),
+    ],
+)
+def test_consumers_that_share_boxes_out_of_turn_are_found(bug: str, repair: str) -> None:
+    c = config(schedule="pingpong", epilogue_store="staged_shared", block_m=64, block_n=96)
     source = render(TEMPLATE, c, BF16, chip(2))
     assert bug in source
     with pytest.raises(AssertionError):

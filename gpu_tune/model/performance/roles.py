@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda.sass import Program
+from ...cuda.sass import PIPES, Program
 from ...plan import MainLoop
 from .cast import Cast, Ring
 from .constants import Architecture
@@ -178,6 +178,13 @@ def find(program: Program, loop: MainLoop | None) -> Roles | None:
     meaning |= dict.fromkeys(_in(producer.body, copies).tolist(), FILL)
     inside, gives = _in(consumer.body, waits).tolist(), _in(consumer.body, arrivals).tolist()
     if loop.in_turn:
+        # a wait behind the last multiplication is for shared memory that results pass through, and the last arrival
+        # passes that on. Its order is not played: stores are taken to hide behind the other consumer's main loop
+        matrix = program.pipe == PIPES.index("gmma")
+        for part, where, arrived in ((consumer.after, after, given), (consumer.body, inside, gives)):
+            last = part[matrix[part]].max(initial=-1)
+            if where and where[-1] > last and len(arrived) > 1:
+                meaning |= {where.pop(): PLAIN, arrived.pop(): PLAIN}
         if over_units[1] and len(gives) > 1:
             meaning |= {inside.pop(0): TURN, gives.pop(-2): PASS}
         elif before and given:

@@ -38,9 +38,9 @@ REDUCTION = Knob(
 )
 EPILOGUE_STORE = Knob(
     "epilogue_store",
-    ("direct", "staged", "staged_narrow", "staged_tile"),
+    ("direct", "staged", "staged_narrow", "staged_tile", "staged_shared"),
     "results leave from registers, or through shared memory: in rows (of 128 bytes where the copy engine stores them), "
-    "in rows of 64 bytes, or the whole tile at once",
+    "in rows of 64 bytes, the whole tile at once, or in rows that consumers with tiles of their own share, in turns",
     ordinal=False,
 )
 MIN_BLOCKS = Knob(

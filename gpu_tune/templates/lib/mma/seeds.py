@@ -50,6 +50,10 @@ Played on 4096^3: 128x256 tiles keep the tensor cores of an A100 busy for 0.925 
 reside, for 0.997; on an H100 the larger tiles are 15 % faster nevertheless, on an RTX 4090 1 %."""
 LONG_ROW = 20_480
 """Bytes of K from which on (as played) two blocks touch so many pages at once that they lose what they gain."""
+CROWDED = {80: 0.25}
+"""By compute capability: by how much longer a k tile takes for blocks that share an SM, for each LONG_ROW of K beyond
+the first. Played on an A100: 128x128 tiles of 4096 x 8192 x 28672 take 1.5 times as long as those of one block an SM,
+of K = 16384 1.12 times."""
 STEADY = 8
 """k tiles from which on a block's pace is steady."""
 UNBUFFERED = 1.3
@@ -194,27 +198,31 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
 
     def round_of(blocks: int) -> float:
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
-        tensor = 2.0 * area * c["block_k"] / rate * idle
+        tensor = 2.0 * area * c["block_k"] / rate * idle * (UNBUFFERED if c["fragment_buffers"] == 1 else 1.0)
         if k_tiles >= STEADY:
-            lonely = blocks == 1 and min(c["block_m"], c["block_n"]) >= 128 and problem.k * size <= LONG_ROW
+            row = problem.k * size / LONG_ROW
+            lonely = blocks == 1 and min(c["block_m"], c["block_n"]) >= 128 and row <= 1
             tensor *= ALONE.get(device.cc, 1.0) if lonely else 1.0
-            tensor *= UNBUFFERED if c["fragment_buffers"] == 1 else 1.0
+            tensor *= 1 + CROWDED.get(device.cc, 0.0) * max(0.0, row - 1) * (fits > 1)
         parts = (tensor, issue, shared, l2)
         tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
-        # epilogue: 1500 clocks of start and drain, then results leave at 32 bytes a clock; parts of a split K, which
-        # are written and read again, at 24
-        leave = 1500 + blocks * area * 4 / 32
+        # epilogue: 1500 clocks of start and drain and 200 of every block's own, then results leave at 32 bytes a clock;
+        # parts of a split K, which are written and read again, at 40. These follow the played defaults of an A100
+        leave = 1500 + 200 * blocks + blocks * area * 4 / 32
         if c["split_k"] > 1:
-            leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 24
+            leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 40
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
         return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
-    full, rest = divmod(each, fits)
-    clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
     # bytes that must be read and written once, over the memory's bytes a second, in clocks
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
-    return max(clocks, floor) + 0.1 * clocks
+    full, rest = divmod(each, fits)
+    share = min(1.0, full * fits * device.sm_count / work)  # of the blocks, in full rounds; memory waits in the last
+    total = 0.0
+    for clocks, part in ((full * round_of(fits), share), (round_of(rest) if rest else 0.0, 1 - share)):
+        total += max(clocks, floor * part) + 0.1 * clocks
+    return total
 
 
 def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:

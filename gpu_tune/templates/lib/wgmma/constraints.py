@@ -32,6 +32,7 @@ from .tiles import (
     promotes,
     right_rows,
     shared_bytes,
+    shares_boxes,
     sums_in_cluster,
 )
 
@@ -195,6 +196,8 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             return True
         if (c["swap_ab"] and c["epilogue_store"] == "staged_narrow") or not blocks_of_64(c):
             return False
+        if shares_boxes(c) and c["schedule"] != "pingpong":
+            return False
         item = out_itemsize(c, w)
         return box_bytes(c, item) > 0 and (parts(c) > 1 or problem(w).ldc * item % 16 == 0)
 
@@ -218,6 +221,17 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             f"K is split where tiles are few: all parts in {SPLIT_ROUNDS} rounds of blocks at most",
         ),
         Constraint(
+            "stages_useful",
+            ("block_k", "schedule", "stages", "grid", "split_k", "reduction"),
+            lambda c, w, d: (
+                c["stages"] <= max(2, ceil_div(problem(w).k_tiles(c), c["split_k"]))
+                or (c["grid"], c["schedule"]) != ("one_per_tile", "cooperative")
+                or sums_in_cluster(c)
+            ),
+            "a block of a single tile has no more k tiles in flight than its part of K has (or 2); sums in a cluster "
+            "need the ring's memory",
+        ),
+        Constraint(
             "part_fits",
             ("block_m", "block_n", "block_k", "stages", "swap_ab", "split_k", "reduction"),
             lambda c, w, d: (
@@ -232,7 +246,7 @@ def _of_the_product(problem: Callable[[Any], Problem]) -> tuple[Constraint, ...]
             (*_SHAPE, "epilogue_store", "split_k", "reduction"),
             storable,
             "the copy engine stores boxes of 32, 64 or 128 bytes a row into rows at multiples of 16 bytes; use the "
-            "direct epilogue; transposed, there is no narrow ring",
+            "direct epilogue; transposed, there is no narrow ring; boxes are shared by the consumers of a pingpong",
         ),
         Constraint(
             "shared_memory_fits",

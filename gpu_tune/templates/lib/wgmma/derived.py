@@ -22,6 +22,7 @@ from .tiles import (
     Problem,
     blocks_of_64,
     box_bytes,
+    box_owners,
     buffers,
     cluster_size,
     clusters,
@@ -33,6 +34,7 @@ from .tiles import (
     promotes,
     right_rows,
     shared_bytes,
+    shares_boxes,
     staging_bytes,
     sums_in_cluster,
 )
@@ -154,7 +156,8 @@ class Staging:
     """Results on their way through shared memory, from where the copy engine stores them. Sizes and offsets are bytes.
 
     A consumer has ``boxes`` of them for a tile (0: plain stores from registers), ``buffers`` at once, each ``box_rows``
-    rows of ``box_columns`` elements or ``box_bytes``. They lie at ``offset``, ``bytes`` for all ``consumers``.
+    rows of ``box_columns`` elements or ``box_bytes``. They lie at ``offset``, ``bytes`` for all ``owners`` (consumers,
+    or 1 where these share boxes ``in_turn``).
     """
 
     boxes: int
@@ -164,10 +167,12 @@ class Staging:
     box_bytes: int
     offset: int
     bytes: int
-    consumers: int
+    owners: int
+    in_turn: bool
 
     def __str__(self) -> str:
-        return f"{self.bytes} bytes of results" if self.used else "results from registers"
+        shared = " that consumers share" if self.in_turn else ""
+        return f"{self.bytes} bytes of results{shared}" if self.used else "results from registers"
 
     @property
     def used(self) -> bool:
@@ -176,11 +181,11 @@ class Staging:
     @property
     def split(self) -> bool:
         """Whether several consumers have boxes of their own."""
-        return self.used and self.consumers > 1
+        return self.used and self.owners > 1
 
     @property
     def bytes_each(self) -> int:
-        return self.bytes // self.consumers
+        return self.bytes // self.owners
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,8 @@ def staging(c: Config, itemsize: int, tiles: Layout, offset: int) -> Staging:
         box_bytes=width,
         offset=offset,
         bytes=staging_bytes(c, itemsize),
-        consumers=c["consumers"],
+        owners=box_owners(c),
+        in_turn=shares_boxes(c),
     )
 
 

@@ -108,14 +108,19 @@ def _fitted(c: dict[str, Any], w: Workload, device: Device, problem: Problem) ->
     if few or row % 16 or together or not tiles.box_bytes(c, out_bytes):
         c["epilogue_store"] = "direct"
     stages = _stages(c, w, device)
-    if c["epilogue_store"] == "staged" and stages < 4 and not c["swap_ab"]:
-        narrow = {**c, "epilogue_store": "staged_narrow"}
-        if tiles.box_bytes(narrow, out_bytes) and _stages(narrow, w, device) > stages:
-            c, stages = narrow, _stages(narrow, w, device)
+    if c["epilogue_store"] == "staged" and not c["swap_ab"]:
+        # played: a fifth stage of 64x256 tiles is worth 1 %; rows of 64 bytes take twice as many stores for the memory
+        # that sharing saves
+        way, enough = ("staged_shared", 5) if c["schedule"] == "pingpong" else ("staged_narrow", 4)
+        smaller = {**c, "epilogue_store": way}
+        if stages < enough and tiles.box_bytes(smaller, out_bytes) and _stages(smaller, w, device) > stages:
+            c, stages = smaller, _stages(smaller, w, device)
     if not stages:
         return None
     work_tiles, places = _work_tiles(c, problem), _places(c, device)
-    c["stages"] = stages
+    # a block never has more k tiles in flight than it multiplies; sums in a cluster need the ring's memory itself
+    most = ceil_div(problem.k_tiles(c), c["split_k"]) * max(1, ceil_div(work_tiles, places))
+    c["stages"] = stages if together else min(stages, max(2, most))
     alone = together or (work_tiles <= places and c["schedule"] != "pingpong")
     c["grid"] = "one_per_tile" if alone else "co_resident" if tiles.cluster_size(c) > 2 else "min_waves"
     height, width = c["block_m"] * c["cluster_m"], c["block_n"] * c["cluster_n"]

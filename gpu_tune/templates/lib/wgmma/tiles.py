@@ -248,20 +248,29 @@ def buffers(c: Mapping[str, Any], out_bytes: int) -> int:
     return boxes if c["epilogue_store"] == "staged_tile" else min(2, boxes)
 
 
+def shares_boxes(c: Mapping[str, Any]) -> bool:
+    """Whether the consumers of a pingpong stage their results in the same boxes, one after the other."""
+    return bool(c["epilogue_store"] == "staged_shared")
+
+
+def box_owners(c: Mapping[str, Any]) -> int:
+    """Sets of staged boxes of a block."""
+    return 1 if shares_boxes(c) else int(c["consumers"])
+
+
 def staging_bytes(c: Mapping[str, Any], out_bytes: int) -> int:
-    """Shared bytes of all consumers' staged boxes."""
+    """Shared bytes of the staged boxes, each consumer's own or those that they share."""
     if c["epilogue_store"] == "direct" or not box_bytes(c, out_bytes):
         return 0
     rows = right_rows(c) if c["swap_ab"] else 64
-    return int(c["consumers"] * buffers(c, out_bytes) * rows * box_bytes(c, out_bytes))
+    return int(box_owners(c) * buffers(c, out_bytes) * rows * box_bytes(c, out_bytes))
 
 
 def shared_bytes(c: Mapping[str, Any], itemsize: int, out_bytes: int) -> int:
     """Dynamic shared memory of a block."""
     ring = c["stages"] * (c["block_m"] + c["block_n"]) * c["block_k"] * itemsize
-    barriers = 16 * (
-        c["stages"] + (c["schedule"] == "pingpong")
-    )  # full and empty for every stage, and pingpong's turns
+    # full and empty for every stage, and pingpong's turns: to multiply and, where boxes are shared, to store
+    barriers = 16 * (c["stages"] + (c["schedule"] == "pingpong") + shares_boxes(c))
     return int(ring + barriers) + staging_bytes(c, out_bytes)
 
 
