@@ -51,7 +51,11 @@ def kernel(k: int = 8192, **knobs: Any) -> block.Kernel:
     return block.Kernel(cubin.programs(code)["matmul_wgmma"], H100, threads // 32, None, rendered.estimate.loop)
 
 
-@pytest.mark.parametrize("knobs", [{}, PINGPONG], ids=["cooperative", "pingpong"])
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, PINGPONG, PINGPONG | {"epilogue_store": "staged_shared", "stages": 5}],
+    ids=["cooperative", "pingpong", "pingpong, boxes shared"],
+)
 def test_every_mbarrier_operation_of_the_roles_gets_its_meaning(knobs: dict[str, Any]) -> None:
     found = kernel(**knobs).roles
     assert found is not None
@@ -88,7 +92,7 @@ def test_a_k_of_few_steps_is_unrolled_and_still_played() -> None:
 
 
 def test_where_only_copying_is_a_loop_there_are_no_roles_and_a_fill_is_waited_for() -> None:
-    few = kernel(128, block_m=64, block_n=16, block_k=64, consumers=1, stages=12, grid="one_per_tile", cluster_m=1)
+    few = kernel(128, block_m=64, block_n=16, block_k=64, consumers=1, stages=2, grid="one_per_tile", cluster_m=1)
     assert few.program.hot_loop is not None and few.roles is None
     assert few.wave(1, 1.0, 1).cycles > few.pace(1).cycles(1.0) + 500  # DRAM's latency
 

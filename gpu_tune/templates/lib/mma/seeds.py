@@ -54,6 +54,9 @@ CROWDED = {80: 0.25}
 """By compute capability: by how much longer a k tile takes for blocks that share an SM, for each LONG_ROW of K beyond
 the first. Played on an A100: 128x128 tiles of 4096 x 8192 x 28672 take 1.5 times as long as those of one block an SM,
 of K = 16384 1.12 times."""
+SPLITS = (2, 3, 4, 6, 8, 12, 16)
+SPLIT_ROUNDS = 8
+"""Rounds of blocks up to which K is split: beyond, the last one costs little, and parts cost more."""
 STEADY = 8
 """k tiles from which on a block's pace is steady."""
 UNBUFFERED = 1.3
@@ -137,12 +140,24 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
             if min(bm, bn) >= 64 and problem.work_tiles(base) > device.sm_count:
                 base["stages"] = _resident_stages(base, w, device)
         room = device.sm_count // max(1, problem.work_tiles(base))
-        splits = [s for s in (2, 3, 4, 6, 8, 12, 16) if s <= room and problem.k_tiles(base) // s >= 4]
-        for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits[-1:] + splits[:1])):
+        splits = [s for s in SPLITS if s <= room and problem.k_tiles(base) // s >= 4]
+        splits = splits[-1:] + splits[:1] or _fuller(base, w, device, problem)
+        for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits)):
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
             # a deep tile whose memory suffices for two stages alone is no well-known one: on an RTX 4090 7 % slower
             if config is not None and int(config["stages"]) >= min(3, stages, max(2, problem.k_tiles(config) // split)):
                 yield config
+
+
+def _fuller(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> list[int]:
+    """Where the last of a few rounds would be less than half full: the split of a long K whose rounds are fullest."""
+    places = device.sm_count * _resident({**_PLAIN, **c}, w, device, Shape.of({**_PLAIN, **c}, w.dtype, False))
+    tiles = problem.work_tiles(c)
+    full, left = divmod(tiles, places)
+    if not 1 <= full <= 3 or not 0 < left < places / 2:
+        return []
+    whole = [s for s in SPLITS if problem.k_tiles(c) // s >= 16 and tiles * s <= SPLIT_ROUNDS * places]
+    return sorted(whole, key=lambda s: ceil_div(tiles * s, places) / s)[:1]
 
 
 def _spreads(c: Mapping[str, Any], w: Workload, device: Device) -> bool:
