@@ -229,15 +229,12 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
         return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
+    full, rest = divmod(each, fits)
+    clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
     # bytes that must be read and written once, over the memory's bytes a second, in clocks
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
-    full, rest = divmod(each, fits)
-    share = min(1.0, full * fits * device.sm_count / work)  # of the blocks, in full rounds; memory waits in the last
-    total = 0.0
-    for clocks, part in ((full * round_of(fits), share), (round_of(rest) if rest else 0.0, 1 - share)):
-        total += max(clocks, floor * part) + 0.1 * clocks
-    return total
+    return max(clocks, floor) + 0.1 * clocks
 
 
 def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Problem) -> dict[str, float]:
