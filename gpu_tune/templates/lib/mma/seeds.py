@@ -154,7 +154,7 @@ def _fuller(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem)
     places = device.sm_count * _resident({**_PLAIN, **c}, w, device, Shape.of({**_PLAIN, **c}, w.dtype, False))
     tiles = problem.work_tiles(c)
     full, left = divmod(tiles, places)
-    if not 1 <= full <= 3 or not 0 < left < places / 2:
+    if not 1 <= full <= 2 or not 0 < left < places / 2:
         return []
     whole = [s for s in SPLITS if problem.k_tiles(c) // s >= 16 and tiles * s <= SPLIT_ROUNDS * places]
     return sorted(whole, key=lambda s: ceil_div(tiles * s, places) / s)[:1]
