@@ -8,6 +8,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import gpu_tune.torch as gtt
+from bench.torch_compile.__main__ import compiled
+from tests.helpers.torch_models import ResNet, TransformerBlock, UNet
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,20 @@ def test_many_batch_sizes_make_few_graphs() -> None:
             torch._dynamo.decorators.mark_unbacked(x, 0)
             torch.testing.assert_close(compiled(x), model(x))
     assert counter.frame_count == 1
+
+
+SMALL = {
+    "transformer": (lambda: TransformerBlock(16, 2), (4, 16)),
+    "ResNet": (lambda: ResNet((1,), width=4, classes=3), (3, 32, 32)),
+    "U-Net": (lambda: UNet(3, 4, 1), (3, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_replaced_models_are_whole_graphs_of_which_two_serve_ten_batch_sizes(name: str) -> None:
+    """As ``python -m bench.torch_compile`` does it with ResNet-50 and inductor."""
+    found = compiled(*SMALL[name], (1, 2, 3, 4, 5, 6, 7, 8, 16, 32), "aot_eager", True)
+    assert found.good and found.graphs == 2 and found.layers >= 4 and found.operators == (found.layers,) * 2
 
 
 def test_convolutions_of_an_unbacked_batch_are_one_graph() -> None:
