@@ -5,8 +5,8 @@
 
 The models are a transformer block, ResNet-50 and a U-Net with few channels and small images: graphs depend on neither.
 ``fullgraph`` raises where a graph breaks. The batch is dynamic as PyTorch makes it by default: a size of 1 has a graph
-of its own, the second size begins the general one. Wanted are at most 2 recompiles, every replaced layer as an operator of
-ours in each graph, and the results of the model that is not compiled. PyTorch's own layers stand beside them.
+of its own, the second size begins the general one. Wanted are at most 2 recompiles, every replaced layer as an operator
+of ours in each graph, and the results of the model that is not compiled. PyTorch's own layers stand beside them.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     found: dict[str, dict[str, Compiled]] = {}
     print(f"{options.backend}, batch sizes {SIZES}")
-    print(
-        f"{'model':14} {'layers':>6} {'graphs':>6} {'recompiles':>10} {'error':>9} {'seconds':>8}   PyTorch's graphs"
-    )
+    print(f"{'model':14} {'layers':>6} {'graphs':>6} {'recompiles':>10} {'error':>9} {'seconds':>8}   PyTorch's graphs")
     for name in options.models:
         make, shape = models()[name]
         ours, theirs = (compiled(make, shape, SIZES, options.backend, mine) for mine in (True, False))
