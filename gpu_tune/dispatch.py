@@ -107,7 +107,7 @@ def matmul(
     """``epilogue(alpha * A @ B + beta * C)`` by our kernel or the vendor library, whichever is known to be faster.
 
     ``a`` and ``b`` as ``layout`` names them (see :class:`Matmul`), ``vectors`` the epilogue's operands by name (bias,
-    row_bias, residual, scale, scale_a, scale_b). Untuned shapes go to the vendor library. Arrays on the CPU are
+    row_bias, residual, aux, scale, scale_a, scale_b). Untuned shapes go to the vendor library. Arrays on the CPU are
     computed by NumPy, in float64. Returns an array of the library of ``a`` (NumPy's, where that has no way to make
     one). InvalidInput for a tensor that requires a gradient: :mod:`gpu_tune.torch` has operators that give one. float8
     results saturate; where PyTorch converts an overflow to float8_e5m2 it gives infinity, ml_dtypes and JAX NaN.

@@ -24,7 +24,16 @@ TYPES = {
     "float8_e5m2": 29,
 }
 COMPUTE = {"fp16": 64, "fp32": 68, "tf32": 77, "int32": 72}
-EPILOGUES = {"": 1, "relu": 2, "bias": 4, "bias+relu": 6, "gelu_tanh": 32, "bias+gelu_tanh": 36}
+EPILOGUES = {
+    "": 1,
+    "relu": 2,
+    "bias": 4,
+    "bias+relu": 6,
+    "gelu_tanh": 32,
+    "bias+gelu_tanh": 36,
+    "drelu": 136,
+    "dgelu_tanh": 192,
+}
 WORKSPACE = 32 << 20
 """NVIDIA's figure for Hopper; older chips need less."""
 ALGORITHMS = 100
@@ -33,6 +42,9 @@ _DESC = {
     "transb": 4,
     "epilogue": 7,
     "bias": 8,
+    "aux": 11,
+    "aux_ld": 12,
+    "aux_stride": 13,
     "scale_a": 17,
     "scale_b": 18,
     "fast": 25,

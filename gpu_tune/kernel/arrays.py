@@ -312,6 +312,7 @@ class _Tensor(ctypes.Structure):
 
 _DLPACK_DTYPES = {
     (0, 8): "int8",
+    (1, 8): "uint8",
     (0, 32): "int32",
     (2, 32): "float32",
     (2, 16): "float16",

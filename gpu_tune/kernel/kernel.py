@@ -36,12 +36,12 @@ class EmulatedResult(UserWarning):
 class TunedKernel:
     """A kernel with its launch plan, ready to be called.
 
-    ``kernel(a, b, c=None, *, bias=None, row_bias=None, residual=None, scale=None, scale_a=None, scale_b=None, alpha=1,
-    beta=0, out=None)`` for a matmul, ``kernel(x, w, ...)`` for a conv2d, ``kernel(dy, w, ...)`` and ``kernel(dy, x,
-    c=None, ...)`` for its gradients; returns ``out``. Arrays are CuPy's, PyTorch's or anything with DLPack or
-    ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``; ``out`` may be ``c``. Work
-    is queued on ``stream`` (a CUstream as an integer), by default on the stream that the arrays' library has current.
-    Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
+    ``kernel(a, b, c=None, *, bias=None, row_bias=None, residual=None, aux=None, scale=None, scale_a=None, scale_b=None,
+    alpha=1, beta=0, out=None)`` for a matmul, ``kernel(x, w, ...)`` for a conv2d, ``kernel(dy, w, ...)`` and
+    ``kernel(dy, x, c=None, ...)`` for its gradients; returns ``out``. Arrays are CuPy's, PyTorch's or anything with
+    DLPack or ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``; ``out`` may be
+    ``c``. Work is queued on ``stream`` (a CUstream as an integer), by default on the stream that the arrays' library
+    has current. Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
 
     ``workload`` is what it computes, ``chip`` what it was tuned for; ``template`` (a name) and ``config`` are what it
     was made from. ``source`` is the CUDA source, self-contained, under its header comment; ``cubin`` the compiled code

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Unsupported
-from ..reference import activation, factors
+from ..reference import activation, derivative, factors, mask
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import Op
 
@@ -22,6 +22,13 @@ _TORCH_ACTIVATIONS: dict[str, Callable[[Any, Op, Any], Any]] = {
     "gelu_tanh": lambda functional, op, y: functional.gelu(y, approximate="tanh"),
     "clamp": lambda functional, op, y: y.clamp(op.lo, op.hi),
 }
+_TORCH_DERIVATIVES: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "drelu(out)": lambda aten, y, aux: aten.threshold_backward(y, aux, 0.0),
+    "dgelu": lambda aten, y, aux: aten.gelu_backward(y, aux),
+    "dgelu_tanh": lambda aten, y, aux: aten.gelu_backward(y, aux, approximate="tanh"),
+    "dsilu": lambda aten, y, aux: aten.silu_backward(y, aux),
+}
+"""Gradients that PyTorch has: of what an activation gave, and what it was given (of a ReLU: what it gave)."""
 _WIDE = ("float32", "float16", "bfloat16")
 
 
@@ -88,8 +95,25 @@ def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mappi
             y = y * vector if op.name == "scale" else y + vector
         elif op.name == "residual":
             y = y + operands["residual"]
+        elif op.name == "drelu":
+            y = xp.where(_bits(workload, xp, library, operands["aux"], y.shape), y, xp.zeros((), dtype=y.dtype))
+        elif op.operand == "aux" and library == "torch":
+            y = _TORCH_DERIVATIVES[op.name](xp.ops.aten, y, operands["aux"])
+        elif op.operand == "aux":
+            slope = derivative(workload, op, operands["aux"].astype(xp.float32), xp)
+            y = (xp.where(slope, y, 0) if op.name == "drelu(out)" else y * slope).astype(y.dtype)
         elif library == "cupy":
             y = activation(op, y.astype(xp.float32), xp).astype(y.dtype)
         else:
             y = _TORCH_ACTIVATIONS[op.name](xp.nn.functional, op, y)
     return y
+
+
+def _bits(workload: Workload, xp: Any, library: str, packed: Any, shape: tuple[int, ...]) -> Any:
+    """A saved mask as booleans in the shape of the result, on the arrays' device."""
+    if library == "cupy":
+        return mask(workload, packed, xp)
+    bits = (packed.unsqueeze(-1) >> xp.arange(8, device=packed.device, dtype=xp.uint8) & 1).bool()
+    if workload.op == "conv2d":
+        return bits.reshape(-1)[: shape.numel()].reshape(shape)  # type: ignore[attr-defined]
+    return bits.flatten(-2)[..., : shape[-1]]

@@ -54,9 +54,12 @@ def wide_bounds(
     """``reference.bounds`` with ``known`` products, same numbers: some rows of the result at a time on each CPU."""
     shape = known[0].shape
     rows = max(1, _PIECE * shape[0] // max(1, known[0].size))
-    if rows >= shape[0] or numerics.winograd:  # whose bound depends on the largest element of all
+    flat_bits = workload.op == "conv2d" and any(op.name == "drelu" for op in workload.ops)
+    if rows >= shape[0] or flat_bits or numerics.winograd:  # whose bound depends on the largest element of all
         return bounds(workload, arrays, scalars, numerics=numerics, exact=exact, products=known)
-    like_rows = {"c", "residual"} | ({"row_bias"} if len(shape) == 2 else set())  # of every matrix of a batch otherwise
+    like_rows = {"c", "residual", "aux"} | (
+        {"row_bias"} if len(shape) == 2 else set()
+    )  # of every matrix of a batch otherwise
     lo, hi = (np.empty(shape, NUMPY[workload.out_dtype]) for _ in range(2))
     expected, error = (np.empty(shape) for _ in range(2))
 

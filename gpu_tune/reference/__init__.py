@@ -3,6 +3,7 @@
 All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
+from .derivatives import derivative, mask
 from .inputs import POISON, allocate, changed_gaps, elements, example_inputs, example_scalars
 from .rounding import (
     EPS,
@@ -34,11 +35,13 @@ __all__ = [
     "cast",
     "changed_gaps",
     "compare",
+    "derivative",
     "elements",
     "example_inputs",
     "example_scalars",
     "factors",
     "inside",
+    "mask",
     "products",
     "reduction_length",
     "reference",

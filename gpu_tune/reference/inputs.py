@@ -62,13 +62,15 @@ def example_inputs(
     arrays = {}
     for name, spec in workload.arrays().items():
         if name != "out":
-            arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32") else np.nan)
+            arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32", "uint8") else np.nan)
             _fill(arrays[name], rng, _drawing(workload, name, spec, kind), draw_large)
     return arrays
 
 
 def _drawing(workload: Workload, name: str, spec: ArraySpec, kind: str) -> Draw:
     """What makes the values of array ``name``."""
+    if spec.dtype == "uint8":
+        return lambda rng, shape: rng.integers(0, 256, shape)
     scaling = name in ("scale", "scale_a", "scale_b")
     if kind == "integer":
         if scaling:

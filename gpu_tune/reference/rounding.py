@@ -15,8 +15,9 @@ import numpy as np
 
 from ..errors import require
 from ..workload import Conv2d, Matmul, Workload
-from ..workload.epilogue import Op
+from ..workload.epilogue import DERIVATIVES, TRANSCENDENTAL, Op
 from . import backward, winograd
+from .derivatives import derivative
 
 NUMPY: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -24,6 +25,7 @@ NUMPY: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "int8": np.dtype(np.int8),
     "int32": np.dtype(np.int32),
+    "uint8": np.dtype(np.uint8),
     "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn),
     "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
@@ -179,7 +181,7 @@ def bounds(
     """What :func:`compare` compares with. ``products``: what :func:`products` gave, or the same computed elsewhere."""
     with np.errstate(all="ignore"):
         expected, error = _evaluate(workload, arrays, scalars or {}, numerics or Numerics(), products)
-        if exact and not any(op.name in ("gelu", "gelu_tanh", "silu") for op in workload.ops):
+        if exact and not any(op.name in TRANSCENDENTAL for op in workload.ops):
             error = np.zeros_like(expected)
         error = np.where(np.isfinite(expected), error, 0.0)
         return Bounds(
@@ -196,7 +198,8 @@ def _evaluate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(reference, error bound), both float64."""
     heavy = (*workload.inputs, "scale_a", "scale_b", "out")
-    wide = {n: np.asarray(a).astype(np.float64) for n, a in arrays.items() if n not in heavy}
+    wide = {n: np.asarray(a) for n, a in arrays.items() if n not in heavy}
+    wide = {n: a if a.dtype == np.uint8 else a.astype(np.float64) for n, a in wide.items()}
     y, magnitude = known or products(workload, arrays)
     if numerics.winograd and isinstance(workload, Conv2d):
         magnitude = _winograd_magnitude(workload, arrays, numerics.winograd, magnitude, known is not None)
@@ -237,6 +240,12 @@ def _apply(
     if op.name == "residual":
         y = y + wide["residual"]
         return y, error + 2 * eps * (np.abs(y) + np.abs(wide["residual"]))
+    if op.name in DERIVATIVES:
+        slope = derivative(workload, op, wide["aux"])
+        if op.name not in TRANSCENDENTAL:  # a choice: what is not passed is zero, were it NaN
+            return np.where(slope, y, 0.0), np.where(slope, error, 0.0)
+        approximate = 2.0**-18 * (1.0 + np.abs(wide["aux"])) + 1e-7  # of the slope
+        return y * slope, error * np.abs(slope) + np.abs(y) * approximate + 2 * eps * np.abs(y * slope)
     out = activation(op, y)
     transcendental = 0.0 if op.name in ("relu", "clamp") else 2.0**-18 * np.abs(y) + 1e-7
     return out, error * LIPSCHITZ[op.name] + transcendental

@@ -18,6 +18,7 @@ from ..cuda.device import Device
 from ..plan import LaunchPlan, MemsetStep, ResourceEstimate, Step
 from ..space.knob import Constraint
 from ..workload import ITEMSIZE
+from ..workload.epilogue import DERIVATIVES
 from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
@@ -101,7 +102,7 @@ def supports(w: Any, device: Device) -> bool | str:
         return problems
     if not problems.convolutions:
         return "has no pixel that meets a filter tap"
-    if problems.empty and w.ops:
+    if problems.empty and any(op.name not in DERIVATIVES for op in w.ops):  # which keep a zero
         return "sets pixels that meet no filter tap to zero, which an epilogue would change"
     if image_problem(w).m >= 2**31 - 512:
         return "has 2^31 pixels or more"

@@ -14,13 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors import require
 from ..workload import epilogue as grammar
 from ..workload.epilogue import Op
 
 Operands = Mapping[str, Tensor]
 
-parse = functools.lru_cache(maxsize=1024)(grammar.parse)
-"""The operations of an epilogue."""
+
+@functools.lru_cache(maxsize=1024)
+def parse(epilogue: str) -> tuple[Op, ...]:
+    """The operations of an epilogue; InvalidInput for backward ones, whose work autograd does here."""
+    ops = grammar.parse(epilogue)
+    rule = "has a backward operation, whose aux the operators of gpu_tune.torch do not take"
+    remedy = "leave it to autograd, or call gpu_tune.matmul, gpu_tune.tune or gpu_tune.load"
+    require(not any(op.operand == "aux" for op in ops), "epilogue", epilogue, rule, remedy)
+    return ops
 
 
 def vector(name: str, value: Tensor, channels_first: bool) -> Tensor:

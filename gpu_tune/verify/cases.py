@@ -19,6 +19,7 @@ from ..space.knob import Config
 from ..templates.base import Template
 from ..templates.outside import VARIABLE
 from ..workload import DTYPES, ITEMSIZE, MATH, OUT_DTYPES, Conv2d, Matmul, Workload, from_dict, to_dict
+from ..workload.epilogue import parse
 
 DEVICES = ("nvidia-h200", "nvidia-a100", "nvidia-rtx-4090", "nvidia-rtx-5090", "nvidia-rtx-3090", "nvidia-t4")
 """One device of each compute capability, in the order in which a template's first supported one is its home."""
@@ -35,6 +36,9 @@ EPILOGUES = {
         "clamp(-1,1.5)",
         "scale",
         "row_bias+bias+residual+relu",
+        "drelu",
+        "scale+dgelu",
+        "drelu(out)+residual",
     ),
     "conv2d": (
         "",
@@ -46,6 +50,8 @@ EPILOGUES = {
         "gelu_tanh+residual",
         "clamp(-1,1.5)",
         "scale",
+        "drelu",
+        "residual+dsilu",
     ),
 }
 
@@ -121,7 +127,7 @@ def supported_cells(template: Template, device: Device) -> dict[Cell, tuple[str,
 
 def _friendly(template: Template, cell: Cell, math: tuple[str, ...]) -> list[Workload]:
     """Workloads of the cell that nothing but the cell makes hard, of every kind that has templates of its own."""
-    out = next(o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue))
+    out = _out_dtypes(cell)[0]
     common: dict[str, Any] = dict(
         dtype=cell.dtype, out_dtype=out, layout=cell.layout, epilogue=cell.epilogue, math=math
     )
@@ -327,8 +333,16 @@ def _pick(rng: np.random.Generator, *values: Any) -> Any:
     return values[rng.integers(len(values))]
 
 
+def _out_dtypes(cell: Cell) -> list[str]:
+    """Output dtypes that a workload of the cell may have: integer results take no epilogue, saved values are floats."""
+    outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
+    if any(op.operand == "aux" and op.name != "drelu" for op in parse(cell.epilogue)):
+        return [o for o in outs if o in ("float32", "float16", "bfloat16")]
+    return outs
+
+
 def _types(cell: Cell, rng: np.random.Generator) -> dict[str, Any]:
     """out_dtype and alignment; the integer result takes no epilogue."""
-    outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
+    outs = _out_dtypes(cell)
     alignment = _pick(rng, 16, 16, 16, 16, 4, 32) if rng.random() < 0.6 else 16
     return {"out_dtype": _pick(rng, *outs), "alignment": alignment}

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..plan.size import label, whole
+from ..plan.size import ceil_div, label, whole
 from .matmul import Matmul, View
 from .operation import SCALES, ArraySpec, Operation
 
@@ -183,6 +183,8 @@ class Conv2d(Operation):
         )
 
     def arrays(self) -> dict[str, ArraySpec]:
+        """As declared in :class:`Operation`. A mask of bits (``drelu``) is flat: bit i % 8 of byte i // 8 is element i
+        of ``out`` in the order of its memory; bytes up to a multiple of 16."""
         cg, nhwc = self.c // self.groups, self.layout == "nhwc"
         image = (self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w)
         filters: tuple[int, ...] = (self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s)
@@ -199,7 +201,8 @@ class Conv2d(Operation):
             "tensor": ((1,), (1,)),
             "row_col": ((1,), (self.k,)),
         }
-        return {**specs, **self._operands(1, channels, out, scales[self.scales]), "out": out}
+        bits = (16 * ceil_div(math.prod(wanted), 128),)
+        return {**specs, **self._operands(1, channels, out, bits, scales[self.scales]), "out": out}
 
     def views(self) -> tuple[View, ...]:
         """A 1x1 stride-1 unpadded ungrouped conv is a matmul: nhwc as ``x @ w.T``; nchw with n = 1 as ``w @ x``.
@@ -217,6 +220,9 @@ class Conv2d(Operation):
         if not plain or self.scales == "row_col" or self.weights != "plain" or self.open is not None:
             return ()
         pixels, nhwc = self.n * self.h * self.w, self.layout == "nhwc"
+        columns = pixels if not nhwc else self.k if self.direction == "fprop" else self.c
+        if any(op.name == "drelu" for op in self.ops) and columns % 128:
+            return ()  # a matmul pads the bits of each row
         if self.direction == "wgrad" and (nhwc or self.n == 1):
             layout = "tn" if nhwc else "nt"
             matmul = Matmul(self.k, self.c, pixels, layout=layout, scales=self.scales, beta=self.beta, **common)

@@ -2,6 +2,10 @@
 
 ``scale`` and ``bias`` are per column (matmul) or output channel (conv2d), ``row_bias`` per row (matmul only),
 ``residual`` is an array like the output, ``clamp(lo,hi)`` has two numbers. The cast to ``out_dtype`` comes last.
+
+Backward operations multiply by the derivative of an activation, which they take from the array ``aux`` that the forward
+pass saved: ``dgelu``, ``dgelu_tanh`` and ``dsilu`` from what the activation was given, ``drelu(out)`` from its result
+(both arrays like the output), ``drelu`` from one bit an element, set where the gradient passes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,11 @@ from ..errors import InvalidInput, require
 
 OPERANDS = ("scale", "bias", "row_bias", "residual")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
-GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)"))
+DERIVATIVES = ("drelu", "drelu(out)", "dgelu", "dgelu_tanh", "dsilu")
+"""Backward operations; a ``drelu`` alone reads bits."""
+TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu", "dgelu", "dgelu_tanh", "dsilu")
+"""Operations that take exponentials or error functions, whose results are approximate."""
+GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)", *DERIVATIVES))
 _CLAMP = re.compile(r"clamp\(\s*([^,()\s]+)\s*,\s*([^,()\s]+)\s*\)")
 
 
@@ -25,6 +33,11 @@ class Op:
     name: str
     lo: float = 0.0
     hi: float = 0.0
+
+    @property
+    def operand(self) -> str:
+        """The array that a call passes for it; empty for none."""
+        return self.name if self.name in OPERANDS else "aux" if self.name in DERIVATIVES else ""
 
     def __str__(self) -> str:
         return f"clamp({self.lo:g},{self.hi:g})" if self.name == "clamp" else self.name
@@ -39,6 +52,9 @@ def parse(text: str) -> tuple[Op, ...]:
     for name in OPERANDS:
         rule = f"uses {name} twice, but a call passes one array of that name"
         require(sum(op.name == name for op in ops) <= 1, "epilogue", text, rule, f"keep one {name}")
+    saved = [op.name for op in ops if op.operand == "aux"]
+    rule = f"has {' and '.join(saved)}, but a call passes one array aux"
+    require(len(saved) <= 1, "epilogue", text, rule, "keep one of them")
     return ops
 
 
@@ -48,7 +64,7 @@ def canonical(text: str) -> str:
 
 
 def _parse_one(part: str, text: str) -> Op:
-    if part in OPERANDS or part in ACTIVATIONS:
+    if part in OPERANDS or part in ACTIVATIONS or part in DERIVATIVES:
         return Op(part)
     match = _CLAMP.fullmatch(part)
     if not match:

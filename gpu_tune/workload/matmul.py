@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..plan.size import label, whole
+from ..plan.size import ceil_div, label, whole
 from .operation import MAX_DIM, SCALES, ArraySpec, Operation
 
 
@@ -20,6 +20,8 @@ class Matmul(Operation):
     C, out and residual. ``alignment`` is what every base pointer keeps, in bytes. Accumulation is float32 or int32.
     Scales are float32: ``tensor`` (1,) and (1,); ``row_col`` (m,) and (n,); ``block128`` (m, ceil(k/128)) and
     (ceil(n/128), ceil(k/128)). ``math`` lists what is permitted beyond strict arithmetic. InvalidInput on bad values.
+    A mask of bits (``drelu``) is (m, 16 ceil(n/128)) bytes: element (i, j) is bit j % 8 of byte j // 8 of row i, as
+    cuBLASLt has it for the column-major product, with a leading dimension of n rounded up to 128.
 
     ``m`` may be ``any_of(1, 8192)``: known only when the kernel is called. Then ``flops(512)`` and ``bytes(512)`` tell
     of one size, ``at(512)`` is the workload of that size, and shapes in ``arrays()`` are expressions. A must be (m,k).
@@ -116,7 +118,8 @@ class Matmul(Operation):
             "row_col": ((self.m,), (self.n,)),
             "block128": ((self.m, blocks), (-(-self.n // 128), blocks)),
         }
-        return {**specs, **self._operands(self.m, self.n, out, scales[self.scales]), "out": out}
+        bits = (*lead, self.m, 16 * ceil_div(self.n, 128))
+        return {**specs, **self._operands(self.m, self.n, out, bits, scales[self.scales]), "out": out}
 
     def views(self) -> tuple[View, ...]:
         """Other workloads that compute the same on the same memory (none for a matmul)."""

@@ -14,7 +14,16 @@ from ..plan.size import Size, allowed, label, whole
 from . import epilogue as epilogue_grammar
 
 MAX_DIM = 2**31 - 1
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3": 1, "float8_e5m2": 1, "int32": 4}
+ITEMSIZE = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "float8_e4m3": 1,
+    "float8_e5m2": 1,
+    "int32": 4,
+    "uint8": 1,  # of masks, eight bits a byte
+}
 DTYPES = ("float32", "float16", "bfloat16", "int8", "float8_e4m3", "float8_e5m2")
 FP8 = ("float8_e4m3", "float8_e5m2")
 ALIASES = {
@@ -145,16 +154,17 @@ class Operation(ABC):
         return self.out_dtype if self.out_dtype in ("float32", "float16", "bfloat16") else "float32"
 
     def _operands(
-        self, rows: int, columns: int, out: ArraySpec, scales: tuple[tuple[int, ...], ...]
+        self, rows: int, columns: int, out: ArraySpec, bits: tuple[int, ...], scales: tuple[tuple[int, ...], ...]
     ) -> dict[str, ArraySpec]:
-        """The arrays of the epilogue in its order, then the scales, which have those shapes."""
+        """The arrays of the epilogue in its order, then the scales; ``bits``: shape of a mask of one bit an element."""
         specs = {
             "scale": ArraySpec((columns,), "float32"),
             "bias": ArraySpec((columns,), self.vector_dtype),
             "row_bias": ArraySpec((rows,), self.vector_dtype),
             "residual": out,
+            "drelu": ArraySpec(bits, "uint8"),
         }
-        found = {op.name: specs[op.name] for op in self.ops if op.name in specs}
+        found = {op.operand: specs.get(op.name, out) for op in self.ops if op.operand}
         return {**found, **{name: ArraySpec(s, "float32") for name, s in zip(("scale_a", "scale_b"), scales)}}
 
     def _readable_key(self, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
@@ -212,6 +222,10 @@ class Operation(ABC):
         """Epilogue, determinism, alignment, permissions and scales; after the dtypes."""
         w: Any = self
         object.__setattr__(self, "epilogue", epilogue_grammar.canonical(self.epilogue))
+        saved = [op.name for op in self.ops if op.operand == "aux" and op.name != "drelu"]
+        rule = f"has {', '.join(saved)}, whose aux has the out_dtype {self.out_dtype}, an eight-bit type or an integer"
+        remedy = "use an out_dtype of float32, float16 or bfloat16, or a drelu from bits"
+        self._require(not saved or self.out_dtype == self.vector_dtype, "epilogue", self.epilogue, rule, remedy)
         self._resolve("deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False")
         valid = type(w.alignment) is int and w.alignment in (1, 2, 4, 8, 16, 32, 64, 128, 256)
         valid = valid and w.alignment >= ITEMSIZE[self.dtype]

@@ -71,12 +71,16 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
         gemm.set("epilogue", ctypes.c_uint32(cublas.EPILOGUES[w.epilogue]))
     if any(op.name == "bias" for op in w.ops):
         gemm.set("bias_type", ctypes.c_int32(cublas.TYPES[w.vector_dtype]))
+    if "aux" in w.arrays():  # of a mask the library counts bits
+        ld = 8 * w.arrays()["aux"].shape[-1] if w.epilogue == "drelu" else w.ldc
+        gemm.set("aux_ld", ctypes.c_int64(ld))
+        gemm.set("aux_stride", ctypes.c_int64(w.m * ld))
     # B goes first there: what the library calls A is our B
     modes = {"row_col": ("row_col", "row_col"), "block128": ("block128", "vector128")}.get(w.scales, ())
     for name, mode in zip(("mode_a", "mode_b"), modes):
         gemm.set(name, ctypes.c_int32(cublas.SCALE_MODES[mode]))
     scales = _block_scales(w, session) if w.scales == "block128" else {}
-    names = {"bias": "bias", "scale_a": "scale_b", "scale_b": "scale_a"}
+    names = {"bias": "bias", "aux": "aux", "scale_a": "scale_b", "scale_b": "scale_a"}
     names = {n: attribute for n, attribute in names.items() if n in w.arrays()}
     current: dict[str, int] = {}
     one, zero = _numbers(compute)

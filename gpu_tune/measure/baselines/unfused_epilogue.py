@@ -113,6 +113,8 @@ def as_matmul(w: Workload) -> Matmul:
         return Matmul(w.k, size, w.n * w.p * w.q, beta=w.beta, **rest)  # type: ignore[arg-type]
     size = w.product[2]
     channels, pixels = (w.k, w.p * w.q) if w.direction == "fprop" else (w.c, w.h * w.w)
+    if any(op.name == "drelu" for op in w.ops) and (channels if w.layout == "nhwc" else pixels) % 128:
+        raise Unavailable("has a mask whose rows a matmul would pad")
     if w.layout == "nhwc":
         return Matmul(w.n * pixels, channels, size, epilogue=w.epilogue, **rest)  # type: ignore[arg-type]
     if any(op.name == "scale" for op in w.ops):

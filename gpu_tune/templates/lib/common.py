@@ -34,7 +34,7 @@ def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     ``parts/common/epilogue.cuh.j2`` declares them in this order.
     """
     names = ["out"] + (["c"] if workload.beta != "0" else [])
-    names += [op.name for op in workload.ops if op.name in ("bias", "row_bias", "residual", "scale")]
+    names += [op.operand for op in workload.ops if op.operand]
     names += ["scale_a", "scale_b"] if workload.scales != "none" else []
     scalars = (*(ScalarArg(name, "float32") for name in workload.scalars()), *size_args(workload))
     return (*map(BufferArg, names), *scalars)

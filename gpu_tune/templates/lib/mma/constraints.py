@@ -11,11 +11,11 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
+from ....workload.epilogue import TRANSCENDENTAL
 from .. import knobs
 from ..common import register_limit
 from .tiles import (
     STAGING_REGISTERS,
-    TRANSCENDENTAL,
     Operand,
     Problem,
     Shape,

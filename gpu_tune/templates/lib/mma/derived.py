@@ -14,13 +14,13 @@ from typing import Any
 from ....cuda.device import Device
 from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
+from ....workload.epilogue import TRANSCENDENTAL
 from ..common import ceil_div
 from ..derived import DerivedOf
 from ..knobs import blocks, used_sms
 from .launch import counter_bytes
 from .tiles import (
     INSTRUCTION,
-    TRANSCENDENTAL,
     Operand,
     Problem,
     Shape,

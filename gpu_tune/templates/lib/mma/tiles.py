@@ -69,8 +69,6 @@ KNOBS = (
 )
 BASE_REGISTERS = 44
 """Registers for addresses, counters and the epilogue, on top of accumulators, fragments and staging."""
-TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu")
-"""Operations of the epilogue whose code is long."""
 STAGING_REGISTERS = 16
 """Registers of a thread that may hold data on its way to shared memory."""
 INSTRUCTION = {

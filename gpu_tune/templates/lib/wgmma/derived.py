@@ -211,7 +211,7 @@ class Storage:
 
 def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
     names = {op.name for op in to.ops}
-    reads_matrix = to.beta != "0" or "residual" in names
+    reads_matrix = to.beta != "0" or any(op.operand in ("residual", "aux") for op in to.ops)
     reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
     widest = 4 if tiles.cluster_sum else 1 if tiles.swap else 2
     return Output(
