@@ -96,7 +96,7 @@ def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mappi
         elif op.name == "residual":
             y = y + operands["residual"]
         elif op.name == "drelu":
-            y = xp.where(_bits(workload, xp, library, operands["aux"], y.shape), y, xp.zeros((), dtype=y.dtype))
+            y = xp.where(bits(workload, xp, library, operands["aux"], y.shape), y, xp.zeros((), dtype=y.dtype))
         elif op.operand == "aux" and library == "torch":
             y = _TORCH_DERIVATIVES[op.name](xp.ops.aten, y, operands["aux"])
         elif op.operand == "aux":
@@ -109,7 +109,7 @@ def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mappi
     return y
 
 
-def _bits(workload: Workload, xp: Any, library: str, packed: Any, shape: tuple[int, ...]) -> Any:
+def bits(workload: Workload, xp: Any, library: str, packed: Any, shape: tuple[int, ...]) -> Any:
     """A saved mask as booleans in the shape of the result, on the arrays' device."""
     if library == "cupy":
         return mask(workload, packed, xp)

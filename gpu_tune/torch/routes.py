@@ -21,7 +21,7 @@ from ..errors import InvalidInput
 from ..kernel import arrays
 from ..kernel.kernel import TunedKernel
 from ..workload import Workload
-from . import layouts
+from . import arithmetic, layouts
 from .calls import Convolution, Operands, Product
 from .gradient_calls import Gradient
 
@@ -212,6 +212,7 @@ def check(workload: Workload, operands: Mapping[str, Tensor]) -> None:
             raise InvalidInput(name, str(tensor.device), rule, "put all tensors on one device")
     for name in specs:
         if name not in operands and name != "out":
+            arithmetic.parse(workload.epilogue)  # which says that backward operations are not taken
             raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
 
 
