@@ -1,4 +1,4 @@
-"""Backward epilogues by emulator: a mask at every width of access and in every layout, saved values, a stride's phases."""
+"""Backward epilogues by emulator: masks at every width and in every layout, saved values, the phases of a stride."""
 
 from __future__ import annotations
 
