@@ -369,3 +369,21 @@ def test_functions_of_a_family_are_written_in_one_order_and_are_called_what_they
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Template":
                 given = {k.arg: k.value.id for k in node.keywords if isinstance(k.value, ast.Name) and k.arg in order}
                 assert all(made in (part, f"_{part}") for part, made in given.items()), (path.name, given)
+
+
+def test_the_library_is_written_in_one_order() -> None:
+    names = [name for part in ("layout", "storage", "pipeline", "launch", "derived") for name in (part.title(), part)]
+    orders = {
+        "derived.py": [*names, "derive"],
+        "launch.py": ["workspace_bytes", "resources", "plan"],
+        "seeds.py": ["complete", "default", "seeds"],
+    }
+    for path in (FOLDER / "lib").rglob("*.py"):
+        order, found = orders.get(path.name, []), []
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.append(node.name)
+            elif isinstance(node, ast.Assign):
+                found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        mine = [name for name in found if name in order]
+        assert mine == sorted(mine, key=order.index), path.relative_to(FOLDER)

@@ -36,31 +36,6 @@ def workspace_bytes(config: Config, problem: Problem) -> int:
     return counter_bytes(config, problem) + parts
 
 
-def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> LaunchPlan:
-    """One kernel; a memset before it for atomics, a second kernel behind it for parts in the workspace.
-
-    ``g``: a :class:`~.derived.Derived`.
-    """
-    both, counted, name = g.launch.two_kernels, g.launch.reduction in COUNTERS, g.launch.name
-    outputs, workspace = epilogue_args(workload), BufferArg("workspace")
-    if both:
-        scales = ("scale_a", "scale_b") if workload.scales == "block128" else ()
-        args: tuple[Arg, ...] = (workspace, *map(BufferArg, scales), *size_args(workload))
-    else:
-        args = (*outputs, workspace) if counted else outputs
-    args = (*map(BufferArg, workload.inputs), *args)
-    steps: list[Step] = [
-        KernelStep(name, (g.launch.grid, 1, 1), (g.pipeline.shape.threads, 1, 1), args, g.storage.shared_bytes)
-    ]
-    if both:
-        blocks = ceil_div(g.launch.reduce_total, 256)
-        steps.append(KernelStep(f"{name}_reduce", (blocks, 1, 1), (256, 1, 1), (workspace, *outputs)))
-    elif g.launch.reduction == "atomic":
-        steps.insert(0, MemsetStep("out", problem.batch * problem.m * problem.n * 4))
-    zeroed = g.storage.counter_bytes if counted else 0
-    return LaunchPlan(tuple(steps), workspace_bytes(config, problem), counted, zeroed).check()
-
-
 def main_loop(name: str, config: Config, workload: Workload, problem: Problem) -> MainLoop:
     """The main loop of kernel ``name``; 3xTF32 multiplies three times."""
     m, n, steps = config["block_m"], config["block_n"], ceil_div(problem.k_tiles(config), config["split_k"])
@@ -95,3 +70,28 @@ def resources(
         workspace_bytes(config, problem),
         main_loop(name, config, workload, problem),
     )
+
+
+def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> LaunchPlan:
+    """One kernel; a memset before it for atomics, a second kernel behind it for parts in the workspace.
+
+    ``g``: a :class:`~.derived.Derived`.
+    """
+    both, counted, name = g.launch.two_kernels, g.launch.reduction in COUNTERS, g.launch.name
+    outputs, workspace = epilogue_args(workload), BufferArg("workspace")
+    if both:
+        scales = ("scale_a", "scale_b") if workload.scales == "block128" else ()
+        args: tuple[Arg, ...] = (workspace, *map(BufferArg, scales), *size_args(workload))
+    else:
+        args = (*outputs, workspace) if counted else outputs
+    args = (*map(BufferArg, workload.inputs), *args)
+    steps: list[Step] = [
+        KernelStep(name, (g.launch.grid, 1, 1), (g.pipeline.shape.threads, 1, 1), args, g.storage.shared_bytes)
+    ]
+    if both:
+        blocks = ceil_div(g.launch.reduce_total, 256)
+        steps.append(KernelStep(f"{name}_reduce", (blocks, 1, 1), (256, 1, 1), (workspace, *outputs)))
+    elif g.launch.reduction == "atomic":
+        steps.insert(0, MemsetStep("out", problem.batch * problem.m * problem.n * 4))
+    zeroed = g.storage.counter_bytes if counted else 0
+    return LaunchPlan(tuple(steps), workspace_bytes(config, problem), counted, zeroed).check()

@@ -99,18 +99,6 @@ class Loop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Launch:
-    """``threads`` of a block, and of one of the second kernel; ``fold_batch``: more matrices than a grid's depth."""
-
-    threads: int
-    reduce_threads: int = REDUCE_THREADS
-    fold_batch: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.threads} threads a block"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Layout:
     """Tiles of the output and the lanes of a warp that share its part.
 
@@ -228,6 +216,18 @@ def pipeline(c: Config, w: Any) -> Pipeline:
         dp4a=w.dtype == "int8" and bytes_of_k and c["fragment_k"] == 4,
         block_scales=w.scales == "block128",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """``threads`` of a block, and of one of the second kernel; ``fold_batch``: more matrices than a grid's depth."""
+
+    threads: int
+    reduce_threads: int = REDUCE_THREADS
+    fold_batch: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.threads} threads a block"
 
 
 def launch(c: Config, w: Any) -> Launch:

@@ -88,6 +88,40 @@ def workspace_bytes(c: Mapping[str, Any], problem: tiles.Problem) -> int:
     return 4 * problem.batch * c["split_k"] * problem.m * row if tiles.parts(c) > 1 else 0
 
 
+def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:
+    """The main loop of kernel ``name``; with pingpong a tile is the work of one consumer."""
+    m, n, steps = c["block_m"], c["block_n"], ceil_div(problem.k_tiles(c), c["split_k"])
+    down, across = (
+        ceil_div(extent, block * cluster) * cluster
+        for extent, block, cluster in ((problem.m, m, c["cluster_m"]), (problem.n, n, c["cluster_n"]))
+    )
+    depth = steps * c["block_k"] * ITEMSIZE[w.dtype]
+    return MainLoop(
+        name,
+        steps,
+        macs=m * n * c["block_k"],
+        tiles=(down, across, c["split_k"] * problem.batch),
+        reads=(m * depth, n * depth),
+        band=c["raster_group"] * c["cluster_m"],
+        stages=c["stages"],
+        consumers=c["consumers"],
+        in_turn=c["schedule"] == "pingpong",
+        shares=(c["cluster_n"], c["cluster_m"]),
+    )
+
+
+def resources(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
+    blocks = tiles.blocks_of_64(c)
+    inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
+    return ResourceEstimate(
+        128 * (c["consumers"] + 1),
+        tiles.shared_bytes(c, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)),
+        tiles.accumulators(c, tiles.promotes(w)) // max(1, blocks) * inside,
+        workspace_bytes(c, problem),
+        main_loop(name, c, w, problem),
+    )
+
+
 def plan(
     c: Mapping[str, Any],
     w: Workload,
@@ -126,37 +160,3 @@ def plan(
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
         steps.append(KernelStep("sum_parts", (ceil_div(items, SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
     return LaunchPlan(tuple(steps), greatest(workspace, workspace_bytes(c, problem))).check()
-
-
-def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:
-    """The main loop of kernel ``name``; with pingpong a tile is the work of one consumer."""
-    m, n, steps = c["block_m"], c["block_n"], ceil_div(problem.k_tiles(c), c["split_k"])
-    down, across = (
-        ceil_div(extent, block * cluster) * cluster
-        for extent, block, cluster in ((problem.m, m, c["cluster_m"]), (problem.n, n, c["cluster_n"]))
-    )
-    depth = steps * c["block_k"] * ITEMSIZE[w.dtype]
-    return MainLoop(
-        name,
-        steps,
-        macs=m * n * c["block_k"],
-        tiles=(down, across, c["split_k"] * problem.batch),
-        reads=(m * depth, n * depth),
-        band=c["raster_group"] * c["cluster_m"],
-        stages=c["stages"],
-        consumers=c["consumers"],
-        in_turn=c["schedule"] == "pingpong",
-        shares=(c["cluster_n"], c["cluster_m"]),
-    )
-
-
-def resources(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
-    blocks = tiles.blocks_of_64(c)
-    inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
-    return ResourceEstimate(
-        128 * (c["consumers"] + 1),
-        tiles.shared_bytes(c, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)),
-        tiles.accumulators(c, tiles.promotes(w)) // max(1, blocks) * inside,
-        workspace_bytes(c, problem),
-        main_loop(name, c, w, problem),
-    )

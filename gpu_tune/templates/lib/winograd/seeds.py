@@ -23,17 +23,17 @@ def complete(found: Mapping[str, Any], w: Any, device: Device, template: Templat
     return None
 
 
-def seeds(w: Any, device: Device, template: Template, inner: Inner) -> list[Config]:
-    """The inner product's default and seeds, its K unsplit."""
-    inside = product(w, w.winograd_tile)
-    ranked = [inner.template.default(inside, device), *inner.template.seeds(inside, device)]
-    found = (complete({**c, "split_k": 1}, w, device, template) for c in ranked)
-    return list(dict.fromkeys(c for c in found if c is not None))
-
-
 def default(w: Any, device: Device, template: Template, inner: Inner) -> Config:
     """The first seed; else around the inner families' fallback: one tile size must work for both transforms."""
     ranked = seeds(w, device, template, inner)
     config = ranked[0] if ranked else complete(inner.template.default(product(w, 2), device), w, device, template)
     assert config is not None, "supports() said that a config exists"
     return config
+
+
+def seeds(w: Any, device: Device, template: Template, inner: Inner) -> list[Config]:
+    """The inner product's default and seeds, its K unsplit."""
+    inside = product(w, w.winograd_tile)
+    ranked = [inner.template.default(inside, device), *inner.template.seeds(inside, device)]
+    found = (complete({**c, "split_k": 1}, w, device, template) for c in ranked)
+    return list(dict.fromkeys(c for c in found if c is not None))

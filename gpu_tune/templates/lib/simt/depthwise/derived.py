@@ -14,7 +14,6 @@ from ..derived import Launch, Loop
 from . import tiles as tile
 
 Config = Mapping[str, Any]
-Pipeline = Loop
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,9 @@ def storage(c: Config, w: Any) -> Storage:
         wide_x=w.c * w.h * w.w > INDEX_LIMIT,
         wide_out=upper(w.n) * w.k * w.p * w.q > INDEX_LIMIT,
     )
+
+
+Pipeline = Loop
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:

@@ -16,7 +16,6 @@ from ..tiles import shared_item
 from . import tiles as tile
 
 Config = Mapping[str, Any]
-Pipeline = Loop
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,9 @@ def storage(c: Config, w: Any) -> Storage:
         shared_bytes=tile.shared_bytes(c, w),
         wide_out=upper(tile.outputs(w)) > INDEX_LIMIT,
     )
+
+
+Pipeline = Loop
 
 
 def pipeline(c: Config, w: Any) -> Pipeline:
