@@ -54,7 +54,8 @@ class Case:
     def __init__(self, family: str, options: argparse.Namespace, folder: Path, columns: int, depth: int) -> None:
         self.family, self.options, self.folder = family, options, folder
         self.templates: dict[str, Template] = {family: registry()[family]}
-        self.workload = gt.Matmul(gt.any_of(1, options.most), columns, depth, **WORKLOADS[family])
+        fields = {**WORKLOADS[family], **({"layout": options.layout} if options.layout else {})}
+        self.workload = gt.Matmul(gt.any_of(1, options.most), columns, depth, **fields)
         self.where: dict[str, Any] = dict(store=folder / "kernels", records=folder / "records", device=DEVICE)
         count = len(options.sizes) if options.sizes else MOST_SIZES
         begun = time.monotonic()
@@ -148,6 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("right", "time"), action="append", help="both, unless named")
     parser.add_argument("--family", choices=tuple(WORKLOADS), action="append", help="all, unless named")
+    parser.add_argument("--layout", choices=("nn", "nt", "tn", "tt"), help="of all workloads (default: each its own)")
     parser.add_argument("--most", type=int, default=4096, help="the largest m (default: 4096)")
     parser.add_argument("--sizes", type=int, nargs="+", help="sizes to search (default: as tune chooses them)")
     parser.add_argument("--trials", type=int, default=48, help="trials a searched size (default: 48)")

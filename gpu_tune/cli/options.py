@@ -93,6 +93,12 @@ def expand(op: str, texts: dict[str, Any]) -> list[Workload]:
     kinds = {f.name: str(f.type) for f in fields(_CLASSES[op])}
     whole = [n for n in texts if kinds[n] == "int"]
     open_ = {n: [size] for n in whole if (size := parse(str(texts[n]), f"--{n}")) is not None}
+    only = _CLASSES[op].openable
+    for name in open_:
+        rule = f"leaves a size open, which only --{only} of a {op} can be"
+        require(
+            name == only, f"--{name}", texts[name], rule, "give numbers: 512, or 512:4096:512 for several workloads"
+        )
     choices = {name: _values(name, kinds[name], text) for name, text in texts.items() if name not in open_} | open_
     count, most = math.prod(map(len, choices.values())), MOST_WORKLOADS
     require(count <= most, "workloads", count, f"are more than {most}", "use shorter ranges")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..errors import GpuTuneError
+from ..errors import GpuTuneError, InvalidInput
 from ..kernel.emit import duration, figure, limits
 from ..kernel.kernel import TunedKernel
 from ..trial import PREDICTED
@@ -79,8 +79,15 @@ def conv2d(workloads: list[Workload], **settings: Any) -> None:
 def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
     from ..measure.select import select_device
     from ..templates.registry import bind
+    from ..tuner.sizes import sizes_asked
     from ..tuner.tune import tune
 
+    for workload in workloads:
+        if settings["sizes"] is not None:
+            sizes_asked(workload.open, settings["sizes"], "--sizes")
+        if workload.open is not None and settings["target"] is not None:
+            rule = f"is of one size, and --{workload.openable} is open"
+            raise InvalidInput("--target", settings["target"], rule, "leave it out")
     if not settings["executor"]:  # the workers of a cluster say what device it is
         device, source = select_device(settings["device"])
         for workload in workloads:  # refuse all before the first is tuned

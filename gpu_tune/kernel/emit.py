@@ -119,7 +119,11 @@ def cupy_calls(winner: Winner) -> list[str]:
     if beyond or any(step.cluster != (1, 1, 1) for step in plan.kernels):
         return []
     options = tuple(o for o in winner.options if o.startswith("--std"))
-    size = [f"{plan.open} = {name(winner.computed.inputs[0])}.shape[0]"] if plan.open is not None else []
+    size = []
+    if plan.open is not None:
+        first = winner.computed.inputs[0]
+        axis = winner.computed.resized(plan.open).arrays()[first].shape.index(plan.open)
+        size = [f"{plan.open} = {name(first)}.shape[{axis}]"]
     lines = [
         "import cupy, numpy",
         *size,

@@ -8,6 +8,7 @@ is allowed, and raises InvalidInput elsewhere. ``==`` compares expressions, as i
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -233,6 +234,16 @@ def upper(x: Any) -> Any:
 def lower(x: Any) -> Any:
     """The least value of ``x``: itself, where it is a number."""
     return x.bounds[0] if isinstance(x, Size) else x
+
+
+def divisor(x: Any) -> int:
+    """The largest number that is known to divide ``x``, whatever its size: itself, where it is a number."""
+    if not isinstance(x, Size):
+        return int(x)
+    factors = [divisor(a) for a in x.args]
+    if x.op == "*":
+        return factors[0] * factors[1]
+    return math.gcd(*factors) if x.op in ("+", "-", "min", "max") else 1
 
 
 def least(a: Any, b: Any) -> Any:

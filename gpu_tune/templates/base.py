@@ -40,8 +40,8 @@ class Template:
     knobs whose products are the rows, the columns and the depth of a block's tile, each possibly none; of a convolution
     the rows are pixels and the columns output channels. ``open_sizes``: fields of the workload that may be open. The
     source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.plan.size`) and make one kernel for all its
-    sizes; everything else is asked about the one size for which a config is chosen. ``directions``: what of a
-    convolution the family computes.
+    sizes; everything else is asked about the one size for which a config is chosen, with rows that begin anywhere where
+    their length is open. ``directions``: what of a convolution the family computes.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Template:
             return self.supports(workload, device)
         if workload.open.name not in self.open_sizes:
             return f"leaves no size open, and {workload.open.name} is {label(workload.open)}"
-        answers = (self.supports(workload.at(size), device) for size in workload.open.bounds)
+        answers = (self.supports(workload.at(size).unaligned(), device) for size in workload.open.bounds)
         return next((answer for answer in answers if answer is not True), True)
 
     def violations(self, config: Config, workload: Workload, device: Device) -> list[str]:

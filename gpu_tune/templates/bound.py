@@ -76,6 +76,11 @@ class BoundTemplate:
         return self.view.workload if self.view else self.workload
 
     @property
+    def asked(self) -> Workload:
+        """What a config is asked about: ``computed``, aligned as little as any size that the kernel takes."""
+        return self.computed if self.open is None else self.computed.unaligned()
+
+    @property
     def whole(self) -> Workload:
         """What the source computes: ``computed``, with the open size in place of the tuned one."""
         return self.computed if self.open is None else self.computed.resized(self.open)
@@ -86,17 +91,17 @@ class BoundTemplate:
 
     def default(self) -> Config:
         """The config an expert would start from; a constraint may forbid it."""
-        return self._answer(self.template.default, self.computed, self.device)
+        return self._answer(self.template.default, self.asked, self.device)
 
     def violations(self, config: Config) -> list[str]:
-        workload = self.computed.resized(self.tuned) if self.tuned else self.computed
+        workload = self.asked.resized(self.tuned).unaligned() if self.tuned else self.asked
         return self._answer(self.template.violations, config, workload, self.device)
 
     def estimate(self, config: Config) -> ResourceEstimate:
-        return self._answer(self.template.resources, config, self.computed, self.device)
+        return self._answer(self.template.resources, config, self.asked, self.device)
 
     def plan(self, config: Config) -> LaunchPlan:
-        return self._answer(self.template.plan, config, self.computed, self.device)
+        return self._answer(self.template.plan, config, self.asked, self.device)
 
     def probe(self) -> None:
         """TemplateError unless the default config, where it is valid, has source, plan, resources and features."""
@@ -146,7 +151,7 @@ class TemplateSpace(Space):
     listing = 1_500  # hardware features cost Python time for every config
 
     def __init__(self, bound: BoundTemplate) -> None:
-        workload, device, template = bound.computed, bound.device, bound.template
+        workload, device, template = bound.asked, bound.device, bound.template
         super().__init__(template.name, template.knobs, template.constraints, None, workload, device)
         self.bound = bound
         self._known: dict[bytes, NDArray[np.float32]] = {}
@@ -190,7 +195,7 @@ def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
 
     The former are made from its estimate and launch plan, from the tile that the template declares (else from the share
     of a block in the output), and from the knobs ``stages`` and ``split_k`` where it has them."""
-    estimate, plan, workload = bound.estimate(config), bound.plan(config), bound.computed
+    estimate, plan, workload = bound.estimate(config), bound.plan(config), bound.asked
     main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
     m, n, _, batch = gemm_shape(workload)
     split = _knob(config, "split_k") or 1.0

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ..cuda.device import Device
 from ..emulator import unavailable_reason
-from ..errors import WrongResult, require
+from ..errors import InvalidInput, WrongResult, require
 from ..measure import emulated
 from ..measure.protocol import Build
 from ..plan.size import Size, label, whole
@@ -289,14 +289,17 @@ def _budget(budget: Budget, earlier: Earlier | None, searched: bool) -> dict[str
     return {**now, **both}
 
 
-def sizes_asked(size: Size, sizes: Sequence[int]) -> list[int]:
-    """The ``sizes`` that a caller wants tuned, in order; InvalidInput for one that ``size`` may not have, or none."""
+def sizes_asked(size: Size | None, sizes: Sequence[int], subject: str = "sizes") -> list[int]:
+    """The ``sizes`` that a caller wants tuned, in order; InvalidInput about ``subject`` for one that ``size`` may not
+    have, for none, or where no size is open."""
     given = list(sizes) if isinstance(sizes, Iterable) else []
-    remedy = f"give a list of some of {label(size)}, or leave it out"
-    require(given, "sizes", sizes, "names no size", remedy)
+    if size is None:
+        raise InvalidInput(subject, sizes, "are to tune of a workload that leaves none open", "leave them out")
+    remedy = f"give some of {label(size)}, or leave it out"
+    require(given, subject, sizes, "names no size", remedy)
     low, high = size.bounds
     wrong = [s for s in given if type(whole(s)) is not int or not low <= s <= high]
-    require(not wrong, "sizes", wrong, f"are not sizes that {size.name} may have", remedy)
+    require(not wrong, subject, wrong, f"are not sizes that {size.name} may have", remedy)
     return sorted({whole(s) for s in given})
 
 

@@ -88,9 +88,7 @@ def tune(
     require_workload(workload)
     if workload.open is not None and target is not None:
         raise InvalidInput("target", target, f"is of one size, and {workload.open.name} is open", "leave it out")
-    if workload.open is None and sizes is not None:
-        raise InvalidInput("sizes", sizes, "are to tune of a workload that leaves none open", "leave them out")
-    if workload.open is not None and sizes is not None:
+    if sizes is not None:
         sizes = sizes_asked(workload.open, sizes)
     explicit, shown = opened(store), progress
     with contextlib.ExitStack() as open_:

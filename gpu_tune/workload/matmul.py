@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
-from ..plan.size import ceil_div, label, whole
+from ..plan.size import Size, ceil_div, label, whole
 from .operation import MAX_DIM, SCALES, ArraySpec, Operation
 
 
@@ -24,7 +24,8 @@ class Matmul(Operation):
     cuBLASLt has it for the column-major product, with a leading dimension of n rounded up to 128.
 
     ``m`` may be ``any_of(1, 8192)``: known only when the kernel is called. Then ``flops(512)`` and ``bytes(512)`` tell
-    of one size, ``at(512)`` is the workload of that size, and shapes in ``arrays()`` are expressions. A must be (m,k).
+    of one size, ``at(512)`` is the workload of that size, and shapes in ``arrays()`` are expressions. Rows of A (k,m)
+    are then contiguous, of a length that is open.
     """
 
     m: int
@@ -53,17 +54,17 @@ class Matmul(Operation):
         self._positive("m", "n", "k", "batch")
         self._check_dtypes()
         self._choice("layout", ("nn", "nt", "tn", "tt"))
-        rows = self.open is None or self.layout[0] == "n"
-        remedy = "pass A as (m,k), with layout nn or nt, or tune one m"
-        self._require(rows, "layout", self.layout, "has A as (k,m), whose rows would be of open length", remedy)
         self._choice("alpha", ("1", "any"))
         self._choice("beta", ("0", "1", "any"))
         self._choice("scales", SCALES)
         self._check_common()
         for name, columns in (("lda", self.a_shape[-1]), ("ldb", self.b_shape[-1]), ("ldc", self.n)):
             value = whole(getattr(self, name))
-            value = columns if value in (0, None) else value
-            valid = type(value) is int and columns <= value <= MAX_DIM
+            value = columns if value in (0, None) or isinstance(value, Size) else value
+            if isinstance(columns, Size):
+                rule = f"is given for rows of A (k,m), whose length m is open ({label(columns)})"
+                self._require(value == columns, name, value, rule, "leave it out: they are contiguous")
+            valid = value == columns or (type(value) is int and columns <= value <= MAX_DIM)
             rule = f"is not an integer from the row length {columns} to {MAX_DIM}"
             self._resolve(name, value, valid, rule, "leave it out for contiguous rows")
         changed = self.epilogue or self.alpha != "1" or self.scales != "none" or self.beta == "any"
@@ -84,6 +85,17 @@ class Matmul(Operation):
     def b_shape(self) -> tuple[int, int]:
         """Shape of one B: (k, n), or (n, k) when B is transposed."""
         return (self.k, self.n) if self.layout[1] == "n" else (self.n, self.k)
+
+    def resized(self, size: int | Size) -> Matmul:
+        """The workload with another ``m``; contiguous rows of A (k,m) stay contiguous."""
+        changed: dict[str, Any] = {"m": size}
+        if self.layout[0] == "t" and self.lda == self.m:
+            changed["lda"] = 0
+        return replace(self, **changed)
+
+    def unaligned(self) -> Matmul:
+        """With A (k,m) one whose rows are an odd number of elements apart."""
+        return replace(self, lda=self.m | 1) if self.layout[0] == "t" else self
 
     @property
     def flops(self) -> int:

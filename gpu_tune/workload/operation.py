@@ -134,6 +134,10 @@ class Operation(ABC):
         changed: dict[str, Any] = {self.openable: size}
         return replace(self, **changed)  # type: ignore[type-var]
 
+    def unaligned(self: _W) -> _W:
+        """The workload as a kernel of every size must take this one: rows of open length begin anywhere."""
+        return self
+
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
         return tuple(name for name in ("alpha", "beta") if getattr(self, name) == "any")

@@ -13,6 +13,7 @@ from gpu_tune.kernel.export_cpp import header, set_header
 from gpu_tune.plan import BufferArg, Im2Col, KernelStep, LaunchPlan, MemsetStep, ScalarArg, TensorMapArg
 from gpu_tune.plan.size import any_of, ceil_div
 from gpu_tune.store.winner_set import SizeRange, WinnerSet
+from gpu_tune.templates.registry import bind, registry
 from gpu_tune.workload import Conv2d, Matmul
 from tests.helpers.winners import H200, winner
 
@@ -159,6 +160,8 @@ def test_a_set_runs_the_kernel_of_each_size_and_no_other_size(tmp_path):
     kernels = tuple(winner(workload.at(8), 'extern "C" __global__ void k() {}', p, open=("m",)) for p in plans)
     ranges = (SizeRange(1, 20, 0), SizeRange(21, 250, 1), SizeRange(251, 300, 0))
     text = set_header(WinnerSet(workload, H200.chip, "predicted", kernels, ranges))
+    images, counts = conv_set(), (1, 4, 5, 9)
+    text += set_header(images)
     sizes = (1, 20, 21, 250, 251, 300)
     body = f"""    Kernels kernels; Buffers buffers;
     const void* cubins[] = {{"", ""}};
@@ -173,7 +176,18 @@ def test_a_set_runs_the_kernel_of_each_size_and_no_other_size(tmp_path):
         buffers.m = size;
         if (kernels.run(buffers, nullptr) != CUDA_ERROR_INVALID_VALUE) return 3;
     }}
-    return kernels.unload();"""
+    namespace conv = gpu_tune_{re.sub(r"[^a-zA-Z0-9]", "_", images.workload.key)};
+    conv::Kernels several; conv::Buffers call;
+    if (several.load(cubins)) return 4;
+    const long long counts[] = {{{", ".join(map(str, counts))}}};
+    for (long long n : counts) {{
+        call.n = n; call.x = 512; call.workspace = 8192;
+        if (several.run(call, nullptr)) return 5;
+        std::printf("[\\"workspace\\", %zu]\\n", conv::workspace_bytes(n));
+    }}
+    call.n = 10;
+    if (several.run(call, nullptr) != CUDA_ERROR_INVALID_VALUE) return 6;
+    return kernels.unload() || several.unload();"""
     got = run_header(tmp_path, text, body)
     expected = []
     for size in sizes:
@@ -185,4 +199,20 @@ def test_a_set_runs_the_kernel_of_each_size_and_no_other_size(tmp_path):
             ["launch", "k", x, y, z, 128, 1, 1, 0, 4096],
             ["workspace", size * 64],
         ]
+    for n in counts:
+        plan = images.kernels[0 if n <= 4 else 1].plan.at(n)
+        for step in plan.kernels:
+            first = {"x": 512, "workspace": 8192}[step.args[0].buffer]
+            expected.append(["launch", step.kernel, *step.grid, *step.block, step.shared_bytes, first])
+        expected.append(["workspace", plan.workspace_bytes])
     assert got == expected
+
+
+def conv_set():
+    """A set for 1 to 9 images, with the plans of real kernels; one of them adds parts of its sums in a second step."""
+    workload = Conv2d(any_of(1, 9), 32, 9, 11, 8, 3, 3, padding=1, layout="nhwc")
+    (bound,) = bind(workload, H200, {"conv2d_direct": registry()["conv2d_direct"]})
+    plans = [bound.render(bound.default().replace(split_k=split)).open_plan for split in (1, 2)]
+    assert [len(plan.kernels) for plan in plans] == [1, 2] and plans[1].workspace_bytes != 0
+    kernels = tuple(winner(workload.at(4), 'extern "C" __global__ void k() {}', p, open=("n",)) for p in plans)
+    return WinnerSet(workload, H200.chip, "predicted", kernels, (SizeRange(1, 4, 0), SizeRange(5, 9, 1)))

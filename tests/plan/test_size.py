@@ -106,10 +106,13 @@ def test_a_workload_with_an_open_size():
     assert "--m 1..8192" in tune_command(w) and hash(w) == hash(gt.Matmul(**{**w.__dict__}))
     assert gt.Conv2d(gt.any_of(1, 64), 8, 9, 9, 8, 3, 3).at(2) == gt.Conv2d(2, 8, 9, 9, 8, 3, 3)
     assert gt.any_of(np.int64(1), np.int32(64)) == gt.any_of(1, 64) and w.at(np.int64(5)) == w.at(5)
+    turned = gt.Matmul(gt.any_of(1, 64), 8, 16, layout="tt")
+    assert from_dict(json.loads(json.dumps(to_dict(turned)))) == turned and turned.key == "matmul-1..64x8x16-float16-tt"
+    assert turned.at(9) == gt.Matmul(9, 8, 16, layout="tt") and "lda" not in tune_command(turned)
     for wrong, said in (
         (lambda: gt.any_of(5, 5), "any_of: (5, 5) are not a least and a larger size"),
         (lambda: gt.Matmul(8, gt.any_of(1, 5), 8), "Matmul n: '1..5' is open, which only m can be"),
-        (lambda: gt.Matmul(gt.any_of(1, 5), 8, 8, layout="tn"), "A as (k,m), whose rows would be of open length"),
+        (lambda: gt.Matmul(gt.any_of(1, 5), 8, 8, layout="tn", lda=8), "lda: 8 is given for rows of A (k,m)"),
         (lambda: w.at(9000), "m: 9000 is not in 1..8192"),
         (lambda: w.at(5).at(5), "is asked of a workload whose sizes are numbers"),
     ):

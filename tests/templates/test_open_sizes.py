@@ -23,8 +23,8 @@ FAMILIES = ("matmul_simt", "matmul_mma", "matmul_wgmma")
 SPLIT = {"matmul_simt": {}, "matmul_mma": {"reduction": "last_arrival"}, "matmul_wgmma": {"reduction": "workspace"}}
 
 
-def bound(family: str, size: int, most: int = 200, **fields) -> BoundTemplate:
-    workload = gt.Matmul(gt.any_of(1, most), 96, 256, layout="nt", **fields)
+def bound(family: str, size: int, most: int = 200, layout: str = "nt", **fields) -> BoundTemplate:
+    workload = gt.Matmul(gt.any_of(1, most), 96, 256, layout=layout, **fields)
     (found,) = bind(workload, H200, {family: registry()[family]}, size)
     return found
 
@@ -43,6 +43,23 @@ def test_one_source_computes_every_size(family, split):
     assert len({rendered.open_plan.at(s).kernels[0].grid for s in sizes}) > 1
     for check in emulated.check_sizes(b, config, sizes):
         assert check.ok, f"{check.workload}: {check.detail}"
+
+
+@pytest.mark.parametrize(("family", "layout", "fields"), [
+    ("matmul_simt", "tt", {"batch": 2}), ("matmul_mma", "tn", {"batch": 2}), ("matmul_wgmma", "tn", {}),
+    ("matmul_mma", "tt", {"dtype": "int8", "out_dtype": "float32"})])  # fmt: skip
+def test_rows_of_a_may_be_of_open_length(family, layout, fields):
+    """They begin anywhere, so that a config for 128 must not count on the 16 bytes that 128 is a multiple of."""
+    b = bound(family, 128, layout=layout, **fields)
+    assert b.asked.lda == 129 and b.computed.lda == 128 and b.whole.lda == b.whole.open == b.open
+    assert b.computed.resized(7).lda == 7 and b.whole.at(7) == b.computed.resized(7)
+    if family == "matmul_simt":
+        wide = b.default().replace(vector_width_a=4)
+        assert b.violations(wide) and not replace(b, open=None).violations(wide)
+    for check in emulated.check_sizes(b, b.default(), [1, 63, 65, 200]):
+        assert check.ok, f"{check.workload}: {check.detail}"
+    with pytest.raises(InvalidInput, match=r"lda: 256 is given for rows of A \(k,m\), whose length m is open"):
+        replace(b.whole, lda=256)
 
 
 def _variants(b, config, **changes):
@@ -96,5 +113,3 @@ def test_what_leaves_no_size_open_refuses_and_names_it():
     known = {n: registry()[n] for n in ("conv2d_igemm_mma", "conv2d_winograd")}
     with pytest.raises(Unsupported, match=r"conv2d_igemm_mma leaves no size open, and n is 1\.\.8"):
         bind(gt.Conv2d(gt.any_of(1, 8), 8, 9, 9, 8, 3, 3, layout="nhwc"), H200, known)
-    with pytest.raises(InvalidInput, match=r"has A as \(k,m\), whose rows would be of open length; pass A as \(m,k\)"):
-        gt.Matmul(gt.any_of(1, 8), 8, 8, layout="tn")

@@ -59,12 +59,20 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     told = run("show", "kernel", *args, "--m", "1..64", "--explain", code=2).stderr
     assert "explains the kernel of one size; name a size, as in --m 64" in told
     assert "is not tuned" in run("show", "kernel", *args, "--m", "65", code=1).stderr
+    plain = ("tune", "matmul", "--k", "64", "--dtype", "float32")
+    for options, said in (  # in the words of the options, before anything else is said
+        (("--m", "8", "--n", "1..64"), "Error: --n: '1..64' leaves a size open, which only --m of a matmul can be"),
+        (("--m", "1..64", "--n", "64", "--sizes", "8,65"), "Error: --sizes: [65] are not sizes that m may have"),
+        (("--m", "8", "--n", "64", "--sizes", "8"), "Error: --sizes: [8] are to tune of a workload that leaves none"),
+        (("--m", "1..64", "--n", "64", "--target", "3us"), "Error: --target: '3us' is of one size, and --m is open"),
+    ):
+        assert run(*plain, *options, code=2).stderr.startswith(said)
 
 
 def test_wrong_requests_are_refused_before_anything_is_tuned(home, templates):
     toys = {"toy": replace(templates["toy"], open_sizes=("m",))}
     for options, said in (
-        (dict(sizes=[65, 8]), r"sizes: \[65\] are not sizes that m may have; give a list of some of 1\.\.64"),
+        (dict(sizes=[65, 8]), r"sizes: \[65\] are not sizes that m may have; give some of 1\.\.64"),
         (dict(sizes=["8"]), "are not sizes that m may have"),
         (dict(sizes=16), "names no size"),
         (dict(sizes=[]), "names no size"),

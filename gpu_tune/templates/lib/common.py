@@ -40,9 +40,9 @@ def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     return (*map(BufferArg, names), *scalars)
 
 
-def size_args(workload: Workload) -> tuple[ScalarArg, ...]:
-    """The argument that an open size is; none where there is no such."""
-    size: Any = workload.open
+def size_args(source: Any) -> tuple[ScalarArg, ...]:
+    """The argument that the open size of a workload, or of a part of it, is (``source.open``); none without one."""
+    size = source.open
     return () if size is None else (ScalarArg(size.name, "int32", size),)
 
 

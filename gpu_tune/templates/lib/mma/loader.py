@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ....plan.size import open_size
 from ....workload import Conv2d
 from ..common import ceil_div
 from .tiles import CHUNK, Operand, copy_width
@@ -14,7 +15,8 @@ from .tiles import CHUNK, Operand, copy_width
 class Loader:
     """How a matrix operand's tile is copied: every thread moves ``count`` of its ``total`` vectors.
 
-    ``stride``: bytes between rows in memory. ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
+    ``size``: the name of the open size that the matrix has, if any. ``stride``: bytes between rows in memory.
+    ``row_limit``, ``column_limit``: the matrix's rows and elements of a row.
     ``words``: rows may be read in 32-bit words; ``gathers``: single elements are read. ``vector``: bytes that move at
     once; ``elements`` of them; ``vectors`` of a tile row. Transposed tiles count 4 x 4 squares instead. ``ragged``:
     some threads have one less. ``regular``: a thread's vectors lie below each other, ``step`` rows apart; ``steady``:
@@ -25,6 +27,7 @@ class Loader:
 
     operand: Operand
     threads: int
+    size: str
     stride: int
     row_limit: int
     column_limit: int
@@ -47,6 +50,7 @@ class Loader:
 
 def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) -> Loader:
     """The loader of a matrix of ``shape``, ``row`` elements from one of its rows to the next."""
+    left = open_size(shape)
     words = copy_width(4, row * op.itemsize, w.alignment) == 4 and shape[1] % 4 == 0
     vector = op.copy or CHUNK
     vectors = op.columns * op.itemsize // vector
@@ -57,6 +61,7 @@ def loader(op: Operand, threads: int, w: Any, row: int, shape: tuple[int, int]) 
     return Loader(
         op,
         threads,
+        left.name if left is not None else "",
         row * op.itemsize,
         *shape,
         words,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
+from ....plan.size import divisor
 from ....space.knob import Knob
 from ....workload import FP8, ITEMSIZE
 from .. import knobs
@@ -296,4 +297,4 @@ def promotes(workload: Any, device: Device) -> bool:
 
 def copy_width(limit: int, stride_bytes: int, alignment: int) -> int:
     """Widest copy (16, 8, 4, 2 or 1 bytes, at most ``limit``) when rows start at multiples of ``stride_bytes``."""
-    return math.gcd(limit, stride_bytes, alignment, 16)
+    return math.gcd(limit, divisor(stride_bytes), alignment, 16)

@@ -179,7 +179,7 @@ def operand(c: Config, w: Any, which: str) -> Matrix:
         aligned=pitch % 4 == 0 if c["shared_type"] == "wide" else pitch % vector == 0,
         size=rows * pitch,
         elements=tile.operand_bytes(c, w, which) // shared_item(c, w),
-        wide=upper(shape[0]) * ld > INDEX_LIMIT,
+        wide=upper(shape[0]) * upper(ld) > INDEX_LIMIT,
         ld=ld,
         matrix=shape[0] * ld,
     )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMapArg
-from ....plan.size import greatest
+from ....plan.size import Size, divisor, greatest, open_size
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
-from ..common import ceil_div, epilogue_args
+from ..common import ceil_div, epilogue_args, size_args
 from . import tiles
 
 ALIGNMENT = 256
@@ -39,6 +39,11 @@ class Transposed:
         return 4 // self.itemsize
 
     @property
+    def open(self) -> Size | None:
+        """The size that is open: of A's rows."""
+        return open_size((self.rows, self.ld))
+
+    @property
     def out_ld(self) -> int:
         """Elements from row to row of the copy: k, rounded up to 16 bytes."""
         return ceil_div(self.k * self.itemsize, 16) * 16 // self.itemsize
@@ -53,7 +58,7 @@ class Transposed:
 
     def step(self) -> KernelStep:
         blocks = ceil_div(self.rows, self.tile) * ceil_div(self.k, self.tile) * self.batch
-        args = (BufferArg(self.name), BufferArg("workspace", self.offset))
+        args: tuple[Arg, ...] = (BufferArg(self.name), BufferArg("workspace", self.offset), *size_args(self))
         return KernelStep(f"transpose_{self.name}", (blocks, 1, 1), (self.threads, 1, 1), args)
 
 
@@ -61,7 +66,8 @@ def transposed(w: Matmul, start: int = 0) -> dict[str, Transposed]:
     """The copies that ``w`` needs, in the workspace from byte ``start`` on."""
     found: dict[str, Transposed] = {}
     for name, rows, ld, wrong in (("a", w.m, w.lda, w.layout[0] == "t"), ("b", w.n, w.ldb, w.layout[1] == "n")):
-        if wrong and ITEMSIZE[w.dtype] != 2:
+        turned = ITEMSIZE[w.dtype] == 2 and divisor(ld) % 8 == 0  # by wgmma itself, from rows that TMA can read
+        if wrong and not turned:
             start = ceil_div(start, ALIGNMENT) * ALIGNMENT
             found[name] = Transposed(name, rows, w.k, w.batch, ld, ITEMSIZE[w.dtype], start)
             start += found[name].bytes
