@@ -2,9 +2,9 @@
 
 One warpgroup keeps a ring of stages in shared memory filled through the copy engine, one to three others multiply.
 Shapes are compiled in. The knobs come from CUTLASS's sm90 kernels, DeepGEMM and "fast.cu"; what each is worth is
-measured, not assumed. wgmma can transpose 16-bit data only, and TMA reads rows at multiples of 16 bytes only: any other
-operand that is not contiguous along k is first copied, transposed, to the workspace, in a step of the plan like the
-others.
+measured, not assumed. wgmma can transpose 16-bit data only: any other operand that is not contiguous along k is first
+copied, transposed, to the workspace, in a step of the plan like the others. So is a 16-bit A (k,m) whose rows are at no
+multiples of 16 bytes, as TMA wants them.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def transposed(w: Matmul, start: int = 0) -> dict[str, Transposed]:
     """The copies that ``w`` needs, in the workspace from byte ``start`` on."""
     found: dict[str, Transposed] = {}
     for name, rows, ld, wrong in (("a", w.m, w.lda, w.layout[0] == "t"), ("b", w.n, w.ldb, w.layout[1] == "n")):
-        turned = ITEMSIZE[w.dtype] == 2 and divisor(ld) % 8 == 0  # by wgmma itself, from rows that TMA can read
+        # by wgmma itself, from rows that TMA can read; those of A may be of open length, where it cannot
+        turned = ITEMSIZE[w.dtype] == 2 and (name == "b" or divisor(ld) % 8 == 0)
         if wrong and not turned:
             start = ceil_div(start, ALIGNMENT) * ALIGNMENT
             found[name] = Transposed(name, rows, w.k, w.batch, ld, ITEMSIZE[w.dtype], start)
