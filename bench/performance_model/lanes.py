@@ -50,6 +50,8 @@ _CONV: tuple[dict[str, Any], ...] = (
     {"n": 4, "c": 64, "h": 32, "w": 32, "k": 96, "r": 5, "s": 5, "padding": 2, "stride": 2},
     {"n": 8, "c": 96, "h": 56, "w": 56, "k": 96, "r": 3, "s": 3, "padding": 1, "groups": 96},
     {"n": 8, "c": 96, "h": 28, "w": 28, "k": 96, "r": 5, "s": 5, "padding": 2, "groups": 96},
+    {"n": 8, "c": 64, "h": 28, "w": 28, "k": 64, "r": 3, "s": 3, "padding": 1, "direction": "dgrad"},
+    {"n": 8, "c": 64, "h": 28, "w": 28, "k": 64, "r": 3, "s": 3, "padding": 1, "direction": "wgrad"},
 )
 
 

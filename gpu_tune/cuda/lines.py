@@ -122,14 +122,33 @@ def _by_instruction(elf: Elf, rows: list[_Row]) -> dict[str, list[_Row | None]]:
 
 def _tables(elf: Elf, name: str) -> Iterator[tuple[list[str], list[_Row]]]:
     """The files and rows of each table in the section ``name``."""
+    for program in _programs(elf, name):
+        yield program.run()
+
+
+def _programs(elf: Elf, name: str) -> Iterator[LineProgram]:
+    """The tables in the section ``name``."""
     for section in elf.sections:
         if section.name == name:
             body, targets, at = elf.bytes_of(section), _relocations(elf, name), 0
             while at < len(body):
                 (size,) = struct.unpack_from("<I", body, at)
                 _expect(0 < size <= len(body) - at - 4, f"line table at {at} reaches past its section")
-                yield _Program(body, at, at + 4 + size, targets).run()
+                yield LineProgram(body, at, at + 4 + size, targets)
                 at += 4 + size
+
+
+def ptx_tables(cubin: bytes) -> tuple[list[tuple[str, int]], list[LineProgram]]:
+    """The PTX line tables of a cubin before they are run; and of every section, the kernel whose code it is with its
+    number of instructions, ("", 0) for others."""
+    return _reading(cubin, _ptx_tables)
+
+
+def _ptx_tables(elf: Elf) -> tuple[list[tuple[str, int]], list[LineProgram]]:
+    texts = [
+        (s.name[6:], s.size // INSTRUCTION_BYTES) if s.name.startswith(".text.") else ("", 0) for s in elf.sections
+    ]
+    return texts, list(_programs(elf, PTX_TABLE))
 
 
 def _relocations(elf: Elf, name: str) -> dict[int, tuple[int, int]]:
@@ -158,8 +177,12 @@ def _whole(elf: Elf, section: Section, entry: int) -> bytes:
     return body
 
 
-class _Program:
-    """One line-number program, from ``start`` to ``end`` in ``body``."""
+class LineProgram:
+    """One line-number program, from ``start`` to ``end`` in ``body``; its instructions begin at ``at``.
+
+    ``targets``: see ``_relocations``. ``step``, ``line_base``, ``line_range``, ``opcode_base``, ``operands``: what its
+    header says, as DWARF names it (``step``: the least length of an instruction).
+    """
 
     def __init__(self, body: bytes, start: int, end: int, targets: dict[int, tuple[int, int]]) -> None:
         self.body, self.at, self.end, self.targets = body, start + 4, end, targets

@@ -281,25 +281,33 @@ def _bits(words: NDArray[np.uint64], start: int, count: int) -> NDArray[np.int64
 
 def _width(number: NDArray[np.int64], high: NDArray[np.uint64], cc: int) -> NDArray[np.int16]:
     """Bytes that a lane moves: an 8x8 matrix of 16-bit elements is 4 of each lane."""
-    plain = _LANE_BYTES[_bits(high, 9, 3)]
-    matrices = (4 << np.minimum(_bits(high, 8, 2), 2)).astype(np.int16)
-    found = np.where(_named("LDSM STSM", cc)[number], matrices, np.where(_named(_WIDE, cc)[number], plain, 0))
-    return np.where(number == 0x189, 4, found).astype(np.int16)
+    found = np.zeros(len(number), np.int16)
+    plain = np.flatnonzero(_named(_WIDE, cc)[number])
+    found[plain] = _LANE_BYTES[_bits(high[plain], 9, 3)]
+    matrices = np.flatnonzero(_named("LDSM STSM", cc)[number])
+    found[matrices] = 4 << np.minimum(_bits(high[matrices], 8, 2), 2)
+    found[number == 0x189] = 4
+    return found
 
 
 def _targets(number: NDArray[np.int64], low: NDArray[np.uint64], cc: int) -> NDArray[np.int32]:
     """Where BRA goes. The distance is counted in bytes (before 9.0) or words from the instruction behind it."""
-    signed = low.astype(np.int64)
+    found = np.full(len(number), -1, np.int32)
+    branches = np.flatnonzero(number == 0x147)
+    signed = low[branches].astype(np.int64)
     distance = 4 * ((signed >> 34 << 8) | (signed >> 16 & 0xFF)) if cc >= 90 else signed >> 32
-    at = np.arange(len(number)) + 1 + distance // 16
-    valid = (number == 0x147) & (at >= 0) & (at < len(number))
-    return np.where(valid, at, -1).astype(np.int32)
+    at = branches + 1 + distance // 16
+    found[branches] = np.where((at >= 0) & (at < len(number)), at, -1)
+    return found
 
 
 def _arguments(
     number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
 ) -> NDArray[np.int32]:
     """See :class:`Program`."""
+    whole = np.zeros(len(number), np.int32)
+    at = np.flatnonzero(_named("DEPBAR WARPGROUP HGMMA IGMMA QGMMA SYNCS BAR USETMAXREG UTMALDG", cc)[number])
+    number, low, high = number[at], low[at], high[at]
     found = np.zeros(len(number), np.int64)
     for where, value in (
         (number == 0x11A, _bits(low, 38, 6)),
@@ -311,13 +319,17 @@ def _arguments(
         (number == 0x1B4, _bits(high, 11, 1)),
     ):
         found = np.where(where, value, found)
-    return found.astype(np.int32)
+    whole[at] = found
+    return whole
 
 
 def _barrier_threads(number: NDArray[np.int64], low: NDArray[np.uint64]) -> NDArray[np.int16]:
     """Bit 9 of BAR tells an immediate count from a register's."""
-    immediate = (_bits(low, 9, 3) == 5) | (_bits(low, 9, 3) == 2)
-    return np.where(number == 0x11D, np.where(immediate, _bits(low, 42, 12), -1), 0).astype(np.int16)
+    found = np.zeros(len(number), np.int16)
+    at = np.flatnonzero(number == 0x11D)
+    kind = _bits(low[at], 9, 3)
+    found[at] = np.where((kind == 5) | (kind == 2), _bits(low[at], 42, 12), -1)
+    return found
 
 
 def _matrix(

@@ -32,7 +32,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "
 ANNOUNCED = "building the emulator, once for this version: a minute or so"
 SPACE = 64 << 20
 """Bytes: with less free where the library is kept, a failed build is tried elsewhere."""
-_P, _S, _I, _U64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64
+_P, _S, _I, _U64, _I64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_load": (_P, [_S, _S, _I]),
     "emu_unload": (None, [_P]),
@@ -52,6 +52,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "emu_results": (_S, [_P]),
     "emu_lines": (_I, [_P, _I, _P, _I]),
     "perf_play": (_I, [_P, _P, _I, _P, _I, _P, _I, _I, _P, _P, _P, _P]),
+    "perf_line_table": (_I64, [_S, _I64, _I64, _P, _S, _P, _I64, _P]),
     "emu_record": (None, [_P, ctypes.c_uint32, ctypes.c_uint32, _U64, _U64, _P, _I]),
     "emu_explore": (None, [_P]),
     "emu_recorded": (_I, [_P, _S, _P, _I]),

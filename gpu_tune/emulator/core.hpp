@@ -143,7 +143,7 @@ using Place = vector<std::pair<int, int>>;       // file, line
 struct Module {
   std::map<string, Kernel> kernels;
   std::map<string, GlobalVariable> globals;
-  vector<string> lines;                  // the PTX text
+  string text;                           // the PTX, its comments left out
   std::map<int, string> files;           // .file
   vector<Place> places{Place()};         // from .loc; the first is `unknown`
   vector<string> opcodes;

@@ -1,4 +1,6 @@
 // The table of opcodes, and the Decoder through which a decode function takes the modifiers and operands of a statement.
+#include <algorithm>
+
 #include "parser.hpp"
 
 namespace emu {
@@ -28,10 +30,9 @@ DecodeFn find_opcode(const string& name) {
 
 Decoder::Decoder(Parser& parser, const string& opcode, vector<string> args, int line)
     : parser_(parser), opcode_(opcode), args_(std::move(args)), line_(line) {
-  string current;   // split at single dots: `shared::cta` stays one modifier
-  for (char c : opcode + ".") {
-    if (c == '.') mods_.push_back(current), current.clear();
-    else current += c;
+  for (size_t at = 0, dot; at <= opcode.size(); at = dot + 1) {   // at single dots: `shared::cta` stays one modifier
+    dot = std::min(opcode.find('.', at), opcode.size());
+    mods_.emplace_back(opcode, at, dot - at);
   }
   used_.assign(mods_.size(), false);
   used_[0] = true;
@@ -42,7 +43,7 @@ Kernel& Decoder::kernel() { return *parser_.kernel; }
 
 bool Decoder::take(const char* modifier) {
   for (size_t i = 1; i < mods_.size(); ++i) {
-    if (!used_[i] && mods_[i] == modifier) return used_[i] = true;
+    if (!used_[i] && mods_[i][0] == modifier[0] && mods_[i] == modifier) return used_[i] = true;
   }
   return false;
 }

@@ -8,6 +8,7 @@
 #include "lanes.hpp"
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace emu {
 
@@ -79,6 +80,11 @@ Recorder::Named Recorder::named(const string& opcode) {
   };
   auto holds = [&](const char* part) { return opcode.find(part) != string::npos; };
   Named n;
+  static const std::unordered_set<string> pure = {
+      "abs", "add", "and", "bfe", "bfi", "bfind", "brev", "clz", "cnot", "copysign", "cos", "cvt", "div", "dp2a", "dp4a", "ex2", "fma",
+      "lg2", "lop3", "mad", "mad24", "max", "min", "mov", "mul", "mul24", "neg", "not", "or", "popc", "prmt", "rcp", "rem", "rsqrt",
+      "sad", "selp", "set", "setp", "shf", "shfl", "shl", "shr", "sin", "slct", "sqrt", "sub", "tanh", "testp", "xor"};
+  n.pure = pure.count(opcode.substr(0, opcode.find('.'))) && !holds(".cc");
   if (starts({"mma.", "wgmma.mma_async", "cp.async.bulk", "cp.reduce", "st.async", "red.async"})) n.kind = Skipped, n.work = true;
   else if (starts({"mbarrier.", "cp.async.mbarrier"})) n.kind = Skipped;
   else if (starts({"ldmatrix"})) n.kind = LoadMatrix;
@@ -110,6 +116,60 @@ Recorder::Known Recorder::classify(const Named& by_name, const Instr& i) const {
   }
   k.work |= k.kind > Skipped && k.kind != Atomic && !k.poll;
   return k;
+}
+
+// Most of what a kernel computes is data, which nobody looks at here: only what an address, a predicate, a branch or a count of
+// arrivals is made of has to be computed. Liveness without regard to order; stores live where a live load may see them.
+void Recorder::find_dead(const Kernel& k, const vector<Named>& names) {
+  enum { ReadsGlobal = 1, ReadsShared = 2 };
+  const auto may_touch = [](const Instr& i) {
+    return i.space == Space::Global ? ReadsGlobal : i.space == Space::Shared ? ReadsShared : ReadsGlobal | ReadsShared;
+  };
+  vector<u8> needed(size_t(k.register_bytes) / 64 + 1, 0);
+  auto need = [&](int slot) { if (slot >= 0) needed[size_t(slot) / 64] = 1; };
+  auto need_sources = [&](const Instr& i) {
+    for (int slot : {i.a, i.b, i.c, i.e}) need(slot);
+    for (int slot : i.reads) need(slot);
+  };
+  auto is_needed = [&](const Instr& i) {
+    bool any = (i.dst >= 0 && needed[size_t(i.dst) / 64]) || (i.dst2 >= 0 && needed[size_t(i.dst2) / 64]);
+    for (int slot : i.written) any |= slot >= 0 && needed[size_t(slot) / 64];
+    return any;
+  };
+  int read = 0;
+  for (size_t pc = 0; pc < k.code.size(); ++pc) {
+    const Instr& i = k.code[pc];
+    Known& known = known_[pc];
+    need(i.guard), need(i.member);
+    if (known.kind == Skipped) continue;
+    for (const Address* at : {&i.mem, &i.mem2, &i.mem3}) need(at->slot);
+    switch (known.kind) {
+      case Copy: need(i.a), need(i.c); [[fallthrough]];
+      case LoadMatrix: case Store: case StoreMatrix: known.dead = true; break;
+      case Load: known.dead = !known.poll; break;
+      case Atomic: known.dead = i.regs.size() == size_t(i.mode); break;      // red
+      default: known.dead = names[size_t(i.opcode)].pure && i.run && (i.flow == Flow::Plain || i.flow == Flow::Aligned);
+    }
+    if (known.dead) continue;
+    need_sources(i), need(i.dst), need(i.dst2);
+    for (int slot : i.regs) if (i.flow != Flow::BranchIndex) need(slot);
+    if (known.kind == Load || known.kind == Atomic) read |= may_touch(i);
+  }
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (size_t pc = k.code.size(); pc-- > 0;) {
+      const Instr& i = k.code[pc];
+      Known& known = known_[pc];
+      if (!known.dead) continue;
+      const bool stores = known.kind == Store || known.kind == StoreMatrix || known.kind == Copy || known.kind == Atomic;
+      const int place = known.kind == Copy || known.kind == StoreMatrix || known.kind == LoadMatrix ? ReadsShared : may_touch(i);
+      if (stores ? !(read & place) : !is_needed(i)) continue;
+      known.dead = false, changed = true;
+      need_sources(i);
+      if (known.kind == Load || known.kind == LoadMatrix || known.kind == Atomic) read |= place;
+      if (known.kind == Copy) read |= ReadsGlobal;
+    }
+  }
 }
 
 namespace {
@@ -204,6 +264,8 @@ void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
     auto from = std::lower_bound(wanted.begin(), wanted.end(), i.line, [](const Wanted& a, int line) { return a.line < line; });
     for (; from != wanted.end() && from->line == i.line; ++from) want(from->width);
   }
+  if (std::none_of(m.module.opcodes.begin(), m.module.opcodes.end(), [](const string& s) { return s.find("b128") != string::npos; }))
+    find_dead(k, names);                          // registers of 128 bits are two, which instructions do not say
   const auto before = predecessors(k);
   find_loops(k, before);
   if (explore) find_unvisited(k, counts, before);
@@ -255,7 +317,7 @@ bool Recorder::before(Warp& w, const Instr& i, u32 mask) {
   const Known& known = known_[size_t(w.pc)];
   if (known.kind == Skipped) return false;
   if (!known.rows.empty() && mask) note_lanes(w, i, mask, known);
-  return true;
+  return !known.dead;
 }
 
 void Recorder::note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known) {

@@ -57,6 +57,7 @@ class Recorder {
   struct Known {
     Kind kind = None;
     bool work = false, poll = false, cached = false;
+    bool dead = false;                          // no address, predicate or branch depends on what it does
     int width = 0;
     vector<int> rows;
     int latch = -1;                             // of a branch: the loop that it begins again
@@ -74,9 +75,11 @@ class Recorder {
   struct Named {                                // what an opcode's name says, looked at once
     Kind kind = None;                             // Skipped, or what it accesses where it has an address
     bool work = false, cached = true;
+    bool pure = false;                            // it computes a register of registers, and does nothing else
   };
   static Named named(const string& opcode);
   Known classify(const Named& by_name, const Instr& i) const;
+  void find_dead(const Kernel& k, const vector<Named>& names);
   void find_loops(const Kernel& k, const vector<vector<int>>& before);
   void find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before);
   void note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known);

@@ -7,7 +7,6 @@ check reports. So it costs milliseconds whatever the size of the workload.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import mmap
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,13 @@ from .report import Checks
 
 KINDS = ("", "", "load", "store", "copy", "ldmatrix", "stmatrix", "atomic")
 """Of the library's numbers. ``copy`` is cp.async: it reads global memory and writes shared memory."""
-_COLUMNS = 14
+COLUMNS = (
+    "line", "width", "kind", "count", "wavefronts", "sectors", "lines", "hits", "again", "again_sectors", "again_hits",
+    "lanes", "shared", "touched",
+)  # fmt: skip
+"""Of a row: see :class:`Access`; ``again``: executions by a warp that had been there before, and what those touched;
+``shared`` and ``touched``: whether it accesses shared and global memory."""
+_NONE = np.zeros((0, 2), np.int32)
 _NO_RESERVE = 0x4000  # MAP_NORESERVE; the module mmap names it from Python 3.13 on
 
 
@@ -61,31 +66,49 @@ def record(
     rounds: int = 3,
     limit: int = 1_000_000,
 ) -> dict[str, tuple[Access, ...]]:
-    """The accesses of each kernel of ``plan``, by kernel name, those that one block executed.
+    """The accesses of each kernel of ``plan``, by kernel name, those that one block executed: see :func:`count`.
+
+    ``wanted``: by kernel, PTX lines and bytes a lane.
+    """
+    flat = None if wanted is None else {name: np.array(sorted(of), np.int32) for name, of in wanted.items()}
+    found = count(ptx, plan, sizes, wanted=flat, l1_bytes=l1_bytes, rounds=rounds, limit=limit)
+    return {name: tuple(_access(*row) for row in rows.tolist()) for name, rows in found.items()}
+
+
+def count(
+    ptx: str | Ptx,
+    plan: LaunchPlan,
+    sizes: Mapping[str, int],
+    *,
+    wanted: Mapping[str, NDArray[np.int32]] | None = None,
+    l1_bytes: int = 128 * 1024,
+    rounds: int = 3,
+    limit: int = 1_000_000,
+) -> dict[str, NDArray[np.uint64]]:
+    """By kernel of ``plan``, a row of ``COLUMNS`` for each access that one block executed: sums over its executions.
 
     ``sizes``: bytes of each buffer that the plan names; the workspace's are known. ``wanted``: by kernel, the PTX lines
-    that matter and the bytes a lane moves there in the machine code (a kernel that is not in it does not run); without
-    it every access, as PTX has it. The block is the one in the middle of the grid; where that waits for other blocks it
-    goes on as if they had come. What it leaves out (the sum over splits, which the last block makes) is looked at by
-    going there in a second run. ``l1_bytes``: what L1 keeps for one block. ``rounds``: how often a loop goes back.
-    ``limit``: warp instructions a kernel. What no warp executed has no entry.
+    that matter and the bytes a lane moves there in the machine code, (n, 2) by ascending line (a kernel that is not in
+    it does not run); without it every access, as PTX has it. The block is the one in the middle of the grid; where that
+    waits for other blocks it goes on as if they had come. What it leaves out (the sum over splits, which the last block
+    makes) is looked at by going there in a second run. ``l1_bytes``: what L1 keeps for one block. ``rounds``: how often
+    a loop goes back. ``limit``: warp instructions a kernel. What no warp executed has no row.
 
     EmulationError for PTX that the emulator refuses, whole or a kernel of it.
     """
     module = Ptx(ptx) if isinstance(ptx, str) else ptx
     machine = Machine(module, late=True, checks=Checks(*[False] * 6), stop="never")
     library, handle = machine.library, machine.handle
-    found: dict[str, tuple[Access, ...]] = {}
+    found: dict[str, NDArray[np.uint64]] = {}
     try:
         bound = {
             name: _untouched(machine, name, size) for name, size in {**sizes, "workspace": plan.workspace_bytes}.items()
         }
         for step in plan.check().kernels:
-            lines = sorted(wanted.get(step.kernel, ())) if wanted is not None else []
-            if step.kernel in found or (wanted is not None and not lines):
+            lines = _NONE if wanted is None else np.ascontiguousarray(wanted.get(step.kernel, _NONE), np.int32)
+            if step.kernel in found or (wanted is not None and not len(lines)):
                 continue
-            flat = (ctypes.c_int * (2 * len(lines)))(*(n for pair in lines for n in pair))
-            library.emu_record(handle, _middle(step), rounds, limit, l1_bytes, flat, len(lines))
+            library.emu_record(handle, _middle(step), rounds, limit, l1_bytes, lines.ctypes.data, len(lines))
             values = [_argument(machine, step, arg, bound) for arg in step.args]
             launch = functools.partial(
                 machine.launch, step.kernel, step.grid, step.block, values,
@@ -97,7 +120,7 @@ def record(
                 library.emu_explore(handle)
                 launch()
                 rows = _rows(library, handle, step.kernel)
-            found[step.kernel] = tuple(_access(*row) for row in rows.tolist() if row[3])
+            found[step.kernel] = rows[rows[:, 3] > 0]
     finally:
         machine.close()
     return found
@@ -132,7 +155,7 @@ def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, 
 
 def _rows(library: Any, handle: int, kernel: str) -> NDArray[np.uint64]:
     count = library.emu_recorded(handle, kernel.encode(), None, 0)
-    table = np.zeros((count, _COLUMNS), np.uint64)
+    table = np.zeros((count, len(COLUMNS)), np.uint64)
     library.emu_recorded(handle, kernel.encode(), table.ctypes.data, count)
     return table
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "machine.hpp"
+#include "parser.hpp"
 
 namespace emu {
 
@@ -71,6 +72,12 @@ string Machine::place(const Instr& i) const {
 namespace {
 constexpr size_t kKept = 16;       // findings of one kind
 constexpr u32 kOften = 32;         // messages made of one kind at one place
+string line_of(const string& text, int number) {
+  size_t start = 0;
+  for (int n = 1; n < number; ++n, ++start)
+    if ((start = text.find('\n', start)) == string::npos) return "";
+  return trim(text.substr(start, text.find('\n', start) - start));
+}
 u64 seen_key(const char* kind, const Warp* w, const Kernel* k) {
   return u64(reinterpret_cast<uintptr_t>(kind)) * 0x9E3779B97F4A7C15ull ^ u64(w ? w->pc + 1 : 0) << 1 ^ u64(reinterpret_cast<uintptr_t>(k)) << 20;
 }
@@ -118,7 +125,7 @@ void Machine::report(const char* kind, const string& message, const Warp* w, con
     if (chain.size() > 1) f.inlined_line = chain.front().second;
     string p = place(*i);
     if (!p.empty()) where += ", " + p;
-    string text = size_t(i->line) <= module.lines.size() ? module.lines[size_t(i->line - 1)] : "";
+    string text = line_of(module.text, i->line);
     if (text.size() > 100) text = text.substr(0, 97) + "...";
     where += format(", PTX line %d `%s`", i->line, text.c_str());
   }

@@ -32,26 +32,50 @@ int type_size(Type t) {
   return sizes[size_t(t)];
 }
 Type type_from_name(const string& name) {
-  for (auto& k : kTypes) if (name == k.name) return k.type;
-  return Type::None;
+  static const std::unordered_map<string, Type> known = [] {
+    std::unordered_map<string, Type> found;
+    for (auto& k : kTypes) found.emplace(k.name, k.type);
+    return found;
+  }();
+  auto it = known.find(name);
+  return it == known.end() ? Type::None : it->second;
 }
 
+namespace {
+bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+// Whether a statement is `.callprototype` or `.calltargets`, perhaps with its label before it.
+bool describes_calls(const string& text) {
+  size_t at = 0;
+  while (at < text.size() && is_name_char(text[at])) ++at;
+  while (at < text.size() && (is_blank(text[at]) || text[at] == ':')) ++at;
+  return !text.compare(at, 14, ".callprototype") || !text.compare(at, 12, ".calltargets");
+}
+}  // namespace
+
 string trim(const string& s) {
-  size_t a = s.find_first_not_of(" \t\r\n"), b = s.find_last_not_of(" \t\r\n");
-  return a == string::npos ? "" : s.substr(a, b - a + 1);
+  size_t a = 0, b = s.size();
+  while (a < b && is_blank(s[a])) ++a;
+  while (b > a && is_blank(s[b - 1])) --b;
+  return s.substr(a, b - a);
 }
 
 vector<string> split(const string& s, char c) {
   vector<string> out;
-  string current;
   int depth = 0;
-  for (char ch : s) {
+  size_t start = 0;
+  auto add = [&](size_t end) {
+    while (start < end && is_blank(s[start])) ++start;
+    while (end > start && is_blank(s[end - 1])) --end;
+    out.emplace_back(s, start, end - start);
+  };
+  for (size_t at = 0; at < s.size(); ++at) {
+    const char ch = s[at];
     if (ch == '{' || ch == '[' || ch == '(') ++depth;
     if (ch == '}' || ch == ']' || ch == ')') --depth;
-    if (ch == c && depth == 0) out.push_back(trim(current)), current.clear();
-    else current += ch;
+    if (ch == c && depth == 0) add(at), start = at + 1;
   }
-  out.push_back(trim(current));
+  add(s.size());
   return out;
 }
 
@@ -399,7 +423,7 @@ void Parser::block(const string& s, size_t& p) {
     string text = trim(s.substr(p, end - p));
     if (text.compare(0, 14, ".branchtargets") == 0) branch_targets_[pending_label] = split(trim(text.substr(14)), ',');
     else if (text.compare(0, 7, ".pragma") == 0) {}   // unrolling hints only
-    else if (text.find(".callprototype") != string::npos || text.find(".calltargets") != string::npos) {}   // of calls through pointers
+    else if (describes_calls(text)) {}   // of calls through pointers
     else if (!text.empty() && text[0] == '.') declaration(text);
     else if (text.compare(0, 4, "call") == 0) call(text);
     else if (!text.empty()) statement(text);
@@ -596,9 +620,7 @@ void Parser::parse(const string& text) {
   s.reserve(text.size());
   strip_comments(text, s);
   text_ = &s;
-  size_t start = 0;
-  for (size_t e; (e = s.find('\n', start)) != string::npos; start = e + 1) module_.lines.push_back(trim(s.substr(start, e - start)));
-  module_.lines.push_back(trim(s.substr(start)));
+  module_.text = s;
   for (size_t at = 0; (at = s.find(".file", at)) != string::npos; ++at) file_directive(s.substr(at, s.find('\n', at) - at));
   size_t p = 0;
   while (p < s.size()) {

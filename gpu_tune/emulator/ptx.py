@@ -32,6 +32,7 @@ class KernelFacts:
     parameter_types: tuple[str, ...] = ()
 
 
+_HEAD = re.compile(r"\.entry\s+([\w$%]+)\s*\(([^)]*)\)")
 _TYPE = re.compile(r"\.([usbf]\d+)\b")
 
 
@@ -101,9 +102,13 @@ class Ptx:
     @functools.cached_property
     def _types(self) -> dict[str, tuple[str, ...]]:
         """The declared types of every kernel's parameters; of arrays of bytes (structs) none."""
-        heads = re.finditer(r"\.entry\s+([\w$%]+)\s*\(([^)]*)\)", self.ptx)
         found = {}
-        for head in heads:
+        at = self.ptx.find(".entry")
+        while at >= 0:
+            head = _HEAD.match(self.ptx, at)
+            at = self.ptx.find(".entry", at + 1)
+            if head is None:
+                continue
             named = [(_TYPE.search(text), text) for text in head[2].split(",") if text.strip()]
             found[head[1]] = tuple("" if match is None or "[" in text else match[1] for match, text in named)
         return found

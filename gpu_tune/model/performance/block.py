@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field, replace
 
@@ -129,7 +130,7 @@ class Kernel:
 
     def _fetched(self, pace: Pace, blocks: int) -> Pace:
         """The pace where instructions come as fast as they can, each iteration as much longer."""
-        body = len(np.unique(self.path.body))
+        body = self._body
         iteration = meet(pace.iteration, fetch_cycles(body, blocks, self.sm)) if body else pace.iteration
         longer = iteration - pace.iteration
         if not longer:
@@ -139,6 +140,11 @@ class Kernel:
         causes[FETCH] += longer
         shares = pace.shares * pace.iteration / iteration
         return replace(pace, passed=passed, iteration=iteration, causes=causes, shares=shares)
+
+    @functools.cached_property
+    def _body(self) -> int:
+        """Instructions of the main loop, each counted once."""
+        return len(np.unique(self.path.body))
 
     def _play(self, blocks: int) -> Pace:
         table = self._table(blocks)

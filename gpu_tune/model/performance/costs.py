@@ -150,11 +150,19 @@ def _memory(
     local, rest = program.is_("LDL STL"), program.is_("LDC SHFL")
     interval[local] = np.maximum(1.0, 32 * width / sm.l1_bytes)[local]
     latency[local], latency[rest] = sm.l1, 28.0
-    for index, wavefronts in lanes.shared.items():
-        interval[index] = max(1.0, wavefronts)
-    for index, sectors in lanes.sectors.items():
-        hit = lanes.hits.get(index, 0.0)
+    if lanes.shared:
+        index, wavefronts = _columns(lanes.shared)
+        interval[index] = np.maximum(1.0, wavefronts)
+    if lanes.sectors:
+        index, sectors = _columns(lanes.sectors)
+        hit = np.array([lanes.hits.get(i, 0.0) for i in lanes.sectors])
         l2[index] = sectors * _SECTOR * (1 - hit) * from_l2
-        if plain[index]:
-            interval[index] = max(1.0, sectors * _SECTOR / sm.l1_bytes)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram
+        loads = plain[index]
+        interval[index[loads]] = np.maximum(1.0, sectors[loads] * _SECTOR / sm.l1_bytes)
+
+
+def _columns(figures: Mapping[int, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Indices and values."""
+    count = len(figures)
+    return np.fromiter(figures, np.int64, count), np.fromiter(figures.values(), np.float64, count)

@@ -12,17 +12,23 @@ so; nothing is guessed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...cuda import cubin as cubins
 from ...cuda import lines
 from ...cuda.device import Device
-from ...cuda.sass import Program
+from ...cuda.sass import Program, operation
 from ...emulator import lanes as recorder
 from ...emulator.ptx import Ptx
 from ...errors import EmulationError
 from ...plan import LaunchPlan
+from .line_table import ptx_lines
 
 _KINDS = {
     "LDS": "load", "STS": "store", "LDSM": "ldmatrix", "STSM": "stmatrix", "LDG": "load", "STG": "store",
@@ -80,44 +86,87 @@ def lanes_of(
     ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none, EmulationError when the plan does not
     fit its kernels. PTX that the emulator refuses gives no figures, and the refusal as reason.
     """
-    tables, programs = lines.ptx_lines(cubin), cubins.programs(cubin)
+    tables, programs = ptx_lines(cubin), cubins.programs(cubin)
     names = list(dict.fromkeys(step.kernel for step in plan.kernels))
     if not any(name in tables for name in names):
         why = "the cubin has no line information (compile it with -lineinfo)"
         return {name: KernelLanes(reason=why) for name in names}
-    accesses = {name: _accesses(programs[name], tables[name]) for name in names if name in tables and name in programs}
+    accesses = {
+        name: _Accesses.of(programs[name], tables[name]) for name in names if name in tables and name in programs
+    }
     try:
         ptx = Ptx(lines.ptx_text(cubin))
     except EmulationError as error:
         return {name: KernelLanes(reason=str(error)) for name in names}
-    wanted = {
-        name: sorted({(line, width) for _, line, width in of if line})
-        for name, of in accesses.items()
-        if name not in ptx.refused
-    }
-    figures = recorder.record(ptx, plan, sizes, wanted=wanted, l1_bytes=l1_bytes, rounds=rounds)
-    joined = {name: _join(programs[name], of, figures.get(name, ())) for name, of in accesses.items()}
+    wanted = {name: of.wanted() for name, of in accesses.items() if name not in ptx.refused}
+    figures = recorder.count(ptx, plan, sizes, wanted=wanted, l1_bytes=l1_bytes, rounds=rounds)
+    none = np.zeros((0, len(recorder.COLUMNS)), np.uint64)
+    joined = {name: _join(programs[name], of, figures.get(name, none)) for name, of in accesses.items()}
     return {name: joined[name] if name in wanted else KernelLanes(reason=ptx.refused[name]) for name in accesses}
 
 
-def _accesses(program: Program, ptx: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Index, PTX line and bytes a lane of each memory instruction that may run."""
-    return [(int(i), ptx[i], int(program.width[i])) for i in program.is_(_NAMES).nonzero()[0]]
+@dataclass(frozen=True, eq=False)
+class _Accesses:
+    """The memory instructions of a kernel that may run: their indices, and PTX line and bytes a lane as one number."""
+
+    index: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, program: Program, ptx: NDArray[np.int32]) -> _Accesses:
+        index = np.flatnonzero(program.is_(_NAMES))
+        return cls(index, _place(ptx[index], program.width[index]))
+
+    def wanted(self) -> NDArray[np.int32]:
+        """Lines and bytes, each pair once, by ascending line."""
+        places = np.unique(self.place[self.place >= _WIDTHS])
+        return np.stack([places // _WIDTHS, places % _WIDTHS], axis=1).astype(np.int32)
 
 
-def _join(program: Program, accesses: list[tuple[int, int, int]], figures: tuple[recorder.Access, ...]) -> KernelLanes:
-    known = {(a.line, a.width): a for a in figures}
-    first, last = program.hot_loop or (0, len(program) - 1)
-    names, shared, sectors, hits, touched = program.names, {}, {}, {}, {}
-    matched = hot = hot_matched = 0
-    for index, line, width in accesses:
-        hot += first <= index <= last
-        access = known.get((line, width))
-        if access is None or access.kind != _KINDS[names[index]]:
-            continue
-        matched, hot_matched = matched + 1, hot_matched + (first <= index <= last)
-        if access.wavefronts is not None:
-            shared[index] = access.wavefronts
-        if access.sectors is not None and access.lines is not None and access.hits is not None:
-            sectors[index], touched[index], hits[index] = access.sectors, access.lines, access.hits
-    return KernelLanes(shared, sectors, hits, touched, len(accesses), matched, hot, hot_matched)
+_WIDTHS = 64
+"""Above the bytes of any lane: what makes a line and bytes one number."""
+
+
+def _place(line: NDArray[Any], width: NDArray[Any]) -> NDArray[np.int64]:
+    return line.astype(np.int64) * _WIDTHS + width
+
+
+@functools.cache
+def _kind_numbers(cc: int) -> NDArray[np.int8]:
+    """By number of an operation, the number of the kind of PTX instruction that becomes it; -1 for none."""
+    names = (operation(number, cc) for number in range(512))
+    return np.array([recorder.KINDS.index(_KINDS[n]) if n in _KINDS else -1 for n in names], np.int8)
+
+
+def _join(program: Program, accesses: _Accesses, rows: NDArray[np.uint64]) -> KernelLanes:
+    index, first, last = accesses.index, *(program.hot_loop or (0, len(program) - 1))
+    inside = (index >= first) & (index <= last)
+    places = _place(rows[:, 0], rows[:, 1])
+    order = np.argsort(places)
+    at = np.searchsorted(places, accesses.place, sorter=order)
+    found = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(index), np.int64)
+    known = at < len(order)
+    if len(order):
+        kinds = _kind_numbers(program.cc)[program.number[index]]
+        known &= (places[found] == accesses.place) & (rows[found, 2].astype(np.int64) == kinds)
+    index, found = index[known], found[known]
+    figures = dict(zip(recorder.COLUMNS, rows[found].T))
+    shared, touched = figures["shared"] > 0, figures["touched"] > 0
+    again = figures["again_sectors"] > 0
+    of = np.where(again, figures["again_sectors"], figures["sectors"])
+    hits = np.where(again, figures["again_hits"], figures["hits"]) / np.maximum(of, 1)
+    count = figures["count"]
+
+    def each(values: NDArray[Any], where: NDArray[np.bool_]) -> dict[int, float]:
+        return dict(zip(index[where].tolist(), values[where].tolist()))
+
+    return KernelLanes(
+        shared=each(figures["wavefronts"] / count, shared),
+        sectors=each(figures["sectors"] / count, touched),
+        hits=each(hits, touched),
+        lines=each(figures["lines"] / count, touched),
+        accesses=len(inside),
+        matched=len(index),
+        hot=int(inside.sum()),
+        hot_matched=int(inside[known].sum()),
+    )

@@ -32,6 +32,12 @@ struct Ring {
     int stages, waits, readers, consumers, interleaved;
 };
 
+// What an instruction costs, side by side: a step of the play looks at one row.
+struct Row {
+    double interval, latency, l2;
+    int kind, unit, cause, stall, write_barrier, read_barrier, wait, argument;
+};
+
 struct Warp {
     double ready = 0.0;
     int why = DEPENDENCY;
@@ -59,12 +65,14 @@ class Player {
   public:
     Player(const int32_t* ints, const double* reals, int count, const int32_t* trace, int length, const int32_t* marks,
            int mark_count, int warp_count, const int32_t* cast, const Ring& ring, const double* constants, double* result)
-        : kinds(ints), units(ints + count), causes(ints + 2 * count), stalls(ints + 3 * count),
-          write_barriers(ints + 4 * count), read_barriers(ints + 5 * count), waits(ints + 6 * count),
-          arguments(ints + 7 * count), intervals(reals), latencies(reals + count), l2s(reals + 2 * count), trace(trace),
-          mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]), release(constants[2]),
-          result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
+        : rows(count), trace(trace), mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]),
+          release(constants[2]), result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
         int groups = 0, blocks = 0;
+        for (int i = 0; i < count; ++i) {
+            const auto number = [&](int row) { return ints[row * count + i]; };
+            rows[i] = {reals[i],  reals[count + i], reals[2 * count + i], number(0), number(1), number(2),
+                       number(3), number(4),        number(5),            number(6), number(7)};
+        }
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
             line.push_back({0.0, w});
@@ -190,7 +198,8 @@ class Player {
         const int x = line[0].warp;
         Warp& w = warps[x];
         Slots& mine = slots[w.block];
-        const int i = trace[w.place], kind = kinds[i], unit = units[i], argument = arguments[i];
+        const Row& row = rows[trace[w.place]];
+        const int kind = row.kind, unit = row.unit, argument = row.argument;
         const bool moves = kind == MEMORY || kind == COPY;
         t = issue;
         reason = ISSUE;
@@ -198,7 +207,7 @@ class Player {
             t = w.ready;
             reason = w.why;
         }
-        for (int b = 0, wait = waits[i]; wait; wait >>= 1, ++b) {
+        for (int b = 0, wait = row.wait; wait; wait >>= 1, ++b) {
             if (wait & 1) later(w.boards[b]);
         }
         if (!waited(w, mine, kind, argument)) {
@@ -206,7 +215,7 @@ class Player {
             mine.parked.push_back(x);
             return;
         }
-        if (kind != GMMA) later({free[unit], moves ? static_cast<int>(SHARED) : causes[i]});
+        if (kind != GMMA) later({free[unit], moves ? static_cast<int>(SHARED) : row.cause});
         if (moves && memory - t > queue) {
             t = memory - queue;
             reason = SHARED;
@@ -218,43 +227,43 @@ class Player {
         if (t > issue) spent[reason] += t - issue;
         spent[ISSUE] += 1.0;
         issue = t + 1.0;
-        const bool told = execute(w, mine, i, kind, unit, argument, moves);
+        const bool told = execute(w, mine, row, kind, unit, argument, moves);
         const int mark = mark_at[w.place];
         if (mark >= 0) {
-            double* row = result + mark * COLUMNS;
-            if (to_pass[mark] == total[mark]) row[0] = t;
-            if (--to_pass[mark] == 0) snapshot(row, t);
+            double* passed = result + mark * COLUMNS;
+            if (to_pass[mark] == total[mark]) passed[0] = t;
+            if (--to_pass[mark] == 0) snapshot(passed, t);
         }
         if (told) {
             const std::vector<int> parked = std::move(mine.parked);
             mine.parked.clear();
             for (const int v : parked) wake(v, warps[v].ready > t ? warps[v].ready : t, BARRIER);
         }
-        advance(x, w, kind, t + stalls[i]);
+        advance(x, w, kind, t + row.stall);
     }
 
-    // The effects of instruction i at time t; whether somebody may have waited for them.
-    bool execute(Warp& w, Slots& mine, int i, int kind, int unit, int argument, bool moves) {
+    // The effects of an instruction at time t; whether somebody may have waited for them.
+    bool execute(Warp& w, Slots& mine, const Row& row, int kind, int unit, int argument, bool moves) {
         double done = t;
-        int source = causes[i];
+        int source = row.cause;
         bool told = false;
-        const int read_barrier = read_barriers[i], write_barrier = write_barriers[i];
+        const int read_barrier = row.read_barrier, write_barrier = row.write_barrier;
         if (moves || kind == FILL) {
             free[unit] = t + MEMORY_ISSUE;
             if (moves) {
-                memory = (memory > t ? memory : t) + intervals[i];
-                busy[unit] += intervals[i];
+                memory = (memory > t ? memory : t) + row.interval;
+                busy[unit] += row.interval;
                 done = memory;
             }
             const double read = kind == COPY ? t + COPY_READ : done;
-            if (l2s[i] != 0.0) {
-                l2_done = (l2_done > t ? l2_done : t) + l2s[i];
+            if (row.l2 != 0.0) {
+                l2_done = (l2_done > t ? l2_done : t) + row.l2;
                 if (l2_done > done) {
                     done = l2_done;
                     source = L2;
                 }
             }
-            done += latencies[i];
+            done += row.latency;
             if (kind == COPY) {
                 if (done > w.copied.time) w.copied = {done, source};
             } else if (kind == FILL) {
@@ -270,11 +279,11 @@ class Player {
         } else {
             if (unit) {
                 const double start = kind == GMMA && free[unit] > t ? free[unit] : t;  // wgmma queues, its warp goes on
-                free[unit] = start + intervals[i];
-                busy[unit] += intervals[i];
-                done = start + intervals[i] + latencies[i];
+                free[unit] = start + row.interval;
+                busy[unit] += row.interval;
+                done = start + row.interval + row.latency;
             } else {
-                done = t + latencies[i];
+                done = t + row.latency;
             }
             if (kind == GMMA) {
                 if (argument) w.gmmas.push_back(done);
@@ -331,8 +340,7 @@ class Player {
         }
     }
 
-    const int32_t *kinds, *units, *causes, *stalls, *write_barriers, *read_barriers, *waits, *arguments;
-    const double *intervals, *latencies, *l2s;
+    std::vector<Row> rows;
     const int32_t* trace;
     int mark_count;
     Ring ring;

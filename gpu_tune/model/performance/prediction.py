@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ...cuda import cubin as cubins
 from ...cuda.device import Device
 from ...cuda.sass import PIPES, Program
@@ -98,8 +100,8 @@ def predict(
 def kind(program: Program) -> tuple[str, str]:
     """What multiplies (``wgmma``, ``mma`` or ``fma``) and what fetches operands (``tma``, ``cp.async`` or
     ``plain``)."""
-    pipes = set(program.pipe[~program.never].tolist())
-    multiplies = "wgmma" if PIPES.index("gmma") in pipes else "mma" if PIPES.index("mma") in pipes else "fma"
+    pipes = np.bincount(program.pipe[~program.never], minlength=len(PIPES))
+    multiplies = "wgmma" if pipes[PIPES.index("gmma")] else "mma" if pipes[PIPES.index("mma")] else "fma"
     copies = "tma" if program.is_("UTMALDG UBLKCP").any() else "cp.async" if program.is_("LDGSTS").any() else "plain"
     return multiplies, copies
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gpu_tune.cuda import cubin as cubins
-from gpu_tune.cuda import nvrtc
+from gpu_tune.cuda import lines, nvrtc
 from gpu_tune.cuda.device import by_name
+from gpu_tune.errors import CorruptData
+from gpu_tune.model.performance import line_table
 from gpu_tune.model.performance.lanes import KernelLanes, lanes_of
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan
 from gpu_tune.templates.bound import BoundTemplate
@@ -82,6 +84,40 @@ def test_what_the_emulator_refuses_is_unknown_and_named() -> None:
     cubin = nvrtc.to_cubin(SOURCE, "sm_80", options=("-lineinfo",)).data
     found = lanes_of(cubin, plan("textured", "b"), {"b": 2**12})["textured"]
     assert "tex" in found.reason and not found.shared and not found.sectors
+
+
+def test_lines_read_in_cpp_are_those_read_in_python() -> None:
+    cubin = nvrtc.to_cubin(SOURCE, "sm_80", options=("-lineinfo",)).data
+    ours, theirs = line_table.ptx_lines(cubin), lines.ptx_lines(cubin)
+    assert {name: tuple(of.tolist()) for name, of in ours.items()} == theirs and len(ours) == 2
+    body = cubin.index(lines.ptx_tables(cubin)[1][0].body)
+    for place in range(body, body + 400, 7):  # of a damaged table too, and both refuse the same ones
+        damaged = cubin[:place] + bytes([cubin[place] ^ 0x5A]) + cubin[place + 1 :]
+        answers = []
+        for read in (line_table.ptx_lines, lines.ptx_lines):
+            try:
+                answers.append({name: list(of) for name, of in read(damaged).items()})
+            except CorruptData as error:
+                answers.append({"": [str(error)]})
+        assert answers[0] == answers[1], place
+
+
+LOOKS_UP = """
+extern "C" __global__ void k(const int* __restrict__ a, float* b) {
+    __shared__ int s[64];
+    s[threadIdx.x] = a[threadIdx.x] + (int)threadIdx.x * 2;
+    __syncthreads();
+    const float data = b[threadIdx.x] * 3.0f;
+    b[4096 + 32 * s[threadIdx.x]] = data;
+}
+"""
+
+
+def test_addresses_that_come_from_memory_are_followed() -> None:
+    cubin = nvrtc.to_cubin(LOOKS_UP, "sm_80", options=("-lineinfo",)).data
+    found, program = lanes_of(cubin, plan("k", "a", "b"), {"a": 2**12, "b": 2**18})["k"], cubins.programs(cubin)["k"]
+    (store,) = program.is_("STG").nonzero()[0]
+    assert found.sectors[store] == 32.0 and found.lines[store] == 32.0  # every second row of 128 bytes, by s[]
 
 
 @pytest.mark.parametrize(
