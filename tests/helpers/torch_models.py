@@ -91,7 +91,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kept = []
+        kept: list[torch.Tensor] = []
         for down in self.downs:
             x = down(x if not kept else F.max_pool2d(x, 2))
             kept.append(x)
