@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gpu_tune as gt
+import gpu_tune.torch as gtt
 from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel import arrays
@@ -81,6 +83,22 @@ def test_tensors_on_the_cpu_give_tensors(dtype: str) -> None:
     assert gt.matmul(a, a, out=out) is out and torch.equal(out.float(), result.float())
 
 
+class Touchy(torch.Tensor):
+    """As CUDA tensors of float8 and CUDA parameters: they raise where they are asked for CUDA's array interface."""
+
+    @property
+    def __cuda_array_interface__(self):
+        raise RuntimeError("asked for __cuda_array_interface__")
+
+
+def test_nothing_asks_a_tensor_for_an_interface_that_may_raise() -> None:
+    a = torch.ones(4, 4).as_subclass(Touchy)
+    with pytest.raises(RuntimeError, match="asked for"):
+        hasattr(a, "__cuda_array_interface__")
+    assert gt.matmul(a, torch.ones(4, 4)).sum() == 64
+    arrays.view("a", a)
+
+
 def test_convolutions_of_tensors_are_nhwc_unless_said() -> None:
     x, w = torch.randn(1, 5, 4, 3), torch.randn(2, 3, 3, 3)
     y = gt.conv2d(x, w)
@@ -94,7 +112,9 @@ def test_fp8_results_saturate_where_pytorch_and_ml_dtypes_do_not() -> None:
     for out, largest in (("float8_e4m3", 448.0), ("float8_e5m2", 57344.0)):
         y = gt.matmul(a, a, out_dtype=out, scales="tensor", scale_a=scale, scale_b=scale)
         assert y.float().item() == largest
-    assert torch.tensor(448.0**2).to(torch.float8_e5m2).float().item() == float("inf")
+    wide = torch.tensor(448.0**2)
+    assert wide.to(torch.float8_e5m2).float().item() == float("inf") and wide.to(torch.float8_e4m3fn).float() == 448.0
+    assert np.isnan(np.float32(wide).astype(ml_dtypes.float8_e4m3fn)) and "saturates" in gtt.matmul.__doc__
 
 
 def test_strides_of_dimensions_of_one_mean_nothing() -> None:

@@ -149,6 +149,14 @@ def test_a_product_is_the_workload_that_a_reader_expects(name):
     assert layer.workload == expected and layer.count == 1
 
 
+def test_a_product_is_the_same_whether_or_not_its_weight_asks_for_a_gradient():
+    """Decomposed, a linear layer on a transposed input is batched products in one of the cases."""
+    function, expected = CASES["a linear layer on a transposed input"]
+    for wanted in (True, False):
+        model = Call(function).requires_grad_(wanted)
+        assert [layer.workload for layer in extract(model, (X,)).layers] == [expected]
+
+
 def test_under_autocast_the_workload_has_the_dtype_of_its_result():
     def run(s, x):
         with torch.autocast("cpu", dtype=torch.bfloat16):
