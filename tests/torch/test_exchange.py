@@ -102,6 +102,7 @@ def test_nothing_asks_a_tensor_for_an_interface_that_may_raise() -> None:
 def test_convolutions_of_tensors_are_nhwc_unless_said() -> None:
     x, w = torch.randn(1, 5, 4, 3), torch.randn(2, 3, 3, 3)
     y = gt.conv2d(x, w)
+    assert gt.Conv2d(1, 3, 5, 4, 2, 3, 3).layout == "nhwc"  # as the workload is, and with it the command line
     expected = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     torch.testing.assert_close(y, expected)
 
