@@ -15,6 +15,7 @@ from ....cuda.device import Device
 from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
+from ..derived import DerivedOf
 from .launch import SUM_THREADS, Transposed, target
 from .tiles import (
     PROMOTED_K,
@@ -370,17 +371,9 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Derived:
-    """All that a source sees as ``launch``; ``c`` is the config.
+class Derived(DerivedOf[Layout, Storage, Pipeline, Launch]):
+    """``per_work_tile``: loads need coordinates of each work tile. ``transposed``: operands that are copied first."""
 
-    ``per_work_tile``: loads need coordinates of each work tile. ``transposed``: operands that are copied first.
-    """
-
-    c: Config
-    layout: Layout
-    storage: Storage
-    pipeline: Pipeline
-    launch: Launch
     per_work_tile: bool = False
     transposed: tuple[Transposed, ...] = ()
     scales: Scales | None = None
