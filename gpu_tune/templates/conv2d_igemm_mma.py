@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cuda.device import Device
+from ..plan.size import upper
 from ..space.knob import Constraint, Knob
 from ..workload import FP8
 from .base import Template
@@ -140,7 +141,7 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
         (image, filters) if nhwc else (filters, image),
         row_elements=side_by_side,
         along="n" if nhwc else "m",
-        wide=w.n * w.k * area >= 2**31,
+        wide=upper(w.n) * w.k * area >= 2**31,
     )
 
 
@@ -160,4 +161,5 @@ TEMPLATE: Template = Template(
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
     min_cc=80,
+    open_sizes=("n",),
 )

@@ -144,4 +144,5 @@ TEMPLATE: Template = Template(
     numerics=numerics,
     min_cc=90,
     only_cc=90,
+    open_sizes=("n",),
 )

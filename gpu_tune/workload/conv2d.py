@@ -22,7 +22,7 @@ class Conv2d(Operation):
     (top, bottom, left, right). ``scales``: ``tensor`` (1,) and (1,); ``row_col`` (1,) for x and (k,) for the filters.
     ``weights='pretransformed'``: w holds the Winograd transform ``G g G^T`` of every filter, (alpha^2, k, c) with
     ``alpha = winograd_tile + 2``, made ahead by ``gpu_tune.reference.winograd.transform_filters``. ``n`` may be
-    open, as the m of a matmul; the direct and the depthwise family take that.
+    open, as the m of a matmul, in the forward convolutions other than Winograd's.
 
     ``direction``, with every size that of the forward convolution: ``fprop`` computes y from x and w. ``dgrad``, the
     gradient for the image (a transposed convolution): called with dy (as y) and w, the result is like x, and the

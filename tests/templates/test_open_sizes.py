@@ -97,19 +97,23 @@ def test_a_config_is_chosen_for_one_size_and_runs_at_others():
 
 
 @pytest.mark.parametrize(("family", "layout", "groups", "split"), [
-    ("conv2d_direct", "nhwc", 1, 2), ("conv2d_direct", "nchw", 2, 1), ("conv2d_depthwise", "nhwc", 8, 1)])  # fmt: skip
+    ("conv2d_direct", "nhwc", 1, 2), ("conv2d_direct", "nchw", 2, 1), ("conv2d_depthwise", "nhwc", 8, 1),
+    ("conv2d_igemm_mma", "nhwc", 1, 2), ("conv2d_igemm_mma", "nchw", 2, 1),
+    ("conv2d_igemm_wgmma", "nhwc", 1, 2)])  # fmt: skip
 def test_one_source_computes_any_number_of_images(family, layout, groups, split):
     c = 16 * split if groups == 1 else 8
     w = gt.Conv2d(gt.any_of(1, 9), c, 9, 11, 8, 3, 3, padding=1, layout=layout, groups=groups, epilogue="bias+residual")
     (b,) = bind(w, H200, {family: registry()[family]}, 4)
     config = b.default()
-    config = config.replace(split_k=split) if split > 1 else config
+    if split > 1:
+        parts = {"stages": 2, "epilogue_store": "direct"} if "igemm" in family else {}
+        config = config.replace(split_k=split, **parts)
     assert re.search(r"const int n\b", b.render(config).source) and b.render(config).open_plan.open == w.open
     for check in emulated.check_sizes(b, config, [1, 2, 9]):
         assert check.ok, f"{check.workload}: {check.detail}"
 
 
 def test_what_leaves_no_size_open_refuses_and_names_it():
-    known = {n: registry()[n] for n in ("conv2d_igemm_mma", "conv2d_winograd")}
-    with pytest.raises(Unsupported, match=r"conv2d_igemm_mma leaves no size open, and n is 1\.\.8"):
-        bind(gt.Conv2d(gt.any_of(1, 8), 8, 9, 9, 8, 3, 3, layout="nhwc"), H200, known)
+    w = gt.Conv2d(gt.any_of(1, 8), 8, 9, 9, 8, 3, 3, layout="nhwc", math=("winograd",))
+    with pytest.raises(Unsupported, match=r"conv2d_winograd leaves no size open, and n is 1\.\.8"):
+        bind(w, H200, {"conv2d_winograd": registry()["conv2d_winograd"]})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....cuda.device import Device
-from ....plan.size import upper
+from ....plan.size import divisor, upper
 from ....workload import ITEMSIZE, Workload
 from ....workload.epilogue import TRANSCENDENTAL
 from ..common import ceil_div
@@ -169,7 +169,7 @@ def storage(
     # second kernel; where 8 leave, no row ends within them
     eight = staged and not two_kernels(c) and ITEMSIZE[w.out_dtype] <= 2 and problem.n % 8 == 0
     most = 8 if eight else 4
-    vector = math.gcd(most, problem.n if two_kernels(c) else most if staged else 2, row_elements, aligned)
+    vector = math.gcd(most, divisor(problem.n) if two_kernels(c) else most if staged else 2, row_elements, aligned)
     shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem)
     return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....plan.size import open_size
+from ....plan.size import open_size, upper
 from ....workload import Conv2d
 from ..common import ceil_div
 from .tiles import CHUNK, Operand, copy_width
@@ -99,6 +99,12 @@ class Image:
     pixels: int
     reduction: int
 
+    @property
+    def size(self) -> str:
+        """The name of the number of images where that is open; empty elsewhere."""
+        left = open_size(self.pixels)
+        return left.name if left is not None else ""
+
     def tap(self, k: int) -> tuple[int, int, int]:
         """(r, s, c) of a k."""
         w = self.workload
@@ -127,7 +133,7 @@ def image_of(w: Conv2d) -> Image:
         channels,
         group_stride=channels * strides[3],
         strides=strides,
-        wide=w.n * strides[0] + border >= 2**31,
+        wide=upper(w.n) * strides[0] + border >= 2**31,
         pixels=w.n * w.p * w.q,
         reduction=channels * w.r * w.s,
     )

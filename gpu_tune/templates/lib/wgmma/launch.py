@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMapArg
-from ....plan.size import Size, divisor, greatest, open_size
+from ....plan.size import Size, divisor, greatest, open_size, upper
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
 from ..common import ceil_div, epilogue_args, size_args
@@ -81,12 +81,25 @@ def end(w: Matmul, start: int) -> int:
     return functools.reduce(greatest, ends, start)
 
 
+@dataclass(frozen=True)
+class Parts(Matmul):
+    """The parts of a split K, as the main kernel stores them. ``size``: the open size of the whole workload, by which
+    their rows are counted (``m`` is then the largest number of them)."""
+
+    size: Size | None = None
+
+    @property
+    def open(self) -> Size | None:
+        return self.size
+
+
 def target(c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> Any:
     """Whose epilogue the main kernel applies: the workload's own, or of a split K none (rows of 16 bytes)."""
     if tiles.parts(c) == 1:
         return w
     wide: dict[str, Any] = {"dtype": "int8", "out_dtype": "int32"} if w.dtype == "int8" else {"dtype": "float32"}
-    return Matmul(problem.m, ceil_div(problem.n, 4) * 4, 1, problem.batch * c["split_k"], layout="nt", **wide)
+    rows, columns, size = upper(problem.m), ceil_div(problem.n, 4) * 4, open_size(problem.m)
+    return Parts(rows, columns, 1, problem.batch * c["split_k"], layout="nt", size=size, **wide)
 
 
 def workspace_bytes(c: Mapping[str, Any], problem: tiles.Problem) -> int:
