@@ -32,7 +32,9 @@ from .store.winner_set import SizeRange, WinnerSet
 from .templates.base import Template
 from .templates.registry import bind
 from .trial import MEASURED
-from .workload import Conv2d, Matmul, Workload, accepting, require_workload, tune_command
+from .workload import Matmul, Workload, accepting, require_workload, tune_command
+from .workload.conv2d import INPUTS
+from .workload.from_arrays import convolution
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +138,7 @@ def matmul(
             "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it",
         )
     for name, value in (("alpha", alpha), ("beta", beta)):
-        number = value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
-        require(number, name, value, "is not a number", "give a Python float")
+        _require_number(name, value)
     known = isinstance(layout, str) and layout.lower() in ("nn", "nt", "tn", "tt")
     require(known, "matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
     m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
@@ -168,6 +169,7 @@ def matmul(
 def conv2d(
     x: Any,
     w: Any,
+    c: Any = None,
     *,
     stride: Any = 1,
     padding: Any = 0,
@@ -175,6 +177,9 @@ def conv2d(
     groups: int = 1,
     layout: str = "nhwc",
     epilogue: str = "",
+    direction: str = "fprop",
+    size: Any = None,
+    beta: float | None = None,
     out: Any = None,
     out_dtype: str = "",
     scales: str = "none",
@@ -185,42 +190,38 @@ def conv2d(
     """A 2-D convolution by our kernel or the vendor library, whichever is known to be faster; see :func:`matmul`.
 
     ``nhwc`` (the default, as :class:`Conv2d` and the command line have it): ``x`` is (n, h, w, c), filters
-    (k, r, s, c/groups); ``nchw``: (n, c, h, w) and (k, c/groups, r, s).
+    (k, r, s, c/groups); ``nchw``: (n, c, h, w) and (k, c/groups, r, s). Gradients: ``conv2d(dy, w,
+    direction="dgrad")`` is that for the image, ``conv2d(dy, x, direction="wgrad")`` that for the filters, to which
+    ``beta * c`` is added. ``size``: the image's (h, w), the filters' (r, s), where a stride leaves it open.
     """
-    asked = None
-    if store is None:
-        options = (stride, padding, dilation, groups, layout, epilogue, out_dtype, scales, math)
-        asked = _remembered(options, (x, w), vectors, out)
+    if not isinstance(direction, str) or direction not in INPUTS:
+        raise InvalidInput("conv2d direction", direction, "is unknown", f"use one of {', '.join(INPUTS)}")
+    require(c is None or direction == "wgrad", "c", None, "is for direction='wgrad'", "add by epilogue='residual'")
+    named: dict[str, Any] = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout)
+    named.update(epilogue=epilogue, direction=direction, out_dtype=out_dtype, scales=scales, math=math)
+    positional = dict(zip(INPUTS[direction], (x, w)))
+    asked, added = None, vectors if c is None or beta == 0 else {**vectors, "c": c}
+    if store is None and (beta is None or type(beta) in _NUMBERS):
+        times = float(c is not None) if beta is None else beta
+        options = (*named.values(), size, times if times in (0, 1) else "any")
+        asked = _remembered(options, (x, w), added, out)
         if asked is not None and asked.route is not None:
-            result = asked.repeat({"x": x, "w": w, **vectors}, (None, None), out)
+            result = asked.repeat({**positional, **added}, (None, times), out)
             if result is not None:
                 return result
-    first, second = arrays.view("x", x), arrays.view("w", w)
-    shapes = (first.shape, second.shape)
-    require(all(len(s) == 4 for s in shapes), "x.shape, w.shape", shapes, "are not four-dimensional")
-    order = (0, 3, 1, 2) if str(layout).lower() == "nhwc" else (0, 1, 2, 3)
-    n, c, h, wide = (first.shape[i] for i in order)
-    k, _, r, s = (second.shape[i] for i in order)
-    workload = Conv2d(
-        n,
-        c,
-        h,
-        wide,
-        k,
-        r,
-        s,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        layout=layout,
-        dtype=first.dtype,
-        out_dtype=out_dtype,
-        epilogue=epilogue,
-        scales=scales,
-        math=math,
-    )
-    return _dispatch(workload, first, {"x": x, "w": w}, vectors, {}, out, store, asked)
+    first, second = (arrays.view(name, array) for name, array in positional.items())
+    _require_number("beta", beta)
+    beta = (0.0 if c is None else 1.0) if beta is None else beta
+    named.update(dtype=first.dtype, beta="0" if beta == 0 else "1" if beta == 1 else "any")
+    shape = None if out is None else arrays.view("out", out).shape
+    workload = convolution(first.shape, second.shape, size, shape, **named)
+    scalars = {"beta": beta} if workload.beta == "any" else {}
+    return _dispatch(workload, first, positional, added, scalars, out, store, asked)
+
+
+def _require_number(name: str, value: Any) -> None:
+    number = value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+    require(number, name, value, "is not a number", "give a Python float")
 
 
 _NUMBERS = (float, int)

@@ -11,6 +11,9 @@ from ..plan.size import ceil_div, label, whole
 from .matmul import Matmul, View
 from .operation import SCALES, ArraySpec, Operation
 
+INPUTS = {"fprop": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("dy", "x")}
+"""The operands of a call in each direction, in order."""
+
 
 @dataclass(frozen=True)
 class Conv2d(Operation):
@@ -64,7 +67,7 @@ class Conv2d(Operation):
         self._choice("layout", ("nchw", "nhwc"))
         self._choice("scales", SCALES[:3])
         self._choice("weights", ("plain", "pretransformed"))
-        self._choice("direction", ("fprop", "dgrad", "wgrad"))
+        self._choice("direction", tuple(INPUTS))
         self._choice("beta", ("0", "1", "any"))
         for name in ("stride", "dilation"):
             self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of at least 1")
@@ -130,7 +133,7 @@ class Conv2d(Operation):
     @property
     def inputs(self) -> tuple[str, str]:
         """The operands of a call, in order."""
-        return {"fprop": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("dy", "x")}[self.direction]
+        return INPUTS[self.direction]
 
     @property
     def p(self) -> int:
