@@ -47,7 +47,8 @@ class Candidate:
 def require_candidate(value: object) -> None:
     """InvalidInput unless ``value`` is a candidate."""
     remedy = "give what tuner.ask() gave, or Candidate(space name, config)"
-    require(isinstance(value, Candidate), "measurement of", value, "is no candidate", remedy)
+    known = isinstance(value, Candidate) and isinstance(value.config, Config)
+    require(known, "measurement of", value, "is no candidate with a Config", remedy)
 
 
 @dataclass(frozen=True)

@@ -314,9 +314,10 @@ def print_set(facts: dict[str, Any]) -> None:
     name = facts["open"]
     console().print(Text(f"{facts['workload']} on {facts['chip']}", "italic"))
     shown: set[str] = set()
+    known = "predicted" if facts["source"] == PREDICTED else "timed"
     for r in facts["ranges"]:
         sizes = f"{r['least']}..{r['most']}" if r["most"] > r["least"] else str(r["least"])
-        words = f"{r['file']}, {r['template']}, timed at {r['tuned']}"
+        words = f"{r['file']}, {r['template']}, {known} at {r['tuned']}"
         vendor = "" if r["ours"] == "unknown" else f"; {r['ours']} than the vendor library"
         console().print(Text.assemble((f"{name} = {sizes}", "bold"), f"  {words}{vendor}"))
         if r["file"] not in shown:

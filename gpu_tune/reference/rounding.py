@@ -241,7 +241,8 @@ def _apply(
         y = y + wide["residual"]
         return y, error + 2 * eps * (np.abs(y) + np.abs(wide["residual"]))
     if op.name in DERIVATIVES:
-        slope = derivative(workload, op, wide["aux"])
+        with np.errstate(invalid="ignore"):  # infinite saved values give NaN
+            slope = derivative(workload, op, wide["aux"])
         if op.name not in TRANSCENDENTAL:  # a choice: what is not passed is zero, were it NaN
             return np.where(slope, y, 0.0), np.where(slope, error, 0.0)
         approximate = 2.0**-18 * (1.0 + np.abs(wide["aux"])) + 1e-7  # of the slope

@@ -74,14 +74,24 @@ def _constraint(rule: Any, number: int, names: Sequence[str]) -> Constraint:
     if isinstance(rule, Constraint):
         return rule
     require(callable(rule), f"constraint {number}", rule, "is no function", "give one, as lambda block: block <= 256")
-    parameters = inspect.signature(rule).parameters.values()
+    try:
+        parameters = inspect.signature(rule).parameters.values()
+    except ValueError as error:  # as max has none
+        remedy = f"wrap it in a function of knobs: {list(names)}"
+        raise InvalidInput(f"constraint {number}", rule, "does not tell its parameters", remedy) from error
     plain = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
     read = tuple(p.name for p in parameters if p.default is p.empty)
     own = getattr(rule, "__name__", "<lambda>")
     name = f"constraint {number}" if own == "<lambda>" else own
     known = plain and bool(read) and set(read) <= set(names)
     told = f"reads {list(map(str, parameters))}, which are not all knobs"
-    require(known, f"constraint {name}", None, told, f"name its parameters after knobs: {list(names)}")
+    require(
+        known,
+        name if own == "<lambda>" else f"constraint {name}",
+        None,
+        told,
+        f"name its parameters after knobs: {list(names)}",
+    )
     message = (inspect.getdoc(rule) or "").split("\n")[0] if own != "<lambda>" else ""
 
     def holds(config: Mapping[str, Value], workload: object, device: object) -> bool:

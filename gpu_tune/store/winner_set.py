@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from ..plan.size import Size, allowed
 from ..text import check_format, from_json, refused, to_json
+from ..trial import PREDICTED
 from ..workload import Workload
 from .winner import FORMAT, READERS, Winner, canonical, digest
 
@@ -114,7 +115,8 @@ class WinnerSet:
             return made
         name = self.size.name
         at = f"at {name}={', '.join(map(str, part.judged))}" if part.judged else "nowhere"
-        told = f"timed at {name}={tuned}, not at {name}={size}; compared with the vendor library {at}: {part.ours}"
+        known = "predicted" if self.source == PREDICTED else "timed"
+        told = f"{known} at {name}={tuned}, not at {name}={size}; compared with the vendor library {at}: {part.ours}"
         verdict = {"text": told, "ours": part.ours}
         return replace(made, seconds=0.0, samples=(), host_seconds=None, verdict=verdict, prediction={})
 

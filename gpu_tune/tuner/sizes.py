@@ -292,9 +292,11 @@ def _budget(budget: Budget, earlier: Earlier | None, searched: bool) -> dict[str
 def sizes_asked(size: Size | None, sizes: Sequence[int], subject: str = "sizes") -> list[int]:
     """The ``sizes`` that a caller wants tuned, in order; InvalidInput about ``subject`` for one that ``size`` may not
     have, for none, or where no size is open."""
-    given = list(sizes) if isinstance(sizes, Iterable) else []
+    given = list(sizes) if isinstance(sizes, Iterable) and not isinstance(sizes, str) else []
     if size is None:
-        raise InvalidInput(subject, sizes, "are to tune of a workload that leaves none open", "leave them out")
+        raise InvalidInput(
+            subject, sizes, "choose among the values of an open size, and none is open", "leave them out"
+        )
     remedy = f"give some of {label(size)}, or leave it out"
     require(given, subject, sizes, "names no size", remedy)
     low, high = size.bounds

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
-from gpu_tune import reference
+from gpu_tune import dispatch, reference
 from gpu_tune.errors import InvalidInput
 from gpu_tune.workload import Conv2d, Matmul
 from gpu_tune.workload.epilogue import Op
@@ -23,6 +25,15 @@ def test_slopes_are_those_of_the_activations(name: str) -> None:
 def test_a_relu_passes_where_its_result_is_not_below_or_at_zero() -> None:
     found = reference.derivative(Matmul(1, 1, 1), Op("drelu(out)"), np.array([-1.0, -0.0, 0.0, 1e-30, np.inf, np.nan]))
     assert found.tolist() == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["dgelu", "dgelu_tanh", "dsilu"])
+def test_infinite_saved_values_give_nan_without_a_warning(name: str) -> None:
+    a, b, aux = np.ones((1, 1), np.float32), np.ones((1, 2), np.float32), np.array([[np.inf, 0.0]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = dispatch.matmul(a, b, epilogue=name, aux=aux)
+    assert np.isnan(out[0, 0]) and out[0, 1] == 0.5
 
 
 @pytest.mark.parametrize("batch", [1, 2])

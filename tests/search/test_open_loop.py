@@ -183,6 +183,7 @@ def test_bad_declarations_are_named() -> None:
         (lambda: GridSpace("s", {"a": (1, 2)}, [lambda b: b > 1]), "not all knobs"),
         (lambda: GridSpace("s", {"a": (1, 2)}, [lambda: True]), "not all knobs"),
         (lambda: GridSpace("s", {"a": (1, 2)}, [3]), "no function"),  # type: ignore[list-item]
+        (lambda: GridSpace("s", {"a": (1, 2)}, [max]), "does not tell its parameters"),
         (lambda: GridSpace("s", {"a": (1, 2)}, [lambda a: a < 2], default={"a": 2}), "breaks constraint 1"),
         (lambda: GridSpace("s", {"a": (1, 2)}, seeds=[{"b": 2}]), "unknown or missing"),
         (lambda: Tuner(spaces=blocks()), r"spaces=\[mine\]"),  # type: ignore[arg-type]
@@ -195,6 +196,7 @@ def test_bad_declarations_are_named() -> None:
         (lambda: Tuner(spaces=[GridSpace("s", {"a": (1, 2)}, [lambda a: a > 2])]).ask(), "no valid config"),
         (lambda: Tuner(spaces=[blocks()]).tell(None), "no list of measurements"),  # type: ignore[arg-type]
         (lambda: Measurement.of("s", 1.0), "no candidate"),  # type: ignore[arg-type]
+        (lambda: Measurement.of(Candidate("s", {"a": 1}), 1.0), "no candidate with a Config"),  # type: ignore[arg-type]
         (lambda: Tuner(spaces=[blocks()]).plateau("now"), "no number"),  # type: ignore[arg-type]
         (lambda: Tuner(spaces=[blocks()]).final(-1), "no whole number"),
         (lambda: History("s", (Config(a=1),), (None,)), "no positive time"),  # type: ignore[arg-type]

@@ -28,7 +28,10 @@ def test_lookup_is_by_bisection_and_a_size_outside_is_one_clear_error(winners):
         made = winners.at(size)
         assert made.workload == OPEN.at(size) and made.plan.open is None and made.plan.kernels[0].args[3].value == size
     assert winners.at(50).seconds > 0 and winners.at(51).seconds == 0
-    assert "timed at m=50, not at m=51" in winners.at(51).verdict["text"] and winners.at(51).verdict["ours"] == "faster"
+    assert (
+        "predicted at m=50, not at m=51" in winners.at(51).verdict["text"]
+        and winners.at(51).verdict["ours"] == "faster"
+    )
     for size in (0, 101, -1):
         with pytest.raises(InvalidInput, match=r"is not in 1\.\.100, for which the kernel was made"):
             winners.at(size)

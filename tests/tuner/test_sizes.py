@@ -63,7 +63,10 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     for options, said in (  # in the words of the options, before anything else is said
         (("--m", "8", "--n", "1..64"), "Error: --n: '1..64' leaves a size open, which only --m of a matmul can be"),
         (("--m", "1..64", "--n", "64", "--sizes", "8,65"), "Error: --sizes: [65] are not sizes that m may have"),
-        (("--m", "8", "--n", "64", "--sizes", "8"), "Error: --sizes: [8] are to tune of a workload that leaves none"),
+        (
+            ("--m", "8", "--n", "64", "--sizes", "8"),
+            "Error: --sizes: [8] choose among the values of an open size, and none is",
+        ),
         (("--m", "1..64", "--n", "64", "--target", "3us"), "Error: --target: '3us' is of one size, and --m is open"),
     ):
         assert run(*plain, *options, code=2).stderr.startswith(said)
@@ -76,11 +79,12 @@ def test_wrong_requests_are_refused_before_anything_is_tuned(home, templates):
         (dict(sizes=["8"]), "are not sizes that m may have"),
         (dict(sizes=16), "names no size"),
         (dict(sizes=[]), "names no size"),
+        (dict(sizes="8"), "names no size"),
         (dict(target="3us"), "is of one size, and m is open"),
     ):
         with pytest.raises(InvalidInput, match=said):
             gt.tune(OPEN, device="nvidia-h200", templates=toys, **options)
-    with pytest.raises(InvalidInput, match="of a workload that leaves none open"):
+    with pytest.raises(InvalidInput, match="of an open size, and none is open"):
         gt.tune(OPEN.at(8), device="nvidia-h200", sizes=[8])
 
 
