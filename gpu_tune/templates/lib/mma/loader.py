@@ -88,6 +88,7 @@ class Image:
 
     ``channels``: of a group, ``group_stride`` elements of x. ``strides``: elements between images, rows, columns and
     channels of x; ``wide``: such offsets need 64 bits (the corner of a padded image may lie before or behind it).
+    ``size``: the name of the number of images where that is open.
     """
 
     workload: Conv2d
@@ -98,12 +99,7 @@ class Image:
     wide: bool
     pixels: int
     reduction: int
-
-    @property
-    def size(self) -> str:
-        """The name of the number of images where that is open; empty elsewhere."""
-        left = open_size(self.pixels)
-        return left.name if left is not None else ""
+    size: str
 
     def tap(self, k: int) -> tuple[int, int, int]:
         """(r, s, c) of a k."""
@@ -126,6 +122,7 @@ class Image:
 def image_of(w: Conv2d) -> Image:
     nhwc, channels = w.layout == "nhwc", w.c // w.groups
     strides = (w.h * w.w * w.c, w.w * w.c, w.c, 1) if nhwc else (w.c * w.h * w.w, w.w, 1, w.h * w.w)
+    left = open_size(w.n)
     border = (max(w.padding) + w.dilation[0] * w.r + w.dilation[1] * w.s) * max(strides[1:])
     return Image(
         w,
@@ -136,6 +133,7 @@ def image_of(w: Conv2d) -> Image:
         wide=upper(w.n) * strides[0] + border >= 2**31,
         pixels=w.n * w.p * w.q,
         reduction=channels * w.r * w.s,
+        size=left.name if left is not None else "",
     )
 
 
