@@ -23,7 +23,7 @@ def base(space: str) -> str:
 
 def interval(values: dict[str, NDArray[np.float64]], draws: int) -> NDArray[np.float64]:
     """(2, marks): the middle 95 % of the mean over spaces of the mean over seeds of ``values`` (seeds, marks)."""
-    rng, total = np.random.default_rng(0), 0.0
+    rng, total = np.random.default_rng(0), np.zeros(())
     for name in dict.fromkeys(map(base, values)):
         own = np.sum([v for n, v in values.items() if base(n) == name], axis=0)
         total = total + own[rng.integers(0, len(own), (draws, len(own)))].mean(axis=1)
