@@ -225,7 +225,7 @@ void for_destination(const BulkStore& s, const Piece& f) {
 // What a store reads: of a box that leaves its tensor, only what lies within.
 void check_source(Warp& w, const BulkStore& s, int lane) {
   Accessor by{&w, lane, w.agent, &w.clock, true, "bulk store read"};
-  if (s.source < kSharedStart || s.source + s.bytes > w.cta->top || !s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
+  if (s.source < kSharedStart || u64(s.source) + s.bytes > w.cta->top || !s.map) return check_access(*w.cta, s.source, s.bytes, false, by);
   vector<u32> pieces;
   for_destination(s, [&](u32 at, u64 global, u32) { if (global && (pieces.empty() || pieces.back() != (at & ~15u))) pieces.push_back(at & ~15u); });
   check_chunks(*w.cta, pieces.data(), pieces.size(), false, by);
@@ -262,8 +262,7 @@ void bulk_store(Warp& w, const Instr& i, u32 m) {
     BulkStore s{};
     s.source = shared_address_of(w, i.mem2, l), s.destination = address_of(w, i.mem, l), s.bytes = reg<u32>(w, i.b)[l];
     check_bulk(w, s.source, s.destination, s.bytes);
-    global_pointer(w, s.destination, s.bytes, true, "bulk store");
-    queue_store(w, s, l, i);
+    if (global_pointer(w, s.destination, s.bytes, true, "bulk store")) queue_store(w, s, l, i);
   });
 }
 void commit_stores(Warp& w, const Instr&, u32 m) {
@@ -401,8 +400,12 @@ void finish_stores(Warp& w, u32 mask, u32 keep, bool read_only) {
     bool due = mask >> s.lane & 1 && w.store_group[s.lane] - s.group > keep, gone = false;
     if (due) {
       if (!s.read || !read_only) w.machine->note_wait(w);
-      if (!s.read) read_source(w, s);
-      if (!read_only) write_destination(w, s), gone = true;
+      try {
+        if (!s.read) read_source(w, s);
+        if (!read_only) write_destination(w, s), gone = true;
+      } catch (const Skip&) {        // a finding, after which the run goes on without this store
+        gone = true;
+      }
     }
     if (!gone) {
       if (kept != k) w.stores[kept] = std::move(s);

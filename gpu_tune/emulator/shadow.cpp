@@ -239,7 +239,7 @@ __attribute__((always_inline)) inline void AccessCheck::check(Cell& s, u32 byte,
 }
 
 __attribute__((always_inline)) inline void AccessCheck::access(u32 address, u32 bytes, int lane, bool several) {
-  if (address < kSharedStart || address + bytes > cta_.top)
+  if (address < kSharedStart || u64(address) + bytes > cta_.top)
     m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
                              s32(address) - s32(kSharedStart), cta_.top - kSharedStart), by_.warp);
   if (address + bytes > m_.highest_shared) m_.highest_shared = address + bytes;
@@ -448,6 +448,7 @@ void for_cells(Warp& w, u64 address, u32 bytes, F f) {        // of writable glo
   if (!m.checks.global_races || k >= m.buffers.size() || !m.buffers[k].writable) return;
   Buffer& b = m.buffers[k];
   u64 at = address - b.base;
+  if (at > b.size || bytes > b.size - at) return;              // reported as out of bounds
   GlobalCell *cell = &first_cell(m, b, at), *last = &first_cell(m, b, at + bytes - 1);
   for (; cell <= last; ++cell) f(*cell);
 }

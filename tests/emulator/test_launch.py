@@ -142,6 +142,23 @@ def test_a_run_stops_at_the_first_fault_or_never() -> None:
         gt.emulate(COPY, block=32, args=[short, out], stop="later")
 
 
+def test_a_bulk_store_far_outside_its_buffer_is_left_out_where_the_run_goes_on() -> None:
+    far = kernel(
+        """mov.u32 %b, s;
+st.shared.v4.b32 [%b], {1, 2, 3, 4};
+fence.proxy.async.shared::cta;
+ld.param.u64 %p, [a];
+cp.async.bulk.global.shared::cta.bulk_group [%p], [%b], 16;
+add.u64 %p, %p, 1048576;
+cp.async.bulk.global.shared::cta.bulk_group [%p], [%b], 16;
+cp.async.bulk.commit_group;
+cp.async.bulk.wait_group 0;"""
+    )
+    report = gt.emulate(far, block=1, args=[np.zeros(8, np.uint32)], stop="never")
+    assert report.counted == {"bounds": 1} and "at byte 1048576 of buffer" in report.findings[0].message
+    assert list(report.results[0]) == [1, 2, 3, 4, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("grid", "block", "said"),
     [
