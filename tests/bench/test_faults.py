@@ -20,6 +20,7 @@ def faults() -> Any:
     return importlib.import_module("bench.faults.__main__")
 
 
+@pytest.mark.slow
 def test_kills_full_disks_and_strangers_lose_and_damage_nothing(faults: Any, tmp_path: Path, capsys: Any):
     out = tmp_path / "figures.json"
     parts = "publish,append,sixteen,full,notours,hostile"
@@ -68,6 +69,7 @@ def test_writers_that_damage_or_lose_are_found_out(faults: Any, tmp_path: Path):
     assert late["lost"] > 0 and not faults.faultless({"append": late})
 
 
+@pytest.mark.slow
 def test_disturbed_tunings_leave_nothing_behind_and_what_does_is_found_out(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
