@@ -1,4 +1,4 @@
-"""Arrays of other libraries, array without copying: PyTorch, CuPy, NumPy, DLPack and ``__cuda_array_interface__``.
+"""Arrays of other libraries, taken without copying: PyTorch, CuPy, NumPy, DLPack and ``__cuda_array_interface__``.
 
 No library is imported: an object tells what it is, and PyTorch and CuPy are used only where the caller already did.
 """
