@@ -88,6 +88,10 @@ class Search:
         require(type(seed) is int and seed >= 0, "search seed", seed, "is not a non-negative integer", "give 0 or more")
         whole = type(batch) is int and batch > 0
         require(whole, "search batch", batch, "is not a positive integer", f"leave it out for {BATCH}")
+        for space in spaces:
+            none = space.workload is None and space.grid.none
+            remedy = "loosen its constraints, which all values break together"
+            require(not none, "search space", space.name, "has no valid config", remedy)
         self.spaces, self.seed, self.batch = tuple(spaces), seed, batch
         self.settings = settings or Settings()
         self.observations: list[Measurement] = []
@@ -195,12 +199,8 @@ class Search:
         return chosen
 
     def _require_found(self) -> None:
-        """When nothing new was found: raise InvalidInput where no space has a valid config, or a constraint hides those
-        of a space of which nothing is known, and say so where it may hide more of them."""
-        none = not any(own.taken or own.space.grid.hiding for own in self.space_searches.values())
-        if none and all(space.workload is None for space in self.spaces):
-            names = ", ".join(self.space_searches)
-            raise InvalidInput("space", names, "has no valid config", "loosen its constraints")
+        """When nothing new was found: raise InvalidInput where a constraint hides the valid configs of a space of which
+        nothing is known, and say so where it may hide more of them."""
         for name, own in self.space_searches.items():
             hiding = max(own.space.grid.hiding, key=lambda rule: rule.points, default=None)
             if hiding is not None:

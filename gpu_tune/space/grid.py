@@ -312,6 +312,12 @@ class Grid:
         self._all: Rows | None = None
 
     @property
+    def none(self) -> bool:
+        """Whether it is known that no row is valid: a component was listed, and has none."""
+        explored = (part.explore(LISTED) for part in self.parts)
+        return self.empty or any(scale == 1.0 and not len(rows) for rows, scale in explored)
+
+    @property
     def raw(self) -> int:
         """Points before any rule."""
         return math.prod(self.sizes)

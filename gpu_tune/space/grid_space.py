@@ -19,7 +19,8 @@ class GridSpace(Space):
     ``lambda block, items: block * items <= 4096``. One that reads few knobs prunes early; several small ones are better
     than one of all knobs. ``default`` and ``seeds`` (values by knob name) are tried first.
 
-    Raises InvalidInput for bad declarations, for a default or seed that is not valid included.
+    Raises InvalidInput for bad declarations: a default or seed that is not valid included, and a constraint over few
+    knobs that no values keep.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class GridSpace(Space):
         names = [k.name for k in knobs if isinstance(k, Knob)]
         rules = [_constraint(rule, number, names) for number, rule in enumerate(constraints, 1)]
         super().__init__(name, knobs, rules)
+        unmet = next((c for c, rule in zip(rules, self.grid.rules) if rule.unmet), None)
+        told = "" if unmet is None else f"{unmet.name} holds for no values of {', '.join(unmet.knobs)}"
+        require(unmet is None, f"constraints of space {name}", None, f"{told}: no valid config", "loosen that one")
         self._default = None if default is None else self._start(default, "default")
         self._seeds = list(dict.fromkeys(self._start(seed, "seed") for seed in seeds))
 

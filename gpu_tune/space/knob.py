@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ class Knob:
     """One tunable value: its ``values`` (numbers, words or booleans) in their natural order and a one-line ``meaning``.
 
     ``ordinal``: neighbouring values behave alike (tile sizes); otherwise the values are labels (a swizzle mode).
-    InvalidInput for a name that is no identifier, and for values that are none, repeated or more than 65,536.
+    InvalidInput for a name that is no identifier, for a set, and for values that are none, more than 65,536 or equal to
+    each other, as 1 and True are.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Knob:
         subject, given = f"values of knob {self.name}", self.values
         listed = not isinstance(given, str | bytes | Mapping) and hasattr(given, "__iter__")
         require(listed, subject, given, "are no list", "give a tuple of numbers, words or booleans")
+        ordered = not isinstance(given, Set) or isinstance(given, KeysView)  # a set's order may change from run to run
+        require(ordered, subject, None, "are a set, which has no order", "give a tuple in their natural order")
         values = tuple(map(plain, given))
         object.__setattr__(self, "values", values)
         require(values, subject, (), "are none", "give one or more")
@@ -55,8 +58,12 @@ class Knob:
             require(
                 not huge, subject, None, f"hold a number of more than {MAX_NUMBER:.0e}", "name such values by words"
             )
-        distinct = len({repr(v) for v in values}) == len(values)
-        require(distinct, subject, values, "hold one value twice", "give each value once")
+        alike: dict[Value, list[Value]] = {}
+        for value in values:
+            alike.setdefault(value, []).append(value)
+        twice = next((same for same in alike.values() if len(same) > 1), None)
+        told = "" if twice is None else " and ".join(map(repr, twice))
+        require(twice is None, subject, values, f"hold one value twice: {told}", "give each value once")
 
 
 @dataclass(frozen=True)

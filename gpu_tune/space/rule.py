@@ -55,6 +55,11 @@ class Rule:
             self._table[missing] = self._call(missing)
         return self._table[flat] == 1
 
+    @property
+    def unmet(self) -> bool:
+        """Whether it is known that no assignment of its columns keeps it: all were asked."""
+        return self._table is not None and not (self._table != 0).any()
+
     def broken(self, draws: int, rng: np.random.Generator) -> float:
         """The share of random points that break the rule."""
         if self.points <= _FLAT:

@@ -167,6 +167,10 @@ def test_what_is_told_is_taken_in_whole_or_not_at_all() -> None:
         Search([recorded]).tell([Measurement.of(Candidate("r", Config(a=2)), 1.0)])
 
 
+def contradictory() -> GridSpace:
+    return GridSpace("s", {"a": (1, 2), "b": (1, 2)}, [lambda a, b: a < b, lambda a, b: a > b])
+
+
 def test_bad_declarations_are_named() -> None:
     knob = Knob("a", (1, 2))
     cases: list[tuple[Callable[[], Any], str]] = [
@@ -193,7 +197,11 @@ def test_bad_declarations_are_named() -> None:
         (lambda: GridSpace("s", {"a": (1, 2)}, lambda a: a > 1), "constraints of space s"),  # type: ignore[arg-type]
         (lambda: GridSpace("s", {"a": (1, 2)}, seeds=3), "seeds of space s"),  # type: ignore[arg-type]
         (lambda: GridSpace("s", {"a": (10**400, 1)}), "more than 1e"),
-        (lambda: Tuner(spaces=[GridSpace("s", {"a": (1, 2)}, [lambda a: a > 2])]).ask(), "no valid config"),
+        (lambda: GridSpace("s", {"a": (1, 2)}, [lambda a: a > 2]), "constraint 1 holds for no values of a: no valid"),
+        (lambda: Tuner(spaces=[contradictory()]), "search space: 's' has no valid config"),
+        (lambda: Knob("a", {1, 2}), "values of knob a: are a set"),  # type: ignore[arg-type]
+        (lambda: GridSpace("s", {"a": frozenset((1, 2))}), "values of knob a: are a set"),  # type: ignore[dict-item]
+        (lambda: Knob("a", (1, True, 1.0)), "one value twice: 1 and True and 1.0"),
         (lambda: Tuner(spaces=[blocks()]).tell(None), "no list of measurements"),  # type: ignore[arg-type]
         (lambda: Measurement.of("s", 1.0), "no candidate"),  # type: ignore[arg-type]
         (lambda: Measurement.of(Candidate("s", {"a": 1}), 1.0), "no candidate with a Config"),  # type: ignore[arg-type]
