@@ -52,17 +52,22 @@ inline void operands(Decoder& d, Instr& i, int width, int count) {
   int* slots[] = {&i.a, &i.b, &i.c};
   for (int k = 0; k < count; ++k) *slots[k] = d.source(width);
 }
-template <class Op>
-Handler integer_handler(Type t) {
+// The handler that f gives for a value of the integer type; null for other types.
+template <class F>
+Handler by_integer(Type t, F f) {
   switch (t) {
-    case Type::U16: case Type::B16: return binary16<u16, Op>;
-    case Type::S16: return binary16<s16, Op>;
-    case Type::U32: case Type::B32: return binary<u32, Op>;
-    case Type::S32: return binary<s32, Op>;
-    case Type::U64: case Type::B64: return binary<u64, Op>;
-    case Type::S64: return binary<s64, Op>;
+    case Type::U32: case Type::B32: return f(u32());
+    case Type::S32: return f(s32());
+    case Type::U64: case Type::B64: return f(u64());
+    case Type::S64: return f(s64());
     default: return nullptr;
   }
+}
+template <class Op>
+Handler integer_handler(Type t) {
+  if (t == Type::S16) return binary16<s16, Op>;
+  if (t == Type::U16 || t == Type::B16) return binary16<u16, Op>;
+  return by_integer(t, [](auto value) -> Handler { return binary<decltype(value), Op>; });
 }
 inline bool is_half(Type t) { return t == Type::F16 || t == Type::BF16 || t == Type::F16x2 || t == Type::BF16x2; }
 

@@ -49,6 +49,10 @@ struct Run {
   }
 };
 
+const Kernel* kernel_of(const Module& m, const char* name) {      // null when there is none of that name
+  auto it = m.kernels.find(name);
+  return it == m.kernels.end() ? nullptr : &it->second;
+}
 template <class List, class F>
 string joined(const List& list, F text) {
   string out;
@@ -107,22 +111,17 @@ void emu_unload(void* module) { delete static_cast<Module*>(module); }
 // Offsets and sizes of a kernel's parameters; total: their bytes, those of static shared memory. Returns their number, -1 for an
 // unknown kernel.
 int emu_params(void* module, const char* kernel, int* offsets, int* sizes, int capacity, int* total) {
-  auto& kernels = static_cast<Module*>(module)->kernels;
-  auto it = kernels.find(kernel);
-  if (it == kernels.end()) return -1;
-  int n = 0;
-  for (auto& p : it->second.params) {
-    if (n < capacity) offsets[n] = p.offset, sizes[n] = p.size;
-    ++n;
-  }
-  total[0] = it->second.param_bytes, total[1] = int(it->second.static_shared);
+  const Kernel* k = kernel_of(*static_cast<Module*>(module), kernel);
+  if (!k) return -1;
+  const int n = int(k->params.size());
+  for (int q = 0; q < std::min(n, capacity); ++q) offsets[q] = k->params[size_t(q)].offset, sizes[q] = k->params[size_t(q)].size;
+  total[0] = k->param_bytes, total[1] = int(k->static_shared);
   return n;
 }
 // Why the emulator will not run a kernel; empty when it will.
 const char* emu_refusal(void* module, const char* kernel) {
-  auto& kernels = static_cast<Module*>(module)->kernels;
-  auto it = kernels.find(kernel);
-  return it == kernels.end() ? "" : it->second.refusal.c_str();
+  const Kernel* k = kernel_of(*static_cast<Module*>(module), kernel);
+  return k ? k->refusal.c_str() : "";
 }
 const char* emu_demangle(const char* name, char* out, int size) {
   int status = 0;
@@ -197,10 +196,10 @@ int emu_type(const char* name) { return int(type_from_name(name)); }
 int emu_launch(void* run, const char* kernel, const u32* grid, const u32* block, const u32* cluster, u32 shared, const u8* params,
                u64 size, u32 resident, int cooperative) {
   auto* r = static_cast<Run*>(run);
-  auto it = r->module.kernels.find(kernel);
-  if (it == r->module.kernels.end()) return -1;
+  const Kernel* k = kernel_of(r->module, kernel);
+  if (!k) return -1;
   r->machine.resident_limit = resident, r->machine.cooperative = cooperative;
-  r->machine.launch(it->second, grid, block, cluster, shared, params, size_t(size));
+  r->machine.launch(*k, grid, block, cluster, shared, params, size_t(size));
   return r->machine.stopped;
 }
 // which: 0 CUDA lines executed, 1 all CUDA lines of the kernels launched, 2 PTX lines executed, 3 PTX lines of waits that had
@@ -236,10 +235,10 @@ void emu_explore(void* run) { static_cast<Run*>(run)->machine.recorder->explore 
 // Fourteen numbers for each recorded instruction of the kernel; returns their number, or how many were needed.
 int emu_recorded(void* run, const char* kernel, u64* out, int capacity) {
   auto* r = static_cast<Run*>(run);
-  auto it = r->module.kernels.find(kernel);
-  if (it == r->module.kernels.end() || !r->machine.recorder) return 0;
+  const Kernel* k = kernel_of(r->module, kernel);
+  if (!k || !r->machine.recorder) return 0;
   int n = 0;
-  for (auto& f : r->machine.recorder->figures(it->second)) {
+  for (auto& f : r->machine.recorder->figures(*k)) {
     const u64 row[] = {u64(f.line), u64(f.width), u64(f.kind), f.count, f.wavefronts, f.sectors, f.lines, f.hits, f.again,
                        f.again_sectors, f.again_hits, f.lanes, f.shared, f.global};
     if (n < capacity) std::copy(std::begin(row), std::end(row), out + 14 * n);

@@ -7,28 +7,12 @@
 namespace emu {
 namespace {
 
-BINARY(Add, a + b) BINARY(Sub, a - b) BINARY(Mul, a * b)
-BINARY(Min, b < a ? b : a) BINARY(Max, a < b ? b : a) BINARY(Div, a / b)
-UNARY(Neg, T(std::make_unsigned_t<T>(0) - std::make_unsigned_t<T>(a))) UNARY(FloatNeg, -a) UNARY(Abs, a < T(0) ? T(0) - a : a) UNARY(FloatAbs, std::fabs(a))
-UNARY(Rcp, T(1) / a) UNARY(Sqrt, std::sqrt(a)) UNARY(Rsqrt, T(1) / std::sqrt(a))
-UNARY(Ex2, std::exp2(a)) UNARY(Lg2, std::log2(a)) UNARY(Sin, std::sin(a)) UNARY(Cos, std::cos(a)) UNARY(Tanh, std::tanh(a))
-TERNARY(Mad, a * b + c) TERNARY(Fma, std::fma(a, b, c))
-
 // ---- integers -----------------------------------------------------------------------------------------------------------
-struct IntDiv {
-  template <class T> static T f(T a, T b) {
-    if (b == T(0)) return T(-1);
-    if (T(-1) < T(0) && b == T(-1)) return T(0) - a;
-    return T(a / b);
-  }
-};
-struct IntRem {
-  template <class T> static T f(T a, T b) {
-    if (b == T(0)) return a;
-    if (T(-1) < T(0) && b == T(-1)) return T(0);
-    return T(a % b);
-  }
-};
+BINARY(Add, a + b) BINARY(Sub, a - b) BINARY(Mul, a * b) BINARY(Min, b < a ? b : a) BINARY(Max, a < b ? b : a)
+BINARY(Div, b == T(0) ? T(-1) : T(-1) < T(0) && b == T(-1) ? T(0) - a : a / b)
+BINARY(Rem, b == T(0) ? a : T(-1) < T(0) && b == T(-1) ? T(0) : a % b)
+UNARY(Neg, T(std::make_unsigned_t<T>(0) - std::make_unsigned_t<T>(a))) UNARY(Abs, a < T(0) ? T(0) - a : a)
+TERNARY(Mad, a * b + c)
 template <class T> struct Doubled;
 template <> struct Doubled<u16> { using type = u32; };
 template <> struct Doubled<s16> { using type = s32; };
@@ -37,7 +21,7 @@ template <> struct Doubled<s32> { using type = s64; };
 template <> struct Doubled<u64> { using type = unsigned __int128; };
 template <> struct Doubled<s64> { using type = __int128; };
 struct MulHi { template <class T> static T f(T a, T b) { return T(typename Doubled<T>::type(a) * b >> 8 * sizeof(T)); } };
-template <class Hi> struct MadHi { template <class T> static T f(T a, T b, T c) { return T(Hi::f(a, b) + c); } };
+TERNARY(MadHi, MulHi::f(a, b) + c)
 s32 saturated(s64 x) { return s32(std::clamp<s64>(x, INT32_MIN, INT32_MAX)); }
 BINARY(SaturatingAdd, saturated(s64(a) + b)) BINARY(SaturatingSub, saturated(s64(a) - b))
 // add, sub, mad with .cc (the carry goes to the thread's condition code) and addc, subc, madc (it is added)
@@ -94,44 +78,29 @@ template <class T> T number_min(T a, T b) {
   if (a == b) return std::signbit(a) ? a : b;
   return a < b ? a : b;
 }
-template <class T> T number_max(T a, T b) {
-  if (a != a) return b;
-  if (b != b) return a;
-  if (a == b) return std::signbit(a) ? b : a;
-  return a < b ? b : a;
-}
-struct FloatMin { template <class T> static T f(T a, T b) { return number_min(a, b); } };
-struct FloatMax { template <class T> static T f(T a, T b) { return number_max(a, b); } };
-struct NanMin { template <class T> static T f(T a, T b) { return a != a || b != b ? T(NAN) : number_min(a, b); } };
-struct NanMax { template <class T> static T f(T a, T b) { return a != a || b != b ? T(NAN) : number_max(a, b); } };
+template <class T> T number_max(T a, T b) { return -number_min(-a, -b); }
 
-enum FloatOp { kAdd, kSub, kMul, kDiv, kFma, kMin, kMax, kNanMin, kNanMax, kRcp, kSqrt, kRsqrt, kEx2, kLg2, kSin, kCos, kTanh,
-               kNeg, kAbs };
+// What each operation computes of a, b and c, as far as it has them.
+#define FLOAT_OPERATIONS(F) \
+  F(Add, a + b) F(Sub, a - b) F(Mul, a * b) F(Div, a / b) F(Fma, std::fma(a, b, c)) F(Min, number_min(a, b)) F(Max, number_max(a, b)) \
+  F(NanMin, a != a || b != b ? T(NAN) : number_min(a, b)) F(NanMax, a != a || b != b ? T(NAN) : number_max(a, b)) \
+  F(Rcp, T(1) / a) F(Sqrt, std::sqrt(a)) F(Rsqrt, T(1) / std::sqrt(a)) F(Ex2, std::exp2(a)) F(Lg2, std::log2(a)) \
+  F(Sin, std::sin(a)) F(Cos, std::cos(a)) F(Tanh, std::tanh(a)) F(Neg, -a) F(Abs, std::fabs(a))
+#define FLOAT_NUMBER(name, expression) k##name,
+#define FLOAT_STRUCT(name, expression) \
+  struct Float##name { \
+    static constexpr int number = k##name; \
+    template <class T> static T f(T a, T b = T(0), T c = T(0)) { return T(expression); } \
+  };
+#define FLOAT_CASE(name, expression) case k##name: return Float##name::f<T>(x, y, z);
+enum FloatOp { FLOAT_OPERATIONS(FLOAT_NUMBER) };
+FLOAT_OPERATIONS(FLOAT_STRUCT)
 
 template <class T>
 __attribute__((noinline)) T float_op(int op, T a, T b, T c) {
   volatile T x = a, y = b, z = c;    // keeps the operation between the changes of rounding mode
-  switch (op) {
-    case kAdd: return x + y;
-    case kSub: return x - y;
-    case kMul: return x * y;
-    case kDiv: return x / y;
-    case kFma: return std::fma(T(x), T(y), T(z));
-    case kMin: return number_min(T(x), T(y));
-    case kMax: return number_max(T(x), T(y));
-    case kNanMin: return NanMin::f(T(x), T(y));
-    case kNanMax: return NanMax::f(T(x), T(y));
-    case kRcp: return T(1) / x;
-    case kSqrt: return std::sqrt(T(x));
-    case kRsqrt: return T(1) / std::sqrt(T(x));
-    case kEx2: return std::exp2(T(x));
-    case kLg2: return std::log2(T(x));
-    case kSin: return std::sin(T(x));
-    case kCos: return std::cos(T(x));
-    case kTanh: return std::tanh(T(x));
-    case kNeg: return -x;
-    default: return std::fabs(T(x));
-  }
+  switch (op) { FLOAT_OPERATIONS(FLOAT_CASE) }
+  return x;
 }
 template <class T>
 void float_general(Warp& w, const Instr& i, u32 m) {
@@ -192,16 +161,14 @@ void float_pairs(Warp& w, const Instr& i, u32 m) {
 u32 copy_sign(const Instr&, u32 a, u32 b, u32) { return (a & 0x80000000u) | (b & 0x7FFFFFFFu); }
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------------
-// add, sub, mul, fma, div, min, max, neg, abs and the transcendental functions on floats. `exact` is the handler used when
+// add, sub, mul, fma, div, min, max, neg, abs and the transcendental functions on floats; f32 and f64 are the handlers used when
 // no modifier changes the result.
 void decode_float(Decoder& d, Instr& i, Type t, int op, int count, Handler f32, Handler f64) {
   i.type = t, i.op = op;
   bool rounds = op <= kFma || op == kRcp || op == kSqrt;
   if (rounds) i.mode = d.choose({"rn", "rz", "rm", "rp"}, 0);
-  bool approximate = false;
-  if (op >= kRcp && op <= kTanh) approximate = d.take("approx");
-  if (op == kDiv) approximate = d.take("approx") || d.take("full");
-  (void)approximate;    // the emulator always computes the correctly rounded value
+  if (op == kDiv || (op >= kRcp && op <= kTanh)) d.take("approx");      // computed here is always the correctly rounded value
+  if (op == kDiv) d.take("full");
   if (d.take("ftz")) i.flags |= kFtz;
   if ((op <= kMul || op == kFma) && d.take("sat")) i.flags |= kSat;
   if (op == kMin || op == kMax) {
@@ -220,8 +187,7 @@ void decode_float(Decoder& d, Instr& i, Type t, int op, int count, Handler f32, 
       d.refuse("type is not supported");
     i.imm = type_size(t) == 4;
     i.run = t == Type::BF16 || t == Type::BF16x2 ? half_general<true> : half_general<false>;
-    operands(d, i, 4, count);
-    return;
+    return operands(d, i, 4, count);
   }
   if (t != Type::F32 && t != Type::F64) d.refuse("type is not supported");
   bool plain = i.mode == 0 && i.flags == 0 && i.op == op;
@@ -230,6 +196,12 @@ void decode_float(Decoder& d, Instr& i, Type t, int op, int count, Handler f32, 
   operands(d, i, register_width(t), count);
 }
 
+template <class Op, int kCount>
+void decode_float(Decoder& d, Instr& i, Type t) {
+  if constexpr (kCount == 1) decode_float(d, i, t, Op::number, 1, unary<float, Op>, unary<double, Op>);
+  else if constexpr (kCount == 2) decode_float(d, i, t, Op::number, 2, binary<float, Op>, binary<double, Op>);
+  else decode_float(d, i, t, Op::number, 3, ternary<float, Op>, ternary<double, Op>);
+}
 void decode_extended(Decoder& d, Instr& i) {
   const string& n = d.name();
   i.flags = (n.back() == 'c' ? kCarryIn : 0) | (d.take("cc") ? kCarryOut : 0);
@@ -237,16 +209,18 @@ void decode_extended(Decoder& d, Instr& i) {
   if (n[0] == 'm') i.op = d.choose({"lo", "hi"}, -1);
   i.type = d.type_in({Type::U32, Type::S32, Type::U64, Type::S64});
   operands(d, i, register_width(i.type), n[0] == 'm' ? 3 : 2);
-  i.run = i.type == Type::U32 ? extended<u32> : i.type == Type::S32 ? extended<s32> : i.type == Type::U64 ? extended<u64> : extended<s64>;
+  i.run = by_integer(i.type, [](auto value) -> Handler { return extended<decltype(value)>; });
 }
-template <class IntOp, class FloatOpT, int kOp>
+bool has_float(Type t) { return is_float(t) || is_half(t) || t == Type::F32x2; }
+template <class IntOp, class FloatOp>
 void decode_add_like(Decoder& d, Instr& i) {
+  constexpr int op = FloatOp::number;
   if (d.position("cc") >= 0) return decode_extended(d, i);
   Type t = d.type();
-  if (is_float(t) || is_half(t) || t == Type::F32x2) return decode_float(d, i, t, kOp, 2, binary<float, FloatOpT>, binary<double, FloatOpT>);
+  if (has_float(t)) return decode_float<FloatOp, 2>(d, i, t);
   i.type = t;
-  if ((kOp == kAdd || kOp == kSub) && t == Type::S32 && d.take("sat"))
-    i.run = kOp == kAdd ? Handler(binary<s32, SaturatingAdd>) : Handler(binary<s32, SaturatingSub>);
+  if ((op == kAdd || op == kSub) && t == Type::S32 && d.take("sat"))
+    i.run = op == kAdd ? Handler(binary<s32, SaturatingAdd>) : Handler(binary<s32, SaturatingSub>);
   else i.run = integer_handler<IntOp>(t);
   operands(d, i, register_width(t), 2);
 }
@@ -259,31 +233,27 @@ void decode_wide(Decoder& d, Instr& i, bool add) {
 }
 void decode_mul(Decoder& d, Instr& i) {
   Type t = d.type();
-  if (is_float(t) || is_half(t) || t == Type::F32x2) return decode_float(d, i, t, kMul, 2, binary<float, Mul>, binary<double, Mul>);
+  if (has_float(t)) return decode_float<FloatMul, 2>(d, i, t);
   int part = d.choose({"lo", "hi", "wide"}, 0);
   i.type = t;
   if (part == 2) return decode_wide(d, i, false);
   operands(d, i, register_width(t), 2);
   i.run = part ? integer_handler<MulHi>(t) : integer_handler<Mul>(t);
 }
-void decode_fma(Decoder& d, Instr& i) {
-  Type t = d.type();
-  decode_float(d, i, t, kFma, 3, ternary<float, Fma>, ternary<double, Fma>);
-}
 void decode_mad(Decoder& d, Instr& i) {
   if (d.position("cc") >= 0) return decode_extended(d, i);
   Type t = d.type();
-  if (is_float(t)) return decode_float(d, i, t, kFma, 3, ternary<float, Fma>, ternary<double, Fma>);
+  if (is_float(t)) return decode_float<FloatFma, 3>(d, i, t);
   int part = d.choose({"lo", "hi", "wide"}, -1);
   i.type = t;
   if (part == 2) return decode_wide(d, i, true);
   operands(d, i, register_width(t), 3);
   switch (t) {
     case Type::U16: case Type::S16: i.run = part ? Handler(nullptr) : each<u32, mad16>; break;
-    case Type::U32: i.run = part ? ternary<u32, MadHi<MulHi>> : ternary<u32, Mad>; break;
-    case Type::S32: i.run = part ? ternary<s32, MadHi<MulHi>> : ternary<u32, Mad>; break;
-    case Type::U64: i.run = part ? ternary<u64, MadHi<MulHi>> : ternary<u64, Mad>; break;
-    case Type::S64: i.run = part ? ternary<s64, MadHi<MulHi>> : ternary<u64, Mad>; break;
+    case Type::U32: i.run = part ? ternary<u32, MadHi> : ternary<u32, Mad>; break;
+    case Type::S32: i.run = part ? ternary<s32, MadHi> : ternary<u32, Mad>; break;
+    case Type::U64: i.run = part ? ternary<u64, MadHi> : ternary<u64, Mad>; break;
+    case Type::S64: i.run = part ? ternary<s64, MadHi> : ternary<u64, Mad>; break;
     default: break;
   }
 }
@@ -296,22 +266,19 @@ void decode_mul24(Decoder& d, Instr& i) {
   i.run = i.type == Type::U32 ? each<u32, mul24<u32>> : each<s32, mul24<s32>>;
 }
 void decode_rem(Decoder& d, Instr& i) {
-  i.type = d.type(), i.run = integer_handler<IntRem>(i.type);
+  i.type = d.type(), i.run = integer_handler<Rem>(i.type);
   operands(d, i, register_width(i.type), 2);
 }
-template <class IntOp, class FloatOpT, int kOp>
+template <class IntOp, class FloatOp>
 void decode_sign(Decoder& d, Instr& i) {        // neg, abs
   Type t = d.type();
-  if (is_float(t) || is_half(t)) return decode_float(d, i, t, kOp, 1, unary<float, FloatOpT>, unary<double, FloatOpT>);
+  if (is_float(t) || is_half(t)) return decode_float<FloatOp, 1>(d, i, t);
   i.type = t;
-  if (kOp == kNeg || t == Type::S32 || t == Type::S64) i.run = type_size(t) == 8 ? unary<s64, IntOp> : unary<s32, IntOp>;
+  if (FloatOp::number == kNeg || t == Type::S32 || t == Type::S64) i.run = type_size(t) == 8 ? unary<s64, IntOp> : unary<s32, IntOp>;
   operands(d, i, register_width(t), 1);
 }
-template <class Op, int kOp>
-void decode_function(Decoder& d, Instr& i) {
-  Type t = d.type();
-  decode_float(d, i, t, kOp, 1, unary<float, Op>, unary<double, Op>);
-}
+template <class Op, int kCount = 1>
+void decode_function(Decoder& d, Instr& i) { decode_float<Op, kCount>(d, i, d.type()); }
 void decode_dp(Decoder& d, Instr& i) {
   i.op = d.name() == "dp4a" ? 0 : 1;
   if (i.op) i.mode = d.choose({"lo", "hi"}, -1);
@@ -332,17 +299,13 @@ void decode_copysign(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_arithmetic() {
-  register_opcodes({{"add", decode_add_like<Add, Add, kAdd>}, {"sub", decode_add_like<Sub, Sub, kSub>},
-                    {"addc subc madc", decode_extended}, {"mul", decode_mul}, {"mul24 mad24", decode_mul24},
-                    {"fma", decode_fma}, {"mad", decode_mad}, {"div", decode_add_like<IntDiv, Div, kDiv>}, {"rem", decode_rem},
-                    {"min", decode_add_like<Min, FloatMin, kMin>}, {"max", decode_add_like<Max, FloatMax, kMax>},
-                    {"neg", decode_sign<Neg, FloatNeg, kNeg>}, {"abs", decode_sign<Abs, FloatAbs, kAbs>},
-                    {"rcp", decode_function<Rcp, kRcp>}, {"sqrt", decode_function<Sqrt, kSqrt>},
-                    {"rsqrt", decode_function<Rsqrt, kRsqrt>}, {"ex2", decode_function<Ex2, kEx2>},
-                    {"lg2", decode_function<Lg2, kLg2>}, {"sin", decode_function<Sin, kSin>},
-                    {"cos", decode_function<Cos, kCos>}, {"tanh", decode_function<Tanh, kTanh>},
-                    {"dp4a dp2a", decode_dp}, {"sad", decode_sad}, {"copysign", decode_copysign}});
-}
+const Opcodes opcodes{{"add", decode_add_like<Add, FloatAdd>}, {"sub", decode_add_like<Sub, FloatSub>}, {"addc subc madc", decode_extended},
+                      {"mul", decode_mul}, {"mul24 mad24", decode_mul24}, {"fma", decode_function<FloatFma, 3>}, {"mad", decode_mad},
+                      {"div", decode_add_like<Div, FloatDiv>}, {"rem", decode_rem}, {"min", decode_add_like<Min, FloatMin>},
+                      {"max", decode_add_like<Max, FloatMax>}, {"neg", decode_sign<Neg, FloatNeg>}, {"abs", decode_sign<Abs, FloatAbs>},
+                      {"rcp", decode_function<FloatRcp>}, {"sqrt", decode_function<FloatSqrt>}, {"rsqrt", decode_function<FloatRsqrt>},
+                      {"ex2", decode_function<FloatEx2>}, {"lg2", decode_function<FloatLg2>}, {"sin", decode_function<FloatSin>},
+                      {"cos", decode_function<FloatCos>}, {"tanh", decode_function<FloatTanh>}, {"dp4a dp2a", decode_dp},
+                      {"sad", decode_sad}, {"copysign", decode_copysign}};
 
 }  // namespace emu

@@ -35,7 +35,9 @@ void copy_async(Warp& w, const Instr& i, u32 m) {
     if (tracked) check_global_access(w, source, u32(valid), false, l, false, w.clock), mark_readers(w, source, u32(valid), 1);
     if (bytes == 16) memset(cta.shared.data() + destination, 0xFF, 16);      // without a call
     else memset(cta.shared.data() + destination, 0xFF, size_t(bytes));
-    w.copies.push_back({l, w.copy_group[l], destination, source, from, u16(bytes), u16(from ? valid : 0), tracked, &i});
+    CopyAsync& c = w.copies.emplace_back();      // member by member: a copy of one on the stack would wait for its stores
+    c.lane = l, c.group = w.copy_group[l], c.destination = destination, c.source = source, c.from = from;
+    c.bytes = u16(bytes), c.valid = u16(from ? valid : 0), c.tracked = tracked, c.instr = &i;
   });
   count_banks(w, addresses, m, span_of(addresses, m), bytes, true);
 }
@@ -64,8 +66,8 @@ void async_store(Warp& w, const Instr& i, u32 m) {
     t.kind = Transfer::Value, t.type = i.type, t.reduction = i.flags ? i.op : -1;
     t.bytes = size * u32(i.regs.size());
     for (int slot : i.regs) {
-      u64 v = size == 8 ? reg<u64>(w, slot)[l] : reg<u32>(w, slot)[l];
-      t.value.insert(t.value.end(), reinterpret_cast<u8*>(&v), reinterpret_cast<u8*>(&v) + size);
+      const u64 v = bits_of(w, slot, l, size == 8);
+      t.value.insert(t.value.end(), reinterpret_cast<const u8*>(&v), reinterpret_cast<const u8*>(&v) + size);
     }
     u32 destination = shared_address_of(w, i.mem, l), barrier = shared_address_of(w, i.mem2, l);
     if (destination % t.bytes || barrier & 7)
@@ -95,7 +97,7 @@ void copy_arrive(Warp& w, const Instr& i, u32 m) {     // cp.async.mbarrier.arri
     release(w, t.clock);
     auto mine = [&](const CopyAsync& c) { return std::count(group.second.begin(), group.second.end(), c.lane) > 0; };
     std::copy_if(w.copies.begin(), w.copies.end(), std::back_inserter(t.copies), mine);
-    w.copies.erase(std::remove_if(w.copies.begin(), w.copies.end(), mine), w.copies.end());
+    drop_if(w.copies, mine);
     cta.cluster->in_flight.push_back(std::move(t));
   }
 }
@@ -140,22 +142,21 @@ void decode_cp(Decoder& d, Instr& i) {
 
 void finish_copies(Warp& w, u32 mask, u32 keep) {
   bool all = keep == u32(-1);        // wait_all also waits for copies that no group holds
-  size_t kept = 0;
+  const size_t before = w.copies.size();
   u32 addresses[32], lanes = 0, bytes = 0;      // copies by several lanes are checked at once
   auto check = [&] {
     if (lanes) check_lanes(*w.cta, addresses, lanes, bytes, true, {&w, 0, w.agent, &w.clock, false, "cp.async write", false, 0, true});
     lanes = 0;
   };
-  for (auto& c : w.copies) {
-    bool due = mask >> c.lane & 1 && (all || w.copy_group[c.lane] - c.group > keep);
-    if (!due) { w.copies[kept++] = c; continue; }
+  drop_if(w.copies, [&](const CopyAsync& c) {
+    if (!(mask >> c.lane & 1) || (!all && w.copy_group[c.lane] - c.group <= keep)) return false;
     if (lanes >> c.lane || bytes != c.bytes) check();
     lanes |= 1u << c.lane, addresses[c.lane] = c.destination, bytes = c.bytes;
     finish_copy(w, c, w.clock);
-  }
+    return true;
+  });
   check();
-  if (kept < w.copies.size()) w.machine->note_wait(w);
-  w.copies.resize(kept);
+  if (w.copies.size() < before) w.machine->note_wait(w);
 }
 
 void land(Cluster& c, size_t which) {
@@ -229,6 +230,6 @@ void decode_async_store(Decoder& d, Instr& i, bool reduce) {
   i.run = async_store;
 }
 
-void register_async() { register_opcodes({{"cp", decode_cp}}); }
+const Opcodes opcodes{{"cp", decode_cp}};
 
 }  // namespace emu

@@ -16,16 +16,13 @@ namespace {
 u64 hash_bytes(const u8* p, size_t n) {
   u64 h = 1469598103934665603ull;
   for (; n >= 8; n -= 8, p += 8) {
-    u64 v;
-    memcpy(&v, p, 8);
-    h = (h ^ v) * 1099511628211ull;
+    h = (h ^ load_from<u64>(p)) * 1099511628211ull;
   }
   for (; n; --n, ++p) h = (h ^ *p) * 1099511628211ull;
   return h;
 }
 u32 swizzled(u32 address, int span) {       // XOR of the 16-byte chunk with the row of the 128-byte line pattern
-  u32 mask = span == 128 ? 7 : span == 64 ? 3 : span == 32 ? 1 : 0;
-  return address ^ ((address >> 7 & mask) << 4);
+  return address ^ ((address >> 7 & swizzle_rows(span)) << 4);
 }
 
 // ---- tensor maps ----------------------------------------------------------------------------------------------------------------
@@ -57,23 +54,12 @@ void for_row(const TensorMap& m, u32 shared, u64 row, bool inside, s64 x, u32 co
     for (u32 k = 0, n = count * e; k < n; k += 16) f(swizzled(shared + k, m.swizzle), row + k, std::min(16u, n - k));
     return;
   }
-  if (step == 1) {
-    for (u32 k = 0; k < count; k += per) {
-      u32 n = std::min(per, count - k), at = swizzled(shared + k * e, m.swizzle);
-      s64 first = x + k;
-      bool all = inside && first >= 0 && first + s64(n) <= s64(m.dims[0]);
-      if (all) { f(at, row + u64(first) * e, n * e); continue; }
-      for (u32 q = 0; q < n; ++q) {
-        bool in = inside && first + s64(q) >= 0 && first + s64(q) < s64(m.dims[0]);
-        f(at + q * e, in ? row + u64(first + s64(q)) * e : 0, e);
-      }
-    }
-    return;
-  }
-  for (u32 k = 0; k < count; ++k) {
-    s64 gx = x + s64(k) * step;
-    bool in = inside && gx >= 0 && gx < s64(m.dims[0]);
-    f(swizzled(shared + k * e, m.swizzle), in ? row + u64(gx) * e : 0, e);
+  for (u32 k = 0, n; k < count; k += n) {          // what is left of a chunk, where it lies within; else one element
+    const s64 gx = x + s64(k) * step;
+    auto within = [&](u32 elements) { return inside && gx >= 0 && gx + s64(elements) <= s64(m.dims[0]); };
+    n = step == 1 ? std::min(per - k % per, count - k) : 1;
+    if (!within(n)) n = 1;
+    f(swizzled(shared + k * e, m.swizzle), within(n) ? row + u64(gx) * e : 0, n * e);
   }
 }
 template <class Piece>
@@ -138,8 +124,7 @@ void mark_source(Warp& w, const Transfer& t, int change) {
 // A map of tf32 rounds to nearest, ties to even, what it loads; infinities and NaN keep their bits.
 void round_words(u8* at, u32 bytes) {
   for (u32 k = 0; k < bytes; k += 4) {
-    u32 word;
-    memcpy(&word, at + k, 4);
+    u32 word = load_from<u32>(at + k);
     if ((word & 0x7F800000u) == 0x7F800000u) continue;
     word = round_tf32(bit_cast<float>(word), Round::NearestEven);
     memcpy(at + k, &word, 4);
@@ -305,7 +290,9 @@ void write_destination(Warp& w, BulkStore& s) {
 }
 
 // ---- decoding ---------------------------------------------------------------------------------------------------------------------------
-vector<int> coordinates(Decoder& d, const Operand& map, int rank) {
+vector<int> coordinates(Decoder& d, Address& at, int rank) {      // [map, {coordinates}]
+  Operand map;
+  at = d.address_with_parts(map);
   if (map.parts.size() != 1) d.refuse("the tensor coordinates are missing");
   const Operand& list = map.parts[0];
   vector<int> slots;
@@ -333,19 +320,17 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
   if (prefetch) {
     d.require("L2"), d.require("global");
     bool hint = d.take("L2::cache_hint");
-    Operand whole;
     if (tensor) {
       int rank = rank_of(d);
       bool im2col = d.take("im2col");
       d.take("tile");
-      i.mem = d.address_with_parts(whole);
-      coordinates(d, whole, rank);
+      coordinates(d, i.mem, rank);
       if (im2col) d.sources(4);
     } else {
       i.mem = d.address(), d.source(4);
     }
     if (hint) d.source(8);
-    i.run = [](Warp&, const Instr&, u32) {};
+    i.run = nothing;
     return;
   }
   bool from_shared = !store && d.position("shared::cta") >= 0 && d.position("global") < 0;
@@ -359,22 +344,19 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
     if (i.op == 3 || i.op == 4) d.refuse("this reduction is not supported");
     d.take("noftz");
   }
-  Operand whole;
   if (tensor) {
     int rank = rank_of(d);
     bool im2col = d.take(store ? "im2col_no_offs" : "im2col");
     if (!im2col) d.take("tile");
     if (store) {
       i.mode = rank, i.imm = im2col;
-      i.mem = d.address_with_parts(whole);
-      i.regs = coordinates(d, whole, rank);
+      i.regs = coordinates(d, i.mem, rank);
       i.mem2 = d.address(), i.run = tensor_store;
     } else {
       bool multicast = d.take("multicast::cluster");
       i.op = rank, i.mode = im2col;
       i.mem = d.address();
-      i.mem2 = d.address_with_parts(whole);
-      i.regs = coordinates(d, whole, rank);
+      i.regs = coordinates(d, i.mem2, rank);
       i.mem3 = d.address();
       if (im2col) d.more_sources(i, 4, rank - 2);
       if (multicast) i.a = d.source(4);
@@ -394,25 +376,17 @@ void decode_bulk(Decoder& d, Instr& i, bool reduce) {
 }
 
 void finish_stores(Warp& w, u32 mask, u32 keep, bool read_only) {
-  size_t kept = 0;
-  for (size_t k = 0; k < w.stores.size(); ++k) {
-    BulkStore& s = w.stores[k];
-    bool due = mask >> s.lane & 1 && w.store_group[s.lane] - s.group > keep, gone = false;
-    if (due) {
-      if (!s.read || !read_only) w.machine->note_wait(w);
-      try {
-        if (!s.read) read_source(w, s);
-        if (!read_only) write_destination(w, s), gone = true;
-      } catch (const Skip&) {        // a finding, after which the run goes on without this store
-        gone = true;
-      }
+  drop_if(w.stores, [&](BulkStore& s) {
+    if (!(mask >> s.lane & 1) || w.store_group[s.lane] - s.group <= keep) return false;
+    if (!s.read || !read_only) w.machine->note_wait(w);
+    try {
+      if (!s.read) read_source(w, s);
+      if (!read_only) write_destination(w, s);
+    } catch (const Skip&) {        // a finding, after which the run goes on without this store
+      return true;
     }
-    if (!gone) {
-      if (kept != k) w.stores[kept] = std::move(s);
-      ++kept;
-    }
-  }
-  w.stores.resize(kept);
+    return !read_only;
+  });
 }
 
 void land_bulk(Warp& w, const Transfer& t) {

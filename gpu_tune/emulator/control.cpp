@@ -5,7 +5,6 @@
 namespace emu {
 namespace {
 
-void nothing(Warp&, const Instr&, u32) {}
 void decode_bra(Decoder& d, Instr& i) {
   d.take("uni");
   i.flow = Flow::Branch;       // the parser takes the label
@@ -58,8 +57,8 @@ bool set_max_registers(Warp& w, const Instr& i, u32) {
   int n = int(i.imm), change = (n - w.max_registers) * 32;
   if (!w.kernel->max_threads && !w.kernel->max_registers)
     m.advise("registers", "setmaxnreg in a kernel without launch bounds is ignored by the assembler", &w);
-  if (i.op == 1 && w.set_registers && n < w.max_registers) m.report("registers", format("setmaxnreg.inc to %d below the present %d", n, w.max_registers), &w);
-  if (i.op == 0 && w.set_registers && n > w.max_registers) m.report("registers", format("setmaxnreg.dec to %d above the present %d", n, w.max_registers), &w);
+  if (w.set_registers && (i.op ? n < w.max_registers : n > w.max_registers))
+    m.report("registers", format("setmaxnreg.%s to %d %s the present %d", i.op ? "inc" : "dec", n, i.op ? "below" : "above", w.max_registers), &w);
   if (change > cta.free_registers) return false;
   cta.free_registers -= change;
   w.max_registers = n, w.set_registers = true;
@@ -86,10 +85,8 @@ void decode_nanosleep(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_control() {
-  register_opcodes({{"bra", decode_bra}, {"brx", decode_brx}, {"ret exit", decode_ret}, {"trap", decode_trap},
+const Opcodes opcodes{{"bra", decode_bra}, {"brx", decode_brx}, {"ret exit", decode_ret}, {"trap", decode_trap},
                     {"bar barrier", decode_barrier}, {"setmaxnreg", decode_setmaxnreg}, {"griddepcontrol", decode_griddep},
-                    {"nanosleep", decode_nanosleep}});
-}
+                    {"nanosleep", decode_nanosleep}};
 
 }  // namespace emu

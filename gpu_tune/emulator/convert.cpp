@@ -18,14 +18,6 @@ double read_float(Warp& w, int slot, Type t, int l) {
     default: return bf16_to_float(u16(reg<u32>(w, slot)[l]));
   }
 }
-double to_integral(double x, Round r) {
-  switch (r) {
-    case Round::NearestEven: return std::nearbyint(x);
-    case Round::Zero: return std::trunc(x);
-    case Round::Down: return std::floor(x);
-    default: return std::ceil(x);
-  }
-}
 void write_float(Warp& w, const Instr& i, int l, double x, Round r) {
   switch (i.type) {
     case Type::F32: {
@@ -49,13 +41,9 @@ u64 extended(Type t, u64 v) {       // a value of type t in a wider register
   return is_signed(t) ? u64(s64(v << above) >> above) : v << above >> above;
 }
 void write_integer(Warp& w, const Instr& i, int l, u64 v) {
-  v = extended(i.type, v);
-  if (i.flags & kWideDst) reg<u64>(w, i.dst)[l] = v;
-  else reg<u32>(w, i.dst)[l] = u32(v);
+  set_bits(w, i.dst, l, i.flags & kWideDst, extended(i.type, v));
 }
-u64 read_integer(Warp& w, const Instr& i, int l) {
-  return extended(i.type2, i.flags & kWideSrc ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l]);
-}
+u64 read_integer(Warp& w, const Instr& i, int l) { return extended(i.type2, bits_of(w, i.a, l, i.flags & kWideSrc)); }
 void float_to_float(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     double x = read_float(w, i.a, i.type2, l);
@@ -266,12 +254,7 @@ void decode_cvta(Decoder& d, Instr& i) {
 }
 void is_space(Warp& w, const Instr& i, u32 m) {
   u32 r = 0;
-  for_lanes(m, [&](int l) {
-    u64 window = reg<u64>(w, i.a)[l] >> kWindowBits << kWindowBits;
-    Space s = window == kSharedWindow ? Space::Shared : window == kLocalWindow ? Space::Local
-              : window == kParamWindow ? Space::Param : Space::Global;
-    r |= u32(s == i.space) << l;
-  });
+  for_lanes(m, [&](int l) { r |= u32(space_of(reg<u64>(w, i.a)[l]) == i.space) << l; });
   set_pred(w, i.dst, m, r);
 }
 void decode_isspacep(Decoder& d, Instr& i) {
@@ -281,8 +264,6 @@ void decode_isspacep(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_conversion() {
-  register_opcodes({{"cvt", decode_cvt}, {"cvta", decode_cvta}, {"isspacep", decode_isspacep}});
-}
+const Opcodes opcodes{{"cvt", decode_cvt}, {"cvta", decode_cvta}, {"isspacep", decode_isspacep}};
 
 }  // namespace emu

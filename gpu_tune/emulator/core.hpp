@@ -107,10 +107,8 @@ struct Kernel {
   vector<Param> params;
   int param_bytes = 0;
   vector<Instr> code;
-  struct Constant { int slot; u64 value; int width; };
-  struct Special { int slot, number, width; };
-  vector<Constant> constants;
-  vector<Special> specials;
+  struct Preloaded { int slot; u64 value; int width; };
+  vector<Preloaded> constants, specials;   // the value; the number of the special register
   int register_bytes = 64;
   vector<int> read;                      // by slot / 64: operands that read it
   vector<u8> widths{0};                  // by slot / 64: bytes of the register, 1 for predicates
@@ -156,6 +154,11 @@ constexpr int kWindowBits = 36;
 constexpr u64 kSharedWindow = 0x7E0ull << kWindowBits;
 constexpr u64 kLocalWindow = 0x7E1ull << kWindowBits;
 constexpr u64 kParamWindow = 0x7E2ull << kWindowBits;
+inline Space space_of(u64 address) {     // of a generic address
+  const u64 window = address >> kWindowBits << kWindowBits;
+  if (window == kSharedWindow) return Space::Shared;
+  return window == kLocalWindow ? Space::Local : window == kParamWindow ? Space::Param : Space::Global;
+}
 constexpr u32 kSharedStart = 1024;       // the first KiB of shared memory belongs to the system, as on the device
 constexpr int kMaxBuffers = 2000;
 constexpr int kFirstGlobalVariable = 512; // buffers from here on are the module's .global and .const variables

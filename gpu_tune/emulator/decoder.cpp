@@ -1,29 +1,19 @@
 // The table of opcodes, and the Decoder through which a decode function takes the modifiers and operands of a statement.
 #include <algorithm>
 
+#include "numeric.hpp"
 #include "parser.hpp"
 
 namespace emu {
-namespace {
-
-std::unordered_map<string, DecodeFn>& opcode_table() {
+static std::unordered_map<string, DecodeFn>& opcode_table() {
   static std::unordered_map<string, DecodeFn> table;
   return table;
 }
-
-}  // namespace
-
-void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes) {
+Opcodes::Opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes) {
   for (auto& entry : opcodes)
     for (auto& name : words(entry.first)) opcode_table()[name] = entry.second;
 }
 DecodeFn find_opcode(const string& name) {
-  static bool once = [] {
-    register_arithmetic(), register_logic(), register_conversion(), register_warp(), register_memory(), register_order();
-    register_mbarrier(), register_async(), register_tensor(), register_control(), register_wmma();
-    return true;
-  }();
-  (void)once;
   auto it = opcode_table().find(name);
   return it == opcode_table().end() ? nullptr : it->second;
 }
@@ -101,17 +91,12 @@ Space Decoder::space(Space absent) {
   return absent;
 }
 
-namespace {
-bool fits(const Operand& o, int width) { return o.width != 1 && std::max(o.width, 4) == std::max(width, 4); }
-}  // namespace
-Operand Decoder::parse(const string& text) { return parser_.operand(text); }
+static bool fits(const Operand& o, int width) { return o.width != 1 && std::max(o.width, 4) == std::max(width, 4); }
+Operand Decoder::peek() { return parser_.operand(text()); }
 Operand Decoder::operand() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return parser_.operand(args_[next_++]);
-}
-Operand Decoder::peek() {
-  if (next_ >= args_.size()) refuse("an operand is missing");
-  return parser_.operand(args_[next_]);
+  string& raw = text();
+  skip();
+  return parser_.operand(raw);
 }
 
 int Decoder::slot_of(const Operand& o, int width) {
@@ -120,24 +105,16 @@ int Decoder::slot_of(const Operand& o, int width) {
       mark_read(o.slot);
       if (!fits(o, width)) refuse("register " + o.text + " has the wrong width");
       return o.slot;
-    case Operand::Immediate: {
+    case Operand::Immediate:
       if (!o.is_float || o.width == width) return parser_.constant(width == 8 ? o.imm : u32(o.imm), width);
-      if (o.width == 8) {   // a double literal used as float
-        double d;
-        memcpy(&d, &o.imm, 8);
-        float f = float(d);
-        u32 bits;
-        memcpy(&bits, &f, 4);
-        return parser_.constant(bits, width);
-      }
-      refuse("literal " + o.text + " has the wrong width");
-    }
+      if (o.width != 8) refuse("literal " + o.text + " has the wrong width");
+      return parser_.constant(bit_cast<u32>(float(bit_cast<double>(o.imm))), width);   // a double literal used as float
     case Operand::Symbol: return parser_.symbol_slot(o.symbol, width);
     default: refuse("operand " + o.text + " is not supported here");
   }
 }
-int Decoder::destination(int width) {
-  Operand o = operand();
+int Decoder::destination(int width) { return destination_of(operand(), width); }
+int Decoder::destination_of(const Operand& o, int width) {
   if (o.kind == Operand::Absent) return scratch(width);
   if (o.kind != Operand::Register || !fits(o, width)) refuse("destination " + o.text + " has the wrong kind or width");
   return o.slot;
@@ -168,32 +145,16 @@ s64 Decoder::immediate() {
   if (o.kind != Operand::Immediate || o.is_float) refuse("operand " + o.text + " is not an integer constant");
   return s64(o.imm);
 }
-vector<int> Decoder::destinations(int width, int count) {
+vector<int> Decoder::registers(int width, int count, bool written) {
   Operand o = operand();
+  vector<Operand> parts = o.kind == Operand::Vector ? o.parts : vector<Operand>{o};
+  if (o.kind == Operand::Register && o.width == 16 && width == 8)        // a pair, low half first
+    parts.push_back(o), parts[1].slot += kHalf, parts[0].width = parts[1].width = 8;
   vector<int> slots;
-  auto add = [&](const Operand& part) {
-    if (part.kind == Operand::Absent) { slots.push_back(scratch(width)); return; }
-    if (part.kind != Operand::Register || !fits(part, width)) refuse("destination " + part.text + " has the wrong kind or width");
-    slots.push_back(part.slot);
-  };
-  if (o.kind == Operand::Register && o.width == 16 && width == 8) slots = {o.slot, o.slot + kHalf};
-  else  if (o.kind == Operand::Vector) for (auto& part : o.parts) add(part);
-  else add(o);
+  for (auto& part : parts) slots.push_back(written ? destination_of(part, width) : slot_of(part, width));
   if (count >= 0 && int(slots.size()) != count)
-    refuse("expected " + std::to_string(count) + " destination registers, found " + std::to_string(slots.size()));
-  written_.insert(written_.end(), slots.begin(), slots.end());
-  return slots;
-}
-vector<int> Decoder::sources(int width, int count) {
-  Operand o = operand();
-  vector<int> slots;
-  if (o.kind == Operand::Register && o.width == 16 && width == 8) {
-    slots = {o.slot, o.slot + kHalf};
-    for (int slot : slots) mark_read(slot);
-  } else if (o.kind == Operand::Vector) for (auto& part : o.parts) slots.push_back(slot_of(part, width));
-  else slots.push_back(slot_of(o, width));
-  if (count >= 0 && int(slots.size()) != count)
-    refuse("expected " + std::to_string(count) + " source registers, found " + std::to_string(slots.size()));
+    refuse("expected " + std::to_string(count) + (written ? " destination" : " source") + " registers, found " + std::to_string(slots.size()));
+  if (written) written_.insert(written_.end(), slots.begin(), slots.end());
   return slots;
 }
 void Decoder::more_sources(Instr& i, int width, int count) {

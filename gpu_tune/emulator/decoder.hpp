@@ -53,8 +53,8 @@ class Decoder {
   int predicate(bool* negated = nullptr);
   int predicate(int& flags, int bit);          // `bit` is set for a negated one
   s64 immediate();
-  vector<int> destinations(int width, int count = -1);
-  vector<int> sources(int width, int count = -1);
+  vector<int> destinations(int width, int count = -1) { return registers(width, count, true); }
+  vector<int> sources(int width, int count = -1) { return registers(width, count, false); }
   void more_sources(Instr& i, int width, int count = -1);   // behind those that i.regs has
   Address address();                           // [reg+offset] or [symbol+offset]
   Address address_with_parts(Operand& whole);  // [map, {coordinates}, ...]
@@ -65,13 +65,14 @@ class Decoder {
   int param_offset(const string& symbol) const;   // of a kernel parameter, -1 when it is none
   int call_param(const string& symbol) const;     // local-memory offset of a .param variable of a call, -1
   void destination_pair(Instr& i, int width);  // `%p|%q` or `%r|%p`: i.dst and, -1 where it is not there, i.dst2
-  Operand parse(const string& text);
 
   const vector<int>& written() const { return written_; }   // slots that destinations() gave
   void finish() const;                         // refuses what was not consumed
   Kernel& kernel();
 
  private:
+  int destination_of(const Operand& o, int width);
+  vector<int> registers(int width, int count, bool written);   // of `{a, b, ...}`, a single one or a pair
   Parser& parser_;
   string opcode_;
   vector<string> mods_, args_;
@@ -83,22 +84,12 @@ class Decoder {
 
 using DecodeFn = void (*)(Decoder&, Instr&);
 void decode_async_store(Decoder& d, Instr& i, bool reduce);   // st.async, red.async (async.cpp)
-void register_opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
+struct Opcodes {                             // a static one in each concern's file registers its opcodes
+  Opcodes(std::initializer_list<std::pair<const char*, DecodeFn>> opcodes);   // names apart by spaces
+};
 DecodeFn find_opcode(const string& name);
 void set_taint(const string& name, Instr& i);   // poison.cpp
 Handler host_call(const string& name, size_t offsets);   // vprintf, __assertfail (print.cpp); null for others
 int special_register(const string& name);    // its number (special.cpp), -1 for none
-// each concern registers its opcodes here (once, at first load)
-void register_arithmetic();
-void register_logic();
-void register_conversion();
-void register_warp();
-void register_memory();
-void register_order();
-void register_mbarrier();
-void register_async();
-void register_tensor();
-void register_control();
-void register_wmma();
 
 }  // namespace emu

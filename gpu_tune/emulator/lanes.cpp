@@ -12,9 +12,7 @@
 
 namespace emu {
 
-namespace {
-// Distinct words of the most used bank, of `count` lanes with `words` words each.
-u32 conflicts(const u32* addresses, u32 mask, int words) {
+u32 bank_conflicts(const u32* addresses, u32 mask, int words) {
   u32 used = 0, in_bank[32], most = 1;
   bool conflict = false;
   for_lanes(mask, [&](int l) {
@@ -34,6 +32,7 @@ u32 conflicts(const u32* addresses, u32 mask, int words) {
     if (!k || found[k] != found[k - 1]) most = std::max(most, ++per_bank[found[k] & 31]);
   return most;
 }
+namespace {
 // Whether all active lanes read what their partner reads, lane ^ `distance`, where that is active.
 bool paired(const u32* addresses, u32 mask, int distance) {
   bool all = true;
@@ -49,12 +48,16 @@ u32 shared_wavefronts(const u32* addresses, u32 mask, int bytes, bool load) {
   u32 total = 0;
   for (int first = 0; first < 32; first += lanes) {
     u32 part = mask & ((lanes == 32 ? ~0u : (1u << lanes) - 1) << first);
-    if (part) total += conflicts(addresses, part, words);
+    if (part) total += bank_conflicts(addresses, part, words);
   }
   return total;
 }
 
-u32 matrix_wavefronts(const u32* rows) { return conflicts(rows, 0xFF, 4); }
+u32 matrix_wavefronts(const u32* rows) {
+  u32 chunks = 0;
+  for (int q = 0; q < 8; ++q) chunks |= 1u << (rows[q] / 16 % 8);
+  return chunks == 0xFF ? 1 : bank_conflicts(rows, 0xFF, 4);      // usually each row has its banks for itself
+}
 
 bool SectorCache::touch(u64 sector, bool keep) {
   const u64 line = sector / 4;

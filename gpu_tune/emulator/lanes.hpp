@@ -88,6 +88,7 @@ class Recorder {
 
 // Wavefronts of shared memory that one warp instruction takes, `bytes` a lane.
 u32 shared_wavefronts(const u32* addresses, u32 mask, int bytes, bool load);
+u32 bank_conflicts(const u32* addresses, u32 mask, int words);   // distinct words of the most used bank, of so many words a lane
 u32 matrix_wavefronts(const u32* rows);         // of one 8x8 matrix: eight rows of 16 bytes
 
 }  // namespace emu

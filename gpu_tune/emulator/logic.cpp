@@ -10,22 +10,16 @@ namespace {
 enum Compare { EQ, NE, LT, LE, GT, GE, EQU, NEU, LTU, LEU, GTU, GEU, NUM, NANS };
 template <class T>
 bool compare(int c, T a, T b) {
-  bool unordered = a != a || b != b;
-  switch (c) {
+  const bool unordered = a != a || b != b;
+  if (c >= NUM) return unordered == (c == NANS);
+  if (unordered) return c >= EQU;
+  switch (c % EQU) {
     case EQ: return a == b;
-    case NE: return !unordered && a != b;
+    case NE: return a != b;
     case LT: return a < b;
     case LE: return a <= b;
     case GT: return a > b;
-    case GE: return a >= b;
-    case EQU: return unordered || a == b;
-    case NEU: return unordered || a != b;
-    case LTU: return unordered || a < b;
-    case LEU: return unordered || a <= b;
-    case GTU: return unordered || a > b;
-    case GEU: return unordered || a >= b;
-    case NUM: return !unordered;
-    default: return unordered;
+    default: return a >= b;
   }
 }
 int decode_compare(Decoder& d, Type t) {
@@ -80,13 +74,14 @@ u32 combine(Warp& w, const Instr& i, u32 r) {     // setp.CmpOp.BoolOp
   u32 c = pred(w, i.c) ^ (i.flags & 8 ? ~0u : 0);
   return i.mode == 0 ? r & c : i.mode == 1 ? r | c : r ^ c;
 }
+void set_preds(Warp& w, const Instr& i, u32 m, u32 r, u32 other) {
+  const u32 first = combine(w, i, r), second = combine(w, i, other);
+  if (i.dst >= 0) set_pred(w, i.dst, m, first);
+  if (i.dst2 >= 0) set_pred(w, i.dst2, m, second);
+}
 void setp(Warp& w, const Instr& i, u32 m) {
-  u32 r = compare_any(w, i, m);
-  if (i.dst >= 0) {
-    u32 first = combine(w, i, r), second = combine(w, i, ~r);
-    set_pred(w, i.dst, m, first);
-    if (i.dst2 >= 0) set_pred(w, i.dst2, m, second);
-  } else if (i.dst2 >= 0) set_pred(w, i.dst2, m, combine(w, i, ~r));
+  const u32 r = compare_any(w, i, m);
+  set_preds(w, i, m, r, ~r);
 }
 // setp.f16x2 / bf16x2: one predicate for each half
 template <bool BF16>
@@ -98,9 +93,7 @@ void setp_packed(Warp& w, const Instr& i, u32 m) {
       r[q] |= u32(compare<float>(i.op, get(i.a), get(i.b))) << l;
     }
   });
-  u32 first = combine(w, i, r[0]), second = combine(w, i, r[1]);
-  set_pred(w, i.dst, m, first);
-  if (i.dst2 >= 0) set_pred(w, i.dst2, m, second);
+  set_preds(w, i, m, r[0], r[1]);
 }
 void set_value(Warp& w, const Instr& i, u32 m) {   // set.CmpOp.dtype.stype
   u32 r = combine(w, i, compare_any(w, i, m));
@@ -149,15 +142,10 @@ void bfe(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
     T a = reg<T>(w, i.a)[l];
     u32 position = reg<u32>(w, i.b)[l] & 255, length = reg<u32>(w, i.c)[l] & 255;
-    bool sign = T(-1) < T(0);
     using U = std::make_unsigned_t<T>;
-    U r = 0;
-    U fill = sign && length ? (U(a) >> std::min(position + length - 1, bits - 1) & 1 ? ~U(0) : U(0)) : U(0);
-    for (u32 q = 0; q < bits; ++q) {
-      U bit = q < length && position + q < bits ? U(a) >> (position + q) & 1 : fill & 1;
-      r |= bit << q;
-    }
-    reg<T>(w, i.dst)[l] = T(r);
+    const bool fills = T(-1) < T(0) && length && U(a) >> std::min(position + length - 1, bits - 1) & 1;     // with the sign
+    const U field = (length < bits ? (U(1) << length) - 1 : ~U(0)) & (position < bits ? ~U(0) >> position : U(0));
+    reg<T>(w, i.dst)[l] = T((position < bits ? U(a) >> position & field : U(0)) | (fills ? ~field : U(0)));
   });
 }
 template <class T>
@@ -209,13 +197,12 @@ u32 funnel(const Instr& i, u32 low, u32 high, u32 shift) {
 void bit_count(Warp& w, const Instr& i, u32 m) {
   bool wide = type_size(i.type) == 8;
   for_lanes(m, [&](int l) {
-    u64 a = wide ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
+    u64 a = bits_of(w, i.a, l, wide);
     int bits = wide ? 64 : 32;
     if (i.op == 2) {
       u64 r = 0;
       for (int q = 0; q < bits; ++q) r |= (a >> q & 1) << (bits - 1 - q);
-      if (wide) reg<u64>(w, i.dst)[l] = r;
-      else reg<u32>(w, i.dst)[l] = u32(r);
+      set_bits(w, i.dst, l, wide, r);
     } else if (i.op == 3) {   // bfind
       if (is_signed(i.type) && (a >> (bits - 1) & 1)) a = wide ? ~a : u32(~a);
       int top = a ? 63 - __builtin_clzll(a) : -1;
@@ -258,14 +245,13 @@ void pack(Warp& w, const Instr& i, u32 m) {          // mov.b32/.b64 d, {a, b, .
     u64 r = 0;
     u64 mask = bits == 64 ? ~0ull : (1ull << bits) - 1;
     for (size_t q = 0; q < i.regs.size(); ++q) r |= (reg<u32>(w, i.regs[q])[l] & mask) << (bits * int(q));
-    if (i.flags) reg<u64>(w, i.dst)[l] = r;
-    else reg<u32>(w, i.dst)[l] = u32(r);
+    set_bits(w, i.dst, l, i.flags, r);
   });
 }
 void unpack(Warp& w, const Instr& i, u32 m) {        // mov.b32/.b64 {a, b, ...}, s
   int bits = int(i.imm);
   for_lanes(m, [&](int l) {
-    u64 v = i.flags ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
+    u64 v = bits_of(w, i.a, l, i.flags);
     for (size_t q = 0; q < i.regs.size(); ++q)
       if (i.regs[q] >= 0) reg<u32>(w, i.regs[q])[l] = u32(v >> (bits * int(q)) & ((1ull << bits) - 1));
   });
@@ -334,13 +320,9 @@ void decode_shift(Decoder& d, Instr& i) {
     i.run = width == 8 ? shift_left<u64> : shift_left<u32>;
     return;
   }
-  switch (i.type) {
-    case Type::S16: i.run = each<u32, shift_right16<s16>>; break;
-    case Type::U16: case Type::B16: i.run = each<u32, shift_right16<u16>>; break;
-    case Type::S32: i.run = shift_right<s32>; break;
-    case Type::S64: i.run = shift_right<s64>; break;
-    default: i.run = width == 8 ? shift_right<u64> : shift_right<u32>;
-  }
+  if (i.type == Type::S16) i.run = each<u32, shift_right16<s16>>;
+  else if (i.type == Type::U16 || i.type == Type::B16) i.run = each<u32, shift_right16<u16>>;
+  else i.run = by_integer(i.type, [](auto value) -> Handler { return shift_right<decltype(value)>; });
 }
 // The comparison of setp and set, with the predicate that it is combined with; their destinations come before the operands.
 template <class Destination>
@@ -368,9 +350,8 @@ void decode_selp(Decoder& d, Instr& i) {
   i.type = d.type();
   int width = register_width(i.type);
   operands(d, i, width, 2);
-  bool negated = false;
-  i.c = d.predicate(&negated);
-  if (negated) std::swap(i.a, i.b);
+  i.c = d.predicate(i.flags, 1);
+  if (i.flags) std::swap(i.a, i.b);
   i.run = width == 8 ? selp<u64> : selp<u32>;
 }
 void decode_slct(Decoder& d, Instr& i) {
@@ -383,7 +364,7 @@ void decode_bfe(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::U32, Type::S32, Type::U64, Type::S64});
   int width = register_width(i.type);
   i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(4), i.c = d.source(4);
-  i.run = i.type == Type::U32 ? bfe<u32> : i.type == Type::S32 ? bfe<s32> : i.type == Type::U64 ? bfe<u64> : bfe<s64>;
+  i.run = by_integer(i.type, [](auto value) -> Handler { return bfe<decltype(value)>; });
 }
 void decode_bfi(Decoder& d, Instr& i) {
   i.type = d.type_in({Type::B32, Type::B64});
@@ -433,12 +414,10 @@ void decode_testp(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_logic() {
-  register_opcodes({{"and", decode_logic<And, 0>}, {"or", decode_logic<Or, 1>}, {"xor", decode_logic<Xor, 2>},
+const Opcodes opcodes{{"and", decode_logic<And, 0>}, {"or", decode_logic<Or, 1>}, {"xor", decode_logic<Xor, 2>},
                     {"not", decode_logic<Not, 3>}, {"mov", decode_mov}, {"shl shr", decode_shift}, {"setp", decode_setp},
                     {"set", decode_set}, {"selp", decode_selp}, {"slct", decode_slct}, {"bfe", decode_bfe},
                     {"bfi", decode_bfi}, {"prmt", decode_prmt}, {"lop3", decode_lop3}, {"shf", decode_shf},
-                    {"popc clz brev bfind", decode_bit_count}, {"testp", decode_testp}, {"fns bmsk szext", decode_bits}});
-}
+                    {"popc clz brev bfind", decode_bit_count}, {"testp", decode_testp}, {"fns bmsk szext", decode_bits}};
 
 }  // namespace emu

@@ -274,6 +274,10 @@ struct Checks { bool races, global_races, uninitialised, proxies, bounds, regist
 struct Statistics {
   u64 instructions = 0, lanes = 0;
   u64 load_wavefronts = 0, load_extra = 0, store_wavefronts = 0, store_extra = 0;
+  void count(bool store, u64 wavefronts, u64 fewest) {       // of shared memory: those of an access, and how few it could take
+    (store ? store_wavefronts : load_wavefronts) += wavefronts;
+    (store ? store_extra : load_extra) += wavefronts - fewest;
+  }
 };
 
 struct Stop {};                                // thrown: this launch cannot go on
@@ -346,7 +350,7 @@ struct Machine {                               // one run of a plan: buffers and
 };
 
 void run_blocks(Machine& m, const Kernel& k);  // of the launch that m describes (scheduler.cpp)
-void load_special(Warp& w, const Kernel::Special& s);   // a special register into its slot (special.cpp)
+void load_special(Warp& w, const Kernel::Preloaded& s);   // a special register into its slot (special.cpp)
 string format(const char* f, ...) __attribute__((format(printf, 1, 2)));
 
 // ---- registers --------------------------------------------------------------------------------------------------------
@@ -370,6 +374,30 @@ inline void write_lanes(Warp& w, int slot, u32 mask, F f) {
 }
 template <class T>
 inline T lane_value(Warp& w, int slot, u32 mask) { return reg<T>(w, slot)[__builtin_ctz(mask)]; }
+// one lane's bits of a register of 64 or 32 bits
+inline u64 bits_of(Warp& w, int slot, int lane, bool wide) { return wide ? reg<u64>(w, slot)[lane] : reg<u32>(w, slot)[lane]; }
+inline void set_bits(Warp& w, int slot, int lane, bool wide, u64 value) {
+  if (wide) reg<u64>(w, slot)[lane] = value;
+  else reg<u32>(w, slot)[lane] = u32(value);
+}
+template <class T>
+inline T load_from(const void* p) {
+  T t;
+  memcpy(&t, p, sizeof t);
+  return t;
+}
+inline u32 swizzle_rows(int span) { return span == 128 ? 7 : span == 64 ? 3 : span == 32 ? 1 : 0; }   // a mask of the row's number
+inline void nothing(Warp&, const Instr&, u32) {}          // the handler of what changes nothing here
+template <class V, class F>
+inline void drop_if(V& list, F gone) {         // in order, each asked once
+  auto kept = list.begin();
+  for (auto& x : list) {
+    if (gone(x)) continue;
+    if (&*kept != &x) *kept = std::move(x);
+    ++kept;
+  }
+  list.erase(kept, list.end());
+}
 
 // ---- memory (shadow.cpp, memory.cpp) ------------------------------------------------------------------------------------------------
 struct Accessor {                              // who accesses memory
@@ -384,6 +412,10 @@ struct Accessor {                              // who accesses memory
   bool lands = false;                          // the write of an asynchronous copy, which had left its cells `Pending`
 };
 void check_access(Cta& cta, u32 address, u32 bytes, bool write, const Accessor& by);
+[[noreturn]] void outside(const Cta& cta, u32 address, u32 bytes, const char* what, Warp& w);
+inline void check_bounds(const Cta& cta, u32 address, u32 bytes, const char* what, Warp& w) {
+  if (address < kSharedStart || u64(address) + bytes > cta.top) outside(cta, address, bytes, what, w);
+}
 // accesses of `bytes` each by the lanes of the mask
 void check_lanes(Cta& cta, const u32* addresses, u32 mask, u32 bytes, bool write, const Accessor& by);
 void check_chunks(Cta& cta, const u32* addresses, size_t count, bool write, const Accessor& by);   // 16 bytes each
@@ -398,16 +430,20 @@ void count_banks(Warp& w, const u32* addresses, u32 mask, const Span& span, int 
 // device address -> host pointer after all checks; null only when bounds are not checked and the address is bad
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what);
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async = false);
-inline bool has_shadow(const Machine& m, u64 address) {     // accesses to it have to be checked
+inline Buffer* buffer_at(Machine& m, u64 address) {    // whose window holds the address; null when there is none
   const size_t k = size_t(address >> kWindowBits) - 1;
-  return k < m.buffers.size() && m.buffers[k].writable;
+  return k < m.buffers.size() && m.buffers[k].data ? &m.buffers[k] : nullptr;
+}
+inline bool has_shadow(Machine& m, u64 address) {      // accesses to it have to be checked
+  const Buffer* b = buffer_at(m, address);
+  return b && b->writable;
 }
 bool written_by(Warp& w, u64 address, u32 bytes);     // by this instruction of this warp, and nobody else since
 u8* access(Warp& w, Space s, u64 address, u32 bytes, bool write, int lane, const char* what);   // of one lane, after every check
 void mark_pending(Warp& w, u64 address, u32 bytes);   // global memory that a bulk store in flight will write
 void mark_readers(Warp& w, u64 address, u32 bytes, int change);   // and that one more (or less) copy in flight reads
 inline u64 address_of(Warp& w, const Address& a, int lane) {
-  u64 base = a.slot < 0 ? 0 : a.wide ? reg<u64>(w, a.slot)[lane] : reg<u32>(w, a.slot)[lane];
+  u64 base = a.slot < 0 ? 0 : bits_of(w, a.slot, lane, a.wide);
   return base + u64(a.offset);
 }
 inline u32 shared_address_of(Warp& w, const Address& a, int lane) {   // 64-bit ones may be generic addresses

@@ -177,6 +177,6 @@ void decode_mbarrier(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_mbarrier() { register_opcodes({{"mbarrier", decode_mbarrier}}); }
+const Opcodes opcodes{{"mbarrier", decode_mbarrier}};
 
 }  // namespace emu

@@ -11,17 +11,17 @@ namespace {
 constexpr int kNonCoherent = 16, kPoll = 32;
 
 Space resolve(Space s, u64& a) {
-  if (s == Space::Shared && a >= kSharedWindow) a -= kSharedWindow;   // 64-bit shared addresses may be generic values
   if (s == Space::Param) a |= kParamWindow;
-  if (s != Space::Generic) return s;
-  u64 window = a >> kWindowBits << kWindowBits;
-  if (window == kSharedWindow) { a -= kSharedWindow; return Space::Shared; }
-  if (window == kLocalWindow) { a -= kLocalWindow; return Space::Local; }
-  if (window == kParamWindow) return Space::Param;
-  return Space::Global;
+  if (s == Space::Generic) {
+    s = space_of(a);
+    if (s == Space::Local) a -= kLocalWindow;
+  }
+  if (s == Space::Shared && a >= kSharedWindow) a -= kSharedWindow;   // 64-bit shared addresses may be generic values
+  return s;
 }
 
-// Host pointer of one lane's access, after every check.
+// Host pointer of one lane's access, after every check; of a vector load of which only some elements are used (kPartialLoad),
+// after those of bounds and alignment.
 u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, const char* what) {
   Machine& m = *w.machine;
   s = resolve(s, a);
@@ -31,8 +31,9 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
     case Space::Shared: {
       u32 address = u32(a);
       Cta& cta = shared_target(w, address);
-      bool strong = flags & kStrong;
-      check_access(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
+      const bool strong = flags & kStrong;
+      if (flags & kPartialLoad) check_bounds(cta, address, bytes, what, w);
+      else check_access(cta, address, bytes, write, {&w, lane, w.agent, &w.clock, false, what, strong});
       return cta.shared.data() + address;
     }
     case Space::Local:
@@ -45,9 +46,9 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
     }
     default: {
       u8* p = global_pointer(w, a, bytes, write, what);
-      if (!p) return nullptr;
+      if (!p || flags & kPartialLoad) return p;
       if (flags & kNonCoherent && m.checks.global_races) {
-        Buffer& b = m.buffers[size_t(a >> kWindowBits) - 1];
+        Buffer& b = *buffer_at(m, a);
         u64 g = u64(m.global_granularity);
         if (!b.shadow.empty() && b.shadow[size_t((a - b.base + (b.base & 15)) / g)].write_warp)
           m.report("global_race", format("ld.global.nc of buffer `%s`, which the kernel writes", b.name.c_str()), &w);
@@ -56,22 +57,6 @@ u8* locate(Warp& w, Space s, u64 a, u32 bytes, bool write, int lane, int flags, 
       return p;
     }
   }
-}
-
-// Bounds and alignment of a vector load of which only some elements are used.
-const u8* extent(Warp& w, Space s, u64 a, u32 bytes, int lane) {
-  Machine& m = *w.machine;
-  s = resolve(s, a);
-  if (a & (bytes - 1))
-    m.stop("alignment", format("load of %u bytes at address 0x%llx (lane %d) is misaligned", bytes, (unsigned long long)a, lane), &w);
-  if (s == Space::Global) return global_pointer(w, a, bytes, false, "load");
-  if (s != Space::Shared) return locate(w, s, a, bytes, false, lane, 0, "load");
-  u32 address = u32(a);
-  Cta& cta = shared_target(w, address);
-  if (address < kSharedStart || address + bytes > cta.top)
-    m.stop("bounds", format("load of %u bytes at shared memory byte %d; the block has %u", bytes,
-                            s32(address) - s32(kSharedStart), cta.top - kSharedStart), &w);
-  return cta.shared.data() + address;
 }
 
 void synchronise(Warp& w, const Instr& i, int lane, bool read, bool write) {
@@ -98,11 +83,9 @@ u8* plain_global(Warp& w, const Instr& i, u32 m, u32 bytes) {
     u64 a = address_of(w, i.mem, l);
     low = std::min(low, a), high = std::max(high, a), bits |= a;
   });
-  size_t k = size_t(low >> kWindowBits) - 1;
-  if (k >= w.machine->buffers.size() || bits & (bytes - 1)) return nullptr;
-  Buffer& b = w.machine->buffers[k];
-  if (!b.data || b.writable || low < b.base || high + bytes > b.base + b.size) return nullptr;
-  return b.data - b.base;
+  const Buffer* b = buffer_at(*w.machine, low);
+  if (!b || b->writable || bits & (bytes - 1) || low < b->base || high + bytes > b->base + b->size) return nullptr;
+  return b->data - b->base;
 }
 
 template <class T, class S, Space kSpace>
@@ -111,9 +94,8 @@ void load_lanes(Warp& w, const Instr& i, u32 m) {
   const u32 bytes = u32(sizeof(T) * n);
   if (kSpace == Space::Param && i.mem.slot < 0) {
     for (size_t q = 0; q < n; ++q) {
-      T t;
       if (size_t(i.mem.offset) + bytes > w.machine->params.size()) w.machine->stop("bounds", "load outside the kernel's parameters", &w);
-      memcpy(&t, w.machine->params.data() + i.mem.offset + q * sizeof(T), sizeof t);
+      const T t = load_from<T>(w.machine->params.data() + i.mem.offset + q * sizeof(T));
       if (i.regs[q] >= 0) write_lanes<S>(w, i.regs[q], m, [=](int) { return S(t); });
     }
     return;
@@ -129,11 +111,7 @@ void load_lanes(Warp& w, const Instr& i, u32 m) {
       check_lanes(*w.cta, addresses, m, bytes, false, {&w, 0, w.agent, &w.clock, false, "load"});
       for (size_t q = 0; q < n; ++q)
         if (i.regs[q] >= 0)
-          write_lanes<S>(w, i.regs[q], m, [=, &addresses](int l) {
-            T t;
-            memcpy(&t, base + addresses[l] + q * sizeof(T), sizeof t);
-            return S(t);
-          });
+          write_lanes<S>(w, i.regs[q], m, [=, &addresses](int l) { return S(load_from<T>(base + addresses[l] + q * sizeof(T))); });
       return;
     }
   }
@@ -142,29 +120,19 @@ void load_lanes(Warp& w, const Instr& i, u32 m) {
     if (base) {
       for_lanes(m, [&](int l) {
         u64 a = address_of(w, i.mem, l);
-        for (size_t q = 0; q < n; ++q) {
-          T t;
-          memcpy(&t, base + a + q * sizeof(T), sizeof t);
-          if (i.regs[q] >= 0) reg<S>(w, i.regs[q])[l] = S(t);
-        }
+        for (size_t q = 0; q < n; ++q)
+          if (i.regs[q] >= 0) reg<S>(w, i.regs[q])[l] = S(load_from<T>(base + a + q * sizeof(T)));
       });
       return;
     }
   }
   for_lanes(m, [&](int l) {
     u64 a = address_of(w, i.mem, l);
-    const u8* p;
-    if (i.flags & kPartialLoad) {
-      p = extent(w, kSpace, a, bytes, l);
-      for (size_t q = 0; q < n; ++q)
-        if (i.regs[q] >= 0) locate(w, kSpace, a + q * sizeof(T), sizeof(T), false, l, i.flags, "load");
-    } else {
-      p = locate(w, kSpace, a, bytes, false, l, i.flags, "load");
-    }
+    const u8* p = locate(w, kSpace, a, bytes, false, l, i.flags, "load");
     for (size_t q = 0; q < n; ++q) {
-      T t = T();
-      if (p) memcpy(&t, p + q * sizeof(T), sizeof t);
-      if (i.regs[q] >= 0) reg<S>(w, i.regs[q])[l] = S(t);
+      if (i.regs[q] < 0) continue;
+      if (i.flags & kPartialLoad) locate(w, kSpace, a + q * sizeof(T), sizeof(T), false, l, i.flags & ~kPartialLoad, "load");
+      reg<S>(w, i.regs[q])[l] = p ? S(load_from<T>(p + q * sizeof(T))) : S(T());
     }
     if (i.flags & (kAcquire | kStrong)) synchronise(w, i, l, true, false);
   });
@@ -281,49 +249,38 @@ void decode_place(Decoder& d, Instr& i) {
   else d.skip(), i.space = Space::Local, i.mem = {-1, false, o.offset + local};
   if (param >= 0) i.mem = {-1, false, o.offset + param};
 }
-void decode_load(Decoder& d, Instr& i) {
+void decode_load_or_store(Decoder& d, Instr& i) {
+  const bool store = d.name() == "st";
+  if (store && d.take("async")) return decode_async_store(d, i, false);
   i.flags = decode_order(d, false);
   i.space = d.space(Space::Generic);
-  bool hint = decode_cache(d, false);
-  if (d.take("nc")) i.flags |= kNonCoherent;
-  if (i.flags & kStrong) i.flags |= kPoll, i.flow = Flow::Yield;
+  bool hint = decode_cache(d, store);
+  if (!store && d.take("nc")) i.flags |= kNonCoherent;
+  if (!store && i.flags & kStrong) i.flags |= kPoll, i.flow = Flow::Yield;
   int count = decode_vector(d, i);
+  if (store) decode_place(d, i);
+  const Operand first = d.peek(), element = first.kind == Operand::Vector ? first.parts[0] : first;
   // registers may be wider than the type
-  string& text = d.text();
-  Operand first = d.parse(text);
-  int width = (first.kind == Operand::Vector ? first.parts[0].width : first.width) >= 8 ? 8 : 4;
-  if (type_size(i.type) == 8 && width != 8) d.refuse("the destination is too narrow");
-  i.regs = d.destinations(width, count);
-  if (count > 1 && first.kind == Operand::Vector && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which elements are used
-  decode_place(d, i);
-  if (hint) d.source(8);
-  d.kernel().note_access(i.space, type_size(i.type) * count);
-  i.run = width == 8 ? by_type<u64>(i.type, i.space, false) : by_type<u32>(i.type, i.space, false);
-  if (i.space == Space::Param && i.mem.slot < 0) i.flow = Flow::Plain;
-}
-void decode_store(Decoder& d, Instr& i) {
-  if (d.take("async")) return decode_async_store(d, i, false);
-  i.flags = decode_order(d, false);
-  i.space = d.space(Space::Generic);
-  bool hint = decode_cache(d, true);
-  int count = decode_vector(d, i);
-  decode_place(d, i);
-  Operand first = d.peek();
-  Operand element = first.kind == Operand::Vector ? first.parts[0] : first;
   int width = element.kind == Operand::Register ? (element.width >= 8 ? 8 : 4) : type_size(i.type) == 8 ? 8 : 4;
-  if (type_size(i.type) == 8 && width != 8) d.refuse("the source is too narrow");
-  i.regs = d.sources(width, count), i.op = width;
+  if (type_size(i.type) == 8 && width != 8) d.refuse(store ? "the source is too narrow" : "the destination is too narrow");
+  i.regs = store ? d.sources(width, count) : d.destinations(width, count), i.op = width;
+  if (!store) decode_place(d, i);
+  const bool elements = count > 1 && first.kind == Operand::Vector;
+  if (!store && elements && i.space != Space::Param) i.flags |= kPartialLoad;     // the parser looks which are used
   if (hint) d.source(8);
   d.kernel().note_access(i.space, type_size(i.type) * count);
-  i.run = width == 8 ? by_type<u64>(i.type, i.space, true) : by_type<u32>(i.type, i.space, true);
+  i.run = width == 8 ? by_type<u64>(i.type, i.space, store) : by_type<u32>(i.type, i.space, store);
+  if (!store && i.space == Space::Param && i.mem.slot < 0) i.flow = Flow::Plain;
 }
 
 // ---- atomics -------------------------------------------------------------------------------------------------------------------------
 enum AtomicOp { kAdd, kMin, kMax, kExch, kCas, kAnd, kOr, kXor, kInc, kDec };
+u64 mask_of(Type t) { return type_size(t) == 8 ? ~0ull : (1ull << type_size(t) * 8) - 1; }
 
 void atomic(Warp& w, const Instr& i, u32 m) {
   int size = type_size(i.type);
-  bool wide = size == 8;
+  const bool wide = size == 8;
+  const u64 mask = mask_of(i.type);
   bool changed = false;
   size_t n = size_t(i.mode);             // regs: the operands, then what receives the old values
   for_lanes(m, [&](int l) {
@@ -334,18 +291,14 @@ void atomic(Warp& w, const Instr& i, u32 m) {
     bool differs = false;                // the comparison of 128 bits is one
     for (size_t q = 0; i.b >= 0 && q < 2; ++q) differs |= memcmp(p + 8 * q, &reg<u64>(w, q ? i.b : i.c)[l], 8) != 0;
     for (size_t q = 0; q < n; ++q) {
-      u64 old = 0, value = wide ? reg<u64>(w, i.regs[q])[l] : reg<u32>(w, i.regs[q])[l];
       const int compared = q ? i.b : i.c;
-      u64 other = compared < 0 ? 0 : wide ? reg<u64>(w, compared)[l] : reg<u32>(w, compared)[l];
+      u64 old = 0, value = bits_of(w, i.regs[q], l, wide), other = compared < 0 ? 0 : bits_of(w, compared, l, wide);
       memcpy(&old, p + q * size_t(size), size_t(size));
       u64 result = differs ? old : combine_atomic(i.op, i.type, old, value, other);
       memcpy(p + q * size_t(size), &result, size_t(size));
-      u64 mask = size == 8 ? ~0ull : (1ull << size * 8) - 1;
       changed |= (old ^ result) & mask;
-      int d = i.regs.size() > n ? i.regs[n + q] : -1;
-      if (d < 0) continue;
-      if (wide) reg<u64>(w, d)[l] = old;
-      else reg<u32>(w, d)[l] = u32(old);
+      const int d = i.regs.size() > n ? i.regs[n + q] : -1;
+      if (d >= 0) set_bits(w, d, l, wide, old);
     }
   });
   if (changed) ++w.machine->progress;
@@ -384,31 +337,24 @@ void decode_atomic(Decoder& d, Instr& i) {
 }
 
 // ---- hints and address mapping ---------------------------------------------------------------------------------------------------------------
-void nothing(Warp&, const Instr&, u32) {}
 void decode_prefetch(Decoder& d, Instr& i) {       // prefetch, prefetchu, discard, applypriority: no effect on values
-  if (d.take("tensormap")) { d.space(Space::Generic); i.mem = d.address(); i.run = nothing; return; }
+  const bool map = d.take("tensormap");
   d.space(Space::Generic);
-  if (!d.take("L1") && !d.take("L2") && !d.take("L2::evict_last") && !d.take("L2::evict_normal")) d.refuse("a cache level is missing");
-  i.mem = d.address();
-  if (d.left()) d.immediate();
-  i.run = nothing;
+  const bool level = map || d.take("L1") || d.take("L2") || d.take("L2::evict_last") || d.take("L2::evict_normal");
+  if (!level) d.refuse("a cache level is missing");
+  i.mem = d.address(), i.run = nothing;
+  if (!map && d.left()) d.immediate();
 }
 void policy(Warp& w, const Instr& i, u32 m) { write_lanes<u64>(w, i.dst, m, [](int) { return 0x1000000000000000ull; }); }
 void decode_createpolicy(Decoder& d, Instr& i) {
-  if (d.take("fractional")) {
-    d.modifier_starting("L2::evict_"), d.modifier_starting("L2::evict_");
-    d.type_in({Type::B64});
-    i.dst = d.destination(8);
-    if (d.left()) d.source(4);
-  } else if (d.take("range")) {
-    d.take("global"), d.modifier_starting("L2::evict_"), d.modifier_starting("L2::evict_");
-    d.type_in({Type::B64});
-    i.dst = d.destination(8);
-    i.mem = d.address(), d.source(4), d.source(4);
-  } else {
-    d.refuse("this form is not supported");
-  }
-  i.run = policy;
+  const bool range = d.take("range");
+  if (range) d.take("global");
+  else if (!d.take("fractional")) d.refuse("this form is not supported");
+  d.modifier_starting("L2::evict_"), d.modifier_starting("L2::evict_");
+  d.type_in({Type::B64});
+  i.dst = d.destination(8), i.run = policy;
+  if (range) i.mem = d.address(), d.source(4), d.source(4);
+  else if (d.left()) d.source(4);
 }
 void map_address(Warp& w, const Instr& i, u32 m) {
   auto& ctas = w.cta->cluster->ctas;
@@ -416,35 +362,25 @@ void map_address(Warp& w, const Instr& i, u32 m) {
     u32 rank = reg<u32>(w, i.b)[l];
     if (rank >= ctas.size())
       w.machine->stop("bounds", format("mapa names CTA %u of a cluster of %zu", rank, ctas.size()), &w);
-    if (i.flags) {
-      u64 a = reg<u64>(w, i.a)[l], window = a >= kSharedWindow ? kSharedWindow : 0;
-      reg<u64>(w, i.dst)[l] = window + (((a - window) & 0xFFFFFF) | u64(rank + 1) << 24);
-    } else {
-      reg<u32>(w, i.dst)[l] = (reg<u32>(w, i.a)[l] & 0xFFFFFF) | (rank + 1) << 24;
-    }
+    const u64 a = bits_of(w, i.a, l, i.flags), window = a >= kSharedWindow ? kSharedWindow : 0;
+    set_bits(w, i.dst, l, i.flags, window + (((a - window) & 0xFFFFFF) | u64(rank + 1) << 24));
   });
-}
-void decode_mapa(Decoder& d, Instr& i) {
-  d.space(Space::Generic);
-  i.type = d.type_in({Type::U32, Type::U64});
-  int width = type_size(i.type);
-  i.flags = width == 8;
-  i.dst = d.destination(width), i.a = d.source(width), i.b = d.source(4);
-  i.run = map_address;
 }
 void cta_rank(Warp& w, const Instr& i, u32 m) {
   for_lanes(m, [&](int l) {
-    u64 a = i.flags ? reg<u64>(w, i.a)[l] : reg<u32>(w, i.a)[l];
-    u32 rank = u32(a) >> 24;
+    u32 rank = u32(bits_of(w, i.a, l, i.flags)) >> 24;
     reg<u32>(w, i.dst)[l] = rank ? rank - 1 : w.cta->rank;
   });
 }
-void decode_getctarank(Decoder& d, Instr& i) {
+void decode_rank(Decoder& d, Instr& i) {         // mapa, getctarank
+  const bool maps = d.name() == "mapa";
   d.space(Space::Generic);
   i.type = d.type_in({Type::U32, Type::U64});
-  i.flags = type_size(i.type) == 8;
-  i.dst = d.destination(4), i.a = d.source(type_size(i.type));
-  i.run = cta_rank;
+  const int width = type_size(i.type);
+  i.flags = width == 8;
+  i.dst = d.destination(maps ? width : 4), i.a = d.source(width);
+  if (maps) i.b = d.source(4);
+  i.run = maps ? map_address : cta_rank;
 }
 
 template <class T> u64 combine_number(int op, T a, T b) {
@@ -489,10 +425,7 @@ void reduce_at(u8* at, const u8* operand, int op, Type t) {
 u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare) {
   switch (op) {
     case kExch: return operand;
-    case kCas: {
-      u64 mask = type_size(t) == 8 ? ~0ull : (1ull << type_size(t) * 8) - 1;
-      return (old & mask) == (compare & mask) ? operand : old;
-    }
+    case kCas: return (old ^ compare) & mask_of(t) ? old : operand;
     case kAnd: return old & operand;
     case kOr: return old | operand;
     case kXor: return old ^ operand;
@@ -523,10 +456,8 @@ u64 combine_atomic(int op, Type t, u64 old, u64 operand, u64 compare) {
   }
 }
 
-void register_memory() {
-  register_opcodes({{"ld ldu", decode_load}, {"st", decode_store}, {"atom red", decode_atomic},
+const Opcodes opcodes{{"ld ldu st", decode_load_or_store}, {"atom red", decode_atomic},
                     {"prefetch prefetchu discard applypriority", decode_prefetch}, {"createpolicy", decode_createpolicy},
-                    {"mapa", decode_mapa}, {"getctarank", decode_getctarank}});
-}
+                    {"mapa getctarank", decode_rank}};
 
 }  // namespace emu

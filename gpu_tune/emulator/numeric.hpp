@@ -64,19 +64,20 @@ inline float e4m3_to_float(u8 v) {
 
 enum class Round : u8 { NearestEven, Zero, Down, Up, NearestAway };
 
+inline double to_integral(double x, Round r) {
+  switch (r) {
+    case Round::NearestEven: return std::nearbyint(x);
+    case Round::Zero: return std::trunc(x);
+    case Round::Down: return std::floor(x);
+    case Round::Up: return std::ceil(x);
+    default: return std::round(x);
+  }
+}
 // Round x to a format with `mantissa` explicit bits whose smallest normal exponent is `min_exponent`; exact for doubles.
 inline double round_to(double x, int mantissa, int min_exponent, Round r) {
   if (x == 0 || !std::isfinite(x)) return x;
   int e = std::max(std::ilogb(x), min_exponent) - mantissa;
-  double scaled = std::ldexp(x, -e), whole;
-  switch (r) {
-    case Round::NearestEven: whole = std::nearbyint(scaled); break;
-    case Round::Zero: whole = std::trunc(scaled); break;
-    case Round::Down: whole = std::floor(scaled); break;
-    case Round::Up: whole = std::ceil(scaled); break;
-    default: whole = std::round(scaled);
-  }
-  return std::copysign(std::ldexp(whole, e), x);
+  return std::copysign(std::ldexp(to_integral(std::ldexp(x, -e), r), e), x);
 }
 
 // A double rounded to float in direction r (the double is taken as exact).

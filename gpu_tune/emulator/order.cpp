@@ -80,15 +80,16 @@ u64 sync_key(Warp& w, Space s, u64 address) {
   return 1ull << 63 | u64(w.cta->cluster->serial) << 32 | u64(rank + 1) << 24 | (a & 0xFFFFFF);
 }
 
-void block_fence(Warp& w) {
+namespace {
+void fence_block(Warp& w, const Instr&, u32) {
   w.block_fenced = true;
   if (!w.to_acquire_block.foreign) return;
   learn(w, w.to_acquire_block.foreign);
   w.to_acquire_block.clear();
 }
-void gpu_fence(Warp& w) {
+void fence_gpu(Warp& w, const Instr& i, u32 m) {
   Cluster& c = *w.cta->cluster;
-  block_fence(w);
+  fence_block(w, i, m);
   if (w.to_acquire.foreign) {
     learn(w, w.to_acquire.foreign);
     w.to_acquire.clear();
@@ -98,11 +99,6 @@ void gpu_fence(Warp& w) {
   w.fenced = true;
   ++w.clock.local[w.agent];
 }
-
-namespace {
-void nothing(Warp&, const Instr&, u32) {}
-void fence_gpu(Warp& w, const Instr&, u32) { gpu_fence(w); }
-void fence_block(Warp& w, const Instr&, u32) { block_fence(w); }
 constexpr int kShared = 1, kGlobal = 2;
 void fence_proxy_async(Warp& w, const Instr& i, u32) {
   if (i.flags & kGlobal) {
@@ -158,8 +154,6 @@ void decode_membar(Decoder& d, Instr& i) {
 }
 }  // namespace
 
-void register_order() {
-  register_opcodes({{"fence", decode_fence}, {"membar", decode_membar}});
-}
+const Opcodes opcodes{{"fence", decode_fence}, {"membar", decode_membar}};
 
 }  // namespace emu

@@ -6,9 +6,7 @@
 #include "parser.hpp"
 
 namespace emu {
-
 namespace {
-
 struct TypeName { const char* name; Type type; int size; };
 const TypeName kTypes[] = {
     {"u8", Type::U8, 1}, {"s8", Type::S8, 1}, {"b8", Type::B8, 1}, {"u16", Type::U16, 2}, {"s16", Type::S16, 2},
@@ -20,7 +18,15 @@ const TypeName kTypes[] = {
     {"e5m2x2", Type::E5M2x2, 2}, {"b128", Type::B128, 16}, {"u16x2", Type::U16x2, 4}, {"s16x2", Type::S16x2, 4}, {"f32x2", Type::F32x2, 8}};
 
 bool is_name_char(char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%'; }
+bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
+// Whether a statement is `.callprototype` or `.calltargets`, perhaps with its label before it.
+bool describes_calls(const string& text) {
+  size_t at = 0;
+  while (at < text.size() && is_name_char(text[at])) ++at;
+  while (at < text.size() && (is_blank(text[at]) || text[at] == ':')) ++at;
+  return !text.compare(at, 14, ".callprototype") || !text.compare(at, 12, ".calltargets");
+}
 }  // namespace
 
 int type_size(Type t) {
@@ -40,18 +46,6 @@ Type type_from_name(const string& name) {
   auto it = known.find(name);
   return it == known.end() ? Type::None : it->second;
 }
-
-namespace {
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
-
-// Whether a statement is `.callprototype` or `.calltargets`, perhaps with its label before it.
-bool describes_calls(const string& text) {
-  size_t at = 0;
-  while (at < text.size() && is_name_char(text[at])) ++at;
-  while (at < text.size() && (is_blank(text[at]) || text[at] == ':')) ++at;
-  return !text.compare(at, 14, ".callprototype") || !text.compare(at, 12, ".calltargets");
-}
-}  // namespace
 
 string trim(const string& s) {
   size_t a = 0, b = s.size();
@@ -514,11 +508,9 @@ void Parser::entry_directives(const string& text) {
 
 void Parser::entry(const string& s, size_t& p) {
   size_t name_at = s.find(".entry", p) + 6;
-  size_t open = s.find_first_of("({", name_at);
-  if (open == string::npos) fail("a kernel without a body");
-  string name = trim(s.substr(name_at, open - name_at));
-  const size_t brace = s.find('{', open);
+  const size_t open = s.find_first_of("({", name_at), brace = open == string::npos ? open : s.find('{', open);
   if (brace == string::npos) fail("a kernel without a body");
+  string name = trim(s.substr(name_at, open - name_at));
   const size_t end = closing_brace(s, brace);
   const int line = line_;
   const size_t start = p;

@@ -25,22 +25,8 @@ class Parser {
     kernel->widths.resize(size_t(kernel->register_bytes) / 64, u8(width));
     return slot;
   }
-  int constant(u64 value, int width) {
-    auto key = std::make_pair(value, width);
-    auto it = constants_.find(key);
-    if (it != constants_.end()) return it->second;
-    int slot = allocate(width);
-    kernel->constants.push_back({slot, value, width});
-    return constants_[key] = slot;
-  }
-  int special(int number, int width) {
-    auto key = std::make_pair(number, width);
-    auto it = specials_.find(key);
-    if (it != specials_.end()) return it->second;
-    int slot = allocate(width);
-    kernel->specials.push_back({slot, number, width});
-    return specials_[key] = slot;
-  }
+  int constant(u64 value, int width) { return preloaded(constants_, kernel->constants, value, width); }
+  int special(int number, int width) { return preloaded(specials_, kernel->specials, u64(number), width); }
   struct Register { int slot, width; };
   Register* find_register(const string& name);
   Operand operand(string text);
@@ -72,13 +58,18 @@ class Parser {
   std::map<std::pair<int, string>, int> labels_;
   std::map<string, vector<string>> branch_targets_;
   vector<Fixup> fixups_;
-  std::map<std::pair<u64, int>, int> constants_;
-  std::map<std::pair<int, int>, int> specials_;
+  using Slots = std::map<std::pair<u64, int>, int>;
+  Slots constants_, specials_;
   std::map<string, SharedVariable> shared_;         // declared, module-wide names
   std::map<string, u32> shared_offset_;             // placed in this kernel
   std::map<string, u32> local_offset_;
   std::unordered_map<string, int> opcode_index_;
 
+  int preloaded(Slots& known, vector<Kernel::Preloaded>& all, u64 value, int width) {
+    auto [it, fresh] = known.emplace(std::make_pair(value, width), 0);
+    if (fresh) it->second = allocate(width), all.push_back({it->second, value, width});
+    return it->second;
+  }
   void strip_comments(const string& text, string& out);
   void entry(const string& s, size_t& p);
   void kernel_text(const string& s, size_t& p, size_t open);

@@ -9,17 +9,14 @@ constexpr size_t kMostPrinted = 1 << 20;
 
 template <class T>
 T local_value(Warp& w, u64 at, int lane) {
-  T v{};
-  if (at + sizeof v > w.kernel->local_bytes) w.machine->stop("bounds", "arguments of a call outside local memory", &w);
-  memcpy(&v, w.local.data() + size_t(lane) * w.kernel->local_bytes + at, sizeof v);
-  return v;
+  if (at + sizeof(T) > w.kernel->local_bytes) w.machine->stop("bounds", "arguments of a call outside local memory", &w);
+  return load_from<T>(w.local.data() + size_t(lane) * w.kernel->local_bytes + at);
 }
 string text_at(Warp& w, u64 address) {
-  const size_t k = size_t(address >> kWindowBits) - 1;
-  auto& buffers = w.machine->buffers;
+  const Buffer* b = buffer_at(*w.machine, address);
   string out;
-  if (k >= buffers.size() || !buffers[k].data || address < buffers[k].base) return "(not a text)";
-  for (u64 q = address - buffers[k].base; q < buffers[k].size && buffers[k].data[q] && out.size() < 4096; ++q) out += char(buffers[k].data[q]);
+  if (!b || address < b->base) return "(not a text)";
+  for (u64 q = address - b->base; q < b->size && b->data[q] && out.size() < 4096; ++q) out += char(b->data[q]);
   return out;
 }
 string one(Warp& w, const string& spec, u64& at, int lane) {     // `%...d` and its like, with the next argument

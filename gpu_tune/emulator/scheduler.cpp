@@ -50,7 +50,7 @@ class Scheduler {
   void check_endless(Warp& w);
   void reconverge(Warp& w);
   void wake(Cluster& c);
-  void arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked);
+  bool arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask);      // whether the warp stops here for now
   void complete_barrier(Cta& cta, NamedBarrier& b);
   void finish_warp(Warp& w);
   void release_barriers(Warp& w);
@@ -67,9 +67,8 @@ class Scheduler {
 
 void Scheduler::start_warp(Warp& w) {
   for (auto& c : kernel.constants) {
-    if (c.width == 8) std::fill_n(reg<u64>(w, c.slot), 32, c.value);
-    else if (c.width == 1) pred(w, c.slot) = u32(c.value);
-    else std::fill_n(reg<u32>(w, c.slot), 32, u32(c.value));
+    if (c.width == 1) pred(w, c.slot) = u32(c.value);
+    else for (int l = 0; l < 32; ++l) set_bits(w, c.slot, l, c.width == 8, c.value);
   }
   for (auto& s : kernel.specials) load_special(w, s);
 }
@@ -248,7 +247,7 @@ void Scheduler::complete_barrier(Cta& cta, NamedBarrier& b) {
   ++m.progress;
 }
 
-void Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, bool* blocked) {
+bool Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask) {
   Cta& cta = *w.cta;
   u32 id = lane_value<u32>(w, i.a, mask);
   bool counted = i.b >= 0;
@@ -270,10 +269,10 @@ void Scheduler::arrive_at_barrier(Warp& w, const Instr& i, Split& s, u32 mask, b
   if (b.arrived > n) m.stop("barrier", format("barrier %u gets more arrivals than its %d threads", id, n), &w);
   if (b.arrived == n) {
     complete_barrier(cta, b);
-    *blocked = m.rng.below(2);
-    return;
+    return m.rng.below(2);
   }
-  if (i.op != 1) s.state = Split::Blocked, s.waits_for = nullptr, *blocked = true;
+  if (i.op != 1) s.state = Split::Blocked, s.waits_for = nullptr;
+  return i.op != 1;
 }
 
 void Scheduler::complete_cluster_barrier(Cluster& c) {
@@ -364,32 +363,29 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
       if (!mask) count(), ++s.pc;
       return !mask;
     };
+    auto execute = [&] {
+      if (recorder && !recorder->before(w, i, mask)) return;
+      if (w.owned_count) check_owned(w, i);
+      if (w.taints) taint_step(w, i, mask);
+      i.run(w, i, mask);
+    };
+    bool leave = false;         // others have their turn
     switch (i.flow) {
       case Flow::Plain:
       case Flow::Yield:
         count();
-        if (mask && (!recorder || recorder->before(w, i, mask))) {
-          if (w.owned_count) check_owned(w, i);
-          if (w.taints) taint_step(w, i, mask);
-          i.run(w, i, mask);
-        }
+        if (mask) execute();
         ++s.pc;
         if (w.polled) note_poll(s), w.polled = false;
-        if (c.changed) wake(c);
-        if (i.flow == Flow::Yield && m.rng.below(2)) return;
+        leave = i.flow == Flow::Yield && m.rng.below(2);
         break;
       case Flow::Branch: {
         count();
         if (recorder) mask = recorder->branches(w, s.mask, mask);
         if (w.taints) taint_step(w, i, mask);
-        u32 stay = s.mask & ~mask;
-        if (!stay) s.pc = i.target;
-        else if (!mask) ++s.pc;
-        else {
-          s.mask = stay;
-          ++s.pc;
-          w.splits.push_back({mask, i.target});
-        }
+        if (mask == s.mask) { s.pc = i.target; break; }
+        ++s.pc;
+        if (mask) split(w, k, s.mask & ~mask, i.target);
         break;
       }
       case Flow::BranchIndex: {
@@ -404,9 +400,7 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         });
         auto it = targets.begin();
         s.pc = it->first, s.mask = it->second;
-        vector<Split> others;
-        for (++it; it != targets.end(); ++it) others.push_back({it->second, it->first});
-        w.splits.insert(w.splits.end(), others.begin(), others.end());
+        for (++it; it != targets.end(); ++it) w.splits.push_back({it->second, it->first});        // s is gone
         break;
       }
       case Flow::Return:
@@ -420,8 +414,8 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         reconverge(w);
         if (w.finished()) finish_warp(w);
         release_barriers(w);
-        if (c.changed) wake(c);
-        return;
+        leave = true;
+        break;
       case Flow::Trap:
         count();
         if (mask) m.halt("trap", "the kernel executed trap", &w);
@@ -431,13 +425,8 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         if (skip()) break;
         if (i.member < 0 ? !whole_warp(w, s, mask) : !members(w, k, mask)) return;
         count();
-        if (!recorder || recorder->before(w, i, mask)) {
-          if (w.owned_count) check_owned(w, i);
-          if (w.taints) taint_step(w, i, mask);
-          i.run(w, i, mask);
-        }
+        execute();
         ++w.splits[k].pc;
-        if (c.changed) wake(c);
         break;
       case Flow::WarpSync:
         if (skip()) break;
@@ -455,30 +444,23 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         }
         count();
         ++s.pc;
-        if (c.changed) wake(c);
         break;
-      case Flow::Barrier: {
+      case Flow::Barrier:
         if (skip()) break;
         if (i.aligned && !whole_warp(w, s, mask)) return;
         if (mask != s.mask) { split(w, k, mask, s.pc + 1); break; }    // lanes whose predicate is false go on
         count();
-        bool blocked = false;
-        arrive_at_barrier(w, i, s, mask, &blocked);
-        if (c.changed) wake(c);
-        if (blocked) return;
+        leave = arrive_at_barrier(w, i, s, mask);
         break;
-      }
       case Flow::MbarrierWait: {
-        if (!mask) { count(); ++s.pc; break; }
+        if (skip()) break;
         if (recorder) { set_pred(w, i.dst, mask, ~0u), count(), ++s.pc; break; }
         bool done = i.sync(w, i, mask);
         if (!done && i.mode && m.rng.below(8)) { block("an mbarrier"); return; }
         count();
         ++s.pc;
-        if (!done) {
-          note_poll(s);
-          return;
-        }
+        if (!done) note_poll(s);
+        leave = !done;
         break;
       }
       case Flow::ClusterArrive:
@@ -491,7 +473,6 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         else release(w, c.barrier_clock);
         complete_cluster_barrier(c);
         ++s.pc;
-        if (c.changed) wake(c);
         break;
       case Flow::ClusterWait:
         if (skip()) break;
@@ -505,6 +486,8 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
         ++s.pc;
         break;
     }
+    if (c.changed) wake(c);
+    if (leave) return;
     if (statistics.instructions > check_at_) check_endless(w);
   }
 }

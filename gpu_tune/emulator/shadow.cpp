@@ -2,11 +2,15 @@
 // global memory.
 #include <algorithm>
 
-#include "machine.hpp"
+#include "lanes.hpp"
 
 namespace emu {
 
 // ---- shared memory ----------------------------------------------------------------------------------------------------------
+void outside(const Cta& cta, u32 address, u32 bytes, const char* what, Warp& w) {
+  w.machine->stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", what, bytes,
+                                   s32(address) - s32(kSharedStart), cta.top - kSharedStart), &w);
+}
 Cta& shared_target(Warp& w, u32& address) {
   u32 rank = address >> 24;
   address &= 0xFFFFFF;
@@ -60,49 +64,31 @@ string at_instruction(const Machine& m, u16 pc) {
   return " at " + (place.empty() ? "" : place + ", ") + format("PTX line %d", i.line);
 }
 
+enum Problem { AfterWrite, AfterRead, Unwritten, InFlight, OfMbarrier, OtherProxy };
 // `reader`: 0 or 1, one of the cell's latest two; else 2 + its agent
-__attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by, int problem, int reader = 0) {
-  static const char* const kinds[] = {"race", "race", "uninitialised", "asynchronous", "mbarrier", "proxy"};
+__attribute__((noinline)) void report_cell(Cell& s, u32 byte, const Accessor& by, Problem problem, int reader = 0) {
+  static const u8 clears[] = {0, 0, Cell::Uninitialised, Cell::Pending, Cell::Mbarrier, Cell::Generic};
   Machine& m = *by.warp->machine;
-  if (problem < 2 && m.checks.races && m.seen_often(kinds[problem], *by.warp)) {
-    if (!problem) s.write_clock = 0;
-    return;
-  }
-  s32 at = s32(byte) - s32(kSharedStart);
+  const bool checked[] = {m.checks.races, m.checks.races, m.checks.uninitialised, true, true, m.checks.proxies};
+  s.flags &= u8(~clears[problem]);
+  if (!checked[problem]) return;
+  if (problem == AfterWrite) s.write_clock = 0;
+  if (problem <= AfterRead && m.seen_often("race", *by.warp)) return;
+  const string writer = at_instruction(m, s.write_pc);
+  auto report = [&](const char* kind, const string& what) {
+    m.report(kind, format("%s of shared memory byte %d", by.what, s32(byte) - s32(kSharedStart)) + what, by.warp);
+  };
   switch (problem) {
-    case 0:
-      if (!m.checks.races) return;
-      m.report("race", format("%s of shared memory byte %d is not ordered after the write by %s%s", by.what, at,
-                              agent_name(m, s.write_agent, s.write_lane).c_str(), at_instruction(m, s.write_pc).c_str()),
-               by.warp);
-      s.write_clock = 0;
-      return;
-    case 1:
-      if (!m.checks.races) return;
-      m.report("race", format("%s of shared memory byte %d while %s may still read it", by.what, at,
-                              reader < 2 ? agent_name(m, s.read_agent[reader], s.read_lane[reader]).c_str()
-                                         : agent_name(m, u32(reader - 2), kAnyLane).c_str()), by.warp);
-      return;
-    case 2:
-      s.flags &= u8(~Cell::Uninitialised);
-      if (!m.checks.uninitialised) return;
-      m.report("uninitialised", format("%s of shared memory byte %d, which nothing has written", by.what, at), by.warp);
-      return;
-    case 3:
-      s.flags &= u8(~Cell::Pending);
-      m.report("asynchronous", format("%s of shared memory byte %d, where an asynchronous copy%s is still in flight (its "
-                                      "completion was not waited for)", by.what, at, at_instruction(m, s.write_pc).c_str()),
-               by.warp);
-      return;
-    case 4:
-      s.flags &= u8(~Cell::Mbarrier);
-      m.report("mbarrier", format("%s of shared memory byte %d, which holds a live mbarrier", by.what, at), by.warp);
-      return;
-    default:
-      s.flags &= u8(~Cell::Generic);
-      if (!m.checks.proxies) return;
-      m.report("proxy", format("%s of shared memory byte %d, written with ordinary stores%s, without fence.proxy.async "
-                               "between", by.what, at, at_instruction(m, s.write_pc).c_str()), by.warp);
+    case AfterWrite: return report("race", " is not ordered after the write by " + agent_name(m, s.write_agent, s.write_lane) + writer);
+    case AfterRead: {
+      const string who = reader < 2 ? agent_name(m, s.read_agent[reader], s.read_lane[reader]) : agent_name(m, u32(reader - 2), kAnyLane);
+      return report("race", " while " + who + " may still read it");
+    }
+    case Unwritten: return report("uninitialised", ", which nothing has written");
+    case InFlight:
+      return report("asynchronous", ", where an asynchronous copy" + writer + " is still in flight (its completion was not waited for)");
+    case OfMbarrier: return report("mbarrier", ", which holds a live mbarrier");
+    case OtherProxy: return report("proxy", ", written with ordinary stores" + writer + ", without fence.proxy.async between");
   }
 }
 
@@ -158,12 +144,12 @@ __attribute__((always_inline)) inline void note_read(Cluster& c, Cell& s, int la
 __attribute__((noinline)) void check_more_readers(Cta& cta, Cell& s, u32 byte, const Accessor& by, u32 now) {
   const Readers& readers = cta.cluster->readers;
   for (u32 at = s.more_readers; at; at = readers[at].next)
-    if (unordered(readers[at].agent, readers[at].clock, kAnyLane, by, now)) report_cell(s, byte, by, 1, 2 + readers[at].agent);
+    if (unordered(readers[at].agent, readers[at].clock, kAnyLane, by, now)) report_cell(s, byte, by, AfterRead, 2 + readers[at].agent);
 }
 
 __attribute__((noinline)) void read_unwritten(Cell& s, u32 byte, const Accessor& by) {
   Warp& w = *by.warp;
-  if (!w.defers || by.async) return report_cell(s, byte, by, 2);
+  if (!w.defers || by.async) return report_cell(s, byte, by, Unwritten);
   if (!w.machine->checks.uninitialised) return;
   w.fresh.push_back({byte, u32(w.kernel->shared_granularity), u8(by.lane), true,
                      w.fresh.empty() ? format("of shared memory byte %d", s32(byte) - s32(kSharedStart)) : ""});
@@ -211,20 +197,20 @@ class AccessCheck {
 __attribute__((always_inline)) inline void AccessCheck::check(Cell& s, u32 byte, int lane, u32 agent, u32 now, const u32* known) {
   auto unordered = [&](u32 a, u32 clock, int l) { return emu::unordered(a, clock, l, lane, agent, now, known); };
   if (s.flags & (Cell::Uninitialised | Cell::Pending | Cell::Mbarrier)) {
-    if (s.flags & Cell::Pending && !by_.lands) report_cell(s, byte, at(lane), 3);
-    if (s.flags & Cell::Mbarrier) report_cell(s, byte, at(lane), 4);
+    if (s.flags & Cell::Pending && !by_.lands) report_cell(s, byte, at(lane), InFlight);
+    if (s.flags & Cell::Mbarrier) report_cell(s, byte, at(lane), OfMbarrier);
     if (s.flags & Cell::Uninitialised && !write_) read_unwritten(s, byte, at(lane));
   }
   const bool strong = by_.strong, both_atomic = strong && s.flags & Cell::Atomic;
   if (s.write_clock && !both_atomic && unordered(s.write_agent, s.write_clock, s.write_lane) &&
       !(s.flags & Cell::Observed && observed_before(s, at(lane), now)) && !(write_ && repeats(cta_, s, byte, at(lane))))
-    report_cell(s, byte, at(lane), 0);
+    report_cell(s, byte, at(lane), AfterWrite);
   if (by_.async && s.flags & Cell::Generic && s.write_clock && s.write_agent < m_.warps_per_cluster && !proxy_fenced(cta_, s, by_))
-    report_cell(s, byte, at(lane), 5);
+    report_cell(s, byte, at(lane), OtherProxy);
   if (write_) {
     bool both = strong && s.flags & Cell::AtomicRead;
     for (int q = 0; q < 2; ++q)
-      if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q])) report_cell(s, byte, at(lane), 1, q);
+      if (s.read_clock[q] && !both && unordered(s.read_agent[q], s.read_clock[q], s.read_lane[q])) report_cell(s, byte, at(lane), AfterRead, q);
     if (s.more_readers && !both) check_more_readers(cta_, s, byte, at(lane), now);
     s.more_readers = 0;
     s.write_agent = u16(agent), s.write_lane = u8(lane), s.write_clock = now;
@@ -239,9 +225,7 @@ __attribute__((always_inline)) inline void AccessCheck::check(Cell& s, u32 byte,
 }
 
 __attribute__((always_inline)) inline void AccessCheck::access(u32 address, u32 bytes, int lane, bool several) {
-  if (address < kSharedStart || u64(address) + bytes > cta_.top)
-    m_.stop("bounds", format("%s of %u bytes at shared memory byte %d; the block has %u", by_.what, bytes,
-                             s32(address) - s32(kSharedStart), cta_.top - kSharedStart), by_.warp);
+  check_bounds(cta_, address, bytes, by_.what, *by_.warp);
   if (address + bytes > m_.highest_shared) m_.highest_shared = address + bytes;
   if (!checked_) return;
   constexpr u8 special = Cell::Uninitialised | Cell::Pending | Cell::Mbarrier | Cell::AtomicRead;
@@ -328,59 +312,32 @@ Span span_of(const u32* addresses, u32 mask) {
 void count_banks(Warp& w, const u32* addresses, u32 mask, const Span& span, int bytes, bool store) {
   const int words = std::max(1, bytes / 4), lanes = 32 / words;
   auto near = [&](const Span& s) { return s.high / 4 - s.low / 4 + u32(words) <= 32; };        // no two words share a bank
-  u64 wavefronts = 0, extra = 0;
+  u64 wavefronts = 0, fewest = 0;
   for (int p = 0; p < words; ++p) {
     const u32 these = lanes == 32 ? mask : mask & ((1u << lanes) - 1) << (p * lanes), part = these >> (p * lanes);
     if (!part) continue;
+    ++fewest;
     const u32* a = addresses + p * lanes;
     if (near(span) || (words > 1 && near(span_of(addresses, these)))) { ++wavefronts; continue; }
-    u32 used = 0, in_bank[32];
-    bool conflict = false;
-    for_lanes(part, [&](int k) {
-      for (int q = 0; q < words; ++q) {
-        u32 v = a[k] / 4 + u32(q), bank = v & 31;
-        if (!(used >> bank & 1)) used |= 1u << bank, in_bank[bank] = v;
-        else conflict |= in_bank[bank] != v;
-      }
-    });
-    int most = 1;
-    if (conflict) {
-      u32 word[32], n = 0;
-      u8 per_bank[32] = {0};
-      for_lanes(part, [&](int k) {
-        for (int q = 0; q < words; ++q) {
-          u32 v = a[k] / 4 + u32(q);
-          if (std::find(word, word + n, v) != word + n) continue;
-          if (n < 32) word[n++] = v;
-          most = std::max(most, int(++per_bank[v & 31]));
-        }
-      });
-    }
-    wavefronts += u64(most), extra += u64(most - 1);
+    wavefronts += bank_conflicts(a, part, words);
   }
-  auto& s = w.machine->statistics;
-  (store ? s.store_wavefronts : s.load_wavefronts) += wavefronts;
-  (store ? s.store_extra : s.load_extra) += extra;
+  w.machine->statistics.count(store, wavefronts, fewest);
 }
 
 // ---- global memory ------------------------------------------------------------------------------------------------------------
 u8* global_pointer(Warp& w, u64 address, u32 bytes, bool write, const char* what) {
   Machine& m = *w.machine;
-  size_t k = size_t(address >> kWindowBits) - 1;
-  if (k < m.buffers.size() && m.buffers[k].data) {
-    Buffer& b = m.buffers[k];
-    if (address >= b.base && address + bytes <= b.base + b.size) {
-      if (write && !b.writable)
-        return m.fault("read_only", format("%s to buffer `%s`, which the kernel may only read", what, b.name.c_str()), &w);
-      return b.data + (address - b.base);
-    }
-    if (!m.checks.bounds) return nullptr;
-    return m.fault("bounds", format("%s of %u bytes at byte %lld of buffer `%s` (%llu bytes)", what, bytes,
-                            (long long)(address - b.base), b.name.c_str(), (unsigned long long)b.size), &w);
+  const Buffer* b = buffer_at(m, address);
+  if (b && address >= b->base && address + bytes <= b->base + b->size) {
+    if (write && !b->writable)
+      return m.fault("read_only", format("%s to buffer `%s`, which the kernel may only read", what, b->name.c_str()), &w);
+    return b->data + (address - b->base);
   }
   if (!m.checks.bounds) return nullptr;
-  return m.fault("bounds", format("%s of %u bytes at address 0x%llx, which lies in no buffer", what, bytes,
-                          (unsigned long long)address), &w);
+  const string where = b ? format("byte %lld of buffer `%s` (%llu bytes)", (long long)(address - b->base), b->name.c_str(),
+                                  (unsigned long long)b->size)
+                         : format("address 0x%llx, which lies in no buffer", (unsigned long long)address);
+  return m.fault("bounds", format("%s of %u bytes at %s", what, bytes, where.c_str()), &w);
 }
 
 namespace {
@@ -406,9 +363,6 @@ string grid_warp_name(const Machine& m, u32 warp_plus_one) {
   index[2] = cluster / per[0] / per[1] * m.cluster_dims[2] + rank / m.cluster_dims[0] / m.cluster_dims[1];
   return format("block (%u,%u,%u) warp %u", index[0], index[1], index[2], agent % m.warps_per_cta);
 }
-}  // namespace
-
-namespace {
 // As in shared memory: the writer fenced after the write, or the accessor after it learnt of it.
 bool proxy_fenced(Warp& w, const GlobalCell& s) {
   Machine& m = *w.machine;
@@ -433,37 +387,29 @@ __attribute__((noinline)) void check_async(Warp& w, GlobalCell& s, const Buffer&
                              "between", what, (unsigned long long)byte, b.name.c_str(), at_instruction(m, s.write_pc).c_str()), &w);
   }
 }
-GlobalCell& first_cell(Machine& m, Buffer& b, u64 byte) {
-  u64 g = u64(m.global_granularity), low = b.base & 15;
-  if (b.shadow.empty()) b.shadow.resize(size_t((b.size + low) / g + 1));
-  return b.shadow[size_t((byte + low) / g)];
-}
-}  // namespace
-
-namespace {
+// Cells of writable global memory, and where in its buffer each one starts.
 template <class F>
-void for_cells(Warp& w, u64 address, u32 bytes, F f) {        // of writable global memory
+void for_cells(Warp& w, u64 address, u32 bytes, F f) {
   Machine& m = *w.machine;
-  size_t k = size_t(address >> kWindowBits) - 1;
-  if (!m.checks.global_races || k >= m.buffers.size() || !m.buffers[k].writable) return;
-  Buffer& b = m.buffers[k];
-  u64 at = address - b.base;
-  if (at > b.size || bytes > b.size - at) return;              // reported as out of bounds
-  GlobalCell *cell = &first_cell(m, b, at), *last = &first_cell(m, b, at + bytes - 1);
-  for (; cell <= last; ++cell) f(*cell);
+  Buffer* b = buffer_at(m, address);
+  if (!m.checks.global_races || !b || !b->writable) return;
+  const u64 at = address - b->base, g = u64(m.global_granularity), low = b->base & 15;
+  if (at > b->size || bytes > b->size - at) return;            // reported as out of bounds
+  if (b->shadow.empty()) b->shadow.resize(size_t((b->size + low) / g + 1));
+  for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) f(b->shadow[size_t(c)], c * g - low);
 }
 }  // namespace
 
 bool written_by(Warp& w, u64 address, u32 bytes) {
   bool all = w.machine->checks.global_races;
-  for_cells(w, address, bytes, [&](GlobalCell& s) { all &= s.write_warp == w.grid_id + 1 && s.write_pc == w.pc && !s.read_warp; });
+  for_cells(w, address, bytes, [&](GlobalCell& s, u64) { all &= s.write_warp == w.grid_id + 1 && s.write_pc == w.pc && !s.read_warp; });
   return all;
 }
 void mark_pending(Warp& w, u64 address, u32 bytes) {
-  for_cells(w, address, bytes, [](GlobalCell& s) { s.flags |= GlobalCell::Pending; });
+  for_cells(w, address, bytes, [](GlobalCell& s, u64) { s.flags |= GlobalCell::Pending; });
 }
 void mark_readers(Warp& w, u64 address, u32 bytes, int change) {
-  for_cells(w, address, bytes, [=](GlobalCell& s) { s.readers = u16(std::max(0, s.readers + change)); });
+  for_cells(w, address, bytes, [=](GlobalCell& s, u64) { s.readers = u16(std::max(0, s.readers + change)); });
 }
 namespace {
 __attribute__((noinline)) void report_unordered(Warp& w, const GlobalCell& s, const Buffer& b, u64 byte, bool write, bool bad_write) {
@@ -479,9 +425,8 @@ __attribute__((noinline)) void report_unordered(Warp& w, const GlobalCell& s, co
 }  // namespace
 void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, bool strong, const Clock& clock, bool async) {
   Machine& m = *w.machine;
-  size_t k = size_t(address >> kWindowBits) - 1;
-  if (k >= m.buffers.size() || !m.buffers[k].writable) return;
-  Buffer& b = m.buffers[k];
+  if (!has_shadow(m, address)) return;
+  Buffer& b = *buffer_at(m, address);
   u64 at = address - b.base;
   if (b.track_initialised) {
     if (write) std::fill_n(b.written.begin() + long(at), bytes, u8(1));
@@ -495,32 +440,28 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
       m.report("uninitialised", format("load at byte %llu of buffer `%s`, which nothing has written", (unsigned long long)at,
                                        b.name.c_str()), &w);
   }
-  if (!m.checks.global_races) return;
-  u64 g = u64(m.global_granularity), low = b.base & 15;
-  first_cell(m, b, at);
   u32 me = w.grid_id + 1, now = clock.local[w.agent];
   GlobalCell before, *after = nullptr;
   bool known = false;
-  for (u64 c = (at + low) / g; c <= (at + low + bytes - 1) / g; ++c) {
-    GlobalCell& s = b.shadow[size_t(c)];
-    if (known && !memcmp(&s, &before, sizeof s)) { s = *after; continue; }     // long runs have one history
+  for_cells(w, address, bytes, [&](GlobalCell& s, u64 byte) {
+    if (known && !memcmp(&s, &before, sizeof s)) return void(s = *after);      // long runs have one history
     before = s;
     const u64 reports = m.reports;
-    if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, c * g - low, write, strong, async);
+    if (s.flags & GlobalCell::Pending || async) check_async(w, s, b, byte, write, strong, async);
     if (write && s.readers) {
       s.readers = 0;
       m.report("asynchronous", format("a store to byte %llu of buffer `%s`, which an asynchronous copy in flight still reads "
-                                      "(its completion was not waited for)", (unsigned long long)(c * g - low), b.name.c_str()), &w);
+                                      "(its completion was not waited for)", (unsigned long long)byte, b.name.c_str()), &w);
     }
     const bool bad_write = s.write_warp && !(strong && s.flags & GlobalCell::Atomic) &&
                      unordered_global(w, s.write_warp, s.write_clock, s.write_lane, lane, clock) &&
                      !(s.flags & GlobalCell::Observed && observed_before(w, s, lane, clock)) &&
                      !(write && w.storing && s.write_pc == w.pc && (s.write_warp - 1) / m.warps_per_cta == w.grid_id / m.warps_per_cta &&
-                       stores_again(w, lane, b.base + (c * g - low), b.data + (c * g - low), u32(g), false));
+                       stores_again(w, lane, b.base + byte, b.data + byte, u32(m.global_granularity), false));
     const bool bad_read = write && s.read_warp && !(strong && s.flags & GlobalCell::AtomicRead) &&
                     unordered_global(w, s.read_warp, s.read_clock, s.read_lane, lane, clock);
     if (bad_write || bad_read) {
-      report_unordered(w, s, b, c * g - low, write, bad_write);
+      report_unordered(w, s, b, byte, write, bad_write);
       s = GlobalCell();
     }
     if (write) {
@@ -534,7 +475,7 @@ void check_global_access(Warp& w, u64 address, u32 bytes, bool write, int lane, 
       if (strong && s.flags & GlobalCell::Atomic && s.write_warp) observe(m, s, me, now, lane);
     }
     known = reports == m.reports && !strong && !w.storing && !(before.flags & GlobalCell::Observed), after = &s;
-  }
+  });
 }
 
 }  // namespace emu

@@ -54,11 +54,11 @@ int special_register(const string& name) {
   return -1;
 }
 
-void load_special(Warp& w, const Kernel::Special& s) {
-  for (u32 l = 0; l < 32; ++l) {
-    u64 v = s.number / 3 == kZero ? 0 : kSpecialRegisters[s.number / 3].value(*w.machine, w, l, s.number % 3);
-    if (s.width == 8) reg<u64>(w, s.slot)[l] = v;
-    else reg<u32>(w, s.slot)[l] = u32(v);
+void load_special(Warp& w, const Kernel::Preloaded& s) {
+  const int number = int(s.value) / 3, axis = int(s.value) % 3;
+  for (int l = 0; l < 32; ++l) {
+    const u64 value = number == kZero ? 0 : kSpecialRegisters[number].value(*w.machine, w, u32(l), axis);
+    set_bits(w, s.slot, l, s.width == 8, value);
   }
 }
 

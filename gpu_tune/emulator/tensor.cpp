@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "decoder.hpp"
-#include "machine.hpp"
+#include "lanes.hpp"
 #if defined(__FMA__) && defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -13,17 +13,7 @@ namespace {
 
 // ---- ldmatrix, stmatrix -------------------------------------------------------------------------------------------------------
 // Each 8x8 matrix of 16-bit elements comes from 8 row addresses of 16 bytes; lane l holds row l/4, columns 2*(l%4), +1.
-void count_rows(Warp& w, const u32* rows, bool store) {
-  int chunk[8] = {0}, most = 0;
-  for (int q = 0; q < 8; ++q) {
-    bool seen = false;
-    for (int k = 0; k < q; ++k) seen |= rows[k] == rows[q];
-    if (!seen) most = std::max(most, ++chunk[rows[q] / 16 % 8]);
-  }
-  auto& s = w.machine->statistics;
-  (store ? s.store_wavefronts : s.load_wavefronts) += u64(most);
-  (store ? s.store_extra : s.load_extra) += u64(most - 1);
-}
+void count_rows(Warp& w, const u32* rows, bool store) { w.machine->statistics.count(store, matrix_wavefronts(rows), 1); }
 // Addresses of `count` rows, those of matrix k by lanes 8k .. 8k+7, after all checks.
 void matrix_rows(Warp& w, const Instr& i, u32 count, bool write, const char* what, u32* rows, u8** at) {
   bool own = true;
@@ -109,7 +99,7 @@ void unpack_elements(Type t, const u8* p, int n, float* out) {
       for (int q = 0; q < n; q += 8)
         _mm256_storeu_ps(out + q, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 * q))));
 #else
-      for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = half_to_float(v); }
+      for (int q = 0; q < n; ++q) out[q] = half_to_float(load_from<u16>(p + 2 * q));
 #endif
       break;
     case Type::BF16:
@@ -120,8 +110,9 @@ void unpack_elements(Type t, const u8* p, int n, float* out) {
       }
       break;
 #endif
-      for (int q = 0; q < n; ++q) { u16 v; memcpy(&v, p + 2 * q, 2); out[q] = bf16_to_float(v); } break;
-    case Type::TF32: for (int q = 0; q < n; ++q) { u32 v; memcpy(&v, p + 4 * q, 4); out[q] = tf32_to_float(v); } break;
+      for (int q = 0; q < n; ++q) out[q] = bf16_to_float(load_from<u16>(p + 2 * q));
+      break;
+    case Type::TF32: for (int q = 0; q < n; ++q) out[q] = tf32_to_float(load_from<u32>(p + 4 * q)); break;
     case Type::E4M3: for (int q = 0; q < n; ++q) out[q] = table.value[0][p[q]]; break;
     case Type::E5M2: for (int q = 0; q < n; ++q) out[q] = table.value[1][p[q]]; break;
     case Type::S8: for (int q = 0; q < n; ++q) out[q] = float(s8(p[q])); break;
@@ -297,6 +288,13 @@ void mma_double(Warp& w, const Instr& i, u32) {
 }
 bool is_int8(Type t) { return t == Type::S8 || t == Type::U8; }
 bool is_fp8(Type t) { return t == Type::E4M3 || t == Type::E5M2; }
+// Whether matrices of these elements have a product of that type, in mma and wgmma alike.
+bool is_product(Type ta, Type tb, Type td) {
+  if (is_int8(ta) && is_int8(tb)) return td == Type::S32;
+  if (is_fp8(ta) && is_fp8(tb)) return td == Type::F32 || td == Type::F16;
+  if (ta != tb || (ta != Type::F16 && ta != Type::BF16 && ta != Type::TF32)) return false;
+  return td == Type::F32 || (td == Type::F16 && ta == Type::F16);
+}
 // Registers of D, A, B, C in order; `width` bytes each.
 void mma_operands(Decoder& d, Instr& i, int width, int nd, int na, int nb) {
   i.mode = na;
@@ -348,22 +346,11 @@ void decode_mma(Decoder& d, Instr& i) {
   Type td = d.type(), ta = d.type(), tb = d.type(), tc = d.type();
   const bool eight_rows = shape == 5;
   i.op = eight_rows ? 16 : 4 << shape;
-  bool ok = false;
-  const int dense = sparse ? i.op / 2 : i.op;        // columns that A holds
-  if (is_int8(ta) && is_int8(tb)) {
-    i.flags = d.take("satfinite") ? kMmaSaturates : 0;
-    if (eight_rows) i.flags |= kEightRows;
-    ok = td == Type::S32 && (dense == 16 || dense == 32);
-  } else if (is_fp8(ta) && is_fp8(tb)) {
-    ok = (td == Type::F32 || td == Type::F16) && (dense == 16 || dense == 32);
-  } else if (ta == tb && ta == Type::F16) {
-    ok = (td == Type::F32 || td == Type::F16) && (dense == 8 || dense == 16);
-  } else if (ta == tb && ta == Type::BF16) {
-    ok = td == Type::F32 && (dense == 8 || dense == 16);
-  } else if (ta == tb && ta == Type::TF32) {
-    ok = td == Type::F32 && (dense == 4 || dense == 8);
-  }
-  if (!ok || tc != td || (eight_rows && (sparse || !is_int8(ta)))) d.refuse("this combination of shape and types is not supported");
+  const int dense = sparse ? i.op / 2 : i.op, row = dense * type_size(ta);        // columns that A holds, and their bytes
+  if (is_int8(ta) && d.take("satfinite")) i.flags |= kMmaSaturates;
+  if (eight_rows) i.flags |= kEightRows;
+  if (!is_product(ta, tb, td) || (row != 16 && row != 32) || tc != td || (eight_rows && (sparse || !is_int8(ta))))
+    d.refuse("this combination of shape and types is not supported");
   i.type = ta, i.type2 = td, i.imm = s64(tb);
   mma_operands(d, i, 4, td == Type::F16 || eight_rows ? 2 : 4, (eight_rows ? 8 : 16) * dense * element_bits(ta) / 1024,
                8 * i.op * element_bits(tb) / 1024);
@@ -401,8 +388,7 @@ struct Descriptor {
       a = start + ur / span * (swizzle ? leading : stride) + (uk >> 3) * (swizzle ? stride : leading) + (uk & 7) * span * 2 +
           ur % span * 2;
     }
-    u32 mask = swizzle == 128 ? 7 : swizzle == 64 ? 3 : swizzle == 32 ? 1 : 0;
-    return (a ^ (((a >> 7) - base_offset & mask) << 4)) & 0x3FFF0;
+    return (a ^ (((a >> 7) - base_offset & swizzle_rows(swizzle)) << 4)) & 0x3FFF0;
   }
 };
 // f(chunk address, row, k, elements in it) over an operand of `rows` x K
@@ -625,26 +611,20 @@ bool wgmma_wait(Warp& w, const Instr& i, u32) {
   }
   if (!due[0].empty())
     for (int q = 0; q < 4; ++q) cta.warps[size_t(first + q)].clock.local[agent] = cta.cluster->agent_events[agent];
-  size_t kept = 0;
-  for (size_t k = 0; k < w.wgmma.size(); ++k) {
-    WgmmaOp& o = w.wgmma[k];
-    if (!o.done || o.group >= target) {
-      if (kept != k) w.wgmma[kept] = std::move(o);
-      ++kept;
-      continue;
-    }
+  const size_t before = w.wgmma.size();
+  drop_if(w.wgmma, [&](const WgmmaOp& o) {
+    if (!o.done || o.group >= target) return false;
     own_fragment(w, o, false);
-    if (--o.chain->left == 0) {
-      scatter(w, *o.instr, *o.chain);
-      for (int slot : o.chain->registers) {
-        u8& owner = w.owned[size_t(slot / 64)];
-        w.owned_count -= owner != 0;
-        owner = 0;
-      }
+    if (--o.chain->left) return true;
+    scatter(w, *o.instr, *o.chain);
+    for (int slot : o.chain->registers) {
+      u8& owner = w.owned[size_t(slot / 64)];
+      w.owned_count -= owner != 0;
+      owner = 0;
     }
-  }
-  if (kept < w.wgmma.size()) m.note_wait(w);
-  w.wgmma.resize(kept);
+    return true;
+  });
+  if (w.wgmma.size() < before) m.note_wait(w);
   for (auto& o : w.wgmma) own_fragment(w, o, true);     // those that a finished one shared
   w.wgmma_fenced = false;
   return true;
@@ -668,11 +648,8 @@ void decode_wgmma(Decoder& d, Instr& i) {
   i.type = d.type();
   Type tb = d.type();
   i.imm = s64(tb), i.op = n, i.mode = k;
-  bool integer = is_int8(i.type) && is_int8(tb), sixteen = i.type == tb && (i.type == Type::F16 || i.type == Type::BF16);
-  bool ok = integer ? i.type2 == Type::S32 : is_fp8(i.type) && is_fp8(tb) ? i.type2 != Type::S32
-            : sixteen ? i.type2 == Type::F32 || (i.type2 == Type::F16 && i.type == Type::F16)
-            : i.type == Type::TF32 && tb == Type::TF32 && i.type2 == Type::F32;
-  if (!ok) d.refuse("this combination of types is not supported");
+  const bool integer = is_int8(i.type), sixteen = i.type == Type::F16 || i.type == Type::BF16;
+  if (!is_product(i.type, tb, i.type2)) d.refuse("this combination of types is not supported");
   if (k * type_size(i.type) != (sparse ? 64 : 32)) d.refuse("the shape's K does not fit the types");
   if (n < 8 || n > 256 || n % 8 || (integer && n > 24 && n % 16)) d.refuse("this N is not legal");
   if (integer && d.take("satfinite")) i.flags |= kSatFinite;
@@ -691,14 +668,10 @@ void decode_wgmma(Decoder& d, Instr& i) {
     if (selector < 0 || selector > (type_size(i.type) == 1 ? 0 : 1)) d.refuse("this sparsity selector is not legal");
     i.imm |= selector << 8;
   }
-  Operand scale = d.peek();
-  if (scale.kind == Operand::Immediate) {
-    if (!d.immediate()) i.c = d.constant(0, 1);
-  } else {
-    bool negated = false;
-    i.c = d.predicate(&negated);
-    i.dst2 = negated ? 1 : -1;
-  }
+  bool negated = false;
+  if (d.peek().kind != Operand::Immediate) i.c = d.predicate(&negated);
+  else if (!d.immediate()) i.c = d.constant(0, 1);
+  i.dst2 = negated ? 1 : -1;
   if (!integer) {
     s64 sa = d.immediate(), sb = d.immediate();
     if ((sa != 1 && sa != -1) || (sb != 1 && sb != -1)) d.refuse("imm-scale has to be 1 or -1");
@@ -729,9 +702,7 @@ void check_owned(Warp& w, const Instr& i) {
     w.machine->report("wgmma", "a register is written while a wgmma in flight reads it as fragment of A", &w);
 }
 
-void register_tensor() {
-  register_opcodes({{"ldmatrix stmatrix", decode_matrix}, {"movmatrix", decode_movmatrix}, {"mma", decode_mma},
-                    {"wgmma", decode_wgmma}});
-}
+const Opcodes opcodes{{"ldmatrix stmatrix", decode_matrix}, {"movmatrix", decode_movmatrix}, {"mma", decode_mma},
+                    {"wgmma", decode_wgmma}};
 
 }  // namespace emu

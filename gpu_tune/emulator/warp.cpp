@@ -54,7 +54,7 @@ void decode_vote(Decoder& d, Instr& i) {
 
 void match(Warp& w, const Instr& i, u32 m) {
   bool wide = type_size(i.type) == 8;
-  auto value = [&](int l) { return wide ? reg<u64>(w, i.a)[l] : u64(reg<u32>(w, i.a)[l]); };
+  auto value = [&](int l) { return bits_of(w, i.a, l, wide); };
   u32 r[32] = {0};
   bool all_same = true;
   for_lanes(m, [&](int l) {
@@ -79,26 +79,14 @@ void decode_match(Decoder& d, Instr& i) {
 }
 
 void redux(Warp& w, const Instr& i, u32 m) {
-  bool first = true;
-  u32 r = 0;
-  for_lanes(m, [&](int l) {
-    u32 v = reg<u32>(w, i.a)[l];
-    if (first) r = v;
-    else switch (i.op) {
-      case 0: r += v; break;
-      case 1: r = i.type == Type::S32 ? u32(std::min(s32(r), s32(v))) : std::min(r, v); break;
-      case 2: r = i.type == Type::S32 ? u32(std::max(s32(r), s32(v))) : std::max(r, v); break;
-      case 3: r &= v; break;
-      case 4: r |= v; break;
-      default: r ^= v;
-    }
-    first = false;
-  });
+  u32 r = lane_value<u32>(w, i.a, m);
+  for_lanes(m & (m - 1), [&](int l) { r = u32(combine_atomic(i.op, i.type, r, reg<u32>(w, i.a)[l], 0)); });
   write_lanes<u32>(w, i.dst, m, [=](int) { return r; });
 }
 void decode_redux(Decoder& d, Instr& i) {
   d.require("sync");
-  i.op = d.choose({"add", "min", "max", "and", "or", "xor"}, -1);
+  i.op = decode_atomic_operation(d);
+  if (i.op > 2 && (i.op < 5 || i.op > 7)) d.refuse("this operation is not supported");
   i.type = d.type_in({Type::U32, Type::S32, Type::B32});
   i.dst = d.destination(4), i.a = d.source(4), i.member = d.source(4);
   i.flow = Flow::Aligned, i.run = redux;
@@ -125,9 +113,7 @@ void decode_activemask(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_warp() {
-  register_opcodes({{"shfl", decode_shuffle}, {"vote", decode_vote}, {"match", decode_match}, {"redux", decode_redux},
-                    {"elect", decode_elect}, {"activemask", decode_activemask}});
-}
+const Opcodes opcodes{{"shfl", decode_shuffle}, {"vote", decode_vote}, {"match", decode_match}, {"redux", decode_redux},
+                    {"elect", decode_elect}, {"activemask", decode_activemask}};
 
 }  // namespace emu

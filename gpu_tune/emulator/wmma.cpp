@@ -39,11 +39,10 @@ void for_fragment(Warp& w, const Instr& i, int first, int count, int role, int f
   for (int l = 0; l < 32; ++l)
     for (int q = 0; q < count * layout.per; ++q) {
       const int slot = i.regs[size_t(first + q / layout.per)], shift = q % layout.per * bits;
-      u64 value = bits == 64 ? reg<u64>(w, slot)[l] : reg<u32>(w, slot)[l] >> shift & (bits == 32 ? ~0u : (1u << bits) - 1), old = value;
+      const u64 all = bits_of(w, slot, l, bits == 64), old = all >> shift & (bits == 64 ? ~0ull : (1ull << bits) - 1);
+      u64 value = old;
       f(layout.element(l, q), l, value);
-      if (value == old) continue;
-      if (bits == 64) reg<u64>(w, slot)[l] = value;
-      else reg<u32>(w, slot)[l] ^= u32(value ^ old) << shift;
+      if (value != old) set_bits(w, slot, l, bits == 64, all ^ (value ^ old) << shift);
     }
 }
 void transfer(Warp& w, const Instr& i, u32) {      // wmma.load, wmma.store
@@ -120,6 +119,6 @@ void decode_wmma(Decoder& d, Instr& i) {
 
 }  // namespace
 
-void register_wmma() { register_opcodes({{"wmma", decode_wmma}}); }
+const Opcodes opcodes{{"wmma", decode_wmma}};
 
 }  // namespace emu
