@@ -7,14 +7,18 @@ with 1 where a problem differs.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.gradients import predicted
+from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
-from gpu_tune.errors import InvalidInput
+from gpu_tune.errors import GpuTuneError, InvalidInput
 from gpu_tune.kernel import vendor
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.workload import Conv2d
@@ -57,17 +61,37 @@ def autograd(torch: Any, w: Conv2d, arrays: dict[str, np.ndarray]) -> np.ndarray
     return result + np.asarray(arrays["c"]).astype(np.float64) if w.beta == "1" else result
 
 
+def predictions(devices: list[str], chosen: list[str], target: Path | None) -> int:
+    """Print (and write to ``target``) what the default configs are predicted to take; exit code."""
+    found = []
+    try:
+        named = [layer for suite in chosen for layer in predicted.layers(suite)]
+        for device in map(by_name, devices):
+            print(f"{device.name}, default configs, every time predicted", flush=True)
+            for row in predicted.outlook(named or [(predicted.name(w), w) for w in predicted.LAYERS], device):
+                found.append(row)
+                print(predicted.line(row), flush=True)
+    except GpuTuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if target:
+        compiler = ".".join(map(str, nvrtc.version()))
+        data = {"source": "predicted", "nvrtc": compiler, "rows": [asdict(row) for row in found]}
+        target.write_text(json.dumps(data, indent=1) + "\n")
+    return 0
+
+
 def main() -> int:
     """Exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.gradients", description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=200, help="a direction")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--predict", metavar="DEVICE", help="predicted rates of a few layers instead")
+    parser.add_argument("--predict", metavar="DEVICE", action="append", help="predicted times of a few layers instead")
+    parser.add_argument("--suite", action="append", help="with --predict: layers of this suite (may be repeated)")
+    parser.add_argument("--json", type=Path, help="with --predict: write every figure here")
     options = parser.parse_args()
     if options.predict:
-        for line in predicted.lines(by_name(options.predict)):
-            print(line, flush=True)
-        return 0
+        return predictions(options.predict, options.suite or [], options.json)
     try:
         import torch
     except ImportError as error:

@@ -99,6 +99,47 @@ def test_what_tensor_cores_do_not_take_is_named() -> None:
         assert registry()[f"conv2d_{changed.direction}_simt"].supported(changed, A100) is True
 
 
+DEPTHWISE: list[dict[str, Any]] = [
+    dict(n=2, c=24, h=9, w=14, r=3, s=3, padding=1),
+    dict(n=2, c=8, h=13, w=10, r=3, s=5, stride=(2, 3), dilation=(3, 1), padding=(0, 2, 4, 1)),
+    dict(n=1, c=8, h=11, w=7, r=1, s=2, stride=(3, 2), padding=(5, 0, 0, 4)),
+]
+
+
+@needs_emulator
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", DEPTHWISE)
+def test_depthwise_gradients_of_any_stride_and_padding(layout: str, shape: dict[str, Any]) -> None:
+    common: dict[str, Any] = dict(**shape, k=shape["c"], groups=shape["c"], layout=layout, dtype="float16")
+    run(Conv2d(**common, direction="dgrad", epilogue="scale+bias+drelu(out)"), kind="depthwise")
+    run(Conv2d(**common, direction="wgrad", out_dtype="float32", beta="any"), T4, kind="depthwise")
+
+
+@needs_emulator
+def test_sums_of_lanes_warps_and_blocks_of_a_depthwise_wgrad_meet() -> None:
+    common: dict[str, Any] = dict(c=40, h=12, w=9, k=40, r=3, s=3, padding=1, groups=40, direction="wgrad")
+    tile: dict[str, Any] = dict(thread_p=2, thread_q=1, threads_c=4, threads_p=2, threads_q=16, min_blocks=0)
+    for split_k, layout in ((1, "nhwc"), (3, "nchw"), (6, "nhwc")):  # one warp after the other; 4 and 8 sharers
+        workload = Conv2d(n=2, layout=layout, dtype="int8", **common)
+        run(workload, kind="depthwise", split_k=split_k, vector_width=4 if layout == "nhwc" else 1, **tile)
+
+
+def test_depthwise_gradients_refuse_what_is_none_and_what_is_too_large() -> None:
+    workload = Conv2d(1, 16, 40, 40, 16, 3, 3, groups=16, direction="dgrad")
+    for change, said in (
+        (dict(groups=8), "groups = c = k"),
+        (dict(r=33, s=33), "33x33"),
+        (dict(stride=16), "(16, 16)"),
+    ):
+        changed = replace(workload, **change)  # type: ignore[arg-type]
+        assert said in str(registry()["conv2d_dgrad_depthwise"].supported(changed, A100))
+        assert registry()["conv2d_dgrad_simt"].supported(changed, A100) is True
+    changed = replace(workload, r=33, s=33, direction="wgrad")
+    assert "33x33" in str(registry()["conv2d_wgrad_depthwise"].supported(changed, A100))
+    names = [b.name for b in bind(replace(workload, direction="wgrad"), A100)]
+    assert names == ["conv2d_wgrad_depthwise", "conv2d_wgrad_simt"]
+
+
 @needs_emulator
 @pytest.mark.parametrize("direction", ["dgrad", "wgrad"])
 def test_parts_of_the_depth_are_added_by_a_second_kernel(direction: str) -> None:

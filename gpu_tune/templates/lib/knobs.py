@@ -5,6 +5,7 @@ is true of the next. A family that cannot honour a value says so in a constraint
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...cuda.device import Device
@@ -29,6 +30,8 @@ GRID = Knob(
 SPLIT_K = Knob(
     "split_k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), "blocks that share an output tile, each with its part of K"
 )
+WGRAD_SPLIT_K = replace(SPLIT_K, values=(*SPLIT_K.values, 48, 64, 96, 128, 192, 256, 384, 512))
+"""Of a gradient of filters, which sums over all pixels for few results: more parts than other products can use."""
 REDUCTION = Knob(
     "reduction",
     ("workspace", "serial", "last_arrival", "atomic", "cluster"),

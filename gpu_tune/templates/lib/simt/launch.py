@@ -26,10 +26,12 @@ def plan(
     parts: int,
     outputs: int,
     vector: int,
+    sharers: int = 1,
 ) -> LaunchPlan:
     """One launch, and with several ``parts`` a second one that adds them in order and runs the epilogue.
 
-    ``blocks`` compute the ``outputs`` of one matrix of the batch; a thread of the second launch stores ``vector``.
+    ``blocks`` compute the ``outputs`` of one matrix of the batch; a thread of the second launch stores ``vector``, and
+    ``sharers`` of its threads share the parts of one result.
     """
 
     def grid(x: int, y: int) -> tuple[int, int, int]:
@@ -38,7 +40,7 @@ def plan(
     args: tuple[Arg, ...] = epilogue_args(w)
     steps = []
     if parts > 1:
-        reduce_grid = grid(ceil_div(outputs // vector, REDUCE_THREADS), 1)
+        reduce_grid = grid(ceil_div(outputs // vector * sharers, REDUCE_THREADS), 1)
         steps = [KernelStep(f"{name}_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *args))]
         scales = ("scale_a", "scale_b") if w.scales == "block128" else ()
         args = (BufferArg("workspace"), *map(BufferArg, scales), *size_args(w))
