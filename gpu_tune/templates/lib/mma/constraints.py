@@ -276,9 +276,9 @@ def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
             ("block_k", "slice_k", "fragment_buffers", "copy_schedule"),
             lambda c, w, d: (
                 c["copy_schedule"] == "together"
-                or (c["fragment_buffers"] == 2 and c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 3)
+                or (c["fragment_buffers"] == 2 and c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"] >= 2)
             ),
-            "copies are spread over three k blocks of a warp in a stage or more, with two fragment buffers",
+            "copies are spread over two k blocks of a warp in a stage or more, with two fragment buffers",
         ),
         Constraint(
             "copy_schedule_useful",

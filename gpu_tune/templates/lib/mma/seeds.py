@@ -44,9 +44,9 @@ TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
 """The usual winners on large and middle shapes, then narrow tiles for few rows or columns, then what fits anything."""
 SCHEDULERS = 4
 """Of an SM, each with its tensor core."""
-ALONE = {80: 1.08}
+ALONE = {80: 1.04}
 """By compute capability: longer k tiles of a block that is alone on its SM, at whose barrier nobody else multiplies.
-Played on 4096^3: 128x256 tiles keep the tensor cores of an A100 busy for 0.925 of the time, 128x128 ones, of which two
+Played on 4096^3: 128x256 tiles keep the tensor cores of an A100 busy for 0.964 of the time, 128x128 ones, of which two
 reside, for 0.997; on an H100 the larger tiles are 15 % faster nevertheless, on an RTX 4090 1 %."""
 LONG_ROW = 20_480
 """Bytes of K from which on (as played) two blocks touch so many pages at once that they lose what they gain."""
@@ -54,6 +54,9 @@ CROWDED = {80: 0.25}
 """By compute capability: by how much longer a k tile takes for blocks that share an SM, for each LONG_ROW of K beyond
 the first. Played on an A100: 128x128 tiles of 4096 x 8192 x 28672 take 1.5 times as long as those of one block an SM,
 of K = 16384 1.12 times."""
+SPREADS = {80: 128 * 64, 90: 128 * 128}
+"""By compute capability, where instructions wait for the copies of a whole stage: results of a tile of 16-bit operands
+from which on copies are spread over four k blocks."""
 SPLITS = (2, 3, 4, 6, 8, 12, 16)
 SPLIT_ROUNDS = 8
 """Rounds of blocks up to which K is split: beyond, the last one costs little, and parts cost more."""
@@ -163,11 +166,17 @@ def _fuller(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem)
 def _spreads(c: Mapping[str, Any], w: Workload, device: Device) -> bool:
     """Whether copies should be spread over a stage's k blocks: where there are enough of both.
 
-    Played on an A100 (4096^3): 128x128x64 tiles 11 % faster, 256x128x64 ones 8 %, 128x64x64 ones 7 %, 64x64x64 ones 1 %
-    slower; 128x64x64 ones on an H100 (1024^3) 6 % slower, tiles of 64 columns on 8.6 up to 16 %.
+    Played at 4096^3 on an A100, with four k blocks: 256x128 tiles 11 % faster, 128x128 and 128x64 ones 4 to 6 %, 64x64
+    ones of float32 9 to 16 % and of 16 bits none; with two, 256x128 tiles and 128x128 ones in two slices of K 4 to 6 %,
+    others none. On an H100 four k blocks of 128x128 gain 5 to 10 %, smaller tiles of 16 bits lose up to 4 %; on 8.6 and
+    8.9 wide tiles gain up to 1 %, narrow ones lose 5 %.
     """
     k_blocks, area = c["block_k"] * ITEMSIZE[w.dtype] // 32 // c["slice_k"], c["block_m"] * c["block_n"]
-    return k_blocks >= 3 and area >= (128 * 64 if device.cc == 80 else 128 * 128)
+    if device.cc not in SPREADS:
+        return k_blocks >= 3 and area >= 128 * 128
+    if k_blocks == 2:
+        return area >= 128 * (128 if c["slice_k"] > 1 else 256)
+    return k_blocks >= 3 and area >= (64 * 64 if ITEMSIZE[w.dtype] == 4 else SPREADS[device.cc])
 
 
 def _resident_stages(c: Mapping[str, Any], w: Workload, device: Device) -> int:

@@ -50,8 +50,8 @@ KNOBS = (
     Knob(
         "copy_schedule",
         ("together", "spread"),
-        "when the copies of the next k tile start: all in the first k block, or shared out over all but the last, so "
-        "that no fragment queues behind them",
+        "when the copies of a coming k tile start: all in the first k block, or shared out over all of them from the "
+        "barrier on, so that no fragment queues behind them",
         ordinal=False,
     ),
     knobs.RASTER_GROUP,
