@@ -20,12 +20,13 @@ from . import paths
 from .cuda import driver, nvrtc
 from .cuda.device import Device
 from .errors import CompilerMissing, InvalidInput, NotTuned, require
-from .kernel import arrays, host, vendor
+from .kernel import arrays, host
 from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
 from .kernel.kernel_set import KernelSet
 from .kernel.prepared import KEPT, Key, signature
-from .measure.select import select_device
+from .measure import vendor
+from .store.select import select_device
 from .store.store import Store, Winner, lookup, lookup_set, opened
 from .store.winner import Compiler
 from .store.winner_set import SizeRange, WinnerSet

@@ -13,7 +13,8 @@ import gpu_tune as gt
 from gpu_tune import dispatch
 from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput, Unsupported
-from gpu_tune.kernel import arrays, vendor
+from gpu_tune.kernel import arrays
+from gpu_tune.measure import vendor
 from gpu_tune.reference import compare, example_inputs, example_scalars, reference
 from gpu_tune.store.store import Store
 from gpu_tune.workload import Conv2d, Matmul, tune_command

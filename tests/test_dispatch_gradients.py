@@ -12,8 +12,8 @@ import gpu_tune as gt
 from gpu_tune import dispatch
 from gpu_tune.cuda import driver, nvrtc
 from gpu_tune.errors import InvalidInput
-from gpu_tune.kernel import vendor
 from gpu_tune.kernel.prepared import CallPath
+from gpu_tune.measure import vendor
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, ScalarArg
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.store.store import Store

@@ -19,7 +19,7 @@ from bench.gradients import predicted
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput
-from gpu_tune.kernel import vendor
+from gpu_tune.measure import vendor
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.workload import Conv2d
 

@@ -16,11 +16,12 @@ import click
 from .. import text
 from ..errors import GpuTuneError, InvalidInput, require
 from ..kernel.emit import duration
-from ..measure.select import make_measurer, open_measurer, select_device
+from ..measure.select import make_measurer, open_measurer
 from ..plan.size import upper
 from ..report import suites
 from ..report import summary as report
 from ..report.summary import Row
+from ..store.select import select_device
 from ..store.store import Store, lookup, lookup_set
 from ..store.winner import Winner
 from ..templates.registry import bind

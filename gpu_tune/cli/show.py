@@ -13,8 +13,8 @@ import click
 from .. import paths, text
 from ..errors import CompilerMissing, InvalidInput, NotTuned, require
 from ..kernel.emit import describe, figure
-from ..measure.select import select_device
 from ..store.records import Records
+from ..store.select import select_device
 from ..store.store import Store, lookup, lookup_set
 from ..store.winner import Winner
 from ..store.winner_set import WinnerSet

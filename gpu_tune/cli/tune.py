@@ -77,7 +77,7 @@ def conv2d(workloads: list[Workload], **settings: Any) -> None:
 
 
 def _tune(workloads: list[Workload], *, as_json: bool, **settings: Any) -> None:
-    from ..measure.select import select_device
+    from ..store.select import select_device
     from ..templates.registry import bind
     from ..tuner.sizes import sizes_asked
     from ..tuner.tune import tune

@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """FUNCTION takes no arguments and returns the model and the arguments of a call: (model, example_inputs), where
     example_inputs is a tuple of tensors. MODULE is a module's name or the path of a Python file."""
-    from ..measure.select import select_device
+    from ..store.select import select_device
     from ..tuner.model_text import show, show_found
     from ..tuner.tune_model import extracted, supported, tune_model
     from ..tuner.tuned_model import TunedModel

@@ -19,7 +19,7 @@ from .. import paths, text
 from ..cuda import driver, nvml
 from ..cuda.device import Device
 from ..errors import CorruptData, InvalidInput, MeasureError, NotTuned, StoreError, require
-from ..measure.select import select_device
+from ..store.select import select_device
 from ..store.store import Entry, Store
 from ..store.winner import Winner, canonical, digest
 from ..store.winner_set import WinnerSet

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GpuTuneError
-from ..kernel import vendor
 from ..kernel.kernel import TunedKernel
-from ..measure import runtime
+from ..measure import runtime, vendor
 from ..measure.worker import Note, Worker
 from ..reference import NUMPY
 from ..store.winner import Winner

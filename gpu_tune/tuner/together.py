@@ -20,8 +20,8 @@ from ..cuda.device import Device
 from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, GpuTuneError, StoreError, require
 from ..kernel.kernel import TunedKernel
-from ..measure.select import select_device
 from ..store.records import Records
+from ..store.select import select_device
 from ..store.store import Store, lookup, opened
 from ..store.winner import Winner
 from ..templates.base import Template

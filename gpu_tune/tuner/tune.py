@@ -20,8 +20,8 @@ from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
 from ..kernel.kernel import TunedKernel
 from ..kernel.kernel_set import KernelSet
-from ..measure.select import select_device
 from ..store.records import Records
+from ..store.select import select_device
 from ..store.store import Store, Winner, lookup, lookup_set, opened
 from ..store.winner_set import WinnerSet
 from ..templates.base import Template

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..cuda.device import Device
 from ..errors import InvalidInput, NotTuned, Unsupported
-from ..measure.select import select_device
 from ..store.records import Records
+from ..store.select import select_device
 from ..store.store import Store, opened
 from ..templates.base import Template
 from ..templates.registry import bind

@@ -12,8 +12,9 @@ import gpu_tune as gt
 from gpu_tune import dispatch
 from gpu_tune.cuda import driver
 from gpu_tune.errors import InvalidInput
-from gpu_tune.kernel import shared_code, vendor
+from gpu_tune.kernel import shared_code
 from gpu_tune.kernel.kernel_set import KernelSet
+from gpu_tune.measure import vendor
 from gpu_tune.reference import example_inputs
 from gpu_tune.store.store import Store
 from gpu_tune.store.winner_set import SizeRange

@@ -15,8 +15,9 @@ from gpu_tune import dispatch
 from gpu_tune.cuda import driver
 from gpu_tune.cuda.memory import on_device
 from gpu_tune.errors import InvalidInput
-from gpu_tune.kernel import arrays, vendor
+from gpu_tune.kernel import arrays
 from gpu_tune.kernel.kernel import TunedKernel
+from gpu_tune.measure import vendor
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.store.store import Store

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from gpu_tune import reference
 from gpu_tune.errors import InvalidInput
-from gpu_tune.kernel import vendor
+from gpu_tune.measure import vendor
 from gpu_tune.torch import matmul
 from gpu_tune.workload import Conv2d, Matmul
 

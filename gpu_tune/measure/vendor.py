@@ -68,8 +68,8 @@ def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Map
 
 
 def _conv2d(workload: Conv2d, torch: Any, operands: Mapping[str, Any]) -> Any:
-    from ..measure.baselines.torch import convolved  # much to load, and only this needs them
-    from ..measure.baselines.torch_gradients import gradient
+    from .baselines.torch import convolved  # much to load, and only this needs them
+    from .baselines.torch_gradients import gradient
 
     if workload.direction != "fprop":
         cudnn, strict = torch.backends.cudnn, workload.deterministic
