@@ -4,11 +4,12 @@
     python -m bench.torch_calls --json torch-calls.json
 
 Our kernel serves the calls, on a driver that launches nothing: what is left of a kernel is what its launch costs the
-caller. An empty operator has the same schema, registration, autograd key and, where a gradient is asked for, a function
-that saves both factors; its body makes the result and returns, also at autograd's key, as ours does: not even a second
-pass through PyTorch's dispatcher is in it. All are timed in turns, in CPU time, and the quickest batch of each counts,
-as other work on a machine only adds; the difference is wanted at 3 us at most. An empty operator by
-``torch.library.custom_op`` stands beside them, for why this form was chosen and for how fast the machine is.
+caller. An empty operator has the same schema, registration and autograd key and, where a gradient is asked for, a
+function that is given the same tensors and saves one factor; its body makes the result and returns, also at autograd's
+key, as ours does: not even a second pass through PyTorch's dispatcher is in it. All are timed in turns, in CPU time,
+and the quickest batch of each counts, as other work on a machine only adds; the difference is wanted at 3 us at most.
+An empty operator by ``torch.library.custom_op`` stands beside them, for why this form was chosen and for how fast the
+machine is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +35,25 @@ M, N, K = 256, 512, 1024
 IMAGE, FILTERS = (8, 64, 28, 28), (128, 64, 3, 3)
 
 
-def empty_like(operator: Any, tensors: int, result: Callable[[], Any]) -> tuple[Any, Any]:
-    """Empty operators with the schema of ``operator``: registered as it is, and by ``custom_op``."""
+def empty_like(operator: Any, at: tuple[int, ...], result: Callable[[], Any]) -> tuple[Any, Any]:
+    """Empty operators with the schema of ``operator``: registered as it is, and by ``custom_op``.
+
+    ``at`` are the places of the tensors that calls give, which may ask for gradients.
+    """
     import torch
 
     name, schema = operator._schema.name.split("::")[1], str(operator._schema).partition("(")
-    library = torch.library.Library(f"empty_{name}", "DEF")
+    space = f"empty_{name}_{len(at)}"
+    library = torch.library.Library(space, "DEF")
     library.define(f"{name}({schema[2]}")
-    empty = getattr(getattr(torch.ops, f"empty_{name}"), name).default
-    enabled, required = torch.is_grad_enabled, torch._C._any_requires_grad
+    empty = getattr(getattr(torch.ops, space), name).default
+    enabled, required, given = torch.is_grad_enabled, torch._C._any_requires_grad, itemgetter(*at)
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
             made = result()
-            ctx.save_for_backward(args[0], args[1])
+            ctx.save_for_backward(args[0])
             return made
 
         @staticmethod
@@ -55,13 +61,13 @@ def empty_like(operator: Any, tensors: int, result: Callable[[], Any]) -> tuple[
             raise NotImplementedError
 
     def body(*args: Any) -> Any:
-        return Function.apply(*args) if enabled() and required(*args) else result()
+        return Function.apply(*given(args)) if enabled() and required(*args) else result()
 
     library.impl(name, body, "CPU")
     library.impl(name, body, "Autograd")
     empty.kept = (library, Function)
     custom: Any = torch.library.custom_op(
-        f"empty_custom::{name}", lambda *args: result(), mutates_args=(), schema=f"({schema[2]}"
+        f"{space}_custom::{name}", lambda *args: result(), mutates_args=(), schema=f"({schema[2]}"
     )
     custom.register_autograd(lambda ctx, *grads: None)
     return empty, custom
@@ -97,12 +103,13 @@ def prepare() -> dict[str, tuple[Callable[[], Any], ...]]:
     image = (x, f, *[None] * 3, [1, 1], [1, 1, 1, 1], [1, 1], 1, "", None, "")
     out = (*IMAGE[:1], FILTERS[0], *IMAGE[2:])
     laid, cpu = torch.empty(out, memory_format=last).stride(), torch.device("cpu")
-    matmul = empty_like(ops.matmul, 7, lambda: result((M, N), (N, 1), dtype=half, device=cpu))
-    conv2d = empty_like(ops.conv2d, 5, lambda: result(out, laid, dtype=half, device=cpu))
+    made = lambda: result((M, N), (N, 1), dtype=half, device=cpu)  # noqa: E731
+    matmul, fused = empty_like(ops.matmul, (0, 1), made), empty_like(ops.matmul, (0, 1, 3), made)
+    conv2d = empty_like(ops.conv2d, (0, 1), lambda: result(out, laid, dtype=half, device=cpu))
     found: dict[str, tuple[Callable[[], Any], ...]] = {}
     for name, ours, others, args in (
         ("matmul", ops.matmul, matmul, plain),
-        ("matmul, bias+relu", ops.matmul, matmul, biased),
+        ("matmul, bias+relu", ops.matmul, fused, biased),
         ("conv2d, channels-last", ops.conv2d, conv2d, image),
     ):
         required = (args[0], args[1].detach().requires_grad_(), *args[2:])

@@ -12,8 +12,9 @@ forward mode, which know no formulas of ours, PyTorch's operators compute the wh
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ from ..workload.epilogue import Op
 from . import arithmetic, layouts, ops
 from .calls import permissions
 from .gradient_calls import gradient_shape
-from .routes import Call
+from .known import Table
+from .routes import Call, Route, Tensors
 
 AFTER = torch._C._after_autograd_keyset
 LINEAR = ("scale", "bias", "row_bias", "residual")
@@ -45,12 +47,6 @@ def kept(parsed: Sequence[Op], scale_needs_gradient: bool) -> tuple[Sequence[Op]
     return parsed[:split], parsed[split:]
 
 
-@functools.lru_cache(maxsize=1024)
-def whole(epilogue: str, scale_needs_gradient: bool) -> bool:
-    """Whether :func:`kept` leaves the epilogue whole."""
-    return not kept(arithmetic.parse(epilogue), scale_needs_gradient)[1]
-
-
 def joined(parsed: Sequence[Op]) -> str:
     """The text of an epilogue."""
     return "+".join(map(str, parsed))
@@ -62,7 +58,17 @@ def _over(name: str, g: Tensor, channels_first: bool) -> Tensor:
     return g.sum([i for i in range(g.dim()) if i != remaining], dtype=torch.float32)
 
 
-class _Operator(torch.autograd.Function):
+class Plan(NamedTuple):
+    """A call with gradients but for its tensors: names of those that are given, the operator's ``options``, the names
+    of what is ``saved``, and what :meth:`_Operator.facts` tells of the two factors."""
+
+    names: tuple[str, ...]
+    options: tuple[Any, ...]
+    saved: tuple[str, ...]
+    facts: Any
+
+
+class _Operator:
     """What both operators share; subclasses have ``op``, ``names`` and ``at``, the epilogue's place among options.
 
     The epilogue is one that :func:`kept` leaves whole. Saved are each factor for the other's gradient, the scale, and
@@ -70,62 +76,85 @@ class _Operator(torch.autograd.Function):
     """
 
     op: Any
-    body: Callable[..., Tensor]
     call: Callable[..., Call]
     names: tuple[str, ...]
     at: int
     channels_first: bool
 
     @classmethod
-    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
-        """Put the gradients of the product's or convolution's own tensors into ``wanted``."""
+    def function(
+        cls, names: tuple[str, ...], given: Sequence[Tensor], options: tuple[Any, ...], route: Route
+    ) -> type[torch.autograd.Function]:
+        """A function of calls with such tensors, whose results ``route`` computes.
+
+        Each has one of its own, made in 30 us: a plan among its arguments would cost 0.4 us a call.
+        """
+        first, second = given[:2]
+        wanted = {cls.names[0]: second.requires_grad, cls.names[1]: first.requires_grad, "scale": True}
+        at = [i for i, name in enumerate(names) if wanted.get(name)]
+        saved = [names[i] for i in at]
+        if options[cls.at].endswith("relu"):
+            at, saved = [*at, len(names)], [*saved, "out"]
+        save, plan = _picking(at), Plan(names, options, tuple(saved), cls.facts(first, second))
+
+        def forward(ctx: Any, *given: Tensor) -> Tensor:
+            out = route(*given)
+            ctx.save_for_backward(*save((*given, out)))
+            return out
+
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return cls.undone(plan, ctx, g)
+
+        members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        return type(cls.__name__, (torch.autograd.Function,), members)
+
+    @classmethod
+    def facts(cls, first: Tensor, second: Tensor) -> Any:
+        """What the gradients need to know of the factors, saved or not."""
+
+    @classmethod
+    def inner(cls, plan: Plan, g: Tensor, kept: Gradients, wanted: Gradients) -> None:
+        """Put the gradients of the product's or convolution's own tensors into ``wanted``; ``kept`` was saved."""
         raise NotImplementedError
 
     @classmethod
-    def undone(cls, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        """One gradient for each argument of the operator, from that of its result."""
-        first, second, scale, out = ctx.saved_tensors
-        wanted: Gradients = {n: None for n, needed in zip(cls.names, ctx.needs_input_grad[1:]) if needed}
-        g = cls.laid(g, first, second)
-        for op in reversed(arithmetic.parse(ctx.options[cls.at])):
+    def undone(cls, plan: Plan, ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """One gradient for each tensor that was given, from that of the result."""
+        kept = dict(zip(plan.saved, ctx.saved_tensors))
+        wanted: Gradients = {n: None for n, needed in zip(plan.names, ctx.needs_input_grad) if needed}
+        g = cls.laid(plan, g)
+        for op in reversed(arithmetic.parse(plan.options[cls.at])):
             if op.name == "relu":
-                g = torch.ops.aten.threshold_backward(g, out, 0)
+                g = torch.ops.aten.threshold_backward(g, kept["out"], 0)
             elif op.name == "scale":
-                g = (g * arithmetic.vector("scale", scale, cls.channels_first)).to(g.dtype)
+                g = (g * arithmetic.vector("scale", kept["scale"], cls.channels_first)).to(g.dtype)
             elif op.name in wanted:
                 # of the result's data type, as the operand is
                 wanted[op.name] = g if op.name == "residual" else _over(op.name, g, cls.channels_first).to(g.dtype)
-        cls.inner(ctx, g, first, second, wanted)
-        return (None, *(wanted.get(name) for name in cls.names), *(None for _ in ctx.options))
+        cls.inner(plan, g, kept, wanted)
+        return tuple(map(wanted.get, plan.names))
 
     @classmethod
-    def laid(cls, g: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def laid(cls, plan: Plan, g: Tensor) -> Tensor:
         """The gradient in memory of its own: that of a sum has strides of 0."""
         return g.contiguous()
 
 
-class _Matmul(_Operator):
+def _picking(at: Sequence[int]) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """What picks those of a tuple, as a tuple; four times as quick as a loop."""
+    one = len(at) == 1  # of one index, not one slice, it would give the item itself
+    picking: Any = operator.itemgetter(*(slice(i, i + 1) if one else i for i in at)) if at else lambda given: ()
+    return picking
+
+
+class Matmul(_Operator):
     op, names, at, channels_first = ops.matmul, ops.PRODUCT, 3, False
     call = staticmethod(ops.product)
 
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, a: Tensor, b: Tensor, *rest: Any) -> Any:
-        if keyset is None:
-            out = _Matmul.body(None, a, b, *rest)
-        else:
-            out = ops.matmul.redispatch(keyset & AFTER, a, b, *rest)
-        ctx.options = rest[5:]
-        relu = out if rest[8].endswith("relu") else None
-        ctx.save_for_backward(a if b.requires_grad else None, b if a.requires_grad else None, rest[4], relu)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return _Matmul.undone(ctx, g)
-
     @classmethod
-    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
-        layout, alpha, beta, *_, math = ctx.options
+    def inner(cls, plan: Plan, g: Tensor, kept: Gradients, wanted: Gradients) -> None:
+        layout, alpha, beta, *_, math = plan.options
+        first, second = kept.get("a"), kept.get("b")
         if "c" in wanted:
             wanted["c"] = g * beta
         factor = first if first is not None else second
@@ -133,7 +162,7 @@ class _Matmul(_Operator):
             return
         g = g.to(factor.dtype)
 
-        def product(left: Tensor, right: Tensor, letters: str) -> Tensor:
+        def product(left: Tensor | None, right: Tensor | None, letters: str) -> Tensor:
             return ops.matmul(left, right, None, None, None, None, None, letters, alpha, 0.0, "", None, math)
 
         a, b = layout
@@ -145,43 +174,28 @@ class _Matmul(_Operator):
             wanted["b"] = product(first, g, turned + "n") if b == "n" else product(g, first, "t" + a)
 
 
-class _Conv2d(_Operator):
+class Conv2d(_Operator):
     op, names, at, channels_first = ops.conv2d, ops.CONVOLUTION, 4, True
     call = staticmethod(ops.convolution)
 
-    @staticmethod
-    def forward(ctx: Any, keyset: Any, x: Tensor, w: Tensor, *rest: Any) -> Any:
-        if keyset is None:
-            out = _Conv2d.body(None, x, w, *rest)
-        else:
-            out = ops.conv2d.redispatch(keyset & AFTER, x, w, *rest)
-        ctx.options = rest[3:]
-        relu = out if rest[7].endswith("relu") else None
-        if x.requires_grad or w.requires_grad:
-            ctx.save_for_backward(x, w, rest[2], relu)
-        else:
-            ctx.save_for_backward(None, None, rest[2], relu)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return _Conv2d.undone(ctx, g)
+    @classmethod
+    def facts(cls, first: Tensor, second: Tensor) -> Any:
+        """Rows and columns of the images and of a filter, and the memory format of the result's gradient."""
+        last = layouts.channels_last(first, second)
+        return first.shape[2:], second.shape[2:], torch.channels_last if last else torch.contiguous_format
 
     @classmethod
-    def inner(cls, ctx: Any, g: Tensor, first: Tensor, second: Tensor, wanted: Gradients) -> None:
-        if "x" not in wanted and "w" not in wanted:
-            return
-        *geometry, _, _, math = ctx.options
-        g = g.to(first.dtype)
-        if "x" in wanted:
-            wanted["x"] = ops.conv2d_dgrad(g, second, *first.shape[2:], *geometry, math)
-        if "w" in wanted:
-            wanted["w"] = ops.conv2d_wgrad(g, first, *second.shape[2:], *geometry, math)
+    def inner(cls, plan: Plan, g: Tensor, kept: Gradients, wanted: Gradients) -> None:
+        *geometry, _, _, math = plan.options
+        x, w, (image, window, _) = kept.get("x"), kept.get("w"), plan.facts
+        if w is not None and "x" in wanted:
+            wanted["x"] = ops.conv2d_dgrad(g.to(w.dtype), w, *image, *geometry, math)
+        if x is not None and "w" in wanted:
+            wanted["w"] = ops.conv2d_wgrad(g.to(x.dtype), x, *window, *geometry, math)
 
     @classmethod
-    def laid(cls, g: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        last = first is not None and layouts.channels_last(first, second)
-        return g.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    def laid(cls, plan: Plan, g: Tensor) -> Tensor:
+        return g.contiguous(memory_format=plan.facts[2])
 
 
 def _traced_by_functions(tensors: Sequence[Tensor | None]) -> bool:
@@ -192,50 +206,83 @@ def _traced_by_functions(tensors: Sequence[Tensor | None]) -> bool:
     return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
 
 
-def _differentiable(name: str, function: type[_Operator], make_body: Callable[[ops.Body, ops.Body], ops.Body]) -> None:
-    op, count, at = function.op, len(function.names), function.at
-    grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
+def _differentiable(name: str, kind: type[_Operator], table: Table, make_body: Callable[..., ops.Body]) -> None:
+    op, grad_enabled, any_requires_grad = kind.op, torch.is_grad_enabled, torch._C._any_requires_grad
 
-    def by_torch(args: Sequence[Any]) -> Tensor:
-        given = {n: t for n, t in zip(function.names, args) if t is not None}
-        call, lead = function.call(*args[count:]), args[0]
+    def by_torch(*args: Any) -> Tensor:
+        count, lead = len(kind.names), args[0]
+        given = {n: t for n, t in zip(kind.names, args) if t is not None}
+        call = kind.call(*args[count:])
         return call.by_torch(given, layouts.result_dtype(lead.dtype, call.out_dtype), lead.is_cuda)
 
-    # past Function.apply, which looks for dead wrappers of torch.func: no direct call has such tensors
-    direct = super(torch.autograd.Function, function).apply
+    def with_gradients(
+        names: tuple[str, ...], given: tuple[Tensor, ...], options: tuple[Any, ...]
+    ) -> tuple[Route, bool]:
+        """Who serves a call of which gradients are asked."""
+        first, rest = _steps(kind, names, given, options)
+        if rest:
+            return functools.partial(_in_steps, kind, names, options, first, rest), True
+        route, keep = table.decide(names, given, options)
+        made: Any = kind.function(names, given, options, route)
+        # past Function.apply, which looks for dead wrappers of torch.func: no direct call has such tensors
+        return super(torch.autograd.Function, made).apply, keep
 
-    def differentiable(keyset: Any, *args: Any) -> Tensor:
-        scale, epilogue = args[count - 1], args[count + at]
-        scaled = scale is not None and scale.requires_grad
-        if not epilogue or whole(epilogue, scaled):
-            return direct(None, *args) if keyset is None else function.apply(keyset, *args)
-        return _in_steps(function, args, *kept(arithmetic.parse(epilogue), scaled))
+    def below(hint: Any, tensors: Tensors, options: tuple[Any, ...]) -> Tensor:
+        return table.serve(tensors, options, hint=hint)
 
-    def otherwise(keyset: Any, *args: Any) -> Tensor:
-        if _traced_by_functions(args[:count]):
-            return by_torch(args)
-        if grad_enabled() and any_requires_grad(*args):
-            return differentiable(keyset, *args)
-        return op.redispatch(keyset & AFTER, *args)
+    def unknown(hint: Any, tensors: Tensors, options: tuple[Any, ...]) -> Tensor:
+        if not (grad_enabled() and any_requires_grad(*tensors)):
+            return table.serve(tensors, options, hint=hint, otherwise=otherwise)
+        asked = tuple([t is not None and t.requires_grad for t in tensors])
+        return table.serve(tensors, options, hint=hint, gradients=asked, decide=with_gradients, otherwise=otherwise)
 
-    ops.library.impl(name, lambda keyset, *args: by_torch(args), "FuncTorchBatched", with_keyset=True)
-    body = make_body(differentiable, otherwise)
-    function.body = staticmethod(body)
-    ops.library.impl(name, body, "Autograd", with_keyset=True)
+    def otherwise(tensors: Tensors, options: tuple[Any, ...]) -> Tensor:
+        """A call that a mode or a transform has to see."""
+        if _traced_by_functions(tensors):
+            return by_torch(*tensors, *options)
+        if not (grad_enabled() and any_requires_grad(*tensors)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*tensors, *options)
+        names, given = zip(*((n, t) for n, t in zip(kind.names, tensors) if t is not None))
+        first, rest = _steps(kind, names, given, options)
+        if rest:
+            return _in_steps(kind, names, options, first, rest, *given)
+
+        def route(*now: Tensor) -> Tensor:
+            named = dict(zip(names, now))
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*map(named.get, kind.names), *options)
+
+        return kind.function(names, given, options, route).apply(*given)
+
+    ops.library.impl(name, by_torch, "FuncTorchBatched")
+    ops.library.impl(name, make_body(unknown, grad_enabled), "Autograd")
     for place in ("CPU", "CUDA"):
-        ops.library.impl(name, functools.partial(body, None), place)
+        ops.library.impl(name, make_body(below, lambda: False), place)
 
 
-def _in_steps(function: type[_Operator], args: Sequence[Any], first: Sequence[Op], rest: Sequence[Op]) -> Tensor:
+def _steps(
+    kind: type[_Operator], names: Sequence[str], given: Sequence[Tensor], options: tuple[Any, ...]
+) -> tuple[Sequence[Op], Sequence[Op]]:
+    """The epilogue of a call with gradients in two, as :func:`kept` does."""
+    scaled = names[-1] == "scale" and given[-1].requires_grad
+    return kept(arithmetic.parse(options[kind.at]), scaled)
+
+
+def _in_steps(
+    kind: type[_Operator],
+    names: Sequence[str],
+    options: tuple[Any, ...],
+    first: Sequence[Op],
+    rest: Sequence[Op],
+    *given: Tensor,
+) -> Tensor:
     """The operator with the first operations of the epilogue, and PyTorch's own operators for the others."""
-    count = len(function.names)
-    given = dict(zip(function.names, args))
-    options = list(args[count:])
-    options[function.at] = joined(first)
-    later = {op.name for op in rest}
-    y = function.op(*(None if name in later else t for name, t in given.items()), *options)
+    named, later = dict(zip(names, given)), {op.name for op in rest}
+    tensors = (None if name in later else named.get(name) for name in kind.names)
+    y = kind.op(*tensors, *options[: kind.at], joined(first), *options[kind.at + 1 :])
     for op in rest:
-        y = arithmetic.apply(op, y, given, function.channels_first)
+        y = arithmetic.apply(op, y, named, kind.channels_first)
     return y
 
 
@@ -273,8 +320,8 @@ def _not_differentiable(name: str, op: Any) -> None:
 
 def register() -> None:
     """Give the operators their gradients."""
-    _differentiable("matmul", _Matmul, ops.matmul_body)
-    _differentiable("conv2d", _Conv2d, ops.conv2d_body)
+    _differentiable("matmul", Matmul, ops.products, ops.matmul_body)
+    _differentiable("conv2d", Conv2d, ops.convolutions, ops.conv2d_body)
     _gradient_of_a_gradient("conv2d_dgrad", "dgrad", ops.conv2d_dgrad)
     _gradient_of_a_gradient("conv2d_wgrad", "wgrad", ops.conv2d_wgrad)
     _not_differentiable("scaled_matmul", ops.scaled_matmul)

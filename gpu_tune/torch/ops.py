@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..workload import MATH
-from . import arguments, layouts, routes
+from . import arguments, layouts
 from .calls import Convolution, Product, permissions
 from .gradient_calls import Gradient, gradient_shape
-from .routes import facts
+from .known import Table
 
 library = torch.library.Library("gpu_tune", "DEF")
 
@@ -100,128 +100,74 @@ def _scaled_convolution(
     return Convolution(stride, padding, dilation, groups, epilogue, out_dtype, math, scales)
 
 
-_products, _convolutions = routes.Table(PRODUCT, product), routes.Table(CONVOLUTION, convolution)
-_scaled_products = routes.Table(SCALED_PRODUCT, _scaled_product)
-_scaled_convolutions = routes.Table(SCALED_CONVOLUTION, _scaled_convolution)
+products, convolutions = Table(PRODUCT, product), Table(CONVOLUTION, convolution)
+_scaled_products = Table(SCALED_PRODUCT, _scaled_product)
+_scaled_convolutions = Table(SCALED_CONVOLUTION, _scaled_convolution)
 
-_dgrads, _wgrads = routes.Table(DGRAD, Gradient), routes.Table(WGRAD, Gradient)
+_dgrads, _wgrads = Table(DGRAD, Gradient), Table(WGRAD, Gradient)
 
-# The bodies. Keys are written out: a loop over tensors would cost as much as all else that a call does. One function
-# serves autograd's dispatch key and those below it: a second pass through PyTorch's dispatcher would cost 3 us.
+# The bodies. A call that was served before is told by a hint (its options, which tensors there are, and the id of the
+# second, which is a weight most often) and by a guard on the tensors: all that it costs beside the launch. They are
+# written out, as a loop over tensors would cost as much as the rest, and are not given PyTorch's keyset, which would
+# cost 0.2 us. They serve autograd's dispatch key, too: a second pass through PyTorch's dispatcher would cost 3 us.
 
 Body = Callable[..., Tensor]
-_grad_enabled = torch.is_grad_enabled
+Unknown = Callable[[Any, tuple[Tensor | None, ...], tuple[Any, ...]], Tensor]
+"""Serves a call that is not known, from hint, tensors and options."""
 
 
-def _alone(backend: str) -> int:
-    keys, key = torch._C.DispatchKeySet, torch._C.DispatchKey
-    return int((keys(getattr(key, backend)) | keys(getattr(key, f"Autograd{backend}"))).raw_repr())
-
-
-DIRECT = frozenset(map(_alone, ("CPU", "CUDA")))
-"""Dispatch keys of a call in which nothing stands between autograd and the body: no mode, subclass, transform or view
-whose sign or conjugation is still to be resolved."""
-
-
-def matmul_body(differentiable: Body, otherwise: Body) -> Body:
-    """``body(keyset, *args)`` of ``matmul``; ``keyset`` is None below autograd.
-
-    ``differentiable(None, *args)`` computes a call that a gradient is asked of, ``otherwise(keyset, *args)`` one that a
-    mode or a transform has to see.
-    """
-    known, decide = _products.known, _products.decide
+def matmul_body(unknown: Unknown, gradients: Callable[[], bool]) -> Body:
+    """The body of ``matmul``; ``gradients()`` tells whether those that tensors ask for are computed."""
+    recent = products.recent
 
     def body(
-        keyset: Any, a: Tensor, b: Tensor, c: Any, bias: Any, row_bias: Any, residual: Any, scale: Any, *options: Any
+        a: Tensor, b: Tensor, c: Any, bias: Any, row_bias: Any, residual: Any, scale: Any, *options: Any
     ) -> Tensor:
-        if keyset is not None:
-            if keyset.raw_repr() not in DIRECT or forward_ad._current_level >= 0:
-                return otherwise(keyset, a, b, c, bias, row_bias, residual, scale, *options)
-            if _grad_enabled() and (
-                a.requires_grad
-                or b.requires_grad
-                or (bias is not None and bias.requires_grad)
-                or (c is not None and c.requires_grad)
-                or (row_bias is not None and row_bias.requires_grad)
-                or (residual is not None and residual.requires_grad)
-                or (scale is not None and scale.requires_grad)
-            ):
-                return differentiable(None, a, b, c, bias, row_bias, residual, scale, *options)
-        key = (
-            options, a.shape, a.stride(), a.dtype, a.get_device(), b.shape, b.stride(), b.dtype, b.get_device(),
-            bias is None or (bias.shape, bias.stride(), bias.dtype, bias.get_device()), c is None or facts(c),
-            row_bias is None or facts(row_bias), residual is None or facts(residual), scale is None or facts(scale),
+        hint = (
+            id(b), options, gradients(), bias is None, c is None, row_bias is None, residual is None, scale is None,
         )  # fmt: skip
         tensors = (a, b, c, bias, row_bias, residual, scale)
-        return (known.get(key) or decide(key, tensors, options))(tensors)
+        for fits, pick, run, _ in recent.get(hint, ()):
+            given = pick(tensors)
+            if fits(*given) and forward_ad._current_level < 0:
+                return run(*given)
+        return unknown(hint, tensors, options)
 
     return body
 
 
-def conv2d_body(differentiable: Body, otherwise: Body) -> Body:
-    """The same of ``conv2d``."""
-    known, decide = _convolutions.known, _convolutions.decide
+def conv2d_body(unknown: Unknown, gradients: Callable[[], bool]) -> Body:
+    """The same of ``conv2d``, whose options have lists, which are no part of a key."""
+    recent = convolutions.recent
 
-    def body(
-        keyset: Any, x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any,
-        stride: Any, padding: Any, dilation: Any, *rest: Any
-    ) -> Tensor:  # fmt: skip
-        if keyset is not None:
-            if keyset.raw_repr() not in DIRECT or forward_ad._current_level >= 0:
-                return otherwise(keyset, x, w, bias, residual, scale, stride, padding, dilation, *rest)
-            if _grad_enabled() and (
-                x.requires_grad
-                or w.requires_grad
-                or (bias is not None and bias.requires_grad)
-                or (residual is not None and residual.requires_grad)
-                or (scale is not None and scale.requires_grad)
-            ):
-                return differentiable(None, x, w, bias, residual, scale, stride, padding, dilation, *rest)
-        options = (*stride, None, *padding, None, *dilation, *rest)
-        key = (
-            options, x.shape, x.stride(), x.dtype, x.get_device(), w.shape, w.stride(), w.dtype, w.get_device(),
-            bias is None or (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
-            residual is None or facts(residual), scale is None or facts(scale),
-        )  # fmt: skip
+    def body(x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any, *options: Any) -> Tensor:
+        hint = (id(w), gradients(), bias is None, residual is None, scale is None)
         tensors = (x, w, bias, residual, scale)
-        route = known.get(key)
-        if route is None:
-            route = decide(key, tensors, (tuple(stride), tuple(padding), tuple(dilation), *rest))
-        return route(tensors)
+        for fits, pick, run, known in recent.get(hint, ()):
+            given = pick(tensors)
+            if fits(*given) and options == known and forward_ad._current_level < 0:
+                return run(*given)
+        return unknown(hint, tensors, options)
 
     return body
 
 
 def _scaled_matmul(*args: Any) -> Tensor:
-    return _scaled(_scaled_products, args[:8], args[8:])
+    with _autocast_off(args[0]):
+        return _scaled_products.serve(args[:8], args[8:])
 
 
 def _scaled_conv2d(*args: Any) -> Tensor:
-    stride, padding, dilation = map(tuple, args[7:10])
-    return _scaled(_scaled_convolutions, args[:7], (stride, padding, dilation, *args[10:]))
+    with _autocast_off(args[0]):
+        return _scaled_convolutions.serve(args[:7], args[7:])
 
 
-def _conv2d_dgrad(dy: Tensor, w: Tensor, *options: Any) -> Tensor:
-    return _gradient(_dgrads, "dgrad", dy, w, *options)
+def _conv2d_dgrad(dy: Tensor, w: Tensor, rows: int, columns: int, *options: Any) -> Tensor:
+    return _dgrads.serve((dy, w), ("dgrad", (rows, columns), *options))
 
 
-def _conv2d_wgrad(dy: Tensor, x: Tensor, *options: Any) -> Tensor:
-    return _gradient(_wgrads, "wgrad", dy, x, *options)
-
-
-def _gradient(
-    table: routes.Table, direction: str, dy: Tensor, other: Tensor, rows: int, columns: int,
-    stride: Any, padding: Any, dilation: Any, *rest: Any
-) -> Tensor:  # fmt: skip
-    options = (direction, (rows, columns), tuple(stride), tuple(padding), tuple(dilation), *rest)
-    key, tensors = (options, facts(dy), facts(other)), (dy, other)
-    return (table.known.get(key) or table.decide(key, tensors, options))(tensors)
-
-
-def _scaled(table: routes.Table, tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Tensor:
-    key = (options, *(None if t is None else facts(t) for t in tensors))
-    with _autocast_off(tensors[0]):
-        return (table.known.get(key) or table.decide(key, tensors, options))(tensors)
+def _conv2d_wgrad(dy: Tensor, x: Tensor, rows: int, columns: int, *options: Any) -> Tensor:
+    return _wgrads.serve((dy, x), ("wgrad", (rows, columns), *options))
 
 
 def _autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -7,7 +7,6 @@ the reference in float64 (int8 and float8), with one warning.
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,10 +26,17 @@ from .gradient_calls import Gradient
 
 Call = Product | Convolution | Gradient
 Tensors = Sequence[Tensor | None]
-Route = Callable[[Tensors], Tensor]
-"""Computes a call from its tensors, in the operator's order."""
+Route = Callable[..., Tensor]
+"""Computes a call from the tensors that are given, in the operator's order."""
 KEPT = 4096
-"""Sets of layouts whose route is kept."""
+"""Calls whose routes, and addresses whose launches, are kept."""
+
+
+def keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put it into a memory that is emptied when it is full."""
+    if len(kept) >= KEPT:
+        kept.clear()
+    kept[key] = value
 
 
 class OnCpu(UserWarning):
@@ -45,53 +51,34 @@ def forget() -> None:
     dispatch.forget()
 
 
-class Table:
-    """The routes of one operator. ``names`` are those of its tensors, ``call(*options)`` describes a call of it.
+def decide(call: Call, names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[Route, bool]:
+    """Who serves a call, gradients aside, and whether all calls with such layouts are served so.
 
-    ``known`` has them by a key of the operator's own making, which tells all of a call but addresses.
+    ``names`` are those of ``tensors``, all that the call is given.
     """
-
-    def __init__(self, names: tuple[str, ...], call: Callable[..., Call]) -> None:
-        self._names, self._call = names, call
-        self.known: dict[Any, Route] = {}
-        dispatch.forgetting.append(self.known.clear)
-
-    def decide(self, key: Any, tensors: Tensors, options: tuple[Any, ...]) -> Route:
-        """The route of a call whose key is not known, and is from now on."""
-        with torch.no_grad():  # gradients are the operator's, whoever calls its body
-            route, keep = _decided(self._call(*options), self._names, tensors)
-        if len(self.known) >= KEPT:
-            self.known.clear()
-        if keep:
-            self.known[key] = route
-        return route
+    with torch.no_grad():  # gradients are the operator's, whoever calls its body
+        return _decided(call, names, tensors)
 
 
-def facts(tensor: Tensor) -> tuple[Any, ...]:
-    """What a key tells of a tensor."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
-
-
-def _decided(call: Call, names: tuple[str, ...], tensors: Tensors) -> tuple[Route, bool]:
-    """Who serves the call, and whether all calls with such layouts are served so."""
-    given = _named(names, tensors)
-    lead = next(iter(given.values()))
+def _decided(call: Call, names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[Route, bool]:
+    given = dict(zip(names, tensors))
+    lead = tensors[0]
     dtype, shape = layouts.result_dtype(lead.dtype, call.out_dtype), call.shape(given)
 
     def by_torch(native: bool) -> Route:
-        return lambda now: laid(call.by_torch(_named(names, now), dtype, native), laid_as, shape, dtype)
+        return lambda *now: laid(call.by_torch(dict(zip(names, now)), dtype, native), laid_as, shape, dtype)
 
     laid_as: Call = call
-    if any(0 in tensor.shape for tensor in given.values()):
+    if any(0 in tensor.shape for tensor in tensors):
         return by_torch(False), True
     fitted, found = call.fitted(given)
     laid_as = fitted
     workload = fitted.workload(found)
     check(workload, found)
 
-    def by_dispatch(now: Tensors) -> Tensor:
+    def by_dispatch(*now: Tensor) -> Tensor:
         with torch.no_grad():
-            again, operands = call.fitted(_named(names, now))
+            again, operands = call.fitted(dict(zip(names, now)))
             return laid(again.by_dispatch(operands), fitted, shape, dtype)
 
     gpu = gpu_of(lead)
@@ -130,26 +117,23 @@ def _prepared(
     stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
     bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))
     path, scalars = bound.path, bound.scalars
-    order = tuple(names.index(name) for name in path.names[:-1])
-    ready: dict[tuple[int, ...], Callable[[], Any]] = {}  # launches by addresses and stream
-    current, handle, good = path.current_device, path.handle, path.good
+    order = [*(names.index(name) for name in path.names[:-1]), len(names)]  # the result is last
+    ready: dict[tuple[int, ...], Callable[[], Any]] = {}  # launches by the addresses of tensors and result, and stream
+    current, handle, good, address = path.current_device, path.handle, path.good, Tensor.data_ptr
 
-    def first(now: Tensors, made: Tensor, key: tuple[int, ...]) -> Tensor:
+    def first(now: tuple[Tensor, ...], made: Tensor, key: tuple[int, ...]) -> Tensor:
         """A launch from addresses that are not known, or from a thread that has no context of this GPU."""
-        if not path.launch(key[:-1], key[-1], scalars):
-            return otherwise(now)
-        issue = path.prepared(key[:-1], key[-1], scalars)
+        pointers = [key[i] for i in order]
+        if not path.launch(pointers, key[-1], scalars):
+            return otherwise(*now)
+        issue = path.prepared(pointers, key[-1], scalars)
         if issue is not None:
-            if len(ready) >= KEPT:
-                ready.clear()
-            ready[key] = issue
+            keep(ready, key, issue)
         return made
 
-    pick, address = operator.itemgetter(*order), Tensor.data_ptr
-
-    def launch(now: Tensors) -> Tensor:
+    def launch(*now: Tensor) -> Tensor:
         made = empty(shape, strides, dtype=dtype, device=place)
-        key = (*map(address, pick(now)), address(made), stream(device))
+        key = (*map(address, now), address(made), stream(device))
         issue = ready.get(key)
         code, here = current()
         if issue is None or code is not good or int(here) != handle:
@@ -157,17 +141,7 @@ def _prepared(
         (code,) = issue()
         return made if code is good else _failed(code)
 
-    def launch_two(now: Any) -> Tensor:
-        made = empty(shape, strides, dtype=dtype, device=place)
-        key = (now[0].data_ptr(), now[1].data_ptr(), made.data_ptr(), stream(device))
-        issue = ready.get(key)
-        code, here = current()
-        if issue is None or code is not good or int(here) != handle:
-            return first(now, made, key)
-        (code,) = issue()
-        return made if code is good else _failed(code)
-
-    return launch_two if order == (0, 1) else launch
+    return launch
 
 
 def _failed(code: Any) -> Any:
@@ -181,10 +155,6 @@ def gpu_of(tensor: Tensor) -> int | None:
 
 memory: Callable[..., Tensor] = torch.empty_strided
 """Where results are written to."""
-
-
-def _named(names: tuple[str, ...], tensors: Tensors) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in zip(names, tensors) if tensor is not None}
 
 
 def laid(y: Tensor, call: Call, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
