@@ -112,8 +112,9 @@ def matmul(
     ``a`` and ``b`` as ``layout`` names them (see :class:`Matmul`), ``vectors`` the epilogue's operands by name (bias,
     row_bias, residual, aux, scale, scale_a, scale_b). Untuned shapes go to the vendor library. Arrays on the CPU are
     computed by NumPy, in float64. Returns an array of the library of ``a`` (NumPy's, where that has no way to make
-    one). InvalidInput for a tensor that requires a gradient: :mod:`gpu_tune.torch` has operators that give one. float8
-    results saturate; where PyTorch converts an overflow to float8_e5m2 it gives infinity, ml_dtypes and JAX NaN.
+    one), or a tuple of all :attr:`Matmul.outputs`. InvalidInput for a tensor that requires a gradient:
+    :mod:`gpu_tune.torch` has operators that give one. float8 results saturate; where PyTorch converts an overflow to
+    float8_e5m2 it gives infinity, ml_dtypes and JAX NaN.
     """
     asked = None
     if store is None and type(alpha) in _NUMBERS and (beta is None or type(beta) in _NUMBERS):
@@ -246,7 +247,7 @@ class _Asked(NamedTuple):
         workload, kernel = self.route
         alpha, beta = (v if getattr(workload, n, "") == "any" else None for n, v in zip(("alpha", "beta"), scaling))
         if kernel is not None:
-            return kernel.repeat(self.found, out, alpha, beta)
+            return kernel.repeat(self.found, out, alpha, beta, named=operands)
         scalars = {n: v for n, v in (("alpha", alpha), ("beta", beta)) if v is not None}
         return vendor.run(workload, self.library, operands, scalars, out)
 
@@ -281,7 +282,7 @@ def _dispatch(
             raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
         arrays.check(name, arrays.view(name, value), specs[name], 1, compiled=False)
     for name in specs:
-        if name not in operands and name != "out":
+        if name not in operands and name not in workload.outputs:
             raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
     if first.place == arrays.HOST:
         return host.compute(workload, operands, scalars, out, first)

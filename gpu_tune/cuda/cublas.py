@@ -31,6 +31,10 @@ EPILOGUES = {
     "bias+relu": 6,
     "gelu_tanh": 32,
     "bias+gelu_tanh": 36,
+    "relu(aux)": 130,
+    "bias+relu(aux)": 134,
+    "gelu_tanh(aux)": 160,
+    "bias+gelu_tanh(aux)": 164,
     "drelu": 136,
     "dgelu_tanh": 192,
 }

@@ -71,6 +71,7 @@ class Module(Ptx):
         alignment: int | None = None,
         ignore: Sequence[str] = (),
         stop: str = "first",
+        writes: Sequence[str] = (),
     ) -> Report:
         """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.run_plan` for the arguments.
 
@@ -78,7 +79,7 @@ class Module(Ptx):
         """
         plan.check()
         machine = Machine(self, device=device, seed=seed, late=late, checks=checks, ignore=ignore, stop=stop)
-        return _Run(machine, plan, arrays, scalars or {}, seed, alignment).result()
+        return _Run(machine, plan, arrays, scalars or {}, seed, alignment, (*WRITABLE, *writes)).result()
 
 
 @functools.lru_cache(maxsize=64)
@@ -129,12 +130,14 @@ def run_plan(
     late: bool | None = None,
     checks: Checks = ALL_CHECKS,
     alignment: int | None = None,
+    writes: Sequence[str] = (),
 ) -> Report:
     """Run a launch plan on the CPU and report its results and everything that is wrong with it.
 
     ``source_or_ptx``: CUDA C++ (compiled for ``arch`` with line information, PTX cached on disk) or PTX text.
     ``arrays``: the plan's buffers by name; they are not modified. The span from a view's first to its last element is
-    the buffer. When ``out`` is among them only it, the workspace and a ``c`` that is the same memory may be written.
+    the buffer. When ``out`` is among them only it, the workspace, those that ``writes`` names and a ``c`` that is the
+    same memory as ``out`` may be written.
     The workspace is made here (garbage; zeros when the plan says so, and then checked to be left zeroed) unless given.
     ``scalars``: run-time ``alpha`` and ``beta``. ``device`` bounds how many blocks are resident (default: an H200).
     ``seed`` chooses the interleaving. ``late``: asynchronous results land as late as is legal (True) or at random
@@ -144,7 +147,15 @@ def run_plan(
     InvalidInput.
     """
     return Module.load(source_or_ptx, arch).run(
-        plan, arrays, scalars=scalars, device=device, seed=seed, late=late, checks=checks, alignment=alignment
+        plan,
+        arrays,
+        scalars=scalars,
+        device=device,
+        seed=seed,
+        late=late,
+        checks=checks,
+        alignment=alignment,
+        writes=writes,
     )
 
 
@@ -172,9 +183,10 @@ class _Run:
         scalars: Mapping[str, float],
         seed: int,
         alignment: int | None,
+        writable: Sequence[str],
     ) -> None:
         self.machine, self.plan, self.arrays, self.scalars = machine, plan, arrays, scalars
-        self.seed, self.alignment = seed, alignment
+        self.seed, self.alignment, self.writable = seed, alignment, writable
         self.findings: list[Finding] = []
 
     def result(self) -> Report:
@@ -210,7 +222,7 @@ class _Run:
                     bound[name] = _Bound(out.index, out.data, out.address, given["c"])
                     continue
             array = given[name]
-            writable = name in WRITABLE or "out" not in given  # a run without `out` has no notion of inputs
+            writable = name in self.writable or "out" not in given  # a run without `out` has no notion of inputs
             bound[name] = self._add(name, copied(*span(array)), writable, False, _offset(array), array)
         size, zeroed = self.plan.workspace_bytes, self.plan.workspace_zeroed
         if "workspace" not in bound and size:

@@ -16,11 +16,13 @@ REMEDY_HOST = "copy the arrays to the GPU, or call kernel.emulate(...)"
 class Arguments:
     """What calls of kernels for ``workload`` must give; every check raises InvalidInput.
 
-    ``lead`` names the first operand, which says where the call runs; ``specs`` are the arrays that are compiled in.
+    ``lead`` names the first operand, which says where the call runs; ``specs`` are the arrays that are compiled in,
+    ``second`` those that a call writes beside ``out``.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload, self.specs, self.lead = workload, workload.arrays(), workload.inputs[0]
+        self.second = tuple(name for name in workload.outputs if name != "out")
         self._order = (*workload.inputs, *(("c",) if workload.op == "matmul" or "c" in self.specs else ()))
         self._known = [name for name in self.specs if name != "out"]
 
@@ -79,9 +81,11 @@ class Arguments:
             if name in seen:
                 self.check_array(name, seen[name], first, f"where {self.lead} is")
             else:
-                require(name in ("c", "out"), name, None, "is missing", f"pass {name}= with shape {spec.shape}")
-        if "out" in seen and first.place != HOST:
-            _check_overlap(seen["out"], {n: a for n, a in seen.items() if n != "out"})
+                given = name in ("c", "out", *self.second)
+                require(given, name, None, "is missing", f"pass {name}= with shape {spec.shape}")
+        for name in ("out", *self.second):
+            if name in seen and first.place != HOST:
+                _check_overlap(name, seen[name], {n: a for n, a in seen.items() if n != name})
 
     def check_array(self, name: str, array: ArrayView, first: ArrayView, there: str) -> None:
         """``array`` is what is compiled in, and lies in the place of ``first``, which ``there`` tells of."""
@@ -95,10 +99,10 @@ class Arguments:
         arrays.check(name, arrays.view(name, array), self.specs[name], self.workload.alignment)
 
 
-def _check_overlap(out: ArrayView, others: Mapping[str, ArrayView]) -> None:
+def _check_overlap(written: str, out: ArrayView, others: Mapping[str, ArrayView]) -> None:
     start, end = arrays.span(out)
     for name, array in others.items():
         low, high = arrays.span(array)
-        same = (low, array.strides) == (start, out.strides) and name in ("c", "residual")
+        same = (low, array.strides) == (start, out.strides) and name in ("c", "residual") and written == "out"
         rule, remedy = f"overlaps {name}", "only c and residual may be the very array that out is"
-        require(same or low >= end or start >= high, "out", hex(start), rule, remedy)
+        require(same or low >= end or start >= high, written, hex(start), rule, remedy)

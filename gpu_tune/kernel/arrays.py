@@ -259,7 +259,7 @@ def current_stream(library: str, device: int) -> int:
     return 0
 
 
-def allocate(spec: ArraySpec, like: ArrayView) -> Any:
+def allocate(spec: ArraySpec, like: ArrayView, name: str = "out") -> Any:
     """A new array of ``spec`` in the library that ``like`` came from; InvalidInput where that library cannot."""
     module: Any = sys.modules.get(like.library)
     if like.library == "torch" and module is not None:
@@ -274,10 +274,10 @@ def allocate(spec: ArraySpec, like: ArrayView) -> Any:
         strides = tuple(s * size for s in spec.element_strides)
         return module.ndarray(spec.shape, NUMPY[spec.dtype], memptr=memory, strides=strides)
     raise InvalidInput(
-        "out",
+        name,
         None,
         f"is needed: {like.library} arrays come without a way to make a new one",
-        f"pass out= with shape {spec.shape} and dtype {spec.dtype}",
+        f"pass {name}= with shape {spec.shape} and dtype {spec.dtype}",
     )
 
 

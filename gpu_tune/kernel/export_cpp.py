@@ -210,7 +210,8 @@ def _describe(workload: Workload, name: str) -> str:
     contiguous = not spec.strides or spec.strides == type(spec)(spec.shape, spec.dtype).element_strides
     strides = "" if contiguous else f", strides {spec.strides} elements"
     shape = f"({', '.join(map(str, spec.shape))}{',' if len(spec.shape) == 1 else ''})"
-    return f"  // {spec.dtype} {shape}{strides}"
+    written = ", written" if name != "out" and name in workload.outputs else ""
+    return f"  // {spec.dtype} {shape}{strides}{written}"
 
 
 def _memset(step: MemsetStep, origin: Callable[[str], str]) -> list[str]:

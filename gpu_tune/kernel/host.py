@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import require
-from ..reference import cast, reference
+from ..reference import results
 from ..workload import Workload
 from . import arrays
 
@@ -16,13 +16,18 @@ from . import arrays
 def compute(
     workload: Workload, operands: Mapping[str, Any], scalars: Mapping[str, float], out: Any, like: arrays.ArrayView
 ) -> Any:
-    """The result in ``out``, or in a new array of the library that ``like`` is of; float8 and integers saturate."""
-    host = {n: arrays.on_host(n, v) for n, v in operands.items()}
-    result = cast(reference(workload, host, scalars), workload.out_dtype)
-    if out is None:
-        return arrays.from_host(np.ascontiguousarray(result), like)
-    arrays.check("out", arrays.view("out", out), workload.arrays()["out"], 1, compiled=False)
-    target = arrays.on_host("out", out)
-    require(target.flags.writeable, "out", None, "cannot be written", "pass a writable array, or leave it out")
-    target[...] = result
-    return out
+    """The result in ``out``, or in a new array of the library that ``like`` is of; float8 and integers saturate.
+
+    Of several results a tuple; second ones are written into ``operands`` of their name, where there are such.
+    """
+    host = {n: arrays.on_host(n, v) for n, v in operands.items() if n not in workload.outputs}
+    given, specs, returned = {**operands, "out": out}, workload.arrays(), []
+    for name, result in results(workload, host, scalars).items():
+        into = given.get(name)
+        returned.append(arrays.from_host(np.ascontiguousarray(result), like) if into is None else into)
+        if into is not None:
+            arrays.check(name, arrays.view(name, into), specs[name], 1, compiled=False)
+            target = arrays.on_host(name, into)
+            require(target.flags.writeable, name, None, "cannot be written", "pass a writable array, or leave it out")
+            target[...] = result
+    return returned[0] if len(returned) == 1 else tuple(returned)

@@ -25,7 +25,7 @@ from ..trial import MEASURED
 from . import arrays
 from .arguments import Arguments
 from .arrays import HOST, ArrayView
-from .prepared import KEPT, BoundCall, CallPath, Key, signature
+from .prepared import KEPT, NOTHING, BoundCall, CallPath, Key, signature
 from .shared_code import SharedCode
 
 
@@ -38,10 +38,11 @@ class TunedKernel:
 
     ``kernel(a, b, c=None, *, bias=None, row_bias=None, residual=None, aux=None, scale=None, scale_a=None, scale_b=None,
     alpha=1, beta=0, out=None)`` for a matmul, ``kernel(x, w, ...)`` for a conv2d, ``kernel(dy, w, ...)`` and
-    ``kernel(dy, x, c=None, ...)`` for its gradients; returns ``out``. Arrays are CuPy's, PyTorch's or anything with
-    DLPack or ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``; ``out`` may be
-    ``c``. Work is queued on ``stream`` (a CUstream as an integer), by default on the stream that the arrays' library
-    has current. Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
+    ``kernel(dy, x, c=None, ...)`` for its gradients; returns ``out``, and where the epilogue writes arrays beside it a
+    tuple of all ``workload.outputs``, each allocated unless the call gives it (``aux=``). Arrays are CuPy's, PyTorch's
+    or anything with DLPack or ``__cuda_array_interface__``, of the shapes, dtypes and strides of ``workload.arrays()``;
+    ``out`` may be ``c``. Work is queued on ``stream`` (a CUstream as an integer), by default on the stream that the
+    arrays' library has current. Keep the kernel while a graph captured from it lives. InvalidInput for bad arguments.
 
     ``workload`` is what it computes, ``chip`` what it was tuned for; ``template`` (a name) and ``config`` are what it
     was made from. ``source`` is the CUDA source, self-contained, under its header comment; ``cubin`` the compiled code
@@ -68,6 +69,7 @@ class TunedKernel:
         computed = winner.computed
         self._names = {b: winner.view.origin(b) if winner.view else b for b in (*computed.arrays(), "out")}
         self._arguments = Arguments(winner.workload)
+        self._second = self._arguments.second
         self._paths: dict[Key, CallPath] = {}
         self._defaults = self._arguments.scalars(None, None)
 
@@ -94,7 +96,7 @@ class TunedKernel:
     ) -> Any:
         found = signature(operands[0], operands, named, out) if operands else None
         if found is not None:
-            result = self.repeat(found, out, alpha, beta, stream)
+            result = self.repeat(found, out, alpha, beta, stream, named)
             if result is not None:
                 return result
         given = self._arguments.given(operands, named)
@@ -102,16 +104,14 @@ class TunedKernel:
         seen, stream = self._view(given, out, stream, scalars)
         if seen[self._arguments.lead].place == HOST:
             return self._on_host(given, scalars, out)
-        if out is None:
-            out = arrays.allocate(self._arguments.specs["out"], seen[self._arguments.lead])
-            seen["out"] = arrays.view("out", out, stream)
+        results = self._results(given, out, seen, stream)
         path = self._path(seen)
         path.launch([array.pointer for array in seen.values()], stream, scalars)
         if found is not None:
             if len(self._paths) >= KEPT:
                 self._paths = {}
             self._paths[found[0]] = path
-        return out
+        return self._returned(results)
 
     def repeat(
         self,
@@ -120,10 +120,12 @@ class TunedKernel:
         alpha: float | None = None,
         beta: float | None = None,
         stream: int | None = None,
+        named: Mapping[str, Any] = NOTHING,
     ) -> Any:
         """A call with the arrays that ``found`` tells of (see :func:`signature`), if one like it was good before.
 
-        Only addresses and numbers are left to look at. None where they are not as they must be, or nothing is known.
+        ``named``: those of them that are given by name. Only addresses and numbers are left to look at. None where they
+        are not as they must be, or nothing is known.
         """
         key, pointers = found
         path = self._paths.get(key)
@@ -132,11 +134,43 @@ class TunedKernel:
         scalars = self._defaults if alpha is None and beta is None else self._arguments.scalars(alpha, beta)
         if "c" not in path.names and self._arguments.needs_c(scalars):
             return None
+        second: dict[str, Any] = {}
+        if self._second:
+            second, pointers = self._completed(path, pointers, named, out is not None)
         if out is None:
-            out = path.allocate()
+            out = path.allocate("out")
             pointers = [*pointers, arrays.view("out", out).pointer]
         on = path.current_stream() if stream is None else stream
-        return out if path.launch(pointers, on, scalars) else None
+        if not path.launch(pointers, on, scalars):
+            return None
+        return self._returned({**second, "out": out}) if second else out
+
+    def _completed(
+        self, path: CallPath, pointers: list[int], named: Mapping[str, Any], last: bool
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Second results, new arrays where ``named`` has none, and the addresses with theirs; ``last``: that of ``out``
+        is the last of them."""
+        second = {name: named.get(name) for name in self._second}
+        known, end = (pointers[:-1], pointers[-1:]) if last else (pointers, [])
+        for name in [name for name, value in second.items() if value is None]:
+            second[name] = path.allocate(name)
+            known = [*known, arrays.view(name, second[name]).pointer]
+        return second, [*known, *end]
+
+    def _returned(self, results: Mapping[str, Any]) -> Any:
+        """What a call returns: ``out``, or a tuple where it has several results."""
+        return tuple(results[name] for name in self.workload.outputs) if self._second else results["out"]
+
+    def _results(self, given: Mapping[str, Any], out: Any, seen: dict[str, ArrayView], stream: int) -> dict[str, Any]:
+        """A call's results by name, new arrays where it gives none, which are added to ``seen`` with ``out`` last."""
+        results, last = {name: given.get(name) for name in self._second} | {"out": out}, seen.pop("out", None)
+        for name, value in results.items():
+            if value is None:
+                results[name] = arrays.allocate(self._arguments.specs[name], seen[self._arguments.lead], name)
+                seen[name] = arrays.view(name, results[name], stream)
+        if last is not None:
+            seen["out"] = last
+        return results
 
     def bind(
         self,
@@ -156,9 +190,7 @@ class TunedKernel:
         seen, stream = self._view(given, out, stream, scalars)
         first = seen[self._arguments.lead]
         self._arguments.on_gpu(first)
-        if out is None:
-            out = arrays.allocate(self._arguments.specs["out"], first)
-            seen["out"] = arrays.view("out", out, stream)
+        results = self._results(given, out, seen, stream)
 
         def check(name: str, value: Any) -> ArrayView:
             array = arrays.view(name, value, stream)
@@ -166,7 +198,7 @@ class TunedKernel:
             return array
 
         pointers = [array.pointer for array in seen.values()]
-        return BoundCall(self._path(seen), {**given, "out": out}, pointers, stream, scalars, check)
+        return BoundCall(self._path(seen), {**given, **results}, pointers, stream, scalars, check)
 
     def _view(
         self, given: Mapping[str, Any], out: Any, stream: int | None, scalars: Mapping[str, float]
@@ -178,6 +210,9 @@ class TunedKernel:
             stream = 0 if first.place == HOST else arrays.current_stream(first.library, first.device)
         seen = {lead: first}
         seen |= {name: arrays.view(name, value, stream) for name, value in given.items() if name != lead or stream}
+        for name in self._second:
+            if name in given:
+                arrays.check_writable(name, given[name])
         if out is not None:
             arrays.check_writable("out", out)
             seen["out"] = arrays.view("out", out, stream)
@@ -209,9 +244,7 @@ class TunedKernel:
         guess = target.library == "interface" and driver.device_count() > 1  # that protocol does not name the GPU
         device = device_of(target.pointer) if guess else target.device
         with on_device(device):
-            return CallPath(
-                self._loaded(device), device, seen, self._names, self.workload.alignment, self._arguments.specs
-            )
+            return CallPath(self._loaded(device), device, seen, self._names, self.workload)
 
     def _loaded(self, device: int) -> tuple[Program, Workspaces]:
         with self._lock:
@@ -252,18 +285,28 @@ class TunedKernel:
         for name, array in host.items():
             self._arguments.check_host(name, array)
         if out is not None:
-            arrays.check_writable("out", out)
-        result = allocate(self._arguments.specs["out"]) if out is None else arrays.on_host("out", out)
-        self._arguments.check_host("out", result)
-        buffers = {b: result if n == "out" else host[n] for b, n in self._names.items() if n == "out" or n in host}
+            host["out"] = arrays.on_host("out", out)
+            self._arguments.check_host("out", host["out"])
+        for name in self.workload.outputs:
+            if name in host:
+                arrays.check_writable(name, out if name == "out" else given[name])
+        made = [name for name in self.workload.outputs if name not in host]
+        host.update({name: allocate(self._arguments.specs[name]) for name in made})
+        buffers = {buffer: host[name] for buffer, name in self._names.items() if name in host}
         if self.workload.beta != "0":
-            buffers.setdefault("c", result)
+            buffers.setdefault("c", host["out"])
         w = self.winner
-        report = emulator.run_plan(w.code, w.plan, buffers, scalars=scalars, arch=w.arch, device=KNOWN.get(w.device))
+        options: dict[str, Any] = dict(scalars=scalars, arch=w.arch, device=KNOWN.get(w.device), writes=self._second)
+        report = emulator.run_plan(w.code, w.plan, buffers, **options)
         if report.findings:
             raise WrongResult(
                 f"{self.workload.key}: the emulator found {len(report.findings)} faults; first: {report.findings[0]}"
             )
-        result[...] = report.arrays["out"].view(result.dtype).reshape(result.shape)
-        lead = self._arguments.lead
-        return arrays.from_host(result, arrays.view(lead, given[lead])) if out is None else out
+        like = arrays.view(self._arguments.lead, given[self._arguments.lead])
+        returned = {**given, "out": out}
+        for name in self.workload.outputs:
+            result = host[name]
+            result[...] = report.arrays[name].view(result.dtype).reshape(result.shape)
+            if name in made:
+                returned[name] = arrays.from_host(result, like)
+        return self._returned(returned)

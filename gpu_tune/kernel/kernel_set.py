@@ -78,7 +78,7 @@ class KernelSet:
         if found is not None:
             kernel = self._routes.get(found[0])
             if kernel is not None:
-                result = kernel.repeat(found, out, alpha, beta, stream)
+                result = kernel.repeat(found, out, alpha, beta, stream, named)
                 if result is not None:
                     return result
         kernel = self._of(operands, named)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..cuda import driver
@@ -18,10 +19,11 @@ from . import arrays
 from .arrays import ArrayView
 
 if TYPE_CHECKING:
-    from ..workload import ArraySpec
+    from ..workload import Workload
 
 KEPT = 256
 """Sets of addresses whose launches a path keeps; sets of layouts whose path a kernel or a dispatcher keeps."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Key = tuple[Any, ...]
 
 
@@ -71,12 +73,12 @@ class CallPath:
         device: int,
         seen: Mapping[str, ArrayView],
         names: Mapping[str, str],
-        alignment: int,
-        specs: Mapping[str, ArraySpec],
+        workload: Workload,
     ) -> None:
         self._program, self._workspaces = loaded
         self.device, self.names, self._given = device, tuple(seen), dict(names)
-        self._alignment, self._out, self._like = alignment, specs["out"], replace(next(iter(seen.values())), owner=None)
+        self._alignment = alignment = workload.alignment
+        self._specs, self._like = workload.arrays(), replace(next(iter(seen.values())), owner=None)
         spans = {name: arrays.span(array) for name, array in seen.items()}
         sizes = {name: end - start for name, (start, end) in spans.items()}
         strides = seen["out"].strides
@@ -84,6 +86,8 @@ class CallPath:
         self._others = tuple(
             (sizes[name], name in ("c", "residual") and seen[name].strides == strides) for name in seen if name != "out"
         )
+        self.written, self._sizes = workload.outputs, tuple(sizes.values())
+        self._second = tuple(i for i, name in enumerate(seen) if name in self.written and name != "out")
         self._mask = alignment - 1 if alignment & (alignment - 1) == 0 else None
         self._bound: dict[Any, Callable[[int], None]] = {}
         self.needs_workspace = bool(self._program.plan.workspace_bytes)
@@ -91,20 +95,25 @@ class CallPath:
         self.handle = int(driver.handle_of(device))
 
     def admits(self, pointers: Sequence[int]) -> bool:
-        """Whether addresses keep the alignment that is compiled in, and ``out`` (the last) lies apart from the rest."""
+        """Whether addresses keep the alignment that is compiled in, and results (``out`` is the last) lie apart."""
         out = pointers[-1]
         end, joined = out + self._out_size, 0
         for pointer, (size, may_be_out) in zip(pointers, self._others):
             if pointer < end and out < pointer + size and not (may_be_out and pointer == out):
                 return False
             joined |= pointer
+        for i in self._second:
+            start, over = pointers[i], pointers[i] + self._sizes[i]
+            spans = enumerate(zip(pointers, self._sizes))
+            if any(low < over and start < low + size for j, (low, size) in spans if j != i):
+                return False
         if self._mask is not None:
             return not (joined | out) & self._mask
         return not any(pointer % self._alignment for pointer in pointers)
 
-    def allocate(self) -> Any:
-        """A new array for the result, in the library of the others."""
-        return arrays.allocate(self._out, self._like)
+    def allocate(self, name: str) -> Any:
+        """A new array for the result ``name``, in the library of the others."""
+        return arrays.allocate(self._specs[name], self._like, name)
 
     def current_stream(self) -> int:
         """The stream that the arrays' library works on now."""
@@ -179,8 +188,8 @@ class BoundCall:
     """A call of a kernel with everything decided: ``launch()`` queues it on ``stream``, ``launch(other)`` elsewhere.
 
     Made by :meth:`TunedKernel.bind`. Nothing is checked or allocated by a launch, which returns at once and may be
-    captured into a graph (where the plan has a workspace, a graph gets one of its own). ``out`` is the result's array.
-    The arrays are kept alive; what they hold is read when the kernel runs.
+    captured into a graph (where the plan has a workspace, a graph gets one of its own). ``out`` is the result's array,
+    ``results`` has all results by name. The arrays are kept alive; what they hold is read when the kernel runs.
     """
 
     def __init__(
@@ -198,6 +207,11 @@ class BoundCall:
         self._pointers = tuple(pointers)
         self._issue: Callable[[int], None] | None = None
         self._decide(self._pointers)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The array of each result, by name; ``out`` is the last."""
+        return {name: self._owners[name] for name in self.path.names if name in self.path.written}
 
     def launch(self, stream: int | None = None) -> None:
         """Queue the kernel on ``stream`` (a CUstream as an integer), by default on the one that it was bound for."""

@@ -18,7 +18,7 @@ import numpy as np
 from ..cuda.device import Device
 from ..cuda.driver import memset
 from ..plan import LaunchPlan
-from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, inside
+from ..reference import POISON, Bounds, Numerics, changed_gaps, elements, inside, observed
 from ..workload import ITEMSIZE, ArraySpec, Workload
 from . import runtime
 from .device_compare import DeviceCompare, Found
@@ -60,11 +60,17 @@ class Checker:
     def __init__(
         self, data: DeviceData, stream: runtime.Stream, device: Device | None = None, large: int = LARGE
     ) -> None:
-        self.data, self.stream, spec = data, stream, data.specs["out"]
-        self._compare: HostCompare | DeviceCompare = HostCompare(spec)
-        if device is not None and math.prod(spec.shape) >= large:
-            self._compare = DeviceCompare(spec, device.arch, device.sm_count, stream)
-        self._bounds: dict[Any, tuple[Bounds, Any]] = {}
+        self.data, self.stream = data, stream
+        self._compare: dict[str, HostCompare | DeviceCompare] = {}
+        for name in data.workload.outputs:
+            spec = data.specs[name]
+            on_device = device is not None and math.prod(spec.shape) >= large and spec.dtype != "uint8"
+            self._compare[name] = (
+                DeviceCompare(spec, device.arch, device.sm_count, stream)
+                if device is not None and on_device
+                else HostCompare(spec)
+            )
+        self._bounds: dict[Any, dict[str, tuple[Bounds, Any]]] = {}
         self._loaded: Mapping[str, np.ndarray] = data.arrays
 
     def check(self, kernel: Checkable, note: Note) -> CheckResult:
@@ -73,11 +79,13 @@ class Checker:
         if result.status == "ok" and self.data.workload.deterministic:
             note("second run")
             self._issue(kernel, self.data.scalars, SECOND_POISON)
-            differing = self._compare.differing(self.data.verify["out"])
-            if differing:
-                total = math.prod(self.data.specs["out"].shape)
-                reason = f"{differing} of {total} elements differ between two runs (a race, or not written)"
-                return CheckResult("wrong", reason, result.error)
+            for name, compared in self._compare.items():
+                differing, total = compared.differing(self.data.verify[name]), math.prod(self.data.specs[name].shape)
+                if differing:
+                    reason = (
+                        f"{differing} of {total} {_elements(name)} differ between two runs (a race, or not written)"
+                    )
+                    return CheckResult("wrong", reason, result.error)
         if result.status == "ok" and self.data.workload.beta == "any":
             note("beta = 0")
             hostile = {**self.data.arrays, "c": np.full_like(self.data.arrays["c"], np.nan)}
@@ -109,10 +117,20 @@ class Checker:
         return found
 
     def close(self) -> None:
-        for _, placed in self._bounds.values():
-            self._compare.release(placed)
+        for limits in self._bounds.values():
+            self._release(limits)
         self._bounds.clear()
-        self._compare.close()
+        for compared in self._compare.values():
+            compared.close()
+
+    def _place(self, limits: Bounds) -> dict[str, tuple[Bounds, Any]]:
+        """The bounds of each result, and what its comparison keeps of them."""
+        each = {"out": limits, **limits.second}
+        return {name: (each[name], compared.place(each[name])) for name, compared in self._compare.items()}
+
+    def _release(self, limits: Mapping[str, tuple[Bounds, Any]]) -> None:
+        for name, (_, placed) in limits.items():
+            self._compare[name].release(placed)
 
     @functools.cached_property
     def _products(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,12 +152,11 @@ class Checker:
             note("reference")
             products = wide_products(workload, arrays) if fresh else self._products
             note("reference")
-            limits = wide_bounds(workload, arrays, scalars, kernel.numerics, exact, products)
-            placed: Any = self._compare.place(limits)
+            limits = self._place(wide_bounds(workload, arrays, scalars, kernel.numerics, exact, products))
             if not fresh:
-                self._bounds[key] = (limits, placed)
+                self._bounds[key] = limits
         else:
-            limits, placed = self._bounds[key]
+            limits = self._bounds[key]
         self._put(arrays)
         plan = kernel.plan
         if plan.workspace_bytes:
@@ -149,39 +166,43 @@ class Checker:
         note("first run")
         try:
             self._issue(kernel, scalars, POISON)
-            return self._examine(kernel, limits, placed)
+            return self._examine(kernel, limits)
         finally:
             if fresh:
-                self._compare.release(placed)
+                self._release(limits)
 
-    def _examine(self, kernel: Checkable, limits: Bounds, placed: Any) -> CheckResult:
-        """What is to be said of the output as it lies there."""
+    def _examine(self, kernel: Checkable, limits: Mapping[str, tuple[Bounds, Any]]) -> CheckResult:
+        """What is to be said of the results as they lie there."""
         changed = int((self.data.guards() != POISON).sum())
         if changed:
             return CheckResult("wrong", f"wrote outside the output ({changed} guard bytes changed)")
         if kernel.plan.zeroed_span and runtime.download(kernel.workspace, kernel.plan.zeroed_span).any():
             return CheckResult("wrong", "left a workspace that the launch plan says is zero after every run non-zero")
-        found = self._compare.inspect(self.data.verify["out"], placed)
-        if found.gaps:
-            return CheckResult("wrong", f"wrote into the gaps between rows ({found.gaps} elements)")
-        error = {"max_abs": found.distance}
-        if not found.wrong:
-            return CheckResult("ok", "", error)
-        at = found.first
-        reason = (
-            f"{found.wrong} of {limits.expected.size} elements wrong, first at {at}: got {self.data.element(at):g}, "
-            f"expected {float(limits.expected[at]):g} within {float(limits.lo[at]):g} .. {float(limits.hi[at]):g}; "
-        )
-        return CheckResult("wrong", reason + self._beginning(limits), error)
+        error = {}
+        for name, (wanted, placed) in limits.items():
+            found = self._compare[name].inspect(self.data.verify[name], placed)
+            if found.gaps:
+                return CheckResult("wrong", f"wrote into the gaps between rows ({found.gaps} elements)")
+            error["max_abs" if name == "out" else f"max_abs of {name}"] = found.distance
+            if not found.wrong:
+                continue
+            at, got = found.first, self.data.element(name, found.first)
+            reason = (
+                f"{found.wrong} of {wanted.expected.size} {_elements(name)} wrong, first at {at}: got {got:g}, "
+                f"expected {float(wanted.expected[at]):g} within {float(wanted.lo[at]):g} .. {float(wanted.hi[at]):g}; "
+            )
+            return CheckResult("wrong", reason + self._beginning(name, wanted), error)
+        return CheckResult("ok", "", error)
 
-    def _beginning(self, limits: Bounds) -> str:
-        """Where the wrong elements lie in as much of the output's beginning as is quickly looked at."""
-        spec = self.data.specs["out"]
+    def _beginning(self, name: str, limits: Bounds) -> str:
+        """Where the wrong elements lie in as much of a result's beginning as is quickly looked at."""
+        spec = self.data.specs[name]
         count = max(1, min(spec.shape[0], LARGE * spec.shape[0] // limits.lo.size))
         some = ArraySpec((count, *spec.shape[1:]), spec.dtype, spec.element_strides)
-        raw = runtime.download(self.data.verify["out"], some.span * limits.lo.dtype.itemsize)
-        got, lo, hi = (comparable(a) for a in (elements(raw, some), limits.lo[:count], limits.hi[:count]))
-        first = f"of the first {count}: " if count < spec.shape[0] else ""
+        raw, parts = runtime.download(self.data.verify[name], some.span * limits.lo.dtype.itemsize), limits.lo.shape[0]
+        count = count * parts // spec.shape[0]  # a mask of one dimension has eight bits a byte
+        got, lo, hi = (comparable(a) for a in (observed(elements(raw, some)), limits.lo[:count], limits.hi[:count]))
+        first = f"of the first {count}: " if count < parts else ""
         return first + describe_errors(~inside(got, lo, hi), np.isnan(got))
 
     def _issue(self, kernel: Checkable, scalars: Mapping[str, float], poison: int) -> None:
@@ -209,7 +230,7 @@ class HostCompare:
     def inspect(self, out: int, limits: Bounds) -> Found:
         """Compare the output at address ``out`` with ``limits``, and keep a copy of it."""
         self._kept = self._bytes(out)
-        got = comparable(elements(self._kept, self.spec))
+        got = comparable(observed(elements(self._kept, self.spec)))
         wrong = ~inside(got, limits.lo, limits.hi)
         with np.errstate(invalid="ignore"):
             off = np.abs(got - limits.expected)
@@ -231,6 +252,10 @@ class HostCompare:
 
     def close(self) -> None:
         """Nothing is held outside."""
+
+
+def _elements(name: str) -> str:
+    return "elements" if name == "out" else f"elements of {name}"
 
 
 def comparable(array: np.ndarray) -> np.ndarray:

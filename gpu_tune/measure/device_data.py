@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class DeviceData:
         self.specs = workload.arrays()
         self.scalars = {name: SCALARS[name] for name in workload.scalars()}
         self.arrays = large_inputs(workload, seed)
-        self._offsets, size = layout(self.specs)
+        self._offsets, size = layout(self.specs, workload.outputs)
         self.footprint = sum(spec.span * NUMPY[spec.dtype].itemsize for spec in self.specs.values())
         wanted = min(MAX_SETS, max(2, -(-3 * l2_bytes // max(1, self.footprint))))
         room = int(0.6 * runtime.free_bytes()) // (size + _STEP)
@@ -69,22 +69,24 @@ class DeviceData:
             runtime.upload(self.verify[name], _flat(array, self.specs[name]))
 
     def poison(self, value: int, stream: int) -> None:
-        """Fill the output to verify, and the guard bands around it, with the byte ``value``."""
-        memset(self.verify["out"] - GUARD, value, self.nbytes("out") + 2 * GUARD, stream)
+        """Fill the results to verify, and the guard bands around each, with the byte ``value``."""
+        for name in self.workload.outputs:
+            memset(self.verify[name] - GUARD, value, self.nbytes(name) + 2 * GUARD, stream)
 
     def guards(self) -> np.ndarray:
-        """The bytes of both guard bands of the output to verify."""
-        start = self.verify["out"]
-        return np.concatenate(
-            [runtime.download(start - GUARD, GUARD), runtime.download(start + self.nbytes("out"), GUARD)]
-        )
+        """The bytes of both guard bands of each result to verify."""
+        ends = [(self.verify[name], self.verify[name] + self.nbytes(name)) for name in self.workload.outputs]
+        return np.concatenate([runtime.download(at, GUARD) for start, end in ends for at in (start - GUARD, end)])
 
-    def element(self, index: tuple[int, ...]) -> float:
-        """One element of the output to verify."""
-        spec = self.specs["out"]
-        dtype = NUMPY[spec.dtype]
-        at = sum(i * s for i, s in zip(index, spec.element_strides)) * dtype.itemsize
-        return float(runtime.download(self.verify["out"] + at, dtype.itemsize).view(dtype)[0])
+    def element(self, name: str, index: tuple[int, ...]) -> float:
+        """One element of the result ``name`` to verify, of a mask one bit."""
+        spec = self.specs[name]
+        dtype, (*lead, last) = NUMPY[spec.dtype], index
+        bit = last % 8 if spec.dtype == "uint8" else None
+        place = (*lead, last if bit is None else last // 8)
+        at = sum(i * s for i, s in zip(place, spec.element_strides)) * dtype.itemsize
+        found = runtime.download(self.verify[name] + at, dtype.itemsize).view(dtype)[0]
+        return float(found if bit is None else found >> bit & 1)
 
     def close(self) -> None:
         while self._owned:
@@ -96,13 +98,13 @@ class DeviceData:
         return self._owned[-1]
 
 
-def layout(specs: Mapping[str, ArraySpec]) -> tuple[dict[str, int], int]:
-    """(offset of each buffer, bytes altogether); guard bands around ``out``, every offset a multiple of 256."""
+def layout(specs: Mapping[str, ArraySpec], guarded: Sequence[str] = ("out",)) -> tuple[dict[str, int], int]:
+    """(offset of each buffer, bytes altogether); guard bands around results, every offset a multiple of 256."""
     offsets, at = {}, 0
     for name, spec in specs.items():
-        at += GUARD if name == "out" else 0
+        at += GUARD if name in guarded else 0
         offsets[name] = at
-        at += spec.span * NUMPY[spec.dtype].itemsize + (GUARD if name == "out" else 0)
+        at += spec.span * NUMPY[spec.dtype].itemsize + (GUARD if name in guarded else 0)
         at = -(-at // _STEP) * _STEP
     return offsets, at
 

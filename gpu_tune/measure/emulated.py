@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-import numpy as np
+from typing import Any
 
 from .. import reference
 from ..emulator import run_plan
@@ -71,12 +70,14 @@ def _executed(rendered: Rendered, plan: LaunchPlan, workload: Workload, bound: B
     try:
         arrays = reference.example_inputs(workload, seed)
         scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in workload.scalars()}
-        given = {**arrays, "out": reference.allocate(workload.arrays()["out"], np.nan)}
-        device = bound.device
-        report = run_plan(rendered.source, plan, given, scalars=scalars, arch=device.arch, device=device, seed=seed)
+        made = reference.empty_results(workload)
+        given, device = {**arrays, **made}, bound.device
+        options: dict[str, Any] = dict(scalars=scalars, arch=device.arch, device=device, seed=seed, writes=tuple(made))
+        report = run_plan(rendered.source, plan, given, **options)
         if report.findings:  # advice too: what this package emits waits for all that it starts
             return replace(found, detail=str(report)[:500])
-        compared = reference.compare(report.arrays["out"], workload, arrays, scalars, numerics=rendered.numerics)
+        results = {name: report.arrays[name] for name in made}
+        compared = reference.compare(results, workload, arrays, scalars, numerics=rendered.numerics)
         return replace(found, ok=compared.ok, detail=str(compared))
     except (CompilerMissing, MeasureError, StoreError):
         raise

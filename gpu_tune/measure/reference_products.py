@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..reference import NUMPY, Bounds, Numerics, bounds, example_inputs, products
+from ..reference import Bounds, Numerics, bounds, example_inputs, products
 from ..reference.inputs import Draw, in_pieces, rounded
 from ..workload import Workload
 from . import runtime
@@ -54,21 +54,34 @@ def wide_bounds(
     """``reference.bounds`` with ``known`` products, same numbers: some rows of the result at a time on each CPU."""
     shape = known[0].shape
     rows = max(1, _PIECE * shape[0] // max(1, known[0].size))
-    flat_bits = workload.op == "conv2d" and any(op.name == "drelu" for op in workload.ops)
+    flat_bits = workload.op == "conv2d" and any(op.bits for op in workload.ops)
     if rows >= shape[0] or flat_bits or numerics.winograd:  # whose bound depends on the largest element of all
         return bounds(workload, arrays, scalars, numerics=numerics, exact=exact, products=known)
     like_rows = {"c", "residual", "aux"} | (
         {"row_bias"} if len(shape) == 2 else set()
     )  # of every matrix of a batch otherwise
-    lo, hi = (np.empty(shape, NUMPY[workload.out_dtype]) for _ in range(2))
-    expected, error = (np.empty(shape) for _ in range(2))
 
-    def fill(first: int) -> None:
+    def of(first: int) -> Bounds:
         here = slice(first, first + rows)
         some = {n: a[here] if n in like_rows else a for n, a in arrays.items()}
         part = (known[0][here], known[1][here])
-        made = bounds(workload, some, scalars, numerics=numerics, exact=exact, products=part)
-        lo[here], hi[here], expected[here], error[here] = made.lo, made.hi, made.expected, made.error
+        return bounds(workload, some, scalars, numerics=numerics, exact=exact, products=part)
+
+    whole = _room(of(0), shape[0])
+
+    def fill(first: int) -> None:
+        here, made = slice(first, first + rows), of(first)
+        for into, part in ((whole, made), *((whole.second[n], made.second[n]) for n in made.second)):
+            into.lo[here], into.hi[here] = part.lo, part.hi
+            into.expected[here], into.error[here] = part.expected, part.error
 
     in_pieces(fill, shape[0], rows)
-    return Bounds(lo, hi, expected, error)
+    return whole
+
+
+def _room(part: Bounds, rows: int) -> Bounds:
+    """Bounds of ``rows`` rows, not yet filled, like those of some rows."""
+    lo, hi, expected, error = (
+        np.empty((rows, *a.shape[1:]), a.dtype) for a in (part.lo, part.hi, part.expected, part.error)
+    )
+    return Bounds(lo, hi, expected, error, {name: _room(second, rows) for name, second in part.second.items()})

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Unsupported
-from ..reference import activation, derivative, factors, mask
+from ..reference import activation, derivative, factors, mask, packed, passes
 from ..workload import Conv2d, Matmul, Workload
-from ..workload.epilogue import Op
+from ..workload.epilogue import DERIVATIVES, Op
 
 _TORCH_ACTIVATIONS: dict[str, Callable[[Any, Op, Any], Any]] = {
     "relu": lambda functional, op, y: functional.relu(y),
@@ -52,10 +52,13 @@ def run(workload: Workload, library: str, operands: Mapping[str, Any], scalars: 
         y = _conv2d(workload, xp, operands)
         if workload.beta != "0":
             y = y + scalars.get("beta", 1.0) * operands["c"]
-    y = _epilogue(workload, xp, library, y, operands)
-    if out is not None:
-        out[...] = y
-    return y if out is None else out
+    y, saved = _epilogue(workload, xp, library, y, operands)
+    returned = {"out": y, **saved}
+    for name, into in {"out": out, **{name: operands.get(name) for name in saved}}.items():
+        if into is not None:
+            into[...] = returned[name]
+            returned[name] = into
+    return tuple(returned.values()) if saved else returned["out"]
 
 
 def _matmul(workload: Matmul, xp: Any, operands: Mapping[str, Any], scalars: Mapping[str, float]) -> Any:
@@ -85,8 +88,14 @@ def _conv2d(workload: Conv2d, torch: Any, operands: Mapping[str, Any]) -> Any:
     return y.permute(0, 2, 3, 1) if workload.layout == "nhwc" else y
 
 
-def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mapping[str, Any]) -> Any:
+def _epilogue(
+    workload: Workload, xp: Any, library: str, y: Any, operands: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The result, and by name what is saved beside it."""
+    saved = {}
     for op in workload.ops:
+        if op.saves:
+            saved[op.writes] = packed_bits(workload, xp, library, passes(y)) if op.bits else y
         if op.name in ("scale", "bias", "row_bias"):
             channels_first = workload.op == "conv2d" and workload.layout == "nchw"
             shape = (-1, 1) if op.name == "row_bias" else (-1, 1, 1) if channels_first else (-1,)
@@ -97,16 +106,26 @@ def _epilogue(workload: Workload, xp: Any, library: str, y: Any, operands: Mappi
             y = y + operands["residual"]
         elif op.name == "drelu":
             y = xp.where(bits(workload, xp, library, operands["aux"], y.shape), y, xp.zeros((), dtype=y.dtype))
-        elif op.operand == "aux" and library == "torch":
+        elif op.name in DERIVATIVES and library == "torch":
             y = _TORCH_DERIVATIVES[op.name](xp.ops.aten, y, operands["aux"])
-        elif op.operand == "aux":
+        elif op.name in DERIVATIVES:
             slope = derivative(workload, op, operands["aux"].astype(xp.float32), xp)
             y = (xp.where(slope, y, 0) if op.name == "drelu(out)" else y * slope).astype(y.dtype)
         elif library == "cupy":
             y = activation(op, y.astype(xp.float32), xp).astype(y.dtype)
         else:
             y = _TORCH_ACTIVATIONS[op.name](xp.nn.functional, op, y)
-    return y
+    return y, saved
+
+
+def packed_bits(workload: Workload, xp: Any, library: str, where: Any) -> Any:
+    """Booleans in the shape of the result as a mask is saved, on their device."""
+    if library == "cupy":
+        return packed(workload, where, xp)
+    where = where.reshape(-1) if workload.op == "conv2d" else where
+    room = xp.nn.functional.pad(where.to(xp.uint8), (0, -where.shape[-1] % 128))
+    room = room.unflatten(-1, (-1, 8)) << xp.arange(8, device=where.device, dtype=xp.uint8)
+    return room.sum(-1, dtype=xp.uint8)
 
 
 def bits(workload: Workload, xp: Any, library: str, packed: Any, shape: tuple[int, ...]) -> Any:

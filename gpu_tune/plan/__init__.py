@@ -7,8 +7,8 @@ grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.plan.si
 the plan of one size, which is what runs.
 
 Buffer names. matmul: ``a b c out bias row_bias residual aux scale scale_a scale_b workspace``; conv2d: two of
-``x w dy`` for ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result. Run-time scalars: ``alpha``,
-``beta``.
+``x w dy`` for ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result, ``aux`` a second one where the
+epilogue saves. Run-time scalars: ``alpha``, ``beta``.
 """
 
 from __future__ import annotations

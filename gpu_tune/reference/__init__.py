@@ -3,23 +3,22 @@
 All in NumPy on the host. bfloat16 and float8 arrays use ml_dtypes.
 """
 
-from .derivatives import derivative, mask
-from .inputs import POISON, allocate, changed_gaps, elements, example_inputs, example_scalars
+from .compare import Comparison, compare, inside
+from .derivatives import derivative, mask, observed, packed, passes
+from .inputs import POISON, allocate, changed_gaps, elements, empty_results, example_inputs, example_scalars
 from .rounding import (
     EPS,
     NUMPY,
     Bounds,
-    Comparison,
     Numerics,
     activation,
     bounds,
     cast,
-    compare,
     factors,
-    inside,
     products,
     reduction_length,
     reference,
+    results,
 )
 
 __all__ = [
@@ -37,12 +36,17 @@ __all__ = [
     "compare",
     "derivative",
     "elements",
+    "empty_results",
     "example_inputs",
     "example_scalars",
     "factors",
     "inside",
     "mask",
+    "observed",
+    "packed",
+    "passes",
     "products",
     "reduction_length",
     "reference",
+    "results",
 ]

@@ -1,4 +1,5 @@
-"""Derivatives of activations, as the epilogue's backward operations take them from what the forward pass saved."""
+"""Derivatives of activations, as the epilogue's backward operations take them from what the forward pass saved, and the
+bits of ReLUs as it saves them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def derivative(workload: Workload, op: Op, aux: Any, xp: Any = np) -> Any:
     if op.name == "drelu":
         return mask(workload, aux, xp)
     if op.name == "drelu(out)":
-        return ~(aux <= 0)
+        return passes(aux)
     if op.name == "dsilu":
         s = logistic(aux, xp)
         return s * (1.0 + aux * (1.0 - s))
@@ -40,6 +41,26 @@ def logistic(x: Any, xp: Any = np) -> Any:
     return xp.where(x < 0, small, 1.0) / (1.0 + small)
 
 
+def laid(workload: Workload, where: Any, xp: Any = np) -> Any:
+    """``where`` (booleans in the shape of ``out``, or of some of a matmul's rows) as the bits of a mask lie, unpacked:
+    rows of a matmul, and a convolution as a whole, up to a multiple of 128; False beyond."""
+    where = where.reshape(-1) if workload.op == "conv2d" else where
+    room = xp.zeros((*where.shape[:-1], -(-where.shape[-1] // 128) * 128), bool)
+    room[..., : where.shape[-1]] = where
+    return room
+
+
+def packed(workload: Workload, where: Any, xp: Any = np) -> Any:
+    """``where`` (see :func:`laid`) as the bytes of a mask: what ``relu(aux)`` saves."""
+    room = laid(workload, where, xp)
+    return xp.packbits(room.reshape(-1), bitorder="little").reshape(*room.shape[:-1], -1)
+
+
+def passes(given: Any) -> Any:
+    """Where a ReLU that is ``given`` this lets a gradient pass: not <= 0, NaN included."""
+    return ~(given <= 0)
+
+
 def mask(workload: Workload, packed: Any, xp: Any = np) -> Any:
     """The bits ``packed`` (an array of the workload's ``aux``) as booleans in the shape of ``out``."""
     shape = workload.arrays()["out"].shape
@@ -47,3 +68,8 @@ def mask(workload: Workload, packed: Any, xp: Any = np) -> Any:
     if workload.op == "conv2d":
         return bits[: math.prod(shape)].reshape(shape)
     return bits.reshape(*packed.shape[:-1], -1)[..., : shape[-1]]
+
+
+def observed(array: np.ndarray) -> np.ndarray:
+    """What is compared of a result: the elements, of a mask its bits (0 and 1, the first dimensions as they are)."""
+    return np.unpackbits(array, axis=-1, bitorder="little") if array.dtype == np.uint8 else array

@@ -27,6 +27,13 @@ def allocate(spec: ArraySpec, fill: float = 0) -> np.ndarray:
     return elements(np.full(spec.span, fill, NUMPY[spec.dtype]), spec)
 
 
+def empty_results(workload: Workload) -> dict[str, np.ndarray]:
+    """Memory for every result of a call, by name, full of :data:`POISON` (gaps between rows, too)."""
+    specs = {name: workload.arrays()[name] for name in workload.outputs}
+    sizes = {name: spec.span * NUMPY[spec.dtype].itemsize for name, spec in specs.items()}
+    return {name: elements(np.full(sizes[name], POISON, np.uint8), spec) for name, spec in specs.items()}
+
+
 def elements(memory: np.ndarray, spec: ArraySpec) -> np.ndarray:
     """The array that ``memory``, from the first element of ``spec`` to the last, holds."""
     dtype = NUMPY[spec.dtype]
@@ -50,7 +57,7 @@ DrawLarge = Callable[[Draw, int, tuple[int, ...], np.dtype], np.ndarray]
 def example_inputs(
     workload: Workload, seed: int = 0, kind: str = "normal", draw_large: DrawLarge | None = None
 ) -> dict[str, np.ndarray]:
-    """Every input array of a call by buffer name (``out`` is not among them), gaps between rows poisoned.
+    """Every input array of a call by buffer name (results are not among them), gaps between rows poisoned.
 
     ``normal``: standard normal (int8: uniform -127..127; scales uniform 0.5..1.5, for int8 sized so that an int8 result
     neither vanishes nor saturates). ``integer``: integers -2..2 and
@@ -61,7 +68,7 @@ def example_inputs(
     rng = np.random.default_rng(seed)
     arrays = {}
     for name, spec in workload.arrays().items():
-        if name != "out":
+        if name not in workload.outputs:
             arrays[name] = allocate(spec, 77 if spec.dtype in ("int8", "int32", "uint8") else np.nan)
             _fill(arrays[name], rng, _drawing(workload, name, spec, kind), draw_large)
     return arrays

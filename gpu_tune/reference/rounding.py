@@ -1,4 +1,4 @@
-"""Data types in NumPy, the reference in float64, how far rounding may take a result from it, and the comparison."""
+"""Data types in NumPy, the reference in float64, and how far rounding may take a result from it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import importlib
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from ..errors import require
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import DERIVATIVES, TRANSCENDENTAL, Op
 from . import backward, winograd
-from .derivatives import derivative
+from .derivatives import derivative, laid, packed, passes
 
 NUMPY: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -159,14 +158,31 @@ def reference(
     return _evaluate(workload, arrays, scalars or {}, Numerics())[0]
 
 
+def results(
+    workload: Workload, arrays: Mapping[str, np.ndarray], scalars: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """Every result of a call by name, in its dtype: ``out``, and what the epilogue writes beside it."""
+    out, _, written = _evaluate(workload, arrays, scalars or {}, Numerics())
+    found = {"out": cast(out, workload.out_dtype)}
+    for op in workload.ops:
+        if op.writes:
+            given = written[op.writes][0]
+            found[op.writes] = packed(workload, passes(given)) if op.bits else cast(given, workload.out_dtype)
+    return found
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """Where a result may lie: ``lo`` .. ``hi`` in ``out_dtype``; ``expected`` +- ``error`` before the cast, float64."""
+    """Where a result may lie: ``lo`` .. ``hi`` in ``out_dtype``; ``expected`` +- ``error`` before the cast, float64.
+
+    Of a mask's bits 0 and 1, as :func:`~.inputs.observed` sees them. ``second``: those of the results beside ``out``.
+    """
 
     lo: np.ndarray
     hi: np.ndarray
     expected: np.ndarray
     error: np.ndarray
+    second: Mapping[str, Bounds] = field(default_factory=dict)
 
 
 def bounds(
@@ -180,13 +196,28 @@ def bounds(
 ) -> Bounds:
     """What :func:`compare` compares with. ``products``: what :func:`products` gave, or the same computed elsewhere."""
     with np.errstate(all="ignore"):
-        expected, error = _evaluate(workload, arrays, scalars or {}, numerics or Numerics(), products)
-        if exact and not any(op.name in TRANSCENDENTAL for op in workload.ops):
-            error = np.zeros_like(expected)
-        error = np.where(np.isfinite(expected), error, 0.0)
-        return Bounds(
-            cast(expected - error, workload.out_dtype), cast(expected + error, workload.out_dtype), expected, error
+        expected, error, written = _evaluate(workload, arrays, scalars or {}, numerics or Numerics(), products)
+        second = {}
+        for op in workload.ops:
+            if op.writes:
+                second[op.writes] = _limits(workload, *written[op.writes], exact, op.bits)
+            exact = exact and op.name not in TRANSCENDENTAL
+        return replace(_limits(workload, expected, error, exact), second=second)
+
+
+def _limits(workload: Workload, expected: np.ndarray, error: np.ndarray, exact: bool, bits: bool = False) -> Bounds:
+    """``expected`` +- ``error`` as bounds; ``bits``: of the mask of where a ReLU that is given this passes."""
+    error = np.zeros_like(expected) if exact else np.where(np.isfinite(expected), error, 0.0)
+    if bits:
+        lo, hi, right = (
+            laid(workload, passes(given)).view(np.uint8) for given in (expected - error, expected + error, expected)
         )
+        beyond = ~laid(workload, np.ones(expected.shape, bool))  # bits that pad a row mean nothing
+        hi = hi | beyond.view(np.uint8)
+        return Bounds(lo, hi, right.astype(np.float64), np.zeros(right.shape))
+    return Bounds(
+        cast(expected - error, workload.out_dtype), cast(expected + error, workload.out_dtype), expected, error
+    )
 
 
 def _evaluate(
@@ -195,9 +226,9 @@ def _evaluate(
     scalars: Mapping[str, float],
     numerics: Numerics,
     known: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(reference, error bound), both float64."""
-    heavy = (*workload.inputs, "scale_a", "scale_b", "out")
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """(reference, error bound), both float64; and the same of what each array that the epilogue writes is made from."""
+    heavy = (*workload.inputs, "scale_a", "scale_b", *workload.outputs)
     wide = {n: np.asarray(a) for n, a in arrays.items() if n not in heavy}
     wide = {n: a if a.dtype == np.uint8 else a.astype(np.float64) for n, a in wide.items()}
     y, magnitude = known or products(workload, arrays)
@@ -212,7 +243,7 @@ def _evaluate(
     )
     error = magnitude * (per_sum + (4 * EPS["float32"] if workload.scales != "none" else 0.0))
     if workload.out_dtype == "int32":
-        return (y + (wide["c"] if workload.beta != "0" else 0.0)), np.zeros_like(y)
+        return (y + (wide["c"] if workload.beta != "0" else 0.0)), np.zeros_like(y), {}
     alpha = scalars["alpha"] if workload.alpha == "any" else 1.0
     y, error = y * alpha, error * abs(alpha) + 2 * EPS["float32"] * np.abs(y * alpha)
     if workload.beta != "0":
@@ -220,9 +251,12 @@ def _evaluate(
         if not (workload.beta == "any" and scalars["beta"] == 0):
             y = y + addend
             error = error + 2 * EPS["float32"] * (np.abs(addend) + np.abs(y))
+    written = {}
     for op in workload.ops:
+        if op.writes:
+            written[op.writes] = (y, error)
         y, error = _apply(op, y, error, wide, workload)
-    return y, error
+    return y, error, written
 
 
 def _apply(
@@ -267,79 +301,3 @@ def _winograd_magnitude(
         return np.full_like(magnitude, largest * WINOGRAD_GROWTH[tile] / math.sqrt(reduction_length(w)))
     squares = {n: np.square(arrays[n].astype(np.float64)) for n in ("x", "w")}
     return np.sqrt(winograd.convolve(w, squares, tile, squared=True))
-
-
-def inside(out: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-    """Where ``out`` lies within ``lo`` .. ``hi``, or is NaN as they are; dtypes that compare exactly."""
-    with np.errstate(invalid="ignore"):
-        return (out >= lo) & (out <= hi) | np.isnan(lo) & np.isnan(out)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a result compares: ``worst`` is the largest excess over the bound's half-width, at ``index``.
-
-    ``max_abs`` and ``max_rel`` are errors against the float64 reference; ``wrong`` counts elements outside the bound.
-    """
-
-    ok: bool
-    wrong: int
-    total: int
-    max_abs: float
-    max_rel: float
-    index: tuple[int, ...]
-    got: float
-    expected: float
-    allowed: float
-
-    def __str__(self) -> str:
-        if self.ok:
-            return (
-                f"right ({self.total} elements, largest error {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative)"
-            )
-        return (
-            f"{self.wrong} of {self.total} elements wrong; worst at {self.index}: got {self.got:g}, expected "
-            f"{self.expected:g} +- {self.allowed:.3g}"
-        )
-
-
-def compare(
-    out: np.ndarray,
-    workload: Workload,
-    arrays: Mapping[str, np.ndarray],
-    scalars: Mapping[str, float] | None = None,
-    *,
-    numerics: Numerics | None = None,
-    exact: bool = False,
-) -> Comparison:
-    """Compare ``out`` with the reference: each element must lie between cast(reference - e) and cast(reference + e).
-
-    ``e`` bounds rounding: ``(k_eps sqrt(K) eps + input_eps) |A|.|B|`` through the epilogue (each operation adds its own
-    rounding; K counts as 32 at least: tensor cores cut the products of one instruction to the largest before they add);
-    zero when ``exact`` (integer inputs and no transcendental). NaN must be NaN, infinities must agree.
-    """
-    with np.errstate(all="ignore"):
-        limits = bounds(workload, arrays, scalars, numerics=numerics, exact=exact)
-        expected, error = limits.expected, limits.error
-        lo, hi = limits.lo.astype(np.float64), limits.hi.astype(np.float64)
-        got = np.asarray(out).astype(np.float64)
-        require(got.shape == expected.shape, "result shape", got.shape, f"is not {expected.shape}")
-        good = inside(got, lo, hi)
-        difference = np.abs(got - expected)
-        finite = np.isfinite(difference)
-        excess = np.where(good, -1.0, np.where(finite, difference / (error + 1e-300), np.inf))
-        index = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else ()
-        relative = difference / (
-            np.abs(expected) + np.abs(expected)[np.isfinite(expected)].mean() if np.isfinite(expected).any() else 1.0
-        )
-        return Comparison(
-            bool(good.all()),
-            int((~good).sum()),
-            got.size,
-            float(difference[finite].max(initial=0.0)),
-            float(relative[finite].max(initial=0.0)),
-            tuple(int(i) for i in index),
-            float(got[index]),
-            float(expected[index]),
-            float(max(error[index], (hi - lo)[index] / 2)),
-        )

@@ -22,6 +22,7 @@ from ..space.knob import Config
 from ..space.space import Space
 from ..workload import View, Workload
 from .base import FOLDER, Template, render
+from .lib.common import with_zeros
 from .outside import place_of
 
 _T = TypeVar("_T")
@@ -101,7 +102,7 @@ class BoundTemplate:
         return self._answer(self.template.resources, config, self.asked, self.device)
 
     def plan(self, config: Config) -> LaunchPlan:
-        return self._answer(self.template.plan, config, self.asked, self.device)
+        return with_zeros(self._answer(self.template.plan, config, self.asked, self.device), self.asked)
 
     def probe(self) -> None:
         """TemplateError unless the default config, where it is valid, has source, plan, resources and features."""
@@ -120,7 +121,7 @@ class BoundTemplate:
             raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
         source = self._answer(render, self.template, config, self.whole, self.device)
         numerics = self._answer(self.template.numerics, config, self.computed)
-        plan = self._answer(self.template.plan, config, self.whole, self.device).check()
+        plan = with_zeros(self._answer(self.template.plan, config, self.whole, self.device), self.whole).check()
         if self.open is None:
             return Rendered(source, plan, self.estimate(config), numerics)
         size = getattr(self.computed, self.open.name)

@@ -103,7 +103,7 @@ def supports(w: Any, device: Device) -> bool | str:
     if not problems.convolutions:
         return "has no pixel that meets a filter tap"
     if problems.empty and any(op.name not in DERIVATIVES for op in w.ops):  # which keep a zero
-        return "sets pixels that meet no filter tap to zero, which an epilogue would change"
+        return "sets pixels that meet no filter tap to zero, which an epilogue would change or save"
     if image_problem(w).m >= 2**31 - 512:
         return "has 2^31 pixels or more"
     if kg % (least := 64 // ITEMSIZE[w.dtype]):

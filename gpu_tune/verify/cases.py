@@ -39,6 +39,8 @@ EPILOGUES = {
         "drelu",
         "scale+dgelu",
         "drelu(out)+residual",
+        "bias+relu(aux)",
+        "gelu(aux)+residual",
     ),
     "conv2d": (
         "",
@@ -52,6 +54,8 @@ EPILOGUES = {
         "scale",
         "drelu",
         "residual+dsilu",
+        "relu(aux)",
+        "bias+silu(aux)",
     ),
 }
 
@@ -336,7 +340,7 @@ def _pick(rng: np.random.Generator, *values: Any) -> Any:
 def _out_dtypes(cell: Cell) -> list[str]:
     """Output dtypes that a workload of the cell may have: integer results take no epilogue, saved values are floats."""
     outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
-    if any(op.operand == "aux" and op.name != "drelu" for op in parse(cell.epilogue)):
+    if any(op.operand == "aux" and not op.bits for op in parse(cell.epilogue)):
         return [o for o in outs if o in ("float32", "float16", "bfloat16")]
     return outs
 

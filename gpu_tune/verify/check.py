@@ -115,14 +115,16 @@ def run_module(
         outcome.seconds["emulator"] = outcome.seconds.get("emulator", 0.0) + report.seconds
         outcome.failures += [_finding(f, source) for f in report.findings]
         exact = kind == "integer" and problem.numerics.exact_integers
-        raw, spec = report.arrays["out"].view(np.uint8).reshape(-1), workload.arrays()["out"]
-        result = compare(elements(raw, spec), workload, arrays, scalars, numerics=problem.numerics, exact=exact)
+        specs = {name: workload.arrays()[name] for name in workload.outputs}
+        raw = {name: report.arrays[name].view(np.uint8).reshape(-1) for name in specs}
+        found = {name: elements(raw[name], spec) for name, spec in specs.items()}
+        result = compare(found, workload, arrays, scalars, numerics=problem.numerics, exact=exact)
         if not result.ok:
             outcome.fail("wrong result", f"{result} ({'integer' if exact else 'normal'} inputs)")
-        if changed := changed_gaps(raw, spec):
+        if changed := sum(changed_gaps(raw[name], spec) for name, spec in specs.items()):
             outcome.fail("writes between rows", f"{changed} elements beyond n were overwritten")
         if kind == "normal":
-            outs.append(raw)
+            outs.append(np.concatenate(list(raw.values())))
         if outcome.failures:
             break
     if len(outs) == 2 and workload.deterministic and not np.array_equal(outs[0], outs[1]):
@@ -138,14 +140,12 @@ def _emulate(
     seed: int,
     late: bool,
 ) -> emulator.Report:
-    """One run into a poisoned result."""
-    spec = problem.workload.arrays()["out"]
-    out = np.full(spec.span * NUMPY[spec.dtype].itemsize, POISON, np.uint8)
-    alignment = problem.workload.alignment
-    given = {**arrays, "out": out}
-    return module.run(
-        problem.plan, given, scalars=scalars, device=problem.device, seed=seed, late=late, alignment=alignment
-    )
+    """One run into poisoned results."""
+    specs, alignment, names = problem.workload.arrays(), problem.workload.alignment, problem.workload.outputs
+    sizes = {name: specs[name].span * NUMPY[specs[name].dtype].itemsize for name in names}
+    given = {**arrays, **{name: np.full(size, POISON, np.uint8) for name, size in sizes.items()}}
+    options: dict[str, Any] = dict(seed=seed, late=late, alignment=alignment, writes=names)
+    return module.run(problem.plan, given, scalars=scalars, device=problem.device, **options)
 
 
 def _finding(finding: Any, source: str) -> Failure:

@@ -95,7 +95,8 @@ def tune_command(workload: Workload, device: str | None = None) -> str:
 
 def accepting(workload: Workload) -> Iterator[Workload]:
     """Other workloads whose kernels accept every call of ``workload``, the nearest first."""
-    least = max(ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype])
+    words = any(op.bits and op.writes for op in workload.ops)
+    least = max(ITEMSIZE[workload.dtype], ITEMSIZE[workload.out_dtype], 4 if words else 1)
     alignments = [a for a in (256, 128, 64, 32, 16, 8, 4, 2, 1) if least <= a <= workload.alignment]
     scalars: list[dict[str, Any]] = [{}]
     accumulates = isinstance(workload, Matmul) or workload.direction == "wgrad"

@@ -186,8 +186,8 @@ class Conv2d(Operation):
         )
 
     def arrays(self) -> dict[str, ArraySpec]:
-        """As declared in :class:`Operation`. A mask of bits (``drelu``) is flat: bit i % 8 of byte i // 8 is element i
-        of ``out`` in the order of its memory; bytes up to a multiple of 16."""
+        """As declared in :class:`Operation`. A mask of bits (``drelu``, ``relu(aux)``) is flat: bit i % 8 of
+        byte i // 8 is element i of ``out`` in the order of its memory; bytes up to a multiple of 16."""
         cg, nhwc = self.c // self.groups, self.layout == "nhwc"
         image = (self.n, self.h, self.w, self.c) if nhwc else (self.n, self.c, self.h, self.w)
         filters: tuple[int, ...] = (self.k, self.r, self.s, cg) if nhwc else (self.k, cg, self.r, self.s)
@@ -224,7 +224,7 @@ class Conv2d(Operation):
             return ()
         pixels, nhwc = self.n * self.h * self.w, self.layout == "nhwc"
         columns = pixels if not nhwc else self.k if self.direction == "fprop" else self.c
-        if any(op.name == "drelu" for op in self.ops) and columns % 128:
+        if any(op.bits for op in self.ops) and columns % 128:
             return ()  # a matmul pads the bits of each row
         if self.direction == "wgrad" and (nhwc or self.n == 1):
             layout = "tn" if nhwc else "nt"

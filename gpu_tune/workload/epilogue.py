@@ -6,6 +6,9 @@
 Backward operations multiply by the derivative of an activation, which they take from the array ``aux`` that the forward
 pass saved: ``dgelu``, ``dgelu_tanh`` and ``dsilu`` from what the activation was given, ``drelu(out)`` from its result
 (both arrays like the output), ``drelu`` from one bit an element, set where the gradient passes.
+
+An activation with ``(aux)`` behind its name, as in ``bias+gelu(aux)``, saves just that into ``aux``, a second result of
+the call: ``relu(aux)`` the bits for ``drelu``, the others what they were given.
 """
 
 from __future__ import annotations
@@ -20,27 +23,41 @@ OPERANDS = ("scale", "bias", "row_bias", "residual")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 DERIVATIVES = ("drelu", "drelu(out)", "dgelu", "dgelu_tanh", "dsilu")
 """Backward operations; a ``drelu`` alone reads bits."""
+SAVING = tuple(f"{name}(aux)" for name in ACTIVATIONS)
+"""Activations that save what their derivative needs."""
 TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu", "dgelu", "dgelu_tanh", "dsilu")
 """Operations that take exponentials or error functions, whose results are approximate."""
-GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)", *DERIVATIVES))
+GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)", *DERIVATIVES, *SAVING))
 _CLAMP = re.compile(r"clamp\(\s*([^,()\s]+)\s*,\s*([^,()\s]+)\s*\)")
 
 
 @dataclass(frozen=True)
 class Op:
-    """One operation; ``lo`` and ``hi`` belong to ``clamp``."""
+    """One operation; ``lo`` and ``hi`` belong to ``clamp``. ``saves``: an activation that writes ``aux`` as well."""
 
     name: str
     lo: float = 0.0
     hi: float = 0.0
+    saves: bool = False
 
     @property
     def operand(self) -> str:
-        """The array that a call passes for it; empty for none."""
-        return self.name if self.name in OPERANDS else "aux" if self.name in DERIVATIVES else ""
+        """The array beside the result that it reads or writes; empty for none."""
+        return self.name if self.name in OPERANDS else "aux" if self.saves or self.name in DERIVATIVES else ""
+
+    @property
+    def writes(self) -> str:
+        """The array beside the result that it writes, a second result; empty for none."""
+        return "aux" if self.saves else ""
+
+    @property
+    def bits(self) -> bool:
+        """Whether its array holds one bit an element."""
+        return self.name == "drelu" or (self.saves and self.name == "relu")
 
     def __str__(self) -> str:
-        return f"clamp({self.lo:g},{self.hi:g})" if self.name == "clamp" else self.name
+        text = f"clamp({self.lo:g},{self.hi:g})" if self.name == "clamp" else self.name
+        return f"{text}(aux)" if self.saves else text
 
 
 def parse(text: str) -> tuple[Op, ...]:
@@ -52,7 +69,7 @@ def parse(text: str) -> tuple[Op, ...]:
     for name in OPERANDS:
         rule = f"uses {name} twice, but a call passes one array of that name"
         require(sum(op.name == name for op in ops) <= 1, "epilogue", text, rule, f"keep one {name}")
-    saved = [op.name for op in ops if op.operand == "aux"]
+    saved = [str(op) for op in ops if op.operand == "aux"]
     rule = f"has {' and '.join(saved)}, but a call passes one array aux"
     require(len(saved) <= 1, "epilogue", text, rule, "keep one of them")
     return ops
@@ -66,6 +83,8 @@ def canonical(text: str) -> str:
 def _parse_one(part: str, text: str) -> Op:
     if part in OPERANDS or part in ACTIVATIONS or part in DERIVATIVES:
         return Op(part)
+    if part in SAVING:
+        return Op(part.removesuffix("(aux)"), saves=True)
     match = _CLAMP.fullmatch(part)
     if not match:
         raise InvalidInput("epilogue", text, f"has an unknown operation {part!r}", f"write {GRAMMAR}")

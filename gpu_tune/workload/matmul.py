@@ -20,8 +20,8 @@ class Matmul(Operation):
     C, out and residual. ``alignment`` is what every base pointer keeps, in bytes. Accumulation is float32 or int32.
     Scales are float32: ``tensor`` (1,) and (1,); ``row_col`` (m,) and (n,); ``block128`` (m, ceil(k/128)) and
     (ceil(n/128), ceil(k/128)). ``math`` lists what is permitted beyond strict arithmetic. InvalidInput on bad values.
-    A mask of bits (``drelu``) is (m, 16 ceil(n/128)) bytes: element (i, j) is bit j % 8 of byte j // 8 of row i, as
-    cuBLASLt has it for the column-major product, with a leading dimension of n rounded up to 128.
+    A mask of bits (``drelu``, ``relu(aux)``) is (m, 16 ceil(n/128)) bytes: element (i, j) is bit j % 8 of byte j // 8
+    of row i, as cuBLASLt has it for the column-major product, with a leading dimension of n rounded up to 128.
 
     ``m`` may be ``any_of(1, 8192)``: known only when the kernel is called. Then ``flops(512)`` and ``bytes(512)`` tell
     of one size, ``at(512)`` is the workload of that size, and shapes in ``arrays()`` are expressions. Rows of A (k,m)

@@ -115,7 +115,12 @@ class Operation(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, ArraySpec]:
-        """Every array of a call, by buffer name: the inputs in argument order, then ``out``."""
+        """Every array of a call, by buffer name, in argument order; the result ``out`` is the last."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The arrays that a call writes: ``out``, then second results of the epilogue."""
+        return ("out", *(op.writes for op in self.ops if op.writes))
 
     @property
     def open(self) -> Size | None:
@@ -166,9 +171,9 @@ class Operation(ABC):
             "bias": ArraySpec((columns,), self.vector_dtype),
             "row_bias": ArraySpec((rows,), self.vector_dtype),
             "residual": out,
-            "drelu": ArraySpec(bits, "uint8"),
         }
-        found = {op.operand: specs.get(op.name, out) for op in self.ops if op.operand}
+        mask = ArraySpec(bits, "uint8")
+        found = {op.operand: mask if op.bits else specs.get(op.name, out) for op in self.ops if op.operand}
         return {**found, **{name: ArraySpec(s, "float32") for name, s in zip(("scale_a", "scale_b"), scales)}}
 
     def _readable_key(self, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
@@ -226,15 +231,18 @@ class Operation(ABC):
         """Epilogue, determinism, alignment, permissions and scales; after the dtypes."""
         w: Any = self
         object.__setattr__(self, "epilogue", epilogue_grammar.canonical(self.epilogue))
-        saved = [op.name for op in self.ops if op.operand == "aux" and op.name != "drelu"]
+        saved = [str(op) for op in self.ops if op.operand == "aux" and not op.bits]
         rule = f"has {', '.join(saved)}, whose aux has the out_dtype {self.out_dtype}, an eight-bit type or an integer"
-        remedy = "use an out_dtype of float32, float16 or bfloat16, or a drelu from bits"
+        remedy = "use an out_dtype of float32, float16 or bfloat16, or a ReLU, which saves bits"
         self._require(not saved or self.out_dtype == self.vector_dtype, "epilogue", self.epilogue, rule, remedy)
         self._resolve("deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False")
         valid = type(w.alignment) is int and w.alignment in (1, 2, 4, 8, 16, 32, 64, 128, 256)
         valid = valid and w.alignment >= ITEMSIZE[self.dtype]
         rule = "is not a power of two from the item size to 256 bytes"
         self._resolve("alignment", w.alignment, valid, rule, "use 16")
+        bits = any(op.bits and op.writes for op in self.ops)
+        rule = "is less than the 4 bytes of a word of bits, which relu(aux) writes"
+        self._require(not bits or w.alignment >= 4, "alignment", w.alignment, rule, "use 4 or more")
         permissions = (w.math,) if isinstance(w.math, str) else w.math
         valid = isinstance(permissions, (tuple, list)) and all(isinstance(p, str) for p in permissions)
         self._require(valid, "math", w.math, "is not a tuple of permissions", f"use some of {tuple(MATH)}")

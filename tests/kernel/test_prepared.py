@@ -81,6 +81,55 @@ def test_a_second_call_looks_at_addresses_alone(kernel, nothing_is_decided_again
     close(second, 2 * RIGHT)
 
 
+@pytest.fixture
+def saving(gpu):
+    """A kernel with a second result: the plan fills ``aux`` with 7."""
+    base = toy_winner_for(SMALL)
+    plan = LaunchPlan((MemsetStep("aux", 20 * 16, 7), *base.plan.steps))
+    return TunedKernel(replace(base, workload=replace(SMALL, epilogue="relu(aux)"), plan=plan))
+
+
+def test_second_results_are_written_where_a_call_says_also_when_repeated(saving):
+    a, b, out = three()
+    for _ in range(3):  # the second and third look at addresses alone
+        aux = CupyLike(np.zeros((20, 16), np.uint8))
+        found = saving(a, b, aux=aux, out=out)
+        assert found[0] is out and found[1] is aux
+        close(out)
+        assert (aux.get() == 7).all()
+        overlapping = CupyLike(np.zeros((20, 16), np.uint8))
+        overlapping.data.ptr = b.address + 16
+        with pytest.raises(InvalidInput, match=r"aux: .* overlaps b"):
+            saving(a, b, aux=overlapping, out=out)
+    assert len(saving._paths) == 1
+    bound = saving.bind(a, b, aux=aux, out=out)
+    other = CupyLike(np.zeros((20, 16), np.uint8))
+    bound.rebind(aux=other)
+    bound.launch()
+    assert (other.get() == 7).all() and bound.results["aux"] is other and bound.results["out"] is bound.out
+    with pytest.raises(InvalidInput, match=r"aux: .*is needed: interface arrays"):
+        saving(OnGpu(GIVEN["a"]), OnGpu(GIVEN["b"]), out=out)
+
+
+def test_second_results_are_allocated_where_a_call_gives_none(saving, monkeypatch):
+    made = []
+
+    def allocate(spec, like, name="out"):
+        made.append((name, CupyLike(np.zeros(spec.shape, spec.dtype))))
+        return made[-1][1]
+
+    monkeypatch.setattr(arrays, "allocate", allocate)
+    a, b, given = three()
+    for out in (None, None, given, given):
+        made.clear()
+        found = saving(a, b, out=out)
+        assert [name for name, _ in made] == ["aux", *(["out"] if out is None else [])]
+        assert found[1] is made[0][1] and found[0] is (given if out is not None else made[1][1])
+        close(found[0])
+        assert (found[1].get() == 7).all()
+    assert len(saving._paths) == 2
+
+
 def test_the_rules_of_addresses_hold_at_every_call(kernel):
     a, b, out = three()
     kernel(a, b, out=out)

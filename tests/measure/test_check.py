@@ -14,7 +14,7 @@ from gpu_tune.measure.check import describe_errors
 from gpu_tune.measure.device_data import DeviceData
 from gpu_tune.measure.worker import no_note
 from gpu_tune.plan import LaunchPlan
-from gpu_tune.reference import Numerics, bounds, example_inputs, reference
+from gpu_tune.reference import Numerics, bounds, example_inputs, reference, results
 from gpu_tune.workload import Matmul
 
 W = Matmul(9, 10, 8, dtype="float32", ldc=12)
@@ -72,6 +72,38 @@ def test_one_wrong_element_is_found_wherever_it_is(
 ):
     found = checked(data, stream, put(index, 0.125), second=second)
     assert found.status == "wrong" and words in found.reason
+
+
+SAVES = Matmul(9, 10, 8, dtype="float32", epilogue="relu(aux)")
+
+
+@pytest.mark.parametrize("index, second, words", [
+    (None, False, ""), (64 + 1, False, "elements of aux wrong, first at (0, 8): got"),
+    (63, False, "outside the output"), (-1, False, "outside the output"), (64 + 1, True, "elements of aux differ"),
+    (64 + 15, False, ""),  # beyond the ten bits of a row
+])  # fmt: skip
+def test_a_second_result_is_checked_as_the_first_is(
+    stream: runtime.Stream, index: int | None, second: bool, words: str
+):
+    data, calls = DeviceData(SAVES, 0, 1 << 16), [0]
+    right = results(SAVES, data.arrays)
+
+    def run(buffers, scalars, on) -> None:
+        runtime.synchronize()
+        runtime.upload(buffers["out"], right["out"])
+        bytes_ = runtime.download(buffers["aux"] - 64, right["aux"].nbytes + 128)
+        bytes_[64:-64] = right["aux"].reshape(-1)
+        calls[0] += 1
+        if index is not None and calls[0] > second:
+            bytes_[index] ^= 1
+        runtime.upload(buffers["aux"] - 64, bytes_)
+
+    checker = check.Checker(data, stream)
+    found = checker.check(kernel(run), no_note)
+    assert (found.status, words in found.reason) == ("wrong" if words else "ok", True), found
+    assert words or set(found.error) == {"max_abs", "max_abs of aux"}
+    checker.close()
+    data.close()
 
 
 def test_bounds_have_room_for_another_order_of_summation_and_no_more(stream: runtime.Stream):

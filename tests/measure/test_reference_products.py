@@ -13,7 +13,9 @@ CASES = [
     Matmul(37, 50, 20, dtype="bfloat16", layout="nt", epilogue="bias+row_bias+residual+gelu", alpha="any", beta="any"),
     Matmul(5, 40, 16, batch=7, dtype="float16", beta="1"),
     Matmul(40, 36, 32, dtype="int8", layout="nt", out_dtype="float16", scales="row_col"),
+    Matmul(5, 40, 16, batch=7, dtype="float16", epilogue="bias+relu(aux)"),
     Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float16", layout="nhwc", epilogue="bias+relu"),
+    Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float16", layout="nhwc", epilogue="bias+silu(aux)"),
     Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float32", layout="nchw", epilogue="scale+bias+residual"),
 ]
 
@@ -28,10 +30,12 @@ def test_bounds_piece_by_piece_are_those_of_the_whole(w: Workload, exact: bool, 
     known, numerics = reference_products.wide_products(w, arrays), Numerics(input_eps=2.0**-10)
     found = reference_products.wide_bounds(w, arrays, scalars, numerics, exact, known)
     whole = bounds(w, arrays, scalars, numerics=numerics, exact=exact, products=known)
-    for name in ("lo", "hi", "expected", "error"):
-        ours, theirs = getattr(found, name), getattr(whole, name)
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours.astype(np.float64), theirs.astype(np.float64), err_msg=name)
+    assert found.second.keys() == whole.second.keys() == set(w.outputs) - {"out"}
+    for ours, theirs in ((found, whole), *((found.second[n], whole.second[n]) for n in whole.second)):
+        for name in ("lo", "hi", "expected", "error"):
+            one, other = getattr(ours, name), getattr(theirs, name)
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one.astype(np.float64), other.astype(np.float64), err_msg=name)
 
 
 def test_a_winograd_bound_looks_at_the_whole_result(monkeypatch: pytest.MonkeyPatch):

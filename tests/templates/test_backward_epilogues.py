@@ -1,4 +1,5 @@
-"""Backward epilogues by emulator: masks at every width and in every layout, saved values, the phases of a stride."""
+"""Backward epilogues, and those that save for them, by emulator: masks at every width and in every layout, saved
+values, the phases of a stride."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ import pytest
 
 from gpu_tune.cuda import device
 from gpu_tune.kernel.export_cpp import header
+from gpu_tune.plan import MemsetStep
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify.cases import Variant
-from gpu_tune.verify.check import check_variant
+from gpu_tune.verify.check import Outcome, Problem, check_variant, run_checks
 from gpu_tune.workload import Conv2d, Matmul, Workload
 
 
@@ -25,6 +27,7 @@ def variant(family: str, chip: str, w: Workload, **knobs: Any) -> Variant:
 
 HALF: dict[str, Any] = dict(dtype="float16", layout="nt")
 IMAGE: dict[str, Any] = dict(dtype="float16", direction="dgrad")
+FORWARD: dict[str, Any] = dict(dtype="float16", padding=1)
 CASES = {
     "bits of rows and batches": (
         "matmul_mma",
@@ -45,6 +48,24 @@ CASES = {
         "nvidia-a100",
         Conv2d(1, 64, 8, 8, 64, 1, 1, stride=2, layout="nhwc", epilogue="drelu(out)", **IMAGE),
     ),
+    "saves bits by eight": ("matmul_mma", "nvidia-a100", Matmul(20, 72, 64, batch=2, epilogue="relu(aux)", **HALF)),
+    "saves bits of tails": ("matmul_mma", "nvidia-a100", Matmul(20, 77, 64, ldc=80, epilogue="relu(aux)", **HALF)),
+    "saves bits, staged": ("matmul_wgmma", "nvidia-h200", Matmul(72, 64, 64, epilogue="bias+relu(aux)", **HALF)),
+    "saves values of padded rows": (
+        "matmul_wgmma",
+        "nvidia-h200",
+        Matmul(40, 77, 64, ldc=136, epilogue="bias+gelu(aux)", **HALF),
+    ),
+    "saves bits, channels first": (
+        "conv2d_direct",
+        "nvidia-t4",
+        Conv2d(2, 5, 7, 5, 6, 3, 3, layout="nchw", epilogue="relu(aux)+residual", **FORWARD),
+    ),
+    "saves values of an image": (
+        "conv2d_igemm_mma",
+        "nvidia-a100",
+        Conv2d(2, 16, 7, 5, 24, 3, 3, epilogue="bias+silu(aux)", **FORWARD),
+    ),
 }
 
 
@@ -55,7 +76,34 @@ def test_backward_epilogues_are_right_by_emulator(case: str) -> None:
     assert outcome.runs == 3 and not outcome.failures, outcome.failures
 
 
+@pytest.mark.parametrize("found, planted, said", [
+    ("if (passed) atomicOr(", "if (passed && threadIdx.x % 128 != 5) atomicOr(", "elements of aux wrong"),
+    ("1u) << i;", "1u) << (i ^ 1);", "elements of aux wrong"),
+    ("if (passed) atomicOr((unsigned*)aux +", "if (passed) atomicOr((unsigned*)aux - 1 +", "buffer"),
+])  # fmt: skip
+def test_a_mask_that_is_saved_wrong_is_found(found: str, planted: str, said: str) -> None:
+    v = variant(*CASES["saves bits, staged"])
+    rendered = BoundTemplate(registry()[v.template], v.workload, v.device).render(v.config)
+    assert found in rendered.source and isinstance(rendered.plan.steps[0], MemsetStep)
+    outcome = Outcome()
+    run_checks(outcome, rendered.source.replace(found, planted), Problem.of(rendered, v), 3)
+    assert any(said in failure.message for failure in outcome.failures), outcome.failures
+
+
+def test_what_no_family_fills_is_refused() -> None:
+    w = Conv2d(1, 64, 8, 8, 64, 1, 1, stride=2, epilogue="relu(aux)", **IMAGE)
+    answer = registry()["conv2d_dgrad_mma"].supported(w, device.by_name("nvidia-a100"))
+    assert answer == "sets pixels that meet no filter tap to zero, which an epilogue would change or save"
+
+
 def test_what_is_exported_takes_the_saved_array() -> None:
     v = variant(*CASES["bits of padded rows"])
     plan = BoundTemplate(registry()[v.template], v.workload, v.device).render(v.config).plan
     assert "    CUdeviceptr aux = 0;  // uint8 (40, 16)\n" in header(plan, v.workload)
+
+
+def test_what_is_exported_says_what_a_run_writes() -> None:
+    v = variant(*CASES["saves bits, staged"])
+    text = header(BoundTemplate(registry()[v.template], v.workload, v.device).render(v.config).plan, v.workload)
+    assert "    CUdeviceptr aux = 0;  // uint8 (72, 16), written\n" in text
+    assert "status = cuMemsetD8Async(buffers.aux, 0, 1152, stream);" in text

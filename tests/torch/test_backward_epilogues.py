@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -60,14 +62,55 @@ def test_gradients_of_random_problems_are_autograds(name: str) -> None:
             np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_tanh", "silu"])
+def test_a_step_of_random_layers_is_autograds(name: str) -> None:
+    """Forward with ``bias+NAME(aux)``, backward with ``dNAME`` from what that saved."""
+    rng, turns = np.random.default_rng(7), 25
+    for turn in range(turns):
+        m, n, k = (int(v) for v in rng.integers(1, 140, 3))
+        fields: dict[str, Any] = dict(batch=(1, 2)[turn % 2], dtype="float32")
+        w: Matmul | Conv2d = Matmul(m, n, k, epilogue=f"bias+{name}(aux)", **fields)
+        back: Matmul | Conv2d = Matmul(m, n, 8, epilogue=f"d{name}", **fields)
+        if turn % 3 == 2:
+            size = dict(zip("nchwk", (int(v) for v in rng.integers(1, 12, 5))))
+            layout = ("nhwc", "nchw")[turn % 2]
+            w = Conv2d(**size, r=1, s=1, layout=layout, dtype="float32", epilogue=f"bias+{name}(aux)")
+            grown = dict(n=w.n, c=w.k, h=w.h, w=w.w, k=8, r=1, s=1, layout=layout, dtype="float32")
+            back = Conv2d(**grown, epilogue=f"d{name}", direction="dgrad")
+        given = {n: rng.standard_normal(spec.shape) for n, spec in w.arrays().items() if n not in w.outputs}
+        product = torch.from_numpy(reference.products(w, given)[0])
+        vector = torch.from_numpy(given["bias"])
+        shaped = vector.reshape(-1, 1, 1) if isinstance(w, Conv2d) and w.layout == "nchw" else vector
+        z = (product + shaped).requires_grad_()
+        y = FORWARD[f"d{name}"](z)
+        found = reference.results(w, given)
+        np.testing.assert_allclose(found["out"], y.detach().numpy(), rtol=1e-6, atol=1e-6)
+        upstream = {n: rng.standard_normal(back.arrays()[n].shape) for n in back.inputs}
+        dy = torch.from_numpy(reference.products(back, upstream)[0])
+        (expected,) = torch.autograd.grad(y, z, dy)
+        gradient = reference.reference(back, {**upstream, "aux": found["aux"]})
+        np.testing.assert_allclose(gradient, expected.numpy(), rtol=1e-5, atol=1e-5)  # from values saved in float32
+        if isinstance(w, Matmul):  # PyTorch's own arrays: the same two results
+            tensors = {n: torch.from_numpy(a.astype(np.float32)) for n, a in given.items()}
+            aux = torch.zeros(found["aux"].shape, dtype=torch.uint8 if name == "relu" else torch.float32)
+            for given_aux in ({}, {"aux": aux}):
+                out, saved_too = vendor.run(w, "torch", {**tensors, **given_aux}, {}, None)
+                np.testing.assert_allclose(out.numpy(), found["out"], rtol=1e-4, atol=1e-4)
+                assert reference.compare({"aux": saved_too.numpy()}, w, {n: t.numpy() for n, t in tensors.items()}).ok
+            assert saved_too is aux
+
+
 def test_masks_of_convolutions_are_unpacked_as_the_reference_does() -> None:
     w = Conv2d(2, 9, 3, 5, 4, 1, 1, dtype="float32", epilogue="drelu", direction="dgrad")
     packed = np.random.default_rng(1).integers(0, 256, w.arrays()["aux"].shape, dtype=np.uint8)
     shape = torch.Size(w.arrays()["out"].shape)
     found = vendor.bits(w, torch, "torch", torch.from_numpy(packed), shape)
     assert np.array_equal(found.numpy(), reference.mask(w, packed))
+    again = vendor.packed_bits(w, torch, "torch", found).numpy()
+    assert np.array_equal(reference.mask(w, again), found.numpy()) and again.shape == packed.shape
 
 
 def test_operators_with_gradients_of_their_own_refuse_them() -> None:
-    with pytest.raises(InvalidInput, match="backward operation"):
-        matmul(torch.ones(4, 4), torch.ones(4, 4), epilogue="dgelu")
+    for epilogue in ("dgelu", "relu(aux)"):
+        with pytest.raises(InvalidInput, match="backward operation"):
+            matmul(torch.ones(4, 4), torch.ones(4, 4), epilogue=epilogue)

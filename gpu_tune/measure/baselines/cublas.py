@@ -72,7 +72,7 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
     if any(op.name == "bias" for op in w.ops):
         gemm.set("bias_type", ctypes.c_int32(cublas.TYPES[w.vector_dtype]))
     if "aux" in w.arrays():  # of a mask the library counts bits
-        ld = 8 * w.arrays()["aux"].shape[-1] if w.epilogue == "drelu" else w.ldc
+        ld = 8 * w.arrays()["aux"].shape[-1] if any(op.bits for op in w.ops) else w.ldc
         gemm.set("aux_ld", ctypes.c_int64(ld))
         gemm.set("aux_stride", ctypes.c_int64(w.m * ld))
     # B goes first there: what the library calls A is our B

@@ -171,8 +171,8 @@ def _graph(cudnn: Any, handle: Any, w: Conv2d) -> tuple[Any, dict[str, Any]]:
             y = graph.add(a=y, b=tensors["residual"], **wide)
         elif op.name == "clamp":
             y = graph.relu(input=y, lower_clip=op.lo, upper_clip=op.hi, **wide)
-        elif op.name not in _POINTWISE:
-            raise Unavailable(f"is not asked to fuse {op.name}")
+        elif op.saves or op.name not in _POINTWISE:
+            raise Unavailable(f"is not asked to fuse {op}")
         else:
             y = getattr(graph, _POINTWISE[op.name])(input=y, **wide)
         y.set_data_type(types.FLOAT)

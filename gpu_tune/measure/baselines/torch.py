@@ -128,7 +128,7 @@ def _matmuls(t: Torch, w: Matmul) -> Iterator[Algorithm]:
     if w.dtype in (*FP8, "int8") and w.batch > 1:
         raise Unavailable(f"multiplies no batches of {w.dtype}")
     torch = t.torch
-    fast, names = "fast_accumulate" in w.math, [op.name for op in w.ops]
+    fast, names = "fast_accumulate" in w.math, [str(op) for op in w.ops]
 
     unit = functools.cache(lambda: torch.ones((), dtype=torch.float32, device=t.device))
 
@@ -217,7 +217,7 @@ def _convolutions(t: Torch, w: Conv2d) -> Iterator[Algorithm]:
         yield _gradient(t, w)
         return
     torch, (top, bottom, left, right) = t.torch, w.padding
-    names = [op.name for op in w.ops]
+    names = [str(op) for op in w.ops]
     winograd = "winograd" not in w.math and (w.r, w.s) == (3, 3) and w.stride == (1, 1)
     words = " (cuDNN chooses; Winograd cannot be denied)" if winograd else " (cuDNN chooses)"
 

@@ -168,7 +168,7 @@ def _triton() -> Any:
 
 
 def _fusable(w: Matmul) -> bool:
-    names = [op.name for op in w.ops]
+    names = [str(op) for op in w.ops]
     rest = names[1:] if names[:1] == ["bias"] else names
     bare = w.scales == "none" and w.alpha == "1" and w.beta == "0"
     integer = w.dtype == "int8" and plain_product(w) != w

@@ -12,7 +12,7 @@ from ...cuda.launch import Program
 from ...errors import Unavailable
 from ...plan import BufferArg, KernelStep, LaunchPlan
 from ...templates.base import render_text
-from ...templates.lib.common import epilogue_args
+from ...templates.lib.common import epilogue_args, with_zeros
 from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
 from .. import runtime
 from .baseline import Algorithm, Session
@@ -74,9 +74,8 @@ def plan(workload: Matmul, given: str) -> LaunchPlan:
     """Its launch: the product is the buffer ``workspace``, the rest as in every plan."""
     items = workload.batch * workload.m * (workload.n // vector_width(workload, given))
     grid = (-(-items // THREADS), 1, 1)
-    return LaunchPlan(
-        (KernelStep("finish", grid, (THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(workload))),)
-    )
+    step = KernelStep("finish", grid, (THREADS, 1, 1), (BufferArg("workspace"), *epilogue_args(workload)))
+    return with_zeros(LaunchPlan((step,)), workload)
 
 
 def product_dtype(w: Workload) -> str:
@@ -113,7 +112,7 @@ def as_matmul(w: Workload) -> Matmul:
         return Matmul(w.k, size, w.n * w.p * w.q, beta=w.beta, **rest)  # type: ignore[arg-type]
     size = w.product[2]
     channels, pixels = (w.k, w.p * w.q) if w.direction == "fprop" else (w.c, w.h * w.w)
-    if any(op.name == "drelu" for op in w.ops) and (channels if w.layout == "nhwc" else pixels) % 128:
+    if any(op.bits for op in w.ops) and (channels if w.layout == "nhwc" else pixels) % 128:
         raise Unavailable("has a mask whose rows a matmul would pad")
     if w.layout == "nhwc":
         return Matmul(w.n * pixels, channels, size, epilogue=w.epilogue, **rest)  # type: ignore[arg-type]

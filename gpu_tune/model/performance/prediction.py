@@ -185,7 +185,7 @@ def _played(
         elif kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
         address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps
-        written = workload.arrays()["out"].nbytes
+        written = _written(workload)
         tiling = launch.Tiling(
             loop.tiles[0] * (loop.tiles[2] if loop.band_along == "m" else 1),
             loop.tiles[1] * (1 if loop.band_along == "m" else loop.tiles[2]),
@@ -231,6 +231,12 @@ def _launched(
     )
 
 
+def _written(workload: Workload) -> int:
+    """Bytes of all results."""
+    specs = workload.arrays()
+    return sum(specs[name].nbytes for name in workload.outputs)
+
+
 def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload, device: Device) -> float:
     """A kernel beside the main one streams: what it reads and writes, at DRAM's or L2's pace, or its blocks' cycles."""
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, None)
@@ -239,6 +245,6 @@ def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload
     )
     waves = launch.Waves.of(step.blocks, resident, device)
     cycles = launch.on_sms(kernel, waves, 1.0, 1, device).cycles
-    moved = plan.workspace_bytes + workload.arrays()["out"].nbytes
+    moved = plan.workspace_bytes + _written(workload)
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
     return meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 from ...cuda.device import Device
-from ...plan import Arg, BufferArg, ScalarArg, Walk
+from ...plan import Arg, BufferArg, LaunchPlan, MemsetStep, ScalarArg, Walk
 from ...plan.size import ceil_div
 from ...workload import ITEMSIZE, Matmul, Workload
 
@@ -38,6 +39,14 @@ def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     names += ["scale_a", "scale_b"] if workload.scales != "none" else []
     scalars = (*(ScalarArg(name, "float32") for name in workload.scalars()), *size_args(workload))
     return (*map(BufferArg, names), *scalars)
+
+
+def with_zeros(plan: LaunchPlan, workload: Workload) -> LaunchPlan:
+    """``plan`` after zeros in the masks that its epilogue writes, where vectors of less than a byte add their bits."""
+    masks = {op.writes for op in workload.ops if op.writes and op.bits}
+    specs = workload.arrays()
+    zeros = tuple(MemsetStep(name, specs[name].nbytes) for name in sorted(masks))
+    return replace(plan, steps=(*zeros, *plan.steps)) if zeros else plan
 
 
 def size_args(source: Any) -> tuple[ScalarArg, ...]:
