@@ -20,24 +20,14 @@ from ..space.knob import Constraint
 from ..workload import ITEMSIZE
 from ..workload.epilogue import DERIVATIVES
 from .base import Template
-from .lib.common import ceil_div, derived_once
+from .lib.common import ceil_div, channels, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints
 from .lib.mma.derived import Derived, derived
-from .lib.mma.gradients import (
-    SHALLOW,
-    Problems,
-    channels,
-    convolutions,
-    copied,
-    dense_problems,
-    filter_rows,
-    image_operands,
-    image_problem,
-    phase_problem,
-)
+from .lib.mma.gradients import SHALLOW, copied, filter_rows, image_operands, image_problem, phase_problem
 from .lib.mma.loader import image_loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
+from .lib.phases import Problems, convolutions, dense_problems
 from .matmul_mma import numerics
 
 MOST_PHASES = 4

@@ -14,18 +14,18 @@ from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import Im2Col, LaunchPlan, TensorMapArg
+from ..plan import LaunchPlan, TensorMapArg
 from ..space.knob import Config, Constraint
 from ..workload import ITEMSIZE
 from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
+from .lib.wgmma.images import gathered, image_map
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
 def supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
-    top, bottom, left, right = w.padding
     if w.dtype == "float32" and "tf32" not in w.math:
         return "tensor cores round float32 to tf32: it needs the permission math=('tf32',)"
     if w.layout != "nhwc":
@@ -37,20 +37,7 @@ def supports(w: Any, device: Device) -> bool | str:
         )
     if w.weights != "plain":
         return "pretransformed filters are for Winograd templates"
-    if w.c * size % 16:
-        return f"the copy engine needs channels at multiples of 16 bytes: c={w.c} is {w.c * size} bytes"
-    if w.alignment < 16:
-        return f"the copy engine needs base addresses at multiples of 16 bytes, alignment={w.alignment}"
-    corners = (-top, -left, bottom - (w.r - 1) * w.dilation[0], right - (w.s - 1) * w.dilation[1])
-    if any(not -128 <= c <= 127 for c in corners):
-        return f"the copy engine's bounding box reaches -128..127 beyond the image, padding and filter need {corners}"
-    if max((w.r - 1) * w.dilation[0], (w.s - 1) * w.dilation[1]) > 255:
-        return "the copy engine's filter offsets end at 255"
-    if max(w.stride) > 8:
-        return f"the copy engine's stride ends at 8, stride={w.stride}"
-    if w.n * w.p * w.q + 1024 >= 2**31:
-        return "more than 2^31 output pixels"
-    return True
+    return gathered(w)
 
 
 def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
@@ -72,23 +59,6 @@ def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     g, size = derive(c, w, device), ITEMSIZE[w.dtype]
-    top, bottom, left, right = w.padding
-    image = TensorMapArg(
-        "x",
-        tiles.MAP_DTYPE[w.dtype],
-        (w.c, w.w, w.h, w.n),
-        (w.c * size, w.w * w.c * size, w.h * w.w * w.c * size),
-        (),
-        swizzle=g.storage.a.swizzle_bytes,
-        element_strides=(1, w.stride[1], w.stride[0], 1),
-        l2_promotion=launch.L2_PROMOTION,
-        im2col=Im2Col(
-            (-left, -top),
-            (right - (w.s - 1) * w.dilation[1], bottom - (w.r - 1) * w.dilation[0]),
-            g.storage.a.box_inner,
-            g.storage.a.slice_rows,
-        ),
-    )
     channels = w.c // w.groups
     filters = TensorMapArg(
         "w",
@@ -99,7 +69,7 @@ def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         swizzle=g.storage.b.swizzle_bytes,
         l2_promotion=launch.L2_PROMOTION,
     )
-    return launch.plan(c, w, problem(w), g, (image, filters))
+    return launch.plan(c, w, problem(w), g, (image_map("x", w, g.storage.a), filters))
 
 
 CONSTRAINTS = (

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..cuda.device import Device
 from .base import Template
-from .lib.common import derived_once
+from .lib.common import channels, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
 from .lib.mma.derived import Derived, derived
-from .lib.mma.gradients import SHALLOW, channels, copied, filter_operands, filter_problem, pixel_rows
+from .lib.mma.gradients import SHALLOW, copied, filter_operands, filter_problem, pixel_rows
 from .lib.mma.loader import loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
 from .matmul_mma import numerics

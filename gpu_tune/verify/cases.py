@@ -304,6 +304,8 @@ def _conv2d(directions: tuple[str, ...], cell: Cell, math: tuple[str, ...], rng:
             groups = k = c  # depthwise
         elif groups > 1 and rng.random() < 0.3:  # 128 bytes of channels a group
             c, k = groups * 128 // ITEMSIZE[cell.dtype], groups * 8 * int(rng.integers(1, 9))
+            if directions != ("fprop",):  # a gradient gathers or turns dy: the filters of a group are its whole tiles
+                c, k = k, c
         if n * h * w * (c // groups) * k * r * s <= WORK and not (c % groups or k % groups):
             break
     padding: Any = int(rng.integers(0, 3))

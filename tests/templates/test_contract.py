@@ -112,6 +112,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Conv2d(2, 64, 40, 200, 64, 3, 3, padding=1, groups=64, dtype="int8", scales="tensor", out_dtype="int8", **DGRAD),
     Conv2d(8, 512, 28, 28, 512, 3, 3, padding=1, groups=512, layout="nchw", dtype="bfloat16", beta="1", **WGRAD),
     Conv2d(8, 128, 56, 130, 128, 3, 3, padding=1, groups=128, dtype="int8", **WGRAD),
+    Conv2d(4, 128, 17, 19, 256, 3, 3, padding=1, groups=2, dtype="bfloat16", epilogue="bias+drelu(out)", **DGRAD),
+    Conv2d(1, 64, 14, 14, 512, 3, 3, padding=1, dtype="float16", out_dtype="float32", **DGRAD),
+    Conv2d(2, 96, 30, 31, 128, 3, 2, stride=(1, 2), groups=2, dtype="bfloat16", beta="any", **WGRAD),
 )
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 

@@ -18,7 +18,7 @@ from gpu_tune.templates.lib.phases import Phases
 from gpu_tune.templates.registry import bind, registry
 from gpu_tune.workload import Conv2d
 
-A100, T4 = by_name("nvidia-a100"), by_name("nvidia-t4")
+A100, H200, T4 = by_name("nvidia-a100"), by_name("nvidia-h200"), by_name("nvidia-t4")
 needs_emulator = pytest.mark.skipif(
     not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
 )
@@ -97,6 +97,42 @@ def test_what_tensor_cores_do_not_take_is_named() -> None:
         answer = registry()[f"conv2d_{changed.direction}_mma"].supported(changed, A100)
         assert said in str(answer), (change, answer)
         assert registry()[f"conv2d_{changed.direction}_simt"].supported(changed, A100) is True
+
+
+HOPPER: dict[str, Any] = dict(block_m=64, block_n=64, block_k=64, consumers=1, schedule="cooperative", stages=3)
+HOPPER.update(cluster_m=1, cluster_n=1, producer_registers=0, epilogue_store="direct", raster_group=1, grid="all")
+HOPPER.update(split_k=1, reduction="workspace", swap_ab=False, min_blocks=1, l2_keep="both")
+
+
+@needs_emulator
+def test_gradients_on_wgmma_gather_dy_and_x_with_the_copy_engine() -> None:
+    shape: dict[str, Any] = dict(n=2, c=48, h=9, w=8, k=64, r=3, s=2, padding=(2, 1, 0, 1), dtype="float16")
+    dgrad = Conv2d(**shape, dilation=(1, 2), direction="dgrad", epilogue="scale+bias+drelu(out)")
+    run(dgrad, H200, kind="wgmma", **{**HOPPER, "block_n": 16, "cluster_m": 2})
+    wgrad = Conv2d(**shape, stride=(2, 3), dilation=(3, 1), direction="wgrad", beta="any", out_dtype="float32")
+    run(wgrad, H200, kind="wgmma", **{**HOPPER, "block_n": 80, "cluster_n": 2})  # boxes of 16 columns, in two taps
+    groups: dict[str, Any] = dict(shape, c=32, k=128, groups=2, n=3)
+    run(Conv2d(**groups, direction="dgrad"), H200, kind="wgmma", **{**HOPPER, "block_n": 16})
+    run(Conv2d(**groups, direction="wgrad"), H200, kind="wgmma", **{**HOPPER, "block_n": 16, "split_k": 3})
+
+
+def test_what_wgmma_does_not_take_of_a_gradient_is_named() -> None:
+    workload = Conv2d(1, 64, 9, 9, 64, 3, 3, padding=1, dtype="bfloat16", direction="dgrad")
+    for change, said in (
+        (dict(stride=2), "takes stride 1"),
+        (dict(dtype="int8", out_dtype="int32"), "16-bit data alone"),
+        (dict(layout="nchw"), "layout 'nhwc' only"),
+        (dict(padding=5), "leaves no part of dy out"),
+        (dict(groups=4), "a group must have channels of dy"),
+        (dict(c=12), "multiples of 16 bytes: 12 channels"),
+        (dict(direction="wgrad", c=24), "24 channels are no multiple of 16"),
+        (dict(direction="wgrad", groups=2), "filters in multiples of 64, not 32"),
+        (dict(direction="wgrad", k=12), "k=12 are 24 bytes"),
+        (dict(direction="wgrad", stride=9, padding=9), "stride ends at 8"),
+    ):
+        changed = replace(workload, **change)  # type: ignore[arg-type]
+        assert said in str(registry()[f"conv2d_{changed.direction}_wgmma"].supported(changed, H200)), change
+        assert bind(changed, H200), change
 
 
 DEPTHWISE: list[dict[str, Any]] = [

@@ -15,7 +15,7 @@ from gpu_tune.templates.registry import registry
 
 FAMILIES = sorted(registry())
 MMA = {"matmul_mma", "conv2d_igemm_mma", "conv2d_winograd", "conv2d_dgrad_mma", "conv2d_wgrad_mma"}
-WGMMA = {"matmul_wgmma", "conv2d_igemm_wgmma"}
+WGMMA = {"matmul_wgmma", "conv2d_igemm_wgmma", "conv2d_dgrad_wgmma", "conv2d_wgrad_wgmma"}
 Changed = Callable[[str, Callable[[str], str]], set[str]]
 
 

@@ -29,6 +29,11 @@ def register_limit(threads: int, min_blocks: int, device: Device) -> int:
     return min(device.registers_per_thread, device.registers_per_sm // (128 * max(1, warps)) // 8 * 8)
 
 
+def channels(w: Any) -> tuple[int, int]:
+    """Input and output channels of one group of a convolution."""
+    return w.c // w.groups, w.k // w.groups
+
+
 def epilogue_args(workload: Workload) -> tuple[Arg, ...]:
     """``out``, then whatever of ``c``, epilogue operands, scales and run-time scalars the workload uses.
 

@@ -118,7 +118,7 @@ _CLUSTERS = (
 def _accumulators_fit(c: Any, w: Any, d: Any) -> bool:
     held = accumulators(c, promotes(w))
     operands = sum(op.operand in ("scale", "bias", "residual", "aux") for op in w.ops)
-    operands += (w.scales == "row_col") + (w.beta != "0" if w.op == "matmul" else 0)
+    operands += (w.scales == "row_col") + (w.beta != "0")
     tight = blocks_of_64(c) > 1 or not c["producer_registers"]  # operands of the columns stay for the next 64 rows
     spare = (40 if c["producer_registers"] else 56) + (40 if held > 128 else 24 if tight else 0) * operands
     if w.scales == "block128" and c["swap_ab"]:

@@ -11,18 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .....workload import ITEMSIZE
-from ...common import ceil_div
+from ...common import ceil_div, channels
 from ...phases import phases
 from ..tiles import whole_vectors
 
 Config = Mapping[str, Any]
 PIECE = 4
 """Rows or columns of a thread that lie side by side, at most: what one access of shared memory reads."""
-
-
-def channels(w: Any) -> tuple[int, int]:
-    """Input and output channels of one group."""
-    return w.c // w.groups, w.k // w.groups
 
 
 def problems(w: Any) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ...common import ceil_div
+from ...phases import phases
 from ..tiles import whole_vectors
 
 Config = Mapping[str, Any]
@@ -81,17 +82,19 @@ def results(c: Config, w: Any) -> tuple[int, int]:
 
 
 def live_sums(c: Config, w: Any) -> int:
-    """Sums of a thread that the compiler cannot drop: it knows pixels outside the result, and those that no tap meets.
-
-    Where blocks of a wgrad sum one tile of pixels, it may finish one sum after the other.
+    """Sums of a thread that the compiler must keep at once: it drops pixels outside the result, and those that no tap
+    meets. Where blocks of a wgrad sum one tile of pixels, or pixels of a dgrad meet one tap each, it may finish one sum
+    after the other.
     """
     if w.direction == "wgrad":
         return sums(c, w) if parts(c, w)[1] > 1 else channels(c, w)
     found = channels(c, w)
-    sizes = (w.h, w.w) if w.direction == "dgrad" else (w.p, w.q)
-    for axis, (size, tile) in enumerate(zip(sizes, results(c, w))):
-        live = range(min(size, tile))
-        found *= sum(_meets_dy(c, w, axis, i) for i in live) if w.direction == "dgrad" else len(live)
+    axes = phases(w)
+    for axis, tile in enumerate(results(c, w)):
+        if w.direction == "fprop":
+            found *= min(tile, (w.p, w.q)[axis])
+        elif axes[axis].most_taps > 1:
+            found *= sum(_meets_dy(c, w, axis, i) for i in range(min(tile, axes[axis].size)))
     return found
 
 

@@ -6,17 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...common import ceil_div
+from ...common import ceil_div, channels
 from ..tiles import shared_item, whole_vectors
 
 
 def threads(c: Mapping[str, Any]) -> int:
     return math.prod(max(1, c[f"block_{x}"] // c[f"thread_{x}"]) for x in "kpq")
-
-
-def channels(w: Any) -> tuple[int, int]:
-    """Input and output channels of one group."""
-    return w.c // w.groups, w.k // w.groups
 
 
 def shift(c: Mapping[str, Any], w: Any) -> int:
