@@ -212,7 +212,10 @@ def _kernel(
         if not explained and report_file is None:
             _set(workload, *stored, plan_only=plan_only, as_json=as_json)
             return
-        rule, remedy = "explains the kernel of one size", f"name a size, as in --{name} {winners.size.bounds[1]}"
+        rule, remedy = (
+            "is a set of kernels, of which one is explained",
+            f"name a size, as in --{name} {winners.size.bounds[1]}",
+        )
         require(workload.open is None, "--explain", workload.key, rule, remedy)
         size = getattr(workload, name)
         tuned = getattr(winners.kernels[winners.range_of(size).kernel].workload, name)

@@ -9,20 +9,15 @@ adds them in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan, MainLoop
 from ..space.knob import Knob
-from ..workload import ITEMSIZE
-from .base import ResourceEstimate, Template
+from .base import Template
 from .lib import knobs
 from .lib.common import INDEX_LIMIT
-from .lib.simt import launch
-from .lib.simt.direct import seeds
-from .lib.simt.direct import tiles as tile
+from .lib.simt.direct import launch, seeds
 from .lib.simt.direct.constraints import CONSTRAINTS
 from .lib.simt.direct.derived import derive
 
@@ -71,27 +66,6 @@ def supports(workload: Any, device: Device) -> bool | str:
     return True
 
 
-def resources(c: Mapping[str, Any], w: Any, device: Device) -> ResourceEstimate:
-    """Threads, shared memory, sums and workspace of a config."""
-    g, workspace = derive(c, w, device), launch.workspace_bytes(c["split_k"], w, tile.outputs(w))
-    depth, live = g.pipeline.per_part * c["block_c"] * ITEMSIZE[w.dtype], tile.live_sums(c, w)
-    loop = MainLoop(
-        "conv2d_direct",
-        g.pipeline.per_part,
-        macs=g.launch.threads * live * c["block_c"] * w.r * w.s,
-        tiles=(w.n * g.layout.tiles_p * g.layout.tiles_q, g.layout.tiles_k, w.groups * c["split_k"]),
-        reads=(g.storage.patch.rows * g.storage.patch.columns * depth, c["block_k"] * w.r * w.s * depth),
-        stages=c["stages"],
-    )
-    return ResourceEstimate(g.launch.threads, g.storage.shared_bytes, live, workspace, loop)
-
-
-def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    """One launch, and with ``split_k`` a second one."""
-    g, vector = derive(c, w, device), c["vector_width_out"]
-    return launch.plan("conv2d_direct", g, w, ("x", "w"), tile.grid(c, w), c["split_k"], g.layout.outputs, vector)
-
-
 TEMPLATE: Template = Template(
     name="conv2d_direct",
     op="conv2d",
@@ -101,8 +75,8 @@ TEMPLATE: Template = Template(
     constraints=CONSTRAINTS,
     supports=supports,
     derive=derive,
-    resources=resources,
-    plan=plan,
+    resources=launch.resources,
+    plan=launch.plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
     min_cc=75,

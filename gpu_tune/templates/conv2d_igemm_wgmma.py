@@ -24,6 +24,29 @@ from .lib.wgmma.images import gathered, image_map
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
+def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
+    return ceil_div(w.c // w.groups, c["block_k"])
+
+
+def problem(w: Any) -> tiles.Problem:
+    """The implicit product: pixels by output channels, each place of the filter whole k tiles of channels."""
+    return tiles.Problem(w.n * w.p * w.q, w.k, 1, w.k, lambda c: w.r * w.s * _channel_tiles(c, w))
+
+
+CONSTRAINTS = (
+    *constraints.constraints(problem),
+    Constraint(
+        "groups_legal",
+        ("block_n", "block_k", "cluster_n"),
+        lambda c, w, d: (
+            w.groups == 1
+            or (w.k // w.groups % (c["block_n"] * c["cluster_n"]) == 0 and w.c // w.groups % c["block_k"] == 0)
+        ),
+        "with groups, the columns of a cluster lie in one group and k tiles are whole",
+    ),
+)
+
+
 def supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     if w.dtype == "float32" and "tf32" not in w.math:
@@ -38,15 +61,6 @@ def supports(w: Any, device: Device) -> bool | str:
     if w.weights != "plain":
         return "pretransformed filters are for Winograd templates"
     return gathered(w)
-
-
-def _channel_tiles(c: Mapping[str, Any], w: Any) -> int:
-    return ceil_div(w.c // w.groups, c["block_k"])
-
-
-def problem(w: Any) -> tiles.Problem:
-    """The implicit product: pixels by output channels, each place of the filter whole k tiles of channels."""
-    return tiles.Problem(w.n * w.p * w.q, w.k, 1, w.k, lambda c: w.r * w.s * _channel_tiles(c, w))
 
 
 @derived_once
@@ -70,20 +84,6 @@ def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
         l2_promotion=launch.L2_PROMOTION,
     )
     return launch.plan(c, w, problem(w), g, (image_map("x", w, g.storage.a), filters))
-
-
-CONSTRAINTS = (
-    *constraints.constraints(problem),
-    Constraint(
-        "groups_legal",
-        ("block_n", "block_k", "cluster_n"),
-        lambda c, w, d: (
-            w.groups == 1
-            or (w.k // w.groups % (c["block_n"] * c["cluster_n"]) == 0 and w.c // w.groups % c["block_k"] == 0)
-        ),
-        "with groups, the columns of a cluster lie in one group and k tiles are whole",
-    ),
-)
 
 
 def _default(w: Any, device: Device) -> Config:

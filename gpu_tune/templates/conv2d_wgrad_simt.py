@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .base import Template
 from .lib.simt.backward import launch, seeds
-from .lib.simt.backward.constraints import CONSTRAINTS, pixels_are_indexed
+from .lib.simt.backward.constraints import CONSTRAINTS, supports
 from .lib.simt.backward.derived import derive
 
 TEMPLATE: Template = Template(
@@ -19,7 +19,7 @@ TEMPLATE: Template = Template(
     knobs=launch.knobs("filters", "taps and channels of a filter", "pixels of dy"),
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
-    supports=lambda w, d: pixels_are_indexed(w),
+    supports=supports,
     derive=derive,
     resources=lambda c, w, d: launch.resources("conv2d_wgrad_simt", c, w, d),
     plan=lambda c, w, d: launch.plan("conv2d_wgrad_simt", c, w, d),

@@ -26,6 +26,26 @@ from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.launch import Transposed
 
 
+def problem(w: Any) -> tiles.Problem:
+    return tiles.Problem(w.m, w.n, w.batch, w.ldc, lambda c: ceil_div(w.k, c["block_k"]))
+
+
+def _mn_major(c: Any, w: Any, d: Any) -> bool:
+    whole = (w.layout[0] == "n" or c["block_m"] % 16 == 0) and (w.layout[1] == "t" or c["block_n"] % 16 == 0)
+    return whole or ITEMSIZE[w.dtype] != 2
+
+
+CONSTRAINTS = (
+    *constraints.constraints(problem),
+    Constraint(
+        "mn_major_aligned",
+        ("block_m", "block_n"),
+        _mn_major,
+        "a tile that is contiguous along m or n is whole swizzles of at least 32 bytes: a multiple of 16",
+    ),
+)
+
+
 def supports(w: Any, device: Device) -> bool | str:
     size = ITEMSIZE[w.dtype]
     if w.dtype == "float32" and "tf32" not in w.math:
@@ -38,10 +58,6 @@ def supports(w: Any, device: Device) -> bool | str:
     if max(w.m, w.n, w.k) > 2**31 - 1024:
         return "coordinates of a tile past the last row, column or k must stay below 2^31"
     return True
-
-
-def problem(w: Any) -> tiles.Problem:
-    return tiles.Problem(w.m, w.n, w.batch, w.ldc, lambda c: ceil_div(w.k, c["block_k"]))
 
 
 @derived_once
@@ -95,20 +111,6 @@ def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
     return launch.plan(c, w, p, g, maps, scales, first, launch.end(w, start))
 
 
-def _mn_major(c: Any, w: Any, d: Any) -> bool:
-    whole = (w.layout[0] == "n" or c["block_m"] % 16 == 0) and (w.layout[1] == "t" or c["block_n"] % 16 == 0)
-    return whole or ITEMSIZE[w.dtype] != 2
-
-
-CONSTRAINTS = (
-    *constraints.constraints(problem),
-    Constraint(
-        "mn_major_aligned",
-        ("block_m", "block_n"),
-        _mn_major,
-        "a tile that is contiguous along m or n is whole swizzles of at least 32 bytes: a multiple of 16",
-    ),
-)
 FLAGSHIP: dict[str, Any] = dict(
     block_m=128,
     block_n=256,

@@ -57,7 +57,7 @@ def test_a_set_is_tuned_kept_found_again_and_shown(home, templates, monkeypatch)
     assert "tuned at m" in run("show", "kernel", *args, "--m", "1..64").stdout
     assert run("show", "kernel", *args, "--m", "33").stdout.strip() == one.source.strip()
     told = run("show", "kernel", *args, "--m", "1..64", "--explain", code=2).stderr
-    assert "explains the kernel of one size; name a size, as in --m 64" in told
+    assert "is a set of kernels, of which one is explained; name a size, as in --m 64" in told
     assert "is not tuned" in run("show", "kernel", *args, "--m", "65", code=1).stderr
     plain = ("tune", "matmul", "--k", "64", "--dtype", "float32")
     for options, said in (  # in the words of the options, before anything else is said

@@ -124,8 +124,8 @@ CONSTRAINTS = (
 )
 
 
-def pixels_are_indexed(w: Any) -> bool | str:
-    """True, or why 32 bits do not count the pixels."""
+def supports(w: Any, device: Device) -> bool | str:
+    """Every gradient whose pixels 32 bits count."""
     if max(w.h, w.w) + 2**20 > 2**29:
         return "image sides beyond 2^29 are not indexed"
     if max(w.n * w.h * w.w, w.n * w.p * w.q, math.prod(w.product[:2])) + 2**20 > 2**31:
