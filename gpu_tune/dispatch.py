@@ -117,7 +117,7 @@ def matmul(
     float8_e5m2 it gives infinity, ml_dtypes and JAX NaN.
     """
     asked = None
-    if store is None and type(alpha) in _NUMBERS and (beta is None or type(beta) in _NUMBERS):
+    if store is None and arrays.plain_number(alpha) and (beta is None or arrays.plain_number(beta)):
         used, times = (c, 1.0 if beta is None else beta) if c is not None and beta != 0 else (None, beta or 0.0)
         scaling = (alpha == 1, times if times in (0, 1) else "any")
         asked = _remembered((layout, epilogue, out_dtype, scales, math, scaling), (a, b, used), vectors, out)
@@ -139,8 +139,8 @@ def matmul(
             "are not those of contiguous rows",
             "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it",
         )
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        _require_number(name, value)
+    _require_number("alpha", alpha)
+    _require_number("beta", 0 if beta is None else beta)
     known = isinstance(layout, str) and layout.lower() in ("nn", "nt", "tn", "tt")
     require(known, "matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
     m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
@@ -198,12 +198,12 @@ def conv2d(
     """
     if not isinstance(direction, str) or direction not in INPUTS:
         raise InvalidInput("conv2d direction", direction, "is unknown", f"use one of {', '.join(INPUTS)}")
-    require(c is None or direction == "wgrad", "c", None, "is for direction='wgrad'", "add by epilogue='residual'")
+    require(c is None or direction == "wgrad", "c", ..., "is for direction='wgrad'", "add by epilogue='residual'")
     named: dict[str, Any] = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout)
     named.update(epilogue=epilogue, direction=direction, out_dtype=out_dtype, scales=scales, math=math)
     positional = dict(zip(INPUTS[direction], (x, w)))
     asked, added = None, vectors if c is None or beta == 0 else {**vectors, "c": c}
-    if store is None and (beta is None or type(beta) in _NUMBERS):
+    if store is None and (beta is None or arrays.plain_number(beta)):
         times = float(c is not None) if beta is None else beta
         options = (*named.values(), size, times if times in (0, 1) else "any")
         asked = _remembered(options, (x, w), added, out)
@@ -212,7 +212,7 @@ def conv2d(
             if result is not None:
                 return result
     first, second = (arrays.view(name, array) for name, array in positional.items())
-    _require_number("beta", beta)
+    _require_number("beta", 0 if beta is None else beta)
     beta = (0.0 if c is None else 1.0) if beta is None else beta
     named.update(dtype=first.dtype, beta="0" if beta == 0 else "1" if beta == 1 else "any")
     shape = None if out is None else arrays.view("out", out).shape
@@ -222,11 +222,10 @@ def conv2d(
 
 
 def _require_number(name: str, value: Any) -> None:
-    number = value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
     require(number, name, value, "is not a number", "give a Python float")
 
 
-_NUMBERS = (float, int)
 forgetting: list[Callable[[], None]] = []
 """Called by :func:`forget`: what else remembers who serves a call."""
 _routes: dict[Any, tuple[Workload, TunedKernel | None]] = {}
@@ -279,11 +278,11 @@ def _dispatch(
     specs = workload.arrays()
     for name, value in operands.items():  # not require: making the words costs more than all other checks of a call
         if name not in specs:
-            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
+            raise InvalidInput(name, ..., f"is no argument of {workload.key}", f"it takes {', '.join(specs)}")
         arrays.check(name, arrays.view(name, value), specs[name], 1, compiled=False)
     for name in specs:
         if name not in operands and name not in workload.outputs:
-            raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
+            raise InvalidInput(name, ..., f"is missing: {workload.key} needs it", f"pass {name}=")
     if first.place == arrays.HOST:
         return host.compute(workload, operands, scalars, out, first)
     store = opened(store)

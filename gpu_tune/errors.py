@@ -12,16 +12,16 @@ class GpuTuneError(Exception):
 
 
 class InvalidInput(GpuTuneError, ValueError):
-    """A value from outside (argument, array, file name, option) breaks a stated rule."""
+    """A value from outside (argument, array, file name, option) breaks a stated rule; ``...`` is no value to show."""
 
-    def __init__(self, subject: str, value: object = None, rule: str = "", remedy: str = "") -> None:
+    def __init__(self, subject: str, value: object = ..., rule: str = "", remedy: str = "") -> None:
         super().__init__(subject, value, rule, remedy)
         self.subject, self.value, self.rule, self.remedy = subject, value, rule, remedy
 
     def __str__(self) -> str:
-        text = self.subject if self.value is None else f"{self.subject}: {_short(self.value)}"
+        text = self.subject if self.value is ... else f"{self.subject}: {_short(self.value)}"
         if self.rule:
-            text += f" {self.rule}" if self.value is not None else f": {self.rule}"
+            text += f": {self.rule}" if self.value is ... else f" {self.rule}"
         return f"{text}; {self.remedy}" if self.remedy else text
 
 

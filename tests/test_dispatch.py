@@ -193,6 +193,9 @@ FROZEN = np.broadcast_to(np.float32(0), (8, 6)).copy()
 FROZEN.flags.writeable = False
 
 
+MASK = np.ones((8, 16), bool)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -200,6 +203,11 @@ FROZEN.flags.writeable = False
         (lambda: gt.matmul(A, B, alpha="x"), "alpha: 'x' is not a number"),
         (lambda: gt.matmul(A, B, alpha=np.ones(3)), "alpha: .* is not a number"),
         (lambda: gt.matmul(A, B, beta=True), "beta: True is not a number"),
+        (lambda: gt.matmul(A, B, alpha=None), "alpha: None is not a number"),
+        (lambda: gt.matmul(A, B, beta=float("nan")), "beta: nan is not a number"),
+        (lambda: gt.matmul(A, B, layout=None), "layout: None is unknown"),
+        (lambda: gt.matmul(A, B, epilogue="drelu", aux=MASK), "aux.dtype: 'bool' .* one bit an element, packed"),
+        (lambda: gt.matmul(A, B, epilogue="drelu", aux=MASK[:, :6]), "aux.shape: .* one bit an element, packed"),
         (lambda: gt.matmul(A, B, out=FROZEN), "out: cannot be written"),
         (lambda: gt.matmul(A, np.ones((6, 4), np.float32).T), r"b strides .*\(1, 4\) .* layout='nt'"),
         (lambda: gt.load("matmul"), "workload: 'matmul' is not a Matmul or Conv2d"),

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = {path: Path(path).name.split(".")[0] for path in args.spaces}
         for path in args.spaces:
             space_of(path)
-        require(bool(args.runs) or not args.table, "--table", None, "tells of kept runs", "name their file by --runs")
+        require(bool(args.runs) or not args.table, "--table", ..., "tells of kept runs", "name their file by --runs")
         hiding = {names[path]: needles(path) for path in args.spaces} if args.needles else {}
         shown = [*names.values(), *(name for own in hiding.values() for name in own)]
         began = time.perf_counter()

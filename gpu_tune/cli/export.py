@@ -44,7 +44,7 @@ def command(
     from ..kernel import export_cmake, export_folder
 
     one = (target is None) != (check is None)
-    require(one, "export", None, "needs a folder to write to, or one to check", "give --to FOLDER, or --check FOLDER")
+    require(one, "export", ..., "needs a folder to write to, or one to check", "give --to FOLDER, or --check FOLDER")
     if check is not None:
         opened = export_folder.open_export(check, device=device)
         rows = export_folder.read_manifest(opened.folder)["winners"]

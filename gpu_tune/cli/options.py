@@ -120,8 +120,8 @@ def _values(name: str, kind: str, text: Any) -> list[Any]:
     return [n for part in parts for n in numbers(f"--{name.replace('_', '-')}", part)] if kind == "int" else parts
 
 
-def numbers(option: str, words: str) -> list[int]:
-    """``7``, or ``start:stop`` and ``start:stop:step`` with both ends in."""
+def numbers(option: str, words: str, open_size: str = "an open size stands alone, as in 1..8192") -> list[int]:
+    """``7``, or ``start:stop`` and ``start:stop:step`` with both ends in; ``open_size``: the remedy for ``1..8192``."""
     try:
         parts = [int(p) for p in words.split(":")]
     except ValueError:
@@ -131,7 +131,7 @@ def numbers(option: str, words: str) -> list[int]:
     step = parts[2] if len(parts) == 3 else 1
     if len(parts) not in (2, 3) or step < 1 or parts[1] < parts[0]:
         several = "write 512, or 1,2,4, or 512:4096:512"
-        remedy = "an open size stands alone, as in 1..8192" if ".." in words else several
+        remedy = open_size if ".." in words else several
         raise InvalidInput(option, words, "is not a number, a list or a range", remedy)
     if (parts[1] - parts[0]) // step >= MOST_WORKLOADS:
         raise InvalidInput(option, words, f"has more than {MOST_WORKLOADS} values", "use a larger step")
@@ -267,7 +267,8 @@ def announce_emulator() -> None:
 
 def whole_numbers(option: str, text: str | None) -> list[int] | None:
     """The numbers in ``16,64,256`` (or ranges, as :func:`numbers`); None where nothing is given."""
-    return None if text is None else [n for part in text.split(",") for n in numbers(option, part)]
+    remedy = "write the sizes to tune, as in 1,16,256; bounds belong to the size that is open, as in --m 1..8192"
+    return None if text is None else [n for part in text.split(",") for n in numbers(option, part, remedy)]
 
 
 def set_facts(winners: WinnerSet, path: Path | None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def command(
     from ..tuner.tuned_model import TunedModel
 
     device, source = select_device(settings["device"])
-    require(folder is not None or not cpp, "--cpp", None, "needs a folder to write to", "add --export FOLDER")
+    require(folder is not None or not cpp, "--cpp", ..., "needs a folder to write to", "add --export FOLDER")
     if folder is not None:
         from ..kernel.export_folder import require_free
 

@@ -192,5 +192,5 @@ def _argument(arg: Arg, buffers: Mapping[str, int], scalars: Mapping[str, float]
 
 def _address(buffers: Mapping[str, int], name: str) -> int:
     if name not in buffers:
-        raise InvalidInput(f"buffer {name}", None, f"is missing; have {', '.join(sorted(buffers))}", f"pass {name}=")
+        raise InvalidInput(f"buffer {name}", ..., f"is missing; have {', '.join(sorted(buffers))}", f"pass {name}=")
     return int(buffers[name])

@@ -144,7 +144,7 @@ def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, 
     if isinstance(arg, ScalarArg):
         return bytes(arg.evaluate({"alpha": 1.0, "beta": 1.0}))
     rule = f"has no size although kernel {step.kernel!r} of the plan uses it"
-    require(arg.buffer in bound, f"buffer {arg.buffer!r}", None, rule, "give it in `sizes`")
+    require(arg.buffer in bound, f"buffer {arg.buffer!r}", ..., rule, "give it in `sizes`")
     buffer = bound[arg.buffer]
     address = buffer.address + arg.offset
     if isinstance(arg, BufferArg):

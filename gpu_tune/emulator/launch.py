@@ -95,11 +95,11 @@ class Session:
         cooperative: bool = False,
     ) -> bool:
         """Run a kernel to its end; False when a finding ended it early. Later launches see what it has written."""
-        require(self._open, "session", None, "is closed", "launch inside the with block")
+        require(self._open, "session", ..., "is closed", "launch inside the with block")
         require(isinstance(kernel, str), "kernel", kernel, "is no name", "give its name as text")
         listed = isinstance(args, Sequence) and not isinstance(args, (str, bytes))
         rule = f"are {'None' if args is None else f'a value of type {type(args).__name__}'}, not a list"
-        require(listed, "args", None, rule, "give an entry for each parameter in order, [] for none")
+        require(listed, "args", ..., rule, "give an entry for each parameter in order, [] for none")
         name = self.module.find(kernel)
         facts = self.module.facts(name)
         sizes, types = facts.parameter_sizes, facts.parameter_types

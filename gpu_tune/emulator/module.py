@@ -270,7 +270,7 @@ class _Run:
 
     def _buffer(self, name: str, bound: dict[str, _Bound], what: str) -> _Bound:
         rule = f"is missing although {what} of the plan uses it"
-        require(name in bound, f"array {name!r}", None, rule, "pass it in `arrays`")
+        require(name in bound, f"array {name!r}", ..., rule, "pass it in `arrays`")
         return bound[name]
 
 

@@ -33,12 +33,12 @@ class Arguments:
         require(len(operands) <= len(order), "arguments", len(operands), rule, "name the others")
         for name in named:
             twice = name in order[: len(operands)]
-            require(not twice, name, None, "is given twice", "give it by position or by name")
+            require(not twice, name, ..., "is given twice", "give it by position or by name")
         found = {name: value for name, value in (*zip(order, operands), *named.items()) if value is not None}
         for name in found:
             if name not in self._known:  # not require: making the words costs more than all other checks of a call
                 remedy = f"it takes {', '.join(self._known)}, alpha, beta, out"
-                raise InvalidInput(name, None, f"is no argument of {self.workload.key}", remedy)
+                raise InvalidInput(name, ..., f"is no argument of {self.workload.key}", remedy)
         for name in self.workload.inputs:
             self._require(name, found.get(name))
         return found
@@ -50,7 +50,7 @@ class Arguments:
         return value
 
     def _require(self, name: str, value: Any) -> None:
-        require(value is not None, name, None, "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
+        require(value is not None, name, ..., "is missing", f"call kernel({', '.join(self.workload.inputs)}, ...)")
 
     def scalars(self, alpha: float | None, beta: float | None) -> dict[str, float]:
         """The numbers that are given at run time; those compiled in may be repeated, but not changed."""
@@ -58,8 +58,8 @@ class Arguments:
         for name, value, fixed in (("alpha", alpha, "1"), ("beta", beta, self.workload.beta)):
             if getattr(self.workload, name) == "any":
                 given = (1.0 if name == "alpha" else 0.0) if value is None else value
-                found[name] = given if type(given) is float else arrays.number(name, given)
-            elif value is not None and value != float(fixed):
+                found[name] = given if type(given) is float and given == given else arrays.number(name, given)
+            elif value is not None and (value != float(fixed) or isinstance(value, bool)):
                 raise InvalidInput(name, value, f"is compiled in as {fixed}", f"tune the workload with {name}='any'")
         return found
 
@@ -76,13 +76,13 @@ class Arguments:
         """The arrays are what the kernel is compiled for, in one place, and apart from ``out``."""
         first, beta = seen[self.lead], self.workload.beta
         complete = "c" in seen or not self.needs_c(scalars)
-        require(complete, "c", None, "is missing", f"the workload has beta={beta}: pass c=")
+        require(complete, "c", ..., "is missing", f"the workload has beta={beta}: pass c=")
         for name, spec in self.specs.items():
             if name in seen:
                 self.check_array(name, seen[name], first, f"where {self.lead} is")
             else:
                 given = name in ("c", "out", *self.second)
-                require(given, name, None, "is missing", f"pass {name}= with shape {spec.shape}")
+                require(given, name, ..., "is missing", f"pass {name}= with shape {spec.shape}")
         for name in ("out", *self.second):
             if name in seen and first.place != HOST:
                 _check_overlap(name, seen[name], {n: a for n, a in seen.items() if n != name})

@@ -170,14 +170,17 @@ def check(name: str, array: ArrayView, spec: ArraySpec, alignment: int, compiled
     """Raise InvalidInput unless ``array`` has the shape, dtype, strides and alignment (bytes) that are compiled in.
 
     ``compiled``: whether there is a kernel; else the other arguments of the call ask for them."""
+    bits = name == "aux" and spec.dtype == "uint8"  # a relu's mask
+    packed = "pass one bit an element, packed into bytes as docs/backward_epilogues.md says under Masks"
     # not require: every call of the dispatchers comes here, and words take longer to make than these comparisons
     if array.shape != spec.shape:
         remedy = "the kernel is compiled for that shape alone: tune the shape you have"
         remedy = remedy if compiled else "the other arguments ask for that shape: pass such an array, or change them"
-        raise InvalidInput(f"{name}.shape", array.shape, f"is not {spec.shape}", remedy)
+        raise InvalidInput(f"{name}.shape", array.shape, f"is not {spec.shape}", packed if bits else remedy)
     unnamed = f"void{8 * NUMPY[spec.dtype].itemsize}" if spec.dtype in _UNNAMED else spec.dtype
     if array.dtype not in (spec.dtype, unnamed):
-        raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", "convert it before the call")
+        remedy = packed if bits else "convert it before the call"
+        raise InvalidInput(f"{name}.dtype", array.dtype, f"is not {spec.dtype}", remedy)
     expected = spec.element_strides
     if any(d > 1 and have != want for d, have, want in zip(spec.shape, array.strides, expected)):
         remedy = "make it contiguous, or tune the workload with your lda/ldb/ldc or layout"
@@ -239,13 +242,22 @@ def _torch_dtype(torch: Any, name: str) -> Any:
 
 
 def number(name: str, value: Any) -> float:
-    """``value`` as a float; InvalidInput for what is no single real number: a text, a complex number, an array."""
-    scalar = isinstance(value, Real) or (getattr(value, "shape", None) == () and "complex" not in str(value.dtype))
+    """``value`` as a float; InvalidInput for what is no single real number: a text, a truth value, a complex number,
+    an array, NaN."""
+    single = getattr(value, "shape", None) == () and not any(kind in str(value.dtype) for kind in ("complex", "bool"))
+    scalar = single or (isinstance(value, Real) and not isinstance(value, bool))
     require(scalar, name, value, "is not a number", "give a Python float")
     try:
-        return float(value)
+        found = float(value)
+        require(found == found, name, value, "is not a number", "give a Python float")
+        return found
     except OverflowError as error:
         raise InvalidInput(name, value, "is beyond what a float can hold", "give a smaller number") from error
+
+
+def plain_number(value: Any) -> bool:
+    """Whether ``value`` is a number of Python's own, not NaN."""
+    return type(value) in (float, int) and bool(value == value)
 
 
 def current_stream(library: str, device: int) -> int:
@@ -275,7 +287,7 @@ def allocate(spec: ArraySpec, like: ArrayView, name: str = "out") -> Any:
         return module.ndarray(spec.shape, NUMPY[spec.dtype], memptr=memory, strides=strides)
     raise InvalidInput(
         name,
-        None,
+        ...,
         f"is needed: {like.library} arrays come without a way to make a new one",
         f"pass {name}= with shape {spec.shape} and dtype {spec.dtype}",
     )

@@ -28,6 +28,6 @@ def compute(
         if into is not None:
             arrays.check(name, arrays.view(name, into), specs[name], 1, compiled=False)
             target = arrays.on_host(name, into)
-            require(target.flags.writeable, name, None, "cannot be written", "pass a writable array, or leave it out")
+            require(target.flags.writeable, name, ..., "cannot be written", "pass a writable array, or leave it out")
             target[...] = result
     return returned[0] if len(returned) == 1 else tuple(returned)

@@ -229,7 +229,7 @@ class BoundCall:
         """
         path, at = self.path, dict(zip(self.path.names, self._pointers))
         for name, value in changed.items():
-            require(name in at, name, None, "is not bound", f"bound are {', '.join(at)}")
+            require(name in at, name, ..., "is not bound", f"bound are {', '.join(at)}")
             at[name] = value if isinstance(value, int) else self._check(name, value).pointer
         pointers = tuple(at.values())
         if not path.admits(pointers):

@@ -39,7 +39,7 @@ class ReplayMeasurer(Measurer):
             environment = {**m.environment, "recorded": m.environment.get("recorded", m.source)}
             self._recorded[m.candidate] = replace(m, samples=samples, source=REPLAYED, environment=environment)
         if not self._recorded:
-            raise InvalidInput("replay", None, "has no recorded measurements", "name a file that holds trials")
+            raise InvalidInput("replay", ..., "has no recorded measurements", "name a file that holds trials")
         self._closed = False
 
     def submit(self, candidate: Candidate, pruner: Pruner | None = None) -> Future[Measurement]:

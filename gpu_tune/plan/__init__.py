@@ -109,7 +109,7 @@ class ScalarArg:
         """The number as a ctypes object, from ``scalars`` where the plan has none; InvalidInput when it is missing."""
         value = scalars.get(self.name) if self.value is None else self.value
         if value is None:
-            raise InvalidInput(f"scalar {self.name}", None, "is missing", f"pass {self.name}=")
+            raise InvalidInput(f"scalar {self.name}", ..., "is missing", f"pass {self.name}=")
         return CTYPES[self.ctype](value if self.ctype == "float32" else int(value))
 
 
@@ -298,7 +298,7 @@ class LaunchPlan:
                 )
             else:
                 _check_kernel(step)
-        require(bool(self.kernels), "launch plan", None, "has no kernel launch")
+        require(bool(self.kernels), "launch plan", ..., "has no kernel launch")
         require(self.workspace_bytes >= 0, "launch plan workspace_bytes", self.workspace_bytes, "is negative")
         require(
             0 <= self.zeroed_bytes <= self.workspace_bytes,

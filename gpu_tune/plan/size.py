@@ -158,7 +158,7 @@ class Size:
             return False
         raise InvalidInput(
             f"{self} compared with {other}",
-            None,
+            ...,
             f"has no one answer for {label(self.variable)}",
             "a kernel with an open size must not depend on it",
         )
@@ -216,9 +216,10 @@ def allowed(size: Size, value: int) -> int:
     (low, high), value = size.variable.bounds, whole(value)
     if type(value) is int and low <= value <= high:
         return value
-    raise InvalidInput(
-        size.name, value, f"is not in {low}..{high}, for which the kernel was made", "tune a wider range"
-    )
+    if value == 0 and type(value) is int:
+        raise InvalidInput(size.name, value, "is no size of a kernel", "leave the call out where nothing is to do")
+    remedy = "tune a wider range" if type(value) is int and value > 0 else f"give one of {low}..{high}"
+    raise InvalidInput(size.name, value, f"is not in {low}..{high}, for which the kernel was made", remedy)
 
 
 def label(size: int | Size) -> str:

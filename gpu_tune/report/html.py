@@ -234,7 +234,7 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InvalidInput("report", None, "needs matplotlib", "pip install 'gpu_tune[report]'") from error
+        raise InvalidInput("report", ..., "needs matplotlib", "pip install 'gpu_tune[report]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -386,7 +386,7 @@ class Tuner(Search):
         if spaces is None:
             if workload is None:
                 raise InvalidInput(
-                    "Tuner", None, "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
+                    "Tuner", ..., "needs a workload or spaces", "pass gpu_tune.Matmul(...) or spaces=[...]"
                 )
             require_workload(workload)
             device = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)

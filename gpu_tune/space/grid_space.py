@@ -44,7 +44,7 @@ class GridSpace(Space):
         super().__init__(name, knobs, rules)
         unmet = next((c for c, rule in zip(rules, self.grid.rules) if rule.unmet), None)
         told = "" if unmet is None else f"{unmet.name} holds for no values of {', '.join(unmet.knobs)}"
-        require(unmet is None, f"constraints of space {name}", None, f"{told}: no valid config", "loosen that one")
+        require(unmet is None, f"constraints of space {name}", ..., f"{told}: no valid config", "loosen that one")
         self._default = None if default is None else self._start(default, "default")
         self._seeds = list(dict.fromkeys(self._start(seed, "seed") for seed in seeds))
 
@@ -92,7 +92,7 @@ def _constraint(rule: Any, number: int, names: Sequence[str]) -> Constraint:
     require(
         known,
         name if own == "<lambda>" else f"constraint {name}",
-        None,
+        ...,
         told,
         f"name its parameters after knobs: {list(names)}",
     )

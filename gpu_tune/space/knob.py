@@ -45,19 +45,17 @@ class Knob:
         listed = not isinstance(given, str | bytes | Mapping) and hasattr(given, "__iter__")
         require(listed, subject, given, "are no list", "give a tuple of numbers, words or booleans")
         ordered = not isinstance(given, Set) or isinstance(given, KeysView)  # a set's order may change from run to run
-        require(ordered, subject, None, "are a set, which has no order", "give a tuple in their natural order")
+        require(ordered, subject, ..., "are a set, which has no order", "give a tuple in their natural order")
         values = tuple(map(plain, given))
         object.__setattr__(self, "values", values)
         require(values, subject, (), "are none", "give one or more")
         rule = f"are {len(values):,} of at most {MAX_VALUES:,}"
-        require(len(values) <= MAX_VALUES, subject, None, rule, "take coarser steps, or two knobs")
+        require(len(values) <= MAX_VALUES, subject, ..., rule, "take coarser steps, or two knobs")
         for value in values:
             good = isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
             require(good, subject, value, "is no finite number, word or boolean", "name such values by words")
             huge = isinstance(value, int) and abs(value) > MAX_NUMBER
-            require(
-                not huge, subject, None, f"hold a number of more than {MAX_NUMBER:.0e}", "name such values by words"
-            )
+            require(not huge, subject, ..., f"hold a number of more than {MAX_NUMBER:.0e}", "name such values by words")
         alike: dict[Value, list[Value]] = {}
         for value in values:
             alike.setdefault(value, []).append(value)

@@ -205,7 +205,7 @@ def as_recorded(records: Iterable[Record]) -> Recorded:
     """
     found = list(records)
     kinds = sorted({(r.measurement.candidate.template, r.workload.key, r.chip) for r in found})
-    require(kinds, "records", None, "there are none of that kind", "gpu-tune records lists what there is")
+    require(kinds, "records", ..., "there are none of that kind", "gpu-tune records lists what there is")
     several = "; ".join(" ".join(k) for k in kinds[:5]) + (" ..." if len(kinds) > 5 else "")
     told = f"are of {len(kinds)} kinds ({several})"
     require(len(kinds) == 1, "records", len(found), told, "choose one with --template, --workload and --chip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -12,45 +13,72 @@ from torch import Tensor
 
 from ..errors import InvalidInput, require
 from ..workload.epilogue import ACTIVATIONS, OPERANDS, parse
+from ..workload.operation import SCALES
+from . import arithmetic, layouts
 
 _REFUSED = re.compile(r"Expected a value of type '(.+?)' for argument '(\w+)' but instead found type '(.+?)'")
 
 
 def number(name: str, value: Any) -> float:
     """``value`` as a number; a tensor is read, unless its gradient would be lost."""
-    if type(value) is float:
+    if type(value) is float and value == value:
         return value
     if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
         rule, remedy = "is a tensor that requires a gradient, which a number has not", "multiply by it outside"
-        raise InvalidInput(name, tuple(value.shape), rule, remedy)
+        raise InvalidInput(name, value.detach(), rule, remedy)
     try:
-        return float(value)
+        found = float(value) if not isinstance(value, (bool, str, bytes)) else math.nan
     except (TypeError, ValueError, RuntimeError):
-        raise InvalidInput(name, value, "is no number", "pass a float") from None
+        found = math.nan
+    require(found == found, name, value, "is no number", "pass a float")
+    return found
 
 
-def permitted(math: Any) -> str:
+def operand(name: str, tensor: Tensor, scales: str) -> None:
+    """Raise InvalidInput unless a tensor with these scales, which has no gradients, is int8 or float8."""
+    dtype = tensor.dtype
+    require(scales in SCALES, "scales", scales, "is unknown", f"use one of {', '.join(SCALES)}")
+    if dtype in layouts.WIDE:
+        rule = f"are for int8 and float8 tensors, and {name} is {dtype}"
+        raise InvalidInput("scales", scales, rule, "leave them out, or convert the tensors")
+    if dtype not in layouts.NARROW:
+        kinds = ", ".join(str(kind).removeprefix("torch.") for kind in (*layouts.WIDE, *layouts.NARROW))
+        raise InvalidInput(f"{name}.dtype", str(dtype), "has no kernels", f"convert it to one of {kinds}")
+
+
+def no_aux(aux: Any, epilogue: str) -> None:
+    """Raise InvalidInput where a call has aux, which belongs to backward operations."""
+    if aux is not None:
+        arithmetic.parse(epilogue)  # which says that those are not taken
+        raise InvalidInput("aux", ..., f"is no operand of the epilogue {epilogue!r}", "leave it out")
+
+
+def permitted(given: Any) -> str:
     """Permissions as an operator has them, joined by +."""
-    if isinstance(math, str):
-        return math
+    if isinstance(given, str):
+        return given
     rule, remedy = "is neither a string nor a sequence of them", 'give math="tf32", or ("tf32", ...)'
-    require(isinstance(math, (tuple, list)) and all(isinstance(p, str) for p in math), "math", math, rule, remedy)
-    return "+".join(math)
+    require(isinstance(given, (tuple, list)) and all(isinstance(p, str) for p in given), "math", given, rule, remedy)
+    return "+".join(given)
 
 
 def integers(name: str, value: Any, count: int, least: int) -> list[int]:
-    """Strides and dilations (``count`` 2: rows, columns) and paddings (4: top, bottom, left, right) as a list.
+    """Groups (``count`` 1), strides and dilations (2: rows, columns), paddings (4: top, bottom, left, right) as a list.
 
     ``value`` is one number, a pair (rows, columns), or all ``count``.
     """
     if type(value) is int and value >= least:
         return [value] * count
-    kinds = "an integer, a pair (rows, columns)" + (" or (top, bottom, left, right)" if count == 4 else "")
+    whole = (int, torch.SymInt)
+    kinds = "an integer" + (", a pair (rows, columns)" if count > 1 else "")
+    kinds += " or (top, bottom, left, right)" if count == 4 else ""
     try:
-        given = [value] if isinstance(value, (int, torch.SymInt)) or hasattr(value, "__index__") else list(value)
-        given = [v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in given]
+        given = [value] if isinstance(value, whole) or hasattr(value, "__index__") else list(value)
+        truth = any(isinstance(v, bool) for v in given)
+        given = [v if isinstance(v, whole) else operator.index(v) for v in given]
     except TypeError:
-        raise InvalidInput(name, value, "is not made of integers", f"give {kinds}") from None
+        truth = True
+    require(not truth, name, value, "is not made of integers", f"give {kinds}")
     require(len(given) in {1, 2, count}, name, value, f"has {len(given)} numbers", f"give {kinds}")
     require(all(v >= least for v in given), name, value, f"has a number below {least}", f"give {kinds}")
     if len(given) == 1:
@@ -100,6 +128,8 @@ def explain(error: Exception, **given: Any) -> NoReturn:
     """Raise InvalidInput where an argument of ``given`` is no tensor, or PyTorch's dispatcher refused one; else
     ``error`` as it is."""
     for name, value in given.items():
+        if value is None and name in ("a", "b", "x", "w", "weight"):
+            raise InvalidInput(name, ..., "is no torch.Tensor", "pass one") from None
         if value is not None and not isinstance(value, Tensor):
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
             raise InvalidInput(name, kind, "is no torch.Tensor", "pass torch.as_tensor(...)") from None

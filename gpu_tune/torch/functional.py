@@ -30,14 +30,17 @@ def matmul(
     scale: Tensor | None = None,
     scale_a: Tensor | None = None,
     scale_b: Tensor | None = None,
+    aux: None = None,
 ) -> Tensor:
     """``epilogue(alpha * A @ B + beta * C)``, as :func:`gpu_tune.matmul`, with gradients for every tensor.
 
     ``a`` and ``b`` are matrices, or batches (batch, rows, columns), as ``layout`` says; they may lie in memory in any
     way (transposed views are taken as they are, others copied). The result is a new contiguous tensor. int8 and float8
     tensors, with ``scales`` or without, have no gradients; a float8 result saturates at the largest number, where
-    PyTorch's own conversion to float8_e5m2 gives infinity. InvalidInput for what does not fit.
+    PyTorch's own conversion to float8_e5m2 gives infinity. InvalidInput for what does not fit, and for ``aux``:
+    backward epilogues are :func:`gpu_tune.matmul`'s, and autograd's work here.
     """
+    arguments.no_aux(aux, epilogue)
     beta = (0.0 if c is None else 1.0) if beta is None else arguments.number("beta", beta)
     alpha, c = arguments.number("alpha", alpha), c if beta else None
     dtype, permitted = layouts.as_dtype(out_dtype), arguments.permitted(math)
@@ -48,6 +51,7 @@ def matmul(
                 options = (layout, alpha, beta, epilogue, dtype, permitted)
                 return ops.matmul(a, b, c, bias, row_bias, residual, scale, *options)
             raise InvalidInput("scales", scales, "names no kind of scale_a and scale_b", "give scales=, or leave them")
+        arguments.operand("a", a, scales)
         if alpha != 1 or beta:
             rule = f"are not both left out, as {a.dtype} tensors want it"
             raise InvalidInput("alpha, beta", (alpha, beta), rule, "use scales, or gpu_tune.matmul")
@@ -114,6 +118,7 @@ def conv2d(
     scale: Tensor | None = None,
     scale_a: Tensor | None = None,
     scale_b: Tensor | None = None,
+    aux: None = None,
 ) -> Tensor:
     """A 2-D convolution of (n, c, h, w) images with (k, c/groups, r, s) filters, with gradients for every tensor.
 
@@ -123,17 +128,20 @@ def conv2d(
     ``model.to(memory_format=torch.channels_last)``. ``padding`` is a number, (rows, columns), (top, bottom, left,
     right), "same" (with a stride of 1) or "valid". See :func:`matmul` for the rest.
     """
+    arguments.no_aux(aux, epilogue)
     try:
         if x.dim() != 4 or w.dim() != 4:
             raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional")
         steps, spread = arguments.integers("stride", stride, 2, 1), arguments.integers("dilation", dilation, 2, 1)
         sides = arguments.padding(padding, w.shape[2:], steps, spread)
-        shape = (steps, sides, spread, groups)
+        (count,) = arguments.integers("groups", groups, 1, 1)
+        shape = (steps, sides, spread, count)
         dtype, permitted = layouts.as_dtype(out_dtype), arguments.permitted(math)
         if x.dtype in layouts.WIDE and scales == "none":
             if scale_a is None and scale_b is None:
                 return ops.conv2d(x, w, bias, residual, scale, *shape, epilogue, dtype, permitted)
             raise InvalidInput("scales", scales, "names no kind of scale_a and scale_b", "give scales=, or leave them")
+        arguments.operand("x", x, scales)
         tensors = (x, w, scale_a, scale_b, bias, residual, scale)
         return ops.scaled_conv2d(*tensors, *shape, scales, epilogue, dtype, permitted)
     except (AttributeError, TypeError, RuntimeError) as error:

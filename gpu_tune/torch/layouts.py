@@ -18,6 +18,8 @@ FLIPPED = {"n": "t", "t": "n"}
 LAYOUTS = ("nn", "nt", "tn", "tt")
 WIDE = (torch.float32, torch.float16, torch.bfloat16)
 """Data types that have gradients."""
+NARROW = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+"""Data types of the quantised operators."""
 DTYPES: dict[str, torch.dtype] = {
     **{name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "int8", "int32")},
     "float8_e4m3": torch.float8_e4m3fn,

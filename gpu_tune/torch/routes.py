@@ -175,7 +175,7 @@ def check(workload: Workload, operands: Mapping[str, Tensor]) -> None:
     for name, tensor in operands.items():
         if name not in specs:
             known = ", ".join(n for n in specs if n != "out")
-            raise InvalidInput(name, None, f"is no argument of {workload.key}", f"it takes {known}")
+            raise InvalidInput(name, ..., f"is no argument of {workload.key}", f"it takes {known}")
         arrays.check(name, arrays.view(name, tensor), specs[name], 1, compiled=False)
         if tensor.device != operands[first].device:
             rule = f"is not where {first} is ({operands[first].device})"
@@ -183,7 +183,7 @@ def check(workload: Workload, operands: Mapping[str, Tensor]) -> None:
     for name in specs:
         if name not in operands and name != "out":
             arithmetic.parse(workload.epilogue)  # which says that backward operations are not taken
-            raise InvalidInput(name, None, f"is missing: {workload.key} needs it", f"pass {name}=")
+            raise InvalidInput(name, ..., f"is missing: {workload.key} needs it", f"pass {name}=")
 
 
 _said = False

@@ -280,9 +280,9 @@ def tune_together(
     ``seconds`` or ``trials``, or both, bound the search; one of them must be given. Raises what ``tune`` raises, but
     for workloads of which no config is right: those are in ``failed``.
     """
-    require(weights, "workloads", None, "there are none to tune", "give some as a dict with their counts")
+    require(weights, "workloads", ..., "there are none to tune", "give some as a dict with their counts")
     rule, remedy = "bounds nothing", "give seconds or trials"
-    require(seconds is not None or trials is not None, "budget", None, rule, remedy)
+    require(seconds is not None or trials is not None, "budget", ..., rule, remedy)
     require(type(seed) is int and seed >= 0, "seed", seed, "is not a non-negative integer", "give 0 or more")
     counted = jobs is None or (type(jobs) is int and jobs >= 1)
     require(counted, "jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")

@@ -133,7 +133,7 @@ def extracted(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None,
         if (error.name or "").partition(".")[0] != "torch":
             raise
         remedy = "pip install 'gpu_tune[torch]'"
-        raise InvalidInput("tune_model", None, "needs PyTorch, which is not installed", remedy) from error
+        raise InvalidInput("tune_model", ..., "needs PyTorch, which is not installed", remedy) from error
     return extract(model, example_inputs, kwargs, **options)
 
 

@@ -62,14 +62,14 @@ def _settled(direction: str, size: Any, out: Shape | None, order: Sequence[int],
     told = " and ".join(_told(r) + f" {name}" for r, name in zip(found, ("rows", "columns")))
     if not all(found):
         rule = f"are of no convolution with this stride, padding and dilation: its {what} would have {told}"
-        raise InvalidInput(operands, None, rule, "pass the arrays that the forward convolution had")
+        raise InvalidInput(operands, ..., rule, "pass the arrays that the forward convolution had")
     subject, given = "size", size
     if size is None and out is not None:
         require(len(out) == 4, "out.shape", out, "is not four-dimensional")
         subject, given = "out.shape", tuple(out[i] for i in order[2:])
     if given is None:
         one = all(len(r) == 1 for r in found)
-        require(one, subject, None, f"is open: the {what} may have {told}", f"pass size={names}, or out=")
+        require(one, subject, ..., f"is open: the {what} may have {told}", f"pass size={names}, or out=")
         return tuple(r[0] for r in found)
     pair = tuple(map(whole, given)) if isinstance(given, (tuple, list)) else (whole(given),) * 2
     valid = len(pair) == 2 and all(type(v) is int for v in pair)

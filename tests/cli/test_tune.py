@@ -89,6 +89,7 @@ def test_tune_of_a_range_shows_every_workload(home):
         (["matmul", "--m", "5..1", "--n", "2", "--k", "3"], "--m: '5..1' is no range from a least to a larger size"),
         (["matmul", "--m", "1:99999999", "--n", "2", "--k", "3"], "values; use a larger step"),
         (["matmul", "--m", "1:1000", "--n", "1:1000", "--k", "3"], "are more than 100000"),
+        ([*ARGS, "--sizes", "1..9"], "--sizes: '1..9' is not a number, a list or a range; write the sizes to tune"),
         ([*ARGS[:7], "--dtype", "float65"], "Matmul dtype: 'float65' is not a known dtype; use one of float32"),
         ([*ARGS, "--epilogue", "bias+swish"], "has an unknown operation 'swish'"),
         ([*ARGS, "--layout", "xy"], "Matmul layout: 'xy' is unknown; use one of nn"),

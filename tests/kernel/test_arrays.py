@@ -75,7 +75,7 @@ def test_what_must_not_be_written_is_refused_as_out() -> None:
         arrays.check_writable("out", value)
 
 
-@pytest.mark.parametrize("value", ["2", 1 + 2j, np.complex64(1), np.ones(3), None, [1.0]])
+@pytest.mark.parametrize("value", ["2", 1 + 2j, np.complex64(1), np.ones(3), None, [1.0], True, np.True_, np.nan])
 def test_what_is_no_real_number_is_no_scalar(value: Any) -> None:
     with pytest.raises(InvalidInput, match="is not a number"):
         arrays.number("alpha", value)
@@ -87,7 +87,7 @@ def test_an_integer_beyond_a_float_is_refused() -> None:
 
 
 def test_numbers_of_other_libraries_are_scalars() -> None:
-    assert [arrays.number("alpha", v) for v in (2, np.float32(2), np.array(2.0), True)] == [2.0, 2.0, 2.0, 1.0]
+    assert [arrays.number("alpha", v) for v in (2, np.float32(2), np.array(2.0))] == [2.0, 2.0, 2.0]
 
 
 class Exporter:

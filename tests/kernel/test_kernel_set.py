@@ -79,6 +79,8 @@ def test_a_bound_call_and_wrong_arguments(kernels):
     kernels.at(1)
     with pytest.raises(InvalidInput, match=r"m: True is not in 1\.\.90"):
         kernels.at(True)
+    with pytest.raises(InvalidInput, match=r"^m: 0 is no size of a kernel; leave the call out where nothing is to do"):
+        kernels.at(0)
     with pytest.raises(InvalidInput, match=r"out.*shape"):
         kernels(a, b, out=CupyLike(np.zeros((22, 18), np.float32)))
 

@@ -65,7 +65,7 @@ def predict(
         raise InvalidInput("cubin", f"{len(data)} bytes", rule, "compile it for this device, or name its own")
     names = list(found.kernels)
     if kernel is None and len(names) != 1:
-        raise InvalidInput("kernel", None, f"is one of {', '.join(names) or 'none'}", "name it: kernel=...")
+        raise InvalidInput("kernel", ..., f"is one of {', '.join(names) or 'none'}", "name it: kernel=...")
     name = kernel if kernel is not None else names[0]
     require(name in found.kernels, "kernel", name, f"is none of {', '.join(names)}", "name one of them")
     launch = [_three("grid", grid), _three("block", block)]
