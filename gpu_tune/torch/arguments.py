@@ -129,7 +129,7 @@ def explain(error: Exception, **given: Any) -> NoReturn:
     ``error`` as it is."""
     for name, value in given.items():
         if value is None and name in ("a", "b", "x", "w", "weight"):
-            raise InvalidInput(name, ..., "is no torch.Tensor", "pass one") from None
+            raise InvalidInput(name, value, "is no torch.Tensor", "pass one") from None
         if value is not None and not isinstance(value, Tensor):
             kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
             raise InvalidInput(name, kind, "is no torch.Tensor", "pass torch.as_tensor(...)") from None

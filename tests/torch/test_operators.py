@@ -54,7 +54,8 @@ def test_opcheck_of_products(epilogue: str, layout: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_opcheck_of_convolutions(memory: torch.memory_format, dtype: torch.dtype) -> None:
-    for epilogue in ("", "scale+bias+silu", "bias+residual+relu"):
+    # compiling is most of what a check takes: of the epilogues, float16 and bfloat16 have one
+    for epilogue in ("scale+bias+silu", *(("", "bias+residual+relu") if dtype is torch.float32 else ())):
         x = torch.randn(2, 4, 6, 7).to(dtype).contiguous(memory_format=memory).requires_grad_()
         tensors = {"x": x, "w": torch.randn(6, 2, 3, 2).to(dtype).requires_grad_()}
         shape = layouts.convolved_shape(*tensors.values(), (2, 1), (0, 1, 2, 0), (1, 2))
