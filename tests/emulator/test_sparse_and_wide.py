@@ -101,6 +101,35 @@ def test_metadata_as_sparse_libraries_store_it() -> None:
         assert np.array_equal(words[named], lanes[named])
 
 
+ATOMS = [
+    Sparse(32, "f32", "f16", 0),
+    Sparse(32, "f32", "f16", 1),
+    Sparse(16, "f32", "tf32", 1),
+    Sparse(64, "s32", "s8", 0),
+]
+
+
+@pytest.mark.parametrize("shape", ATOMS, ids=lambda s: s.name)
+def test_metadata_as_the_atoms_of_sparse_wgmma_name_it(shape: Sparse) -> None:
+    """A second source for wgmma: what published layouts of its metadata, (thread, value) -> (row, column), give a warp.
+
+    f16: ((2, 2, 8), (16, 2)):((16 columns, selector, row), (column, 8 rows)); tf32: half of the columns;
+    s8: ((2, 2, 8), 32):((8 rows, 32 columns, row), column).
+    """
+    rng = np.random.default_rng(shape.k + shape.selector)
+    which = chosen(rng, shape)
+    words, nibbles = words_of(which, shape, rng), which[..., 0] | which[..., 1] << 2
+    for lane in range(32):
+        low, high, row = lane & 1, lane >> 1 & 1, lane >> 2
+        if shape.a == "s8":
+            named = [*nibbles[row + 8 * low, 8 * high : 8 * high + 8]]
+        elif high == shape.selector:
+            named = [*nibbles[row, 4 * low : 4 * low + 4], *nibbles[row + 8, 4 * low : 4 * low + 4]]
+        else:
+            continue
+        assert words[lane] == sum(int(n) << 4 * q for q, n in enumerate(named)), lane
+
+
 @needs_nvrtc
 @pytest.mark.parametrize(("shape", "bits"), [(SPARSE[0], 0b0101), (SPARSE[0], 0b0001), (SPARSE[12], 0b1000)])
 def test_metadata_that_names_no_two_elements_in_order_is_found(shape: Sparse, bits: int) -> None:
