@@ -28,7 +28,7 @@ from gpu_tune.cuda import cubin as cubins
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import GpuTuneError
-from gpu_tune.model.performance import predict
+from gpu_tune.model.performance import main_step, predict
 from gpu_tune.model.performance.lanes import KernelLanes, lanes_of
 from gpu_tune.templates.base import Template
 from gpu_tune.templates.bound import BoundTemplate, Rendered
@@ -160,7 +160,7 @@ def judge(template: Template, devices: Sequence[Device], count: int, seed: int) 
             compiled, made = _timed(to_cubin)
             cubin, plan = made.data, rendered.plan
             sizes = {name: array.nbytes for name, array in bound.computed.arrays().items()}
-            took, found = _timed(functools.partial(lanes_of, cubin, plan, sizes))
+            took, found = _timed(functools.partial(lanes_of, cubin, plan, sizes, kernels={main_step(plan, rendered.estimate).kernel}))
             play = functools.partial(predict, cubin, plan, rendered.estimate, bound.computed, device, lanes=found)
             played, _ = _timed(play)
             tally.costs.append((compiled, took, played))

@@ -96,9 +96,10 @@ using namespace emu;
 
 extern "C" {
 
-void* emu_load(const char* ptx, char* error, int size) {
+// only: the kernels that are wanted, apart by spaces; none: all
+void* emu_load(const char* ptx, const char* only, char* error, int size) {
   try {
-    return parse_module(ptx).release();
+    return parse_module(ptx, only).release();
   } catch (const LoadError& e) {
     snprintf(error, size_t(size), "PTX line %d: %s", e.line, e.what());
   } catch (const std::exception& e) {

@@ -34,7 +34,7 @@ SPACE = 64 << 20
 """Bytes: with less free where the library is kept, a failed build is tried elsewhere."""
 _P, _S, _I, _U64, _I64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "emu_load": (_P, [_S, _S, _I]),
+    "emu_load": (_P, [_S, _S, _S, _I]),
     "emu_unload": (None, [_P]),
     "emu_params": (_I, [_P, _S, _P, _P, _I, _P]),
     "emu_demangle": (_S, [_S, _P, _I]),

@@ -147,7 +147,7 @@ struct Module {
   vector<string> opcodes;
 };
 
-std::unique_ptr<Module> parse_module(const string& ptx);
+std::unique_ptr<Module> parse_module(const string& ptx, const string& only);   // kernels, apart by spaces; none: all
 
 // Address space. Every buffer of a run has its own 64 GiB; the other state spaces are windows of the generic space.
 constexpr int kWindowBits = 36;

@@ -512,6 +512,7 @@ void Parser::entry(const string& s, size_t& p) {
   if (brace == string::npos) fail("a kernel without a body");
   string name = trim(s.substr(name_at, open - name_at));
   const size_t end = closing_brace(s, brace);
+  if (!only_.empty() && !only_.count(name)) return pass(s, p, end);
   const int line = line_;
   const size_t start = p;
   kernel = &module_.kernels[name];
@@ -641,9 +642,9 @@ void Parser::parse(const string& text) {
   if (module_.kernels.empty()) throw LoadError("the PTX text holds no .entry", 1);
 }
 
-std::unique_ptr<Module> parse_module(const string& ptx) {
+std::unique_ptr<Module> parse_module(const string& ptx, const string& only) {
   auto module = std::make_unique<Module>();
-  Parser(*module).parse(ptx);
+  Parser(*module, only).parse(ptx);
   return module;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 #include <cstdlib>
+#include <set>
 
 #include "decoder.hpp"
 
@@ -13,7 +14,7 @@ vector<string> words(const string& s);           // at white space
 
 class Parser {
  public:
-  explicit Parser(Module& m) : module_(m) {}
+  Parser(Module& m, const string& only) : module_(m) { for (auto& name : words(only)) only_.insert(name); }
   void parse(const string& text);
 
   Kernel* kernel = nullptr;
@@ -46,6 +47,7 @@ class Parser {
   struct Fixup { int pc; vector<string> labels; vector<int> scopes; };
 
   Module& module_;
+  std::set<string> only_;                           // kernels that are wanted; none: all
   int line_ = 1, place_ = 0, scope_count_ = 0, call_depth_ = 0, operand_depth_ = 0;
   const string* text_ = nullptr;
   std::map<string, Function> functions_;

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import re
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import EmulationError, require
@@ -37,13 +38,13 @@ _TYPE = re.compile(r"\.([usbf]\d+)\b")
 
 
 class Ptx:
-    """Parsed PTX text. EmulationError when it is none."""
+    """Parsed PTX text; of its kernels those named by ``only`` where that is given. EmulationError when it is none."""
 
-    def __init__(self, ptx: str) -> None:
+    def __init__(self, ptx: str, only: Iterable[str] = ()) -> None:
         self.ptx = ptx
         self.library = build.library()
         error = ctypes.create_string_buffer(1000)
-        self.handle = self.library.emu_load(ptx.encode(), error, len(error))
+        self.handle = self.library.emu_load(ptx.encode(), " ".join(only).encode(), error, len(error))
         expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
         weakref.finalize(self, self.library.emu_unload, self.handle)
 
@@ -58,8 +59,13 @@ class Ptx:
     @functools.cached_property
     def refused(self) -> dict[str, str]:
         """The kernels that the emulator cannot run: why, with the PTX line."""
-        reasons = {name: self.library.emu_refusal(self.handle, name.encode()).decode() for name in self.kernels}
+        reasons = {name: self.refusal(name) for name in self.kernels}
         return {name: reason for name, reason in reasons.items() if reason}
+
+    def refusal(self, kernel: str) -> str:
+        """Why the emulator cannot run ``kernel``, with the PTX line; empty where it can."""
+        reason: bytes = self.library.emu_refusal(self.handle, kernel.encode())
+        return reason.decode()
 
     def demangled(self, kernel: str) -> str:
         """The C++ name of a kernel with its parameters (the name itself when it is not mangled)."""
@@ -93,7 +99,7 @@ class Ptx:
         offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
         count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
         expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
-        reason = self.refused.get(kernel)
+        reason = self.refusal(kernel)
         expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
         types = self._types.get(kernel, ())
         found = types if len(types) == count else ("",) * count

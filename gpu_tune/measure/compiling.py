@@ -27,7 +27,7 @@ from ..errors import (
     InvalidInput,
     MeasureError,
 )
-from ..model.performance import Lanes, Prediction, predict
+from ..model.performance import Lanes, Prediction, main_step, predict
 from ..model.performance.lanes import l1_bytes, lanes_of
 from ..plan import LaunchPlan
 from ..templates.bound import BoundTemplate, Rendered
@@ -300,7 +300,8 @@ def lanes_for(build: Build) -> Lanes:
         shared = taken.static_shared_bytes + taken.dynamic_shared_bytes
         l1 = l1_bytes(device, shared, device.resident_blocks(taken.threads, taken.registers, shared))
         try:
-            found = lanes_of(build.cubin, build.rendered.plan, sizes, l1_bytes=l1)
+            plan, main = build.rendered.plan, main_step(build.rendered.plan, build.rendered.estimate)
+            found = lanes_of(build.cubin, plan, sizes, kernels={main.kernel}, l1_bytes=l1)
         except EmulationError:
             found = {}
         if len(_lanes) >= _MOST_LANES:

@@ -9,6 +9,6 @@ figures that are not published were read off development timings (``memory`` and
 from __future__ import annotations
 
 from .lanes import KernelLanes, Lanes
-from .prediction import Prediction, predict, predict_kernel
+from .prediction import Prediction, main_step, predict, predict_kernel
 
-__all__ = ["KernelLanes", "Lanes", "Prediction", "predict", "predict_kernel"]
+__all__ = ["KernelLanes", "Lanes", "Prediction", "main_step", "predict", "predict_kernel"]

@@ -13,7 +13,7 @@ so; nothing is guessed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,16 +78,22 @@ def l1_bytes(device: Device, shared_bytes: int, resident: int) -> int:
 
 
 def lanes_of(
-    cubin: bytes, plan: LaunchPlan, sizes: Mapping[str, int], *, l1_bytes: int = 128 * 1024, rounds: int = 3
+    cubin: bytes,
+    plan: LaunchPlan,
+    sizes: Mapping[str, int],
+    *,
+    kernels: Collection[str] | None = None,
+    l1_bytes: int = 128 * 1024,
+    rounds: int = 3,
 ) -> dict[str, KernelLanes]:
-    """The figures of each kernel of ``plan``, by name.
+    """The figures of the ``kernels`` (None: of all) of ``plan``, by name.
 
     ``sizes``: bytes of each buffer of the plan, the workspace left out. ``l1_bytes``: what L1 keeps for one block.
     ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none, EmulationError when the plan does not
     fit its kernels. PTX that the emulator refuses gives no figures, and the refusal as reason.
     """
     tables, programs = ptx_lines(cubin), cubins.programs(cubin)
-    names = list(dict.fromkeys(step.kernel for step in plan.kernels))
+    names = [n for n in dict.fromkeys(step.kernel for step in plan.kernels) if kernels is None or n in kernels]
     if not any(name in tables for name in names):
         why = "the cubin has no line information (compile it with -lineinfo)"
         return {name: KernelLanes(reason=why) for name in names}
@@ -95,14 +101,15 @@ def lanes_of(
         name: _Accesses.of(programs[name], tables[name]) for name in names if name in tables and name in programs
     }
     try:
-        ptx = Ptx(lines.ptx_text(cubin))
+        ptx = Ptx(lines.ptx_text(cubin), names)
     except EmulationError as error:
         return {name: KernelLanes(reason=str(error)) for name in names}
-    wanted = {name: of.wanted() for name, of in accesses.items() if name not in ptx.refused}
+    refusals = {name: ptx.refusal(name) for name in accesses}
+    wanted = {name: of.wanted() for name, of in accesses.items() if not refusals[name]}
     figures = recorder.count(ptx, plan, sizes, wanted=wanted, l1_bytes=l1_bytes, rounds=rounds)
     none = np.zeros((0, len(recorder.COLUMNS)), np.uint64)
     joined = {name: _join(programs[name], of, figures.get(name, none)) for name, of in accesses.items()}
-    return {name: joined[name] if name in wanted else KernelLanes(reason=ptx.refused[name]) for name in accesses}
+    return {name: joined[name] if name in wanted else KernelLanes(reason=refusals[name]) for name in accesses}
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,8 +76,7 @@ def predict(
 
     CorruptData when ``cubin`` is none, or lacks a kernel of the plan.
     """
-    loop = estimate.loop
-    main = max(plan.kernels, key=lambda s: (loop is not None and s.kernel == loop.kernel, s.blocks * s.threads))
+    loop, main = estimate.loop, main_step(plan, estimate)
     found = _main(cubin, main, loop, workload, device, lanes or {}, cold)
     if not found.resident:
         return found
@@ -95,6 +94,13 @@ def predict(
     row, words = judgement.interval(found.limiter), judgement.words(found.limiter)
     low, high = (seconds * row.low, seconds * row.high) if row else (math.nan, math.nan)
     return replace(found, seconds=seconds, low=low, high=high, judged=words)
+
+
+def main_step(plan: LaunchPlan, estimate: ResourceEstimate) -> KernelStep:
+    """The kernel of ``plan`` that has the main loop, else the most threads: what its lanes share matters here; the
+    others stream."""
+    loop = estimate.loop
+    return max(plan.kernels, key=lambda s: (loop is not None and s.kernel == loop.kernel, s.blocks * s.threads))
 
 
 def kind(program: Program) -> tuple[str, str]:
