@@ -59,21 +59,41 @@ u32 matrix_wavefronts(const u32* rows) {
   return chunks == 0xFF ? 1 : bank_conflicts(rows, 0xFF, 4);      // usually each row has its banks for itself
 }
 
-bool SectorCache::touch(u64 sector, bool keep) {
-  const u64 line = sector / 4;
-  const u8 bit = u8(1u << (sector & 3));
-  auto known = at_.find(line);
-  if (known != at_.end()) {
-    order_.splice(order_.begin(), order_, known->second);
-    bool there = known->second->sectors & bit;
-    if (keep) known->second->sectors |= bit;
+void SectorCache::take_out(int at) {
+  const Line& l = lines_[size_t(at)];
+  (l.newer < 0 ? newest_ : lines_[size_t(l.newer)].older) = l.older;
+  (l.older < 0 ? oldest_ : lines_[size_t(l.older)].newer) = l.newer;
+}
+void SectorCache::put_first(int at) {
+  Line& l = lines_[size_t(at)];
+  l.newer = -1, l.older = newest_;
+  (newest_ < 0 ? oldest_ : lines_[size_t(newest_)].newer) = at;
+  newest_ = at;
+}
+u32 SectorCache::touch(u64 line, u32 sectors) {
+  for (int at = first_[line % kBuckets]; at >= 0; at = lines_[size_t(at)].next) {
+    Line& known = lines_[size_t(at)];
+    if (known.address != line) continue;
+    if (at != newest_) take_out(at), put_first(at);
+    const u32 there = known.sectors & sectors;
+    known.sectors |= sectors;
     return there;
   }
-  if (!keep || !lines_) return false;
-  if (order_.size() >= lines_) at_.erase(order_.back().address), order_.pop_back();
-  order_.push_front({line, bit});
-  at_[line] = order_.begin();
-  return false;
+  if (!most_) return 0;
+  int at = int(lines_.size());
+  if (lines_.size() < most_) {
+    lines_.emplace_back();
+  } else {
+    at = oldest_;
+    take_out(at);
+    int* from = &first_[lines_[size_t(at)].address % kBuckets];
+    while (*from != at) from = &lines_[size_t(*from)].next;
+    *from = lines_[size_t(at)].next;
+  }
+  lines_[size_t(at)] = {line, sectors, first_[line % kBuckets], -1, -1};
+  first_[line % kBuckets] = at;
+  put_first(at);
+  return 0;
 }
 
 Recorder::Named Recorder::named(const string& opcode) {
@@ -175,24 +195,28 @@ void Recorder::find_dead(const Kernel& k, const vector<Named>& names) {
   }
 }
 
-namespace {
-vector<vector<int>> predecessors(const Kernel& k) {
+// From where each instruction is reached.
+Predecessors::Predecessors(const Kernel& k) : begin_(k.code.size() + 1, 0) {
   const int n = int(k.code.size());
-  vector<vector<int>> before(k.code.size());
-  for (int pc = 0; pc < n; ++pc) {
-    const Instr& i = k.code[size_t(pc)];
-    if (i.flow == Flow::Branch) before[size_t(i.target)].push_back(pc);
-    if (i.flow == Flow::BranchIndex) for (int target : i.regs) before[size_t(target)].push_back(pc);
-    const bool ends = i.guard < 0 && (i.flow == Flow::Branch || i.flow == Flow::Return || i.flow == Flow::Trap);
-    if (!ends && pc + 1 < n) before[size_t(pc + 1)].push_back(pc);
-  }
-  return before;
+  const auto ways = [&](auto found) {
+    for (int pc = 0; pc < n; ++pc) {
+      const Instr& i = k.code[size_t(pc)];
+      if (i.flow == Flow::Branch) found(i.target, pc);
+      if (i.flow == Flow::BranchIndex) for (int target : i.regs) found(target, pc);
+      const bool ends = i.guard < 0 && (i.flow == Flow::Branch || i.flow == Flow::Return || i.flow == Flow::Trap);
+      if (!ends && pc + 1 < n) found(pc + 1, pc);
+    }
+  };
+  ways([&](int to, int) { ++begin_[size_t(to) + 1]; });
+  for (size_t pc = 0; pc < k.code.size(); ++pc) begin_[pc + 1] += begin_[pc];
+  from_.resize(size_t(begin_.back()));
+  vector<int> next(begin_.begin(), begin_.end() - 1);
+  ways([&](int to, int pc) { from_[size_t(next[size_t(to)]++)] = pc; });
 }
-}  // namespace
 
 // What nobody executed although it is wanted (the sum over splits is the last block's, say) is looked at by going, where a branch
 // that was reached has a side that nobody took, to that side if it leads there.
-void Recorder::find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before) {
+void Recorder::find_unvisited(const Kernel& k, const vector<u64>& counts, const Predecessors& before) {
   visited_.assign(k.code.size(), 0), leads_.assign(k.code.size(), 0);
   vector<int> open;
   for (size_t pc = 0; pc < k.code.size(); ++pc) {
@@ -204,13 +228,13 @@ void Recorder::find_unvisited(const Kernel& k, const vector<u64>& counts, const 
     open.pop_back();
     if (visited_[at] || leads_[at]) continue;
     leads_[at] = 1;
-    open.insert(open.end(), before[at].begin(), before[at].end());
+    before.add(at, open);
   }
 }
 
 // Natural loops: a branch backwards is the latch of the loop of its target, which is all that reaches the latch without passing
 // the target. A loop that works, or polls what only other blocks change, is left at its next exit after some rounds.
-void Recorder::find_loops(const Kernel& k, const vector<vector<int>>& before) {
+void Recorder::find_loops(const Kernel& k, const Predecessors& before) {
   const int n = int(k.code.size());
   std::map<int, int> loop_of;                     // by target
   vector<vector<u8>> bodies;
@@ -230,7 +254,7 @@ void Recorder::find_loops(const Kernel& k, const vector<vector<int>>& before) {
       if (body[size_t(at)]) continue;
       body[size_t(at)] = 1;
       counted_[size_t(loop)] |= u8(known_[size_t(at)].work || known_[size_t(at)].poll);
-      open.insert(open.end(), before[size_t(at)].begin(), before[size_t(at)].end());
+      before.add(size_t(at), open);
     }
     counted_[size_t(loop)] |= u8(known_[size_t(i.target)].work || known_[size_t(i.target)].poll);
   }
@@ -246,14 +270,31 @@ void Recorder::find_loops(const Kernel& k, const vector<vector<int>>& before) {
   }
 }
 
+// Long stretches of a kernel only compute data: whole warps pass them at once.
+void Recorder::find_idle(const Kernel& k) {
+  does_.assign(k.code.size(), 0), idle_.assign(k.code.size(), 0);
+  for (size_t pc = k.code.size(); pc-- > 0;) {
+    const Instr& i = k.code[pc];
+    const Known& known = known_[pc];
+    const bool runs = known.kind != Skipped && !known.dead, notes = known.kind > Skipped && !known.rows.empty();
+    does_[pc] = u8((runs ? Runs : 0) | (notes ? Notes : 0));
+    const bool alike = i.flow == Flow::Plain || (i.flow == Flow::Aligned && i.member < 0 && i.guard < 0);
+    if (!does_[pc] && alike) idle_[pc] = 1 + (pc + 1 < k.code.size() ? idle_[pc + 1] : 0);
+  }
+}
+
 void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
   kernel_ = &k;
   known_.assign(k.code.size(), Known());
   auto& rows = rows_[&k];
   std::map<std::pair<int, int>, int> row_of;      // several instructions of one line (an inlined function) share a row
   for (auto& f : rows) row_of[{f.line, f.width}] = int(&f - rows.data());
+  static thread_local std::unordered_map<string, Named> by_opcode;
   vector<Named> names;
-  for (const string& opcode : m.module.opcodes) names.push_back(named(opcode));
+  for (const string& opcode : m.module.opcodes) {
+    auto at = by_opcode.find(opcode);
+    names.push_back((at == by_opcode.end() ? by_opcode.emplace(opcode, named(opcode)).first : at)->second);
+  }
   for (size_t pc = 0; pc < k.code.size(); ++pc) {
     const Instr& i = k.code[pc];
     Known& known = known_[pc] = classify(names[size_t(i.opcode)], i);
@@ -269,9 +310,11 @@ void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
   }
   if (std::none_of(m.module.opcodes.begin(), m.module.opcodes.end(), [](const string& s) { return s.find("b128") != string::npos; }))
     find_dead(k, names);                          // registers of 128 bits are two, which instructions do not say
-  const auto before = predecessors(k);
+  const Predecessors before(k);
   find_loops(k, before);
   if (explore) find_unvisited(k, counts, before);
+  find_idle(k);
+  patterns_.assign(rows.size(), {});
   rounds_.assign(counted_.size() * m.warps_per_cluster, 0);
   seen_.assign(k.code.size() * m.warps_per_cluster, 0);
   caches_.assign(m.warps_per_cluster / m.warps_per_cta, SectorCache(l1_bytes));
@@ -317,73 +360,90 @@ bool Recorder::release(Machine& m) {
 bool Recorder::before(Warp& w, const Instr& i, u32 mask) {
   if (w.machine->statistics.instructions > limit)
     w.machine->halt("limit", "enough warp instructions were executed to know what the lanes' addresses cost", &w);
-  const Known& known = known_[size_t(w.pc)];
-  if (known.kind == Skipped) return false;
-  if (!known.rows.empty() && mask) note_lanes(w, i, mask, known);
-  return !known.dead;
+  const u8 does = does_[size_t(w.pc)];
+  if (does & Notes && mask) note_lanes(w, i, mask, known_[size_t(w.pc)]);
+  return does & Runs;
+}
+
+namespace {
+void addresses_of(Warp& w, const Address& a, u64* out) {
+  const u64 offset = u64(a.offset);
+  if (a.slot < 0) for (int l = 0; l < 32; ++l) out[l] = offset;
+  else if (a.wide) for (int l = 0; l < 32; ++l) out[l] = reg<u64>(w, a.slot)[l] + offset;
+  else for (int l = 0; l < 32; ++l) out[l] = reg<u32>(w, a.slot)[l] + offset;
+}
+}  // namespace
+
+const Pattern& Recorder::pattern(Pattern& last, const u64* addresses, u32 mask, int width, Kind kind, u64& base) const {
+  const u64 start = ~u64(width - 1);              // merged accesses are aligned to what they move
+  u64 offsets[32];
+  base = ~u64(0);
+  for (int l = 0; l < 32; ++l) base = std::min(base, mask >> l & 1 ? addresses[l] & start : ~u64(0));
+  base &= ~u64(127);
+  for (int l = 0; l < 32; ++l) offsets[l] = mask >> l & 1 ? (addresses[l] & start) - base : 0;
+  if (last.mask == mask && !memcmp(last.offsets, offsets, sizeof offsets)) return last;
+  last.mask = mask, std::copy(offsets, offsets + 32, last.offsets);
+  if (kind != None) {                             // shared memory
+    u32 places[32];
+    std::copy(offsets, offsets + 32, places);
+    last.wavefronts = 0;
+    if (kind == LoadMatrix || kind == StoreMatrix) for (int q = 0; q < width / 4; ++q) last.wavefronts += matrix_wavefronts(places + 8 * q);
+    else last.wavefronts = shared_wavefronts(places, mask, width, kind == Load);
+    return last;
+  }
+  u64 sectors[64];
+  u32 n = 0;
+  for_lanes(mask, [&](int l) {
+    if (!n || sectors[n - 1] != offsets[l] / 32) sectors[n++] = offsets[l] / 32;
+    if (width > 32) sectors[n++] = offsets[l] / 32 + 1;
+  });
+  if (!std::is_sorted(sectors, sectors + n)) std::sort(sectors, sectors + n);
+  last.sectors = u32(std::unique(sectors, sectors + n) - sectors);
+  last.lines.clear();
+  for (u32 k = 0; k < last.sectors; ++k) {
+    if (!k || sectors[k] / 4 != sectors[k - 1] / 4) last.lines.push_back({sectors[k] / 4, 0});
+    last.lines.back().second |= 1u << (sectors[k] & 3);
+  }
+  return last;
 }
 
 void Recorder::note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known) {
   auto& rows = rows_[kernel_];
   u8& seen = seen_[w.agent * known_.size() + size_t(w.pc)];
-  const bool again = seen;
+  const bool again = seen, matrix = known.kind == LoadMatrix || known.kind == StoreMatrix;
   seen = 1;
-  if (known.kind == LoadMatrix || known.kind == StoreMatrix) {
-    u32 addresses[32], total = 0;
-    for (int l = 0; l < 32; ++l) addresses[l] = shared_address_of(w, i.mem, l);
-    for (size_t k = 0; k < i.regs.size(); ++k) total += matrix_wavefronts(addresses + 8 * k);
-    for (int row : known.rows) {
-      Figures& f = rows[size_t(row)];
-      ++f.count, f.wavefronts += total, f.lanes += 32, f.shared = true;
-    }
-    return;
-  }
-  u64 places[32] = {0}, sources[32] = {0};
-  for_lanes(mask, [&](int l) { places[l] = address_of(w, i.mem, l); });
+  u64 places[32], sources[32], base;
+  addresses_of(w, i.mem, places);
+  if (matrix) mask = ~0u;
   const u64 window = places[__builtin_ctz(mask)] >> kWindowBits << kWindowBits;
-  if (window == kLocalWindow || window == kParamWindow) return;
-  const bool shared = i.space == Space::Shared || window == kSharedWindow || known.kind == Copy;
+  if (!matrix && (window == kLocalWindow || window == kParamWindow)) return;
+  const bool shared = matrix || i.space == Space::Shared || window == kSharedWindow || known.kind == Copy;
   u32 reading = mask;                             // lanes of a copy that read global memory
-  if (known.kind == Copy)
+  if (known.kind == Copy) {
+    addresses_of(w, i.mem2, sources);
     for_lanes(mask, [&](int l) {
-      sources[l] = address_of(w, i.mem2, l);
       bool ignored = i.c >= 0 && (pred(w, i.c) ^ (i.flags ? ~0u : 0)) >> l & 1;
       if (ignored || (i.a >= 0 && !reg<u32>(w, i.a)[l])) reading &= ~(1u << l);
     });
+  }
   for (int row : known.rows) {
     Figures& f = rows[size_t(row)];
-    const u64 start = ~u64(f.width - 1);          // merged accesses are aligned to what they move
+    auto& patterns = patterns_[size_t(row)];
     ++f.count, f.lanes += u64(__builtin_popcount(mask));
-    if (shared) {
-      u32 addresses[32];
-      for (int l = 0; l < 32; ++l) addresses[l] = u32(places[l] & start) & 0xFFFFFF;
-      f.shared = true, f.wavefronts += shared_wavefronts(addresses, mask, f.width, known.kind == Load);
-    }
+    if (shared) f.shared = true, f.wavefronts += pattern(patterns[matrix], places, mask, matrix ? known.width : f.width, known.kind, base).wavefronts;
     if (!shared || known.kind == Copy) {
-      u64 addresses[32];
-      const u64* from = known.kind == Copy ? sources : places;
-      for (int l = 0; l < 32; ++l) addresses[l] = from[l] & start;
-      note_global(w, f, addresses, reading, known, again);
+      const Pattern& p = pattern(patterns[2], known.kind == Copy ? sources : places, reading, f.width, None, base);
+      note_global(w, f, p, base, known, again);
     }
   }
 }
 
-void Recorder::note_global(Warp& w, Figures& f, const u64* addresses, u32 mask, const Known& known, bool again) {
-  u64 sectors[64];
-  u32 n = 0, lines = 0, hits = 0;
-  for_lanes(mask, [&](int l) {
-    sectors[n++] = addresses[l] / 32;
-    if (f.width > 32) sectors[n++] = addresses[l] / 32 + 1;
-  });
-  std::sort(sectors, sectors + n);
-  n = u32(std::unique(sectors, sectors + n) - sectors);
+void Recorder::note_global(Warp& w, Figures& f, const Pattern& p, u64 base, const Known& known, bool again) {
+  u32 hits = 0;
   SectorCache& cache = caches_[w.cta->rank];
-  for (u32 k = 0; k < n; ++k) {
-    lines += !k || sectors[k] / 4 != sectors[k - 1] / 4;
-    if (known.cached) hits += cache.touch(sectors[k], true);
-  }
-  f.global = true, f.sectors += n, f.lines += lines, f.hits += hits;
-  if (again) ++f.again, f.again_sectors += n, f.again_hits += hits;
+  if (known.cached) for (auto& line : p.lines) hits += u32(__builtin_popcount(cache.touch(base / 128 + line.first, line.second)));
+  f.global = true, f.sectors += p.sectors, f.lines += p.lines.size(), f.hits += hits;
+  if (again) ++f.again, f.again_sectors += p.sectors, f.again_hits += hits;
 }
 
 }  // namespace emu

@@ -1,6 +1,6 @@
 // What the lanes' addresses of one block (or cluster) cost, counted while it runs. See lanes.cpp.
 #pragma once
-#include <list>
+#include <array>
 
 #include "machine.hpp"
 
@@ -23,14 +23,36 @@ struct Figures {
 // Sectors that an L1 of `capacity` bytes holds, least recently used lines leaving first.
 class SectorCache {
  public:
-  explicit SectorCache(u64 capacity) : lines_(size_t(capacity / 128)) {}
-  bool touch(u64 sector, bool keep);            // whether it was there; `keep`: it is there from now on
+  explicit SectorCache(u64 capacity) : most_(size_t(capacity / 128)), first_(kBuckets, -1) {}
+  u32 touch(u64 line, u32 sectors);             // which of these sectors of a line were there; from now on all are
 
  private:
-  struct Line { u64 address; u8 sectors; };
-  size_t lines_;
-  std::list<Line> order_;                       // latest first
-  std::unordered_map<u64, std::list<Line>::iterator> at_;
+  static constexpr size_t kBuckets = 1024;
+  struct Line { u64 address; u32 sectors; int next, newer, older; };   // next: in its bucket
+  size_t most_;
+  vector<Line> lines_;
+  vector<int> first_;                           // by bucket
+  int newest_ = -1, oldest_ = -1;
+  void take_out(int at);
+  void put_first(int at);
+};
+
+// What the addresses of a warp's access cost depends on where they lie from a multiple of 128 bytes on, and that is the same
+// for most warps and iterations.
+struct Pattern {
+  u32 mask = 0;
+  u64 offsets[32] = {};
+  u32 wavefronts = 0, sectors = 0;
+  vector<std::pair<u64, u32>> lines;            // 128 bytes each, by ascending place: number from there on, bits of its sectors
+};
+
+class Predecessors {
+ public:
+  explicit Predecessors(const Kernel& k);
+  void add(size_t pc, vector<int>& to) const { to.insert(to.end(), from_.begin() + begin_[pc], from_.begin() + begin_[pc + 1]); }
+
+ private:
+  vector<int> begin_, from_;
 };
 
 class Recorder {
@@ -47,6 +69,8 @@ class Recorder {
   void begin(Machine& m, const Kernel& k, const vector<u64>& counts);   // counts: executions of each instruction so far
   // before an instruction runs; false when it need not be computed (its result is no address)
   bool before(Warp& w, const Instr& i, u32 mask);
+  // instructions from `pc` on that do nothing here, whoever executes them
+  int idle(int pc) const { return idle_[size_t(pc)]; }
   // at a branch: the lanes that shall take it, of those that are here (`all`) and those that would (`mask`)
   u32 branches(Warp& w, u32 all, u32 mask);
   // nobody can go on: whoever waits at a barrier goes on; false when nobody waits at one
@@ -65,12 +89,16 @@ class Recorder {
   };
   const Kernel* kernel_ = nullptr;
   vector<Known> known_;                         // by pc
+  enum : u8 { Runs = 1, Notes = 2 };
+  vector<u8> does_;                             // by pc: whether it is computed, and noted
+  vector<int> idle_;
   vector<u8> counted_;                          // by loop: whether it is left early
   vector<u32> rounds_;                          // by warp and loop: how often it went back
   vector<u8> seen_;                             // by warp and pc
   vector<u8> visited_, leads_;                  // by pc, to explore: executed earlier; a way to what is not counted yet
   vector<SectorCache> caches_;                  // by CTA of the cluster
   std::map<const Kernel*, vector<Figures>> rows_;
+  vector<std::array<Pattern, 3>> patterns_;     // by row: of shared memory, of matrices, of global memory
 
   struct Named {                                // what an opcode's name says, looked at once
     Kind kind = None;                             // Skipped, or what it accesses where it has an address
@@ -79,11 +107,13 @@ class Recorder {
   };
   static Named named(const string& opcode);
   Known classify(const Named& by_name, const Instr& i) const;
+  void find_idle(const Kernel& k);
   void find_dead(const Kernel& k, const vector<Named>& names);
-  void find_loops(const Kernel& k, const vector<vector<int>>& before);
-  void find_unvisited(const Kernel& k, const vector<u64>& counts, const vector<vector<int>>& before);
+  void find_loops(const Kernel& k, const Predecessors& before);
+  void find_unvisited(const Kernel& k, const vector<u64>& counts, const Predecessors& before);
   void note_lanes(Warp& w, const Instr& i, u32 mask, const Known& known);
-  void note_global(Warp& w, Figures& f, const u64* addresses, u32 mask, const Known& known, bool again);
+  const Pattern& pattern(Pattern& last, const u64* addresses, u32 mask, int width, Kind kind, u64& base) const;
+  void note_global(Warp& w, Figures& f, const Pattern& p, u64 base, const Known& known, bool again);
 };
 
 // Wavefronts of shared memory that one warp instruction takes, `bytes` a lane.

@@ -350,6 +350,12 @@ void Scheduler::run_split(Warp& w, size_t k, int quantum) {
       for (auto& o : w.splits) if (can_run(o) && (idle || o.pc < w.splits[k].pc) && m.rng.below(8)) return;
     }
     Split& s = w.splits[k];
+    if (recorder && w.splits.size() == 1 && w.live == w.initial && recorder->idle(s.pc)) {
+      const int passed = std::min(quantum, recorder->idle(s.pc));
+      for (int q = 0; q < passed; ++q) ++counts[size_t(s.pc++)];
+      statistics.instructions += u64(passed), quantum -= passed - 1;
+      continue;
+    }
     const Instr& i = code[s.pc];
     w.pc = s.pc;
     u32 mask = w.running = s.mask;

@@ -35,18 +35,32 @@ struct Ring {
 // What an instruction costs, side by side: a step of the play looks at one row.
 struct Row {
     double interval, latency, l2;
-    int kind, unit, cause, stall, write_barrier, read_barrier, wait, argument;
+    int argument;
+    uint8_t kind, unit, cause, stall, write_barrier, read_barrier, wait;
+    bool moves;
+};
+
+// Events that leave in the order in which they came.
+template <class T>
+struct Line {
+    std::vector<T> items;
+    std::size_t head = 0;
+    std::size_t size() const { return items.size() - head; }
+    const T& front() const { return items[head]; }
+    void pop() {
+        if (++head == items.size()) items.clear(), head = 0;
+    }
 };
 
 struct Warp {
     double ready = 0.0;
     int why = DEPENDENCY;
     int place = 0, end = 0, group = 0, block = 0, reader = 0;
-    bool running = true;
+    int mark = 0;  // the next one that it passes
     Event boards[BOARDS];
     Event copied;
-    std::deque<Event> copies;
-    std::deque<double> gmmas;
+    Line<Event> copies;
+    Line<double> gmmas;
     int taken = 0, given = 0, turns = 0;
     std::vector<double> passes;
 };
@@ -61,17 +75,29 @@ struct Slots {
     std::vector<int> parked;
 };
 
+// The time at which an instruction may issue, and what it waited for: whatever came last.
+struct Moment {
+    double time;
+    int why;
+    void later(double other, int reason) {
+        const bool is_later = other > time;
+        time = is_later ? other : time;
+        why = is_later ? reason : why;
+    }
+};
+
 class Player {
   public:
-    Player(const int32_t* ints, const double* reals, int count, const int32_t* trace, int length, const int32_t* marks,
-           int mark_count, int warp_count, const int32_t* cast, const Ring& ring, const double* constants, double* result)
-        : rows(count), trace(trace), mark_count(mark_count), ring(ring), queue(constants[0]), barrier(constants[1]),
-          release(constants[2]), result(result), warps(warp_count), total(mark_count), mark_at(length, -1) {
+    Player(const int32_t* ints, const double* reals, int count, const int32_t* trace, const int32_t* marks, int mark_count,
+           int warp_count, const int32_t* cast, const Ring& ring, const double* constants, double* result)
+        : rows(count), trace(trace), marks(marks), mark_count(mark_count), ring(ring), queue(constants[0]),
+          barrier(constants[1]), release(constants[2]), result(result), warps(warp_count), total(mark_count) {
         int groups = 0, blocks = 0;
         for (int i = 0; i < count; ++i) {
-            const auto number = [&](int row) { return ints[row * count + i]; };
-            rows[i] = {reals[i],  reals[count + i], reals[2 * count + i], number(0), number(1), number(2),
-                       number(3), number(4),        number(5),            number(6), number(7)};
+            const auto byte = [&](int row) { return static_cast<uint8_t>(ints[row * count + i]); };
+            const uint8_t kind = byte(0);
+            rows[i] = {reals[i], reals[count + i], reals[2 * count + i], ints[7 * count + i], kind,   byte(1),
+                       byte(2),  byte(3),          byte(4),              byte(5),             byte(6), kind == MEMORY || kind == COPY};
         }
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
@@ -84,23 +110,20 @@ class Player {
             to_finish += x.reader >= 0;
             if (x.group >= groups) groups = x.group + 1;
             if (x.block >= blocks) blocks = x.block + 1;
+            while (x.mark < mark_count && marks[x.mark] < x.place) ++x.mark;
+            for (int m = x.mark; m < mark_count && marks[m] < x.end; ++m) ++total[m];
         }
         waiting.resize(groups);
         alive.resize(groups);
         slots.resize(blocks);
         for (const Warp& x : warps) ++alive[x.group];
-        for (int m = 0; m < mark_count; ++m) {
-            mark_at[marks[m]] = m;
-            for (const Warp& x : warps) total[m] += x.place <= marks[m] && marks[m] < x.end;
-        }
         to_pass = total;
-        running = warp_count;
     }
 
     // Whether all warps came to their ends.
     bool run() {
         while (to_finish) {
-            if (!running) return false;
+            if (line.empty()) return false;
             step();
         }
         if (end > issue) spent[LATENCY] += end - issue;
@@ -117,19 +140,27 @@ class Player {
         for (int u = 0; u < UNITS; ++u) row[2 + CAUSES + u] = busy[u];
     }
 
-    // Warp v may issue at `ready`. The line has the running warps by that time, equal ones as they came to be ready: only
-    // the first is ever looked at, and what it lets pass is moved up.
-    void schedule(int v, double ready, int why) {
+    // The first warp of the line may issue at `ready`. The line has the running warps by that time, equal ones as they came
+    // to be ready: only the first is ever looked at, and what it lets pass is moved up.
+    void defer(Warp& w, double ready, int why) {
+        w.ready = ready;
+        w.why = why;
+        Place* place = line.data();
+        Place* const last = place + line.size() - 1;
+        const int x = place->warp;
+        for (; place != last && place[1].ready <= ready; ++place) *place = place[1];
+        *place = {ready, x};
+    }
+
+    // Warp v may issue at `ready`, wherever it is in the line, if it is.
+    void wake(int v, double ready, int why) {
         warps[v].ready = ready;
         warps[v].why = why;
         std::size_t at = 0;
         while (at < line.size() && line[at].warp != v) ++at;
-        if (at == line.size()) {
-            line.push_back({ready, v});
-            for (; at && line[at - 1].ready > ready; --at) line[at] = line[at - 1];
-        } else {
-            for (; at + 1 < line.size() && line[at + 1].ready <= ready; ++at) line[at] = line[at + 1];
-        }
+        if (at == line.size()) line.push_back({ready, v});
+        for (; at + 1 < line.size() && line[at + 1].ready <= ready; ++at) line[at] = line[at + 1];
+        for (; at && line[at - 1].ready > ready; --at) line[at] = line[at - 1];
         line[at] = {ready, v};
     }
 
@@ -138,55 +169,33 @@ class Player {
         return (count / ring.waits * ring.consumers + w.reader) * ring.waits + count % ring.waits;
     }
 
-    void wake(int v, double ready, int why) {
-        schedule(v, ready, why);
-        if (!warps[v].running) {
-            warps[v].running = true;
-            ++running;
-        }
-    }
-
-    void stop(int v) {
-        warps[v].running = false;
-        std::size_t at = 0;
-        while (line[at].warp != v) ++at;
-        line.erase(line.begin() + static_cast<std::ptrdiff_t>(at));
-        --running;
-    }
-
-    void later(Event event) {
-        if (event.time > t) {
-            t = event.time;
-            reason = event.why;
-        }
-    }
-
     // Whether what the instruction waits for has a time yet; that time is then taken into account.
-    bool waited(Warp& w, Slots& mine, int kind, int argument) {
-        switch (kind) {
+    bool waited(Warp& w, Slots& mine, const Row& row, Moment& now) {
+        switch (row.kind) {
             case COMMIT_WAIT:
-                for (; static_cast<int>(w.copies.size()) > argument; w.copies.pop_front()) later(w.copies.front());
+                for (; static_cast<int>(w.copies.size()) > row.argument; w.copies.pop())
+                    now.later(w.copies.front().time, w.copies.front().why);
                 return true;
             case GMMA_WAIT:
-                for (; static_cast<int>(w.gmmas.size()) > argument; w.gmmas.pop_front()) later({w.gmmas.front(), TENSOR});
+                for (; static_cast<int>(w.gmmas.size()) > row.argument; w.gmmas.pop()) now.later(w.gmmas.front(), TENSOR);
                 return true;
             case ACQUIRE: {
                 if (mine.acquired < ring.stages) return true;
                 const auto found = mine.released.find(mine.acquired - ring.stages);
                 if (found == mine.released.end()) return false;
-                later({found->second, BARRIER});
+                now.later(found->second, BARRIER);
                 return true;
             }
             case TAKE: {
                 const std::size_t number = fill(w, w.taken);
                 if (number >= mine.filled.size()) return false;
-                later(mine.filled[number]);
+                now.later(mine.filled[number].time, mine.filled[number].why);
                 return true;
             }
             case TURN: {
                 const std::size_t needed = w.turns + (w.reader ? 1 : 0);
                 if (w.passes.size() < needed) return false;
-                if (needed) later({w.passes[needed - 1], BARRIER});
+                if (needed) now.later(w.passes[needed - 1], BARRIER);
                 return true;
             }
             default:
@@ -197,141 +206,151 @@ class Player {
     void step() {
         const int x = line[0].warp;
         Warp& w = warps[x];
-        Slots& mine = slots[w.block];
         const Row& row = rows[trace[w.place]];
-        const int kind = row.kind, unit = row.unit, argument = row.argument;
-        const bool moves = kind == MEMORY || kind == COPY;
-        t = issue;
-        reason = ISSUE;
-        if (w.ready > issue) {
-            t = w.ready;
-            reason = w.why;
+        const double before = issue;
+        Moment now = {before, ISSUE};
+        now.later(w.ready, w.why);
+        for (unsigned wait = row.wait; wait; wait &= wait - 1) {
+            const Event& board = w.boards[__builtin_ctz(wait)];
+            now.later(board.time, board.why);
         }
-        for (int b = 0, wait = row.wait; wait; wait >>= 1, ++b) {
-            if (wait & 1) later(w.boards[b]);
-        }
-        if (!waited(w, mine, kind, argument)) {
-            stop(x);
-            mine.parked.push_back(x);
+        if (row.kind >= COMMIT_WAIT && !waited(w, slots[w.block], row, now)) {
+            line.erase(line.begin());
+            slots[w.block].parked.push_back(x);
             return;
         }
-        if (kind != GMMA) later({free[unit], moves ? static_cast<int>(SHARED) : row.cause});
-        if (moves && memory - t > queue) {
-            t = memory - queue;
-            reason = SHARED;
-        }
-        if (t > w.ready && t > issue && line.size() > 1 && line[1].ready < t) {
-            schedule(x, t, reason);
+        if (row.kind != GMMA) now.later(free[row.unit], row.moves ? static_cast<int>(SHARED) : row.cause);
+        if (row.moves && memory - now.time > queue) now = {memory - queue, SHARED};
+        const double t = now.time;
+        if (t > w.ready && t > before && line.size() > 1 && line[1].ready < t) {
+            defer(w, t, now.why);
             return;
         }
-        if (t > issue) spent[reason] += t - issue;
+        if (t > before) spent[now.why] += t - before;
         spent[ISSUE] += 1.0;
         issue = t + 1.0;
-        const bool told = execute(w, mine, row, kind, unit, argument, moves);
-        const int mark = mark_at[w.place];
-        if (mark >= 0) {
-            double* passed = result + mark * COLUMNS;
-            if (to_pass[mark] == total[mark]) passed[0] = t;
-            if (--to_pass[mark] == 0) snapshot(passed, t);
-        }
+        const bool told = row.moves || row.kind == FILL ? moved(w, row, t) : computed(w, row, t);
+        if (w.mark < mark_count && marks[w.mark] == w.place) pass_mark(w.mark++, t);
         if (told) {
-            const std::vector<int> parked = std::move(mine.parked);
-            mine.parked.clear();
+            const std::vector<int> parked = std::move(slots[w.block].parked);
+            slots[w.block].parked.clear();
             for (const int v : parked) wake(v, warps[v].ready > t ? warps[v].ready : t, BARRIER);
         }
-        advance(x, w, kind, t + row.stall);
+        ++w.place;
+        if (row.kind == EXIT || row.kind == SYNC || w.place >= w.end) leave(x, w, row.kind, t, t + row.stall);
+        else defer(w, t + row.stall, DEPENDENCY);
     }
 
-    // The effects of an instruction at time t; whether somebody may have waited for them.
-    bool execute(Warp& w, Slots& mine, const Row& row, int kind, int unit, int argument, bool moves) {
-        double done = t;
-        int source = row.cause;
+    void pass_mark(int mark, double t) {
+        double* passed = result + mark * COLUMNS;
+        if (to_pass[mark] == total[mark]) passed[0] = t;
+        if (--to_pass[mark] == 0) snapshot(passed, t);
+    }
+
+    static void hold(Event& board, double until, int why) {
+        if (until > board.time) board = {until, why};
+    }
+
+    // The effects of an instruction that moves data, at time t; whether somebody may have waited for them.
+    bool moved(Warp& w, const Row& row, double t) {
         bool told = false;
-        const int read_barrier = row.read_barrier, write_barrier = row.write_barrier;
-        if (moves || kind == FILL) {
-            free[unit] = t + MEMORY_ISSUE;
-            if (moves) {
-                memory = (memory > t ? memory : t) + row.interval;
-                busy[unit] += row.interval;
-                done = memory;
+        int source = row.cause;
+        free[row.unit] = t + MEMORY_ISSUE;
+        double done = t;
+        if (row.moves) {
+            memory = (memory > t ? memory : t) + row.interval;
+            busy[row.unit] += row.interval;
+            done = memory;
+        }
+        const double read = row.kind == COPY ? t + COPY_READ : done;
+        if (row.l2 != 0.0) {
+            l2_done = (l2_done > t ? l2_done : t) + row.l2;
+            if (l2_done > done) {
+                done = l2_done;
+                source = L2;
             }
-            const double read = kind == COPY ? t + COPY_READ : done;
-            if (row.l2 != 0.0) {
-                l2_done = (l2_done > t ? l2_done : t) + row.l2;
-                if (l2_done > done) {
-                    done = l2_done;
-                    source = L2;
-                }
-            }
-            done += row.latency;
-            if (kind == COPY) {
-                if (done > w.copied.time) w.copied = {done, source};
-            } else if (kind == FILL) {
-                if (done > mine.pending.time) mine.pending = {done, source};
-                if (argument) {
-                    mine.filled.push_back(mine.pending);
-                    mine.pending.time = 0.0;
-                    told = true;
-                }
-            }
-            if (read_barrier != NO_BOARD && read + AFTER_QUEUE > w.boards[read_barrier].time)
-                w.boards[read_barrier] = {read + AFTER_QUEUE, SHARED};
-        } else {
-            if (unit) {
-                const double start = kind == GMMA && free[unit] > t ? free[unit] : t;  // wgmma queues, its warp goes on
-                free[unit] = start + row.interval;
-                busy[unit] += row.interval;
-                done = start + row.interval + row.latency;
-            } else {
-                done = t + row.latency;
-            }
-            if (kind == GMMA) {
-                if (argument) w.gmmas.push_back(done);
-            } else if (kind == COMMIT) {
-                w.copies.push_back(w.copied);
-            } else if (kind == ACQUIRE) {
-                ++mine.acquired;
-            } else if (kind == TAKE) {
-                ++w.taken;
-            } else if (kind == TURN) {
-                ++w.turns;
-            } else if (kind == GIVE) {
-                const int number = fill(w, w.given++);
-                const auto left = mine.left.emplace(number, ring.readers).first;
-                if (--left->second == 0) {
-                    mine.released[number] = t + release;
-                    told = true;
-                }
-            } else if (kind == PASS) {
-                for (Warp& v : warps) {
-                    if (v.block == w.block && v.reader == (w.reader + 1) % ring.consumers) v.passes.push_back(t);
-                }
+        }
+        done += row.latency;
+        if (row.kind == COPY) {
+            hold(w.copied, done, source);
+        } else if (row.kind == FILL) {
+            Slots& mine = slots[w.block];
+            hold(mine.pending, done, source);
+            if (row.argument) {
+                mine.filled.push_back(mine.pending);
+                mine.pending.time = 0.0;
                 told = true;
             }
-            if (read_barrier != NO_BOARD && t + SOURCES_READ > w.boards[read_barrier].time)
-                w.boards[read_barrier] = {t + SOURCES_READ, DEPENDENCY};
-            if (done > end && w.reader >= 0) end = done;
         }
-        if (write_barrier != NO_BOARD && done > w.boards[write_barrier].time) w.boards[write_barrier] = {done, source};
+        if (row.read_barrier != NO_BOARD) hold(w.boards[row.read_barrier], read + AFTER_QUEUE, SHARED);
+        if (row.write_barrier != NO_BOARD) hold(w.boards[row.write_barrier], done, source);
         return told;
     }
 
-    void advance(int x, Warp& w, int kind, double resumes) {
-        ++w.place;
-        if (kind == EXIT || w.place >= w.end) {
+    // The same of one that does not.
+    bool computed(Warp& w, const Row& row, double t) {
+        double done = t + row.latency;
+        if (row.unit) {
+            const double start = row.kind == GMMA && free[row.unit] > t ? free[row.unit] : t;  // wgmma queues, its warp goes on
+            free[row.unit] = start + row.interval;
+            busy[row.unit] += row.interval;
+            done = start + row.interval + row.latency;
+        }
+        const bool told = row.kind != PLAIN && noted(w, row, t, done);
+        if (done > end && w.reader >= 0) end = done;
+        if (row.read_barrier != NO_BOARD) hold(w.boards[row.read_barrier], t + SOURCES_READ, DEPENDENCY);
+        if (row.write_barrier != NO_BOARD) hold(w.boards[row.write_barrier], done, row.cause);
+        return told;
+    }
+
+    // What groups and mbarriers note of it.
+    bool noted(Warp& w, const Row& row, double t, double done) {
+        Slots& mine = slots[w.block];
+        switch (row.kind) {
+            case GMMA:
+                if (row.argument) w.gmmas.items.push_back(done);
+                return false;
+            case COMMIT:
+                w.copies.items.push_back(w.copied);
+                return false;
+            case ACQUIRE:
+                ++mine.acquired;
+                return false;
+            case TAKE:
+                ++w.taken;
+                return false;
+            case TURN:
+                ++w.turns;
+                return false;
+            case GIVE: {
+                const int number = fill(w, w.given++);
+                const auto left = mine.left.emplace(number, ring.readers).first;
+                if (--left->second) return false;
+                mine.released[number] = t + release;
+                return true;
+            }
+            case PASS:
+                for (Warp& v : warps) {
+                    if (v.block == w.block && v.reader == (w.reader + 1) % ring.consumers) v.passes.push_back(t);
+                }
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    // The first warp of the line comes to its end or to a barrier; whoever waits there goes on once all are there.
+    void leave(int x, Warp& w, int kind, double t, double resumes) {
+        line.erase(line.begin());
+        if (kind == SYNC && w.place < w.end) {
+            waiting[w.group].push_back(x);
+            resumes = t + barrier;
+        } else {
             if (w.reader >= 0) {
                 if (resumes > end) end = resumes;
                 --to_finish;
             }
-            stop(x);
             --alive[w.group];
-        } else if (kind == SYNC) {
-            waiting[w.group].push_back(x);
-            stop(x);
-            resumes = t + barrier;
-        } else {
-            schedule(x, resumes, DEPENDENCY);
-            return;
         }
         std::vector<int>& meeting = waiting[w.group];
         if (!meeting.empty() && static_cast<int>(meeting.size()) >= alive[w.group]) {
@@ -341,7 +360,7 @@ class Player {
     }
 
     std::vector<Row> rows;
-    const int32_t* trace;
+    const int32_t *trace, *marks;
     int mark_count;
     Ring ring;
     double queue, barrier, release;
@@ -350,10 +369,10 @@ class Player {
     std::vector<Place> line;
     std::vector<Slots> slots;
     std::vector<std::vector<int>> waiting;
-    std::vector<int> alive, total, to_pass, mark_at;
+    std::vector<int> alive, total, to_pass;
     double free[UNITS] = {}, busy[UNITS] = {}, spent[CAUSES] = {};
-    double issue = 0.0, memory = 0.0, l2_done = 0.0, end = 0.0, t = 0.0;
-    int reason = ISSUE, running = 0, to_finish = 0;
+    double issue = 0.0, memory = 0.0, l2_done = 0.0, end = 0.0;
+    int to_finish = 0;
 };
 
 }  // namespace
@@ -367,5 +386,5 @@ extern "C" int32_t perf_play(const int32_t* ints, const double* reals, int32_t c
                              int32_t length, const int32_t* marks, int32_t mark_count, int32_t warp_count,
                              const int32_t* cast, const int32_t* ring, const double* constants, double* result) {
     const Ring shape = {ring[0], ring[1], ring[2], ring[3], ring[4]};
-    return Player(ints, reals, count, trace, length, marks, mark_count, warp_count, cast, shape, constants, result).run();
+    return Player(ints, reals, count, trace, marks, mark_count, warp_count, cast, shape, constants, result).run();
 }
