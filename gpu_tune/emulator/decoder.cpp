@@ -18,22 +18,12 @@ DecodeFn find_opcode(const string& name) {
   return it == opcode_table().end() ? nullptr : it->second;
 }
 
-Decoder::Decoder(Parser& parser, const string& opcode, vector<string> args, int line)
-    : parser_(parser), opcode_(opcode), args_(std::move(args)), line_(line) {
-  for (size_t at = 0, dot; at <= opcode.size(); at = dot + 1) {   // at single dots: `shared::cta` stays one modifier
-    dot = std::min(opcode.find('.', at), opcode.size());
-    mods_.emplace_back(opcode, at, dot - at);
-  }
-  used_.assign(mods_.size(), false);
-  used_[0] = true;
-}
-
 void Decoder::refuse(const string& why) const { throw LoadError(opcode_ + ": " + why, line_); }
 Kernel& Decoder::kernel() { return *parser_.kernel; }
 
 bool Decoder::take(const char* modifier) {
   for (size_t i = 1; i < mods_.size(); ++i) {
-    if (!used_[i] && mods_[i][0] == modifier[0] && mods_[i] == modifier) return used_[i] = true;
+    if (!used_[i] && mods_[i][0] == modifier[0] && mods_[i] == modifier) return used_[i] = true, true;
   }
   return false;
 }

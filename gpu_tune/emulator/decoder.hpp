@@ -1,6 +1,7 @@
 // One PTX statement being turned into an Instr. Every modifier and every operand has to be consumed by the opcode's
 // decode function: what is left over is refused by name.
 #pragma once
+#include <bitset>
 #include <functional>
 #include <initializer_list>
 
@@ -22,7 +23,9 @@ class Parser;
 
 class Decoder {
  public:
-  Decoder(Parser& parser, const string& opcode, vector<string> args, int line);
+  // opcode and modifiers outlive it
+  Decoder(Parser& parser, const string& opcode, const vector<string>& modifiers, vector<string> args, int line)
+      : parser_(parser), opcode_(opcode), mods_(modifiers), args_(std::move(args)), line_(line) { used_[0] = true; }
   const string& name() const { return mods_[0]; }
   const string& opcode() const { return opcode_; }
   [[noreturn]] void refuse(const string& why) const;
@@ -74,9 +77,10 @@ class Decoder {
   int destination_of(const Operand& o, int width);
   vector<int> registers(int width, int count, bool written);   // of `{a, b, ...}`, a single one or a pair
   Parser& parser_;
-  string opcode_;
-  vector<string> mods_, args_;
-  vector<bool> used_;
+  const string& opcode_;
+  const vector<string>& mods_;
+  vector<string> args_;
+  std::bitset<64> used_;
   vector<int> written_;
   size_t next_ = 0, next_type_ = 1;
   int line_;

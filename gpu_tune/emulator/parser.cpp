@@ -56,6 +56,7 @@ string trim(const string& s) {
 
 vector<string> split(const string& s, char c) {
   vector<string> out;
+  out.reserve(4);
   int depth = 0;
   size_t start = 0;
   auto add = [&](size_t end) {
@@ -84,29 +85,34 @@ vector<string> words(const string& s) {
 }
 
 Parser::Register* Parser::find_register(const string& name) {
+  size_t end = name.size();
+  while (end && isdigit((unsigned char)name[end - 1])) --end;
+  const size_t digits = name.size() - end;
   for (size_t i = scopes_.size(); i-- > 0;) {
     auto& scope = scopes_[i];
-    auto it = scope.registers.find(name);
+    auto it = scope.registers.empty() ? scope.registers.end() : scope.registers.find(name);
     if (it != scope.registers.end()) {
       if (it->second.slot < 0) it->second.slot = allocate(it->second.width);
       return &it->second;
     }
-    size_t end = name.size();
-    while (end && isdigit((unsigned char)name[end - 1])) --end;
-    if (end == name.size()) continue;
-    auto family = scope.families.find(name.substr(0, end));
-    if (family != scope.families.end()) {
-      int width = family->second;
-      return &(scope.registers[name] = {allocate(width), width});
+    for (auto& family : scope.families) {
+      if (!digits || family.name.size() != end || name.compare(0, end, family.name)) continue;
+      if (digits > 5 || (name[end] == '0' && digits > 1)) return &(scope.registers[name] = {allocate(family.width), family.width});
+      const size_t number = size_t(atoi(name.c_str() + end));
+      if (family.numbered.size() <= number) family.numbered.resize(number + 1, {-1, family.width});
+      Register& r = family.numbered[number];
+      if (r.slot < 0) r.slot = allocate(family.width);
+      return &r;
     }
   }
   return nullptr;
 }
 
-Operand Parser::operand(string text) {
+Operand Parser::operand(const string& given) {
+  const bool blanks = !given.empty() && (is_blank(given[0]) || is_blank(given.back()));
+  const string trimmed = blanks ? trim(given) : string(), &text = blanks ? trimmed : given;
   struct Depth { int& n; ~Depth() { --n; } } depth{operand_depth_};
   if (++operand_depth_ > 8) fail("operands nested too deep");
-  text = trim(text);
   Operand o;
   o.text = text;
   if (text.empty()) fail("empty operand");
@@ -223,7 +229,7 @@ void Parser::declaration(const string& statement) {
     for (size_t i = 2; i < w.size(); ++i) rest += w[i];
     for (auto& name : split(rest, ',')) {
       size_t bracket = name.find('<');
-      if (bracket != string::npos) scopes_.back().families[name.substr(0, bracket)] = width;
+      if (bracket != string::npos) scopes_.back().families.insert(scopes_.back().families.begin(), Family{name.substr(0, bracket), width, {}});
       else scopes_.back().registers[name] = {-1, width};
     }
     return;
@@ -289,28 +295,27 @@ void Parser::declaration(const string& statement) {
 }
 
 void Parser::statement(const string& text) {
-  string s = text;
   Instr i;
   i.line = line_, i.place = place_;
-  if (s[0] == '@') {
-    size_t end = s.find_first_of(" \t\n");
-    if (end == string::npos) fail("a predicate without an instruction");
-    string guard = s.substr(1, end - 1);
+  size_t at = 0;
+  if (text[0] == '@') {
+    at = text.find_first_of(" \t\n");
+    if (at == string::npos) fail("a predicate without an instruction");
+    string guard = text.substr(1, at - 1);
     if (guard[0] == '!') i.guard_negated = true, guard = guard.substr(1);
     Register* r = find_register(guard);
     if (!r || r->width != 1) fail("unknown predicate " + guard);
     i.guard = r->slot;
-    s = trim(s.substr(end));
+    while (is_blank(text[at])) ++at;
   }
-  size_t end = s.find_first_of(" \t\n");
-  string opcode = s.substr(0, end);
-  vector<string> args = end == string::npos ? vector<string>() : split(trim(s.substr(end)), ',');
+  size_t end = text.find_first_of(" \t\n", at);
+  vector<string> args = end == string::npos ? vector<string>() : split(text.substr(end), ',');
   if (args.size() > 64) fail("too many operands");
-  Decoder d(*this, opcode, args, line_);
-  DecodeFn decode = find_opcode(d.name());
-  if (!decode) fail("unsupported instruction " + opcode);
-  i.opcode = opcode_number(opcode);
-  decode(d, i);
+  const auto& [written, opcode] = this->opcode(text.substr(at, end - at));
+  if (!opcode.decode) fail("unsupported instruction " + written);
+  Decoder d(*this, written, opcode.modifiers, std::move(args), line_);
+  i.opcode = opcode.number;
+  opcode.decode(d, i);
   if (i.flow == Flow::Return && !return_scopes_.empty()) {     // out of an inlined function
     i.flow = Flow::Branch;
     fixups_.push_back({int(kernel->code.size()), {"return"}, {return_scopes_.back()}});
@@ -334,7 +339,7 @@ void Parser::statement(const string& text) {
       if (at != i.reads.end()) i.reads.erase(at);
     }
   set_taint(d.name(), i);
-  if ((i.flow == Flow::Plain || i.flow == Flow::Yield || i.flow == Flow::Aligned) && !i.run) fail("unsupported instruction " + opcode);
+  if ((i.flow == Flow::Plain || i.flow == Flow::Yield || i.flow == Flow::Aligned) && !i.run) fail("unsupported instruction " + written);
   kernel->code.push_back(std::move(i));
 }
 
@@ -414,7 +419,8 @@ void Parser::block(const string& s, size_t& p) {
     }
     size_t end = s.find(';', p);
     if (end == string::npos) fail("a statement without ';'");
-    string text = trim(s.substr(p, end - p));
+    string text(s, p, end - p);
+    while (!text.empty() && is_blank(text.back())) text.pop_back();
     if (text.compare(0, 14, ".branchtargets") == 0) branch_targets_[pending_label] = split(trim(text.substr(14)), ',');
     else if (text.compare(0, 7, ".pragma") == 0) {}   // unrolling hints only
     else if (describes_calls(text)) {}   // of calls through pointers
@@ -473,11 +479,18 @@ void Parser::drop_unread_elements() {
   }
 }
 
-int Parser::opcode_number(const string& opcode) {
-  auto known = opcode_index_.find(opcode);
-  if (known != opcode_index_.end()) return known->second;
-  module_.opcodes.push_back(opcode);
-  return opcode_index_[opcode] = int(module_.opcodes.size()) - 1;
+const std::pair<const string, Parser::Opcode>& Parser::opcode(const string& text) {
+  auto known = opcodes_.find(text);
+  if (known != opcodes_.end()) return *known;
+  Opcode o{int(module_.opcodes.size()), nullptr, {}};
+  for (size_t at = 0, dot; at <= text.size(); at = dot + 1) {    // at single dots: `shared::cta` stays one modifier
+    dot = std::min(text.find('.', at), text.size());
+    o.modifiers.emplace_back(text, at, dot - at);
+  }
+  if (o.modifiers.size() > 64) fail("too many modifiers");
+  o.decode = find_opcode(o.modifiers[0]);
+  module_.opcodes.push_back(text);
+  return *opcodes_.emplace(text, std::move(o)).first;
 }
 
 void Parser::entry_directives(const string& text) {
@@ -519,6 +532,7 @@ void Parser::entry(const string& s, size_t& p) {
   try {
     *kernel = Kernel();
     kernel->name = name;
+    kernel->code.reserve(size_t(std::count(s.begin() + long(brace), s.begin() + long(end), ';')) + 1);
     kernel_text(s, p, open);
   } catch (const std::exception& e) {      // this one cannot be run; the others may
     auto* at = dynamic_cast<const LoadError*>(&e);
@@ -596,14 +610,17 @@ void Parser::kernel_text(const string& s, size_t& p, size_t open) {
 
 void Parser::strip_comments(const string& t, string& out) {
   for (size_t i = 0; i < t.size(); ++i) {
-    if (t[i] == '/' && t[i + 1] == '/') {
-      while (i < t.size() && t[i] != '\n') ++i;
+    const size_t slash = std::min(t.find('/', i), t.size());
+    out.append(t, i, slash - i);
+    if ((i = slash) == t.size()) return;
+    if (t[i + 1] == '/') {
+      i = std::min(t.find('\n', i), t.size());
       out += '\n';
-    } else if (t[i] == '/' && t[i + 1] == '*') {
+    } else if (t[i + 1] == '*') {
       for (i += 2; i + 1 < t.size() && !(t[i] == '*' && t[i + 1] == '/'); ++i) if (t[i] == '\n') out += '\n';
       ++i;
-    } else if (t[i]) {
-      out += t[i];
+    } else {
+      out += '/';
     }
   }
 }

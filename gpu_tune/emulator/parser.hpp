@@ -30,15 +30,17 @@ class Parser {
   int special(int number, int width) { return preloaded(specials_, kernel->specials, u64(number), width); }
   struct Register { int slot, width; };
   Register* find_register(const string& name);
-  Operand operand(string text);
+  Operand operand(const string& given);
   int symbol_slot(const string& name, int width);
   int call_param(const string& name) const;
 
  private:
+  struct Family { string name; int width; vector<Register> numbered; };      // `%r<100>`: the name without its number
+  struct Opcode { int number; DecodeFn decode; vector<string> modifiers; };   // as it is written, from its name on
   struct Scope {
     int id;
     std::unordered_map<string, Register> registers;
-    std::unordered_map<string, int> families;   // `%r<100>`: name without number -> width
+    vector<Family> families;
     std::map<string, int> params;               // .param variables of calls: offsets in local memory
   };
   struct Function { vector<string> results, params; size_t start; int line; };
@@ -65,7 +67,7 @@ class Parser {
   std::map<string, SharedVariable> shared_;         // declared, module-wide names
   std::map<string, u32> shared_offset_;             // placed in this kernel
   std::map<string, u32> local_offset_;
-  std::unordered_map<string, int> opcode_index_;
+  std::unordered_map<string, Opcode> opcodes_;
 
   int preloaded(Slots& known, vector<Kernel::Preloaded>& all, u64 value, int width) {
     auto [it, fresh] = known.emplace(std::make_pair(value, width), 0);
@@ -88,7 +90,8 @@ class Parser {
   void inlined(const Function& f, const vector<string>& results, const vector<string>& arguments);
   void indirect_call(const string& target, const vector<string>& results, const vector<string>& arguments);
   u64 function_address(const string& name) const;   // 0 when there is none of that name
-  int opcode_number(const string& opcode);
+  const std::pair<const string, Opcode>& opcode(const string& text);
+  int opcode_number(const string& text) { return opcode(text).second.number; }
   void declaration(const string& statement);
   void statement(const string& text);
   void loc(const string& text);

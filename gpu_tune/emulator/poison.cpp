@@ -11,7 +11,7 @@ namespace emu {
 // How an instruction hands poison on. A Move runs once more on the poisoned bytes; `steered` are its operands that are no data.
 void set_taint(const string& name, Instr& i) {
   struct Way { Taint taint; u8 steered; };
-  static const std::map<string, Way> known = {
+  static const std::unordered_map<string, Way> known = {
       {"mov", {Taint::Move, 0}}, {"cvt", {Taint::Move, 0}}, {"prmt", {Taint::Move, kSteeredC}}, {"selp", {Taint::Move, kSteeredC}},
       {"shf", {Taint::Move, kSteeredC}}, {"shl", {Taint::Move, kSteeredB}}, {"shr", {Taint::Move, kSteeredB}},
       {"bfe", {Taint::Move, kSteeredB | kSteeredC}}, {"shfl", {Taint::Move, kSteeredB | kSteeredC | kSteeredMember}},
