@@ -14,8 +14,9 @@ section 2.1. An operation that is not listed has the name ``?`` and its number.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def _operations(cc: int) -> list[str]:
 
 
 @functools.cache
-def _pipes(cc: int) -> NDArray[np.int8]:
+def pipes(cc: int) -> NDArray[np.int8]:
     """The index in PIPES of every operation."""
     names = _operations(cc)
     return np.array([PIPES.index("uniform" if n == "U" else _PIPE_OF.get(n, "none")) for n in names], np.int8)
@@ -135,7 +136,7 @@ class Program:
 
     cc: int
     words: NDArray[np.uint64]
-    number: NDArray[np.int16]
+    number: NDArray[np.intp]
     pipe: NDArray[np.int8]
     stall: NDArray[np.int8]
     write_barrier: NDArray[np.int8]
@@ -160,9 +161,13 @@ class Program:
         """Which instructions may run and are one of the operations ``names``, which are separated by blanks."""
         found = self._found.get(names)
         if found is None:
-            found = self._found[names] = _named(names, self.cc)[self.number] & ~self.never
+            found = self._found[names] = _named(names, self.cc).take(self.number) & self._runs
             found.flags.writeable = False
         return found
+
+    @functools.cached_property
+    def _runs(self) -> NDArray[np.bool_]:
+        return ~self.never
 
     @functools.cached_property
     def _found(self) -> dict[str, NDArray[np.bool_]]:
@@ -243,30 +248,33 @@ def decode(code: bytes, cc: int) -> Program:
     if len(code) % 16:
         raise ValueError(f"code of {len(code)} bytes is no multiple of 16")
     words = np.frombuffer(code, "<u8").reshape(-1, 2)
+    halves = words.view("<u2")
     low, high = words[:, 0], words[:, 1]
-    number, control = _bits(low, 0, 9), high >> np.uint64(41)
-    pipe = _pipes(cc)[number]
-    guard = _bits(low, 12, 4)
-    width = _width(number, high, cc)
+    number = (halves[:, 0] & 0x1FF).astype(np.intp)
+    present = np.bincount(number, minlength=512) > 0
+    guard, control = halves[:, 0] >> 12, words.view("<u4")[:, 3] >> 9
     macs, columns, data, wide_sum = _matrix(number, low, high, cc)
-    zero_product = (_bits(low, 24, 8) == 0xFF) & (_bits(low, 9, 3) == 2)
-    half = (number == 0x031) | ((number == 0x035) & (cc < 100))
-    constant = half & zero_product
+    guarded, constant = (guard & 7) != 7, np.zeros(len(number), bool)
+    if present[0x147]:
+        guarded |= (number == 0x147) & (_bits(low, 9, 3) == 2)  # BRA.U has a uniform predicate
+    if present[0x031] or (present[0x035] and cc < 100):
+        half = (number == 0x031) | ((number == 0x035) & (cc < 100))
+        constant = half & (_bits(low, 24, 8) == 0xFF) & (_bits(low, 9, 3) == 2)
     return Program(
         cc,
         words,
-        number.astype(np.int16),
-        np.where(constant & (number == 0x031), PIPES.index("half"), pipe),
-        stall=_bits(control, 0, 4).astype(np.int8),
-        write_barrier=_bits(control, 5, 3).astype(np.int8),
-        read_barrier=_bits(control, 8, 3).astype(np.int8),
-        wait=_bits(control, 11, 6).astype(np.int8),
-        guarded=((guard & 7) != 7) | ((number == 0x147) & (_bits(low, 9, 3) == 2)),  # BRA.U has a uniform predicate
+        number,
+        pipes(cc).take(number),
+        stall=(control & 15).astype(np.int8),
+        write_barrier=(control >> 5 & 7).astype(np.int8),
+        read_barrier=(control >> 8 & 7).astype(np.int8),
+        wait=(control >> 11 & 63).astype(np.int8),
+        guarded=guarded,
         never=guard == 15,
         constant=constant,
-        width=width,
+        width=_widths(cc).take(16 * number + (halves[:, 4] >> 8 & 15)),
         target=_targets(number, low, cc),
-        argument=_arguments(number, low, high, cc),
+        argument=_arguments(number, low, high, present),
         threads=_barrier_threads(number, low),
         macs=macs,
         columns=columns,
@@ -279,18 +287,19 @@ def _bits(words: NDArray[np.uint64], start: int, count: int) -> NDArray[np.int64
     return ((words >> np.uint64(start)) & np.uint64((1 << count) - 1)).astype(np.int64)
 
 
-def _width(number: NDArray[np.int64], high: NDArray[np.uint64], cc: int) -> NDArray[np.int16]:
-    """Bytes that a lane moves: an 8x8 matrix of 16-bit elements is 4 of each lane."""
-    found = np.zeros(len(number), np.int16)
-    plain = np.flatnonzero(_named(_WIDE, cc)[number])
-    found[plain] = _LANE_BYTES[_bits(high[plain], 9, 3)]
-    matrices = np.flatnonzero(_named("LDSM STSM", cc)[number])
-    found[matrices] = 4 << np.minimum(_bits(high[matrices], 8, 2), 2)
-    found[number == 0x189] = 4
-    return found
+@functools.cache
+def _widths(cc: int) -> NDArray[np.int16]:
+    """Bytes that a lane moves, by the number of the operation and bits 8 to 11 of the second word: an 8x8 matrix of
+    16-bit elements is 4 of each lane."""
+    found = np.zeros((512, 16), np.int16)
+    bits = np.arange(16)
+    found[_named(_WIDE, cc)] = _LANE_BYTES[bits >> 1]
+    found[_named("LDSM STSM", cc)] = 4 << np.minimum(bits & 3, 2)
+    found[0x189] = 4
+    return found.reshape(-1)
 
 
-def _targets(number: NDArray[np.int64], low: NDArray[np.uint64], cc: int) -> NDArray[np.int32]:
+def _targets(number: NDArray[np.intp], low: NDArray[np.uint64], cc: int) -> NDArray[np.int32]:
     """Where BRA goes. The distance is counted in bytes (before 9.0) or words from the instruction behind it."""
     found = np.full(len(number), -1, np.int32)
     branches = np.flatnonzero(number == 0x147)
@@ -301,29 +310,37 @@ def _targets(number: NDArray[np.int64], low: NDArray[np.uint64], cc: int) -> NDA
     return found
 
 
+def _ends(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    return _bits(high, 20, 3) == 0
+
+
+_ARGUMENTS: dict[int, Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[Any]]] = {
+    0x11A: lambda low, high: _bits(low, 38, 6),
+    0x1C5: lambda low, high: np.where(_bits(low, 47, 1) == 1, _bits(high, 8, 5), -1),
+    0x1F0: _ends,
+    0x1F1: _ends,
+    0x1F3: _ends,
+    0x1A7: lambda low, high: _bits(low, 9, 3) == 2,
+    0x11D: lambda low, high: np.where(_bits(low, 11, 1) == 1, _bits(low, 54, 4), -1) + 16 * _bits(high, 13, 1),
+    0x1C8: lambda low, high: _bits(low, 32, 9),
+    0x1B4: lambda low, high: _bits(high, 11, 1),
+}
+"""By number of the operation, what ``Program.argument`` is made of."""
+
+
 def _arguments(
-    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+    number: NDArray[np.intp], low: NDArray[np.uint64], high: NDArray[np.uint64], present: NDArray[np.bool_]
 ) -> NDArray[np.int32]:
     """See :class:`Program`."""
-    whole = np.zeros(len(number), np.int32)
-    at = np.flatnonzero(_named("DEPBAR WARPGROUP HGMMA IGMMA QGMMA SYNCS BAR USETMAXREG UTMALDG", cc)[number])
-    number, low, high = number[at], low[at], high[at]
-    found = np.zeros(len(number), np.int64)
-    for where, value in (
-        (number == 0x11A, _bits(low, 38, 6)),
-        (number == 0x1C5, np.where(_bits(low, 47, 1) == 1, _bits(high, 8, 5), -1)),
-        (_named("HGMMA IGMMA QGMMA", cc)[number], _bits(high, 20, 3) == 0),
-        (number == 0x1A7, _bits(low, 9, 3) == 2),
-        (number == 0x11D, np.where(_bits(low, 11, 1) == 1, _bits(low, 54, 4), -1) + 16 * _bits(high, 13, 1)),
-        (number == 0x1C8, _bits(low, 32, 9)),
-        (number == 0x1B4, _bits(high, 11, 1)),
-    ):
-        found = np.where(where, value, found)
-    whole[at] = found
-    return whole
+    found = np.zeros(len(number), np.int32)
+    for operation, value in _ARGUMENTS.items():
+        if present[operation]:
+            at = np.flatnonzero(number == operation)
+            found[at] = value(low[at], high[at])
+    return found
 
 
-def _barrier_threads(number: NDArray[np.int64], low: NDArray[np.uint64]) -> NDArray[np.int16]:
+def _barrier_threads(number: NDArray[np.intp], low: NDArray[np.uint64]) -> NDArray[np.int16]:
     """Bit 9 of BAR tells an immediate count from a register's."""
     found = np.zeros(len(number), np.int16)
     at = np.flatnonzero(number == 0x11D)
@@ -333,20 +350,20 @@ def _barrier_threads(number: NDArray[np.int64], low: NDArray[np.uint64]) -> NDAr
 
 
 def _matrix(
-    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+    number: NDArray[np.intp], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
     """Multiply-adds, columns, data and width of the sums, as :class:`Program` has them."""
     count = len(number)
     macs, columns = np.zeros(count, np.int32), np.zeros(count, np.int16)
     data, wide = np.zeros(count, np.int8), np.ones(count, bool)
-    at = np.flatnonzero(_named("HMMA IMMA QMMA HGMMA IGMMA QGMMA", cc)[number])
+    at = np.flatnonzero(_named("HMMA IMMA QMMA HGMMA IGMMA QGMMA", cc).take(number))
     if len(at):
         macs[at], columns[at], data[at], wide[at] = _shapes(number[at], low[at], high[at], cc)
     return macs, columns, data, wide
 
 
 def _shapes(
-    number: NDArray[np.int64], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
+    number: NDArray[np.intp], low: NDArray[np.uint64], high: NDArray[np.uint64], cc: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
     """Multiply-adds, columns (of wgmma), data and width of the sums of HMMA, IMMA, QMMA and the wgmma operations."""
     half, integer, eight = number == 0x03C, number == 0x037, number == 0x07A

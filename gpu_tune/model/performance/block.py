@@ -117,7 +117,7 @@ class Kernel:
     def _table(self, blocks: int) -> Costs:
         if self._alone is None:
             self._alone = alone(self.program, self.sm, self.device, self.lanes)
-        return self._alone.shared(self.program, self.warps * blocks)
+        return self._alone.shared(self.warps * blocks)
 
     def pace(self, blocks: int) -> Pace:
         """At ``blocks`` resident blocks; beyond four, between the powers of two."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...cuda.device import Device
-from ...cuda.sass import DATA, PIPES, Program
+from ...cuda.sass import DATA, PIPES, Program, operation, pipes
 from .constants import Architecture
 from .lanes import KernelLanes
 
@@ -39,73 +41,131 @@ def meet(one: float, other: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """Arrays with one entry for every instruction. ``interval``: cycles of its unit (for memory, of the memory pipe);
-    ``latency``: cycles from there to the result; ``l2``: cycles of the sub-partition's share of L2's bandwidth."""
+    """What each instruction costs, one column for every instruction.
+
+    ``integers``: rows kind, unit, cause, stall, write_barrier, read_barrier, wait, argument. ``reals``: rows
+    ``interval`` (cycles of its unit; for memory, of the memory pipe), ``latency`` (cycles from there to the result) and
+    ``l2`` (cycles of the sub-partition's share of L2's bandwidth).
+    """
+
+    integers: NDArray[np.int32]
+    reals: NDArray[np.float64]
+
+    @property
+    def kind(self) -> NDArray[np.int32]:
+        return self.integers[0]
+
+    @property
+    def argument(self) -> NDArray[np.int32]:
+        return self.integers[7]
+
+    @property
+    def interval(self) -> NDArray[np.float64]:
+        return self.reals[0]
+
+    @property
+    def latency(self) -> NDArray[np.float64]:
+        return self.reals[1]
+
+    @property
+    def l2(self) -> NDArray[np.float64]:
+        return self.reals[2]
+
+    def shared(self, active: int) -> Costs:
+        """The same where ``active`` resident warps contend for the SM's memory pipe and its way to L2."""
+        sharers = float(min(4, max(1, active)))
+        reals = self.reals.copy()
+        reals[::2, (self.kind == MEMORY) | (self.kind == COPY)] *= sharers
+        return Costs(self.integers, reals)
+
+
+def costs(program: Program, sm: Architecture, device: Device, active: int, lanes: KernelLanes | None = None) -> Costs:
+    """The table for ``active`` resident warps on the SM: below four, fewer contend for what the SM shares."""
+    return alone(program, sm, device, lanes).shared(active)
+
+
+def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes | None = None) -> Costs:
+    """The table of a warp that contends with none."""
+    of, number, n = _operations(sm, program.cc), program.number, len(program)
+    integers, reals = np.empty((8, n), np.int32), np.empty((3, n))
+    kind, unit, cause, stall = integers[:4]
+    kind[:], unit[:], cause[:] = of.kind.take(number), of.unit.take(number), of.cause.take(number)
+    np.maximum(program.stall, 1, out=stall)
+    integers[4:] = program.write_barrier, program.read_barrier, program.wait, program.argument
+    for value, otherwise in (
+        (SYNC, program.argument >= 16), (GMMA_WAIT, program.argument < 0), (EXIT, program.guarded),
+    ):  # fmt: skip
+        kind[(kind == value) & otherwise] = PLAIN
+    interval, latency, l2 = reals
+    moved = 32 * program.width.astype(float)
+    np.maximum(of.interval.take(number), moved / of.bytes.take(number), out=interval)
+    latency[:] = of.latency.take(number)
+    np.multiply(moved, of.from_l2.take(number), out=l2)
+    _matrix(program, sm, device, interval, latency)
+    if lanes is not None:
+        _lanes(program, sm, lanes, interval, latency, l2)
+    idle = np.flatnonzero(program.never)
+    if len(idle):  # they take an issue slot and nothing else
+        kind[idle], unit[idle], cause[idle], interval[idle], l2[idle] = PLAIN, 0, DEPENDENCY, 1.0, 0.0
+        latency[idle] = np.where(of.arithmetic.take(number[idle]), latency[idle], 0.0)
+    return Costs(integers, reals)
+
+
+@dataclass(frozen=True, eq=False)
+class _Operations:
+    """What is the same for every instruction of an operation, by its number. ``interval``: of its unit, without the
+    data that it moves, for which the unit takes ``bytes`` a cycle; ``from_l2``: cycles of L2 for a byte. ``arithmetic``:
+    whether its latency is one of arithmetic."""
 
     kind: NDArray[np.int32]
     unit: NDArray[np.int32]
     cause: NDArray[np.int32]
     interval: NDArray[np.float64]
+    bytes: NDArray[np.float64]
     latency: NDArray[np.float64]
-    l2: NDArray[np.float64]
-    stall: NDArray[np.int32]
-    write_barrier: NDArray[np.int32]
-    read_barrier: NDArray[np.int32]
-    wait: NDArray[np.int32]
-    argument: NDArray[np.int32]
-
-    def shared(self, program: Program, active: int) -> Costs:
-        """The same where ``active`` resident warps contend for the SM's memory pipe and its way to L2."""
-        moves = (program.pipe == PIPES.index("memory")) & ~program.never
-        sharers = np.where(moves, float(min(4, max(1, active))), 1.0)
-        return replace(self, interval=self.interval * sharers, l2=self.l2 * sharers)
-
-    def integers(self) -> NDArray[np.int32]:
-        """One row a field, in the order that the player reads."""
-        boards = (self.write_barrier, self.read_barrier, self.wait)
-        return np.array([self.kind, self.unit, self.cause, self.stall, *boards, self.argument], np.int32)
-
-    def reals(self) -> NDArray[np.float64]:
-        """One row a field, in the order that the player reads."""
-        return np.array([self.interval, self.latency, self.l2])
+    from_l2: NDArray[np.float64]
+    arithmetic: NDArray[np.bool_]
 
 
-def costs(program: Program, sm: Architecture, device: Device, active: int, lanes: KernelLanes | None = None) -> Costs:
-    """The table for ``active`` resident warps on the SM: below four, fewer contend for what the SM shares."""
-    return alone(program, sm, device, lanes).shared(program, active)
+@functools.lru_cache(maxsize=64)
+def _operations(sm: Architecture, cc: int) -> _Operations:
+    pipe, names = pipes(cc), [operation(number, cc) for number in range(512)]
 
+    def any_of(wanted: str) -> NDArray[np.bool_]:
+        return np.isin(names, wanted.split())
 
-def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes | None = None) -> Costs:
-    """The table of a warp that contends with none."""
-    lanes, n = lanes or KernelLanes(), len(program)
-    units = np.array([UNITS.index(_UNIT.get(pipe, pipe)) for pipe in PIPES])
-    unit = np.where(program.never, 0, units[program.pipe])
-    kind = np.full(n, PLAIN)
-    interval, latency, l2 = np.ones(n), np.zeros(n), np.zeros(n)
-    for pipe, cycles in (
+    unit = np.array([UNITS.index(_UNIT.get(name, name)) for name in PIPES], np.int32)[pipe]
+    cause = np.array([_UNIT_CAUSE.get(name, DEPENDENCY) for name in UNITS], np.int32)[unit]
+    cause[any_of("LDG LD LDGSTS LDL ATOM ATOMG RED REDG LDC LDCU S2R S2UR")] = LATENCY
+    kind = np.full(512, PLAIN, np.int32)
+    kind[pipe == PIPES.index("memory")] = MEMORY
+    for wanted, value in (
+        ("LDGSTS", COPY), ("HGMMA IGMMA QGMMA", GMMA), ("LDGDEPBAR", COMMIT), ("DEPBAR", COMMIT_WAIT), ("BAR", SYNC),
+        ("WARPGROUP", GMMA_WAIT), ("EXIT", EXIT),
+    ):  # fmt: skip
+        kind[any_of(wanted)] = value
+    interval, nbytes, latency, from_l2 = np.ones(512), np.full(512, np.inf), np.zeros(512), np.zeros(512)
+    for name, cycles in (
         ("fma", sm.fma), ("imad", sm.imad), ("half", sm.half), ("alu", sm.alu), ("uniform", sm.uniform), ("xu", sm.xu),
         ("fp64", sm.fp64),
     ):  # fmt: skip
-        interval[program.pipe == PIPES.index(pipe)] = cycles
-    latency[program.pipe == PIPES.index("xu")] = sm.special
-    latency[program.is_("S2R S2UR")] = S2R_LATENCY
-    _matrix(program, sm, device, interval, latency)
-    _memory(program, sm, lanes, interval, latency, l2)
-    cause = np.array([_UNIT_CAUSE.get(name, DEPENDENCY) for name in UNITS])[unit]
-    cause[program.is_("LDG LD LDGSTS LDL ATOM ATOMG RED REDG LDC LDCU S2R S2UR")] = LATENCY
-    kind[(unit == UNITS.index("memory")) & (program.pipe == PIPES.index("memory"))] = MEMORY
-    for names, value in (
-        ("LDGSTS", COPY), ("HGMMA IGMMA QGMMA", GMMA), ("LDGDEPBAR", COMMIT), ("DEPBAR", COMMIT_WAIT),
+        interval[pipe == PIPES.index(name)] = cycles
+    latency[pipe == PIPES.index("xu")] = sm.special
+    plain, copies = any_of("LDG LD STG ST ATOM ATOMG RED REDG"), any_of("LDGSTS")
+    for where, per_cycle, cycles in (
+        (any_of("S2R S2UR"), math.inf, S2R_LATENCY), (any_of("LDC SHFL"), math.inf, 28.0),
+        (any_of("LDS STS ATOMS"), sm.shared_bytes, sm.shared), (any_of("LDSM STSM"), sm.shared_bytes, sm.ldmatrix),
+        # blocks walk along K in step, so the first to ask waits for DRAM and all with it
+        (plain, sm.l1_bytes, sm.dram), (copies, sm.shared_bytes, sm.dram), (any_of("LDL STL"), sm.l1_bytes, sm.l1),
     ):  # fmt: skip
-        kind[program.is_(names) & (program.pipe != PIPES.index("mma"))] = value
-    kind[program.is_("BAR") & (program.argument < 16)] = SYNC
-    kind[program.is_("WARPGROUP") & (program.argument >= 0)] = GMMA_WAIT
-    kind[program.is_("EXIT") & ~program.guarded] = EXIT
-    interval[program.never] = 1.0
-    boards = (program.write_barrier, program.read_barrier, program.wait)
-    numbers = (kind, unit, cause, np.maximum(program.stall, 1), *boards, program.argument)
-    kind, unit, cause, stall, write_barrier, read_barrier, wait, argument = (x.astype(np.int32) for x in numbers)
-    return Costs(kind, unit, cause, interval, latency, l2, stall, write_barrier, read_barrier, wait, argument)
+        nbytes[where], latency[where] = per_cycle, cycles
+    from_l2[plain | copies] = _from_l2(sm)
+    arithmetic = np.isin(pipe, [PIPES.index(name) for name in ("xu", "mma", "gmma")])
+    return _Operations(kind, unit, cause, interval, nbytes, latency, from_l2, arithmetic)
+
+
+def _from_l2(sm: Architecture) -> float:
+    return 0.0 if sm.lines_bound else 1 / sm.l2_bytes
 
 
 def rates(device: Device, sm: Architecture) -> Mapping[str, float]:
@@ -117,48 +177,33 @@ def rates(device: Device, sm: Architecture) -> Mapping[str, float]:
 
 
 def _matrix(program: Program, sm: Architecture, device: Device, interval: NDArray, latency: NDArray) -> None:
+    mma, gmma = (np.flatnonzero(program.pipe == PIPES.index(p)) for p in ("mma", "gmma"))
+    if not len(mma) and not len(gmma):
+        return
     per_clock = rates(device, sm)
-    rate = np.array([per_clock[name] for name in DATA])[program.data]
-    mma, gmma = (program.pipe == PIPES.index(p) for p in ("mma", "gmma"))
-    narrow = np.where(~program.wide_sum & sm.narrow_double & (device.flops_per_clock.get("fp16") == 512), 2.0, 1.0)
-    interval[mma] = (program.macs / (rate * narrow * sm.mma_share))[mma]
+    rate = np.array([per_clock[name] for name in DATA])
+    narrow = sm.narrow_double and device.flops_per_clock.get("fp16") == 512
+    twice = np.where(~program.wide_sum[mma] & narrow, 2.0, 1.0)
+    interval[mma] = program.macs[mma] / (rate[program.data[mma]] * twice * sm.mma_share)
     latency[mma] = sm.mma_latency
     # 64 rows for the four sub-partitions; A is 2 KB and B 32 bytes a column from shared memory for every instruction
-    by_shared = (2048 + 32 * program.columns) / sm.shared_bytes
-    interval[gmma] = np.maximum(program.macs / (4 * rate), by_shared)[gmma]
+    by_shared = (2048 + 32 * program.columns[gmma]) / sm.shared_bytes
+    interval[gmma] = np.maximum(program.macs[gmma] / (4 * rate[program.data[gmma]]), by_shared)
     latency[gmma] = sm.mma_latency
 
 
-def _memory(
-    program: Program,
-    sm: Architecture,
-    lanes: KernelLanes,
-    interval: NDArray,
-    latency: NDArray,
-    l2: NDArray,
+def _lanes(
+    program: Program, sm: Architecture, lanes: KernelLanes, interval: NDArray, latency: NDArray, l2: NDArray
 ) -> None:
-    width = program.width.astype(float)
-    shared, matrices = program.is_("LDS STS ATOMS"), program.is_("LDSM STSM")
-    interval[shared | matrices] = np.maximum(1.0, 32 * width / sm.shared_bytes)[shared | matrices]
-    latency[shared], latency[matrices] = sm.shared, sm.ldmatrix
-    plain, copies = program.is_("LDG LD STG ST ATOM ATOMG RED REDG"), program.is_("LDGSTS")
-    interval[plain] = np.maximum(1.0, 32 * width / sm.l1_bytes)[plain]
-    interval[copies] = np.maximum(1.0, 32 * width / sm.shared_bytes)[copies]
-    from_l2 = 0.0 if sm.lines_bound else 1 / sm.l2_bytes
-    l2[plain | copies] = (32 * width * from_l2)[plain | copies]
-    latency[plain | copies] = sm.dram  # blocks walk along K in step, so the first to ask waits for DRAM and all with it
-    local, rest = program.is_("LDL STL"), program.is_("LDC SHFL")
-    interval[local] = np.maximum(1.0, 32 * width / sm.l1_bytes)[local]
-    latency[local], latency[rest] = sm.l1, 28.0
     if lanes.shared:
         index, wavefronts = _columns(lanes.shared)
         interval[index] = np.maximum(1.0, wavefronts)
     if lanes.sectors:
         index, sectors = _columns(lanes.sectors)
-        hit = np.array([lanes.hits.get(i, 0.0) for i in lanes.sectors])
-        l2[index] = sectors * _SECTOR * (1 - hit) * from_l2
+        hit = _columns(lanes.hits)[1]
+        l2[index] = sectors * _SECTOR * (1 - hit) * _from_l2(sm)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram
-        loads = plain[index]
+        loads = program.is_("LDG LD STG ST ATOM ATOMG RED REDG")[index]
         interval[index[loads]] = np.maximum(1.0, sectors[loads] * _SECTOR / sm.l1_bytes)
 
 

@@ -81,7 +81,7 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     if library is None:
         return play_in_python(costs, cast, sm)
     columns, ring = 2 + len(CAUSES) + len(UNITS), cast.ring
-    ints, reals, warps = costs.integers(), costs.reals(), cast.integers()
+    ints, reals, warps = costs.integers, costs.reals, cast.integers()
     result = np.zeros((len(cast.marks) + 1) * columns)
     constants = np.array([sm.queue, sm.barrier, ring.release])
     numbers = np.array([ring.stages, ring.waits, ring.readers, ring.consumers, ring.interleaved], np.int32)
@@ -149,7 +149,7 @@ class _Player:
     """The state of a play; the twin of the class of the same name in C++."""
 
     def __init__(self, costs: Costs, cast: Cast, sm: Architecture) -> None:
-        self.rows = list(zip(*costs.integers().tolist(), *costs.reals().tolist()))
+        self.rows = list(zip(*costs.integers.tolist(), *costs.reals.tolist()))
         self.trace, self.ring, self.sm = cast.trace.tolist(), cast.ring, sm
         self.ends, self.groups, self.blocks, self.readers = (
             x.tolist() for x in (cast.end, cast.group, cast.block, cast.reader)

@@ -72,7 +72,8 @@ class Roles:
 
     def costs(self, table: Costs, sm: Architecture) -> Costs:
         """The table with the meaning of every mbarrier operation, and with the copies' share of L2 and latency."""
-        kind, argument, l2, late = table.kind.copy(), table.argument.copy(), table.l2.copy(), table.latency.copy()
+        found = Costs(table.integers.copy(), table.reals.copy())
+        kind, argument = found.kind, found.argument
         kind[self.program.is_("SYNCS")] = PLAIN
         for index, meaning in self.meaning.items():
             kind[index] = meaning
@@ -82,9 +83,9 @@ class Roles:
         for stop in [*waits[1:].tolist(), len(self.program)]:  # the last copy before the next wait completes a fill
             argument[copies[copies < stop].max()] = 1
         rows, columns = (r / self.loop.steps / s for r, s in zip(self.loop.reads, self.loop.shares))
-        l2[copies] = (rows + columns) * self.fills / len(copies) / sm.l2_bytes
-        late[copies] = sm.dram
-        return replace(table, kind=kind, argument=argument, l2=l2, latency=late)
+        found.l2[copies] = (rows + columns) * self.fills / len(copies) / sm.l2_bytes
+        found.latency[copies] = sm.dram
+        return found
 
     def play(self, table: Costs, sm: Architecture, units: int, steps: int, blocks: int) -> Played:
         """``blocks`` resident blocks that each walk over ``units`` units of ``steps`` steps of K."""
