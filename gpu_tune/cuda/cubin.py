@@ -23,7 +23,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..errors import CorruptData
 from . import sass
@@ -108,8 +108,7 @@ def _reading(data: bytes, what: Callable[[Elf], _T]) -> _T:
         raise CorruptData(f"cubin of {len(data)} bytes: {error} (damaged; compile it again)") from error
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section of an ELF file; ``kind`` 8 takes no bytes in it: its size is a number, not a range."""
 
     name: str
@@ -134,7 +133,7 @@ class Elf:
         entry, count, names = struct.unpack_from("<HHH", self.data, 58)
         sound = entry == 64 and names < count <= _MAX_SECTIONS
         _expect(sound, f"section table is malformed ({count} entries of {entry} bytes)")
-        raw = [struct.unpack("<IIQQQQIIQQ", self.slice(table + i * 64, 64)) for i in range(count)]
+        raw = list(struct.iter_unpack("<IIQQQQIIQQ", self.slice(table, 64 * count)))
         strings = self.slice(raw[names][4], raw[names][5])
         self.sections = [Section(_string(strings, s[0]), s[1], s[2], s[4], s[5], s[6]) for s in raw]
 
@@ -210,12 +209,13 @@ def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[str, str, int]]:
 
 
 def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at = 0
+    at, head = 0, struct.Struct("<BBH").unpack_from
     while at + 4 <= len(body):
-        form, attribute, value = struct.unpack_from("<BBH", body, at)
+        form, attribute, value = head(body, at)
         at += 4
         size = value if form == 4 else 0
-        _expect(at + size <= len(body), f"record 0x{attribute:02x} reaches past its section")
+        if at + size > len(body):
+            raise ValueError(f"record 0x{attribute:02x} reaches past its section")
         yield attribute, value, body[at : at + size]
         at += size
 
@@ -232,7 +232,8 @@ def _expect(valid: bool, problem: str) -> None:
 
 def _string(table: bytes, offset: int) -> str:
     end = table.find(b"\0", offset, offset + _MAX_NAME)
-    _expect(offset <= len(table) and (end >= 0 or not table), f"name at {offset} has no end")
+    if offset > len(table) or (end < 0 and table):
+        raise ValueError(f"name at {offset} has no end")
     return table[offset : max(end, offset)].decode()
 
 

@@ -207,6 +207,13 @@ class Program:
             )
 
     @functools.cached_property
+    def turns(self) -> tuple[list[int], list[int], list[bool]]:
+        """Where a warp may not go on to the next instruction: the index, the target (-1: the kernel's end), and whether
+        it always goes there."""
+        at = np.flatnonzero((self.is_("EXIT RET") & ~self.guarded) | (self.target >= 0))
+        return at.tolist(), self.target[at].tolist(), (~self.guarded[at]).tolist()
+
+    @functools.cached_property
     def loops(self) -> list[tuple[int, int]]:
         """(first, last) of every loop, in the order of the code: where a branch backwards goes to, and where it is."""
         last = np.flatnonzero((self.target >= 0) & (self.target < np.arange(len(self))) & ~self.never)

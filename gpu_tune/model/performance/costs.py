@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...cuda.device import Device
 from ...cuda.sass import DATA, PIPES, Program, operation, pipes
 from .constants import Architecture
-from .lanes import KernelLanes
+from .lanes import Column, KernelLanes
 
 CAUSES = ("issue", "tensor", "fma", "alu", "shared", "l2", "latency", "barrier", "dependency", "fetch")
 """Why no instruction issues in a cycle (``issue``: one does; ``fetch``: none is there, see ``fetch``)."""
@@ -200,7 +200,7 @@ def _lanes(
         interval[index] = np.maximum(1.0, wavefronts)
     if lanes.sectors:
         index, sectors = _columns(lanes.sectors)
-        hit = _columns(lanes.hits)[1]
+        hit = _columns(lanes.hits)[1] if len(lanes.hits) == len(index) else np.zeros(len(index))
         l2[index] = sectors * _SECTOR * (1 - hit) * _from_l2(sm)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram
         loads = program.is_("LDG LD STG ST ATOM ATOMG RED REDG")[index]
@@ -209,5 +209,7 @@ def _lanes(
 
 def _columns(figures: Mapping[int, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices and values."""
+    if isinstance(figures, Column):
+        return figures.index, figures.figures
     count = len(figures)
     return np.fromiter(figures, np.int64, count), np.fromiter(figures.values(), np.float64, count)

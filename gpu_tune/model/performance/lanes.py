@@ -13,7 +13,7 @@ so; nothing is guessed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,29 @@ _KINDS = {
 }  # fmt: skip
 """For each operation of the machine code, the kind of PTX instruction that becomes it."""
 _NAMES = " ".join(_KINDS)
+
+
+class Column(Mapping[int, float]):
+    """Figures by index of the instruction, as arrays; a dict is made of them where one is looked up."""
+
+    def __init__(self, index: NDArray[np.int64], figures: NDArray[np.float64]) -> None:
+        self.index, self.figures = index, figures
+
+    @functools.cached_property
+    def _known(self) -> dict[int, float]:
+        return dict(zip(self.index.tolist(), self.figures.tolist()))
+
+    def __getitem__(self, index: int) -> float:
+        return self._known[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return repr(self._known)
 
 
 @dataclass(frozen=True)
@@ -164,8 +187,8 @@ def _join(program: Program, accesses: _Accesses, rows: NDArray[np.uint64]) -> Ke
     hits = np.where(again, figures["again_hits"], figures["hits"]) / np.maximum(of, 1)
     count = figures["count"]
 
-    def each(values: NDArray[Any], where: NDArray[np.bool_]) -> dict[int, float]:
-        return dict(zip(index[where].tolist(), values[where].tolist()))
+    def each(values: NDArray[Any], where: NDArray[np.bool_]) -> Column:
+        return Column(index[where], values[where])
 
     return KernelLanes(
         shared=each(figures["wavefronts"] / count, shared),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,35 +66,31 @@ def _none() -> NDArray[np.int32]:
 
 def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
     """From ``start`` to just before ``stop``, or to the end of the kernel where ``stop`` lies behind all code."""
-    ends = program.is_("EXIT RET") & ~program.guarded
-    jumps = (program.target >= 0) & ~program.guarded
-    conditional = (program.target >= 0) & program.guarded
-    # straight stretches, so that Python looks at branches alone
-    stops = np.flatnonzero(ends | jumps | conditional)
+    places, targets, certain = program.turns  # straight stretches lie between, so Python looks at branches alone
     parts: list[NDArray[np.int32]] = []
     untaken: list[tuple[int, int]] = []
     at, seen, tried = start, set[int](), set[int]()
     while start <= at < stop:
-        nearest = int(np.searchsorted(stops, at))
-        place = int(stops[nearest]) if nearest < len(stops) else len(program)
+        nearest = bisect.bisect_left(places, at)
+        place = places[nearest] if nearest < len(places) else len(program)
         upto = min(place + 1, stop)
         parts.append(np.arange(at, upto, dtype=np.int32))
-        if upto >= stop and place >= stop:
+        if place >= stop:
             break
-        target = int(program.target[place])
-        if ends[place]:
+        target = targets[nearest]
+        if target < 0:
             if stop >= len(program) or not untaken:
                 break
             at, kept = untaken.pop()
             tried.add(at)
             del parts[kept:]
-        elif jumps[place] and (target > place or target not in seen):
+        elif certain[nearest] and (target > place or target not in seen):
             seen.add(target)
             if target >= stop or target < start:
                 break
             at = target
         else:
-            if conditional[place] and place < target <= stop and target not in tried:  # that way led to an end
+            if not certain[nearest] and place < target <= stop and target not in tried:  # that way led to an end
                 untaken.append((target, len(parts)))
             at = place + 1
     return np.concatenate(parts) if parts else _none()
