@@ -160,7 +160,8 @@ def judge(template: Template, devices: Sequence[Device], count: int, seed: int) 
             compiled, made = _timed(to_cubin)
             cubin, plan = made.data, rendered.plan
             sizes = {name: array.nbytes for name, array in bound.computed.arrays().items()}
-            took, found = _timed(functools.partial(lanes_of, cubin, plan, sizes, kernels={main_step(plan, rendered.estimate).kernel}))
+            kernels = {main_step(plan, rendered.estimate).kernel}
+            took, found = _timed(functools.partial(lanes_of, cubin, plan, sizes, kernels=kernels))
             play = functools.partial(predict, cubin, plan, rendered.estimate, bound.computed, device, lanes=found)
             played, _ = _timed(play)
             tally.costs.append((compiled, took, played))

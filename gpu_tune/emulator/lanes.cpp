@@ -291,6 +291,7 @@ void Recorder::begin(Machine& m, const Kernel& k, const vector<u64>& counts) {
   for (auto& f : rows) row_of[{f.line, f.width}] = int(&f - rows.data());
   static thread_local std::unordered_map<string, Named> by_opcode;
   vector<Named> names;
+  if (by_opcode.size() > 4096) by_opcode.clear();
   for (const string& opcode : m.module.opcodes) {
     auto at = by_opcode.find(opcode);
     names.push_back((at == by_opcode.end() ? by_opcode.emplace(opcode, named(opcode)).first : at)->second);

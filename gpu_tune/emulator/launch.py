@@ -101,8 +101,7 @@ class Session:
         rule = f"are {'None' if args is None else f'a value of type {type(args).__name__}'}, not a list"
         require(listed, "args", ..., rule, "give an entry for each parameter in order, [] for none")
         name = self.module.find(kernel)
-        facts = self.module.facts(name)
-        sizes, types = facts.parameter_sizes, facts.parameter_types
+        sizes, types = self.module.facts(name).parameter_sizes, self.module.parameter_types(name)
         dims = {what: _dim3(what, value) for what, value in (("grid", grid), ("block", block), ("cluster", cluster))}
         sound = isinstance(shared, (int, np.integer)) and shared >= 0
         require(sound, "shared", shared, "is no number of bytes", "give an integer from 0 on")

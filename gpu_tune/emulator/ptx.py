@@ -21,16 +21,12 @@ def expect(valid: object, problem: str) -> None:
 
 @dataclass(frozen=True)
 class KernelFacts:
-    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory.
-
-    ``parameter_types``: as the PTX declares them, such as "f32"; "" where it has none that is known.
-    """
+    """What a launch has to know of a kernel: its parameters in bytes, and its static shared memory."""
 
     parameter_offsets: tuple[int, ...]
     parameter_sizes: tuple[int, ...]
     parameter_bytes: int
     shared_bytes: int
-    parameter_types: tuple[str, ...] = ()
 
 
 _HEAD = re.compile(r"\.entry\s+([\w$%]+)\s*\(([^)]*)\)")
@@ -101,9 +97,12 @@ class Ptx:
         expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
         reason = self.refusal(kernel)
         expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
-        types = self._types.get(kernel, ())
-        found = types if len(types) == count else ("",) * count
-        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1], found)
+        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
+
+    def parameter_types(self, kernel: str) -> tuple[str, ...]:
+        """Of each parameter as the PTX declares it, such as "f32"; "" where it has none that is known."""
+        types, count = self._types.get(kernel, ()), len(self.facts(kernel).parameter_sizes)
+        return types if len(types) == count else ("",) * count
 
     @functools.cached_property
     def _types(self) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import OrderedDict
 
 import pytest
 
@@ -112,6 +113,16 @@ GLOBAL reuse(const float* __restrict__ g, float* out, int n) {
   }
   out[t] = v;
 }
+GLOBAL evicts(const float* __restrict__ g, float* out, int n) {
+  const int t = threadIdx.x;
+  float v = 0;
+  #pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    const int line = (i * i * 7 + i) % 23, sector = i % 3;
+    v += g[32 * line + 8 * sector + t % 16];  // two sectors of a line
+  }
+  out[t] = v;
+}
 GLOBAL copies(const float* g, float* out) {
   __shared__ __align__(16) float s[1024];
   const int t = threadIdx.x;
@@ -191,6 +202,24 @@ def test_a_loop_is_left_after_a_few_rounds_and_l1_serves_what_comes_again() -> N
     again, onwards, past = (at(mark, found, "load") for mark in ("again", "onwards", "past"))
     assert [a.count for a in (*again, *onwards, *past)] == [6, 6, 6]  # two warps, three rounds of a thousand
     assert (again[0].hits, onwards[0].hits, past[0].hits) == (1, 0, 0)
+
+
+def test_an_l1_that_is_too_small_keeps_what_was_used_last() -> None:
+    args = (BufferArg("a"), BufferArg("b"), ScalarArg("n", "int32", 1000))
+    plan = LaunchPlan((KernelStep("evicts", (1, 1, 1), (32, 1, 1), args),))
+    lines = 8
+    found = record(ptx(), plan, {"a": 2**20, "b": 2**20}, l1_bytes=128 * lines, rounds=80)["evicts"]
+    (load,) = at("two sectors of a line", found, "load")
+    kept: OrderedDict[int, set[int]] = OrderedDict()
+    hits = []
+    for i in range(load.count):
+        line, sectors = (i * i * 7 + i) % 23, {i % 3, i % 3 + 1}
+        hits.append(len(kept.get(line, set()) & sectors))
+        kept[line] = kept.pop(line, set()) | sectors
+        if len(kept) > lines:
+            kept.popitem(last=False)
+    assert load.count >= 80 and load.sectors == 2 and 0 < sum(hits) < load.count
+    assert load.hits == sum(hits[1:]) / (2 * (load.count - 1))  # the first time does not count
 
 
 def test_a_copy_reads_global_memory_and_writes_shared_memory() -> None:

@@ -44,7 +44,9 @@ class Pace:
         known = len(self.passed) - 1
         if trips >= known:
             return float(self.passed[known] + (trips - known) * self.iteration + self.tail)
-        return float(np.interp(trips, np.arange(known + 1), self.passed)) + self.tail
+        done = int(trips)
+        before, after = self.passed[done : done + 2].tolist()
+        return (after - before) * (trips - done) + before + self.tail
 
     @property
     def rest(self) -> float:

@@ -113,8 +113,8 @@ def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes
 
 @dataclass(frozen=True, eq=False)
 class _Operations:
-    """What is the same for every instruction of an operation, by its number. ``interval``: of its unit, without the
-    data that it moves, for which the unit takes ``bytes`` a cycle; ``from_l2``: cycles of L2 for a byte. ``arithmetic``:
+    """What all instructions of an operation have in common, by its number. ``interval``: of its unit, without the data
+    that it moves, of which the unit takes ``bytes`` a cycle; ``from_l2``: cycles of L2 for a byte. ``arithmetic``:
     whether its latency is one of arithmetic."""
 
     kind: NDArray[np.int32]

@@ -24,8 +24,8 @@ def ptx_lines(cubin: bytes) -> dict[str, NDArray[np.int32]]:
     for program in programs:
         rows = _rows(program)
         if rows is not None:
-            changes = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
-            sections = list(dict.fromkeys(rows[changes, 0].tolist()))
+            changes = np.flatnonzero(rows[1:, 0] != rows[:-1, 0]) + 1
+            sections = list(dict.fromkeys(rows[[0, *changes.tolist()] if len(rows) else [], 0].tolist()))
         if rows is None or any(s >= len(texts) or not texts[s][0] for s in sections):
             return {name: np.array(of, np.int32) for name, of in lines.ptx_lines(cubin).items()}
         parts: dict[str, list[NDArray[np.int32]]] = {}

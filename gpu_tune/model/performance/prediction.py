@@ -140,7 +140,14 @@ def _code(cubin: bytes) -> tuple[cubins.Cubin, dict[str, Program]]:
     return cubins.read(cubin), cubins.programs(cubin)
 
 
-_players: dict[tuple[bytes, str, str, int, MainLoop | None], Kernel] = {}
+_players: dict[tuple[bytes, str, int, str, int, MainLoop | None], Kernel] = {}
+
+
+@functools.lru_cache(maxsize=64)
+def _bytes(workload: Workload) -> tuple[int, int]:
+    """Those that cross memory once, and those of them that are written."""
+    sizes = {name: array.nbytes for name, array in workload.arrays().items()}
+    return sum(sizes.values()), sum(sizes[name] for name in workload.outputs)
 
 
 def _kernel(
@@ -149,7 +156,8 @@ def _kernel(
     facts, programs = _code(cubin)
     if name not in facts.kernels:
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
-    key = cubin, name, device.chip, threads, loop
+    # a kernel beside the main one is the same in many variants
+    key = programs[name].words.tobytes() if lanes is None else cubin, name, facts.cc, device.chip, threads, loop
     made = _players.get(key)
     if made is None or made.lanes is not lanes:
         if len(_players) >= 64:
@@ -183,7 +191,8 @@ def _played(
 ) -> Prediction:
     loop = kernel.loop
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
-    trips, units, dram, address = 1.0, 1, float(workload.bytes), 0.0
+    nbytes, written = _bytes(workload)
+    trips, units, dram, address = 1.0, 1, float(nbytes), 0.0
     if loop is not None:
         units = -(-loop.units // step.blocks)
         if kernel.roles is not None:
@@ -191,12 +200,11 @@ def _played(
         elif kernel.work:
             trips = loop.macs * loop.steps / (kernel.work * kernel.warps)
         address = memory.address_cycles(loop.walks, max(1, resident), kernel.sm) * loop.steps
-        written = _written(workload)
         tiling = launch.Tiling(
             loop.tiles[0] * (loop.tiles[2] if loop.band_along == "m" else 1),
             loop.tiles[1] * (1 if loop.band_along == "m" else loop.tiles[2]),
             *loop.reads,
-            compulsory=float(workload.bytes - written),
+            compulsory=float(nbytes - written),
             written=float(written),
             group=loop.band,
         )
@@ -237,12 +245,6 @@ def _launched(
     )
 
 
-def _written(workload: Workload) -> int:
-    """Bytes of all results."""
-    specs = workload.arrays()
-    return sum(specs[name].nbytes for name in workload.outputs)
-
-
 def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload, device: Device) -> float:
     """A kernel beside the main one streams: what it reads and writes, at DRAM's or L2's pace, or its blocks' cycles."""
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, None)
@@ -251,6 +253,6 @@ def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload
     )
     waves = launch.Waves.of(step.blocks, resident, device)
     cycles = launch.on_sms(kernel, waves, 1.0, 1, device).cycles
-    moved = plan.workspace_bytes + _written(workload)
+    moved = plan.workspace_bytes + _bytes(workload)[1]
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
     return meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))

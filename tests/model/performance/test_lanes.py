@@ -84,6 +84,9 @@ def test_what_the_emulator_refuses_is_unknown_and_named() -> None:
     cubin = nvrtc.to_cubin(SOURCE, "sm_80", options=("-lineinfo",)).data
     found = lanes_of(cubin, plan("textured", "b"), {"b": 2**12})["textured"]
     assert "tex" in found.reason and not found.shared and not found.sectors
+    both, sizes = LaunchPlan((*plan("k", "a", "b").steps, *plan("textured", "b").steps)), {"a": 2**22, "b": 2**12}
+    one, all_of_them = lanes_of(cubin, both, sizes, kernels={"k"}), lanes_of(cubin, both, sizes)
+    assert list(one) == ["k"] and list(all_of_them) == ["k", "textured"] and one["k"] == all_of_them["k"]
 
 
 def test_lines_read_in_cpp_are_those_read_in_python() -> None:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from gpu_tune.cuda import cubin, nvrtc
+from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import by_name
 from gpu_tune.model.performance import block, player, trace
 from gpu_tune.model.performance.cast import Cast
@@ -123,6 +123,7 @@ def test_a_walk_tries_each_branch_once() -> None:
     count = 60  # branches, each past an exit of its own: 2^60 ways to none that leads where the walk is to end
 
     class Program:
+        turns = sass.Program.turns
         guarded = np.array([True, False] * count + [False, False])
         target = np.array([n for i in range(count) for n in (2 * i + 2, -1)] + [-1, -1])
 
