@@ -27,6 +27,7 @@ from gpu_tune.cuda import cubin as cubins
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import GIB, KNOWN, Device
 from gpu_tune.errors import CompileError, InvalidInput
+from gpu_tune.model.performance.costs import CAUSES
 from gpu_tune.model.performance.foreign import predict
 from gpu_tune.space.knob import Config
 from gpu_tune.store.interchange import load
@@ -83,12 +84,13 @@ def sample(recorded: Recorded, name: str, limit: int, seed: int) -> Space:
 
 @dataclass(frozen=True)
 class Guess:
-    """Of one config: seconds with and without the lanes' addresses (infinite: does not compile or fit), and the share
-    of the SM's threads that are resident."""
+    """Of one config: seconds with and without the lanes' addresses (infinite: does not compile or fit), the share of
+    the SM's threads that are resident, and that of the cycles in which no instruction is there (the cause ``fetch``)."""
 
     seconds: float = math.inf
     blind: float = math.inf
     occupancy: float = 0.0
+    fetch: float = 0.0
 
 
 def guess(problem: Problem, config: Config, cubin: bytes, device: Device) -> Guess:
@@ -99,7 +101,9 @@ def guess(problem: Problem, config: Config, cubin: bytes, device: Device) -> Gue
     ask: dict[str, Any] = {"trips": trips, "dram_bytes": problem.dram_bytes, "device": device}
     found = predict(cubin, grid, block, arguments=problem.arguments(k), **ask)
     blind = predict(cubin, grid, block, **ask).seconds
-    return Guess(found.seconds, blind, found.resident * math.prod(block) / device.threads_per_sm)
+    cycles = sum(found.causes.get(cause, 0.0) for cause in CAUSES)
+    fetch = found.causes.get("fetch", 0.0) / cycles if cycles else 0.0
+    return Guess(found.seconds, blind, found.resident * math.prod(block) / device.threads_per_sm, fetch)
 
 
 def trips_of(problem: Problem, program: cubins.Program, k: dict[str, int]) -> float:
@@ -157,6 +161,8 @@ def judge(space: Space, compiler: Compiler) -> dict[str, Any]:
         "not predicted": int((~fits).sum()),
         "sample over space": float(space.best / times.min()),
         "median over best": float(np.median(times) / times.min()),
+        "with fetch": sum(g.fetch > 0 for g in guesses),
+        "most fetch": max(g.fetch for g in guesses),
         "predicted over measured": [float(q) for q in np.quantile(ratio, [0.05, 0.5, 0.95])] if len(ratio) else [],
         "rows": rows,
     }
@@ -170,6 +176,9 @@ def show(name: str, found: dict[str, Any]) -> None:
         f"{found['sample over space']:.3f} of the\n  space's; the median config takes "
         f"{found['median over best']:.2f} times the best"
     )
+    if found["with fetch"]:
+        share = f"up to {found['most fetch']:.0%} of their cycles"
+        print(f"  {found['with fetch']} configs wait for instructions, {share}")
     if found["predicted over measured"]:
         low, middle, high = found["predicted over measured"]
         print(f"  predicted over measured time: {middle:.2f} in the median, {low:.2f} to {high:.2f} in 90 %")

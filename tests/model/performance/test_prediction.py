@@ -141,8 +141,9 @@ def test_a_loop_of_copies_inside_the_main_loop_is_not_taken_for_it() -> None:
     bound = next(b for b in bind(workload, chip) if b.name == "matmul_mma")
     found = []
     for copy_bytes in (4, 16):
-        shape = {"block_n": 128, "block_k": 64, "stages": 4, "fragment_buffers": 1, "copy_bytes": copy_bytes}
-        rendered = bound.render(bound.default().replace(**shape))
+        shape = {"block_m": 128, "block_n": 128, "block_k": 64, "stages": 4}
+        alike = {"fragment_buffers": 1, "copy_schedule": "together", "copy_bytes": copy_bytes}
+        rendered = bound.render(bound.default().replace(**shape, **alike))
         code = nvrtc.to_cubin(rendered.source, chip.arch).data
         found.append(predict(code, rendered.plan, rendered.estimate, workload, chip))
         program = cubin.programs(code)["matmul_mma"]
