@@ -85,7 +85,7 @@ def sample(recorded: Recorded, name: str, limit: int, seed: int) -> Space:
 @dataclass(frozen=True)
 class Guess:
     """Of one config: seconds with and without the lanes' addresses (infinite: does not compile or fit), the share of
-    the SM's threads that are resident, and that of the cycles in which no instruction is there (the cause ``fetch``)."""
+    the SM's threads that are resident, and that of the cycles without an instruction at hand (the cause ``fetch``)."""
 
     seconds: float = math.inf
     blind: float = math.inf
