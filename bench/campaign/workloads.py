@@ -73,6 +73,8 @@ def _small() -> list[Workload]:
         groups = 64 if dtype in ("float16", "float32") else 1
         made += [Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, dtype=dtype, groups=groups)]
         for direction in ("dgrad", "wgrad"):
+            shape: dict[str, Any] = {"padding": 1, "dtype": dtype, "direction": direction}
             with contextlib.suppress(GpuTuneError):
-                made += [Conv2d(2, 64, 15, 14, 64, 3, 3, stride=2, padding=1, dtype=dtype, direction=direction)]
+                made += [Conv2d(2, 64, 15, 14, 64, 3, 3, stride=2, **shape)]
+                made += [Conv2d(2, 64, 14, 14, 64, 3, 3, **shape), Conv2d(2, 64, 14, 14, 64, 3, 3, groups=64, **shape)]
     return made

@@ -50,8 +50,9 @@ def test_an_invalid_config_is_refused_with_every_rule_it_breaks() -> None:
 DEPTHWISE = Conv2d(1, 64, 14, 14, 64, 3, 3, padding=1, groups=64, layout="nhwc", dtype="float16")
 WINOGRAD = Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16", math=("winograd",))
 GRADIENTS = [
-    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, layout="nhwc", dtype="float16", direction=direction)
+    Conv2d(2, 64, 14, 14, 64, 3, 3, padding=1, groups=groups, layout="nhwc", dtype="float16", direction=direction)
     for direction in ("dgrad", "wgrad")
+    for groups in (1, 64)
 ]
 
 
