@@ -63,11 +63,13 @@ class Table:
         computes a call that is not :func:`direct`. ``gradients`` says which tensors ask for one.
         """
         frozen = tuple([tuple(o) if type(o) is list else o for o in options])
-        key = (frozen, gradients, *[t is None or (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors])
         try:
+            key = (frozen, gradients, *[t is None or (t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors])
             served = self.known.get(key)
-        except TypeError:  # sizes that are symbols
-            served = None
+        except (TypeError, RuntimeError):  # sizes that are symbols; tensors that have no strides
+            if otherwise is None or direct(tensors):
+                raise
+            return otherwise(tensors, options)
         given = served.pick(tensors) if served is not None else ()
         if served is None or forward_ad._current_level >= 0 or not served.fits(*given):
             if otherwise is not None and not direct(tensors):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from gpu_tune.cuda import driver
@@ -14,3 +17,12 @@ def quiet_on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     if not {"fake_cuda", "gpu"} & set(request.fixturenames):
         monkeypatch.setattr(driver, "library", lambda: None)
     routes.forget()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``GPU_TUNE_TORCH_TESTS=quick``, as in continuous integration, the slow ones of this room are left out."""
+    if os.environ.get("GPU_TUNE_TORCH_TESTS") == "quick":
+        here = Path(__file__).parent
+        slow = [item for item in items if here in item.path.parents and item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]

@@ -29,6 +29,7 @@ class Mixed(nn.Module):
         return self.head(self.features(x))
 
 
+@pytest.mark.slow
 def test_a_model_is_one_graph_with_gradients() -> None:
     torch.manual_seed(0)
     memory = torch.channels_last
@@ -93,6 +94,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_replaced_models_are_whole_graphs_of_which_two_serve_ten_batch_sizes(name: str) -> None:
     """As ``python -m bench.torch_compile`` does it with ResNet-50 and inductor."""

@@ -122,6 +122,12 @@ def test_modes_and_transforms_see_calls_that_were_served_before() -> None:
     assert negated.is_neg() and torch.equal(ours(copied, w, bias), ours(negated, w, bias))
 
 
+def test_a_tensor_without_strides_is_pytorchs_to_refuse() -> None:
+    a, w, bias = tensors()
+    with pytest.raises(NotImplementedError, match=r"gpu_tune::matmul.*'SparseCPU' backend"):
+        ours(a.to_sparse(), w, bias)
+
+
 def test_no_tensor_is_kept_alive() -> None:
     a, w, bias = tensors()
     w.requires_grad_()

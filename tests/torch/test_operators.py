@@ -45,12 +45,14 @@ CASES = [(e, LAYOUTS[i % 4], WIDE[i % 3]) for i, e in enumerate(formulas.EPILOGU
 CASES += [("bias+relu", layout, dtype) for layout, dtype in itertools.product(LAYOUTS, WIDE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epilogue", "layout", "dtype"), CASES)
 def test_opcheck_of_products(epilogue: str, layout: str, dtype: torch.dtype) -> None:
     roomy = {"rtol": 8 * formulas.EPS[dtype], "atol": 8 * formulas.EPS[dtype]}
     torch.library.opcheck(ops.matmul, product(epilogue, layout, dtype), **roomy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_opcheck_of_convolutions(memory: torch.memory_format, dtype: torch.dtype) -> None:
@@ -67,6 +69,7 @@ def test_opcheck_of_convolutions(memory: torch.memory_format, dtype: torch.dtype
         torch.library.opcheck(ops.conv2d, args, **roomy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_opcheck_of_a_convolutions_gradients(memory: torch.memory_format) -> None:
     w = torch.randn(6, 2, 3, 2)
@@ -76,6 +79,7 @@ def test_opcheck_of_a_convolutions_gradients(memory: torch.memory_format) -> Non
     torch.library.opcheck(ops.conv2d_wgrad, (dy, x.requires_grad_(), 3, 2, *geometry, ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int8", "float8_e4m3fn", "float8_e5m2"])
 def test_opcheck_of_quantised_operators(name: str) -> None:
     dtype, one = getattr(torch, name), torch.full((1,), 0.5)

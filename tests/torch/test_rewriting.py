@@ -55,6 +55,7 @@ def asked(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rewritten_model_computes_the_same_by_the_workloads_that_are_tuned(name, asked):
     model, x = MODELS[name]()

@@ -86,6 +86,7 @@ def test_bad_input_is_one_clear_error(models, target, words):
     assert not (models / "records").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_loses_nothing_and_the_same_command_goes_on(models, monkeypatch, tmp_path):
     command = ("tune-model", "some_models:attention", "--trials", "4", "--jobs", "1")
     going = Run._slice
