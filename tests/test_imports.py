@@ -67,3 +67,17 @@ def test_the_package_knows_nothing_of_tests_and_bench(package: dict[count.Name, 
         if name.split(".")[0] in ("tests", "bench") and not getattr(node, "level", 0)
     }
     assert named == set()
+
+
+def test_an_error_that_shows_no_value_says_so_by_an_ellipsis(package: dict[count.Name, count.Source]) -> None:
+    """None is a value, and shown: ``InvalidInput("bias", None, "is missing")`` would say ``bias: None is missing``."""
+    values = {"InvalidInput": 1, "require": 2}
+    wrong = [
+        f"{source.path}:{node.lineno}"
+        for source in package.values()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        for argument in node.args[values.get(node.func.id, len(node.args)) :][:1]
+        if isinstance(argument, ast.Constant) and argument.value is None
+    ]
+    assert wrong == []
