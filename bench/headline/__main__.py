@@ -1,10 +1,11 @@
 """What the performance model expects of a suite: for each shape and chip the default, the seeds, and what limits them.
 
     python -m bench.headline [SUITE] [--device nvidia-a100 ...] [--limit N] [--defaults] [--json out.json]
-        [--against earlier.json]
+        [--trials N] [--against earlier.json]
 
 Every default and seed of every family that computes a shape is compiled for the chip and played; with ``--defaults``
-the default alone of the family that comes first. Nothing runs: all times are predicted; "of peak" is the roofline of
+the default alone of the family that comes first; with ``--trials`` what a search of so many trials finds as well.
+Nothing runs: all times are predicted; "of peak" is the roofline of
 the data sheet (arithmetic or DRAM) over the predicted time. With ``--against`` an earlier run's file (same compiler? it
 names its own) the last lines compare the best with those there.
 """
@@ -14,14 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import gpu_tune as gt
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.kernel.emit import limits
+from gpu_tune.kernel.kernel import TunedKernel
 from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
 from gpu_tune.report import suites, summary
@@ -46,10 +50,19 @@ class Outlook:
     limits: str
     peak: float
     played: int
+    searched: float | None = None
+
+    @property
+    def fastest(self) -> float:
+        return min(self.best, math.inf if self.searched is None else self.searched)
 
 
-def outlook(label: str, workload: Workload, device: Device, defaults: bool = False) -> Outlook:
-    """Compile and play what the families declare for ``workload`` on ``device``; ``defaults``: the first default."""
+def outlook(label: str, workload: Workload, device: Device, defaults: bool = False, trials: int = 0) -> Outlook:
+    """Compile and play what the families declare for ``workload`` on ``device``; ``defaults``: the first default.
+
+    ``trials``: of a search, whose winner is played beside them.
+    """
+    winner = _search(workload, device, trials) if trials else None
     with make_measurer(workload, device=device, kind="predicted") as m:
         assert isinstance(m, PredictedMeasurer)
         asked: list[Candidate] = []
@@ -59,32 +72,48 @@ def outlook(label: str, workload: Workload, device: Device, defaults: bool = Fal
             asked += [Candidate(bound.name, c) for c in configs]
         asked = asked[:1] if defaults else asked
         found = [f.result() for f in [m.submit(c) for c in asked]]
+        searched = m.submit(winner).result() if winner else None
     timed = [r for r in found if r.ok]
     if not timed:
         return Outlook(label, workload.key, device.name, math.inf, math.inf, "", found[0].reason, 0.0, 0)
-    best = min(timed, key=lambda r: r.time)
+    declared = min(r.time for r in timed)
+    best = min([*timed, *([searched] if searched and searched.ok else [])], key=lambda r: r.time)
     share = summary.roofline(workload, device) / best.time
     default = found[0].time if found[0].ok else math.inf
     words = limits(best.prediction)
     return Outlook(
-        label, workload.key, device.name, default, best.time, best.candidate.template, words, share, len(timed)
-    )
+        label, workload.key, device.name, default, declared, best.candidate.template, words, share, len(timed),
+        searched.time if searched and searched.ok else None,
+    )  # fmt: skip
+
+
+def _search(workload: Workload, device: Device, trials: int) -> Candidate:
+    """What a search of ``trials`` trials finds, in records of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        kernel = gt.tune(
+            workload, device=device, trials=trials, store=at / "kernels", records=at / "records", progress=False
+        )
+    assert isinstance(kernel, TunedKernel), "the sizes of a suite's shapes are known"
+    return Candidate(kernel.template, kernel.config)
 
 
 def table(found: Sequence[Outlook]) -> Iterator[str]:
     """Lines of at most 80 columns."""
     yield f"{'predicted':24}{'default us':>11}{'best us':>9}{'of peak':>8}  {'family':13}{'limited by'}"
     for o in found:
-        times = f"{o.default * 1e6:>11.1f}{o.best * 1e6:>9.1f}{o.peak:>8.0%}"
+        times = f"{o.default * 1e6:>11.1f}{o.fastest * 1e6:>9.1f}{o.peak:>8.0%}"
         yield f"{o.label[:23]:24}{times}  {o.template[:12]:13}{o.limits.split(',')[0][:13]}"
 
 
 def against(found: Sequence[Outlook], earlier: Sequence[Outlook]) -> Iterator[str]:
-    """What the best of now is of the best there, over shapes of both."""
-    known = {(o.workload, o.device): o.best for o in earlier}
+    """What the fastest of now is of the fastest there, over shapes of both."""
+    known = {(o.workload, o.device): o.fastest for o in earlier}
     for device in dict.fromkeys(o.device for o in found):
         ratios = {
-            o.label: o.best / known[key] for o in found if o.device == device and (key := (o.workload, device)) in known
+            o.label: o.fastest / known[key]
+            for o in found
+            if o.device == device and (key := (o.workload, device)) in known
         }
         if ratios:
             mean = math.exp(sum(math.log(r) for r in ratios.values()) / len(ratios))
@@ -99,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", action="append", help=f"(default: {', '.join(DEVICES)})")
     parser.add_argument("--limit", type=int, default=0, help="this many shapes, evenly spread over the suite")
     parser.add_argument("--defaults", action="store_true", help="play the default of the first family alone")
+    parser.add_argument("--trials", type=int, default=0, help="of a search for each shape (default: none)")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--against", type=Path, help="a file of an earlier run")
     given = parser.parse_args(argv)
@@ -111,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{device.name}, every time predicted", flush=True)
             rows = []
             for entry in entries[::step]:
-                rows.append(outlook(entry.label or entry.workload.key, entry.workload, device, given.defaults))
+                rows.append(
+                    outlook(entry.label or entry.workload.key, entry.workload, device, given.defaults, given.trials)
+                )
                 lines = list(table(rows[-1:]))
                 print("\n".join(lines if len(rows) == 1 else lines[1:]), flush=True)
             found += rows

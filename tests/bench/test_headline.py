@@ -34,6 +34,11 @@ def test_a_suite_is_played_told_and_compared(home: Path, tmp_path: Path, capsys:
     (line,) = BENCH.against(found, earlier)
     assert line == "nvidia-a100: 1.250 of before over 2 shapes; worst 1.250, small"
 
+    short = ["--device", "nvidia-a100", "--limit", "1", "--defaults", "--trials", "12", "--json", str(out)]
+    assert BENCH.main([str(suite), *short]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["played"] == 1 and 0 < row["searched"] <= small["default"]
+
 
 def test_an_unknown_suite_or_chip_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert BENCH.main(["nosuch"]) == 2 and BENCH.main(["--device", "nosuch"]) == 2

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpu_tune import emulator
+from gpu_tune import emulator, reference
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.cubin import programs
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import InvalidConfig
+from gpu_tune.model.performance.prediction import predict_kernel
 from gpu_tune.space.knob import Config
+from gpu_tune.templates.base import render
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.lib.mma.seeds import complete
 from gpu_tune.templates.matmul_mma import TEMPLATE
@@ -93,7 +95,7 @@ def test_spread_copies_start_between_the_instructions_and_staged_results_leave_w
     """In the machine code: how far the main loop has come when its last copy starts, and what follows the last MMA."""
     workload = Matmul(4096, 4096, 4096, dtype="float16", layout="nt")
     tile = dict(block_m=128, block_n=128, block_k=64, warp_m=64, warp_n=64, slice_k=1, stages=3, split_k=1)
-    done = {}
+    done, shares = {}, {}
     for schedule in ("together", "spread"):
         data, _ = sweep.cubin(TEMPLATE, config(workload, **tile, copy_schedule=schedule), workload, A100)
         program = programs(data)[TEMPLATE.name]
@@ -104,7 +106,30 @@ def test_spread_copies_start_between_the_instructions_and_staged_results_leave_w
         after = int(np.flatnonzero(multiplies).max())
         assert len(program) - after < 300 and not [s for s in program.loops if after < s[0] < s[1]]
         assert program.is_("STG")[after:].sum() == 128 * 128 // 128 // 8  # eight results of a thread in each
-    assert done["together"] < done["spread"] > 0.4, done
+        played = predict_kernel(data, TEMPLATE.name, (1024, 1, 1), (128, 1, 1), A100, shared_bytes=3 << 15, trips=64)
+        shares[schedule] = played.shares["mma"]
+    assert done["together"] < 0.4 and done["spread"] > 0.9, done  # the first part starts behind the barrier
+    assert shares["spread"] > 1.1 * shares["together"], shares  # of the tensor cores' time, as the model plays it
+
+
+@emulated
+@pytest.mark.parametrize("buffers, schedule", [(1, "together"), (2, "together"), (2, "spread")])
+def test_tf32_operands_are_rounded_to_nearest_and_stay_infinite_or_nan(buffers: int, schedule: str) -> None:
+    workload = Matmul(32, 32, 32, dtype="float32", layout="nt", math=("tf32",))
+    tile = dict(block_m=32, block_n=32, block_k=32, warp_m=32, warp_n=16, slice_k=1, split_k=1)
+    chosen = config(workload, **tile, stages=2, fragment_buffers=buffers, copy_schedule=schedule)
+    a = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
+    # ties go away from zero; a number below the smallest normal one; the largest one whose nearest is finite
+    a[0, :6] = 1 + 2**-11, -1 - 2**-11, 1 + 2**-11 - 2**-23, 2.0**-130 + 2.0**-140, 2.0**127 * (2 - 2**-10), -0.0
+    a[3, 5], a[4, 6] = np.inf, np.uint32(0x7FFFFFFF).view(np.float32)
+    out = reference.allocate(workload.arrays()["out"])
+    source, plan = render(TEMPLATE, chosen, workload, A100), TEMPLATE.plan(chosen, workload, A100)
+    report = emulator.run_plan(source, plan, {"a": a, "b": np.eye(32, dtype=np.float32), "out": out}, arch="sm_80")
+    got = report.arrays["out"]
+    nearest = ((a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    finite = [r for r in range(32) if r not in (3, 4)]
+    assert not report.findings and np.array_equal(got[finite], nearest[finite])
+    assert got[3, 5] == np.inf and np.isnan(got[4]).all()
 
 
 @emulated
@@ -143,9 +168,6 @@ def test_split_k_is_deterministic(reduction: str) -> None:
     chosen = config(workload, block_m=16, block_n=32, split_k=4, reduction=reduction)
     runs = [sweep.right(TEMPLATE, chosen, workload, A100, seed).arrays["out"] for seed in (2, 4)]
     inputs_differ = not np.array_equal(runs[0], runs[1])
-    from gpu_tune import reference
-    from gpu_tune.templates.base import render
-
     source, plan = render(TEMPLATE, chosen, workload, A100), TEMPLATE.plan(chosen, workload, A100)
     arrays = {**reference.example_inputs(workload, 2), "out": reference.allocate(workload.arrays()["out"])}
     again = [emulator.run_plan(source, plan, arrays, arch="sm_80", seed=s).arrays["out"] for s in (7, 8, 9)]

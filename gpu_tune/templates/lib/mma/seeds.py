@@ -44,16 +44,16 @@ TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
 """The usual winners on large and middle shapes, then narrow tiles for few rows or columns, then what fits anything."""
 SCHEDULERS = 4
 """Of an SM, each with its tensor core."""
-ALONE = {80: 1.04}
+ALONE = {80: 1.06}
 """By compute capability: longer k tiles of a block that is alone on its SM, at whose barrier nobody else multiplies.
 Played on 4096^3: 128x256 tiles keep the tensor cores of an A100 busy for 0.964 of the time, 128x128 ones, of which two
 reside, for 0.997; on an H100 the larger tiles are 15 % faster nevertheless, on an RTX 4090 1 %."""
-LONG_ROW = 20_480
+LONG_ROW = 12_288
 """Bytes of K from which on (as played) two blocks touch so many pages at once that they lose what they gain."""
-CROWDED = {80: 0.25}
-"""By compute capability: by how much longer a k tile takes for blocks that share an SM, for each LONG_ROW of K beyond
-the first. Played on an A100: 128x128 tiles of 4096 x 8192 x 28672 take 1.5 times as long as those of one block an SM,
-of K = 16384 1.12 times."""
+CROWDED = {80: 0.04}
+"""By compute capability: by how much longer a k tile takes for blocks that share an SM, times the square of the
+LONG_ROWs of K beyond the first. Played on an A100: 128x128 tiles of 16-bit operands take 1.00 times as long as 256x128
+ones of one block an SM at K = 4096, 1.03 times at 8192; of K = 16384 1.12 times, of 4096 x 8192 x 28672 1.5 times."""
 SPREADS = {80: 128 * 64, 90: 128 * 128}
 """By compute capability, where instructions wait for the copies of a whole stage: results of a tile of 16-bit operands
 from which on copies are spread over four k blocks."""
@@ -227,7 +227,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
             row = problem.k * size / LONG_ROW
             lonely = blocks == 1 and min(c["block_m"], c["block_n"]) >= 128 and row <= 1
             tensor *= ALONE.get(device.cc, 1.0) if lonely else 1.0
-            tensor *= 1 + CROWDED.get(device.cc, 0.0) * max(0.0, row - 1) * (fits > 1)
+            tensor *= 1 + CROWDED.get(device.cc, 0.0) * max(0.0, row - 1) ** 2 * (fits > 1)
         parts = (tensor, issue, shared, l2)
         tile = blocks * (max(parts) + 0.15 * (sum(parts) - max(parts)))
         # epilogue: 1500 clocks of start and drain and 200 of every block's own, then results leave at 32 bytes a clock;
@@ -235,6 +235,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         leave = 1500 + 200 * blocks + blocks * area * 4 / 32
         if c["split_k"] > 1:
             leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 40
+            leave += 0.12 * area if c["slice_k"] > 1 else 0  # half of the threads write the parts
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
         return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
