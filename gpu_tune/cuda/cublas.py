@@ -36,6 +36,8 @@ EPILOGUES = {
     "gelu_tanh(aux)": 160,
     "bias+gelu_tanh(aux)": 164,
     "drelu": 136,
+    "drelu+dbias": 152,
+    "dgelu_tanh+dbias": 208,
     "dgelu_tanh": 192,
 }
 WORKSPACE = 32 << 20

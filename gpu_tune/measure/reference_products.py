@@ -9,7 +9,9 @@ import numpy as np
 
 from ..reference import Bounds, Numerics, bounds, example_inputs, products
 from ..reference.inputs import Draw, in_pieces, rounded
+from ..reference.rounding import with_sums
 from ..workload import Workload
+from ..workload.epilogue import TRANSCENDENTAL
 from . import runtime
 
 log = logging.getLogger(__name__)
@@ -61,11 +63,13 @@ def wide_bounds(
         {"row_bias"} if len(shape) == 2 else set()
     )  # of every matrix of a batch otherwise
 
+    rest = workload.unsummed()  # sums are of the whole
+
     def of(first: int) -> Bounds:
         here = slice(first, first + rows)
         some = {n: a[here] if n in like_rows else a for n, a in arrays.items()}
         part = (known[0][here], known[1][here])
-        return bounds(workload, some, scalars, numerics=numerics, exact=exact, products=part)
+        return bounds(rest, some, scalars, numerics=numerics, exact=exact, products=part)
 
     whole = _room(of(0), shape[0])
 
@@ -76,7 +80,7 @@ def wide_bounds(
             into.expected[here], into.error[here] = part.expected, part.error
 
     in_pieces(fill, shape[0], rows)
-    return whole
+    return with_sums(workload, whole, exact and not any(op.name in TRANSCENDENTAL for op in workload.ops))
 
 
 def _room(part: Bounds, rows: int) -> Bounds:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Unsupported
-from ..reference import activation, derivative, factors, mask, packed, passes
+from ..reference import activation, derivative, factors, mask, packed, passes, summed_axes
 from ..workload import Conv2d, Matmul, Workload
 from ..workload.epilogue import DERIVATIVES, Op
 
@@ -94,6 +94,12 @@ def _epilogue(
     """The result, and by name what is saved beside it."""
     saved = {}
     for op in workload.ops:
+        if op.name == "dbias":
+            axes = summed_axes(workload, len(y.shape))
+            wide = y.float() if library == "torch" else y.astype(xp.float32)
+            total = wide.sum(axes)
+            saved["dbias"] = total.to(y.dtype) if library == "torch" else total.astype(y.dtype)
+            continue
         if op.saves:
             saved[op.writes] = packed_bits(workload, xp, library, passes(y)) if op.bits else y
         if op.name in ("scale", "bias", "row_bias"):

@@ -6,9 +6,9 @@ its JSON form. Arguments name buffers; who runs the plan binds the names to memo
 grids, bytes, shapes and scalars are expressions over it (:mod:`gpu_tune.plan.size`), and :meth:`LaunchPlan.at` gives
 the plan of one size, which is what runs.
 
-Buffer names. matmul: ``a b c out bias row_bias residual aux scale scale_a scale_b workspace``; conv2d: two of
-``x w dy`` for ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result, ``aux`` a second one where the
-epilogue saves. Run-time scalars: ``alpha``, ``beta``.
+Buffer names. matmul: ``a b c out bias row_bias residual aux dbias scale scale_a scale_b workspace``; conv2d: two of
+``x w dy`` for ``a b``. ``c`` is the input of ``beta * C``, ``out`` is always the result, ``dbias`` a second one, and
+``aux`` where the epilogue saves. Run-time scalars: ``alpha``, ``beta``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ BUFFERS = (
     "row_bias",
     "residual",
     "aux",
+    "dbias",
     "scale",
     "scale_a",
     "scale_b",

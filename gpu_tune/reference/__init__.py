@@ -19,6 +19,7 @@ from .rounding import (
     reduction_length,
     reference,
     results,
+    summed_axes,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "reduction_length",
     "reference",
     "results",
+    "summed_axes",
 ]

@@ -165,7 +165,10 @@ def results(
     out, _, written = _evaluate(workload, arrays, scalars or {}, Numerics())
     found = {"out": cast(out, workload.out_dtype)}
     for op in workload.ops:
-        if op.writes:
+        if op.name == "dbias":
+            summed = found["out"].astype(np.float64).sum(axis=summed_axes(workload, out.ndim))
+            found["dbias"] = cast(summed, workload.vector_dtype)
+        elif op.writes:
             given = written[op.writes][0]
             found[op.writes] = packed(workload, passes(given)) if op.bits else cast(given, workload.out_dtype)
     return found
@@ -199,10 +202,38 @@ def bounds(
         expected, error, written = _evaluate(workload, arrays, scalars or {}, numerics or Numerics(), products)
         second = {}
         for op in workload.ops:
-            if op.writes:
+            if op.writes in written:
                 second[op.writes] = _limits(workload, *written[op.writes], exact, op.bits)
             exact = exact and op.name not in TRANSCENDENTAL
-        return replace(_limits(workload, expected, error, exact), second=second)
+        return with_sums(workload, replace(_limits(workload, expected, error, exact), second=second), exact)
+
+
+def summed_axes(workload: Workload, rank: int) -> tuple[int, ...]:
+    """The axes of a result that ``dbias`` sums over: all but the channels'."""
+    channels_first = isinstance(workload, Conv2d) and workload.layout == "nchw"
+    return tuple(axis for axis in range(rank) if axis != (1 if channels_first else rank - 1))
+
+
+def with_sums(workload: Workload, limits: Bounds, exact: bool) -> Bounds:
+    """``limits`` of a whole result, with those of its sums where the workload has ``dbias``.
+
+    What is added lies within ``limits``; float32 sums of ``count`` elements in some order err by
+    ``4 sqrt(count) 2^-24`` of the sum of magnitudes (count at least 32; nothing when ``exact``: integers).
+    """
+    if "dbias" not in workload.outputs or "dbias" in limits.second:
+        return limits
+    with np.errstate(all="ignore"):
+        lo, hi = (a.astype(np.float64) for a in (limits.lo, limits.hi))
+        axes = summed_axes(workload, lo.ndim)
+        expected = cast(limits.expected, workload.out_dtype).astype(np.float64).sum(axis=axes)
+        count = lo.size // max(1, expected.size)
+        relative = 0.0 if exact else 4 * math.sqrt(max(32, count)) * EPS["float32"]
+        error = relative * np.maximum(np.abs(lo), np.abs(hi)).sum(axis=axes)
+        error = np.where(np.isfinite(error), error, 0.0)
+        low, high = lo.sum(axis=axes) - error, hi.sum(axis=axes) + error
+        dtype = workload.vector_dtype
+        sums = Bounds(cast(low, dtype), cast(high, dtype), expected, np.maximum(high - expected, expected - low))
+        return replace(limits, second={**limits.second, "dbias": sums})
 
 
 def _limits(workload: Workload, expected: np.ndarray, error: np.ndarray, exact: bool, bits: bool = False) -> Bounds:
@@ -253,7 +284,7 @@ def _evaluate(
             error = error + 2 * EPS["float32"] * (np.abs(addend) + np.abs(y))
     written = {}
     for op in workload.ops:
-        if op.writes:
+        if op.saves:
             written[op.writes] = (y, error)
         y, error = _apply(op, y, error, wide, workload)
     return y, error, written
@@ -271,6 +302,8 @@ def _apply(
             else (y + vector, error + 2 * eps * np.abs(vector))
         )
         return y, error + 2 * eps * np.abs(y)
+    if op.name == "dbias":  # sums what is stored
+        return y, error
     if op.name == "residual":
         y = y + wide["residual"]
         return y, error + 2 * eps * (np.abs(y) + np.abs(wide["residual"]))

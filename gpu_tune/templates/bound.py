@@ -21,7 +21,9 @@ from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space
 from ..workload import View, Workload
-from .base import FOLDER, Template, render
+from .base import FOLDER, Template, render, render_text
+from .lib import column_sums
+from .lib.column_sums import with_sums
 from .lib.common import with_zeros
 from .outside import place_of
 
@@ -67,6 +69,8 @@ class BoundTemplate:
     def hash(self) -> str:
         """The template's identity (12 hex digits); see :meth:`Template.hash`. An open size makes it another one."""
         family = self.template.hash()
+        if self._sums:
+            family = hashlib.sha256(f"{family} {column_sums.identity()}".encode()).hexdigest()[:12]
         if self.open is None:
             return family
         return hashlib.sha256(f"{family} {self.open.name}={label(self.open)}".encode()).hexdigest()[:12]
@@ -86,6 +90,11 @@ class BoundTemplate:
         """What the source computes: ``computed``, with the open size in place of the tuned one."""
         return self.computed if self.open is None else self.computed.resized(self.open)
 
+    @property
+    def _sums(self) -> bool:
+        """Whether kernels that no family has come behind the family's."""
+        return column_sums.NAME in self.computed.outputs
+
     def supported(self) -> bool | str:
         """True, or why the template cannot compute this workload on this device."""
         return self._answer(self.template.supported, self.whole, self.device)
@@ -99,10 +108,16 @@ class BoundTemplate:
         return self._answer(self.template.violations, config, workload, self.device)
 
     def estimate(self, config: Config) -> ResourceEstimate:
-        return self._answer(self.template.resources, config, self.asked, self.device)
+        found = self._answer(self.template.resources, config, self.asked, self.device)
+        return replace(found, workspace_bytes=self.plan(config).workspace_bytes) if self._sums else found
 
     def plan(self, config: Config) -> LaunchPlan:
-        return with_zeros(self._answer(self.template.plan, config, self.asked, self.device), self.asked)
+        return self._whole_plan(config, self.asked)
+
+    def _whole_plan(self, config: Config, workload: Workload) -> LaunchPlan:
+        """The family's steps for ``workload``, and what its second results take before and behind them."""
+        plan = with_zeros(self._answer(self.template.plan, config, workload, self.device), workload)
+        return with_sums(plan, workload, self.device)
 
     def probe(self) -> None:
         """TemplateError unless the default config, where it is valid, has source, plan, resources and features."""
@@ -121,7 +136,16 @@ class BoundTemplate:
             raise InvalidConfig(f"{self.name} config {config.key}: " + "; ".join(broken))
         source = self._answer(render, self.template, config, self.whole, self.device)
         numerics = self._answer(self.template.numerics, config, self.computed)
-        plan = with_zeros(self._answer(self.template.plan, config, self.whole, self.device), self.whole).check()
+        if self._sums:
+            source += (
+                "\n"
+                + render_text(
+                    column_sums.SOURCE,
+                    column_sums.names(self.whole, self.device),
+                ).strip()
+                + "\n"
+            )
+        plan = self._whole_plan(config, self.whole).check()
         if self.open is None:
             return Rendered(source, plan, self.estimate(config), numerics)
         size = getattr(self.computed, self.open.name)
@@ -197,7 +221,8 @@ def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
     The former are made from its estimate and launch plan, from the tile that the template declares (else from the share
     of a block in the output), and from the knobs ``stages`` and ``split_k`` where it has them."""
     estimate, plan, workload = bound.estimate(config), bound.plan(config), bound.asked
-    main = max(plan.kernels, key=lambda s: s.blocks * s.threads)
+    own = [step for step in plan.kernels if step.kernel not in column_sums.KERNELS]
+    main = max(own, key=lambda s: s.blocks * s.threads)
     m, n, _, batch = gemm_shape(workload)
     split = _knob(config, "split_k") or 1.0
     outputs = m * n * batch * split / main.blocks
@@ -218,8 +243,8 @@ def config_features(bound: BoundTemplate, config: Config) -> dict[str, float]:
         cluster=math.prod(main.cluster),
     )
     features = bound._answer(bound.template.features, config, workload, bound.device)
-    own = {f"{bound.name} {name}": float(value) for name, value in sorted(features.items())}
-    return {**launch_features(launch, workload, bound.device), **own}
+    more = {f"{bound.name} {name}": float(value) for name, value in sorted(features.items())}
+    return {**launch_features(launch, workload, bound.device), **more}
 
 
 def _knob(config: Mapping[str, Any], name: str) -> float | None:

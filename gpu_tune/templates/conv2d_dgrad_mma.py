@@ -92,7 +92,7 @@ def supports(w: Any, device: Device) -> bool | str:
         return problems
     if not problems.convolutions:
         return "has no pixel that meets a filter tap"
-    if problems.empty and any(op.name not in DERIVATIVES for op in w.ops):  # which keep a zero
+    if problems.empty and any(op.name not in (*DERIVATIVES, "dbias") for op in w.ops):  # which keep a zero
         return "sets pixels that meet no filter tap to zero, which an epilogue would change or save"
     if image_problem(w).m >= 2**31 - 512:
         return "has 2^31 pixels or more"

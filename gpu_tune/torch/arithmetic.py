@@ -25,9 +25,9 @@ Operands = Mapping[str, Tensor]
 def parse(epilogue: str) -> tuple[Op, ...]:
     """The operations of an epilogue; InvalidInput for backward ones and those that save for them: autograd does it."""
     ops = grammar.parse(epilogue)
-    rule = "has a backward operation, or one that saves for it: the operators of gpu_tune.torch take no aux"
+    rule = "has a backward operation, or one that saves for it, which the operators of gpu_tune.torch do not take"
     remedy = "leave it to autograd, or call gpu_tune.matmul, gpu_tune.tune or gpu_tune.load"
-    require(not any(op.operand == "aux" for op in ops), "epilogue", epilogue, rule, remedy)
+    require(not any(op.operand == "aux" or op.writes for op in ops), "epilogue", epilogue, rule, remedy)
     return ops
 
 

@@ -41,6 +41,7 @@ EPILOGUES = {
         "drelu(out)+residual",
         "bias+relu(aux)",
         "gelu(aux)+residual",
+        "dgelu+dbias",
     ),
     "conv2d": (
         "",
@@ -56,6 +57,7 @@ EPILOGUES = {
         "residual+dsilu",
         "relu(aux)",
         "bias+silu(aux)",
+        "drelu+dbias",
     ),
 }
 
@@ -342,7 +344,7 @@ def _pick(rng: np.random.Generator, *values: Any) -> Any:
 def _out_dtypes(cell: Cell) -> list[str]:
     """Output dtypes that a workload of the cell may have: integer results take no epilogue, saved values are floats."""
     outs = [o for o in OUT_DTYPES[cell.dtype] if not (o == "int32" and cell.epilogue)]
-    if any(op.operand == "aux" and not op.bits for op in parse(cell.epilogue)):
+    if any((op.operand or op.writes) in ("aux", "dbias") and not op.bits for op in parse(cell.epilogue)):
         return [o for o in outs if o in ("float32", "float16", "bfloat16")]
     return outs
 

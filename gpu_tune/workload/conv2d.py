@@ -238,7 +238,7 @@ class Conv2d(Operation):
                 pixels, channels, depth, layout=layout, epilogue=self.epilogue, scales=self.scales, **common
             )
             return (View(matmul, {"a": image, "b": filters}),)
-        if self.n == 1 and not any(op.name == "scale" for op in self.ops):
+        if self.n == 1 and not any(op.name in ("scale", "dbias") for op in self.ops):
             matmul = Matmul(
                 channels,
                 pixels,

@@ -8,7 +8,8 @@ pass saved: ``dgelu``, ``dgelu_tanh`` and ``dsilu`` from what the activation was
 (both arrays like the output), ``drelu`` from one bit an element, set where the gradient passes.
 
 An activation with ``(aux)`` behind its name, as in ``bias+gelu(aux)``, saves just that into ``aux``, a second result of
-the call: ``relu(aux)`` the bits for ``drelu``, the others what they were given.
+the call: ``relu(aux)`` the bits for ``drelu``, the others what they were given. ``dbias``, which comes last, sums the
+result over all but its channels (columns of a matmul) into an array of that name, the gradient of a bias.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SAVING = tuple(f"{name}(aux)" for name in ACTIVATIONS)
 """Activations that save what their derivative needs."""
 TRANSCENDENTAL = ("gelu", "gelu_tanh", "silu", "dgelu", "dgelu_tanh", "dsilu")
 """Operations that take exponentials or error functions, whose results are approximate."""
-GRAMMAR = "operations joined by '+': " + ", ".join((*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)", *DERIVATIVES, *SAVING))
+GRAMMAR = "operations joined by '+': " + ", ".join(
+    (*OPERANDS, *ACTIVATIONS, "clamp(lo,hi)", *DERIVATIVES, *SAVING, "dbias")
+)
 _CLAMP = re.compile(r"clamp\(\s*([^,()\s]+)\s*,\s*([^,()\s]+)\s*\)")
 
 
@@ -42,13 +45,13 @@ class Op:
 
     @property
     def operand(self) -> str:
-        """The array beside the result that it reads or writes; empty for none."""
+        """The array that it reads, or writes as it goes, element by element; empty for none."""
         return self.name if self.name in OPERANDS else "aux" if self.saves or self.name in DERIVATIVES else ""
 
     @property
     def writes(self) -> str:
         """The array beside the result that it writes, a second result; empty for none."""
-        return "aux" if self.saves else ""
+        return "aux" if self.saves else "dbias" if self.name == "dbias" else ""
 
     @property
     def bits(self) -> bool:
@@ -72,6 +75,8 @@ def parse(text: str) -> tuple[Op, ...]:
     saved = [str(op) for op in ops if op.operand == "aux"]
     rule = f"has {' and '.join(saved)}, but a call passes one array aux"
     require(len(saved) <= 1, "epilogue", text, rule, "keep one of them")
+    early = any(op.name == "dbias" for op in ops[:-1])
+    require(not early, "epilogue", text, "has dbias before its end, but it sums the result", "write dbias once, last")
     return ops
 
 
@@ -81,7 +86,7 @@ def canonical(text: str) -> str:
 
 
 def _parse_one(part: str, text: str) -> Op:
-    if part in OPERANDS or part in ACTIVATIONS or part in DERIVATIVES:
+    if part in (*OPERANDS, *ACTIVATIONS, *DERIVATIVES, "dbias"):
         return Op(part)
     if part in SAVING:
         return Op(part.removesuffix("(aux)"), saves=True)

@@ -143,6 +143,11 @@ class Operation(ABC):
         """The workload as a kernel of every size must take this one: rows of open length begin anywhere."""
         return self
 
+    def unsummed(self: _W) -> _W:
+        """The workload without ``dbias``, whose sums are of its result."""
+        changed: dict[str, Any] = {"epilogue": "+".join(str(op) for op in self.ops if op.name != "dbias")}
+        return replace(self, **changed) if "dbias" in self.outputs else self  # type: ignore[type-var]
+
     def scalars(self) -> tuple[str, ...]:
         """Run-time scalars of a call: ``alpha`` and ``beta`` where they are general."""
         return tuple(name for name in ("alpha", "beta") if getattr(self, name) == "any")
@@ -171,9 +176,11 @@ class Operation(ABC):
             "bias": ArraySpec((columns,), self.vector_dtype),
             "row_bias": ArraySpec((rows,), self.vector_dtype),
             "residual": out,
+            "dbias": ArraySpec((columns,), self.vector_dtype),
         }
         mask = ArraySpec(bits, "uint8")
-        found = {op.operand: mask if op.bits else specs.get(op.name, out) for op in self.ops if op.operand}
+        used = [(op.operand or op.writes, op) for op in self.ops]
+        found = {array: mask if op.bits else specs.get(op.name, out) for array, op in used if array}
         return {**found, **{name: ArraySpec(s, "float32") for name, s in zip(("scale_a", "scale_b"), scales)}}
 
     def _readable_key(self, start: str, skip: set[str], defaults: dict[str, Any]) -> str:
@@ -235,6 +242,9 @@ class Operation(ABC):
         rule = f"has {', '.join(saved)}, whose aux has the out_dtype {self.out_dtype}, an eight-bit type or an integer"
         remedy = "use an out_dtype of float32, float16 or bfloat16, or a ReLU, which saves bits"
         self._require(not saved or self.out_dtype == self.vector_dtype, "epilogue", self.epilogue, rule, remedy)
+        rule = f"sums the result, whose out_dtype {self.out_dtype} is an eight-bit type or an integer"
+        summed = "dbias" in self.outputs and self.out_dtype != self.vector_dtype
+        self._require(not summed, "epilogue", self.epilogue, rule, "use float32, float16 or bfloat16")
         self._resolve("deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False")
         valid = type(w.alignment) is int and w.alignment in (1, 2, 4, 8, 16, 32, 64, 128, 256)
         valid = valid and w.alignment >= ITEMSIZE[self.dtype]

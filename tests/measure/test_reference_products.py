@@ -13,7 +13,7 @@ CASES = [
     Matmul(37, 50, 20, dtype="bfloat16", layout="nt", epilogue="bias+row_bias+residual+gelu", alpha="any", beta="any"),
     Matmul(5, 40, 16, batch=7, dtype="float16", beta="1"),
     Matmul(40, 36, 32, dtype="int8", layout="nt", out_dtype="float16", scales="row_col"),
-    Matmul(5, 40, 16, batch=7, dtype="float16", epilogue="bias+relu(aux)"),
+    Matmul(5, 40, 16, batch=7, dtype="float16", epilogue="bias+relu(aux)+dbias"),
     Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float16", layout="nhwc", epilogue="bias+relu"),
     Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float16", layout="nhwc", epilogue="bias+silu(aux)"),
     Conv2d(5, 8, 9, 9, 16, 3, 3, padding=1, dtype="float32", layout="nchw", epilogue="scale+bias+residual"),

@@ -40,6 +40,11 @@ def test_an_activation_that_saves_is_one_operation_with_a_second_result():
             r"has gelu\(aux\), whose aux has the out_dtype int8",
         ),
         (dict(epilogue="relu(aux)", alignment=2), r"alignment: 2 is less than the 4 bytes of a word of bits"),
+        (dict(epilogue="dbias+relu"), r"has dbias before its end, but it sums the result; write dbias once, last"),
+        (
+            dict(epilogue="dbias", dtype="int8", out_dtype="int8"),
+            r"dbias.*sums the result, whose out_dtype int8 is an eight",
+        ),
         (dict(epilogue="dgelu(aux)"), r"unknown operation 'dgelu\(aux\)'.*relu\(aux\), gelu\(aux\)"),
     ],
 )
@@ -84,6 +89,43 @@ def test_integers_are_compared_exactly_up_to_the_activation():
     given = reference.example_inputs(w, 2, "integer")
     limits = reference.bounds(w, given, exact=True)
     assert not limits.second["aux"].error.any() and limits.error.any()
+
+
+SUMS = [
+    Matmul(70, 9, 8, batch=2, ldc=12, dtype="bfloat16", epilogue="bias+dbias"),
+    Conv2d(2, 8, 3, 5, 9, 1, 1, layout="nhwc", dtype="float32", epilogue="dbias"),
+    Conv2d(2, 8, 3, 5, 9, 1, 1, layout="nchw", dtype="float32", epilogue="drelu+dbias", direction="dgrad"),
+]
+
+
+@pytest.mark.parametrize("w", SUMS, ids=lambda w: w.key)
+def test_sums_are_of_what_is_stored_and_one_element_too_few_is_found(w: Workload):
+    given = reference.example_inputs(w, 1)
+    found = reference.results(w, given)
+    assert w.outputs == ("out", "dbias") and list(w.arrays())[-2:] == ["dbias", "out"]
+    channel = 1 if isinstance(w, Conv2d) and w.layout == "nchw" else -1
+    stored = np.moveaxis(found["out"].astype(np.float64), channel, -1)
+    expected = stored.reshape(-1, stored.shape[-1]).sum(axis=0)
+    np.testing.assert_allclose(found["dbias"].astype(np.float64), expected, rtol=2**-8)
+    assert reference.compare(found, w, given).ok
+    worst = int(np.abs(stored).max(axis=tuple(range(stored.ndim - 1))).argmax())
+    column = stored[..., worst]
+    found["dbias"][worst] -= column.flat[np.abs(column).argmax()]
+    told = reference.compare(found, w, given)
+    assert not told.ok and f"1 of {expected.size} elements of dbias wrong; worst at ({worst},)" in str(told)
+
+
+def test_a_convolution_whose_channels_are_rows_of_a_matmul_is_none_with_sums():
+    assert not Conv2d(1, 16, 4, 4, 64, 1, 1, layout="nchw", epilogue="dbias").views()
+    assert Conv2d(1, 16, 4, 4, 64, 1, 1, layout="nhwc", epilogue="dbias").views()
+
+
+def test_the_dispatchers_return_sums():
+    a, b = np.ones((3, 4), np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
+    out, dbias = dispatch.matmul(a, b, epilogue="dbias")
+    np.testing.assert_array_equal(dbias, out.sum(axis=0))
+    into = np.zeros(2, np.float32)
+    assert dispatch.matmul(a, b, epilogue="dbias", dbias=into)[1] is into and np.array_equal(into, dbias)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh", "silu"])

@@ -28,7 +28,7 @@ def variant(family: str, chip: str, w: Workload, **knobs: Any) -> Variant:
 HALF: dict[str, Any] = dict(dtype="float16", layout="nt")
 IMAGE: dict[str, Any] = dict(dtype="float16", direction="dgrad")
 FORWARD: dict[str, Any] = dict(dtype="float16", padding=1)
-CASES = {
+CASES: dict[str, Any] = {
     "bits of rows and batches": (
         "matmul_mma",
         "nvidia-a100",
@@ -66,13 +66,29 @@ CASES = {
         "nvidia-a100",
         Conv2d(2, 16, 7, 5, 24, 3, 3, epilogue="bias+silu(aux)", **FORWARD),
     ),
+    "sums of rows and batches": (
+        "matmul_mma",
+        "nvidia-a100",
+        Matmul(40, 72, 64, batch=2, epilogue="drelu+dbias", **HALF),
+    ),
+    "sums behind counters": (
+        "matmul_mma",
+        "nvidia-a100",
+        Matmul(40, 21, 256, ldc=24, epilogue="dbias", dtype="bfloat16", layout="nt"),
+        dict(split_k=2, reduction="last_arrival", stages=2),
+    ),
+    "sums of channels first": (
+        "conv2d_dgrad_simt",
+        "nvidia-t4",
+        Conv2d(2, 5, 7, 5, 4, 3, 3, layout="nchw", padding=1, epilogue="dsilu+dbias", **IMAGE),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_backward_epilogues_are_right_by_emulator(case: str) -> None:
-    family, chip, w = CASES[case]
-    outcome = check_variant(registry()[family], variant(family, chip, w))
+    family, chip, w, *knobs = CASES[case]
+    outcome = check_variant(registry()[family], variant(family, chip, w, **dict(*knobs)))
     assert outcome.runs == 3 and not outcome.failures, outcome.failures
 
 
@@ -88,6 +104,32 @@ def test_a_mask_that_is_saved_wrong_is_found(found: str, planted: str, said: str
     outcome = Outcome()
     run_checks(outcome, rendered.source.replace(found, planted), Problem.of(rendered, v), 3)
     assert any(said in failure.message for failure in outcome.failures), outcome.failures
+
+
+@pytest.mark.parametrize("found, planted", [
+    ("row < last; ++row", "row < last - 1; ++row"), ("* (part + 1) / 64", "* (part + 1) / 64 + (part < 63)"),
+    ("part < 64; ++part", "part < 63; ++part"),
+])  # fmt: skip
+def test_sums_that_leave_out_or_repeat_a_row_are_found(found: str, planted: str) -> None:
+    family, chip, w = CASES["sums of rows and batches"]
+    v = variant(family, chip, w)
+    rendered = BoundTemplate(registry()[family], w, v.device).render(v.config)
+    assert found in rendered.source
+    outcome = Outcome()
+    run_checks(outcome, rendered.source.replace(found, planted), Problem.of(rendered, v), 3)
+    assert any("elements of dbias wrong" in failure.message for failure in outcome.failures), outcome.failures
+
+
+def test_sums_are_two_steps_behind_any_familys_and_part_of_the_kernels_identity() -> None:
+    family, chip, w, knobs = CASES["sums behind counters"]
+    v = variant(family, chip, w, **knobs)
+    bound, plain = (BoundTemplate(registry()[family], one, v.device) for one in (w, w.unsummed()))
+    rendered, before = bound.render(v.config), plain.render(v.config)
+    assert rendered.source.startswith(before.source) and rendered.plan.steps[:-2] == before.plan.steps
+    assert [step.kernel for step in rendered.plan.kernels[-2:]] == ["sum_columns", "add_column_sums"]
+    assert rendered.plan.zeroed_span == before.plan.zeroed_span > 0
+    assert rendered.estimate.workspace_bytes == rendered.plan.workspace_bytes > before.plan.workspace_bytes
+    assert bound.hash != plain.hash and plain.hash == registry()[family].hash()
 
 
 def test_what_no_family_fills_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,14 @@ def test_gradients_of_random_problems_are_autograds(name: str) -> None:
         arrays["aux"] = saved(w, name, z.detach())
         np.testing.assert_allclose(reference.reference(w, arrays), expected.numpy(), rtol=1e-12, atol=1e-12)
         tensors = {n: torch.from_numpy(a if a.dtype == np.uint8 else a.astype(np.float32)) for n, a in arrays.items()}
+        summed: Any = replace(w, epilogue=f"{name}+dbias")
+        axes = reference.summed_axes(w, expected.ndim)
+        sums = reference.results(summed, arrays)["dbias"]
+        np.testing.assert_allclose(sums, expected.sum(axes).numpy(), rtol=1e-4, atol=1e-4)  # a bias's gradient
         if isinstance(w, Matmul):
-            found = vendor.run(w, "torch", tensors, {}, None)
+            found, dbias = vendor.run(summed, "torch", tensors, {}, None)
             np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(dbias.numpy(), expected.sum(axes).numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "gelu_tanh", "silu"])
@@ -111,6 +117,6 @@ def test_masks_of_convolutions_are_unpacked_as_the_reference_does() -> None:
 
 
 def test_operators_with_gradients_of_their_own_refuse_them() -> None:
-    for epilogue in ("dgelu", "relu(aux)"):
+    for epilogue in ("dgelu", "relu(aux)", "relu+dbias"):
         with pytest.raises(InvalidInput, match="backward operation"):
             matmul(torch.ones(4, 4), torch.ones(4, 4), epilogue=epilogue)

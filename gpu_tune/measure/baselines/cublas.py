@@ -69,7 +69,7 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
     gemm = _describe(w, compute, session)
     if w.ops:
         gemm.set("epilogue", ctypes.c_uint32(cublas.EPILOGUES[w.epilogue]))
-    if any(op.name == "bias" for op in w.ops):
+    if any(op.name in ("bias", "dbias") for op in w.ops):
         gemm.set("bias_type", ctypes.c_int32(cublas.TYPES[w.vector_dtype]))
     if "aux" in w.arrays():  # of a mask the library counts bits
         ld = 8 * w.arrays()["aux"].shape[-1] if any(op.bits for op in w.ops) else w.ldc
@@ -80,7 +80,7 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
     for name, mode in zip(("mode_a", "mode_b"), modes):
         gemm.set(name, ctypes.c_int32(cublas.SCALE_MODES[mode]))
     scales = _block_scales(w, session) if w.scales == "block128" else {}
-    names = {"bias": "bias", "aux": "aux", "scale_a": "scale_b", "scale_b": "scale_a"}
+    names = {"bias": "bias", "dbias": "bias", "aux": "aux", "scale_a": "scale_b", "scale_b": "scale_a"}
     names = {n: attribute for n, attribute in names.items() if n in w.arrays()}
     current: dict[str, int] = {}
     one, zero = _numbers(compute)
@@ -109,7 +109,8 @@ def lt_calls(session: Session, w: Matmul, workspace: int) -> list[Algorithm]:
     words += ["scales laid out for it beforehand"] if scales else []
     label = " with ".join([f"cublasLtMatmul ({terms})", *words])
     proposed = gemm.algorithms(w.alignment, _any_reduction(w))
-    return [Algorithm(f"{label}, algorithm {i}", run(a)) for i, a in enumerate(proposed)]
+    roundings = int("dbias" in w.outputs)  # it may sum before it casts
+    return [Algorithm(f"{label}, algorithm {i}", run(a), roundings) for i, a in enumerate(proposed)]
 
 
 def _ops(w: Matmul) -> tuple[int, int]:
@@ -147,6 +148,8 @@ def _fusable(w: Matmul) -> bool:
     """Whether cuBLASLt is asked to do all of ``w`` in one call."""
     if w.epilogue not in cublas.EPILOGUES or (w.dtype == "int8" and plain_product(w) != w):
         return False
+    if w.batch > 1 and "dbias" in w.outputs:
+        return False  # it sums each matrix for itself
     if w.out_dtype in FP8 and w.beta != "0":
         return False  # its C is bfloat16 then
     half = _compute(w) == "fp16" and (w.alpha != "1" or w.beta != "0")

@@ -12,6 +12,7 @@ from ...cuda.launch import Program
 from ...errors import Unavailable
 from ...plan import BufferArg, KernelStep, LaunchPlan
 from ...templates.base import render_text
+from ...templates.lib import column_sums
 from ...templates.lib.common import epilogue_args, with_zeros
 from ...workload import ITEMSIZE, Conv2d, Matmul, Workload
 from .. import runtime
@@ -127,7 +128,7 @@ class UnfusedEpilogue:
 
     def __init__(self, session: Session) -> None:
         w = session.data.workload
-        matmul, dtype = as_matmul(w), product_dtype(w)
+        matmul, dtype = as_matmul(w.unsummed()), product_dtype(w)
         if w.scales == "block128":
             raise Unavailable("has no plain product for block scales")
         self._bias = "row_bias" if isinstance(w, Conv2d) and w.layout == "nchw" else "bias"
@@ -135,6 +136,13 @@ class UnfusedEpilogue:
         self._program = Program(cubin, plan(matmul, dtype), runtime.Module)
         session.owned.callback(self._program.unload)
         nbytes = matmul.batch * matmul.m * matmul.ldc * ITEMSIZE[dtype]
+        self._sums: Program | None = None
+        if w.unsummed() != w:
+            text = render_text(column_sums.SOURCE, column_sums.names(w, session.device))
+            after = column_sums.with_sums(LaunchPlan(()), w, session.device)
+            self._sums = Program(nvrtc.to_cubin(text, session.device.arch).data, after, runtime.Module)
+            session.owned.callback(self._sums.unload)
+            self._parts = session.allocate(int(after.workspace_bytes))
         self._scratch = 0 if dtype == w.out_dtype else session.allocate(nbytes)
 
     def after(self, algorithm: Algorithm) -> Algorithm:
@@ -153,3 +161,5 @@ class UnfusedEpilogue:
         if "bias" in buffers:
             known[self._bias] = buffers["bias"]
         self._program.bind(known, scalars)(stream)
+        if self._sums is not None:
+            self._sums.bind({**buffers, "workspace": self._parts}, {})(stream)

@@ -161,6 +161,7 @@ def test_numbers_and_sizes_are_those_of_the_headers(tmp_path: Path, fake_libcuda
     epilogues |= {"GELU_BIAS": "bias+gelu_tanh", "RELU_AUX": "relu(aux)", "RELU_AUX_BIAS": "bias+relu(aux)"}
     epilogues |= {"GELU_AUX": "gelu_tanh(aux)", "GELU_AUX_BIAS": "bias+gelu_tanh(aux)"}
     epilogues |= {"DRELU": "drelu", "DGELU": "dgelu_tanh"}
+    epilogues |= {"DRELU_BGRAD": "drelu+dbias", "DGELU_BGRAD": "dgelu_tanh+dbias"}
     desc = {
         "TRANSA": "transa",
         "TRANSB": "transb",
