@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gradients import predicted
+from bench.gradients import predicted, spills
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput
@@ -65,20 +65,37 @@ def predictions(devices: list[str], chosen: list[str], target: Path | None) -> i
     """Print (and write to ``target``) what the default configs are predicted to take; exit code."""
     found = []
     try:
-        named = [layer for suite in chosen for layer in predicted.layers(suite)]
+        named = [layer for suite in chosen for layer in predicted.layers(suite)] or predicted.usual()
         for device in map(by_name, devices):
             print(f"{device.name}, default configs, every time predicted", flush=True)
-            for row in predicted.outlook(named or [(predicted.name(w), w) for w in predicted.LAYERS], device):
+            for row in predicted.outlook(named, device):
                 found.append(row)
                 print(predicted.line(row), flush=True)
     except GpuTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if target:
-        compiler = ".".join(map(str, nvrtc.version()))
-        data = {"source": "predicted", "nvrtc": compiler, "rows": [asdict(row) for row in found]}
-        target.write_text(json.dumps(data, indent=1) + "\n")
+    write(target, "predicted", [asdict(row) for row in found])
     return 0
+
+
+def spilling(devices: list[str], seeds: bool, target: Path | None) -> int:
+    """Print (and write to ``target``) registers and spills; exit code: 1 where a config spills."""
+    found: list[spills.Row] = []
+    try:
+        for line in spills.lines(devices, spills.WORKLOADS, seeds, found):
+            print(line, flush=True)
+    except GpuTuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write(target, "assembled", [asdict(row) for row in found])
+    return int(any(row.spilled for row in found))
+
+
+def write(target: Path | None, source: str, rows: list[dict[str, Any]]) -> None:
+    """The file of a run, where one was asked for."""
+    if target:
+        data = {"source": source, "nvrtc": ".".join(map(str, nvrtc.version())), "rows": rows}
+        target.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def main() -> int:
@@ -87,9 +104,18 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=200, help="a direction")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--predict", metavar="DEVICE", action="append", help="predicted times of a few layers instead")
-    parser.add_argument("--suite", action="append", help="with --predict: layers of this suite (may be repeated)")
-    parser.add_argument("--json", type=Path, help="with --predict: write every figure here")
+    parser.add_argument(
+        "--suite",
+        action="append",
+        help="with --predict: layers of this suite (may be repeated; default: six of ResNet-50, nine of MobileNet)",
+    )
+    parser.add_argument("--spills", action="store_true", help="what ptxas says of defaults and seeds instead")
+    parser.add_argument("--defaults", action="store_true", help="with --spills: of defaults alone")
+    parser.add_argument("--device", action="append", help=f"with --spills (default: {', '.join(spills.DEVICES)})")
+    parser.add_argument("--json", type=Path, help="with --predict or --spills: write every figure here")
     options = parser.parse_args()
+    if options.spills:
+        return spilling(options.device or list(spills.DEVICES), not options.defaults, options.json)
     if options.predict:
         return predictions(options.predict, options.suite or [], options.json)
     try:

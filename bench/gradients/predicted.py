@@ -61,6 +61,11 @@ def layers(suite: str) -> list[tuple[str, Conv2d]]:
     return [(name(w), w) for w in found]
 
 
+def usual() -> list[tuple[str, Conv2d]]:
+    """``LAYERS`` and those of the depthwise suite, with short names."""
+    return [*((name(w), w) for w in LAYERS), *layers("mobilenet-depthwise-backward")]
+
+
 def name(w: Conv2d) -> str:
     """A layer in a few words: channels x rows, filters, stride where it is not 1."""
     filters = f"depthwise {w.r}x{w.s}" if w.groups == w.c > 1 else f"{w.k} filters {w.r}x{w.s}"

@@ -82,7 +82,7 @@ CONSTRAINTS = (
 
 def supports(w: Any, device: Device) -> bool | str:
     cg, kg = channels(w)
-    found = copied(w, math.gcd(cg, kg), "channels")
+    found = copied(w, device, math.gcd(cg, kg), "channels")
     if found is not True:
         return found
     if math.prod(w.stride) > MOST_PHASES:
@@ -94,13 +94,9 @@ def supports(w: Any, device: Device) -> bool | str:
         return "has no pixel that meets a filter tap"
     if problems.empty and any(op.name not in (*DERIVATIVES, "dbias") for op in w.ops):  # which keep a zero
         return "sets pixels that meet no filter tap to zero, which an epilogue would change or save"
-    if image_problem(w).m >= 2**31 - 512:
-        return "has 2^31 pixels or more"
     if kg % (least := 64 // ITEMSIZE[w.dtype]):
         return f"takes channels of dy in k tiles of 64 bytes or more: {kg} of a group are no multiple of {least}"
-    if seeds.complete({}, w, device, TEMPLATE) is None:
-        return "no tile is valid for it"
-    return True
+    return seeds.has_tile(image_problem(w), w, device, TEMPLATE)
 
 
 @dataclass(frozen=True)

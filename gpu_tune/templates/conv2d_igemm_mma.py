@@ -15,14 +15,13 @@ from typing import Any
 from ..cuda.device import Device
 from ..plan.size import upper
 from ..space.knob import Constraint, Knob
-from ..workload import FP8
 from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints, threads
 from .lib.mma.derived import Derived, derived
 from .lib.mma.loader import image_loader, loader
-from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
+from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, multiplies, operand, promotes
 from .matmul_mma import numerics
 
 ITERATOR = Knob(
@@ -111,16 +110,9 @@ CONSTRAINTS = (
 def supports(w: Any, device: Device) -> bool | str:
     if w.weights != "plain":
         return "takes plain filters, not pretransformed ones"
-    if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
-        return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
-    if w.dtype in FP8 and device.cc < 89:
-        return f"needs compute capability 8.9 for float8, {device.name} has {device.cc / 10:.1f}"
-    p = problem(w)
-    if max(p.m, p.n, p.k) >= 2**31 - 512:
-        return "has 2^31 output pixels or more"
-    if seeds.complete({}, w, device, TEMPLATE) is None:
-        return "no tile is valid for it"
-    return True
+    if (answer := multiplies(w, device)) is not True:
+        return answer
+    return seeds.has_tile(problem(w), w, device, TEMPLATE)
 
 
 @derived_once

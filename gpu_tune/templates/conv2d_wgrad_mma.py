@@ -13,6 +13,7 @@ from typing import Any
 from ..cuda.device import Device
 from .base import Template
 from .lib.common import channels, derived_once
+from .lib.knobs import WGRAD_SPLIT_K
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
 from .lib.mma.derived import Derived, derived
@@ -27,14 +28,10 @@ def _atomics(w: Any) -> bool:
 
 
 def supports(w: Any, device: Device) -> bool | str:
-    found = copied(w, channels(w)[0], "channels")
+    found = copied(w, device, channels(w)[0], "channels")
     if found is not True:
         return found
-    if filter_problem(w).k >= 2**31 - 512:
-        return "has 2^31 output pixels or more"
-    if seeds.complete({}, w, device, TEMPLATE) is None:
-        return "no tile is valid for it"
-    return True
+    return seeds.has_tile(filter_problem(w), w, device, TEMPLATE)
 
 
 @derived_once
@@ -51,7 +48,7 @@ TEMPLATE: Template = Template(
     name="conv2d_wgrad_mma",
     op="conv2d",
     summary="gradient of the filters on tensor cores by mma.sync, any stride and group, nhwc",
-    knobs=KNOBS,
+    knobs=tuple(WGRAD_SPLIT_K if knob.name == "split_k" else knob for knob in KNOBS),
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=(*constraints(filter_problem, filter_operands, _atomics, state=12), SHALLOW),
     supports=supports,

@@ -8,6 +8,7 @@ the same bits in every run. Sums are float32 (int32 for int8 data).
 from __future__ import annotations
 
 from .base import Template
+from .lib.knobs import WGRAD_SPLIT_K
 from .lib.simt.backward import launch, seeds
 from .lib.simt.backward.constraints import CONSTRAINTS, supports
 from .lib.simt.backward.derived import derive
@@ -16,7 +17,7 @@ TEMPLATE: Template = Template(
     name="conv2d_wgrad_simt",
     op="conv2d",
     summary="gradient of the filters on plain arithmetic units, every stride, layout, dtype, filter and group",
-    knobs=launch.knobs("filters", "taps and channels of a filter", "pixels of dy"),
+    knobs=launch.knobs("filters", "taps and channels of a filter", "pixels of dy", WGRAD_SPLIT_K),
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=supports,

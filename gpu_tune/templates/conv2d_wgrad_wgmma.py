@@ -18,6 +18,7 @@ from ..space.knob import Config, Constraint
 from ..workload import ITEMSIZE
 from .base import Template
 from .lib.common import ceil_div, channels, derived_once
+from .lib.knobs import SPLIT_K
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.gradients import knobs, sixteen_bits, width
 from .lib.wgmma.images import gathered, image_map
@@ -108,7 +109,7 @@ TEMPLATE: Template = Template(
     name="conv2d_wgrad_wgmma",
     op="conv2d",
     summary="gradient of the filters on Hopper tensor cores (wgmma), x gathered by the copy engine, any stride, NHWC",
-    knobs=knobs("block_m", "block_n"),
+    knobs=knobs("block_m", "block_n", split_k=replace(SPLIT_K, values=(*SPLIT_K.values, 48, 64))),
     tile=(("block_m",), ("block_n",), ("block_k",)),
     constraints=CONSTRAINTS,
     supports=supports,

@@ -19,7 +19,7 @@ from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
 from .lib.mma.derived import Derived, derived
 from .lib.mma.loader import loader
-from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, operand, promotes
+from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, multiplies, operand, promotes
 
 
 def problem(w: Any) -> Problem:
@@ -34,10 +34,8 @@ def operands(config: Mapping[str, Any], w: Any) -> tuple[Operand, Operand]:
 
 
 def supports(w: Any, device: Device) -> bool | str:
-    if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
-        return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
-    if w.dtype in FP8 and device.cc < 89:
-        return f"needs compute capability 8.9 for float8, {device.name} has {device.cc / 10:.1f}"
+    if (answer := multiplies(w, device)) is not True:
+        return answer
     if seeds.complete({}, w, device, TEMPLATE) is None:
         return "the result has more than 2^31 tiles of the largest size"
     return True

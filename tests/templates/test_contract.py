@@ -104,7 +104,7 @@ WORKLOADS: tuple[Workload, ...] = (
         2, 100, 20, 20, 256, 5, 5, padding=2, dtype="float32", math=("tf32", "tf32x3"), deterministic=False, **DGRAD
     ),
     Conv2d(2, 12, 14, 14, 128, 1, 3, dilation=(1, 2), padding=(0, 0, 2, 1), groups=2, dtype="bfloat16", **DGRAD),
-    Conv2d(8, 64, 56, 56, 256, 3, 3, padding=1, stride=2, dtype="float16", math=("fp16_accumulate",), **WGRAD),
+    Conv2d(8, 64, 64, 64, 256, 3, 3, padding=1, stride=2, dtype="float16", math=("fp16_accumulate",), **WGRAD),
     Conv2d(8, 36, 20, 20, 512, 3, 3, dtype="float32", math=("tf32", "tf32x3"), deterministic=False, **WGRAD),
     Conv2d(4, 512, 28, 28, 512, 1, 1, stride=2, dtype="bfloat16", **WGRAD),
     Conv2d(2, 64, 56, 56, 64, 3, 3, stride=2, padding=1, groups=64, dtype="float16", epilogue="drelu(out)", **DGRAD),

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE, Conv2d
 from ..common import channels
 from ..phases import Dense, convolutions, phases
 from .loader import Loader, loader
-from .tiles import Operand, Problem, copy_width, operand
+from .tiles import Operand, Problem, copy_width, multiplies, operand
 
 Config = Mapping[str, Any]
 SHALLOW = Constraint(
@@ -64,15 +65,15 @@ def pixel_rows(op: Operand, threads: int, w: Conv2d) -> PixelRows:
     return PixelRows(rows, w, wide=w.n * w.h * w.w * w.c + border >= 2**31)
 
 
-def copied(w: Conv2d, size: int, what: str) -> bool | str:
+def copied(w: Conv2d, device: Device, size: int, what: str) -> bool | str:
     """Whether operands of ``w`` can be copied: ``size`` channels (``what``) lie side by side, in copies of 4 bytes or
     more. True, or why not."""
     if w.layout != "nhwc":
         return f"copies channels that lie side by side: layout nhwc, not {w.layout}"
     if ITEMSIZE[w.dtype] == 1:
         return f"takes 16- and 32-bit data, not {w.dtype}"
-    if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
-        return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
+    if (answer := multiplies(w, device)) is not True:
+        return answer
     if copy_width(16, size * ITEMSIZE[w.dtype], w.alignment) < 4:
         return f"copies 4 bytes or more: {what} of a group ({size}) are no multiple of that, or not aligned to it"
     return True

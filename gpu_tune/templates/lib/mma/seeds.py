@@ -11,6 +11,7 @@ from ....space.knob import Config, Constraint
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
 from ..common import ceil_div
+from ..knobs import SPLIT_K
 from .tiles import CHUNK, Problem, Shape, native_fp8, promotes
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
@@ -58,6 +59,8 @@ SPREADS = {80: 128 * 64, 90: 128 * 128}
 """By compute capability, where instructions wait for the copies of a whole stage: results of a tile of 16-bit operands
 from which on copies are spread over four k blocks."""
 SPLITS = (2, 3, 4, 6, 8, 12, 16)
+SHARED_PARTS = max(v for v in SPLIT_K.values if isinstance(v, int))
+"""The most parts of K but for a gradient of filters, which has few results for many pixels."""
 SPLIT_ROUNDS = 8
 """Rounds of blocks up to which K is split: beyond, the last one costs little, and parts cost more."""
 STEADY = 8
@@ -120,6 +123,13 @@ def complete(known: Mapping[str, Any], w: Workload, device: Device, template: Te
     return config if not template.violations(config, w, device) else None
 
 
+def has_tile(p: Problem, w: Workload, device: Device, template: Template) -> bool | str:
+    """True, or why no config computes the product ``p`` that ``w``, a convolution, is."""
+    if max(p.m, p.n, p.k) >= 2**31 - 512:
+        return "has 2^31 output pixels or more"
+    return True if complete({}, w, device, template) is not None else "no tile is valid for it"
+
+
 def _broken(values: Mapping[str, Any], w: Workload, device: Device, template: Template) -> list[Constraint]:
     return [x for x in template.constraints if not x.holds(values, w, device)]
 
@@ -145,7 +155,11 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         room = device.sm_count // max(1, problem.work_tiles(base))
         splits = [s for s in SPLITS if s <= room and problem.k_tiles(base) // s >= 4]
         splits = splits[-1:] + splits[:1] or _fuller(base, w, device, problem)
-        for split, how in ((1, "workspace"), *((s, "last_arrival") for s in splits)):
+        ways = [(1, "workspace"), *((s, "last_arrival") for s in splits)]
+        # more parts than one block should add, where a family has so many: a second kernel adds them on the whole chip
+        wide = [s for s in template.knob["split_k"].values if isinstance(s, int) and SHARED_PARTS < s <= room]
+        ways += [(s, "workspace") for s in wide if problem.k_tiles(base) // s >= 4][-1:]
+        for split, how in ways:
             config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
             # a deep tile whose memory suffices for two stages alone is no well-known one: on an RTX 4090 7 % slower
             if config is not None and int(config["stages"]) >= min(3, stages, max(2, problem.k_tiles(config) // split)):
@@ -233,7 +247,10 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         # epilogue: 1500 clocks of start and drain and 200 of every block's own, then results leave at 32 bytes a clock;
         # parts of a split K, which are written and read again, at 40. These follow the played defaults of an A100
         leave = 1500 + 200 * blocks + blocks * area * 4 / 32
-        if c["split_k"] > 1:
+        if c["split_k"] > SHARED_PARTS and c["reduction"] == "workspace":  # written by each, read by all SMs
+            written, read = blocks * area * 4, problem.batch * problem.m * problem.n * 4 * c["split_k"]
+            leave += 2000 + (written + read / device.sm_count) / 40
+        elif c["split_k"] > 1:
             leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 40
             leave += 0.12 * area if c["slice_k"] > 1 else 0  # half of the threads write the parts
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight

@@ -280,6 +280,15 @@ def two_kernels(config: Mapping[str, Any]) -> bool:
     return config["split_k"] > 1 and config["reduction"] == "workspace"
 
 
+def multiplies(w: Any, device: Device) -> bool | str:
+    """True, or why the tensor cores of ``device`` do not multiply the data of ``w``."""
+    if w.dtype == "float32" and not {"tf32", "tf32x3"} & set(w.math):
+        return "computes float32 data only as TF32 or 3xTF32, and math permits neither 'tf32' nor 'tf32x3'"
+    if w.dtype in FP8 and device.cc < 89:
+        return f"needs compute capability 8.9 for float8, {device.name} has {device.cc / 10:.1f}"
+    return True
+
+
 def native_fp8(dtype: str, device: Device) -> bool:
     """Whether mma.sync on 8-bit floats is its own instruction; on 9.0 and 10.x it becomes two float16 ones."""
     return dtype in FP8 and (device.cc == 89 or device.cc >= 120)

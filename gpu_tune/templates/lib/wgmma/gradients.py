@@ -7,17 +7,20 @@ from typing import Any
 
 from ....space.knob import Knob
 from ....workload import ITEMSIZE, Conv2d
+from ..knobs import SPLIT_K
 from ..phases import dense_problems
 from .tiles import KNOBS
 
 
-def knobs(*along: str) -> tuple[Knob, ...]:
+def knobs(*along: str, split_k: Knob = SPLIT_K) -> tuple[Knob, ...]:
     """Those of every family, with what 16-bit operands can have that are contiguous along the blocks ``along``: whole
     swizzles of at least 32 bytes."""
 
     def of_gradients(knob: Knob) -> Knob:
         if knob.name in along:
             return replace(knob, values=tuple(v for v in knob.values if isinstance(v, int) and v % 16 == 0))
+        if knob.name == "split_k":
+            return split_k
         return replace(knob, values=(64, 128)) if knob.name == "block_k" else knob
 
     return tuple(map(of_gradients, KNOBS))

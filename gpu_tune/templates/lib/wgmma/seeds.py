@@ -17,6 +17,7 @@ from ....space.knob import Config
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
 from ..common import ceil_div
+from ..knobs import SPLIT_K
 from . import tiles
 from .tiles import Problem
 
@@ -57,15 +58,19 @@ _SPLITS = (2, 3, 4, 6, 8, 12, 16)
 def seeds(w: Workload, device: Device, template: Template, problem: Problem, base: Mapping[str, Any]) -> list[Config]:
     """Up to COUNT configs, the most promising first; a tile shape appears once with its best cluster and split."""
     found: dict[tuple[Any, ...], Config] = {}
-    for c in sorted(_candidates(w, device, problem, base), key=lambda c: cost(c, w, device, problem)):
+    for c in sorted(_candidates(w, device, template, problem, base), key=lambda c: cost(c, w, device, problem)):
         shape = (*(c[name] for name in _SHAPE), c["split_k"] > 1)
         if len(found) < COUNT and shape not in found and not template.violations(Config(c), w, device):
             found[shape] = Config(c)
     return list(found.values())
 
 
-def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _candidates(
+    w: Workload, device: Device, template: Template, problem: Problem, base: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Every tile of the lists that is not mostly empty, with each cluster and the splits that fill the chip."""
+    wide = template.knob["split_k"].values != SPLIT_K.values
+    parts = (*_SPLITS, 24, 32, 48, 64) if wide else _SPLITS
     for tile in _tiles(problem):
         for cluster_m, cluster_n in _CLUSTERS:
             c = {**base, **tile, "cluster_m": cluster_m, "cluster_n": cluster_n}
@@ -74,7 +79,7 @@ def _candidates(w: Workload, device: Device, problem: Problem, base: Mapping[str
             if cluster_m > rows or cluster_n > columns:
                 continue
             room = device.sm_count * c["min_blocks"] // max(1, rows * columns * problem.batch)
-            splits = [s for s in _SPLITS if s <= room and problem.k_tiles(c) // s >= 4]
+            splits = [s for s in parts if s <= room and problem.k_tiles(c) // s >= 4]
             ways: list[dict[str, Any]] = [{"split_k": s} for s in (1, *splits[-2:])]
             if (cluster_m, cluster_n, c["schedule"]) == (1, 1, "cooperative"):
                 ways += [{"split_k": s, "reduction": "cluster"} for s in (2, 4, 8) if s in splits]

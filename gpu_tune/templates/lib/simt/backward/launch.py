@@ -19,7 +19,7 @@ from . import tiles as tile
 from .derived import derive
 
 
-def knobs(rows: str, columns: str, depth: str) -> tuple[Knob, ...]:
+def knobs(rows: str, columns: str, depth: str, split_k: Knob = shared.SPLIT_K) -> tuple[Knob, ...]:
     """The knobs of a family; what its product's rows, columns and depth are is said in their meanings."""
     sizes = (1, 2, 4, 8, 16, 32, 64, 128)
     return (
@@ -37,7 +37,7 @@ def knobs(rows: str, columns: str, depth: str) -> tuple[Knob, ...]:
         replace(shared.STAGES, meaning="1 one tile, 2 next tile in registers"),
         Knob("unroll", (1, 2, 4, 8, 16, 32), "steps of the depth unrolled"),
         shared.RASTER_GROUP,
-        shared.SPLIT_K,
+        split_k,
         shared.MIN_BLOCKS,
     )
 

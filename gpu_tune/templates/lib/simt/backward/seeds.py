@@ -73,7 +73,7 @@ def default(workload: Any, device: Device, template: Template) -> Config:
 
 def _parts(c: Config, w: Any) -> int:
     """Parts of the depth that are long enough to be worth a second kernel."""
-    return max(1, min(32, tile.steps(c, w) // 16))
+    return max(1, min(512 if w.direction == "wgrad" else 32, tile.steps(c, w) // 16))
 
 
 def _split(c: Config, w: Any, device: Device, template: Template) -> Config:
