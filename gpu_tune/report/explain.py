@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..cuda import cubin as cubins
 from ..cuda.device import Device
 from ..errors import InvalidInput
 from ..kernel.emit import figure, limits
 from ..measure.compiling import prediction_of
 from ..measure.predicted import PredictedMeasurer, judged
-from ..model.performance import Prediction
+from ..model.performance import Prediction, main_step
 from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate
 from ..workload import Workload
@@ -20,23 +21,28 @@ BEST = 3
 """Neighbours that are shown."""
 MOST = 96
 """Neighbours that are compiled and played at most, the nearest first."""
+SAME = 0.0005
+"""Times that differ by less, as a share, are the same to a reader."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
     """A config near the kernel's: what ``changes`` (knob: from, to), its predicted time over the kernel's (``ratio``,
-    below 1 is faster), and what limits it."""
+    below 1 is faster), what limits it, and by how much the cycles of each cause differ (``moved``: as a share of the
+    kernel's cycles, above 0 is more; the largest first)."""
 
     changes: Mapping[str, tuple[Any, Any]]
     ratio: float
     limited_by: str
+    moved: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One kernel, explained. ``occupancy``: resident blocks and warps of an SM and what allows no more. ``pipes``: the
-    share of the hot loop's time that each pipe works. ``causes``: share of the cycles by cause. ``played`` of the
-    config's neighbours, the best of which are ``neighbours``."""
+    """One kernel, explained. ``occupancy``: resident blocks and warps of an SM and what allows no more. ``blocks``: of
+    the main kernel. ``beside``: the share of the time that the plan's other steps take, and the launches. ``pipes``:
+    the share of the hot loop's time that each pipe works. ``causes``: share of the main kernel's cycles by cause.
+    ``played`` of the config's neighbours, the best of which are ``neighbours``; ``faster``: how many are faster."""
 
     workload: Workload
     device: Device
@@ -44,10 +50,14 @@ class Explanation:
     prediction: Prediction
     figure: str
     occupancy: str
+    blocks: int
+    steps: int
+    beside: float
     pipes: Mapping[str, float]
     causes: Mapping[str, float]
     limited_by: str
     played: int
+    faster: int
     neighbours: tuple[Neighbour, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -65,10 +75,14 @@ class Explanation:
             "pipes": dict(self.pipes),
             "occupancy": self.occupancy,
             "waves": p.waves,
+            "blocks": self.blocks,
+            "steps": self.steps,
+            "share_beside": self.beside,
             "iteration_cycles": p.iteration,
             "iterations": p.trips,
             "rest_cycles": p.rest,
             "played": self.played,
+            "faster": self.faster,
             "neighbours": [asdict(n) for n in self.neighbours],
         }
 
@@ -92,9 +106,10 @@ def explain(bound: BoundTemplate, candidate: Candidate, *, jobs: int | None = No
     neighbours = []
     for seconds, _, other in found[:BEST]:
         changed = {k: (candidate.config[k], v) for k, v in other.config.items() if v != candidate.config[k]}
-        neighbours.append(Neighbour(changed, seconds / own.seconds, limits(played[other].terms())))
-    step = max(build.rendered.plan.kernels, key=lambda s: s.blocks * s.threads)
-    taken = build.resources
+        moved = _moved(own, played[other])
+        neighbours.append(Neighbour(changed, seconds / own.seconds, limits(played[other].terms()), moved))
+    step = main_step(build.rendered.plan, build.rendered.estimate)
+    taken = cubins.read(build.cubin).kernels[step.kernel]
     return Explanation(
         bound.workload,
         bound.device,
@@ -102,17 +117,32 @@ def explain(bound: BoundTemplate, candidate: Candidate, *, jobs: int | None = No
         own,
         figure(own.seconds, PREDICTED, judged(own)),
         occupancy(bound.device, step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes),
+        step.blocks,
+        len(build.rendered.plan.steps),
+        max(0.0, 1 - _cycles(own) / (own.seconds * bound.device.clock_mhz * 1e6)),
         own.shares,
         shares(own),
         limits(own.terms()),
         len(played),
+        sum(seconds < (1 - SAME) * own.seconds for seconds, _, _ in found),
         tuple(neighbours),
     )
 
 
+def _cycles(prediction: Prediction) -> float:
+    """Of the main kernel; ``tail`` is in the other causes too."""
+    return sum(cycles for name, cycles in prediction.causes.items() if name != "tail")
+
+
+def _moved(own: Prediction, other: Prediction) -> dict[str, float]:
+    whole = _cycles(own) or 1.0
+    found = {name: (other.causes.get(name, 0.0) - cycles) / whole for name, cycles in own.causes.items()}
+    return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+
+
 def shares(prediction: Prediction) -> dict[str, float]:
     """Share of the cycles by cause, largest first; ``tail`` (idle slots of the last wave) is in the others too."""
-    whole = sum(cycles for name, cycles in prediction.causes.items() if name != "tail") or 1.0
+    whole = _cycles(prediction) or 1.0
     found = {name: cycles / whole for name, cycles in prediction.causes.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
@@ -136,19 +166,34 @@ def occupancy(device: Device, threads: int, registers: int, shared_bytes: int) -
 
 def text(found: Explanation) -> list[tuple[str, str]]:
     """Names and texts of the lines that people read; each line fits beside its name at 80 columns or wraps."""
-    p = found.prediction
+    p, causes = found.prediction, dict(found.causes)
+    tail = causes.pop("tail", 0.0)
+    idle = f"; tail {tail:.0%}, which the others count too" if tail >= 0.005 else ""
+    loop = "none: the code runs from its start to its end"
+    if p.iteration:
+        loop = f"{p.iteration:,.0f} cycles an iteration of the resident blocks, {p.trips:,.4g} iterations"
+    places = p.resident * found.device.sm_count
     lines = [
         ("predicted", found.figure),
         ("the model", p.judged),
-        ("limited by", ", ".join(f"{name} {share:.0%}" for name, share in found.causes.items() if share >= 0.005)),
-        ("hot loop", f"{p.iteration:,.0f} cycles an iteration of the resident blocks, {p.trips:,.4g} iterations"),
-        ("pipes", ", ".join(f"{name} {share:.0%}" for name, share in found.pipes.items() if share >= 0.005)),
+        ("main kernel", f"{1 - found.beside:.0%} of the time of {found.steps} steps" if found.steps > 1 else ""),
+        ("limited by", _listed(causes) + idle),
+        ("hot loop", loop),
+        ("pipes", _listed(found.pipes)),
         ("occupancy", found.occupancy),
-        ("waves", f"{p.waves}"),
+        ("waves", f"{p.waves}: {found.blocks:,} blocks, {places:,} at once"),
     ]
-    for number, near in enumerate(found.neighbours):
+    if found.neighbours:
+        count = "none" if not found.faster else f"{found.faster}"
+        lines.append(("neighbours", f"{found.played} played, {count} of them faster; the best:"))
+    for near in found.neighbours:
         changed = ", ".join(f"{knob} {a} -> {b}" for knob, (a, b) in near.changes.items())
-        words = f"{1 - near.ratio:.1%} less" if near.ratio < 1 else f"{near.ratio - 1:.1%} more"
-        name = f"best of {found.played} near" if number == 0 else ""
-        lines.append((name, f"{changed}: {words} time; {near.limited_by}"))
+        more = near.ratio - 1
+        words = "the same time" if abs(more) < SAME else f"{abs(more):.1%} {'more' if more > 0 else 'less'} time"
+        moved = ", ".join(f"{name} {share:+.0%}" for name, share in list(near.moved.items())[:3] if abs(share) >= 0.005)
+        lines.append(("", f"{changed}: {words}" + (f" ({moved})" if moved else "")))
     return [(name, line) for name, line in lines if line]
+
+
+def _listed(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)

@@ -67,12 +67,13 @@ def kernel_page(found: Explanation) -> str:
 
 def _stalls(found: Explanation) -> bytes:
     figure = _figure(10, 3.4)
-    left, right = figure.subplots(1, 2)
-    for axes, shown, title in (
-        (left, found.causes, "share of the cycles by cause"),
-        (right, found.pipes, "share of the hot loop that each pipe works"),
-    ):
-        named = {name: share for name, share in shown.items() if share >= 0.001}
+    charts = (
+        (found.causes, "share of the main kernel's cycles by cause (tail: the others count it too)"),
+        (found.pipes, "share of the hot loop that each pipe works"),
+    )
+    drawn = [({n: s for n, s in shown.items() if s >= 0.001}, title) for shown, title in charts]
+    drawn = [(named, title) for named, title in drawn if named]  # code without a loop has no shares of pipes
+    for axes, (named, title) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
         axes.barh(list(named), list(named.values()), color="#36c")
         axes.invert_yaxis()
         axes.set_title(title, fontsize=9)

@@ -57,7 +57,7 @@ def test_show_kernel_explains_what_limits_it(warm, monkeypatch, tmp_path):
     monkeypatch.setattr("gpu_tune.report.explain.MOST", 4)
     monkeypatch.setenv("COLUMNS", "80")
     said = run("show", "kernel", *ARGS, "--explain").stdout
-    assert "limited by" in said and "occupancy" in said and "best of 4 near" in said
+    assert "limited by" in said and "occupancy" in said and "neighbours" in said
     assert max(map(len, said.splitlines())) <= 80
     facts = json.loads(run("show", "kernel", *ARGS, "--explain", "--json").stdout)
     assert facts["workload"] == KEY and facts["played"] == 4 and facts["limited_by"]

@@ -31,7 +31,10 @@ def test_neighbours_are_the_best_of_what_was_played(found):
     assert found.played == 8 and len(found.neighbours) == explain.BEST
     ratios = [n.ratio for n in found.neighbours]
     assert ratios == sorted(ratios) and all(r > 0 for r in ratios)
+    assert 0 <= found.faster <= found.played and (found.faster > 0) == (ratios[0] < 1 - explain.SAME)
     for near in found.neighbours:
+        moved = sum(share for name, share in near.moved.items() if name != "tail")
+        assert near.ratio - found.beside == pytest.approx((1 - found.beside) * (1 + moved), rel=0.05)
         assert near.changes and all(found.candidate.config[k] == a and a != b for k, (a, b) in near.changes.items())
 
 
@@ -46,7 +49,7 @@ def test_shares_add_up_and_occupancy_names_what_limits(found):
 
 def test_it_is_told_in_words_in_json_and_on_a_page(found):
     names = [name for name, _ in explain.text(found)]
-    assert names[0] == "predicted" and "limited by" in names and "best of 8 near" in names
+    assert names[0] == "predicted" and "limited by" in names and "neighbours" in names
     facts = json.loads(json.dumps(found.to_json()))
     assert facts["source"] == "predicted" and len(facts["neighbours"]) == 3 and "seconds" not in facts
     pytest.importorskip("matplotlib")

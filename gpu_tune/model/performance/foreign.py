@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...cuda import cubin as cubins
-from ...cuda.device import DEFAULT, Device, by_name
+from ...cuda.device import DEFAULT, KNOWN, Device, by_name
 from ...emulator import unavailable_reason
 from ...errors import EmulationError, InvalidInput, require
 from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
@@ -25,7 +25,7 @@ _APART = 256
 
 
 def predict(
-    cubin: bytes | str | Path,
+    cubin: bytes | bytearray | memoryview | str | Path,
     grid: _Dim,
     block: _Dim,
     *,
@@ -33,18 +33,21 @@ def predict(
     shared_bytes: int = 0,
     trips: float = 1.0,
     dram_bytes: float = 0.0,
-    arguments: Sequence[int | np.generic] | None = None,
+    arguments: Sequence[int | np.generic | np.ndarray] | None = None,
     device: Device | str | None = None,
 ) -> Prediction:
     """The time of one launch of a kernel in a cubin (of Triton, CuPy, CUTLASS, nvcc), from its instructions.
 
-    ``cubin``: its bytes or its file, for ``device``'s architecture. ``kernel``: its name where the cubin has several.
+    ``cubin``: its bytes or its file, for ``device``'s architecture, as ``nvcc -cubin -arch=sm_90 -lineinfo`` and NVRTC
+    make one; of a Triton kernel it is ``compiled.asm["cubin"]``. ``kernel``: its name where the cubin has several, of a
+    C++ kernel without ``extern "C"`` the mangled one or, where that is clear, the name alone.
     ``grid`` and ``block``: blocks and threads, up to three numbers. ``shared_bytes``: dynamic shared memory of a block.
     ``trips``: iterations of the hot loop (the one with most arithmetic) that a block runs. ``dram_bytes``: what the
     whole launch moves to and from DRAM; 0 where that is not to bound it.
 
-    ``arguments``: an entry for each parameter of the kernel: for a pointer the bytes of its array (an int), for a
-    number its value as a NumPy scalar of its width, such as ``np.int32(4096)``. With them, and with a cubin that holds
+    ``arguments``: an entry for each parameter of the kernel: for a pointer the bytes of its array (an int, or a NumPy
+    array, whose values do not matter), for a number its value as a NumPy scalar of its width, such as
+    ``np.int32(4096)``. With them, and with a cubin that holds
     its PTX and line information (``-lineinfo`` of nvcc and NVRTC; Triton's do), one block is run on zeros by the
     emulator to see what the lanes of each access share.
 
@@ -57,22 +60,23 @@ def predict(
     one as seconds. InvalidInput names a cubin of another architecture or kernel, numbers that are no launch, and
     arguments that are not the kernel's, a file that cannot be read; CorruptData a file that is no cubin.
     """
-    data = cubin if isinstance(cubin, bytes) else _read(cubin)
+    data = bytes(cubin) if isinstance(cubin, bytes | bytearray | memoryview) else _read(cubin)
     chip = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
+    what = _not_a_cubin(data)
+    require(not what, "cubin", f"{len(data)} bytes", f"are {what}", "compile it: nvcc -cubin -arch=sm_90 -lineinfo")
     found = cubins.read(data)
     if found.cc != chip.cc:
         rule = f"is of compute capability {found.cc / 10:.1f}, {chip.name} has {chip.cc / 10:.1f}"
-        raise InvalidInput("cubin", f"{len(data)} bytes", rule, "compile it for this device, or name its own")
-    names = list(found.kernels)
-    if kernel is None and len(names) != 1:
-        raise InvalidInput("kernel", ..., f"is one of {', '.join(names) or 'none'}", "name it: kernel=...")
-    name = kernel if kernel is not None else names[0]
-    require(name in found.kernels, "kernel", name, f"is none of {', '.join(names)}", "name one of them")
+        fitting = [name for name, d in KNOWN.items() if d.cc == found.cc]
+        other = f"name its own (device={' or '.join(map(repr, fitting))})" if fitting else "name its own"
+        raise InvalidInput("cubin", f"{len(data)} bytes", rule, f"compile it for this device, or {other}")
+    name = _named(kernel, list(found.kernels))
     launch = [_three("grid", grid), _three("block", block)]
     most = chip.threads_per_block
     require(math.prod(launch[1]) <= most, "block", block, f"is more than {most} threads", "launch fewer")
     for subject, value in (("trips", trips), ("dram_bytes", dram_bytes), ("shared_bytes", shared_bytes)):
-        real = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        real = number and bool(0 <= value < math.inf)
         require(real, subject, value, "is no finite number from 0 on", f"give {subject} as a number")
     lanes = None
     if arguments is not None:
@@ -85,17 +89,52 @@ def predict(
     )  # fmt: skip
 
 
+def _named(kernel: str | None, names: Sequence[str]) -> str:
+    """The kernel that is meant: the only one, one by its name in the cubin, or one whose mangled name has that name."""
+    has = f"the cubin has {', '.join(names) or 'no kernel'}"
+    if kernel is None:
+        require(len(names) == 1, "kernel", ..., f"is not named, and {has}", "name one: kernel=...")
+        return names[0]
+    require(isinstance(kernel, str), "kernel", kernel, "is no name", f"give its name as text; {has}")
+    if kernel in names:
+        return kernel
+    plain = kernel.split("<")[0].split("(")[0].split("::")[-1].strip()
+    fitting = [n for n in names if plain and n.startswith("_Z") and f"{len(plain)}{plain}" in n]
+    rule = "fits several kernels of the cubin" if len(fitting) > 1 else "is no kernel of the cubin"
+    require(len(fitting) == 1, "kernel", kernel, rule, f"name one of {', '.join(fitting or names) or 'none'}")
+    return fitting[0]
+
+
+def _not_a_cubin(data: bytes) -> str:
+    """What other compilers' output ``data`` is; empty where it may be a cubin."""
+    if data[:4] == b"\x50\xed\x55\xba":
+        return "a fat binary, not a cubin"
+    if b".version" in data[:4096] and b".target" in data[:4096] and data[:4] != b"\x7fELF":
+        return "PTX, not a cubin"
+    if b"__global__" in data and data[:4] != b"\x7fELF":
+        return "source code, not a cubin"
+    return ""
+
+
 def _read(cubin: str | Path) -> bytes:
     remedy = "name a cubin, or give its bytes"
     require(isinstance(cubin, (str, Path)), "cubin", type(cubin).__name__, "is neither bytes nor a file's name", remedy)
+    text = str(cubin)
+    what = _not_a_cubin(text.encode()) or ("text, not the name of a file" if "\n" in text else "")
+    compiled = "compile it (nvcc -cubin -arch=sm_90 -lineinfo), and name the cubin or give its bytes"
+    require(not what, "cubin", f"{text.strip()[:40]}...", f"is {what}", compiled)
     try:
         return Path(cubin).read_bytes()
     except OSError as error:
         raise InvalidInput("cubin", str(cubin), f"cannot be read ({error.strerror or error})", remedy) from None
 
 
-def _bound(arguments: Sequence[int | np.generic], taken: cubins.KernelFacts) -> tuple[tuple[Arg, ...], int]:
+def _bound(
+    arguments: Sequence[int | np.generic | np.ndarray], taken: cubins.KernelFacts
+) -> tuple[tuple[Arg, ...], int]:
     """The arguments as a plan has them, every array a part of buffer ``a``; and the bytes of that buffer."""
+    listed = isinstance(arguments, Sequence) and not isinstance(arguments, str)
+    require(listed, "arguments", arguments, "are no list", "give an entry for each parameter, in order")
     params = sorted(taken.params, key=lambda p: p.offset)
     rule = f"are not the {len(params)} parameters of kernel {taken.name!r}"
     require(len(arguments) == len(params), "arguments", len(arguments), rule, "give an entry for each, in order")
@@ -103,6 +142,10 @@ def _bound(arguments: Sequence[int | np.generic], taken: cubins.KernelFacts) -> 
     end = 0
     for place, (value, param) in enumerate(zip(arguments, params)):
         subject, given = f"argument {place}", type(value).__name__
+        rule = f"is for a parameter of {param.size} bytes: pointers and numbers of 4 or 8 bytes are taken alone"
+        require(param.size in (4, 8), subject, given, rule, "leave `arguments` out")
+        if isinstance(value, np.ndarray):
+            value = int(value.nbytes)
         if isinstance(value, np.generic):
             number = isinstance(value, np.number) and value.nbytes in (4, 8)
             require(
@@ -113,8 +156,11 @@ def _bound(arguments: Sequence[int | np.generic], taken: cubins.KernelFacts) -> 
             width = value.nbytes
         else:
             sound = type(value) is int and value >= 0
-            remedy = "give bytes of an array, or a number's value as np.int32(...)"
+            kind = "float32" if given == "float" else "int32"
+            remedy = f"give an array or its bytes, or a number's value as np.{kind}(...)"
             require(sound, subject, value, "is neither a size nor a NumPy scalar", remedy)
+            rule = f"is the size of an array, whose address takes 8 bytes; the parameter has {param.size}"
+            require(param.size == 8, subject, value, rule, "give a number as np.int32(...) or np.float32(...)")
             args.append(BufferArg("a", end))
             end += -(-value // _APART) * _APART
             width = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import gpu_tune as gt
 from gpu_tune.cuda import nvrtc
 from gpu_tune.errors import CorruptData, InvalidInput
+from gpu_tune.model.performance import foreign
 from tests.helpers.emulator.snippets import needs_emulator
 
 pytestmark = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
@@ -42,8 +44,9 @@ def test_more_work_takes_longer(cubin: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"device": "nvidia-h200"}, "of compute capability 8.0, nvidia-h200 has 9.0"),
-        ({"kernel": "other"}, "is none of sums"),
+        ({"device": "nvidia-h200"}, r"capability 8.0, nvidia-h200 has 9.0; .* \(device='nvidia-a100'\)"),
+        ({"kernel": "other"}, "is no kernel of the cubin; name one of sums"),
+        ({"kernel": 3}, "kernel: 3 is no name"),
         ({"grid": 0}, "is not one to three positive integers"),
         ({"grid": 1.5}, "is not one to three positive integers"),
         ({"grid": (1, 2, 3, 4)}, "is not one to three positive integers"),
@@ -108,7 +111,10 @@ def test_arguments_tell_what_lanes_share(cubin: bytes, caplog: pytest.LogCapture
     ("arguments", "said"),
     [
         ((2**20, 2**20), "are not the 3 parameters of kernel 'sums'"),
-        ((2**20, 2**20, 2**20), "argument 2: 'int' takes 8 bytes, the parameter has 4"),
+        ((2**20, 2**20, 2**20), "argument 2: 1048576 is the size of an array, .* the parameter has 4"),
+        ((2**20, 2**20, 9.5), r"neither a size nor a NumPy scalar; .* np.float32\(...\)"),
+        (5, "arguments: 5 are no list"),
+        ({"a": 1, "out": 2, "n": 3}, "are no list"),
         ((2**20, 2**20, np.int64(9)), "takes 8 bytes, the parameter has 4"),
         ((2**20, -1, np.int32(9)), "argument 1: -1 is neither a size nor a NumPy scalar"),
         ((2**20, 2**20, np.int16(9)), "is no number of 4 or 8 bytes"),
@@ -117,6 +123,33 @@ def test_arguments_tell_what_lanes_share(cubin: bytes, caplog: pytest.LogCapture
 def test_arguments_that_are_not_the_kernels_are_refused(cubin: bytes, arguments: tuple[object, ...], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         gt.predict(cubin, 1, 32, device="nvidia-a100", arguments=arguments)
+
+
+def test_bytes_of_any_kind_arrays_and_numbers_of_numpy_are_taken(cubin: bytes) -> None:
+    ask: dict[str, Any] = {"trips": np.int64(7), "device": "nvidia-a100"}
+    arrays = (np.zeros(2**10, np.float32), np.zeros(2**10, np.float32), np.int32(9))
+    found = [gt.predict(bytearray(cubin), 1, 32, arguments=arrays, **ask), gt.predict(memoryview(cubin), 1, 32, **ask)]
+    assert found[0].terms() == found[1].terms() == gt.predict(cubin, 1, 32, trips=7, device="nvidia-a100").terms()
+
+
+def test_a_kernel_of_cpp_is_named_as_in_its_source() -> None:
+    names = ["plain", "_Z3addIfEvPT_", "_ZN1a3subIfEvPT_", "_ZN1b3subIfEvPT_"]
+    assert foreign._named("add<float>", names) == foreign._named("add", names) == names[1]
+    assert foreign._named("plain", names) == "plain"
+    for kernel, said in (
+        ("sub", "fits several kernels of the cubin; name one of _ZN1a3subIfEvPT_, _ZN1b"),
+        ("dd", "is no kernel of the cubin"),
+        (None, "is not named, and the cubin has plain, _Z3add"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            foreign._named(kernel, names)
+
+
+def test_what_other_compilers_make_is_named() -> None:
+    ptx = b"//\n.version 8.0\n.target sm_80\n"
+    for given, said in ((ptx, "PTX"), (b"\x50\xed\x55\xba rest", "a fat binary"), (SOURCE, "source code")):
+        with pytest.raises(InvalidInput, match=f"{said}, not a cubin"):
+            gt.predict(given, 1, 32)
 
 
 def test_what_is_no_cubin_is_damaged_data() -> None:
