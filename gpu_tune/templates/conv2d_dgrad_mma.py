@@ -86,7 +86,8 @@ def supports(w: Any, device: Device) -> bool | str:
     if found is not True:
         return found
     if math.prod(w.stride) > MOST_PHASES:
-        return f"takes strides with at most {MOST_PHASES} phases, not {w.stride[0]}x{w.stride[1]}"
+        strides = f"{w.stride[0]}x{w.stride[1]}"
+        return f"takes strides with at most {MOST_PHASES} phases, each of which is a kernel to compile, not {strides}"
     problems = dense_problems(w)
     if isinstance(problems, str):
         return problems

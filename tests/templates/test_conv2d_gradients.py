@@ -81,11 +81,11 @@ def test_phases_of_a_stride_are_dense_problems_on_tensor_cores() -> None:
 def test_what_tensor_cores_do_not_take_is_named() -> None:
     workload = Conv2d(**MATRIX, direction="dgrad")
     for change, said in (
-        (dict(stride=(3, 2)), "at most 4 phases, not 3x2"),
+        (dict(stride=(3, 2)), "at most 4 phases, each of which is a kernel to compile, not 3x2"),
         (dict(stride=2, dilation=2, padding=2, epilogue="bias"), "an epilogue would change"),
         (dict(h=1, stride=4, r=1, s=1, padding=(1, 0, 0, 0)), "at most 4"),
         (dict(h=1, stride=(2, 1), r=1, padding=(1, 0, 0, 0)), "no pixel that meets"),
-        (dict(layout="nchw"), "layout nhwc, not nchw"),
+        (dict(layout="nchw"), "in layout nhwc, not nchw"),
         (dict(dtype="float8_e4m3", out_dtype="float16"), "takes 16- and 32-bit data"),
         (dict(dtype="float32", out_dtype="float32"), "math permits neither"),
         (dict(padding=3), "leaves no part of dy out"),

@@ -69,9 +69,9 @@ def copied(w: Conv2d, device: Device, size: int, what: str) -> bool | str:
     """Whether operands of ``w`` can be copied: ``size`` channels (``what``) lie side by side, in copies of 4 bytes or
     more. True, or why not."""
     if w.layout != "nhwc":
-        return f"copies channels that lie side by side: layout nhwc, not {w.layout}"
+        return f"copies channels, which lie side by side in layout nhwc, not {w.layout}"
     if ITEMSIZE[w.dtype] == 1:
-        return f"takes 16- and 32-bit data, not {w.dtype}"
+        return f"takes 16- and 32-bit data, not {w.dtype}: bytes that are read across rows are not turned here"
     if (answer := multiplies(w, device)) is not True:
         return answer
     if copy_width(16, size * ITEMSIZE[w.dtype], w.alignment) < 4:
