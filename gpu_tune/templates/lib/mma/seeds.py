@@ -252,7 +252,8 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
             leave += 2000 + (written + read / device.sm_count) / 40
         elif c["split_k"] > 1:
             leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 40
-            leave += 0.12 * area if c["slice_k"] > 1 else 0  # half of the threads write the parts
+            # half of the threads write the parts of slices: 2000 clocks for 128x128, as played on an A100
+            leave += 0.12 * area if c["slice_k"] > 1 and area >= 128 * 128 else 0
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
         return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
