@@ -13,14 +13,11 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda import driver, nvrtc
-from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidInput, MeasureError
 from gpu_tune.kernel import emit
 from gpu_tune.kernel.kernel import EmulatedResult, TunedKernel
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, MemsetStep, ScalarArg
-from gpu_tune.reference import allocate, example_inputs, reference, results
-from gpu_tune.templates.bound import BoundTemplate
-from gpu_tune.templates.registry import registry
+from gpu_tune.reference import allocate, example_inputs, reference
 from gpu_tune.workload import Conv2d, Matmul
 from tests.helpers import device_memory as memory
 from tests.helpers.on_gpu import OnGpu
@@ -91,32 +88,6 @@ def test_alpha_beta_and_an_output_in_place_of_c(general, no_gpu):
     c[:] = np.nan
     out = kernel.emulate(given["a"], given["b"], alpha=1.0)
     np.testing.assert_allclose(out, given["a"] @ given["b"], rtol=1e-5, atol=1e-6)
-
-
-def saving(**changes: object) -> TunedKernel:
-    """The default of matmul_simt, which saves what its activation is given."""
-    w = Matmul(9, 18, 16, dtype="float32", epilogue="relu(aux)")
-    bound = BoundTemplate(registry()["matmul_simt"], w, by_name("nvidia-h200"))
-    rendered = bound.render(bound.space().default())
-    return TunedKernel(replace(winner(w, rendered.source, rendered.plan), **changes))
-
-
-def test_a_kernel_with_two_results_returns_both(no_gpu):
-    kernel = saving()
-    given = inputs(kernel.workload)
-    expected = results(kernel.workload, given)
-    out, aux = kernel.emulate(given["a"], given["b"])
-    into = {"out": np.zeros_like(out), "aux": np.full_like(aux, 0xAA)}
-    again = kernel.emulate(given["a"], given["b"], **into)
-    assert again[0] is into["out"] and again[1] is into["aux"]
-    for made in ((out, aux), again):
-        np.testing.assert_allclose(made[0], expected["out"], rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(made[1], expected["aux"])
-    into["aux"].flags.writeable = False
-    with pytest.raises(InvalidInput, match=r"aux: .* is read-only"):
-        kernel.emulate(given["a"], given["b"], **into)
-    with pytest.raises(InvalidInput, match=r"aux\.shape"):
-        kernel.emulate(given["a"], given["b"], aux=aux[:3])
 
 
 def test_facts_are_properties(toy_winner):
