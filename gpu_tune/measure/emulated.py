@@ -2,7 +2,8 @@
 
 The smaller workload keeps the config and everything that the code's paths depend on: layout, dtype, epilogue, strides
 beyond the row, how far each size is from a multiple of 128 (so tails stay tails). Sizes are compiled into the source,
-so it is rendered again.
+so it is rendered again. Where a config wants more tiles than the emulator can compute (whole waves of them, and some
+beyond), it is rendered for a slice of the device with a few SMs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import reference
+from ..cuda.device import Device
 from ..emulator import run_plan
 from ..errors import CompilerMissing, GpuTuneError, MeasureError, StoreError
 from ..plan import LaunchPlan
@@ -24,6 +26,8 @@ from .protocol import Build
 
 WHOLE = 3e8
 """FLOP up to which the workload itself is executed (the emulator does about 10^9 a second)."""
+SLICES = (1, 3, 5)
+"""SMs of slices of a device, for configs whose grid depends on it."""
 LARGEST = 6e9
 """FLOP up to which it is executed when no smaller workload satisfies the config's constraints."""
 
@@ -40,12 +44,14 @@ def check(build: Build, seed: int = 0) -> Check:
     if small is None:
         rule = "no smaller workload satisfies the config's constraints"
         return Check("result", "emulator", False, rule, bound.computed.key)
-    found = Check("result", "emulator", False, workload=small.key)
+    found = Check("result", "emulator", False, workload=small.computed.key)
     try:
-        rendered = build.rendered if small == bound.computed else bound.on(small).render(config)
+        rendered = build.rendered if small is bound else small.render(config)
     except GpuTuneError as error:
         return replace(found, detail=f"could not be executed: {error}"[:500])
-    return _executed(rendered, rendered.plan, small, bound, seed)
+    found = _executed(rendered, rendered.plan, small.computed, small.device, seed)
+    part = "" if small.device == bound.device else f", on {small.device.sm_count} SMs"
+    return replace(found, detail=found.detail + part)
 
 
 def check_sizes(bound: BoundTemplate, config: Config, sizes: Sequence[int], seed: int = 0) -> Iterator[Check]:
@@ -58,20 +64,20 @@ def check_sizes(bound: BoundTemplate, config: Config, sizes: Sequence[int], seed
         rule = "no smaller workload satisfies the config's constraints"
         yield Check("result", "emulator", False, rule, bound.computed.key)
         return
-    rendered = bound.on(small).render(config)
+    rendered = small.render(config)
     assert rendered.open_plan is not None
     for size in sizes:
-        yield _executed(rendered, rendered.open_plan.at(size), small.resized(size), bound, seed)
+        yield _executed(rendered, rendered.open_plan.at(size), small.computed.resized(size), small.device, seed)
 
 
-def _executed(rendered: Rendered, plan: LaunchPlan, workload: Workload, bound: BoundTemplate, seed: int) -> Check:
+def _executed(rendered: Rendered, plan: LaunchPlan, workload: Workload, device: Device, seed: int) -> Check:
     """``rendered`` run by ``plan`` on inputs of ``workload``."""
     found = Check("result", "emulator", False, workload=workload.key)
     try:
         arrays = reference.example_inputs(workload, seed)
         scalars = {name: value for name, value in (("alpha", 0.75), ("beta", 0.5)) if name in workload.scalars()}
         made = reference.empty_results(workload)
-        given, device = {**arrays, **made}, bound.device
+        given = {**arrays, **made}
         options: dict[str, Any] = dict(scalars=scalars, arch=device.arch, device=device, seed=seed, writes=tuple(made))
         report = run_plan(rendered.source, plan, given, **options)
         if report.findings:  # advice too: what this package emits waits for all that it starts
@@ -85,19 +91,19 @@ def _executed(rendered: Rendered, plan: LaunchPlan, workload: Workload, bound: B
         return replace(found, detail=f"could not be executed: {error}"[:500])
 
 
-def stand_in(bound: BoundTemplate, config: Config) -> Workload | None:
-    """What ``bound`` computes where that is small, else the first smaller one that ``config`` is valid for, or None."""
+def stand_in(bound: BoundTemplate, config: Config) -> BoundTemplate | None:
+    """``bound`` where what it computes is small, else for the first smaller workload that ``config`` is valid for, on
+    its device or a slice of that; or None."""
     workload = bound.computed
     if workload.flops <= WHOLE:
-        return workload
-    for small in smaller(workload):
-        try:
-            fits = small.flops <= LARGEST and bound.template.supported(small, bound.device) is True
-            if fits and not bound.on(small).violations(config):
-                return small
-        except GpuTuneError:
-            continue
-    return workload if workload.flops <= LARGEST else None
+        return bound
+    for device in (bound.device, *(replace(bound.device, sm_count=sms) for sms in SLICES)):
+        for small in smaller(workload):
+            with contextlib.suppress(GpuTuneError):
+                fits = small.flops <= LARGEST and bound.template.supported(small, device) is True
+                if fits and not (found := bound.on(small, device)).violations(config):
+                    return found
+    return bound if workload.flops <= LARGEST else None
 
 
 def smaller(workload: Workload) -> Iterator[Workload]:

@@ -209,7 +209,8 @@ class MainLoop:
     (across where ``band_along`` is "n"), for reuse in L2. ``stages``: tiles of K in shared memory at once.
     ``consumers``: of a warp-specialised kernel, warpgroups that multiply what a producer copies; ``in_turn``: each has
     units of its own. ``shares``: blocks that share a tile of rows, and one of columns, by multicast. ``walks``: how the
-    operands lie in memory (empty: not known).
+    operands lie in memory (empty: not known). ``tail``: units, the last ones, that are split into ``parts`` parts of K;
+    ``part_bytes``: of a part's sums.
     """
 
     kernel: str
@@ -224,6 +225,9 @@ class MainLoop:
     in_turn: bool = False
     shares: tuple[int, int] = (1, 1)
     walks: tuple[Walk, ...] = ()
+    tail: int = 0
+    parts: int = 1
+    part_bytes: int = 0
 
     @property
     def units(self) -> int:

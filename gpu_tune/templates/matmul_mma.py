@@ -77,7 +77,7 @@ TEMPLATE: Template = Template(
     summary="tensor cores by mma.sync, operands through a multistage cp.async pipeline",
     knobs=KNOBS,
     tile=(("block_m",), ("block_n",), ("block_k",)),
-    constraints=constraints(problem, operands, _atomics),
+    constraints=constraints(problem, operands, _atomics, split_tail=True),
     supports=supports,
     derive=derive,
     resources=lambda c, w, d: launch.resources("matmul_mma", c, w, d, problem(w), operands(c, w)),

@@ -144,11 +144,13 @@ def test_large_workloads_are_executed_on_a_small_one_that_keeps_config_and_tails
     device = by_name("nvidia-h200")
     large = Matmul(4100, 8192, 5003, dtype="float32", ldc=8200)
     config, bound = candidate().config, BoundTemplate(templates["toy"], large, device)
-    small = emulated.stand_in(bound, config)
+    found = emulated.stand_in(bound, config)
+    assert found is not None and found.device == device
+    small = found.computed
     assert isinstance(small, Matmul) and small.flops <= emulated.WHOLE
     assert (small.m % 128, small.n % 128, small.k % 128) == (4, 0, 5003 % 128) and small.ldc == small.n + 8
     cube = Matmul(64, 64, 64, dtype="float32")
-    assert emulated.stand_in(bound.on(cube), config) == cube
+    assert emulated.stand_in(own := bound.on(cube), config) is own
 
 
 CONVOLUTIONS = [
@@ -200,9 +202,9 @@ def test_a_machine_that_cannot_execute_says_nothing_of_a_result(
 
     monkeypatch.setattr(emulated, "run_plan", raising(fault))
     with pytest.raises(type(fault)):
-        emulated._executed(rendered, rendered.plan, bound.computed, bound, 0)
+        emulated._executed(rendered, rendered.plan, bound.computed, bound.device, 0)
     monkeypatch.setattr(emulated, "run_plan", raising(EmulationError("an instruction")))
-    check = emulated._executed(rendered, rendered.plan, bound.computed, bound, 0)
+    check = emulated._executed(rendered, rendered.plan, bound.computed, bound.device, 0)
     assert not check.ok and check.detail == "could not be executed: an instruction"
 
 

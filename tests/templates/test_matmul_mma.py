@@ -57,8 +57,13 @@ def test_defaults_compile_without_spills(name: str, chip: object) -> None:
 @pytest.mark.parametrize("chip", sweep.CHIPS, ids=lambda d: d.name)
 def test_defaults_suit_the_shape(chip: Device) -> None:
     """Wide tiles for a large product, low ones for few rows, K split where tiles alone leave SMs idle."""
-    large = TEMPLATE.default(Matmul(4096, 4096, 4096, dtype="float16", layout="nt"), chip)
-    assert large["block_m"] * large["block_n"] >= 128 * 64 and large["stages"] >= 3 and large["split_k"] == 1
+    workload = Matmul(4096, 4096, 4096, dtype="float16", layout="nt")
+    large = TEMPLATE.default(workload, chip)
+    assert large["block_m"] * large["block_n"] >= 128 * 64 and large["stages"] >= 3
+    left = {"nvidia-rtx-3090": 20, "nvidia-rtx-5090": 4}  # tiles beyond whole waves, of 82 and 340
+    assert (large["split_k"] > 1) == (large["grid"] == "split_tail") == (chip.name in left)
+    if chip.name in left:
+        assert TEMPLATE.derive(large, workload, chip).layout.tail == left[chip.name]
     decode = TEMPLATE.default(Matmul(8, 4096, 4096, dtype="float16", layout="nt"), chip)
     assert decode["block_m"] == 16
     assert -(-4096 // decode["block_n"]) * decode["split_k"] >= 0.4 * chip.sm_count
@@ -196,6 +201,45 @@ def test_persistent_blocks_walk_over_many_tiles(store: str, split: int) -> None:
     assert chosen is not None and chosen["epilogue_store"] == store and chosen["split_k"] == split
     assert TEMPLATE.plan(chosen, workload, small).kernels[0].blocks == 3
     sweep.right(TEMPLATE, chosen, workload, small, 4)
+
+
+@emulated
+@pytest.mark.parametrize("store, split, slices", [("direct", 2, 1), ("staged", 3, 2)])
+def test_tiles_beyond_whole_waves_are_computed_in_parts(store: str, split: int, slices: int) -> None:
+    """18 tiles on 4 SMs: 4 whole waves, and the K of the last 2 tiles split; the same bits whoever arrives last."""
+    small = replace(A100, sm_count=4)
+    workload = Matmul(70, 90, 500, batch=2, dtype="float16", layout="nt", out_dtype="float32", epilogue="bias")
+    tile = dict(block_m=32, block_n=32, block_k=64, slice_k=slices, fragment_buffers=3 - slices, stages=2)
+    tail = dict(grid="split_tail", split_k=split, reduction="last_arrival", epilogue_store=store)
+    chosen = config(workload, small, **tile, **tail)
+    plan, found = TEMPLATE.plan(chosen, workload, small), TEMPLATE.derive(chosen, workload, small).layout
+    assert plan.kernels[0].blocks == 4 and (found.whole_tiles, found.tail, found.work) == (16, 2, 16 + 2 * split)
+    assert plan.workspace_bytes == 256 + 2 * split * 32 * 32 * 4 and plan.zeroed_span == 256
+    runs = [sweep.right(TEMPLATE, chosen, workload, small, seed).arrays["out"] for seed in (2, 3)]
+    arrays = {**reference.example_inputs(workload, 2), "out": reference.allocate(workload.arrays()["out"])}
+    source = render(TEMPLATE, chosen, workload, small)
+    again = [emulator.run_plan(source, plan, arrays, arch="sm_80", seed=s).arrays["out"] for s in (7, 8)]
+    assert all(np.array_equal(runs[0], other) for other in again) and not np.array_equal(*runs)
+
+
+def test_a_tail_is_split_where_it_takes_less_than_a_wave() -> None:
+    """On 108 SMs 128 x 128 tiles of 4096 x 4096 are 9 waves and 52 tiles, of 3456 x 4096 exactly 8 waves."""
+    tile = dict(
+        block_m=128, block_n=128, block_k=32, warp_m=64, warp_n=64, slice_k=1, stages=4, min_blocks=1, raster_group=1
+    )
+    plain = config(Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt"), **tile)
+
+    def broken(m: int, **change: object) -> list[str]:
+        changed = plain.replace(**{"grid": "split_tail", "split_k": 2, "reduction": "last_arrival", **change})
+        found = TEMPLATE.violations(changed, Matmul(m, 4096, 4096, dtype="bfloat16", layout="nt"), A100)
+        return [text.split(":")[0] for text in found]
+
+    assert broken(4096) == [] == broken(4096, split_k=3)
+    assert broken(3456) == broken(128) == ["split_tail_useful"]  # no tile is left; there is no whole wave
+    assert broken(4096, split_k=1, reduction="workspace") == ["split_tail_legal", "split_tail_useful"]
+    assert "split_tail_legal" in broken(4096, reduction="workspace")
+    assert broken(4096, min_blocks=2) == ["split_tail_useful"]  # 160 of 216 are left, more than half a wave
+    assert broken(4096, min_blocks=2, split_k=4) == []  # which are three rounds of quarters
 
 
 @emulated

@@ -45,6 +45,20 @@ def test_one_source_computes_every_size(family, split):
         assert check.ok, f"{check.workload}: {check.detail}"
 
 
+def test_a_split_tail_is_of_every_size_its_own():
+    """4 SMs and 3 columns of tiles: some sizes leave no tile over, some fill no wave."""
+    b = replace(bound("matmul_mma", 200, epilogue="residual"), device=replace(H200, sm_count=4))
+    tile = dict(block_m=32, warp_m=16, block_n=32, warp_n=32, slice_k=1, min_blocks=1, stages=2)
+    tail = dict(grid="split_tail", split_k=2, reduction="last_arrival")
+    config = b.default().replace(**tile, **tail)
+    rendered = b.render(config)
+    assert len({rendered.open_plan.at(m).workspace_bytes for m in (1, 128, 200)}) == 1
+    for check in emulated.check_sizes(b, config, [1, 33, 65, 128, 129, 200]):
+        assert check.ok, f"{check.workload}: {check.detail}"
+    for m in (1, 128, 200):
+        assert replace(b, workload=b.workload.resized(m), tuned=200).estimate(config).loop.tail == -(-m // 32) * 3 % 4
+
+
 @pytest.mark.parametrize(("family", "layout", "fields"), [
     ("matmul_simt", "tt", {"batch": 2}), ("matmul_mma", "tn", {"batch": 2}), ("matmul_wgmma", "tn", {}),
     ("matmul_mma", "tt", {"dtype": "int8", "out_dtype": "float32"})])  # fmt: skip

@@ -90,7 +90,7 @@ class Kernel:
     _alone: Costs | None = None
 
     def __post_init__(self) -> None:
-        self.path = trace.path(self.program)
+        self.path = trace.path(self.program, whole=self.loop is not None and self.loop.parts > 1)
         self.roles = roles.find(self.program, self.loop)
         self.sm = architecture(self.program.cc)
         work = trace.lane_work(self.program)

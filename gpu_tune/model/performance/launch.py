@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...cuda.device import Device
+from ...plan import MainLoop
 from .block import Kernel
 from .constants import DRAM_SHARE
-from .costs import CAUSES, L2, meet
+from .costs import CAUSES, L2, LATENCY, meet
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class OnSms:
     causes: dict[str, float]
 
 
+NOTHING = OnSms(0.0, 0.0, dict.fromkeys(CAUSES, 0.0))
+
+
 def on_sms(kernel: Kernel, waves: Waves, trips: float, units: int, device: Device, address: float = 0.0) -> OnSms:
     """Each wave takes what its residents take together; the last one plays the blocks that are left.
 
@@ -61,6 +65,28 @@ def on_sms(kernel: Kernel, waves: Waves, trips: float, units: int, device: Devic
     return OnSms(total, tail, dict(zip(CAUSES, causes.tolist())))
 
 
+def on_sms_in_parts(kernel: Kernel, loop: MainLoop, trips: float, blocks: int, device: Device, address: float) -> OnSms:
+    """The tail of ``loop``: ``blocks`` blocks compute its units in parts, in rounds.
+
+    A part takes its share of a unit's ``trips``, and its own start and end. Its sums go to L2, from where the block
+    that arrives last reads those of all parts; between lie a store, the atomic that counts it and the first load.
+    ``address`` as for :func:`on_sms`.
+    """
+    items, sms = loop.tail * loop.parts, device.sm_count
+    rounds, together = math.ceil(items / blocks), math.ceil(min(items, blocks) / sms)
+    wave = kernel.wave(together, trips / loop.parts, rounds)
+    beside = wave.iteration * trips / loop.parts or wave.cycles / rounds
+    longer = (meet(beside, address / loop.parts * together) - beside) * rounds
+    ending = math.ceil(loop.tail / sms)
+    moving = (together * rounds + ending * loop.parts) * loop.part_bytes / kernel.sm.l2_bytes
+    waiting = 3 * kernel.sm.l2 + 2 * kernel.sm.barrier
+    causes = wave.causes.copy()
+    causes[L2] += longer + moving
+    causes[LATENCY] += waiting
+    cycles = wave.cycles + longer + moving + waiting
+    return OnSms(cycles, cycles * (1 - items / (rounds * blocks)), dict(zip(CAUSES, causes.tolist())))
+
+
 def dram_seconds(nbytes: float, device: Device) -> float:
     return nbytes / (device.bandwidth * DRAM_SHARE)
 
@@ -78,15 +104,25 @@ class Tiling:
     written: float
     group: int = 8
 
-    def dram_bytes(self, together: int, device: Device, cold: bool) -> float:
-        """Each wave of ``together`` tiles reads its rows and columns anew, less what L2 keeps between waves."""
-        tiles = self.down * self.across
-        together = max(1, min(tiles, together))
-        rows = min(self.group, self.down)
-        columns = min(math.ceil(together / rows), self.across)
-        rows = min(self.down, math.ceil(together / columns))
-        every = math.ceil(tiles / together) * (rows * self.row_bytes + columns * self.column_bytes)
+    def dram_bytes(self, together: int, device: Device, cold: bool, tail: int = 0) -> tuple[float, float]:
+        """Each wave of ``together`` tiles reads its rows and columns anew, less what L2 keeps between waves.
+
+        All bytes, and those of them that belong to the last ``tail`` tiles, whose parts walk along K together.
+        """
+        tiles = self.down * self.across - tail
+        every = math.ceil(tiles / max(1, min(tiles, together))) * self._wave(min(tiles, together))
+        last = tail // together * self._wave(together) + (self._wave(tail % together) if tail % together else 0.0)
+        every += last
         over = min(1.0, max(0.0, self.compulsory / (0.6 * device.l2_bytes) - 1.0))
         again = max(0.0, every - self.compulsory) * over
         first = self.compulsory if cold else self.compulsory * over
-        return first + again + self.written
+        moved = first + again + self.written
+        return moved, moved * last / every
+
+    def _wave(self, together: int) -> float:
+        """Bytes of the rows and columns of tiles that run together."""
+        together = max(1, together)
+        rows = min(self.group, self.down)
+        columns = min(math.ceil(together / rows), self.across)
+        rows = min(self.down, math.ceil(together / columns))
+        return rows * self.row_bytes + columns * self.column_bytes

@@ -192,9 +192,9 @@ def _played(
     loop = kernel.loop
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
     nbytes, written = _bytes(workload)
-    trips, units, dram, address = 1.0, 1, float(nbytes), 0.0
+    trips, units, dram, last, address = 1.0, 1, float(nbytes), 0.0, 0.0
     if loop is not None:
-        units = -(-loop.units // step.blocks)
+        units = -(-(loop.units - loop.tail) // step.blocks)
         if kernel.roles is not None:
             trips = float(loop.steps)
         elif kernel.work:
@@ -208,10 +208,10 @@ def _played(
             written=float(written),
             group=loop.band,
         )
-        dram = tiling.dram_bytes(max(1, resident) * device.sm_count, device, cold)
+        dram, last = tiling.dram_bytes(max(1, resident) * device.sm_count, device, cold, loop.tail)
     elif kernel.work:  # nothing is declared: the workload's arithmetic says how often the hot loop runs
         trips = max(1.0, workload.flops / 2 / (step.blocks * kernel.work * kernel.warps))
-    return _launched(kernel, step.blocks, resident, trips, units, dram, device, address)
+    return _launched(kernel, step.blocks, resident, trips, units, dram, device, address, last)
 
 
 def _launched(
@@ -223,19 +223,25 @@ def _launched(
     dram: float,
     device: Device,
     address: float = 0.0,
+    last: float = 0.0,
 ) -> Prediction:
-    """``units``: of work that a block walks over, each of ``trips`` iterations and its own prologue and epilogue."""
+    """``units``: of work that a block walks over, each of ``trips`` iterations and its own prologue and epilogue;
+    behind them comes the tail that the kernel's loop declares, for which ``last`` of the ``dram`` bytes move."""
     if not resident:
         return Prediction(math.inf, math.nan, math.nan, 0, 0, {}, limiter="does not fit")
     waves = launch.Waves.of(blocks, resident, device)
     clock = device.clock_mhz * 1e6
-    run = launch.on_sms(kernel, waves, trips, units, device, address)
+    run = launch.on_sms(kernel, waves, trips, units, device, address) if units else launch.NOTHING
     cycles = run.cycles
-    moved = launch.dram_seconds(dram, device)
-    seconds = meet(cycles / clock, moved)
-    causes = dict(run.causes)
+    seconds = meet(cycles / clock, launch.dram_seconds(dram - last, device))
+    causes, idle = dict(run.causes), run.tail
+    if kernel.loop is not None and kernel.loop.tail:
+        more = launch.on_sms_in_parts(kernel, kernel.loop, trips, blocks, device, address)
+        seconds += meet(more.cycles / clock, launch.dram_seconds(last, device))
+        cycles, idle = cycles + more.cycles, idle + more.tail
+        causes = {name: value + more.causes[name] for name, value in causes.items()}
     causes["dram"] = max(0.0, seconds * clock - cycles)
-    causes["tail"] = run.tail
+    causes["tail"] = idle
     wave = kernel.wave(min(resident, max(1, math.ceil(blocks / device.sm_count))), trips, units)
     rest = max(0.0, wave.cycles / units - wave.iteration * trips)
     shares = dict(zip(UNITS[1:], wave.shares[1:].tolist()))

@@ -28,8 +28,11 @@ class Path:
         return (len(self.head) + size * np.arange(1, iterations + 1) - 1).astype(np.int32)
 
 
-def path(program: Program) -> Path:
-    """The path through the hot loop: conditional branches forward are not taken unless nothing else leads there."""
+def path(program: Program, whole: bool = False) -> Path:
+    """The path through the hot loop: conditional branches forward are not taken unless nothing else leads there.
+
+    ``whole``: that of a unit of work that is not split, around the atomics by which parts are counted.
+    """
     loop = program.hot_loop
     if loop is None:
         return Path(walk(program, 0, len(program)), _none(), _none())
@@ -37,7 +40,7 @@ def path(program: Program) -> Path:
     body = walk(program, loop[0], loop[1])
     if not len(body) or body[-1] != loop[1]:
         body = np.concatenate([body, [loop[1]]])
-    tail = walk(program, loop[1] + 1, len(program))
+    tail = walk(program, loop[1] + 1, len(program), program.is_("ATOMG ATOM") if whole else None)
     return Path(head.astype(np.int32), body.astype(np.int32), tail.astype(np.int32))
 
 
@@ -64,8 +67,11 @@ def _none() -> NDArray[np.int32]:
     return np.zeros(0, np.int32)
 
 
-def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
-    """From ``start`` to just before ``stop``, or to the end of the kernel where ``stop`` lies behind all code."""
+def walk(program: Program, start: int, stop: int, around: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    """From ``start`` to just before ``stop``, or to the end of the kernel where ``stop`` lies behind all code.
+
+    A conditional branch forward is taken where it leads past instructions of ``around``.
+    """
     places, targets, certain = program.turns  # straight stretches lie between, so Python looks at branches alone
     parts: list[NDArray[np.int32]] = []
     untaken: list[tuple[int, int]] = []
@@ -88,6 +94,8 @@ def walk(program: Program, start: int, stop: int) -> NDArray[np.int32]:
             seen.add(target)
             if target >= stop or target < start:
                 break
+            at = target
+        elif around is not None and place < target <= stop and around[place:target].any():
             at = target
         else:
             if not certain[nearest] and place < target <= stop and target not in tried:  # that way led to an end

@@ -22,9 +22,10 @@ RASTER_ALONG = Knob(
 )
 GRID = Knob(
     "grid",
-    ("one_per_tile", "all", "multiple_of_16", "co_resident", "min_waves"),
+    ("one_per_tile", "all", "multiple_of_16", "co_resident", "min_waves", "split_tail"),
     "blocks: one for every tile; or as many as run at once, the same in multiples of 16, as many as surely run at once "
-    "in clusters, or the fewest that need as many waves, each walking over several tiles",
+    "in clusters, or the fewest that need as many waves, each walking over several tiles; split_tail: as many as run "
+    "at once, which split the K of the tiles beyond whole waves alone",
     ordinal=False,
 )
 SPLIT_K = Knob(

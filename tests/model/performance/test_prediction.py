@@ -11,7 +11,7 @@ import pytest
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import CorruptData
-from gpu_tune.model.performance import KernelLanes, Prediction, judged, predict
+from gpu_tune.model.performance import KernelLanes, Prediction, judged, launch, predict, trace
 from gpu_tune.model.performance.prediction import predict_kernel
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import bind
@@ -151,3 +151,37 @@ def test_a_loop_of_copies_inside_the_main_loop_is_not_taken_for_it() -> None:
     narrow, wide = found
     assert narrow.shares["mma"] > 0.3
     assert narrow.seconds > wide.seconds > workload.flops / chip.peak_flops("fp16")
+
+
+def test_a_split_tail_takes_whole_waves_and_its_parts() -> None:
+    """896 tiles on 108 SMs with 4 blocks each: two waves and 32 tiles, which whole take a wave of their own."""
+    chip, workload = by_name("nvidia-a100"), Matmul(2048, 1792, 2048, dtype="float16", layout="nt")
+    bound = next(b for b in bind(workload, chip) if b.name == "matmul_mma")
+    tile = dict(block_m=64, block_n=64, block_k=32, warp_m=32, warp_n=32, slice_k=1, stages=4, min_blocks=4)
+    plain = bound.default().replace(**tile, copy_schedule="together", split_k=1, reduction="workspace")
+    found, paths = {}, {}
+    for grid, split in (("all", 1), ("split_tail", 2), ("split_tail", 4)):
+        reduction = "workspace" if split == 1 else "last_arrival"
+        rendered = bound.render(plain.replace(grid=grid, split_k=split, reduction=reduction))
+        code, loop = nvrtc.to_cubin(rendered.source, chip.arch).data, rendered.estimate.loop
+        assert loop is not None and (loop.tail, loop.parts) == ((32, split) if split > 1 else (0, 1))
+        found[split] = predict(code, rendered.plan, rendered.estimate, workload, chip)
+        program = cubin.programs(code)["matmul_mma"]
+        way = trace.path(program, whole=split > 1).tail
+        paths[split] = [int(program.is_(names)[way].sum()) for names in ("STG", "LDG ATOMG")]
+    assert paths[1] == paths[2] == paths[4] and paths[1][1] == 0  # a whole tile's way, around the sum of parts
+    whole, halves, quarters = (found[s].seconds for s in (1, 2, 4))
+    assert 2 / 3 * whole < quarters < halves < whole
+
+
+def test_a_tail_reads_its_own_rows_and_columns() -> None:
+    """64 x 64 tiles, 8 rows at a time; 100 run together and read 8 rows and 13 columns."""
+    chip = replace(by_name("nvidia-a100"), l2_bytes=1)
+    tiling = launch.Tiling(64, 64, 10.0, 1.0, compulsory=704.0, written=50.0)
+    wave, last = 8 * 10 + 13, 8 * 10 + 12
+    assert tiling.dram_bytes(100, chip, True) == (41 * wave + 50, 0.0)
+    moved, tail = tiling.dram_bytes(100, chip, True, tail=96)
+    assert moved == 40 * wave + last + 50 and tail == pytest.approx(moved * last / (40 * wave + last))
+    assert tiling.dram_bytes(100, chip, True, tail=196)[0] == moved
+    few, _ = tiling.dram_bytes(100, chip, True, tail=8)
+    assert few == 41 * wave + (8 * 10 + 1) + 50

@@ -13,16 +13,18 @@ from ....space.knob import Constraint
 from ....workload import ITEMSIZE
 from ....workload.epilogue import TRANSCENDENTAL
 from .. import knobs
-from ..common import register_limit
+from ..common import ceil_div, register_limit
 from .tiles import (
     STAGING_REGISTERS,
     Operand,
     Problem,
     Shape,
     promotes,
+    resident_blocks,
     ring_bytes,
     slab_bytes,
     slice_bytes,
+    tail_tiles,
     two_kernels,
 )
 
@@ -37,11 +39,12 @@ _PROBE = {"block_m": 16, "block_n": 16, "block_k": 64, "shared_layout": "xor", "
 
 
 def constraints(
-    problem: Problems, operands: Operands, atomics: Callable[[Any], bool], state: int = 0
+    problem: Problems, operands: Operands, atomics: Callable[[Any], bool], state: int = 0, split_tail: bool = False
 ) -> tuple[Constraint, ...]:
     """Every constraint. ``atomics`` says whether sums may be added to ``out`` itself, part by part.
 
-    ``state``: registers of a thread in which the family's loaders keep where they are.
+    ``state``: registers of a thread in which the family's loaders keep where they are. ``split_tail``: whether the grid
+    of that name is offered.
     """
     return (
         *_of_the_product(problem),
@@ -52,6 +55,10 @@ def constraints(
         *_of_the_order(problem),
         *_of_the_copies(operands),
         *_EPILOGUE,
+        *(_of_the_tail(problem) if split_tail else ()),
+        knobs.only(
+            knobs.GRID, (*_GRIDS, "split_tail") if split_tail else _GRIDS, "blocks without clusters always run at once"
+        ),
         *_SUPPORTED,
     )
 
@@ -203,7 +210,9 @@ def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Co
 
     def workspace(c: Config, w: Any, d: Device) -> bool:
         p = problem(w)
-        return c["split_k"] == 1 or 4 * p.m * p.n * p.batch * c["split_k"] <= d.memory_bytes // 32
+        if c["split_k"] == 1 or c["grid"] == "split_tail":  # a tail is less than a wave
+            return True
+        return bool(4 * p.m * p.n * p.batch * c["split_k"] <= d.memory_bytes // 32)
 
     return (
         Constraint(
@@ -226,7 +235,10 @@ def _of_the_split(problem: Problems, atomics: Callable[[Any], bool]) -> tuple[Co
             "that need not be deterministic",
         ),
         Constraint(
-            "workspace_fits", ("split_k",), workspace, "the parts of a split take at most 1/32 of the device's memory"
+            "workspace_fits",
+            ("split_k", "grid"),
+            workspace,
+            "the parts of a split take at most 1/32 of the device's memory",
         ),
     )
 
@@ -289,6 +301,33 @@ def _of_the_copies(operands: Operands) -> tuple[Constraint, ...]:
     )
 
 
+def _of_the_tail(problem: Problems) -> tuple[Constraint, ...]:
+    def useful(c: Config, w: Any, d: Device) -> bool:
+        if c["grid"] != "split_tail":
+            return True
+        blocks, tiles, tail = resident_blocks(c, d), problem(w).work_tiles(c), tail_tiles(c, problem(w), d)
+        if not 0 < tail < tiles:
+            return False
+        rounds = (tiles - tail) // blocks + ceil_div(tail * c["split_k"], blocks) / c["split_k"]
+        return bool(rounds < ceil_div(tiles, blocks))
+
+    return (
+        Constraint(
+            "split_tail_legal",
+            ("grid", "split_k", "reduction"),
+            lambda c, w, d: c["grid"] != "split_tail" or (c["split_k"] > 1 and c["reduction"] == "last_arrival"),
+            "grid split_tail needs a split K, whose parts the block adds that arrives last",
+        ),
+        Constraint(
+            "split_tail_useful",
+            ("block_m", "block_n", "split_k", "grid", "min_blocks"),
+            useful,
+            "there are whole waves of tiles, and parts of the tiles beyond them take less than a wave more",
+        ),
+    )
+
+
+_GRIDS = ("one_per_tile", "all", "multiple_of_16", "min_waves")
 _EPILOGUE = (
     Constraint(
         "direct_store_fits",
@@ -310,9 +349,6 @@ _EPILOGUE = (
 )
 _SUPPORTED = (
     knobs.only(knobs.STAGES, knobs.STAGES.values[1:], "copies run ahead of the instructions: 2 stages or more"),
-    knobs.only(
-        knobs.GRID, ("one_per_tile", "all", "multiple_of_16", "min_waves"), "blocks without clusters always run at once"
-    ),
     knobs.only(
         knobs.REDUCTION, ("workspace", "serial", "last_arrival", "atomic"), "there are no clusters that could add parts"
     ),

@@ -17,8 +17,8 @@ from ....workload import ITEMSIZE, Workload
 from ....workload.epilogue import TRANSCENDENTAL
 from ..common import ceil_div
 from ..derived import DerivedOf
-from ..knobs import blocks, used_sms
-from .launch import counter_bytes
+from ..knobs import blocks
+from .launch import counter_bytes, workspace_bytes
 from .tiles import (
     INSTRUCTION,
     Operand,
@@ -26,6 +26,7 @@ from .tiles import (
     Shape,
     persistent,
     promotes,
+    resident_blocks,
     shared_bytes,
     two_kernels,
 )
@@ -37,7 +38,8 @@ Config = Mapping[str, Any]
 class Layout:
     """The tiles of the output, ``m`` x ``n`` results ``batch`` times, and the blocks' shares of K.
 
-    ``work_tiles``: tiles of the whole batch; ``work``: their parts of a split K. ``k_tiles``: of the whole K.
+    ``work_tiles``: tiles of the whole batch; ``work``: their parts of a split K. ``k_tiles``: of the whole K. ``wave``:
+    tiles of a whole wave, of those beyond which alone K is split (0: that of all is).
     """
 
     m: int
@@ -50,6 +52,7 @@ class Layout:
     k_tiles: int
     split_k: int
     slices: int
+    wave: int = 0
 
     def __str__(self) -> str:
         times = f"{self.batch} times " if self.batch > 1 else ""
@@ -75,7 +78,17 @@ class Layout:
 
     @property
     def work(self) -> int:
-        return self.work_tiles * self.split_k
+        return self.whole_tiles + self.tail * self.split_k if self.wave else self.work_tiles * self.split_k
+
+    @property
+    def whole_tiles(self) -> int:
+        """Tiles in whole waves."""
+        return self.work_tiles // self.wave * self.wave
+
+    @property
+    def tail(self) -> int:
+        """Tiles beyond them."""
+        return self.work_tiles % self.wave
 
     @property
     def guard_m(self) -> bool:
@@ -87,11 +100,11 @@ class Layout:
         return self.n % self.block_n != 0
 
 
-def layout(c: Config, problem: Problem) -> Layout:
+def layout(c: Config, problem: Problem, device: Device) -> Layout:
     tile = c["block_m"], c["block_n"], c["block_k"]
-    return Layout(
-        problem.m, problem.n, problem.batch, *tile, c["warp_m"], problem.k_tiles(c), c["split_k"], c["slice_k"]
-    )
+    parts = problem.k_tiles(c), c["split_k"], c["slice_k"]
+    wave = resident_blocks(c, device) if c["grid"] == "split_tail" else 0
+    return Layout(problem.m, problem.n, problem.batch, *tile, c["warp_m"], *parts, wave)
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,8 @@ class Storage:
 
     ``load_a``, ``load_b``: the loaders. ``prefetch``: L2 hint of the copies. ``shared_bytes``: dynamic shared memory.
     ``staged``: results pass through it. ``vector``: results that leave in one store, ``along`` rows ("n") or columns;
-    ``wide``: offsets of results need 64 bits. ``counter_bytes``: counters of a split K, at the workspace's start.
+    ``wide``: offsets of results need 64 bits. ``workspace_bytes``: of a split K, ``counter_bytes`` of them for counters
+    at its start.
     """
 
     load_a: Any
@@ -112,6 +126,7 @@ class Storage:
     along: str
     wide: bool
     counter_bytes: int
+    workspace_bytes: int
 
     def __str__(self) -> str:
         out = f"{self.vector} at once {'from staged rows' if self.staged else 'from fragments'}"
@@ -159,7 +174,14 @@ class Storage:
 
 
 def storage(
-    c: Config, w: Workload, problem: Problem, loaders: tuple[Any, Any], row_elements: int, along: str, wide: bool
+    c: Config,
+    w: Workload,
+    device: Device,
+    problem: Problem,
+    loaders: tuple[Any, Any],
+    row_elements: int,
+    along: str,
+    wide: bool,
 ) -> Storage:
     """``row_elements``: elements of ``out`` side by side."""
     load_a, load_b = loaders
@@ -170,8 +192,9 @@ def storage(
     eight = staged and not two_kernels(c) and ITEMSIZE[w.out_dtype] <= 2 and problem.n % 8 == 0
     most = 8 if eight else 4
     vector = math.gcd(most, divisor(problem.n) if two_kernels(c) else most if staged else 2, row_elements, aligned)
-    shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem)
-    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters)
+    shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem, device)
+    workspace = workspace_bytes(c, problem, device)
+    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters, workspace)
 
 
 @dataclass(frozen=True)
@@ -257,7 +280,7 @@ class Launch:
 
 def launch(name: str, c: Config, device: Device, tiles: Layout, stored: Storage) -> Launch:
     work = tiles.work
-    grid = blocks(c["grid"], work, used_sms(c["grid"], device) * c["min_blocks"])
+    grid = blocks(c["grid"], work, resident_blocks(c, device))
     return Launch(
         name,
         grid,
@@ -285,5 +308,5 @@ def derived(
     wide: bool,
 ) -> Derived:
     """Layout, storage, pipeline and launch of kernel ``name``, in this order; see :func:`storage`."""
-    tiles, stored = layout(c, problem), storage(c, w, problem, loaders, row_elements, along, wide)
+    tiles, stored = layout(c, problem, device), storage(c, w, device, problem, loaders, row_elements, along, wide)
     return Derived(c, tiles, stored, pipeline(c, w, device, problem), launch(name, c, device, tiles, stored))

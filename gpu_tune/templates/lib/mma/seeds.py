@@ -11,8 +11,8 @@ from ....space.knob import Config, Constraint
 from ....workload import ITEMSIZE, Workload
 from ...base import Template
 from ..common import ceil_div
-from ..knobs import SPLIT_K
-from .tiles import CHUNK, Problem, Shape, native_fp8, promotes
+from ..knobs import MIN_BLOCKS, SPLIT_K
+from .tiles import CHUNK, Problem, Shape, native_fp8, promotes, resident_blocks, tail_tiles
 
 TILES = (  # block m, n, bytes of k, warp m, n, slices, stages
     (128, 256, 64, 64, 64, 1, 3),
@@ -63,6 +63,11 @@ SHARED_PARTS = max(v for v in SPLIT_K.values if isinstance(v, int))
 """The most parts of K but for a gradient of filters, which has few results for many pixels."""
 SPLIT_ROUNDS = 8
 """Rounds of blocks up to which K is split: beyond, the last one costs little, and parts cost more."""
+TAIL_WORTH = 0.97
+"""Of the rounds of whole tiles, what splitting the last ones may take at most to be tried."""
+TAILS = 4
+PART_ROUNDS = 0.01
+"""Of a round, about what each part of a tail's tiles costs: its sums are written and read."""
 STEADY = 8
 """k tiles from which on a block's pace is steady."""
 UNBUFFERED = 1.3
@@ -155,12 +160,14 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         room = device.sm_count // max(1, problem.work_tiles(base))
         splits = [s for s in SPLITS if s <= room and problem.k_tiles(base) // s >= 4]
         splits = splits[-1:] + splits[:1] or _fuller(base, w, device, problem)
-        ways = [(1, "workspace"), *((s, "last_arrival") for s in splits)]
+        ways: list[dict[str, Any]] = [dict(split_k=1, reduction="workspace")]
+        ways += [dict(split_k=s, reduction="last_arrival") for s in splits]
         # more parts than one block should add, where a family has so many: a second kernel adds them on the whole chip
         wide = [s for s in template.knob["split_k"].values if isinstance(s, int) and SHARED_PARTS < s <= room]
-        ways += [(s, "workspace") for s in wide if problem.k_tiles(base) // s >= 4][-1:]
-        for split, how in ways:
-            config = complete({**base, "split_k": split, "reduction": how}, w, device, template)
+        wide = [s for s in wide if problem.k_tiles(base) // s >= 4]
+        ways += [dict(split_k=s, reduction="workspace") for s in wide[-1:]]
+        for way in (*ways, *_tails(base, w, device, template, problem)):
+            config, split = complete({**base, **way}, w, device, template), way["split_k"]
             # a deep tile whose memory suffices for two stages alone is no well-known one: on an RTX 4090 7 % slower
             if config is not None and int(config["stages"]) >= min(3, stages, max(2, problem.k_tiles(config) // split)):
                 yield config
@@ -175,6 +182,28 @@ def _fuller(c: Mapping[str, Any], w: Workload, device: Device, problem: Problem)
         return []
     whole = [s for s in SPLITS if problem.k_tiles(c) // s >= 16 and tiles * s <= SPLIT_ROUNDS * places]
     return sorted(whole, key=lambda s: ceil_div(tiles * s, places) / s)[:1]
+
+
+def _tails(
+    c: Mapping[str, Any], w: Workload, device: Device, template: Template, problem: Problem
+) -> Iterator[dict[str, Any]]:
+    """Where whole waves leave tiles over: the split of their K with which they take the fewest rounds, if that is less
+    than TAIL_WORTH of what they take whole."""
+    if all(x.name != "split_tail_legal" for x in template.constraints):
+        return
+    known = {**_PLAIN, **c, "grid": "split_tail"}
+    fits = _resident(known, w, device, Shape.of(known, w.dtype, False))
+    known["min_blocks"] = max(b for b in map(int, MIN_BLOCKS.values) if b <= fits)
+    tiles, places = problem.work_tiles(c), device.sm_count * known["min_blocks"]
+    rounds = {}
+    for split in SPLITS:
+        known["split_k"] = split
+        tail = tail_tiles(known, problem, device)
+        if 0 < tail < tiles and problem.k_tiles(c) // split >= 4:
+            rounds[split] = (tiles - tail) // places + ceil_div(tail * split, places) / split + split * PART_ROUNDS
+    best = min(rounds, key=lambda split: rounds[split], default=0)
+    if best and rounds[best] < TAIL_WORTH * ceil_div(tiles, places):
+        yield dict(grid="split_tail", min_blocks=known["min_blocks"], split_k=best, reduction="last_arrival")
 
 
 def _spreads(c: Mapping[str, Any], w: Workload, device: Device) -> bool:
@@ -210,8 +239,9 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     """
     c, size = config, ITEMSIZE[w.dtype]
     shape = Shape.of(config, w.dtype, promotes(w, device))
+    tail = tail_tiles(c, problem, device)
     work = problem.work_tiles(c) * c["split_k"]
-    k_tiles = ceil_div(problem.k_tiles(c), c["split_k"])
+    k_tiles = problem.k_tiles(c) if tail else ceil_div(problem.k_tiles(c), c["split_k"])
     warps = shape.threads // 32
     area, edge = c["block_m"] * c["block_n"], (c["block_m"] + c["block_n"]) * c["block_k"] * size
     fits = _resident(c, w, device, shape)
@@ -234,7 +264,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     # a warp alone: 60 clocks of barrier and wait a k tile; 35 are the latency of an mma, and of an unbuffered ldmatrix
     chain = 60 + shape.k_blocks * (max(interval * shape.mmas_m * shape.mmas_n, 35) + 35 * (2 - c["fragment_buffers"]))
 
-    def round_of(blocks: int) -> float:
+    def round_of(blocks: int, split: int = c["split_k"]) -> float:
         idle = SCHEDULERS / min(SCHEDULERS, warps * blocks)
         tensor = 2.0 * area * c["block_k"] / rate * idle * (UNBUFFERED if c["fragment_buffers"] == 1 else 1.0)
         if k_tiles >= STEADY:
@@ -247,18 +277,23 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         # epilogue: 1500 clocks of start and drain and 200 of every block's own, then results leave at 32 bytes a clock;
         # parts of a split K, which are written and read again, at 40. These follow the played defaults of an A100
         leave = 1500 + 200 * blocks + blocks * area * 4 / 32
-        if c["split_k"] > SHARED_PARTS and c["reduction"] == "workspace":  # written by each, read by all SMs
-            written, read = blocks * area * 4, problem.batch * problem.m * problem.n * 4 * c["split_k"]
+        if split > SHARED_PARTS and c["reduction"] == "workspace":  # written by each, read by all SMs
+            written, read = blocks * area * 4, problem.batch * problem.m * problem.n * 4 * split
             leave += 2000 + (written + read / device.sm_count) / 40
-        elif c["split_k"] > 1:
-            leave += 2000 + blocks * area * 4 * (1 + c["split_k"]) / 40
+        elif split > 1:
+            leave += 2000 + blocks * area * 4 * (1 + split) / 40
             # half of the threads write the parts of slices: 2000 clocks for 128x128, as played on an A100
             leave += 0.12 * area if c["slice_k"] > 1 and area >= 128 * 128 else 0
         # 700 clocks: latency of a copy from L2 or memory, shared by the stages in flight
-        return k_tiles * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
+        return (ceil_div(k_tiles, split) if tail else k_tiles) * max(tile, chain, 700 / max(1, c["stages"] - 1)) + leave
 
-    full, rest = divmod(each, fits)
-    clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
+    if tail:
+        grid, items = resident_blocks(c, device), tail * c["split_k"]
+        clocks = (problem.work_tiles(c) - tail) // grid * round_of(c["min_blocks"], 1)
+        clocks += ceil_div(items, grid) * round_of(ceil_div(min(items, grid), device.sm_count))
+    else:
+        full, rest = divmod(each, fits)
+        clocks = full * round_of(fits) + (round_of(rest) if rest else 0)
     # bytes that must be read and written once, over the memory's bytes a second, in clocks
     moved = problem.batch * (size * problem.k * (problem.m + problem.n) + ITEMSIZE[w.out_dtype] * problem.m * problem.n)
     floor = moved / max(device.bandwidth, 1.0) * device.clock_mhz * 1e6
@@ -271,14 +306,23 @@ def features(config: Mapping[str, Any], w: Workload, device: Device, problem: Pr
     """
     shape = Shape.of(config, w.dtype, promotes(w, device))
     places = device.sm_count * _resident(config, w, device, shape)
-    work = problem.work_tiles(config) * config["split_k"]
-    rounds = ceil_div(work, places)
+    work, rounds = _rounds(config, device, problem, places)
     return {
         "log2 clocks": math.log2(cost(config, w, device, problem)),
         "log2 rounds": math.log2(rounds),
         "full rounds": work / (rounds * places),
         "multiplications a read": shape.mmas_m * shape.mmas_n / (shape.mmas_m + shape.mmas_n / 2),
     }
+
+
+def _rounds(config: Mapping[str, Any], device: Device, problem: Problem, places: int) -> tuple[float, float]:
+    """Tiles (parts of a split K) and how many rounds of ``places`` they take; of a split tail both in whole tiles."""
+    tail, split = tail_tiles(config, problem, device), config["split_k"]
+    if not tail:
+        work = problem.work_tiles(config) * split
+        return work, ceil_div(work, places)
+    tiles, grid = problem.work_tiles(config), resident_blocks(config, device)
+    return tiles * grid / places, (tiles - tail) // grid + ceil_div(tail * split, grid) / split
 
 
 def _resident(config: Mapping[str, Any], w: Workload, device: Device, shape: Shape) -> int:
@@ -289,13 +333,21 @@ def _resident(config: Mapping[str, Any], w: Workload, device: Device, shape: Sha
 
 
 def default(w: Workload, device: Device, template: Template, problem: Problem) -> Config:
-    """The candidate of least rough cost; the smallest tile when none of the list is valid."""
-    found = min(candidates(w, device, template, problem), key=lambda c: cost(c, w, device, problem), default=None)
+    """The candidate of least rough cost, with a split tail where that is ahead by more than the estimate may err; the
+    smallest tile when none of the list is valid."""
+
+    def rank(c: Config) -> float:
+        return cost(c, w, device, problem) / (TAIL_WORTH if c["grid"] == "split_tail" else 1.0)
+
+    found = min(candidates(w, device, template, problem), key=rank, default=None)
     found = found or complete({}, w, device, template)
     assert found is not None, "supports() said that a config exists"
     return found
 
 
 def seeds(w: Workload, device: Device, template: Template, problem: Problem) -> list[Config]:
-    """The valid candidates of least rough cost, at most twelve."""
-    return sorted(candidates(w, device, template, problem), key=lambda c: cost(c, w, device, problem))[:12]
+    """The valid candidates of least rough cost, at most twelve, of which at most TAILS have a split tail."""
+    ordered = sorted(candidates(w, device, template, problem), key=lambda c: cost(c, w, device, problem))
+    tails = [c for c in ordered if c["grid"] == "split_tail"][:TAILS]
+    others = [c for c in ordered if c["grid"] != "split_tail"][: 12 - len(tails)]
+    return [c for c in ordered if c in tails or c in others]

@@ -270,6 +270,21 @@ def shared_bytes(config: Mapping[str, Any], a: Operand, b: Operand) -> int:
     return max(ring_bytes(config["stages"], a, b), slices, slab)
 
 
+def resident_blocks(config: Mapping[str, Any], device: Device) -> int:
+    """Blocks that surely run at once: what a grid of blocks that walk over several tiles has at most."""
+    return int(knobs.used_sms(config["grid"], device) * max(1, config["min_blocks"]))
+
+
+def tail_tiles(config: Mapping[str, Any], problem: Problem, device: Device) -> Any:
+    """Of grid "split_tail", the output tiles beyond whole waves, whose K is split; 0 of another grid.
+
+    A hybrid of data-parallel tiles and a split K. That of stream-K (Osama et al. 2023, "Stream-K: Work-centric Parallel
+    Decomposition for Dense GEMM on the GPU") gives every block as many k tiles; here parts are alike, so that blocks
+    walk along K together and find in L2 what others have read.
+    """
+    return problem.work_tiles(config) % resident_blocks(config, device) if config["grid"] == "split_tail" else 0
+
+
 def persistent(config: Mapping[str, Any]) -> bool:
     """Whether a block walks over several tiles."""
     return bool(config["grid"] != "one_per_tile")

@@ -7,6 +7,7 @@ from typing import Any
 from ....cuda.device import Device
 from ....space.knob import Constraint
 from ....workload import ITEMSIZE
+from .. import knobs
 from .tiles import Inner, Tiling, product
 
 STORE_EPS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -31,7 +32,9 @@ def constraints(inner: Inner) -> tuple[Constraint, ...]:
     """Those of the transforms, then those of the inner product that its remaining knobs can break."""
     own = {k.name for k in inner.knobs}
     inherited = (x for x in inner.template.constraints if any(k in own for k in x.knobs))
-    return (*_TRANSFORMS, *(_wrapped(x, own, inner) for x in inherited))
+    rounds = tuple(v for v in knobs.GRID.values if v != "split_tail")
+    whole = knobs.only(knobs.GRID, rounds, "a second kernel adds the parts of a split K: those of every tile")
+    return (*_TRANSFORMS, *((whole,) if "grid" in own else ()), *(_wrapped(x, own, inner) for x in inherited))
 
 
 def _wrapped(x: Constraint, own: set[str], inner: Inner) -> Constraint:

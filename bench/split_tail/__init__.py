@@ -1,0 +1,1 @@
+"""What splitting the tiles beyond whole waves is expected to gain, and against what."""
