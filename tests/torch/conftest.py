@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from gpu_tune.cuda import driver
 from gpu_tune.torch import routes
+
+torch.set_num_threads(1)  # threads that wait for each other's turn would cost more than such small tensors do
 
 
 @pytest.fixture(autouse=True)
