@@ -110,11 +110,10 @@ def _prepared(
     shape, dtype = result
     strides = call.strides(shape)
     lead = found[workload.inputs[0]]
-    device, place, empty = gpu_of(lead), lead.device, memory
+    device, place, empty, stream = gpu_of(lead), lead.device, memory, current_stream
     assert device is not None
     out = empty(shape, strides, dtype=dtype, device=place)
     array = out.permute(0, 2, 3, 1) if call.nhwc else out.reshape(workload.arrays()["out"].shape)
-    stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
     bound = kernel.bind(**found, **call.scalars(workload), out=array, stream=stream(device))
     path, scalars = bound.path, bound.scalars
     order = [*(names.index(name) for name in path.names[:-1]), len(names)]  # the result is last
@@ -155,6 +154,8 @@ def gpu_of(tensor: Tensor) -> int | None:
 
 memory: Callable[..., Tensor] = torch.empty_strided
 """Where results are written to."""
+current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)
+"""The stream (a CUstream) that PyTorch works on now on a GPU, by its number; 0 of a build without CUDA."""
 
 
 def laid(y: Tensor, call: Call, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
