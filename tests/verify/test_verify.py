@@ -39,10 +39,10 @@ H200 = device.by_name("nvidia-h200")
 VARIANTS = {"conv2d_igemm_wgmma": 50, "conv2d_winograd_simt": 35}
 VARIANTS |= {"conv2d_dgrad_simt": 20, "conv2d_wgrad_simt": 20, "conv2d_dgrad_mma": 12, "conv2d_wgrad_mma": 12}
 VARIANTS |= {
-    "conv2d_dgrad_depthwise": 20,
-    "conv2d_wgrad_depthwise": 20,
-    "conv2d_dgrad_wgmma": 8,
-    "conv2d_wgrad_wgmma": 8,
+    "conv2d_dgrad_depthwise": 14,
+    "conv2d_wgrad_depthwise": 14,
+    "conv2d_dgrad_wgmma": 6,
+    "conv2d_wgrad_wgmma": 6,
 }
 """Of a family, if not 60: these take longest, or share most of their code with others.
 
