@@ -1,12 +1,10 @@
 """Grids: the valid index rows of a space, by constraint tables or from a list. Plain NumPy; knows no template.
 
 A *row* holds one value index per knob (uint16). Columns that share a rule form a component; components are independent,
-so their counts multiply and each is sampled by itself.
-
-A component is explored breadth first, column by column, pruned as soon as a rule's columns are known. Where a level
-grows beyond a limit, a uniform draw of it goes on: every valid row is then as likely as any other to be kept, and the
-product of the ratios estimates how many there are (stochastic enumeration; Rubinstein, Ridder and Vaisman 2014, "Fast
-Sequential Monte Carlo Methods", chapter 5).
+so their counts multiply and each is sampled by itself. One is explored breadth first, column by column, pruned as soon
+as a rule's columns are known. Where a level grows beyond a limit, a uniform draw of it goes on: every valid row is then
+as likely as any other to be kept, and the product of the ratios estimates how many there are (stochastic enumeration;
+Rubinstein, Ridder and Vaisman 2014, "Fast Sequential Monte Carlo Methods", chapter 5).
 
 A predicate over many knobs prunes nothing before all of them are known. Where hardly a point keeps it, valid rows are
 looked for among the neighbours of those that are known, within a fixed number of calls (no clock has a say).
@@ -97,8 +95,7 @@ class Component:
         return scale == 1.0, round(len(rows) * scale)
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:
-        """Up to ``n`` valid rows, repeats possible; empty when none was found. Of a sparse component: the known ones
-        and their neighbours, which is less even."""
+        """Up to ``n`` valid rows, repeats possible; of a sparse component known ones and those near: less even."""
         if not self.rules and self.rows is None:
             return np.stack([rng.integers(0, s, n, dtype=np.uint16) for s in self.sizes], axis=1)
         rows, scale = self.explore(LISTED)
@@ -314,8 +311,7 @@ class Grid:
     @property
     def none(self) -> bool:
         """Whether it is known that no row is valid: a component was listed, and has none."""
-        explored = (part.explore(LISTED) for part in self.parts)
-        return self.empty or any(scale == 1.0 and not len(rows) for rows, scale in explored)
+        return self.empty or any((rows := p.listed(LISTED)) is not None and not len(rows) for p in self.parts)
 
     @property
     def raw(self) -> int:
@@ -382,9 +378,7 @@ class Grid:
         return [rule for part in self.parts if part.sparse for rule in part.rules]
 
     def repair(self, row: Rows, rng: np.random.Generator) -> Rows | None:
-        """A valid row near ``row`` (itself where valid; few columns changed, then small steps), None when none was
-        found.
-        """
+        """A valid row near ``row`` (itself where valid; few columns changed, then small steps); None: none found."""
         if self.empty:
             return None
         out = row.copy()

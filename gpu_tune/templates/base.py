@@ -172,3 +172,9 @@ def _environment(folder: Path) -> jinja2.Environment:
 @functools.cache
 def _family_hash(folder: Path, name: str) -> str:
     return family_hash(folder, name, FOLDER, _environment(folder))
+
+
+@functools.cache
+def addition_hash(name: str) -> str:
+    """The identity of kernels that come behind those of any family: ``lib/<name>.py`` and its part (12 hex digits)."""
+    return family_hash(FOLDER / "lib", name, FOLDER, _environment(FOLDER), f"parts/common/{name}.cuh.j2")

@@ -21,7 +21,7 @@ from ..space.grid import Rows
 from ..space.knob import Config
 from ..space.space import Space
 from ..workload import View, Workload
-from .base import FOLDER, Template, render, render_text
+from .base import FOLDER, Template, addition_hash, render, render_text
 from .lib import column_sums
 from .lib.column_sums import with_sums
 from .lib.common import with_zeros
@@ -70,7 +70,7 @@ class BoundTemplate:
         """The template's identity (12 hex digits); see :meth:`Template.hash`. An open size makes it another one."""
         family = self.template.hash()
         if self._sums:
-            family = hashlib.sha256(f"{family} {column_sums.identity()}".encode()).hexdigest()[:12]
+            family = hashlib.sha256(f"{family} {addition_hash(column_sums.PART)}".encode()).hexdigest()[:12]
         if self.open is None:
             return family
         return hashlib.sha256(f"{family} {self.open.name}={label(self.open)}".encode()).hexdigest()[:12]

@@ -28,10 +28,13 @@ _PARSER_DETAILS = ("ctx", "kind", "type_comment", "type_ignores")
 """Fields of a syntax tree that say nothing that its other fields do not say."""
 
 
-def family_hash(folder: Path, name: str, library: Path, environment: jinja2.Environment) -> str:
-    """12 hex digits: the family ``name`` of ``folder``, which uses ``library`` (this folder) and ``environment``."""
+def family_hash(folder: Path, name: str, library: Path, environment: jinja2.Environment, source: str = "") -> str:
+    """12 hex digits: the family ``name`` of ``folder``, which uses ``library`` (this folder) and ``environment``.
+
+    ``source``: its Jinja source, where that is not ``<name>.cu.j2``.
+    """
     digest = hashlib.sha256()
-    files = {**modules(folder, name, library), **sources(f"{name}.cu.j2", environment)}
+    files = {**modules(folder, name, library), **sources(source or f"{name}.cu.j2", environment)}
     for label, content in sorted(files.items()):
         digest.update(f"{label}\0{content}\0".encode())
     return digest.hexdigest()[:12]

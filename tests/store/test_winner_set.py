@@ -32,8 +32,9 @@ def test_lookup_is_by_bisection_and_a_size_outside_is_one_clear_error(winners):
         "predicted at m=50, not at m=51" in winners.at(51).verdict["text"]
         and winners.at(51).verdict["ours"] == "faster"
     )
-    for size in (0, 101, -1):
-        with pytest.raises(InvalidInput, match=r"is not in 1\.\.100, for which the kernel was made"):
+    outside = r"is not in 1\.\.100, for which the kernel was made"
+    for size, said in ((0, "m: 0 is no size of a kernel"), (101, outside), (-1, outside)):
+        with pytest.raises(InvalidInput, match=said):
             winners.at(size)
 
 

@@ -36,14 +36,9 @@ pytestmark = [
     pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed"),
 ]
 H200 = device.by_name("nvidia-h200")
-VARIANTS = {"conv2d_igemm_wgmma": 50, "conv2d_winograd_simt": 35}
-VARIANTS |= {"conv2d_dgrad_simt": 20, "conv2d_wgrad_simt": 20, "conv2d_dgrad_mma": 12, "conv2d_wgrad_mma": 12}
-VARIANTS |= {
-    "conv2d_dgrad_depthwise": 14,
-    "conv2d_wgrad_depthwise": 14,
-    "conv2d_dgrad_wgmma": 6,
-    "conv2d_wgrad_wgmma": 6,
-}
+GRADIENTS = {"simt": 20, "mma": 12, "depthwise": 14, "wgmma": 6}
+VARIANTS = {f"conv2d_{direction}_{kind}": n for direction in ("dgrad", "wgrad") for kind, n in GRADIENTS.items()}
+VARIANTS |= {"conv2d_igemm_wgmma": 50, "conv2d_winograd_simt": 35}
 """Of a family, if not 60: these take longest, or share most of their code with others.
 
 The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``.

@@ -7,10 +7,7 @@ run. What is added are the elements as they are stored, in float32.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ...cuda.device import Device
@@ -19,7 +16,7 @@ from ...plan.size import Size, ceil_div
 from ...workload import ITEMSIZE, Matmul, Workload
 from .common import size_args
 
-NAME, KERNELS = "dbias", ("sum_columns", "add_column_sums")
+NAME, PART, KERNELS = "dbias", "column_sums", ("sum_columns", "add_column_sums")
 WARPS = 8
 """Warps of a block."""
 PARTS = 64
@@ -30,13 +27,6 @@ SOURCE = """
 {% import "parts/common/column_sums.cuh.j2" as column_sums %}
 {{ column_sums.kernels(sums, device) }}
 """
-
-
-@functools.cache
-def identity() -> str:
-    """What the kernels are made from: of a config's identity beside its family's."""
-    part = Path(__file__).parents[1] / "parts" / "common" / "column_sums.cuh.j2"
-    return hashlib.sha256(part.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

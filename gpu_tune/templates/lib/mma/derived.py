@@ -82,13 +82,13 @@ class Layout:
 
     @property
     def whole_tiles(self) -> int:
-        """Tiles in whole waves."""
-        return self.work_tiles // self.wave * self.wave
+        """Tiles in whole waves; all where no wave counts."""
+        return self.work_tiles // self.wave * self.wave if self.wave else self.work_tiles
 
     @property
     def tail(self) -> int:
         """Tiles beyond them."""
-        return self.work_tiles % self.wave
+        return self.work_tiles - self.whole_tiles
 
     @property
     def guard_m(self) -> bool:
