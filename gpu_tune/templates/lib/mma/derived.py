@@ -88,7 +88,7 @@ class Layout:
     @property
     def tail(self) -> int:
         """Tiles beyond them."""
-        return self.work_tiles - self.whole_tiles
+        return self.work_tiles % self.wave if self.wave else 0
 
     @property
     def guard_m(self) -> bool:
