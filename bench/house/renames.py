@@ -47,7 +47,7 @@ ADDED: dict[str, dict[str, Any]] = {
     name: {"copy_schedule": "together"} for name in ("matmul_mma", "conv2d_igemm_mma", "conv2d_winograd")
 }
 """By family: knobs that were added since, and the value that means what was done before."""
-LATER = ("conv2d_dgrad_simt", "conv2d_wgrad_simt", "conv2d_dgrad_mma", "conv2d_wgrad_mma")
+LATER = tuple(f"conv2d_{d}_{kind}" for d in ("dgrad", "wgrad") for kind in ("simt", "mma", "depthwise", "wgmma"))
 """Families that were added after the golden outputs were recorded."""
 TEXTS = {
     "every slice has": "every part has",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....space.knob import Config, Constraint
-from ....workload import ITEMSIZE, Workload
+from ....workload import ITEMSIZE, Conv2d, Workload
 from ...base import Template
 from ..common import ceil_div
 from ..knobs import MIN_BLOCKS, SPLIT_K
@@ -153,6 +153,8 @@ def candidates(w: Workload, device: Device, template: Template, problem: Problem
         )
         if bm >= 2 * max(problem.m, 16) or bn >= 2 * max(problem.n, 16):
             continue
+        if _gradient(w) and bm * bn >= 256 * 128 and k_bytes > 64:
+            continue
         if problem.k_tiles(base) >= STEADY:
             base["copy_schedule"] = "spread" if _spreads(base, w, device) else "together"
             if min(bm, bn) >= 64 and problem.work_tiles(base) > device.sm_count:
@@ -206,6 +208,14 @@ def _tails(
         yield dict(grid="split_tail", min_blocks=known["min_blocks"], split_k=best, reduction="last_arrival")
 
 
+def _gradient(w: Workload) -> bool:
+    """Whether operands are gathered as a convolution's gradients gather them.
+
+    With warps of 64x64 results copies spread over two slices of K spill then, and so do 256x128 tiles that are 64 deep.
+    """
+    return isinstance(w, Conv2d) and w.direction != "fprop"
+
+
 def _spreads(c: Mapping[str, Any], w: Workload, device: Device) -> bool:
     """Whether copies should be spread over a stage's k blocks: where there are enough of both.
 
@@ -218,7 +228,7 @@ def _spreads(c: Mapping[str, Any], w: Workload, device: Device) -> bool:
     if device.cc not in SPREADS:
         return k_blocks >= 3 and area >= 128 * 128
     if k_blocks == 2:
-        return area >= 128 * (128 if c["slice_k"] > 1 else 256)
+        return area >= 128 * (128 if c["slice_k"] > 1 and not _gradient(w) else 256)
     return k_blocks >= 3 and area >= (64 * 64 if ITEMSIZE[w.dtype] == 4 else SPREADS[device.cc])
 
 

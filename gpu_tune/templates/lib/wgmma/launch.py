@@ -133,10 +133,11 @@ def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Probl
 def resources(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> ResourceEstimate:
     blocks = tiles.blocks_of_64(c)
     inside = min(blocks, ceil_div(problem.n if c["swap_ab"] else problem.m, 64))  # sums outside take no registers
+    promoted = tiles.promotes(w) and problem.k_tiles(c) > c["split_k"]  # of one k tile there is nothing to move
     return ResourceEstimate(
         128 * (c["consumers"] + 1),
         tiles.shared_bytes(c, ITEMSIZE[w.dtype], tiles.out_itemsize(c, w)),
-        tiles.accumulators(c, tiles.promotes(w)) // max(1, blocks) * inside,
+        tiles.accumulators(c, promoted) // max(1, blocks) * inside,
         workspace_bytes(c, problem),
         main_loop(name, c, w, problem),
     )
