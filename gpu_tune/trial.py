@@ -126,15 +126,20 @@ class Measurement:
         """A measured time, or the repeats of one, in seconds; ``more`` fields as of the class."""
         require_candidate(candidate)
         try:
-            samples = tuple(map(float, seconds if isinstance(seconds, Iterable) else (seconds,)))
-        except (TypeError, ValueError) as error:
-            raise InvalidInput("measured seconds", seconds, "are no number, nor several", "tell seconds") from error
+            given = (seconds,) if isinstance(seconds, str) or not isinstance(seconds, Iterable) else tuple(seconds)
+            told = any(isinstance(s, (str, bytes, bool)) for s in given)
+            samples = None if told else tuple(map(float, given))
+        except (TypeError, ValueError, OverflowError):
+            samples = None
+        if samples is None:
+            raise InvalidInput("measured seconds", seconds, "are no number, nor several", "tell seconds")
         return cls(candidate, "ok", samples=samples, **{"source": MEASURED, **more})
 
     @classmethod
     def failed(cls, candidate: Candidate, reason: str = "", status: str = "run_error", **more: Any) -> Measurement:
         """A config that gave no time, and why; ``status`` is one of ``STATUSES``."""
         require_candidate(candidate)
+        require(isinstance(reason, str), "reason", reason, "is no text", "say why, in a few words")
         return cls(candidate, status, reason=reason, **{"source": MEASURED, **more})
 
     @property

@@ -203,6 +203,7 @@ MASK = np.ones((8, 16), bool)
         (lambda: gt.matmul(A, B, alpha="x"), "alpha: 'x' is not a number"),
         (lambda: gt.matmul(A, B, alpha=np.ones(3)), "alpha: .* is not a number"),
         (lambda: gt.matmul(A, B, beta=True), "beta: True is not a number"),
+        (lambda: gt.matmul(A, B, alpha=10**400), "alpha: .* is beyond what a float can hold"),
         (lambda: gt.matmul(A, B, alpha=None), "alpha: None is not a number"),
         (lambda: gt.matmul(A, B, beta=float("nan")), "beta: nan is not a number"),
         (lambda: gt.matmul(A, B, layout=None), "layout: None is unknown"),

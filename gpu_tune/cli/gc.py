@@ -21,7 +21,7 @@ from . import options
 )
 @click.option(
     "--keep-days",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 1e6),
     default=7.0,
     show_default=True,
     help="Compiled candidates used since then stay.",

@@ -21,7 +21,11 @@ from . import options
     show_default=True,
     help="Variants; for a kernel.cu, rounds of inputs.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Draw no more variants after this long.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 1e9, min_open=True, max_open=True),
+    help="Draw no more variants after this long.",
+)
 @click.option("--workers", type=click.IntRange(0), help="Processes  [default: all CPUs].")
 @click.option("--case", help="The one variant that a failure's command names.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="What is drawn is a function of it.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from ..errors import InvalidInput, require
 from ..workload import Workload
@@ -106,3 +108,11 @@ def _check_overlap(written: str, out: ArrayView, others: Mapping[str, ArrayView]
         same = (low, array.strides) == (start, out.strides) and name in ("c", "residual") and written == "out"
         rule, remedy = f"overlaps {name}", "only c and residual may be the very array that out is"
         require(same or low >= end or start >= high, written, hex(start), rule, remedy)
+
+
+def check_apart(second: Collection[str], host: Mapping[str, np.ndarray]) -> None:
+    """Second results share no memory with any other array of a call on the CPU; InvalidInput names two that do."""
+    for written in second:
+        for name, array in host.items():
+            if name != written and written in host and np.shares_memory(array, host[written]):
+                raise InvalidInput(written, hex(array.ctypes.data), f"overlaps {name}", "give it memory of its own")

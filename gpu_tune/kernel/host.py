@@ -11,6 +11,7 @@ from ..errors import require
 from ..reference import results
 from ..workload import Workload
 from . import arrays
+from .arguments import check_apart
 
 
 def compute(
@@ -22,6 +23,8 @@ def compute(
     """
     host = {n: arrays.on_host(n, v) for n, v in operands.items() if n not in workload.outputs}
     given, specs, returned = {**operands, "out": out}, workload.arrays(), []
+    written = {n: arrays.on_host(n, given[n]) for n in workload.outputs if given.get(n) is not None}
+    check_apart([n for n in written if n != "out"], {**host, **written})
     for name, result in results(workload, host, scalars).items():
         into = given.get(name)
         returned.append(arrays.from_host(np.ascontiguousarray(result), like) if into is None else into)

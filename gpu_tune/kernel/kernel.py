@@ -23,7 +23,7 @@ from ..reference import allocate
 from ..store.winner import Winner
 from ..trial import MEASURED
 from . import arrays
-from .arguments import Arguments
+from .arguments import Arguments, check_apart
 from .arrays import HOST, ArrayView
 from .prepared import KEPT, NOTHING, BoundCall, CallPath, Key, signature
 from .shared_code import SharedCode
@@ -290,6 +290,7 @@ class TunedKernel:
         for name in self.workload.outputs:
             if name in host:
                 arrays.check_writable(name, out if name == "out" else given[name])
+        check_apart(self._second, host)
         made = [name for name in self.workload.outputs if name not in host]
         host.update({name: allocate(self._arguments.specs[name]) for name in made})
         buffers = {buffer: host[name] for buffer, name in self._names.items() if name in host}

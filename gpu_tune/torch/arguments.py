@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInput, require
-from ..workload.epilogue import ACTIVATIONS, OPERANDS, parse
+from ..workload.epilogue import ACTIVATIONS, parse
 from ..workload.operation import SCALES
 from . import arithmetic, layouts
 
@@ -28,7 +28,7 @@ def number(name: str, value: Any) -> float:
         raise InvalidInput(name, value.detach(), rule, remedy)
     try:
         found = float(value) if not isinstance(value, (bool, str, bytes)) else math.nan
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         found = math.nan
     require(found == found, name, value, "is no number", "pass a float")
     return found
@@ -103,14 +103,15 @@ def padding(value: Any, window: Sequence[int], stride: Sequence[int], dilation: 
 
 
 def activation(value: Any) -> str:
-    """``value``, where it is an epilogue without operands."""
+    """``value``, where it is an epilogue without operands and second results."""
     remedy = f"give {', '.join(ACTIVATIONS)}, clamp(lo,hi), several joined by +, or ''"
     try:
-        names = [op.name for op in parse(value)]
+        found = parse(value)
     except InvalidInput as error:
         raise InvalidInput("activation", value, error.rule or "is unknown", remedy) from None
-    taken = [name for name in names if name in OPERANDS]
+    taken = [op.operand for op in found if op.operand]
     require(not taken, "activation", value, f"has the operand {', '.join(taken)}, which no module passes", remedy)
+    require(not any(op.writes for op in found), "activation", value, "has a second result, which no layer has", remedy)
     return str(value)
 
 

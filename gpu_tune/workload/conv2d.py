@@ -70,8 +70,8 @@ class Conv2d(Operation):
         self._choice("direction", tuple(INPUTS))
         self._choice("beta", ("0", "1", "any"))
         for name in ("stride", "dilation"):
-            self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of at least 1")
-        rule = "is not an integer, (rows, columns) or (top, bottom, left, right) of at least 0"
+            self._spread(name, 2, 1, "is not an integer or a pair (rows, columns) of 1 to 65535")
+        rule = "is not an integer, (rows, columns) or (top, bottom, left, right) of 0 to 65535"
         self._spread("padding", 4, 0, rule)
         self._check_common()
         for name in ("c", "k"):

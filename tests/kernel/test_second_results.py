@@ -7,6 +7,7 @@ import pytest
 
 from gpu_tune.cuda import driver
 from gpu_tune.cuda.device import by_name
+from gpu_tune.dispatch import matmul
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel.kernel import TunedKernel
 from gpu_tune.reference import example_inputs, results
@@ -42,3 +43,14 @@ def test_a_kernel_with_several_results_returns_all(monkeypatch: pytest.MonkeyPat
         kernel.emulate(given["a"], given["b"], **into)
     with pytest.raises(InvalidInput, match=r"aux\.shape"):
         kernel.emulate(given["a"], given["b"], aux=aux[:3])
+
+
+def test_results_that_share_memory_are_refused_on_the_cpu():
+    kernel = saving()
+    given, out = example_inputs(kernel.workload, 0), np.zeros((9, 18), np.float32)
+    for name, other in (("out", out), ("a", given["a"])):
+        shared = other.ravel()[:18]
+        with pytest.raises(InvalidInput, match=f"dbias: .* overlaps {name}; give it memory of its own"):
+            kernel.emulate(given["a"], given["b"], out=out, dbias=shared)
+        with pytest.raises(InvalidInput, match=f"dbias: .* overlaps {name}; give it memory of its own"):
+            matmul(given["a"], given["b"], epilogue="relu(aux)+dbias", out=out, dbias=shared)

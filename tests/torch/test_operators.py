@@ -259,7 +259,10 @@ FLOAT64 = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
         (lambda: gtt.conv2d(IMAGES, FILTERS.to("meta")), "w: 'meta' is not where x is"),
         (lambda: gtt.replace(None), "model: 'NoneType' is no torch.nn.Module"),
         (lambda: gtt.Linear(3, 4, activation="tanh"), "activation: 'tanh' has an unknown operation"),
+        (lambda: gtt.replace(torch.nn.Linear(3, 4), only=5), "only: 5 is no function"),
         (lambda: gtt.Conv2d(3, 4, 1, activation="bias"), "activation: 'bias' has the operand bias"),
+        (lambda: gtt.Linear(3, 4, activation="relu(aux)"), "activation: .* has the operand aux"),
+        (lambda: gtt.Linear(3, 4, activation="relu+dbias"), "activation: .* has a second result"),
     ],
 )
 def test_a_bad_call_is_one_clear_error(call, said: str) -> None:

@@ -20,6 +20,9 @@ from .prediction import Prediction, predict_kernel
 
 log = logging.getLogger(__name__)
 _Dim = int | tuple[int, ...]
+MOST = 2.0**63
+MOST_BLOCKS, MOST_THREADS = (2**31 - 1, 65535, 65535), (1024, 1024, 64)
+"""(x, y, z); CUDA programming guide, table "Technical specifications per compute capability"."""
 _APART = 256
 """Arrays start at multiples of so many bytes, as cudaMalloc's do."""
 
@@ -61,7 +64,9 @@ def predict(
     arguments that are not the kernel's, a file that cannot be read; CorruptData a file that is no cubin.
     """
     data = bytes(cubin) if isinstance(cubin, bytes | bytearray | memoryview) else _read(cubin)
-    chip = by_name(device) if isinstance(device, str) else device or by_name(DEFAULT)
+    known = device is None or isinstance(device, (str, Device))
+    require(known, "device", device, "is neither a name nor a Device", f"name one, as in device={DEFAULT!r}")
+    chip = device if isinstance(device, Device) else by_name(device or DEFAULT)
     what = _not_a_cubin(data)
     require(not what, "cubin", f"{len(data)} bytes", f"are {what}", "compile it: nvcc -cubin -arch=sm_90 -lineinfo")
     found = cubins.read(data)
@@ -71,13 +76,13 @@ def predict(
         other = f"name its own (device={' or '.join(map(repr, fitting))})" if fitting else "name its own"
         raise InvalidInput("cubin", f"{len(data)} bytes", rule, f"compile it for this device, or {other}")
     name = _named(kernel, list(found.kernels))
-    launch = [_three("grid", grid), _three("block", block)]
+    launch = [_three("grid", grid, MOST_BLOCKS), _three("block", block, MOST_THREADS)]
     most = chip.threads_per_block
     require(math.prod(launch[1]) <= most, "block", block, f"is more than {most} threads", "launch fewer")
     for subject, value in (("trips", trips), ("dram_bytes", dram_bytes), ("shared_bytes", shared_bytes)):
         number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        real = number and bool(0 <= value < math.inf)
-        require(real, subject, value, "is no finite number from 0 on", f"give {subject} as a number")
+        real = number and bool(0 <= value <= MOST)
+        require(real, subject, value, f"is no number in 0..{MOST:g}", f"give {subject} as a number")
     lanes = None
     if arguments is not None:
         args, nbytes = _bound(arguments, found.kernels[name])
@@ -125,8 +130,9 @@ def _read(cubin: str | Path) -> bytes:
     require(not what, "cubin", f"{text.strip()[:40]}...", f"is {what}", compiled)
     try:
         return Path(cubin).read_bytes()
-    except OSError as error:
-        raise InvalidInput("cubin", str(cubin), f"cannot be read ({error.strerror or error})", remedy) from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InvalidInput("cubin", str(cubin), f"cannot be read ({said})", remedy) from None
 
 
 def _bound(
@@ -189,9 +195,11 @@ def _lanes(
     return None
 
 
-def _three(subject: str, value: _Dim) -> tuple[int, int, int]:
+def _three(subject: str, value: _Dim, most: tuple[int, int, int]) -> tuple[int, int, int]:
     given = [whole(n) for n in (value if isinstance(value, Sequence) else (value,))]
     sound = 1 <= len(given) <= 3 and all(type(n) is int and n > 0 for n in given)
     require(sound, subject, value, "is not one to three positive integers", "give blocks or threads, as in (128, 2)")
+    fits = all(n <= limit for n, limit in zip(given, most))
+    require(fits, subject, value, f"is more than {most} of x, y and z, which CUDA allows", "launch fewer")
     x, y, z = (*given, 1, 1)[:3]
     return x, y, z

@@ -50,9 +50,13 @@ def test_more_work_takes_longer(cubin: bytes, tmp_path: Path) -> None:
         ({"grid": 0}, "is not one to three positive integers"),
         ({"grid": 1.5}, "is not one to three positive integers"),
         ({"grid": (1, 2, 3, 4)}, "is not one to three positive integers"),
-        ({"block": 2048}, "is more than 1024 threads"),
-        ({"trips": float("nan")}, "trips: nan is no finite number"),
-        ({"dram_bytes": -1}, "dram_bytes: -1 is no finite number"),
+        ({"block": (64, 32)}, "is more than 1024 threads"),
+        ({"block": (1, 1, 128)}, r"block: .* is more than \(1024, 1024, 64\) of x, y and z"),
+        ({"grid": (1, 70000)}, r"grid: .* is more than \(2147483647, 65535, 65535\)"),
+        ({"device": 5}, "device: 5 is neither a name nor a Device"),
+        ({"trips": float("nan")}, "trips: nan is no number in 0.."),
+        ({"dram_bytes": -1}, "dram_bytes: -1 is no number in 0.."),
+        ({"dram_bytes": 1e300}, r"dram_bytes: 1e\+300 is no number in 0.."),
     ],
 )
 def test_what_is_no_launch_is_refused(cubin: bytes, options: dict[str, object], said: str) -> None:
@@ -60,7 +64,7 @@ def test_what_is_no_launch_is_refused(cubin: bytes, options: dict[str, object], 
         gt.predict(cubin, **{"grid": 1, "block": 32, "device": "nvidia-a100", **options})
 
 
-@pytest.mark.parametrize("cubin", ["missing.cubin", ".", 3])
+@pytest.mark.parametrize("cubin", ["missing.cubin", ".", "a\0b", 3])
 def test_a_file_that_cannot_be_read_is_named(cubin: object, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"cubin: .* (cannot be read|is neither bytes nor a file's name)"):
         gt.predict(cubin if cubin == 3 else tmp_path / str(cubin), 1, 32)  # type: ignore[arg-type]
