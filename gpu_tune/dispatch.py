@@ -222,9 +222,8 @@ def conv2d(
 
 
 def _require_number(name: str, value: Any) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
-    require(number, name, value, "is not a number", "give a Python float")
-    arrays.number(name, value)  # which says what no float can hold
+    require(isinstance(value, numbers.Real), name, value, "is not a number", "give a Python float")
+    arrays.number(name, value)
 
 
 forgetting: list[Callable[[], None]] = []
