@@ -39,6 +39,7 @@ def run(*args):
     return result
 
 
+@pytest.mark.slow
 def test_every_shape_is_tuned_compared_and_reported(suite, tmp_path):
     pytest.importorskip("matplotlib")
     page = tmp_path / "page.html"

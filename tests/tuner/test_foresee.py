@@ -59,6 +59,7 @@ def test_the_least_predictions_are_asked_first_and_few_of_one_tile():
     assert sum(space.tile(c.config) == alike for c in asked) <= ALIKE * BATCH
 
 
+@pytest.mark.slow
 def test_a_first_run_times_what_is_expected_and_a_second_one_plays_nothing(fake_cuda, home, good, monkeypatch):
     tune(good, trials=8)
     predicted = {r.measurement.candidate: r.measurement.time for r in Records().read("predicted")}
