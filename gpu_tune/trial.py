@@ -126,8 +126,9 @@ class Measurement:
         """A measured time, or the repeats of one, in seconds; ``more`` fields as of the class."""
         require_candidate(candidate)
         try:
-            given = (seconds,) if isinstance(seconds, str) or not isinstance(seconds, Iterable) else tuple(seconds)
-            told = any(isinstance(s, (str, bytes, bool)) for s in given)
+            single = isinstance(seconds, (str, bytes)) or not isinstance(seconds, Iterable)
+            given = (seconds,) if single else tuple(seconds)
+            told = any(isinstance(s, (str, bytes, bool)) or str(getattr(s, "dtype", "")) == "bool" for s in given)
             samples = None if told else tuple(map(float, given))
         except (TypeError, ValueError, OverflowError):
             samples = None

@@ -66,7 +66,7 @@ def test_a_time_that_is_none_is_refused_where_it_is_made(seconds: float) -> None
     assert not failed.ok and failed.reason == "segmentation fault"
     with pytest.raises(InvalidInput, match="no number"):
         Measurement.of(candidate, "fast")  # type: ignore[arg-type]
-    for told in ("1", True, 10**400, (1e-3, True)):
+    for told in ("1", b"1", True, np.True_, 10**400, (1e-3, True), [True]):
         with pytest.raises(InvalidInput, match="are no number, nor several; tell seconds"):
             Measurement.of(candidate, told)  # type: ignore[arg-type]
 
