@@ -127,7 +127,8 @@ class Measurement:
         require_candidate(candidate)
         try:
             single = isinstance(seconds, (str, bytes)) or not isinstance(seconds, Iterable)
-            given = (seconds,) if single else tuple(seconds)
+            several: Any = (seconds,) if single else seconds
+            given = tuple(several)
             told = any(isinstance(s, (str, bytes, bool)) or str(getattr(s, "dtype", "")) == "bool" for s in given)
             samples = None if told else tuple(map(float, given))
         except (TypeError, ValueError, OverflowError):
