@@ -1,4 +1,4 @@
-"""What a prediction costs beside the compile that made its cubin, and the player in C++ beside the one in Python."""
+"""What a prediction costs beside the compile that made its cubin, and decoding and playing in C++ beside Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpu_tune.model.performance import player, predict
 
 def measure(shapes: Sequence[Shape], cubins: Cubins, count: int, lanes: bool) -> dict[str, Any]:
     """Shares of the compile's CPU time, over ``count`` variants drawn at random, each decoded and played anew; and how
-    often the player in C++ is faster, over the first of them that take the Python player less than a second."""
+    often C++ is faster than Python, over the first of them."""
     drawn = [(s, c) for s in shapes for c in s.runs if cubins.code(variant(s, c).name).cubin]
     chosen = [drawn[i] for i in np.random.default_rng(11).permutation(len(drawn))[:count]]
     shares, with_lanes = [], []
@@ -48,30 +48,18 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _ratio(cubins: Cubins, chosen: Sequence[tuple[Shape, Config]], least: int = 8) -> float:
-    """The median, over the plays of ``least`` variants, of Python's CPU time over C++'s."""
-    plays: list[tuple[Any, ...]] = []
-    real = player.play
-
-    def kept(*arguments: Any) -> Any:
-        plays.append(arguments)
-        return real(*arguments)
-
-    from gpu_tune.model.performance import block
-
-    block.play = kept  # type: ignore[assignment]
-    try:
-        for s, config in chosen[:least]:
-            code = cubins.code(variant(s, config).name)
-            _predict(s, config, code.cubin, code.shared, None)
-    finally:
-        block.play = real
-    ratios = []
-    for arguments in plays:
-        spent = []
-        for run, times in ((player.play_in_python, 1), (real, 5)):
+    """The median, over ``least`` variants, of the CPU time that decoding and playing take in Python over C++'s."""
+    ratios, real = [], player.library
+    for s, config in chosen[:least]:
+        code, spent = cubins.code(variant(s, config).name), []
+        for library, times in ((None, 1), (real(), 5)):
+            player.library = lambda library=library: library  # type: ignore[assignment]
             began = time.process_time()
-            for _ in range(times):
-                run(*arguments)
+            try:
+                for _ in range(times):
+                    _predict(s, config, code.cubin, code.shared, None)
+            finally:
+                player.library = real
             spent.append((time.process_time() - began) / times)
         ratios.append(spent[0] / max(spent[1], 1e-6))
     return float(np.median(ratios)) if ratios else float("nan")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .cubin import Elf, Section, _expect, _reading
 
@@ -138,17 +139,37 @@ def _programs(elf: Elf, name: str) -> Iterator[LineProgram]:
                 at += 4 + size
 
 
-def ptx_tables(cubin: bytes) -> tuple[list[tuple[str, int]], list[LineProgram]]:
-    """The PTX line tables of a cubin before they are run; and of every section, the kernel whose code it is with its
-    number of instructions, ("", 0) for others."""
-    return _reading(cubin, _ptx_tables)
+@dataclass(frozen=True)
+class RawTable:
+    """The bytes of sections of line tables, of their relocations (entries of ``entry`` bytes) and of the symbols."""
+
+    bodies: tuple[bytes, ...]
+    relocations: bytes
+    entry: int
+    symbols: bytes
 
 
-def _ptx_tables(elf: Elf) -> tuple[list[tuple[str, int]], list[LineProgram]]:
-    texts = [
-        (s.name[6:], s.size // INSTRUCTION_BYTES) if s.name.startswith(".text.") else ("", 0) for s in elf.sections
-    ]
-    return texts, list(_programs(elf, PTX_TABLE))
+def ptx_table(cubin: bytes) -> tuple[list[str], list[int], RawTable | None]:
+    """The PTX line tables of a cubin before they are run (None: it has none); and of every section, the kernel whose
+    code it is and its number of instructions, "" and -1 for others."""
+    return _reading(cubin, _ptx_table)
+
+
+def _ptx_table(elf: Elf) -> tuple[list[str], list[int], RawTable | None]:
+    names, sizes = [""] * len(elf.sections), [-1] * len(elf.sections)
+    bodies, relocations, entry, symbols = list[bytes](), b"", 0, b""
+    for k, section in enumerate(elf.sections):
+        name = section.name
+        if name.startswith(".text."):
+            names[k], sizes[k] = name[6:], section.size // INSTRUCTION_BYTES
+        elif name == PTX_TABLE:
+            bodies.append(elf.bytes_of(section))
+        elif name in (f".rel{PTX_TABLE}", f".rela{PTX_TABLE}"):
+            entry = (24 if name.startswith(".rela") else 16) if not entry else -1
+            relocations += _whole(elf, section, 24 if name.startswith(".rela") else 16)
+        elif section.kind == 2 and not symbols:
+            symbols = _whole(elf, section, 24)
+    return names, sizes, RawTable(tuple(bodies), relocations, entry, symbols) if bodies else None
 
 
 def _relocations(elf: Elf, name: str) -> dict[int, tuple[int, int]]:

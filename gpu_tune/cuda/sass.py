@@ -64,6 +64,7 @@ PIPES = ("none", *_PIPES, "uniform")
 _PIPE_OF = {name: pipe for pipe, names in _PIPES.items() for name in names.split()}
 _LANE_BYTES = np.array([1, 1, 2, 2, 4, 8, 16, 16], np.int16)
 _WIDE = "LDG STG LDS STS LDGSTS LDL STL LD ST LDC ATOM ATOMS ATOMG RED REDG"
+MATRIX = "HMMA IMMA QMMA HGMMA IGMMA QGMMA"
 NEVER_SET = 7
 """The scoreboard number that means none."""
 DATA = ("fp16", "bf16", "tf32", "int8", "fp8", "int4")
@@ -115,9 +116,9 @@ class Instruction:
     macs: int
 
 
-@dataclass(frozen=True, eq=False)
 class Program:
-    """One kernel's instructions, each field an array with one entry for every instruction.
+    """One kernel's instructions, each field an array with one entry for every instruction, decoded when
+    it is asked for.
 
     ``number``: of the operation; ``pipe``: index in PIPES. ``stall``: cycles before the warp's next instruction.
     ``write_barrier``, ``read_barrier``: the scoreboard that is held until the result is there, or until the sources are
@@ -134,28 +135,106 @@ class Program:
     ``threads``: how many BAR waits for (0: the whole block; -1: from a register).
     """
 
-    cc: int
-    words: NDArray[np.uint64]
-    number: NDArray[np.intp]
-    pipe: NDArray[np.int8]
-    stall: NDArray[np.int8]
-    write_barrier: NDArray[np.int8]
-    read_barrier: NDArray[np.int8]
-    wait: NDArray[np.int8]
-    guarded: NDArray[np.bool_]
-    never: NDArray[np.bool_]
-    constant: NDArray[np.bool_]
-    width: NDArray[np.int16]
-    target: NDArray[np.int32]
-    argument: NDArray[np.int32]
-    threads: NDArray[np.int16]
-    macs: NDArray[np.int32]
-    columns: NDArray[np.int16]
-    data: NDArray[np.int8]
-    wide_sum: NDArray[np.bool_]
+    def __init__(self, cc: int, code: bytes) -> None:
+        self.cc, self.code = cc, code
 
     def __len__(self) -> int:
-        return len(self.number)
+        return len(self.code) // 16
+
+    @functools.cached_property
+    def words(self) -> NDArray[np.uint64]:
+        return np.frombuffer(self.code, "<u8").reshape(-1, 2)
+
+    @functools.cached_property
+    def _low(self) -> NDArray[np.uint64]:
+        return self.words[:, 0]
+
+    @functools.cached_property
+    def _high(self) -> NDArray[np.uint64]:
+        return self.words[:, 1]
+
+    @functools.cached_property
+    def _first(self) -> NDArray[np.uint16]:
+        """The operation, the kind of its operands and its guard."""
+        return self.words.view("<u2")[:, 0]
+
+    @functools.cached_property
+    def _control(self) -> NDArray[np.uint32]:
+        return self.words.view("<u4")[:, 3] >> np.uint32(9)
+
+    @functools.cached_property
+    def number(self) -> NDArray[np.intp]:
+        return (self._first & 0x1FF).astype(np.intp)
+
+    @functools.cached_property
+    def pipe(self) -> NDArray[np.int8]:
+        return pipes(self.cc).take(self.number)
+
+    @functools.cached_property
+    def stall(self) -> NDArray[np.int8]:
+        return (self._control & 15).astype(np.int8)
+
+    @functools.cached_property
+    def write_barrier(self) -> NDArray[np.int8]:
+        return (self._control >> 5 & 7).astype(np.int8)
+
+    @functools.cached_property
+    def read_barrier(self) -> NDArray[np.int8]:
+        return (self._control >> 8 & 7).astype(np.int8)
+
+    @functools.cached_property
+    def wait(self) -> NDArray[np.int8]:
+        return (self._control >> 11 & 63).astype(np.int8)
+
+    @functools.cached_property
+    def guarded(self) -> NDArray[np.bool_]:
+        uniform = (self.number == 0x147) & (_bits(self._low, 9, 3) == 2)  # BRA.U has a uniform predicate
+        return ((self._first >> 12 & 7) != 7) | uniform
+
+    @functools.cached_property
+    def never(self) -> NDArray[np.bool_]:
+        return (self._first >> 12) == 15
+
+    @functools.cached_property
+    def constant(self) -> NDArray[np.bool_]:
+        half = (self.number == 0x031) | ((self.number == 0x035) & (self.cc < 100))
+        return half & (_bits(self._low, 24, 8) == 0xFF) & (_bits(self._low, 9, 3) == 2)
+
+    @functools.cached_property
+    def width(self) -> NDArray[np.int16]:
+        return widths(self.cc).take(16 * self.number + _bits(self._high, 8, 4))
+
+    @functools.cached_property
+    def target(self) -> NDArray[np.int32]:
+        return _targets(self.number, self._low, self.cc)
+
+    @functools.cached_property
+    def argument(self) -> NDArray[np.int32]:
+        return _arguments(self.number, self._low, self._high)
+
+    @functools.cached_property
+    def threads(self) -> NDArray[np.int16]:
+        return _barrier_threads(self.number, self._low)
+
+    @property
+    def macs(self) -> NDArray[np.int32]:
+        return self._matrix[0]
+
+    @property
+    def columns(self) -> NDArray[np.int16]:
+        return self._matrix[1]
+
+    @property
+    def data(self) -> NDArray[np.int8]:
+        return self._matrix[2]
+
+    @property
+    def wide_sum(self) -> NDArray[np.bool_]:
+        return self._matrix[3]
+
+    @functools.cached_property
+    def _matrix(self) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.int8], NDArray[np.bool_]]:
+        return _matrix(self.number, self._low, self._high, self.cc)
 
     def is_(self, names: str) -> NDArray[np.bool_]:
         """Which instructions may run and are one of the operations ``names``, which are separated by blanks."""
@@ -242,52 +321,24 @@ class Program:
     @functools.cached_property
     def _work(self) -> NDArray[np.int64]:
         """Arithmetic of each instruction on about one scale: 1 is a lane's multiply-add."""
-        weight = np.zeros(len(self), np.int64)
-        weight[self.is_("FFMA FADD FMUL HADD2 HFMA2 HFMA2.MMA HMUL2 IDP DFMA")] = 1
-        weight[self.pipe == PIPES.index("mma")] = 64
-        weight[self.pipe == PIPES.index("gmma")] = 1024
-        weight[self.never | self.constant] = 0
-        return weight
+        return np.where(self.never | self.constant, 0, arithmetic(self.cc).take(self.number))
+
+
+@functools.cache
+def arithmetic(cc: int) -> NDArray[np.int64]:
+    """By number of the operation, its multiply-adds on about one scale; see ``Program.hot_loop``."""
+    found = np.zeros(512, np.int64)
+    found[_named("FFMA FADD FMUL HADD2 HFMA2 HFMA2.MMA HMUL2 IDP DFMA", cc)] = 1
+    found[pipes(cc) == PIPES.index("mma")] = 64
+    found[pipes(cc) == PIPES.index("gmma")] = 1024
+    return found
 
 
 def decode(code: bytes, cc: int) -> Program:
     """The instructions in ``code`` (a multiple of 16 bytes; ValueError otherwise) for compute capability ``cc``."""
     if len(code) % 16:
         raise ValueError(f"code of {len(code)} bytes is no multiple of 16")
-    words = np.frombuffer(code, "<u8").reshape(-1, 2)
-    halves = words.view("<u2")
-    low, high = words[:, 0], words[:, 1]
-    number = (halves[:, 0] & 0x1FF).astype(np.intp)
-    present = np.bincount(number, minlength=512) > 0
-    guard, control = halves[:, 0] >> 12, words.view("<u4")[:, 3] >> 9
-    macs, columns, data, wide_sum = _matrix(number, low, high, cc)
-    guarded, constant = (guard & 7) != 7, np.zeros(len(number), bool)
-    if present[0x147]:
-        guarded |= (number == 0x147) & (_bits(low, 9, 3) == 2)  # BRA.U has a uniform predicate
-    if present[0x031] or (present[0x035] and cc < 100):
-        half = (number == 0x031) | ((number == 0x035) & (cc < 100))
-        constant = half & (_bits(low, 24, 8) == 0xFF) & (_bits(low, 9, 3) == 2)
-    return Program(
-        cc,
-        words,
-        number,
-        pipes(cc).take(number),
-        stall=(control & 15).astype(np.int8),
-        write_barrier=(control >> 5 & 7).astype(np.int8),
-        read_barrier=(control >> 8 & 7).astype(np.int8),
-        wait=(control >> 11 & 63).astype(np.int8),
-        guarded=guarded,
-        never=guard == 15,
-        constant=constant,
-        width=_widths(cc).take(16 * number + (halves[:, 4] >> 8 & 15)),
-        target=_targets(number, low, cc),
-        argument=_arguments(number, low, high, present),
-        threads=_barrier_threads(number, low),
-        macs=macs,
-        columns=columns,
-        data=data,
-        wide_sum=wide_sum,
-    )
+    return Program(cc, bytes(code))
 
 
 def _bits(words: NDArray[np.uint64], start: int, count: int) -> NDArray[np.int64]:
@@ -295,7 +346,7 @@ def _bits(words: NDArray[np.uint64], start: int, count: int) -> NDArray[np.int64
 
 
 @functools.cache
-def _widths(cc: int) -> NDArray[np.int16]:
+def widths(cc: int) -> NDArray[np.int16]:
     """Bytes that a lane moves, by the number of the operation and bits 8 to 11 of the second word: an 8x8 matrix of
     16-bit elements is 4 of each lane."""
     found = np.zeros((512, 16), np.int16)
@@ -335,11 +386,9 @@ _ARGUMENTS: dict[int, Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray
 """By number of the operation, what ``Program.argument`` is made of."""
 
 
-def _arguments(
-    number: NDArray[np.intp], low: NDArray[np.uint64], high: NDArray[np.uint64], present: NDArray[np.bool_]
-) -> NDArray[np.int32]:
+def _arguments(number: NDArray[np.intp], low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.int32]:
     """See :class:`Program`."""
-    found = np.zeros(len(number), np.int32)
+    found, present = np.zeros(len(number), np.int32), np.bincount(number, minlength=512) > 0
     for operation, value in _ARGUMENTS.items():
         if present[operation]:
             at = np.flatnonzero(number == operation)
@@ -363,7 +412,7 @@ def _matrix(
     count = len(number)
     macs, columns = np.zeros(count, np.int32), np.zeros(count, np.int16)
     data, wide = np.zeros(count, np.int8), np.ones(count, bool)
-    at = np.flatnonzero(_named("HMMA IMMA QMMA HGMMA IGMMA QGMMA", cc).take(number))
+    at = np.flatnonzero(_named(MATRIX, cc).take(number))
     if len(at):
         macs[at], columns[at], data[at], wide[at] = _shapes(number[at], low[at], high[at], cc)
     return macs, columns, data, wide

@@ -86,7 +86,7 @@ def costs(program: Program, sm: Architecture, device: Device, active: int, lanes
 
 def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes | None = None) -> Costs:
     """The table of a warp that contends with none."""
-    of, number, n = _operations(sm, program.cc), program.number, len(program)
+    of, number, n = operations(sm, program.cc), program.number, len(program)
     integers, reals = np.empty((8, n), np.int32), np.empty((3, n))
     kind, unit, cause, stall = integers[:4]
     kind[:], unit[:], cause[:] = of.kind.take(number), of.unit.take(number), of.cause.take(number)
@@ -112,7 +112,7 @@ def alone(program: Program, sm: Architecture, device: Device, lanes: KernelLanes
 
 
 @dataclass(frozen=True, eq=False)
-class _Operations:
+class Operations:
     """What all instructions of an operation have in common, by its number. ``interval``: of its unit, without the data
     that it moves, of which the unit takes ``bytes`` a cycle; ``from_l2``: cycles of L2 for a byte. ``arithmetic``:
     whether its latency is one of arithmetic."""
@@ -128,7 +128,7 @@ class _Operations:
 
 
 @functools.lru_cache(maxsize=64)
-def _operations(sm: Architecture, cc: int) -> _Operations:
+def operations(sm: Architecture, cc: int) -> Operations:
     pipe, names = pipes(cc), [operation(number, cc) for number in range(512)]
 
     def any_of(wanted: str) -> NDArray[np.bool_]:
@@ -144,7 +144,7 @@ def _operations(sm: Architecture, cc: int) -> _Operations:
         ("WARPGROUP", GMMA_WAIT), ("EXIT", EXIT),
     ):  # fmt: skip
         kind[any_of(wanted)] = value
-    interval, nbytes, latency, from_l2 = np.ones(512), np.full(512, np.inf), np.zeros(512), np.zeros(512)
+    interval, nbytes, latency, l2 = np.ones(512), np.full(512, np.inf), np.zeros(512), np.zeros(512)
     for name, cycles in (
         ("fma", sm.fma), ("imad", sm.imad), ("half", sm.half), ("alu", sm.alu), ("uniform", sm.uniform), ("xu", sm.xu),
         ("fp64", sm.fp64),
@@ -159,12 +159,13 @@ def _operations(sm: Architecture, cc: int) -> _Operations:
         (plain, sm.l1_bytes, sm.dram), (copies, sm.shared_bytes, sm.dram), (any_of("LDL STL"), sm.l1_bytes, sm.l1),
     ):  # fmt: skip
         nbytes[where], latency[where] = per_cycle, cycles
-    from_l2[plain | copies] = _from_l2(sm)
+    l2[plain | copies] = from_l2(sm)
     arithmetic = np.isin(pipe, [PIPES.index(name) for name in ("xu", "mma", "gmma")])
-    return _Operations(kind, unit, cause, interval, nbytes, latency, from_l2, arithmetic)
+    return Operations(kind, unit, cause, interval, nbytes, latency, l2, arithmetic)
 
 
-def _from_l2(sm: Architecture) -> float:
+def from_l2(sm: Architecture) -> float:
+    """Cycles of L2 for a byte that threads fetch."""
     return 0.0 if sm.lines_bound else 1 / sm.l2_bytes
 
 
@@ -176,14 +177,18 @@ def rates(device: Device, sm: Architecture) -> Mapping[str, float]:
     return {name: (rate or half) / 8 for name, rate in per_clock.items()}
 
 
+def narrow_is_double(device: Device, sm: Architecture) -> bool:
+    """Whether mma.sync that adds in 16 bits has twice the rate."""
+    return sm.narrow_double and device.flops_per_clock.get("fp16") == 512
+
+
 def _matrix(program: Program, sm: Architecture, device: Device, interval: NDArray, latency: NDArray) -> None:
     mma, gmma = (np.flatnonzero(program.pipe == PIPES.index(p)) for p in ("mma", "gmma"))
     if not len(mma) and not len(gmma):
         return
     per_clock = rates(device, sm)
     rate = np.array([per_clock[name] for name in DATA])
-    narrow = sm.narrow_double and device.flops_per_clock.get("fp16") == 512
-    twice = np.where(~program.wide_sum[mma] & narrow, 2.0, 1.0)
+    twice = np.where(~program.wide_sum[mma] & narrow_is_double(device, sm), 2.0, 1.0)
     interval[mma] = program.macs[mma] / (rate[program.data[mma]] * twice * sm.mma_share)
     latency[mma] = sm.mma_latency
     # 64 rows for the four sub-partitions; A is 2 KB and B 32 bytes a column from shared memory for every instruction
@@ -196,18 +201,18 @@ def _lanes(
     program: Program, sm: Architecture, lanes: KernelLanes, interval: NDArray, latency: NDArray, l2: NDArray
 ) -> None:
     if lanes.shared:
-        index, wavefronts = _columns(lanes.shared)
+        index, wavefronts = columns(lanes.shared)
         interval[index] = np.maximum(1.0, wavefronts)
     if lanes.sectors:
-        index, sectors = _columns(lanes.sectors)
-        hit = _columns(lanes.hits)[1] if len(lanes.hits) == len(index) else np.zeros(len(index))
-        l2[index] = sectors * _SECTOR * (1 - hit) * _from_l2(sm)
+        index, sectors = columns(lanes.sectors)
+        hit = columns(lanes.hits)[1] if len(lanes.hits) == len(index) else np.zeros(len(index))
+        l2[index] = sectors * _SECTOR * (1 - hit) * from_l2(sm)
         latency[index] = hit * sm.l1 + (1 - hit) * sm.dram
         loads = program.is_("LDG LD STG ST ATOM ATOMG RED REDG")[index]
         interval[index[loads]] = np.maximum(1.0, sectors[loads] * _SECTOR / sm.l1_bytes)
 
 
-def _columns(figures: Mapping[int, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def columns(figures: Mapping[int, float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices and values."""
     if isinstance(figures, Column):
         return figures.index, figures.figures

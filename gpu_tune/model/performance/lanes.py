@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +22,14 @@ from numpy.typing import NDArray
 from ...cuda import cubin as cubins
 from ...cuda import lines
 from ...cuda.device import Device
-from ...cuda.sass import Program, operation
+from ...cuda.sass import Program
+from ...emulator import build
 from ...emulator import lanes as recorder
 from ...emulator.ptx import Ptx
 from ...errors import EmulationError
 from ...plan import LaunchPlan
 from .line_table import ptx_lines
-
-_KINDS = {
-    "LDS": "load", "STS": "store", "LDSM": "ldmatrix", "STSM": "stmatrix", "LDG": "load", "STG": "store",
-    "LDGSTS": "copy", "LD": "load", "ST": "store", "ATOM": "atomic", "ATOMS": "atomic", "ATOMG": "atomic",
-    "RED": "atomic", "REDG": "atomic",
-}  # fmt: skip
-"""For each operation of the machine code, the kind of PTX instruction that becomes it."""
-_NAMES = " ".join(_KINDS)
+from .operations import address, table
 
 
 class Column(Mapping[int, float]):
@@ -120,83 +113,53 @@ def lanes_of(
     if not any(name in tables for name in names):
         why = "the cubin has no line information (compile it with -lineinfo)"
         return {name: KernelLanes(reason=why) for name in names}
-    accesses = {
-        name: _Accesses.of(programs[name], tables[name]) for name in names if name in tables and name in programs
-    }
+    accesses = {name: _Accesses(programs[name], tables[name]) for name in names if name in tables and name in programs}
     try:
         ptx = Ptx(lines.ptx_text(cubin), names)
     except EmulationError as error:
         return {name: KernelLanes(reason=str(error)) for name in names}
     refusals = {name: ptx.refusal(name) for name in accesses}
-    wanted = {name: of.wanted() for name, of in accesses.items() if not refusals[name]}
+    wanted = {name: of.wanted for name, of in accesses.items() if not refusals[name]}
     figures = recorder.count(ptx, plan, sizes, wanted=wanted, l1_bytes=l1_bytes, rounds=rounds)
     none = np.zeros((0, len(recorder.COLUMNS)), np.uint64)
-    joined = {name: _join(programs[name], of, figures.get(name, none)) for name, of in accesses.items()}
-    return {name: joined[name] if name in wanted else KernelLanes(reason=refusals[name]) for name in accesses}
+    return {
+        name: KernelLanes(reason=refusals[name]) if refusals[name] else of.join(figures.get(name, none))
+        for name, of in accesses.items()
+    }
 
 
-@dataclass(frozen=True, eq=False)
 class _Accesses:
-    """The memory instructions of a kernel that may run: their indices, and PTX line and bytes a lane as one number."""
+    """The memory instructions of a kernel that may run. ``wanted``: PTX line and bytes a lane of those whose line is
+    known, each pair once, by ascending line."""
 
-    index: NDArray[np.int64]
-    place: NDArray[np.int64]
+    def __init__(self, program: Program, ptx: NDArray[np.int32]) -> None:
+        self._library, count = build.library(), len(program)
+        self._found, wanted = np.empty((3, count), np.int64), np.empty((count, 2), np.int32)
+        self._facts = np.empty(8, np.int64)
+        known = self._library.perf_accesses(
+            program.code, len(program.code), address(table(program.cc)), address(ptx), address(self._found),
+            address(wanted), address(self._facts),
+        )  # fmt: skip
+        self.wanted = wanted[:known]
 
-    @classmethod
-    def of(cls, program: Program, ptx: NDArray[np.int32]) -> _Accesses:
-        index = np.flatnonzero(program.is_(_NAMES))
-        return cls(index, _place(ptx[index], program.width[index]))
-
-    def wanted(self) -> NDArray[np.int32]:
-        """Lines and bytes, each pair once, by ascending line."""
-        places = np.unique(self.place[self.place >= _WIDTHS])
-        return np.stack([places // _WIDTHS, places % _WIDTHS], axis=1).astype(np.int32)
-
-
-_WIDTHS = 64
-"""Above the bytes of any lane: what makes a line and bytes one number."""
-
-
-def _place(line: NDArray[Any], width: NDArray[Any]) -> NDArray[np.int64]:
-    return line.astype(np.int64) * _WIDTHS + width
-
-
-@functools.cache
-def _kind_numbers(cc: int) -> NDArray[np.int8]:
-    """By number of an operation, the number of the kind of PTX instruction that becomes it; -1 for none."""
-    names = (operation(number, cc) for number in range(512))
-    return np.array([recorder.KINDS.index(_KINDS[n]) if n in _KINDS else -1 for n in names], np.int8)
-
-
-def _join(program: Program, accesses: _Accesses, rows: NDArray[np.uint64]) -> KernelLanes:
-    index, first, last = accesses.index, *(program.hot_loop or (0, len(program) - 1))
-    inside = (index >= first) & (index <= last)
-    places = _place(rows[:, 0], rows[:, 1])
-    order = np.argsort(places)
-    at = np.searchsorted(places, accesses.place, sorter=order)
-    found = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(index), np.int64)
-    known = at < len(order)
-    if len(order):
-        kinds = _kind_numbers(program.cc)[program.number[index]]
-        known &= (places[found] == accesses.place) & (rows[found, 2].astype(np.int64) == kinds)
-    index, found = index[known], found[known]
-    figures = dict(zip(recorder.COLUMNS, rows[found].T))
-    shared, touched = figures["shared"] > 0, figures["touched"] > 0
-    again = figures["again_sectors"] > 0
-    of = np.where(again, figures["again_sectors"], figures["sectors"])
-    hits = np.where(again, figures["again_hits"], figures["hits"]) / np.maximum(of, 1)
-    count = figures["count"]
-
-    def each(values: NDArray[Any], where: NDArray[np.bool_]) -> Column:
-        return Column(index[where], values[where])
-
-    return KernelLanes(
-        shared=each(figures["wavefronts"] / count, shared),
-        sectors=each(figures["sectors"] / count, touched),
-        hits=each(hits, touched),
-        lines=each(figures["lines"] / count, touched),
-        accesses=len(inside),
-        matched=len(index),
-        hot=int(inside.sum()),
-        hot_matched=int(inside[known].sum()),
-    )
+    def join(self, rows: NDArray[np.uint64]) -> KernelLanes:
+        """What the emulator counted, by instruction."""
+        accesses = int(self._facts[0])
+        index, figures = np.empty((2, accesses), np.int64), np.empty((4, accesses))
+        self._library.perf_join(
+            address(self._found), self._found.shape[1], address(rows), len(rows), address(self._facts), address(index),
+            address(figures),
+        )  # fmt: skip
+        _, _, _, shared, touched, matched, hot, both = self._facts.tolist()
+        wavefronts, sectors, hits, of_lines = figures
+        where = index[1, :touched]
+        return KernelLanes(
+            shared=Column(index[0, :shared], wavefronts[:shared]),
+            sectors=Column(where, sectors[:touched]),
+            hits=Column(where, hits[:touched]),
+            lines=Column(where, of_lines[:touched]),
+            accesses=accesses,
+            matched=matched,
+            hot=hot,
+            hot_matched=both,
+        )

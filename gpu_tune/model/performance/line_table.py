@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cuda import lines
-from ...cuda.lines import LineProgram
 from ...emulator import build
+from .operations import address
 
 
 def ptx_lines(cubin: bytes) -> dict[str, NDArray[np.int32]]:
@@ -19,43 +19,20 @@ def ptx_lines(cubin: bytes) -> dict[str, NDArray[np.int32]]:
 
     CorruptData where the cubin is none or its table is malformed.
     """
-    texts, programs = lines.ptx_tables(cubin)
-    found: dict[str, NDArray[np.int32]] = {}
-    for program in programs:
-        rows = _rows(program)
-        if rows is not None:
-            changes = np.flatnonzero(rows[1:, 0] != rows[:-1, 0]) + 1
-            sections = list(dict.fromkeys(rows[[0, *changes.tolist()] if len(rows) else [], 0].tolist()))
-        if rows is None or any(s >= len(texts) or not texts[s][0] for s in sections):
-            return {name: np.array(of, np.int32) for name, of in lines.ptx_lines(cubin).items()}
-        parts: dict[str, list[NDArray[np.int32]]] = {}
-        for section in sections:
-            name, count = texts[section]
-            parts.setdefault(name, []).append(_filled(rows[rows[:, 0] == section], count))
-        found |= {name: np.concatenate(of) for name, of in parts.items()}
-    return found
-
-
-def _rows(program: LineProgram) -> NDArray[np.int32] | None:
-    """Section, instruction and line of every row of a table; None where it is malformed."""
-    at, end = program.at, program.end
-    header = np.array([program.step, program.line_base, program.line_range, program.opcode_base], np.int64)
-    targets = np.array([(at, *to) for at, to in sorted(program.targets.items())], np.int64).reshape(-1, 3)
-    rows = np.empty((max(0, end - at), 3), np.int32)
-    count = build.library().perf_line_table(
-        program.body, at, end, header.ctypes.data, bytes(program.operands), targets.ctypes.data, len(targets),
-        rows.ctypes.data,
-    )  # fmt: skip
-    return rows[:count] if count >= 0 else None
-
-
-def _filled(rows: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    """The line of each of ``count`` instructions: that of the last row at or below it, 0 before the first."""
-    rows = rows[rows[:, 1] < count]
-    if not len(rows):
-        return np.zeros(count, np.int32)
-    last = np.full(count, -1)
-    last[rows[:, 1]] = np.arange(len(rows))  # of rows of one instruction the last counts
-    known = last >= 0
-    place = np.maximum.accumulate(np.where(known, np.arange(count), -1))
-    return np.where(place >= 0, rows[last[place], 2], 0).astype(np.int32)
+    names, sizes, table = lines.ptx_table(cubin)
+    if table is None:
+        return {}
+    counts = np.array(sizes, np.int64)
+    ends = np.maximum(counts, 0).cumsum()
+    starts, found, known = ends - np.maximum(counts, 0), np.empty(int(ends[-1]), np.int32), bytearray(len(names))
+    known_at = np.frombuffer(known, np.uint8)
+    read, wrong = build.library().perf_ptx_lines, 0
+    for body in table.bodies:
+        wrong |= read(
+            body, len(body), table.relocations, len(table.relocations), table.entry, table.symbols, len(table.symbols),
+            address(counts), address(starts), len(names), address(found), address(known_at),
+        )  # fmt: skip
+    of = {names[k]: found[starts[k] : ends[k]] for k, is_known in enumerate(known) if is_known}
+    if wrong or len(of) != sum(known):
+        return {name: np.array(line, np.int32) for name, line in lines.ptx_lines(cubin).items()}
+    return of

@@ -1,6 +1,7 @@
 // The warps of one sub-partition of an SM, played; the twin of play_in_python() in player.py, which explains what it
 // does. Both do the same operations in the same order, so that their results are equal to the last bit.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -8,7 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "code.hpp"
+
 namespace {
+
+using perf::Row;
 
 enum Kind {
     PLAIN, MEMORY, COPY, SYNC, GMMA, COMMIT, COMMIT_WAIT, GMMA_WAIT, EXIT,  // of any kernel
@@ -30,14 +35,6 @@ struct Place {
 
 struct Ring {
     int stages, waits, readers, consumers, interleaved;
-};
-
-// What an instruction costs, side by side: a step of the play looks at one row.
-struct Row {
-    double interval, latency, l2;
-    int argument;
-    uint8_t kind, unit, cause, stall, write_barrier, read_barrier, wait;
-    bool moves;
 };
 
 // Events that leave in the order in which they came.
@@ -88,17 +85,11 @@ struct Moment {
 
 class Player {
   public:
-    Player(const int32_t* ints, const double* reals, int count, const int32_t* trace, const int32_t* marks, int mark_count,
-           int warp_count, const int32_t* cast, const Ring& ring, const double* constants, double* result)
-        : rows(count), trace(trace), marks(marks), mark_count(mark_count), ring(ring), queue(constants[0]),
+    Player(const std::vector<Row>& rows, const int32_t* trace, const int32_t* marks, int mark_count, int warp_count,
+           const int32_t* cast, const Ring& ring, const double* constants, double* result)
+        : rows(rows), trace(trace), marks(marks), mark_count(mark_count), ring(ring), queue(constants[0]),
           barrier(constants[1]), release(constants[2]), result(result), warps(warp_count), total(mark_count) {
         int groups = 0, blocks = 0;
-        for (int i = 0; i < count; ++i) {
-            const auto byte = [&](int row) { return static_cast<uint8_t>(ints[row * count + i]); };
-            const uint8_t kind = byte(0);
-            rows[i] = {reals[i], reals[count + i], reals[2 * count + i], ints[7 * count + i], kind,   byte(1),
-                       byte(2),  byte(3),          byte(4),              byte(5),             byte(6), kind == MEMORY || kind == COPY};
-        }
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
             line.push_back({0.0, w});
@@ -359,7 +350,7 @@ class Player {
         }
     }
 
-    std::vector<Row> rows;
+    const std::vector<Row>& rows;
     const int32_t *trace, *marks;
     int mark_count;
     Ring ring;
@@ -375,6 +366,46 @@ class Player {
     int to_finish = 0;
 };
 
+// The table where `active` resident warps contend for the SM's memory pipe and its way to L2: Costs.shared().
+std::vector<Row> shared(const std::vector<Row>& alone, int active) {
+    const double sharers = std::min(4, std::max(1, active));
+    std::vector<Row> rows = alone;
+    for (Row& row : rows)
+        if (row.moves) row.interval *= sharers, row.l2 *= sharers;
+    return rows;
+}
+
+// A run of so many iterations by warps that all do the same: Kernel._run() in block.py.
+class Alike {
+  public:
+    Alike(const perf::Kernel& kernel, int warps, int blocks, const double* constants)
+        : kernel(kernel), rows(shared(kernel.rows, warps * blocks)), constants(constants), count(std::max(1, (warps * blocks + 3) / 4)),
+          cast(5 * count, 0) {
+        const int per_block = warps >= 4 ? std::max(1, count / blocks) : 1;
+        for (int w = 0; w < count; ++w) cast[2 * count + w] = cast[3 * count + w] = w / per_block;
+    }
+    // Rows of the result; false where warps wait for each other forever.
+    bool run(int iterations, std::vector<double>& result) {
+        std::vector<int32_t> trace = kernel.head, marks;
+        trace.reserve(trace.size() + kernel.body.size() * iterations + kernel.tail.size());
+        for (int k = 0; k < iterations; ++k) {
+            trace.insert(trace.end(), kernel.body.begin(), kernel.body.end());
+            marks.push_back(int32_t(trace.size()) - 1);
+        }
+        trace.insert(trace.end(), kernel.tail.begin(), kernel.tail.end());
+        std::fill(&cast[count], &cast[count] + count, int32_t(trace.size()));
+        result.assign((marks.size() + 1) * COLUMNS, 0.0);
+        return Player(rows, trace.data(), marks.data(), iterations, count, cast.data(), {1, 1, 1, 1, 0}, constants, result.data()).run();
+    }
+
+  private:
+    const perf::Kernel& kernel;
+    const std::vector<Row> rows;
+    const double* constants;
+    const int count;
+    std::vector<int32_t> cast;
+};
+
 }  // namespace
 
 // ints: rows kind, unit, cause, stall, write barrier, read barrier, wait, argument of `count` instructions; reals: rows
@@ -385,6 +416,54 @@ class Player {
 extern "C" int32_t perf_play(const int32_t* ints, const double* reals, int32_t count, const int32_t* trace,
                              int32_t length, const int32_t* marks, int32_t mark_count, int32_t warp_count,
                              const int32_t* cast, const int32_t* ring, const double* constants, double* result) {
+    std::vector<Row> rows(count);
+    for (int i = 0; i < count; ++i) {
+        const auto byte = [&](int row) { return static_cast<uint8_t>(ints[row * count + i]); };
+        const uint8_t kind = byte(0);
+        rows[i] = {reals[i], reals[count + i], reals[2 * count + i], ints[7 * count + i], kind,   byte(1),
+                   byte(2),  byte(3),          byte(4),              byte(5),             byte(6), kind == MEMORY || kind == COPY};
+    }
     const Ring shape = {ring[0], ring[1], ring[2], ring[3], ring[4]};
-    return Player(ints, reals, count, trace, marks, mark_count, warp_count, cast, shape, constants, result).run();
+    return Player(rows, trace, marks, mark_count, warp_count, cast, shape, constants, result).run();
+}
+
+// The pace of `blocks` resident blocks of `warps` warps of a kernel: Kernel._play() in block.py. constants: queue, barrier, release,
+// the iterations between which it is taken. pace: tail, cycles of an iteration; CAUSES of an iteration and of the rest; share of
+// UNITS; times when the first iterations are done, from none on. Returns how many these are, 0 where the warps wait for each other
+// forever.
+extern "C" int32_t perf_pace(const void* made, int32_t warps, int32_t blocks, const double* constants, double* pace) {
+    const auto& kernel = *static_cast<const perf::Kernel*>(made);
+    const int first = int(constants[3]), last = int(constants[4]);
+    double *causes = pace + 2, *rest = causes + CAUSES, *shares = rest + CAUSES, *passed = shares + UNITS;
+    enum { FIRST_TIME, TIME, CAUSE, BUSY = CAUSE + CAUSES };
+    Alike alike(kernel, warps, blocks, constants);
+    std::vector<double> many, few;
+    std::fill(pace, passed + last + 1, 0.0);
+    const int count = kernel.body.empty() ? 0 : last;
+    if (!alike.run(count, many)) return 0;
+    const double* end = &many[count * COLUMNS];
+    if (!count) {
+        pace[0] = end[TIME];
+        std::copy(end + CAUSE, end + BUSY, rest);
+        return 1;
+    }
+    const double *before = &many[(first - 1) * COLUMNS], *after = &many[(last - 1) * COLUMNS], *from = before, *to = after;
+    double one = (after[TIME] - before[TIME]) / (last - first);
+    const bool uneven = before[TIME] - before[FIRST_TIME] > before[TIME] / 4;  // some warps run far ahead: only whole runs tell it
+    if (uneven) {
+        if (!alike.run(first, few)) return 0;
+        from = &few[first * COLUMNS], to = end;
+        one = (to[TIME] - from[TIME]) / (last - first);
+    }
+    one = std::max(one, 1.0);
+    pace[0] = uneven ? 0.0 : end[TIME] - after[TIME];
+    pace[1] = one;
+    for (int c = 0; c < CAUSES; ++c) {
+        causes[c] = (to[CAUSE + c] - from[CAUSE + c]) / (last - first);
+        rest[c] = uneven ? from[CAUSE + c] - first * causes[c] : end[CAUSE + c] - last * causes[c];
+    }
+    for (int u = 0; u < UNITS; ++u) shares[u] = (to[BUSY + u] - from[BUSY + u]) / (last - first) / one;
+    const double start = uneven ? std::max(0.0, from[TIME] - first * one) : 0.0;
+    for (int k = 0; k <= last; ++k) passed[k] = uneven ? start + one * k : k ? many[(k - 1) * COLUMNS + TIME] : 0.0;
+    return last + 1;
 }

@@ -60,6 +60,9 @@ class Stuck(ValueError):
     """Warps wait for each other forever."""
 
 
+FOREVER = "the warps wait for each other forever"
+
+
 @dataclass(frozen=True, eq=False)
 class Played:
     """``first``, ``times``: when the first and the last warp passed each marked place of the trace; at last the end.
@@ -77,8 +80,8 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
 
     Stuck where warps wait for each other forever: the traces do not fit together.
     """
-    library = _library()
-    if library is None:
+    made = library()
+    if made is None:
         return play_in_python(costs, cast, sm)
     columns, ring = 2 + len(CAUSES) + len(UNITS), cast.ring
     ints, reals, warps = costs.integers, costs.reals, cast.integers()
@@ -88,13 +91,14 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     pointers = (x.ctypes.data for x in (cast.trace, cast.marks, warps, numbers, constants, result))
     trace, marks, *rest = pointers
     sizes = (ints.shape[1], trace, len(cast.trace), marks, len(cast.marks))
-    if not library.perf_play(ints.ctypes.data, reals.ctypes.data, *sizes, warps.shape[1], *rest):
-        raise Stuck("the warps wait for each other forever")
+    if not made.perf_play(ints.ctypes.data, reals.ctypes.data, *sizes, warps.shape[1], *rest):
+        raise Stuck(FOREVER)
     return _table(result.reshape(-1, columns))
 
 
 @functools.cache
-def _library() -> Any:
+def library() -> Any:
+    """The library that plays; None where there is no compiler for it."""
     try:
         return build.library()
     except CompilerMissing:
@@ -170,7 +174,7 @@ class _Player:
     def run(self) -> Played:
         while self.to_finish:
             if not self.running:
-                raise Stuck("the warps wait for each other forever")
+                raise Stuck(FOREVER)
             self.step()
         if self.end > self.issue:
             self.spent[LATENCY] += self.end - self.issue

@@ -7,11 +7,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from ...cuda import cubin as cubins
 from ...cuda.device import Device
-from ...cuda.sass import PIPES, Program
+from ...cuda.sass import Program
 from ...errors import CorruptData
 from ...plan import KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
 from ...workload import Workload
@@ -77,7 +75,7 @@ def predict(
     CorruptData when ``cubin`` is none, or lacks a kernel of the plan.
     """
     loop, main = estimate.loop, main_step(plan, estimate)
-    found = _main(cubin, main, loop, workload, device, lanes or {}, cold)
+    found, (instruction, copies) = _main(cubin, main, loop, workload, device, lanes or {}, cold)
     if not found.resident:
         return found
     extra = LAUNCH_SECONDS * len(plan.kernels)
@@ -87,7 +85,6 @@ def predict(
         elif step is not main:
             extra += _beside(cubin, step, plan, workload, device)
     seconds = found.seconds + extra
-    instruction, copies = kind(_code(cubin)[1][main.kernel])
     judgement = judged.find(device.cc, workload.op, instruction, copies, workload.dtype)
     if judgement is None:
         return replace(found, seconds=seconds)
@@ -101,15 +98,6 @@ def main_step(plan: LaunchPlan, estimate: ResourceEstimate) -> KernelStep:
     others stream."""
     loop = estimate.loop
     return max(plan.kernels, key=lambda s: (loop is not None and s.kernel == loop.kernel, s.blocks * s.threads))
-
-
-def kind(program: Program) -> tuple[str, str]:
-    """What multiplies (``wgmma``, ``mma`` or ``fma``) and what fetches operands (``tma``, ``cp.async`` or
-    ``plain``)."""
-    pipes = np.bincount(program.pipe[~program.never], minlength=len(PIPES))
-    multiplies = "wgmma" if pipes[PIPES.index("gmma")] else "mma" if pipes[PIPES.index("mma")] else "fma"
-    copies = "tma" if program.is_("UTMALDG UBLKCP").any() else "cp.async" if program.is_("LDGSTS").any() else "plain"
-    return multiplies, copies
 
 
 def predict_kernel(
@@ -157,7 +145,7 @@ def _kernel(
     if name not in facts.kernels:
         raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
     # a kernel beside the main one is the same in many variants
-    key = programs[name].words.tobytes() if lanes is None else cubin, name, facts.cc, device.chip, threads, loop
+    key = programs[name].code if lanes is None else cubin, name, facts.cc, device.chip, threads, loop
     made = _players.get(key)
     if made is None or made.lanes is not lanes:
         if len(_players) >= 64:
@@ -174,16 +162,18 @@ def _main(
     device: Device,
     lanes: Lanes,
     cold: bool,
-) -> Prediction:
+) -> tuple[Prediction, tuple[str, str]]:
+    """And its kind; see ``Code``."""
     loop = loop if loop is not None and loop.kernel == step.kernel else None
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, lanes.get(step.kernel), loop)
     try:
-        return _played(kernel, taken, step, workload, device, cold)
+        found = _played(kernel, taken, step, workload, device, cold)
     except Stuck:
         if kernel.roles is None:
             raise
         kernel.roles = None  # what was read as roles does not fit together
-        return _played(kernel, taken, step, workload, device, cold)
+        found = _played(kernel, taken, step, workload, device, cold)
+    return found, kernel.code.kind
 
 
 def _played(

@@ -104,13 +104,15 @@ def walk(program: Program, start: int, stop: int, around: NDArray[np.bool_] | No
     return np.concatenate(parts) if parts else _none()
 
 
+LANE_WORK = {"FFMA": 32, "HFMA2 HFMA2.MMA": 64, "IDP": 128, "DFMA": 32}
+"""Multiply-adds of a warp instruction, by its operation; those of matrix instructions are in their bits."""
+
+
 def lane_work(program: Program) -> NDArray[np.float64]:
     """Multiply-adds of each warp instruction: what tells how many steps of K one iteration of the code does."""
     work = np.zeros(len(program))
-    work[program.is_("FFMA")] = 32
-    work[program.is_("HFMA2 HFMA2.MMA")] = 64
-    work[program.is_("IDP")] = 128
-    work[program.is_("DFMA")] = 32
+    for names, each in LANE_WORK.items():
+        work[program.is_(names)] = each
     work[program.constant] = 0
     matrix = (program.pipe == PIPES.index("mma")) | (program.pipe == PIPES.index("gmma"))
     work[matrix] = program.macs[matrix]

@@ -42,7 +42,7 @@ def test_every_iteration_is_as_much_longer(compile_once: None, monkeypatch: pyte
     slow = kernel()
     slow.sm = dataclasses.replace(slow.sm, near_fetch_bytes=0.1)
     found = slow.wave(1, 40.0, 1)
-    needed = fetch_cycles(len(set(slow.path.body.tolist())), 1, slow.sm)
+    needed = fetch_cycles(len(set(slow.code.path().body.tolist())), 1, slow.sm)
     assert needed < found.iteration < 1.01 * needed and plain.iteration < needed
     longer = found.iteration - plain.iteration
     assert found.cycles - plain.cycles == pytest.approx(40 * longer)

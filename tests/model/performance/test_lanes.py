@@ -93,7 +93,9 @@ def test_lines_read_in_cpp_are_those_read_in_python() -> None:
     cubin = nvrtc.to_cubin(SOURCE, "sm_80", options=("-lineinfo",)).data
     ours, theirs = line_table.ptx_lines(cubin), lines.ptx_lines(cubin)
     assert {name: tuple(of.tolist()) for name, of in ours.items()} == theirs and len(ours) == 2
-    body = cubin.index(lines.ptx_tables(cubin)[1][0].body)
+    table = lines.ptx_table(cubin)[2]
+    assert table is not None
+    body = cubin.index(table.bodies[0])
     for place in range(body, body + 400, 7):  # of a damaged table too, and both refuse the same ones
         damaged = cubin[:place] + bytes([cubin[place] ^ 0x5A]) + cubin[place + 1 :]
         answers = []

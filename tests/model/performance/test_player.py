@@ -61,7 +61,7 @@ def table(kernel: str, warps: int, blocks: int, device: str = "nvidia-a100"):
     ("kernel", "warps", "blocks"), [("tensor", 8, 2), ("plain", 4, 3), ("plain", 1, 2), ("tensor", 8, 1)]
 )
 def test_the_twins_give_one_result(kernel: str, warps: int, blocks: int) -> None:
-    if player._library() is None:
+    if player.library() is None:
         pytest.skip("needs a C++ compiler")
     arguments = (*table(kernel, warps, blocks), architecture(80))
     fast, slow = player.play(*arguments), player.play_in_python(*arguments)
