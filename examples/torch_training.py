@@ -43,9 +43,11 @@ def main() -> None:
         losses.append(loss.item())
     print(f"loss: {losses[0]:.2f} -> {losses[-1]:.2f}")
 
-    forward = gt.Matmul(64, 32, 256, dtype=torch.bfloat16, layout="nt", epilogue="bias")
+    forward = gt.Matmul(64, 32, 256, dtype=torch.bfloat16, layout="nt", epilogue="bias+gelu(aux)")
     backward = [gt.Matmul(*sizes, dtype=torch.bfloat16, layout=letters) for letters, sizes in GRADIENTS.items()]
+    fused = gt.Matmul(64, 32, 10, dtype=torch.bfloat16, layout="nn", epilogue="dgelu+dbias")
     print("the first linear layer's products:", *(w.key for w in (forward, *backward)), sep="\n  ")
+    print(f"the second one's gradient, the activation's and the first one's bias's in it:\n  {fused.key}")
     print("restored:", ", ".join(gtt.restore(model)))
 
 

@@ -6,6 +6,7 @@ cannot do is told by :func:`can`, and the dispatchers then use our kernel, tuned
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -128,17 +129,26 @@ def packed_bits(workload: Workload, xp: Any, library: str, where: Any) -> Any:
     """Booleans in the shape of the result as a mask is saved, on their device."""
     if library == "cupy":
         return packed(workload, where, xp)
-    where = where.reshape(-1) if workload.op == "conv2d" else where
-    room = xp.nn.functional.pad(where.to(xp.uint8), (0, -where.shape[-1] % 128))
-    room = room.unflatten(-1, (-1, 8)) << xp.arange(8, device=where.device, dtype=xp.uint8)
-    return room.sum(-1, dtype=xp.uint8)
+    return packed_tensor(xp, where.reshape(-1) if workload.op == "conv2d" else where)
+
+
+def packed_tensor(torch: Any, where: Any) -> Any:
+    """Booleans as bits of bytes; each row (the last dimension) is padded to 128 bits."""
+    room = torch.nn.functional.pad(where.to(torch.uint8), (0, -where.shape[-1] % 128))
+    room = room.unflatten(-1, (-1, 8)) << torch.arange(8, device=where.device, dtype=torch.uint8)
+    return room.sum(-1, dtype=torch.uint8)
 
 
 def bits(workload: Workload, xp: Any, library: str, packed: Any, shape: tuple[int, ...]) -> Any:
     """A saved mask as booleans in the shape of the result, on the arrays' device."""
     if library == "cupy":
         return mask(workload, packed, xp)
-    bits = (packed.unsqueeze(-1) >> xp.arange(8, device=packed.device, dtype=xp.uint8) & 1).bool()
     if workload.op == "conv2d":
-        return bits.reshape(-1)[: shape.numel()].reshape(shape)  # type: ignore[attr-defined]
-    return bits.flatten(-2)[..., : shape[-1]]
+        return unpacked_tensor(xp, packed, math.prod(shape)).reshape(shape)
+    return unpacked_tensor(xp, packed, shape[-1])
+
+
+def unpacked_tensor(torch: Any, packed: Any, columns: int) -> Any:
+    """What :func:`packed_tensor` packed, of rows of so many elements."""
+    bits = (packed.unsqueeze(-1) >> torch.arange(8, device=packed.device, dtype=torch.uint8) & 1).bool()
+    return bits.flatten(-2)[..., :columns]

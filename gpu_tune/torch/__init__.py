@@ -13,7 +13,7 @@ under ``torch.compile(fullgraph=True)`` and autocast. See docs/torch.md.
 from __future__ import annotations
 
 from . import autograd
-from .functional import conv2d, linear, matmul
+from .functional import conv2d, linear, matmul, mlp
 from .modules import Conv2d, Linear, Sequential
 from .replacing import Replacement, replace, restore
 from .rewriting import rewrite
@@ -31,6 +31,7 @@ __all__ = [
     "forget",
     "linear",
     "matmul",
+    "mlp",
     "replace",
     "restore",
     "rewrite",

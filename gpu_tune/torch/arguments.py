@@ -16,6 +16,8 @@ from ..workload.epilogue import ACTIVATIONS, parse
 from ..workload.operation import SCALES
 from . import arithmetic, layouts
 
+_SECOND = ("(aux)", "dbias", "drelu", "dgelu", "dsilu")
+"""Words of operations with a second result, and of backward ones."""
 _REFUSED = re.compile(r"Expected a value of type '(.+?)' for argument '(\w+)' but instead found type '(.+?)'")
 
 
@@ -46,11 +48,48 @@ def operand(name: str, tensor: Tensor, scales: str) -> None:
         raise InvalidInput(f"{name}.dtype", str(dtype), "has no kernels", f"convert it to one of {kinds}")
 
 
-def no_aux(aux: Any, epilogue: str) -> None:
-    """Raise InvalidInput where a call has aux, which belongs to backward operations."""
-    if aux is not None:
-        arithmetic.parse(epilogue)  # which says that those are not taken
+def second_result(epilogue: Any, aux: Any) -> bool | None:
+    """Whether a call has a second result; None for an epilogue that knows nothing of one. InvalidInput for an ``aux``
+    that is none of its operands."""
+    told = isinstance(epilogue, str) and any(word in epilogue for word in _SECOND)  # before Dynamo sees a cache
+    found = arithmetic.parse_all(epilogue) if told else ()
+    reads = any(op.operand == "aux" and not op.writes for op in found)
+    if aux is not None and not reads:
         raise InvalidInput("aux", ..., f"is no operand of the epilogue {epilogue!r}", "leave it out")
+    writes = any(op.writes for op in found)
+    return writes if writes or reads else None
+
+
+def one_result(name: str, tensor: Tensor, epilogue: Any, second: bool | None) -> None:
+    """Raise InvalidInput where an int8 or float8 call has a backward operation, or a second result."""
+    if second is not None:
+        rule = f"has a backward operation, or a second result, and {name} is {tensor.dtype}, which has no gradients"
+        raise InvalidInput("epilogue", epilogue, rule, "call gpu_tune.matmul or gpu_tune.conv2d, or leave it out")
+
+
+def layers(weights: Any, biases: Any) -> int:
+    """How many layers a call has; InvalidInput unless weights are tensors, and biases tensors or None, as many."""
+    sequence = isinstance(weights, (tuple, list, torch.nn.ParameterList)) and len(weights) > 0
+    require(sequence, "weights", type(weights).__name__, "is no sequence of tensors", "give one weight a layer")
+    for i, w in enumerate(weights):
+        is_matrix = isinstance(w, Tensor) and w.dim() == 2
+        shape = tuple(w.shape) if isinstance(w, Tensor) else type(w).__name__
+        require(is_matrix, f"weights[{i}]", shape, "is no matrix (n, k)", "give a tensor of two dimensions")
+    if biases is not None:
+        paired = isinstance(biases, (tuple, list, torch.nn.ParameterList)) and len(biases) == len(weights)
+        rule = f"is no sequence of {len(weights)} biases, one a weight"
+        require(paired, "biases", type(biases).__name__, rule, "give one a weight, None for a layer without")
+        for i, bias in enumerate(biases):
+            is_bias = bias is None or isinstance(bias, Tensor)
+            require(is_bias, f"biases[{i}]", type(bias).__name__, "is neither a tensor nor None", "give one of them")
+    return len(weights)
+
+
+def matrix(name: str, tensor: Tensor) -> Tensor:
+    """The tensor, if its data type has gradients; InvalidInput otherwise."""
+    known = ", ".join(str(kind).removeprefix("torch.") for kind in layouts.WIDE)
+    require(tensor.dtype in layouts.WIDE, f"{name}.dtype", str(tensor.dtype), "has no gradients", f"use {known}")
+    return tensor
 
 
 def permitted(given: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,20 +16,41 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import require
+from ..measure.vendor import packed_tensor, unpacked_tensor
 from ..workload import epilogue as grammar
-from ..workload.epilogue import Op
+from ..workload.epilogue import DERIVATIVES, Op
 
 Operands = Mapping[str, Tensor]
 
 
+parse_all = functools.lru_cache(maxsize=1024)(grammar.parse)
+"""The operations of an epilogue, backward ones among them."""
+
+
 @functools.lru_cache(maxsize=1024)
 def parse(epilogue: str) -> tuple[Op, ...]:
-    """The operations of an epilogue; InvalidInput for backward ones and those that save for them: autograd does it."""
+    """The operations of an epilogue; InvalidInput for backward ones and those that save for them."""
     ops = grammar.parse(epilogue)
-    rule = "has a backward operation, or one that saves for it, which the operators of gpu_tune.torch do not take"
-    remedy = "leave it to autograd, or call gpu_tune.matmul, gpu_tune.tune or gpu_tune.load"
-    require(not any(op.operand == "aux" or op.writes for op in ops), "epilogue", epilogue, rule, remedy)
+    rule = "has a backward operation, or one that saves for it, which operators with one result do not take"
+    remedy = "call gpu_tune.torch.matmul or conv2d, or gpu_tune.matmul"
+    require(not has_second(ops), "epilogue", epilogue, rule, remedy)
     return ops
+
+
+def has_second(ops: Sequence[Op]) -> bool:
+    """Whether an epilogue has a second result, or a backward operation: what operators with two results compute."""
+    return any(op.operand == "aux" or op.writes for op in ops)
+
+
+def joined(ops: Sequence[Op]) -> str:
+    """The text of an epilogue."""
+    return "+".join(map(str, ops))
+
+
+def split(ops: Sequence[Op]) -> tuple[Sequence[Op], Sequence[Op]]:
+    """An epilogue in two: what operators with one result compute, and the rest."""
+    at = next((i for i, op in enumerate(ops) if op.operand == "aux" or op.writes), len(ops))
+    return ops[:at], ops[at:]
 
 
 def vector(name: str, value: Tensor, channels_first: bool) -> Tensor:
@@ -52,6 +74,66 @@ def apply(op: Op, y: Tensor, operands: Operands, channels_first: bool = False) -
     if op.name == "clamp":
         return y.clamp(op.lo, op.hi)
     return functional.gelu(y, approximate="tanh" if op.name == "gelu_tanh" else "none")
+
+
+def undo(op: Op, g: Tensor, saved: Tensor, order: Sequence[int] | None = None) -> Tensor:
+    """``g`` times the slope of an activation, from what it was given, what it gave (``drelu(out)``) or from bits.
+
+    ``order``: the dimensions of images as they lie in memory, which is their bits' order; None: each row has its own.
+    """
+    aten, name = torch.ops.aten, op.name.removeprefix("d")
+    if not saved.is_floating_point():
+        return torch.where(unpacked(saved, g.shape, order), g, torch.zeros((), dtype=g.dtype, device=g.device))
+    saved = saved.to(g.dtype)
+    if name == "relu(out)":
+        return aten.threshold_backward(g, saved, 0)
+    if name == "silu" and torch.is_grad_enabled():  # PyTorch's own kernel has no derivative
+        sigmoid = torch.sigmoid(saved)
+        return g * (sigmoid * (1 + saved * (1 - sigmoid)))
+    if name == "silu":
+        return aten.silu_backward(g, saved)
+    return aten.gelu_backward(g, saved, approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def packed(where: Tensor, order: Sequence[int] | None) -> Tensor:
+    """Booleans as bits, as a ReLU saves them; ``order`` as :func:`undo` has it."""
+    return packed_tensor(torch, where if order is None else where.permute(*order).flatten())
+
+
+def unpacked(mask: Tensor, shape: Sequence[int], order: Sequence[int] | None) -> Tensor:
+    """What :func:`packed` packed, of that shape."""
+    if order is None:
+        return unpacked_tensor(torch, mask, shape[-1])
+    lies = [shape[i] for i in order]
+    flat = unpacked_tensor(torch, mask, math.prod(lies)).reshape(lies)
+    return flat.permute(*(list(order).index(i) for i in range(len(order))))
+
+
+def finished(
+    ops: Sequence[Op],
+    y: Tensor,
+    operands: Operands,
+    dtype: torch.dtype,
+    order: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The rest of an epilogue (see :func:`split`) and its second result, which is empty where it has none.
+
+    ``order`` as :func:`undo` has it; None for a product. A bias's gradient sums the result as it is stored.
+    """
+    second = None
+    for op in ops:
+        if op.name == "dbias":
+            y = y.to(dtype)
+            channels = y.dim() - 1 if order is None else 1
+            second = y.sum([i for i in range(y.dim()) if i != channels], dtype=torch.float32).to(dtype)
+        elif op.name in DERIVATIVES:
+            y = undo(op, y, operands["aux"], order)
+        else:
+            if op.saves:
+                second = packed(~(y <= 0), order) if op.bits else y.to(dtype)
+            y = apply(op, y, operands, channels_first=order is not None)
+    y = y.to(dtype)
+    return y, y.new_empty(0) if second is None else second
 
 
 def product(

@@ -46,25 +46,27 @@ TENSORS = {
     "scaled_conv2d": SCALED_CONVOLUTION,
 }
 
-_GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
-_LAST = "str epilogue, ScalarType? out_dtype, str math"
+GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
+LAST = "str epilogue, ScalarType? out_dtype, str math"
 
 
-def _define(name: str, tensors: Sequence[str], options: str) -> Any:
+def define(name: str, tensors: Sequence[str], options: str, results: int = 1) -> Any:
+    """The operator of that name: its first two tensors are required."""
     required, optional = tensors[:2], tensors[2:]
     typed = [*(f"Tensor {t}" for t in required), *(f"Tensor? {t}" for t in optional), options]
-    library.define(f"{name}({', '.join(typed)}) -> Tensor", tags=(torch.Tag.needs_fixed_stride_order,))
+    returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    library.define(f"{name}({', '.join(typed)}) -> {returned}", tags=(torch.Tag.needs_fixed_stride_order,))
     return getattr(torch.ops.gpu_tune, name).default
 
 
-matmul = _define("matmul", PRODUCT, f"str layout, float alpha, float beta, {_LAST}")
-conv2d = _define("conv2d", CONVOLUTION, f"{_GEOMETRY}, {_LAST}")
-scaled_matmul = _define("scaled_matmul", SCALED_PRODUCT, f"str layout, str scales, {_LAST}")
-scaled_conv2d = _define("scaled_conv2d", SCALED_CONVOLUTION, f"{_GEOMETRY}, str scales, {_LAST}")
+matmul = define("matmul", PRODUCT, f"str layout, float alpha, float beta, {LAST}")
+conv2d = define("conv2d", CONVOLUTION, f"{GEOMETRY}, {LAST}")
+scaled_matmul = define("scaled_matmul", SCALED_PRODUCT, f"str layout, str scales, {LAST}")
+scaled_conv2d = define("scaled_conv2d", SCALED_CONVOLUTION, f"{GEOMETRY}, str scales, {LAST}")
 
 
-conv2d_dgrad = _define("conv2d_dgrad", DGRAD, f"SymInt h, SymInt width, {_GEOMETRY}, str math")
-conv2d_wgrad = _define("conv2d_wgrad", WGRAD, f"SymInt r, SymInt s, {_GEOMETRY}, str math")
+conv2d_dgrad = define("conv2d_dgrad", DGRAD, f"SymInt h, SymInt width, {GEOMETRY}, str math")
+conv2d_wgrad = define("conv2d_wgrad", WGRAD, f"SymInt r, SymInt s, {GEOMETRY}, str math")
 
 
 def product(layout: str, alpha: float, beta: float, epilogue: str, out_dtype: torch.dtype | None, math: str) -> Product:
@@ -176,7 +178,7 @@ def _autocast_off(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if on else contextlib.nullcontext()
 
 
-def _in_one_place(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+def in_one_place(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     """``fake`` of tensors that are on one device: PyTorch calls it with one on ``meta`` beside others elsewhere."""
     names = TENSORS[name]
 
@@ -187,7 +189,7 @@ def _in_one_place(name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) -> Any:
+def fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) -> Any:
     """Memory of the result's shape; nothing depends on the number of rows, so that one graph serves all."""
     inner, other = a.shape[-1 if layout[0] == "n" else -2], b.shape[-2 if layout[1] == "n" else -1]
     torch._check(inner == other, lambda: f"gpu_tune: a sums over {inner} products, b over {other} (layout {layout})")
@@ -195,12 +197,12 @@ def _fake_product(a: Any, b: Any, layout: str, out_dtype: torch.dtype | None) ->
     return a.new_empty(layouts.product_shape(a, b, layout), dtype=dtype)
 
 
-def _fake_convolution(x: Any, w: Any, stride: Any, padding: Any, dilation: Any, out_dtype: torch.dtype | None) -> Any:
+def fake_convolution(x: Any, w: Any, stride: Any, padding: Any, dilation: Any, out_dtype: torch.dtype | None) -> Any:
     shape = layouts.convolved_shape(x, w, stride, padding, dilation)
     return _fake_images(x, w, shape, layouts.result_dtype(x.dtype, out_dtype))
 
 
-def _fake_gradient(direction: str, dy: Any, other: Any, size: Any, groups: int) -> Any:
+def fake_gradient(direction: str, dy: Any, other: Any, size: Any, groups: int) -> Any:
     return _fake_images(dy, other, gradient_shape(direction, dy, other, size, groups), dy.dtype)
 
 
@@ -213,36 +215,31 @@ def _fake_images(first: Any, second: Any, shape: tuple[Any, ...], dtype: torch.d
     return torch.empty(shape, dtype=dtype, device=first.device, memory_format=like)
 
 
-def _autocast(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """The operators as autocast has them on that kind of device."""
+def casted(tensor: Tensor | None, dtype: torch.dtype, kind: str) -> Tensor | None:
+    """A tensor as autocast to ``dtype`` gives it, on that kind of device."""
+    wide = tensor is not None and tensor.dtype in layouts.WIDE and tensor.device.type == kind
+    return tensor.to(dtype) if wide and tensor is not None else tensor
+
+
+def usable(math: str, dtype: torch.dtype) -> str:
+    """The permissions that mean something for ``dtype``."""
+    return "+".join(p for p in permissions(math) if layouts.NAMES[dtype] in MATH.get(p, ()))
+
+
+def autocast(kind: str, op: Any, names: Sequence[str]) -> Callable[..., Any]:
+    """An operator as autocast has it on that kind of device; ``names`` are those of its tensors."""
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{kind.upper()}"))
 
-    def cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        wide = tensor is not None and tensor.dtype in layouts.WIDE and tensor.device.type == kind
-        return tensor.to(dtype) if wide and tensor is not None else tensor
-
-    def usable(math: str, dtype: torch.dtype) -> str:
-        return "+".join(p for p in permissions(math) if layouts.NAMES[dtype] in MATH.get(p, ()))
-
-    def casted(names: Sequence[str], tensors: Sequence[Tensor | None], out_dtype: torch.dtype | None) -> list[Any]:
+    def call(*args: Any) -> Any:
+        *options, epilogue, out_dtype, math = args[len(names) :]
         dtype = torch.get_autocast_dtype(kind)
-        kinds = {"bias": out_dtype or dtype, "row_bias": out_dtype or dtype, "residual": out_dtype or dtype}
-        kinds |= {"c": out_dtype or dtype, "scale": torch.float32}
-        return [cast(tensor, kinds.get(name, dtype)) for name, tensor in zip(names, tensors)]
-
-    def casted_matmul(*args: Any) -> Tensor:
-        *options, epilogue, out_dtype, math = args[7:]
+        kinds = dict.fromkeys(("c", "bias", "row_bias", "residual", "aux"), out_dtype or dtype)
+        kinds["scale"] = torch.float32
         with torch._C._ExcludeDispatchKeyGuard(excluded):
-            tensors = casted(PRODUCT, args[:7], out_dtype)
-            return matmul(*tensors, *options, epilogue, out_dtype, usable(math, tensors[0].dtype))
+            tensors: list[Any] = [casted(tensor, kinds.get(name, dtype), kind) for name, tensor in zip(names, args)]
+            return op(*tensors, *options, epilogue, out_dtype, usable(math, tensors[0].dtype))
 
-    def casted_conv2d(*args: Any) -> Tensor:
-        *options, epilogue, out_dtype, math = args[5:]
-        with torch._C._ExcludeDispatchKeyGuard(excluded):
-            tensors = casted(CONVOLUTION, args[:5], out_dtype)
-            return conv2d(*tensors, *options, epilogue, out_dtype, usable(math, tensors[0].dtype))
-
-    return casted_matmul, casted_conv2d
+    return call
 
 
 def _register() -> None:
@@ -256,19 +253,18 @@ def _register() -> None:
         for place in ("CPU", "CUDA"):
             library.impl(name, body, place)
     fakes: dict[str, Callable[..., Any]] = {
-        "conv2d_dgrad": lambda dy, w, *args: _fake_gradient("dgrad", dy, w, args[:2], args[5]),
-        "conv2d_wgrad": lambda dy, x, *args: _fake_gradient("wgrad", dy, x, args[:2], args[5]),
-        "matmul": lambda a, b, *args: _fake_product(a, b, args[5], args[9]),
-        "scaled_matmul": lambda a, b, *args: _fake_product(a, b, args[6], args[9]),
-        "conv2d": lambda x, w, *args: _fake_convolution(x, w, args[3], args[4], args[5], args[8]),
-        "scaled_conv2d": lambda x, w, *args: _fake_convolution(x, w, args[5], args[6], args[7], args[11]),
+        "conv2d_dgrad": lambda dy, w, *args: fake_gradient("dgrad", dy, w, args[:2], args[5]),
+        "conv2d_wgrad": lambda dy, x, *args: fake_gradient("wgrad", dy, x, args[:2], args[5]),
+        "matmul": lambda a, b, *args: fake_product(a, b, args[5], args[9]),
+        "scaled_matmul": lambda a, b, *args: fake_product(a, b, args[6], args[9]),
+        "conv2d": lambda x, w, *args: fake_convolution(x, w, args[3], args[4], args[5], args[8]),
+        "scaled_conv2d": lambda x, w, *args: fake_convolution(x, w, args[5], args[6], args[7], args[11]),
     }
     for name, fake in fakes.items():
-        torch.library.register_fake(f"gpu_tune::{name}", _in_one_place(name, fake), lib=library)
+        torch.library.register_fake(f"gpu_tune::{name}", in_one_place(name, fake), lib=library)
     for kind in ("cpu", "cuda"):
-        casted_matmul, casted_conv2d = _autocast(kind)
-        library.impl("matmul", casted_matmul, f"Autocast{kind.upper()}")
-        library.impl("conv2d", casted_conv2d, f"Autocast{kind.upper()}")
+        library.impl("matmul", autocast(kind, matmul, PRODUCT), f"Autocast{kind.upper()}")
+        library.impl("conv2d", autocast(kind, conv2d, CONVOLUTION), f"Autocast{kind.upper()}")
 
 
 _register()

@@ -64,6 +64,8 @@ def _decided(call: Call, names: tuple[str, ...], tensors: tuple[Tensor, ...]) ->
     given = dict(zip(names, tensors))
     lead = tensors[0]
     dtype, shape = layouts.result_dtype(lead.dtype, call.out_dtype), call.shape(given)
+    if not isinstance(call, Gradient):
+        arithmetic.parse(call.epilogue)  # which refuses second results
 
     def by_torch(native: bool) -> Route:
         return lambda *now: laid(call.by_torch(dict(zip(names, now)), dtype, native), laid_as, shape, dtype)
@@ -83,7 +85,7 @@ def _decided(call: Call, names: tuple[str, ...], tensors: tuple[Tensor, ...]) ->
 
     gpu = gpu_of(lead)
     if gpu is None:
-        _say_on_cpu()
+        say_on_cpu()
         return by_torch(False) if lead.dtype in layouts.WIDE else by_dispatch, True
     served = dispatch.server(workload, gpu, "torch")
     if served is None:
@@ -138,12 +140,13 @@ def _prepared(
         if issue is None or code is not good or int(here) != handle:
             return first(now, made, key)
         (code,) = issue()
-        return made if code is good else _failed(code)
+        return made if code is good else failed(code)
 
     return launch
 
 
-def _failed(code: Any) -> Any:
+def failed(code: Any) -> Any:
+    """Raise the error of a launch."""
     raise DriverError("cuLaunchKernelEx", int(code), code.name)
 
 
@@ -174,23 +177,23 @@ def check(workload: Workload, operands: Mapping[str, Tensor]) -> None:
     """Raise InvalidInput unless ``operands`` are what ``workload`` has, in one place."""
     specs, first = workload.arrays(), workload.inputs[0]
     for name, tensor in operands.items():
-        if name not in specs:
-            known = ", ".join(n for n in specs if n != "out")
+        if name not in specs or name in workload.outputs:
+            known = ", ".join(n for n in specs if n not in workload.outputs)
             raise InvalidInput(name, ..., f"is no argument of {workload.key}", f"it takes {known}")
         arrays.check(name, arrays.view(name, tensor), specs[name], 1, compiled=False)
         if tensor.device != operands[first].device:
             rule = f"is not where {first} is ({operands[first].device})"
             raise InvalidInput(name, str(tensor.device), rule, "put all tensors on one device")
     for name in specs:
-        if name not in operands and name != "out":
-            arithmetic.parse(workload.epilogue)  # which says that backward operations are not taken
+        if name not in operands and name not in workload.outputs:
             raise InvalidInput(name, ..., f"is missing: {workload.key} needs it", f"pass {name}=")
 
 
 _said = False
 
 
-def _say_on_cpu() -> None:
+def say_on_cpu() -> None:
+    """Warn, once, that no kernel of ours runs."""
     global _said
     if not _said:
         _said = True

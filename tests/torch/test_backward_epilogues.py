@@ -13,7 +13,7 @@ from torch.nn import functional
 from gpu_tune import reference
 from gpu_tune.errors import InvalidInput
 from gpu_tune.measure import vendor
-from gpu_tune.torch import matmul
+from gpu_tune.torch import ops
 from gpu_tune.workload import Conv2d, Matmul
 
 FORWARD = {
@@ -116,7 +116,7 @@ def test_masks_of_convolutions_are_unpacked_as_the_reference_does() -> None:
     assert np.array_equal(reference.mask(w, again), found.numpy()) and again.shape == packed.shape
 
 
-def test_operators_with_gradients_of_their_own_refuse_them() -> None:
+def test_operators_with_one_result_refuse_them() -> None:
     for epilogue in ("dgelu", "relu(aux)", "relu+dbias"):
         with pytest.raises(InvalidInput, match="backward operation"):
-            matmul(torch.ones(4, 4), torch.ones(4, 4), epilogue=epilogue)
+            ops.matmul(torch.ones(4, 4), torch.ones(4, 4), *[None] * 5, "nn", 1.0, 0.0, epilogue, None, "")
