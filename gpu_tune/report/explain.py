@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ..kernel.emit import figure, limits
 from ..measure.compiling import prediction_of
 from ..measure.predicted import PredictedMeasurer, judged
 from ..model.performance import Prediction, main_step
+from ..plan import MainLoop
 from ..templates.bound import BoundTemplate
 from ..trial import PREDICTED, Candidate
 from ..workload import Workload
@@ -40,9 +42,10 @@ class Neighbour:
 @dataclass(frozen=True)
 class Explanation:
     """One kernel, explained. ``occupancy``: resident blocks and warps of an SM and what allows no more. ``blocks``: of
-    the main kernel. ``beside``: the share of the time that the plan's other steps take, and the launches. ``pipes``:
-    the share of the hot loop's time that each pipe works. ``causes``: share of the main kernel's cycles by cause.
-    ``played`` of the config's neighbours, the best of which are ``neighbours``; ``faster``: how many are faster."""
+    the main kernel. ``walk``: the tiles that its blocks walk over ("": each block has one). ``beside``: the share of
+    the time that the plan's other steps take, and the launches. ``pipes``: the share of the hot loop's time that
+    each pipe works. ``causes``: share of the main kernel's cycles by cause. ``played`` of the config's neighbours,
+    the best of which are ``neighbours``; ``faster``: how many are faster."""
 
     workload: Workload
     device: Device
@@ -51,6 +54,7 @@ class Explanation:
     figure: str
     occupancy: str
     blocks: int
+    walk: str
     steps: int
     beside: float
     pipes: Mapping[str, float]
@@ -76,6 +80,7 @@ class Explanation:
             "occupancy": self.occupancy,
             "waves": p.waves,
             "blocks": self.blocks,
+            "walk": self.walk,
             "steps": self.steps,
             "share_beside": self.beside,
             "iteration_cycles": p.iteration,
@@ -118,6 +123,7 @@ def explain(bound: BoundTemplate, candidate: Candidate, *, jobs: int | None = No
         figure(own.seconds, PREDICTED, judged(own)),
         occupancy(bound.device, step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes),
         step.blocks,
+        walk(build.rendered.estimate.loop, step.blocks),
         len(build.rendered.plan.steps),
         max(0.0, 1 - _cycles(own) / (own.seconds * bound.device.clock_mhz * 1e6)),
         own.shares,
@@ -164,6 +170,16 @@ def occupancy(device: Device, threads: int, registers: int, shared_bytes: int) -
     return f"{blocks} block{plural} an SM, {warps} of {most} warps; limited by {' and '.join(more)}"
 
 
+def walk(loop: MainLoop | None, blocks: int) -> str:
+    """The tiles that ``blocks`` blocks walk over; "" where each has one."""
+    if loop is None or (loop.units <= blocks and not loop.tail):
+        return ""
+    whole = loop.units - loop.tail
+    each = math.ceil(whole / blocks)
+    found = f"{loop.units:,}: a block computes {'up to ' if whole % blocks else ''}{each:,}"
+    return found + (f", then parts of the last {loop.tail:,}, whose K is split by {loop.parts}" if loop.tail else "")
+
+
 def text(found: Explanation) -> list[tuple[str, str]]:
     """Names and texts of the lines that people read; each line fits beside its name at 80 columns or wraps."""
     p, causes = found.prediction, dict(found.causes)
@@ -172,6 +188,7 @@ def text(found: Explanation) -> list[tuple[str, str]]:
     loop = "none: the code runs from its start to its end"
     if p.iteration:
         loop = f"{p.iteration:,.0f} cycles an iteration of the resident blocks, {p.trips:,.4g} iterations"
+        loop += " a tile" if found.walk else ""
     places = p.resident * found.device.sm_count
     lines = [
         ("predicted", found.figure),
@@ -182,6 +199,7 @@ def text(found: Explanation) -> list[tuple[str, str]]:
         ("pipes", _listed(found.pipes)),
         ("occupancy", found.occupancy),
         ("waves", f"{p.waves}: {found.blocks:,} blocks, {places:,} at once"),
+        ("tiles", found.walk),
     ]
     if found.neighbours:
         count = "none" if not found.faster else f"{found.faster}"

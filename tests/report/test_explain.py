@@ -47,6 +47,20 @@ def test_shares_add_up_and_occupancy_names_what_limits(found):
     assert explain.occupancy(A100, 1024, 16, 0).endswith("limited by threads or blocks of an SM")
 
 
+def test_blocks_that_walk_over_tiles_say_so_and_how_the_last_are_split(found):
+    assert found.walk == "" and "tiles" not in dict(explain.text(found))
+    workload = Matmul(4096, 3584, 3584, dtype="bfloat16", layout="nt")
+    (bound,) = [b for b in bind(workload, A100) if b.name == "matmul_mma"]
+    tail = next(c for c in bound.space().seeds() if c["grid"] == "split_tail")
+    tail = tail.replace(block_m=128, block_n=128, min_blocks=2, split_k=6)  # 896 tiles: four waves of 216, and 32
+    said = explain.walk(bound.render(tail).estimate.loop, 216)
+    assert said == "896: a block computes 4, then parts of the last 32, whose K is split by 6"
+    loop = bound.render(tail.replace(grid="all", split_k=1, reduction="workspace")).estimate.loop
+    assert explain.walk(loop, 216) == "896: a block computes up to 5"
+    assert explain.walk(loop, 896) == ""
+    assert dict(explain.text(replace(found, walk=said)))["tiles"] == said
+
+
 def test_it_is_told_in_words_in_json_and_on_a_page(found):
     names = [name for name, _ in explain.text(found)]
     assert names[0] == "predicted" and "limited by" in names and "neighbours" in names

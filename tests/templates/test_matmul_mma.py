@@ -56,7 +56,8 @@ def test_defaults_compile_without_spills(name: str, chip: object) -> None:
 
 @pytest.mark.parametrize("chip", sweep.CHIPS, ids=lambda d: d.name)
 def test_defaults_suit_the_shape(chip: Device) -> None:
-    """Wide tiles for a large product, low ones for few rows, K split where tiles alone leave SMs idle."""
+    """Wide tiles for a large product, low ones for few rows, K split where tiles alone leave SMs idle, and no warps of
+    different slices of K to be added where K has few tiles."""
     workload = Matmul(4096, 4096, 4096, dtype="float16", layout="nt")
     large = TEMPLATE.default(workload, chip)
     assert large["block_m"] * large["block_n"] >= 128 * 64 and large["stages"] >= 3
@@ -69,6 +70,8 @@ def test_defaults_suit_the_shape(chip: Device) -> None:
     assert -(-4096 // decode["block_n"]) * decode["split_k"] >= 0.4 * chip.sm_count
     deep = TEMPLATE.default(Matmul(256, 256, 16384, dtype="float16", layout="nt"), chip)
     assert deep["split_k"] > 1
+    tiny = TEMPLATE.default(Matmul(64, 1024, 128, dtype="bfloat16", layout="nt"), chip)
+    assert (tiny["slice_k"], tiny["split_k"]) == (1, 1) and tiny["block_m"] <= 32
 
 
 def test_seeds_are_many_and_compile_without_spills() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpu_tune import emulator, reference
-from gpu_tune.cuda import cubin, nvrtc
+from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidConfig
 from gpu_tune.space.knob import Config
@@ -180,6 +180,39 @@ def test_seeds_compile_without_spills(name: str) -> None:
         for config in seeds[:: 2 if workload.dtype == "float16" else 1]:
             log = nvrtc.to_cubin(render(TEMPLATE, config, workload, device), device.arch).log
             assert not any(r.spill_bytes for r in cubin.read_log(log).values()), config
+
+
+def bank_conflicts(program: sass.Program) -> tuple[int, int]:
+    """FFMAs of the hot loop whose three registers have one parity (and so one bank), and how many FFMAs there are."""
+    kept: dict[int, int] = {}
+    conflicts = count = 0
+    first, last = program.hot_loop or (0, 0)
+    for low, high in program.words.reshape(-1, 2)[first : last + 1].tolist():
+        if low & 0xFFF != 0x223:  # FFMA with three registers
+            kept = {}
+            continue
+        operands = (low >> 24 & 255, low >> 32 & 255, high & 255)
+        read = {register for slot, register in enumerate(operands) if kept.get(slot) != register}
+        conflicts += len(read) == 3 and len({register % 2 for register in read}) == 1
+        count += 1
+        kept = {slot: operands[slot] for slot in range(3) if high >> 58 + slot & 1}  # reuse flags
+    return conflicts, count
+
+
+@pytest.mark.slow
+@needs_emulator
+def test_multiply_adds_of_an_a100_rarely_read_three_registers_of_one_bank() -> None:
+    workload = Matmul(4096, 4096, 4096, dtype="float32")
+    config = TEMPLATE.default(workload, A100)
+    source = render(TEMPLATE, config, workload, A100)
+    assert "moved(acc" in source
+    conflicts, count = bank_conflicts(cubin.programs(nvrtc.to_cubin(source, A100.arch).data)["matmul_simt"])
+    assert count == 512 and conflicts <= 14
+    for other, device in ((workload, H200), (dataclasses.replace(workload, epilogue="bias"), A100)):
+        assert "moved(" not in render(TEMPLATE, config, other, device)
+    small = config.replace(raster_group=1)
+    run(Matmul(128, 128, 16, dtype="float32"), small, kind="integer")
+    run(Matmul(128, 128, 64, dtype="float32"), small.replace(split_k=2))
 
 
 def test_offsets_beyond_32_bits_are_64_bit_where_they_can_occur() -> None:

@@ -269,6 +269,7 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
     # shared memory: 128 bytes a clock (32 banks of 4 bytes, CUDA programming guide); an ldmatrix.x4 reads 32 chunks
     shared = (warps * reads * 32 * CHUNK + edge) / 128
     l2 = edge / (40 if device.shared_bytes_per_sm > 2**17 else 18)  # bytes a clock that an SM gets: compute, consumer
+    l2 *= min(1.0, work / device.sm_count) if k_tiles < STEADY else 1.0  # more where SMs idle for so short
     # an m16n8 instruction is 2 x 16 x 8 x (32 / size) operations; one scheduler's pipe does rate / SCHEDULERS a clock
     interval = 2 * 16 * 8 * 32 / size * SCHEDULERS / rate  # clocks of an instruction on its tensor core
     # a warp alone: 60 clocks of barrier and wait a k tile; 35 are the latency of an mma, and of an unbuffered ldmatrix
@@ -287,6 +288,8 @@ def cost(config: Mapping[str, Any], w: Workload, device: Device, problem: Proble
         # epilogue: 1500 clocks of start and drain and 200 of every block's own, then results leave at 32 bytes a clock;
         # parts of a split K, which are written and read again, at 40. These follow the played defaults of an A100
         leave = 1500 + 200 * blocks + blocks * area * 4 / 32
+        # slices of K are added in turn: 250 clocks each, which tells where k tiles are few (played: 64x1024x128)
+        leave += 250 * (c["slice_k"] - 1) if k_tiles < STEADY else 0
         if split > SHARED_PARTS and c["reduction"] == "workspace":  # written by each, read by all SMs
             written, read = blocks * area * 4, problem.batch * problem.m * problem.n * 4 * split
             leave += 2000 + (written + read / device.sm_count) / 40

@@ -199,15 +199,31 @@ def storage(c: Config, w: Any) -> Storage:
 @dataclass(frozen=True, kw_only=True)
 class Pipeline(Loop):
     """The main loop; ``dp4a``: four products of bytes are summed at once; ``block_scales``: every 128 elements of K
-    have their scales."""
+    have their scales. ``other_bank_first``: the order of a row's multiply-adds lets registers of one bank be reused.
+    ``moved_sums``: sums change registers before they are stored, so that no order is needed."""
 
     dp4a: bool
     block_scales: bool
+    other_bank_first: bool
+    moved_sums: bool
 
 
-def pipeline(c: Config, w: Any) -> Pipeline:
+YIELDS = frozenset({80})
+"""Compute capabilities on which a multiply-add takes two cycles of its unit. ptxas lets every sixth of them yield to
+another warp there, and what the yielding one read is not kept for reuse: of the 512 of a k tile of 128x128 results 50
+to 55 read three registers of one bank in an order that relies on reuse, 0 to 3 where the sums move before they are
+stored. A register file has two banks of 64 bits (Jia et al. 2018, arXiv 1804.06826, of Volta; Citadel's talk S33322 at
+GTC 2021 finds it unchanged in an A100)."""
+MANY_SUMS = 64
+"""Of a thread, from which on ptxas has the registers for that: of 4 x 4 sums more read one bank than before."""
+
+
+def pipeline(c: Config, w: Any, tiles: Layout, device: Device) -> Pipeline:
     bytes_of_k = c["shared_type"] == "stored" and c["shared_a"] == c["shared_b"] == "k_inner"
     steps, per_part = tile.parts(c, w)
+    k_inner = "k_inner" in (c["shared_a"], c["shared_b"])
+    vectors = w.dtype == "float32" and not k_inner and tiles.piece_m % 2 == 0 and tiles.piece_n % 2 == 0
+    moved = vectors and device.cc in YIELDS and c["thread_m"] * c["thread_n"] >= MANY_SUMS and stores_sums(c, w)
     return Pipeline(
         stages=c["stages"],
         steps=steps,
@@ -215,7 +231,16 @@ def pipeline(c: Config, w: Any) -> Pipeline:
         dtype=w.dtype,
         dp4a=w.dtype == "int8" and bytes_of_k and c["fragment_k"] == 4,
         block_scales=w.scales == "block128",
+        other_bank_first=vectors and not moved,
+        moved_sums=moved,
     )
+
+
+def stores_sums(c: Config, w: Any) -> bool:
+    """Whether the main kernel stores several of its sums at once, as they are: parts of a split K, or results without
+    an epilogue."""
+    plain = (w.alpha, w.beta, w.scales, w.out_dtype) == ("1", "0", "none", "float32") and not w.ops
+    return bool(c["vector_width_out"] > 1 and (c["split_k"] > 1 or plain))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,4 +265,5 @@ Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 @derived_once
 def derive(c: Config, w: Any, device: Device) -> Derived:
     """Layout, storage, pipeline and launch, in this order."""
-    return Derived(c, layout(c, w), storage(c, w), pipeline(c, w), launch(c, w))
+    tiles = layout(c, w)
+    return Derived(c, tiles, storage(c, w), pipeline(c, w, tiles, device), launch(c, w))
