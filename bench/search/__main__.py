@@ -6,8 +6,9 @@
 Searchers: ``random``; ``plain`` (the reference that others are compared with, see ``bench.search.plain``); ``ga`` (this
 search with its models off); ``trees`` (its LightGBM and children alone in fixed batches of 16); ``cold``; ``warm``
 (given logs of 200 trials on every other device whose space of the same kernel is among the arguments; where there is
-none it is ``cold``, so that means over the spaces that have one are told beside); ``unrelated`` (given a log of the
-next space of another kernel or other knobs that shares a knob's name, to see what misleading history costs);
+none it is ``cold``, so that means over the spaces that have one are told beside); ``unrelated`` (given a log of a
+space of another kernel or other knobs that shares a knob's name, each such space by turns) and ``misled`` (given a log
+of another device in which each knob's values stand in reverse order), to see what misleading history costs;
 ``cold-late`` (``cold``, but a batch is chosen before the previous one's results are known, with smaller first batches,
 as ``--pipelined`` does for all); ``kt:NAME``, a Kernel Tuner strategy with default options where that package is
 installed (a fresh Searchspace each run); ``optuna:tpe`` and ``optuna:cmaes``, likewise; ``at:FOLDER``, ``cold`` of
@@ -33,7 +34,7 @@ import numpy as np
 
 from bench.search.needles import DEVELOPMENT, distinct, hidden, met
 from bench.search.paired import compare, told
-from bench.search.runs import SEARCHERS, history, kin, logs, ratios, run, space_of
+from bench.search.runs import SEARCHERS, TAUGHT, history, kin, logs, ratios, run, space_of
 from bench.search.saved import Saved, append, code, read, require_same_code
 from bench.search.tables import plot, show, summary
 from gpu_tune.errors import GpuTuneError, InvalidInput, require
@@ -102,7 +103,7 @@ def collect(args: argparse.Namespace, searchers: Sequence[str], names: Mapping[s
     context = multiprocessing.get_context("fork")
     pool = context.Pool(args.processes) if args.processes > 1 else None
     mapper = (lambda f, jobs: pool.imap_unordered(f, jobs) if f is run else pool.map(f, jobs)) if pool else map
-    past = logs(args.spaces, args, mapper) if {"warm", "unrelated"} & {s for _, s, _ in missing} else {}
+    past = logs(args.spaces, args, mapper) if set(TAUGHT) & {s for _, s, _ in missing} else {}
     jobs = [(path, s, seed, args, history(s, path, seed, args.spaces, past)) for path, s, seed in missing]
     for path, searcher, seed, order, seconds in mapper(run, jobs):
         made = Saved(

@@ -17,10 +17,13 @@ from gpu_tune.model.transfer import HistoryGroup
 from gpu_tune.search.history import History
 from gpu_tune.search.search import Search
 from gpu_tune.search.space_search import PIPELINED, Settings
+from gpu_tune.space.knob import Config
 from gpu_tune.store.interchange import RecordedSpace, load
 from gpu_tune.trial import Measurement
 
-SEARCHERS = ("random", "plain", "ga", "trees", "cold", "cold-late", "warm", "unrelated")
+TAUGHT = ("warm", "unrelated", "misled")
+"""Searchers that are given history."""
+SEARCHERS = ("random", "plain", "ga", "trees", "cold", "cold-late", *TAUGHT)
 LOGS, LOG_TRIALS = 4, 200
 ALONE = Settings(spread=1, gaussian_process=0.0, early=16, diversify=0.0)
 TREES = replace(ALONE, trees=0.6, children=0.3, stalled=(0.0, 0.6, 0.0, 0.3))
@@ -128,21 +131,29 @@ def history(searcher: str, path: str, seed: int, paths: Sequence[str], logged: L
     if searcher == "warm":
         groups = [(space_of(k), logged[k, seed % LOGS]) for k in kin(path, paths)]
         return [HistoryGroup.of(space, told, f"{space.name} on {space.recorded.device}") for space, told in groups]
-    if searcher == "unrelated":
-        other = unrelated(path, paths)
-        return [History.of(logged[other, seed % LOGS], other, space_of(path).name)] if other else []
-    return []
+    others = unrelated(path, paths) if searcher == "unrelated" else kin(path, paths) if searcher == "misled" else []
+    if not others:
+        return []
+    turn, place = divmod(seed, len(others))
+    other = others[place]
+    told = History.of(logged[other, turn % LOGS], other, space_of(path).name)
+    return [mirrored(told, space_of(other))] if searcher == "misled" else [told]
 
 
-def unrelated(path: str, paths: Sequence[str]) -> str | None:
-    """The next space of another kernel, or of other knobs, that has a knob of the same name."""
+def unrelated(path: str, paths: Sequence[str]) -> list[str]:
+    """The spaces of another kernel, or of other knobs, that have a knob of the same name."""
     own = space_of(path)
-    names, i = [k.name for k in own.knobs], list(paths).index(path)
-    for other in [*paths[i + 1 :], *paths[:i]]:
-        others = [k.name for k in space_of(other).knobs]
-        if (space_of(other).name, others) != (own.name, names) and set(others) & set(names):
-            return other
-    return None
+    names = [k.name for k in own.knobs]
+    knobs = {p: [k.name for k in space_of(p).knobs] for p in paths}
+    return [p for p in paths if (space_of(p).name, knobs[p]) != (own.name, names) and set(knobs[p]) & set(names)]
+
+
+def mirrored(history: History, space: RecordedSpace) -> History:
+    """The same times of other configs: of each knob the first value for the last, the second for the last but one. It
+    is as smooth as the truth, and wrong wherever that is not alike at both ends."""
+    opposite = {k.name: dict(zip(k.values, k.values[::-1])) for k in space.knobs}
+    configs = (Config({name: opposite[name][value] for name, value in c.items()}) for c in history.configs)
+    return replace(history, configs=tuple(configs), group=f"{history.group}, mirrored")
 
 
 def kin(path: str, paths: Sequence[str]) -> list[str]:

@@ -40,6 +40,10 @@ OTHER_CHIP = 2.0
 """How far another chip is, in the unit of ``features.distance`` (a doubling of one dimension is 1)."""
 NEVER = 9.0
 """log2 of seconds over the least, for what does not fit."""
+ALIKE = 1e-6
+"""Scores nearer to each other than this are one."""
+PROBES = 4
+"""Trials of a history without some of the knobs that tell which features depend on those."""
 SUGGESTIONS = 64
 """Answers that nvidia-matmul-heuristics is asked for; a few of them are distinct here."""
 _GPUS = {
@@ -123,15 +127,19 @@ class HistoryGroup:
         cls, space: Space, trials: Mapping[Config, float], shared: Sequence[str], group: str, source: str = MEASURED
     ) -> HistoryGroup:
         """From configs (and seconds, nan for failures) of which only the knobs ``shared`` are known here: features that
-        depend on others are nan, which trees take for unknown."""
-        ends = []
-        for end in (0, -1):
-            filled = {k.name: k.values[end] for k in space.knobs if k.name not in shared}
-            rows = space.rows(Config({**{name: config[name] for name in shared}, **filled}) for config in trials)
-            ends.append(space.describe(rows))
-        (x, names), (other, _) = ends
+        change with any value of another one are nan, which trees take for unknown."""
+        unknown = {k.name: k.values[0] for k in space.knobs if k.name not in shared}
+        rows = space.rows(Config({**{name: config[name] for name in shared}, **unknown}) for config in trials)
+        x, names = space.describe(rows)
+        known = np.ones(len(names), dtype=np.bool_)
+        for column, knob in enumerate(space.knobs):
+            if knob.name in unknown:
+                values = np.arange(len(knob.values), dtype=np.uint16)
+                changed = np.repeat(rows[:PROBES], len(values), axis=0)
+                changed[:, column] = np.tile(values, len(changed) // len(values))
+                known &= (space.describe(changed)[0] == np.repeat(x[:PROBES], len(values), axis=0)).all(axis=0)
         times = np.array(list(trials.values()), dtype=np.float64)
-        features = np.where(x == other, x, np.float32(np.nan))
+        features = np.where(known, x, np.float32(np.nan))
         return cls(space.name, group, features, tuple(names), times, tuple(trials), source=source)
 
     def rebased(self, names: Sequence[str]) -> HistoryGroup | None:
@@ -278,7 +286,8 @@ class TransferModel:
 
     @classmethod
     def of(cls, space: Space, history: Sequence[HistoryGroup], seed: int) -> TransferModel | None:
-        """Fitted on the groups that have some of the space's features; None when nothing can be learned."""
+        """Fitted on the groups that have some of the space's features; None when nothing can be learned: all configs of
+        a draw look alike to it."""
         rng = np.random.default_rng(seed)
         sample = space.grid.sample(512, rng)
         if not len(sample):
@@ -299,6 +308,9 @@ class TransferModel:
         if ranker is None:
             return None
         score = ranker.score(x)
+        if np.ptp(score) < ALIKE:
+            log.warning("history of %s tells no two configs of a draw apart: no model learns from it", space.name)
+            return None
         return cls(ranker, float(np.median(score)), float(np.max(score)))
 
     def predict(self, x: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ class Search:
         with _one_thread():
             self.space_searches = {s.name: SpaceSearch(s, self.settings, seed, groups.get(s.name, ())) for s in spaces}
         self._groups = groups
-        self._winners = {name: [c for g in own[:2] for c in g.winners(2)] for name, own in groups.items()}
+        self._winners = {name: [c for g in own[:2] for c in g.winners(1)] for name, own in groups.items()}
         self._starts = self._queue(starts or {})
 
     def hopeful(self, n: int) -> dict[str, list[Config]]:

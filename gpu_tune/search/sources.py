@@ -16,7 +16,8 @@ random        what is left: any config
 The rule: history, smooth and trees say before each trial what they expect of it, whoever proposed it. A source is
 judged by the last ``WINDOW`` trials that it did not propose. Once there are ``LEAST``, and it orders them worse than
 chance, the others have its share, in proportion; it goes on saying what it expects, and has its share back when it
-orders them better again. Without history's share the smooth model forgets history too.
+orders them better again. Without history's share the smooth model forgets history too. Before anything can be judged
+history picks three or four of the first eight configs: where it is right, that is as good as all of them.
 
 Shares are dealt out by a low-discrepancy sequence: they hold over many small batches as they do in one large batch, and
 never round to nothing.

@@ -56,6 +56,9 @@ class Settings:
     early: int = 8
     """Batch until ``early_until`` trials were told: what the first ones teach is worth more than their number."""
     early_until: int = 64
+    prior_starts: float = 0.25
+    """Share of the first configs that history picks, its winners aside. More are no better where it is right, and lost
+    where it is of something else."""
     prior_weight: float = 0.5
     """Share of the trees' slots that history picks alone; it decays to none over ``prior_decay`` own trials."""
     prior_decay: int = 64
@@ -166,7 +169,7 @@ class SpaceSearch(Observations):
         if few and excluded is None:
             if self.prior is not None:
                 pool = self._pool(rng, part)
-                chosen.extend(self._proposed(HISTORY, self._best(pool.rows, pool.prediction, math.ceil(0.75 * n))))
+                chosen.extend(self._by_history(pool, math.ceil(self.settings.prior_starts * n), rng))
             chosen += self._spread(n - len(chosen), rng, part)
         elif n:
             slots = deal(self._shares(part), self._sequence(n, GOLDEN))
@@ -244,7 +247,7 @@ class SpaceSearch(Observations):
             return []
         chosen: list[Rows] = []
         if HISTORY in slots:
-            chosen.extend(self._proposed(HISTORY, self._best(pool.rows, pool.prediction, slots[HISTORY])))
+            chosen.extend(self._by_history(pool, slots[HISTORY], rng))
         if slots[SMOOTH] or pool.features is None or not self._trusted(SMOOTH):
             picks, short = self._smooth(pool, slots[SMOOTH], rng, part)
             chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], slots[SMOOTH])))
@@ -255,6 +258,13 @@ class SpaceSearch(Observations):
             score = marginals(self.space.knobs, part.rows, part.times, self.settings.typical, pool.rows)
             chosen.extend(self._proposed(MARGINALS, self._best(pool.rows, score, slots[MARGINALS])))
         return chosen
+
+    def _by_history(self, pool: Pool, n: int, rng: np.random.Generator) -> Rows:
+        """What history expects most of. Of configs that it cannot tell apart (it may lack knobs) it takes any: the
+        first ones lie side by side."""
+        told = pool.prediction
+        score = None if told is None else told + 1e-9 * rng.random(len(told))
+        return self._proposed(HISTORY, self._best(pool.rows, score, n))
 
     def _smooth(
         self, pool: Pool, n: int, rng: np.random.Generator, part: Part

@@ -136,12 +136,16 @@ def test_history_of_a_kernel_that_shares_a_knob_is_given_to_unrelated_runs(tmp_p
         names[name] = str(tmp_path / f"{name}.json.gz")
         save_t4(Recorded(name, "chip", tuple(Knob(k, tuple(range(6))) for k in knobs), trials), names[name])
     paths = list(names.values())
-    assert [search.unrelated(p, paths) for p in paths] == [names["b"], names["a"], None]
+    assert [search.unrelated(p, paths) for p in paths] == [[names["b"]], [names["a"]], []]
     args = argparse.Namespace(trials=16, batch=16, settings="{}", pipelined=False)
     logged = search.logs(paths, args, map)
     given = search.history("unrelated", names["a"], 0, paths, logged)
     assert [g.name for g in given] == ["a"] and len(given[0].configs) == 36
     assert search.run((names["a"], "unrelated", 0, args, given))[3][-1] > 0
+    assert search.history("misled", names["a"], 0, paths, logged) == []  # no other device
+    upside_down = search.mirrored(given[0], search.space_of(names["b"]))
+    assert upside_down.times == given[0].times and len(upside_down.configs) == 36
+    assert all(c["x"] == 5 - was["x"] for c, was in zip(upside_down.configs, given[0].configs))
 
 
 def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

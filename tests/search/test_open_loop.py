@@ -281,6 +281,27 @@ def test_own_spaces_learn_from_records_and_from_files(tmp_path: Path) -> None:
         assert tuner.best is not None and tuner.best.time <= 2e-3
 
 
+def test_of_configs_that_history_cannot_tell_apart_it_picks_any() -> None:
+    space = GridSpace("half known", {"a": range(8), "b": range(8), "c": range(60)})
+    known = [Config(a=a, b=b) for a in range(8) for b in range(8)]
+    history = History("half known", tuple(known), tuple(1e-3 * (2 + c["a"] + c["b"]) for c in known))  # type: ignore[operator]
+    own = Tuner(spaces=[space], history=[history]).space_searches["half known"]
+    assert own.prior is not None
+    pool = own._described(space.grid.all(own.space.listing))  # type: ignore[arg-type]
+    assert pool.prediction is not None
+    picked = own._by_history(pool, 8, np.random.default_rng(0))
+    expected = own.prior.predict(space.describe(picked)[0])
+    assert (expected == pool.prediction.max()).all() and len(np.unique(picked[:, 2])) > 4
+
+
+def test_a_feature_of_a_knob_that_history_lacks_is_unknown() -> None:
+    space = GridSpace("s", {"a": (1, 2, 4), "b": (1, 2, 4), "c": (1, 2, 4), "d": range(1, 12)})
+    history = History("s", tuple(Config(a=a) for a in (1, 2, 4)), (1.0, 2.0, 3.0))
+    (group,) = history.groups([space])
+    known = np.isfinite(group.features).all(axis=0)
+    assert [name for name, has in zip(group.names, known) if has] == ["log2 a"]  # not b/c, which 1/1 and 4/4 make one
+
+
 def test_recorded_times_and_repeats_of_different_runs_are_never_mixed() -> None:
     space = GridSpace("r", {"a": range(3)})
     one, two, three = (Config(a=i) for i in range(3))
@@ -296,14 +317,15 @@ def test_recorded_times_and_repeats_of_different_runs_are_never_mixed() -> None:
 
 
 def test_history_that_fits_in_part_is_used_in_part_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    old = GridSpace("mine", {"block": (16, 64, 256, 1024), "items": (1, 2, 4), "vector": (1, 4)})
-    history = History.of(
-        [Measurement.of(Candidate("mine", c), cost(c)) for c in old.sample(24, np.random.default_rng(0))]
-    )
-    search = Tuner(spaces=[blocks()], history=[history])
+    old = GridSpace("mine", {"block": (16, 64, 256, 1024), "items": (1, 2, 4, 8), "vector": (1, 4)})
+    known = [Measurement.of(Candidate("mine", c), cost(c)) for c in old.sample(32, np.random.default_rng(0))]
+    search = Tuner(spaces=[blocks()], history=[History.of(known)])
     assert search.space_searches["mine"].prior is not None
-    assert "6 of 24 configs have values that the space does not list" in caplog.text
+    assert "8 of 32 configs have values that the space does not list" in caplog.text
     assert "says nothing of the knobs ['order']" in caplog.text
+    caplog.clear()
+    assert Tuner(spaces=[blocks()], history=[History.of(known[:4])]).space_searches["mine"].prior is None
+    assert "tells no two configs of a draw apart" in caplog.text
     caplog.clear()
     space = blocks()
     group = HistoryGroup.of(space, [r.measurement for r in records(space, 20)], "there")
