@@ -1,13 +1,13 @@
 """What the performance model expects of a suite: for each shape and chip the default, the seeds, and what limits them.
 
     python -m bench.headline [SUITE] [--device nvidia-a100 ...] [--limit N] [--defaults] [--json out.json]
-        [--trials N] [--against earlier.json]
+        [--tails] [--trials N] [--against earlier.json]
 
 Every default and seed of every family that computes a shape is compiled for the chip and played; with ``--defaults``
-the default alone of the family that comes first; with ``--trials`` what a search of so many trials finds as well.
-Nothing runs: all times are predicted; "of peak" is the roofline of
-the data sheet (arithmetic or DRAM) over the predicted time. With ``--against`` an earlier run's file (same compiler? it
-names its own) the last lines compare the best with those there.
+the default alone of the family that comes first, with ``--tails`` those of its seeds that split a tail as well
+(``grid`` "split_tail"); with ``--trials`` what a search of so many trials finds as well. Nothing runs: all times are
+predicted; "of peak" is the roofline of the data sheet (arithmetic or DRAM) over the predicted time. With ``--against``
+an earlier run's file (same compiler? it names its own) the last lines compare the best with those there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ DEVICES = ("nvidia-a100", "nvidia-h100", "rtx-4090")
 class Outlook:
     """One shape on one chip. ``default`` and ``best``: predicted seconds of the default config of the family that
     comes first, and of the fastest among ``played`` defaults and seeds; ``template`` and ``limits`` are that one's,
-    ``peak`` what the roofline takes over what it takes."""
+    ``peak`` what the roofline takes over what it takes. ``tail``: of the fastest seed that splits a tail, if any.
+    """
 
     label: str
     workload: str
@@ -51,16 +52,20 @@ class Outlook:
     peak: float
     played: int
     searched: float | None = None
+    tail: float | None = None
 
     @property
     def fastest(self) -> float:
         return min(self.best, math.inf if self.searched is None else self.searched)
 
 
-def outlook(label: str, workload: Workload, device: Device, defaults: bool = False, trials: int = 0) -> Outlook:
+def outlook(
+    label: str, workload: Workload, device: Device, defaults: bool = False, trials: int = 0, tails: bool = False
+) -> Outlook:
     """Compile and play what the families declare for ``workload`` on ``device``; ``defaults``: the first default.
 
-    ``trials``: of a search, whose winner is played beside them.
+    ``tails``: beside it the seeds of its family that split a tail. ``trials``: of a search, whose winner is played
+    beside them.
     """
     winner = _search(workload, device, trials) if trials else None
     with make_measurer(workload, device=device, kind="predicted") as m:
@@ -70,7 +75,8 @@ def outlook(label: str, workload: Workload, device: Device, defaults: bool = Fal
             space = bound.space()
             configs = dict.fromkeys(c for c in (space.default(), *space.seeds()) if c is not None)
             asked += [Candidate(bound.name, c) for c in configs]
-        asked = asked[:1] if defaults else asked
+        if defaults:
+            asked = asked[:1] + [c for c in asked[1:] if tails and _splits(c) and c.template == asked[0].template]
         found = [f.result() for f in [m.submit(c) for c in asked]]
         searched = m.submit(winner).result() if winner else None
     timed = [r for r in found if r.ok]
@@ -81,10 +87,15 @@ def outlook(label: str, workload: Workload, device: Device, defaults: bool = Fal
     share = summary.roofline(workload, device) / best.time
     default = found[0].time if found[0].ok else math.inf
     words = limits(best.prediction)
+    tail = min((r.time for r in timed if _splits(r.candidate)), default=None)
     return Outlook(
         label, workload.key, device.name, default, declared, best.candidate.template, words, share, len(timed),
-        searched.time if searched and searched.ok else None,
+        searched.time if searched and searched.ok else None, tail,
     )  # fmt: skip
+
+
+def _splits(candidate: Candidate) -> bool:
+    return bool(candidate.config.get("grid") == "split_tail")
 
 
 def _search(workload: Workload, device: Device, trials: int) -> Candidate:
@@ -128,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", action="append", help=f"(default: {', '.join(DEVICES)})")
     parser.add_argument("--limit", type=int, default=0, help="this many shapes, evenly spread over the suite")
     parser.add_argument("--defaults", action="store_true", help="play the default of the first family alone")
+    parser.add_argument("--tails", action="store_true", help="with --defaults: seeds with a split tail as well")
     parser.add_argument("--trials", type=int, default=0, help="of a search for each shape (default: none)")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--against", type=Path, help="a file of an earlier run")
@@ -141,9 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\n{device.name}, every time predicted", flush=True)
             rows = []
             for entry in entries[::step]:
-                rows.append(
-                    outlook(entry.label or entry.workload.key, entry.workload, device, given.defaults, given.trials)
-                )
+                label = entry.label or entry.workload.key
+                rows.append(outlook(label, entry.workload, device, given.defaults, given.trials, given.tails))
                 lines = list(table(rows[-1:]))
                 print("\n".join(lines if len(rows) == 1 else lines[1:]), flush=True)
             found += rows

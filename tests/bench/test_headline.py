@@ -39,6 +39,12 @@ def test_a_suite_is_played_told_and_compared(home: Path, tmp_path: Path, capsys:
     (row,) = json.loads(out.read_text())["rows"]
     assert row["played"] == 1 and 0 < row["searched"] <= small["default"]
 
+    rows.update(defaults={"dtype": "bfloat16", "layout": "nt"}, rows=[["tail", 128, 28672, 512]])
+    suite.write_text(json.dumps(rows))
+    assert BENCH.main([str(suite), "--device", "nvidia-a100", "--defaults", "--tails", "--json", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["played"] > 1 and row["best"] == min(row["default"], row["tail"]) and row["template"] == "matmul_mma"
+
 
 def test_an_unknown_suite_or_chip_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert BENCH.main(["nosuch"]) == 2 and BENCH.main(["--device", "nosuch"]) == 2
