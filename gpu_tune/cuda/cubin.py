@@ -36,6 +36,7 @@ RESERVED_SHARED = 1024
 _MAX_THREADS, _REGCOUNT, _FRAME_SIZE, _KPARAM, _PARAM_BYTES = 0x05, 0x2F, 0x11, 0x17, 0x19
 _NUM_BARRIERS, _REG_RECONFIG, _REQNTID = 0x4C, 0x54, 0x10
 _MAX_SECTIONS, _MAX_NAME = 65536, 65536
+_RECORD = struct.Struct("<BBH")
 _RUNS = (".text", ".nv.constant", ".nv.shared", ".nv.global")
 
 
@@ -149,34 +150,40 @@ class Elf:
         """Name and section of each function's machine code."""
         return [(s.name[6:], s) for s in self.sections if s.name.startswith(".text.")]
 
-    def symbols(self) -> list[str]:
+    def symbol(self, index: int) -> str:
+        """The name of a symbol."""
+        body, strings = self._symbols
+        _expect(24 * index < len(body), f"record names symbol {index} of {len(body) // 24}")
+        return _string(strings, struct.unpack_from("<I", body, 24 * index)[0])
+
+    @functools.cached_property
+    def _symbols(self) -> tuple[bytes, bytes]:
+        """The table and its names."""
         for section in self.sections:
             if section.kind == 2:
                 body = self.bytes_of(section)
                 _expect(section.link < len(self.sections) and len(body) % 24 == 0, "symbol table is malformed")
-                strings = self.bytes_of(self.sections[section.link])
-                return [_string(strings, struct.unpack_from("<I", body, at)[0]) for at in range(0, len(body), 24)]
-        return []
+                return body, self.bytes_of(self.sections[section.link])
+        return b"", b""
 
 
 def _facts(elf: Elf) -> Cubin:
     # up to CUDA 12 the number of barriers is in the flags of the code's section, later in a record
     kernels: dict[str, dict[str, object]] = {n: {"barriers": s.flags >> 20 & 0x7F} for n, s in elf.texts()}
-    for section in elf.sections:
-        prefix, _, name = section.name.partition(".nv.info.")
-        if section.name.startswith(".nv.shared.") and section.name[11:] in kernels:
+    by_name = {section.name: section for section in elf.sections}
+    for name, facts in kernels.items():
+        if shared := by_name.get(f".nv.shared.{name}"):
             # the ELF size includes the reserve on 9.0 and newer; sh_info of .text no longer holds the registers there
-            size = max(0, section.size - RESERVED_SHARED) if elf.cc >= 90 else section.size
-            kernels[section.name[11:]]["static_shared_bytes"] = size
-        elif not prefix and name in kernels:
-            kernels[name].update(_own_facts(elf.bytes_of(section)))
-        elif section.name == ".nv.info":
-            for symbol, fact, value in _shared_facts(elf, section):
-                if symbol in kernels:
-                    kernels[symbol][fact] = value
+            facts["static_shared_bytes"] = max(0, shared.size - RESERVED_SHARED) if elf.cc >= 90 else shared.size
+        if own := by_name.get(f".nv.info.{name}"):
+            facts.update(_own_facts(elf.bytes_of(own)))
+    if common := by_name.get(".nv.info"):
+        for symbol, fact, value in _shared_facts(elf, common):
+            if symbol in kernels:
+                kernels[symbol][fact] = value
     # device functions have .text sections too; only a kernel has records of its own
-    infos = {s.name[9:] for s in elf.sections if s.name.startswith(".nv.info.")}
-    return Cubin(elf.cc, {n: KernelFacts(n, **facts) for n, facts in kernels.items() if n in infos})  # type: ignore[arg-type]
+    own_records = {n: facts for n, facts in kernels.items() if f".nv.info.{n}" in by_name}
+    return Cubin(elf.cc, {n: KernelFacts(n, **facts) for n, facts in own_records.items()})  # type: ignore[arg-type]
 
 
 def _own_facts(body: bytes) -> dict[str, object]:
@@ -200,16 +207,15 @@ def _own_facts(body: bytes) -> dict[str, object]:
 
 
 def _shared_facts(elf: Elf, section: Section) -> Iterator[tuple[str, str, int]]:
-    symbols, facts = elf.symbols(), {_REGCOUNT: "registers", _FRAME_SIZE: "stack_bytes"}
+    facts = {_REGCOUNT: "registers", _FRAME_SIZE: "stack_bytes"}
     for attribute, _, payload in _records(elf.bytes_of(section)):
         if attribute in facts and len(payload) == 8:
             index, value = struct.unpack("<II", payload)
-            _expect(index < len(symbols), f"record names symbol {index} of {len(symbols)}")
-            yield symbols[index], facts[attribute], value
+            yield elf.symbol(index), facts[attribute], value
 
 
 def _records(body: bytes) -> Iterator[tuple[int, int, bytes]]:
-    at, head = 0, struct.Struct("<BBH").unpack_from
+    at, head = 0, _RECORD.unpack_from
     while at + 4 <= len(body):
         form, attribute, value = head(body, at)
         at += 4

@@ -31,6 +31,8 @@ COLUMNS = (
 """Of a row: see :class:`Access`; ``again``: executions by a warp that had been there before, and what those touched;
 ``shared`` and ``touched``: whether it accesses shared and global memory."""
 _NONE = np.zeros((0, 2), np.int32)
+_NO_CHECKS = Checks(*[False] * 6)
+_PAGE = mmap.PAGESIZE
 _NO_RESERVE = 0x4000  # MAP_NORESERVE; the module mmap names it from Python 3.13 on
 
 
@@ -71,7 +73,7 @@ def record(
     ``wanted``: by kernel, PTX lines and bytes a lane.
     """
     flat = None if wanted is None else {name: np.array(sorted(of), np.int32) for name, of in wanted.items()}
-    found = count(ptx, plan, sizes, wanted=flat, l1_bytes=l1_bytes, rounds=rounds, limit=limit)
+    found = count(ptx, plan.check(), sizes, wanted=flat, l1_bytes=l1_bytes, rounds=rounds, limit=limit)
     return {name: tuple(_access(*row) for row in rows.tolist()) for name, rows in found.items()}
 
 
@@ -87,24 +89,23 @@ def count(
 ) -> dict[str, NDArray[np.uint64]]:
     """By kernel of ``plan``, a row of ``COLUMNS`` for each access that one block executed: sums over its executions.
 
-    ``sizes``: bytes of each buffer that the plan names; the workspace's are known. ``wanted``: by kernel, the PTX lines
-    that matter and the bytes a lane moves there in the machine code, (n, 2) by ascending line (a kernel that is not in
-    it does not run); without it every access, as PTX has it. The block is the one in the middle of the grid; where that
-    waits for other blocks it goes on as if they had come. What it leaves out (the sum over splits, which the last block
-    makes) is looked at by going there in a second run. ``l1_bytes``: what L1 keeps for one block. ``rounds``: how often
-    a loop goes back. ``limit``: warp instructions a kernel. What no warp executed has no row.
+    ``plan`` is one that was checked. ``sizes``: bytes of each buffer that it names; the workspace's are known.
+    ``wanted``: by kernel, the PTX lines that matter and the bytes a lane moves there in the machine code, (n, 2) by
+    ascending line (a kernel that is not in it does not run); without it every access, as PTX has it. The block is the
+    one in the middle of the grid; where that waits for other blocks it goes on as if they had come. What it leaves out
+    (the sum over splits, which the last block makes) is looked at by going there in a second run. ``l1_bytes``: what
+    L1 keeps for one block. ``rounds``: how often a loop goes back. ``limit``: warp instructions a kernel. What no warp
+    executed has no row.
 
     EmulationError for PTX that the emulator refuses, whole or a kernel of it.
     """
     module = Ptx(ptx) if isinstance(ptx, str) else ptx
-    machine = Machine(module, late=True, checks=Checks(*[False] * 6), stop="never")
+    machine = Machine(module, late=True, checks=_NO_CHECKS, stop="never")
     library, handle = machine.library, machine.handle
     found: dict[str, NDArray[np.uint64]] = {}
     try:
-        bound = {
-            name: _untouched(machine, name, size) for name, size in {**sizes, "workspace": plan.workspace_bytes}.items()
-        }
-        for step in plan.check().kernels:
+        bound = _untouched(machine, {**sizes, "workspace": int(plan.workspace_bytes)})
+        for step in plan.kernels:
             lines = _NONE if wanted is None else np.ascontiguousarray(wanted.get(step.kernel, _NONE), np.int32)
             if step.kernel in found or (wanted is not None and not len(lines)):
                 continue
@@ -120,7 +121,8 @@ def count(
                 library.emu_explore(handle)
                 launch()
                 rows = _rows(library, handle, step.kernel)
-            found[step.kernel] = rows[rows[:, 3] > 0]
+                rows = rows[rows[:, 3] > 0]
+            found[step.kernel] = rows
     finally:
         machine.close()
     return found
@@ -133,11 +135,15 @@ class _Buffer:
     data: NDArray[np.uint8]
 
 
-def _untouched(machine: Machine, name: str, size: int) -> _Buffer:
-    """A buffer of zeros that takes memory only where it is touched."""
-    pages = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
-    data = np.frombuffer(pages, np.uint8)
-    return _Buffer(*machine.buffer(name, data), data)
+def _untouched(machine: Machine, sizes: Mapping[str, int]) -> dict[str, _Buffer]:
+    """Buffers of zeros that take memory only where it is touched, all in one piece."""
+    starts, total = {}, 0
+    for name, size in sizes.items():
+        starts[name], total = total, total + (size // _PAGE + 1) * _PAGE
+    pages = mmap.mmap(-1, max(total, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    whole = np.frombuffer(pages, np.uint8)
+    parts = {name: whole[start : start + max(sizes[name], 1)] for name, start in starts.items()}
+    return {name: _Buffer(*machine.buffer(name, part), part) for name, part in parts.items()}
 
 
 def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, _Buffer]) -> bytes:
@@ -154,9 +160,10 @@ def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, 
 
 
 def _rows(library: Any, handle: int, kernel: str) -> NDArray[np.uint64]:
-    count = library.emu_recorded(handle, kernel.encode(), None, 0)
-    table = np.zeros((count, len(COLUMNS)), np.uint64)
-    library.emu_recorded(handle, kernel.encode(), table.ctypes.data, count)
+    name = kernel.encode()
+    count = library.emu_recorded(handle, name, None, 0)
+    table = np.empty((count, len(COLUMNS)), np.uint64)
+    library.emu_recorded(handle, name, table.ctypes.data, count)
     return table
 
 

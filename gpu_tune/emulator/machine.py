@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda.device import DEFAULT, Device, by_name
-from ..errors import require
+from ..cuda.device import DEFAULT, KNOWN, Device
+from ..errors import EmulationError, require
 from ..plan import TENSOR_MAP_DTYPES, Dim3, TensorMapArg
 from . import tensor_map
 from .ptx import Ptx, expect
@@ -43,7 +43,7 @@ class Machine:
         require(listed, "ignore", ignore, "is text and no list of kinds", f"give ignore=[{ignore!r}]")
         for kind in ignore:
             require(kind in KINDS, "ignore", kind, "is no kind of finding", f"kinds are {', '.join(KINDS)}")
-        self.module, self.device, self.library = module, device or by_name(DEFAULT), module.library
+        self.module, self.device, self.library = module, device or KNOWN[DEFAULT], module.library
         self._start, self._buffers = time.perf_counter(), 0
         landing = (seed & 1) == 0 if late is None else late
         options = (ctypes.c_uint64 * 6)(seed, landing, 1, checks.bits, stop == "never", steps)
@@ -112,23 +112,20 @@ class Machine:
         facts, what = self.module.facts(kernel), f"kernel {kernel!r}"
         sizes = facts.parameter_sizes
         expect(len(sizes) == len(values), f"{what} takes {len(sizes)} arguments, {given} {len(values)}")
-        params = np.zeros(max(facts.parameter_bytes, 1), np.uint8)
+        params = bytearray(facts.parameter_bytes)
         for k, (raw, size, offset) in enumerate(zip(values, sizes, facts.parameter_offsets)):
-            expect(len(raw) == size, f"argument {k} of {what} has {size} bytes, {given} {len(raw)}")
-            params[offset : offset + len(raw)] = np.frombuffer(raw, np.uint8)
+            if len(raw) != size:
+                raise EmulationError(f"argument {k} of {what} has {size} bytes, {given} {len(raw)}")
+            params[offset : offset + size] = raw
         resident = self._resident(math.prod(block), facts.shared_bytes + shared_bytes)
         blocks = math.prod(grid)
-        require(
-            not cooperative or blocks <= resident,
-            f"cooperative launch of {what}",
-            blocks,
-            f"blocks are more than the {resident} that {self.device.name} holds at once",
-            "launch fewer blocks",
-        )
+        if cooperative:
+            many = f"blocks are more than the {resident} that {self.device.name} holds at once"
+            require(blocks <= resident, f"cooperative launch of {what}", blocks, many, "launch fewer blocks")
         u3 = ctypes.c_uint32 * 3
         clusters = max(1, resident // math.prod(cluster))
         launched = self.library.emu_launch(
-            self.handle, kernel.encode(), u3(*grid), u3(*block), u3(*cluster), shared_bytes, params.ctypes.data,
+            self.handle, kernel.encode(), u3(*grid), u3(*block), u3(*cluster), shared_bytes, bytes(params),
             facts.parameter_bytes, clusters, cooperative,
         )  # fmt: skip
         return bool(launched)

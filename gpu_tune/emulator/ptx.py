@@ -39,6 +39,7 @@ class Ptx:
     def __init__(self, ptx: str, only: Iterable[str] = ()) -> None:
         self.ptx = ptx
         self.library = build.library()
+        self._facts: dict[str, KernelFacts] = {}
         error = ctypes.create_string_buffer(1000)
         self.handle = self.library.emu_load(ptx.encode(), " ".join(only).encode(), error, len(error))
         expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
@@ -92,12 +93,17 @@ class Ptx:
 
     def facts(self, kernel: str) -> KernelFacts:
         """Its parameters and its shared memory; EmulationError when it is not there or cannot be run."""
-        offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
-        count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
-        expect(count >= 0, f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
-        reason = self.refusal(kernel)
-        expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
-        return KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
+        found = self._facts.get(kernel)
+        if found is None:
+            offsets, sizes, total = (ctypes.c_int * 1024)(), (ctypes.c_int * 1024)(), (ctypes.c_int * 2)()
+            count = self.library.emu_params(self.handle, kernel.encode(), offsets, sizes, 1024, total)
+            if count < 0:
+                raise EmulationError(f"the module has no kernel {kernel!r}; it has: {', '.join(self.kernels)}")
+            reason = self.refusal(kernel)
+            expect(not reason, f"the emulator refuses kernel {kernel!r}: {reason}")
+            found = KernelFacts(tuple(offsets[:count]), tuple(sizes[:count]), total[0], total[1])
+            self._facts[kernel] = found
+        return found
 
     def parameter_types(self, kernel: str) -> tuple[str, ...]:
         """Of each parameter as the PTX declares it, such as "f32"; "" where it has none that is known."""

@@ -21,7 +21,7 @@ from .player import FOREVER, Stuck
 from .trace import Path
 
 _CAUSES, _UNITS = len(costs.CAUSES), len(costs.UNITS)
-_ENDS = (2, 2 + _CAUSES, 2 + 2 * _CAUSES, 2 + 2 * _CAUSES + _UNITS, 3 + 2 * _CAUSES + _UNITS + LAST)
+_ENDS = tuple(itertools.accumulate((2, _CAUSES, _CAUSES, _UNITS, LAST + 1)))
 _PARTS = tuple(slice(*ends) for ends in itertools.pairwise(_ENDS))
 
 
@@ -56,14 +56,15 @@ class CodeInCpp:
 
     def pace(self, blocks: int) -> Pace:
         """See the twin."""
-        constants = np.array((self._sm.queue, self._sm.barrier, 0.0, FIRST, LAST))
         found = np.empty(_ENDS[-1])
-        known = self._library.perf_pace(self._handle, self._warps, blocks, address(constants), address(found))
+        known = self._library.perf_pace(
+            self._handle, self._warps, blocks, self._sm.queue, self._sm.barrier, FIRST, LAST, address(found)
+        )
         if not known:
             raise Stuck(FOREVER)
         tail, iteration = found[:2].tolist()
-        causes, rest, shares, passed = (found[part] for part in _PARTS)
-        return Pace(passed[:known], tail, iteration, causes, rest, shares)
+        causes, rest, shares = found[_PARTS[0]], found[_PARTS[1]], found[_PARTS[2]]
+        return Pace(found[_ENDS[3] : _ENDS[3] + known], tail, iteration, causes, rest, shares)
 
     def costs(self) -> costs.Costs:
         """The table of a warp that contends with none."""

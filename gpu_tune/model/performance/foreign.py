@@ -184,7 +184,7 @@ def _lanes(
         shared = step.shared_bytes + taken.static_shared_bytes
         l1 = l1_bytes(device, shared, device.resident_blocks(step.threads, taken.registers, shared))
         try:
-            found = lanes_of(cubin, LaunchPlan((step,)), {"a": nbytes}, l1_bytes=l1).get(step.kernel)
+            found = lanes_of(cubin, LaunchPlan((step,)).check(), {"a": nbytes}, l1_bytes=l1).get(step.kernel)
         except EmulationError as error:
             reason = str(error)
         else:

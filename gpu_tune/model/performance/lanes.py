@@ -104,9 +104,9 @@ def lanes_of(
 ) -> dict[str, KernelLanes]:
     """The figures of the ``kernels`` (None: of all) of ``plan``, by name.
 
-    ``sizes``: bytes of each buffer of the plan, the workspace left out. ``l1_bytes``: what L1 keeps for one block.
-    ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none, EmulationError when the plan does not
-    fit its kernels. PTX that the emulator refuses gives no figures, and the refusal as reason.
+    ``plan`` is one that was checked. ``sizes``: bytes of each buffer of it, the workspace left out. ``l1_bytes``: what
+    L1 keeps for one block. ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none, EmulationError
+    when the plan does not fit its kernels. PTX that the emulator refuses gives no figures, and the refusal as reason.
     """
     tables, programs = ptx_lines(cubin), cubins.programs(cubin)
     names = [n for n in dict.fromkeys(step.kernel for step in plan.kernels) if kernels is None or n in kernels]

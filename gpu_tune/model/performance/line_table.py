@@ -6,6 +6,8 @@ reader in ``cuda`` is its twin (a test compares them) and says what is wrong wit
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,17 +24,18 @@ def ptx_lines(cubin: bytes) -> dict[str, NDArray[np.int32]]:
     names, sizes, table = lines.ptx_table(cubin)
     if table is None:
         return {}
-    counts = np.array(sizes, np.int64)
-    ends = np.maximum(counts, 0).cumsum()
-    starts, found, known = ends - np.maximum(counts, 0), np.empty(int(ends[-1]), np.int32), bytearray(len(names))
-    known_at = np.frombuffer(known, np.uint8)
+    ends = list(itertools.accumulate(max(0, size) for size in sizes))
+    starts = [0, *ends[:-1]]
+    where, found = np.array((sizes, starts), np.int64), np.empty(ends[-1], np.int32)
+    known = np.zeros(len(names), np.uint8)
     read, wrong = build.library().perf_ptx_lines, 0
     for body in table.bodies:
         wrong |= read(
             body, len(body), table.relocations, len(table.relocations), table.entry, table.symbols, len(table.symbols),
-            address(counts), address(starts), len(names), address(found), address(known_at),
+            address(where), address(where) + where.strides[0], len(names), address(found), address(known),
         )  # fmt: skip
-    of = {names[k]: found[starts[k] : ends[k]] for k, is_known in enumerate(known) if is_known}
-    if wrong or len(of) != sum(known):
+    sections = known.nonzero()[0].tolist()
+    of = {names[k]: found[starts[k] : ends[k]] for k in sections}
+    if wrong or len(of) != len(sections):
         return {name: np.array(line, np.int32) for name, line in lines.ptx_lines(cubin).items()}
     return of

@@ -375,7 +375,7 @@ std::vector<Row> shared(const std::vector<Row>& alone, int active) {
     return rows;
 }
 
-// A run of so many iterations by warps that all do the same: Kernel._run() in block.py.
+// A run of so many iterations by warps that all do the same: Code._run() in code.py.
 class Alike {
   public:
     Alike(const perf::Kernel& kernel, int warps, int blocks, const double* constants)
@@ -427,13 +427,13 @@ extern "C" int32_t perf_play(const int32_t* ints, const double* reals, int32_t c
     return Player(rows, trace, marks, mark_count, warp_count, cast, shape, constants, result).run();
 }
 
-// The pace of `blocks` resident blocks of `warps` warps of a kernel: Kernel._play() in block.py. constants: queue, barrier, release,
-// the iterations between which it is taken. pace: tail, cycles of an iteration; CAUSES of an iteration and of the rest; share of
+// The pace of `blocks` resident blocks of `warps` warps of a kernel between two iterations: Code.pace() in code.py. pace: tail, cycles of an iteration; CAUSES of an iteration and of the rest; share of
 // UNITS; times when the first iterations are done, from none on. Returns how many these are, 0 where the warps wait for each other
 // forever.
-extern "C" int32_t perf_pace(const void* made, int32_t warps, int32_t blocks, const double* constants, double* pace) {
+extern "C" int32_t perf_pace(const void* made, int32_t warps, int32_t blocks, double queue, double barrier, int32_t first, int32_t last,
+                             double* pace) {
     const auto& kernel = *static_cast<const perf::Kernel*>(made);
-    const int first = int(constants[3]), last = int(constants[4]);
+    const double constants[] = {queue, barrier, 0.0};
     double *causes = pace + 2, *rest = causes + CAUSES, *shares = rest + CAUSES, *passed = shares + UNITS;
     enum { FIRST_TIME, TIME, CAUSE, BUSY = CAUSE + CAUSES };
     Alike alike(kernel, warps, blocks, constants);
