@@ -8,7 +8,6 @@ both read hits in L1.
 from __future__ import annotations
 
 from .base import Template
-from .lib import knobs
 from .lib.simt.depthwise import launch, seeds
 from .lib.simt.depthwise.constraints import CONSTRAINTS, supports
 from .lib.simt.depthwise.derived import derive
@@ -17,12 +16,7 @@ TEMPLATE: Template = Template(
     name="conv2d_depthwise",
     op="conv2d",
     summary="depthwise convolution, input rows sliding through registers",
-    knobs=(
-        *launch.knobs("output rows", "output columns", "outputs of one store"),
-        launch.FILTERS,
-        knobs.RASTER_ALONG,
-        knobs.MIN_BLOCKS,
-    ),
+    knobs=launch.knobs("output rows", "output columns", "outputs of one store", *launch.PIXELS),
     tile=(("threads_p", "thread_p", "threads_q", "thread_q"), ("threads_c",), ()),
     constraints=CONSTRAINTS,
     supports=supports,

@@ -8,7 +8,6 @@ between elements of dy. Rows of dy slide through its registers as the input rows
 from __future__ import annotations
 
 from .base import Template
-from .lib import knobs
 from .lib.simt.depthwise import launch, seeds
 from .lib.simt.depthwise.constraints import CONSTRAINTS, supports
 from .lib.simt.depthwise.derived import derive
@@ -17,12 +16,7 @@ TEMPLATE: Template = Template(
     name="conv2d_dgrad_depthwise",
     op="conv2d",
     summary="gradient of a depthwise convolution's image, rows of dy sliding through registers",
-    knobs=(
-        *launch.knobs("rows of dx, in strides,", "columns of dx, in strides,", "pixels of one store"),
-        launch.FILTERS,
-        knobs.RASTER_ALONG,
-        knobs.MIN_BLOCKS,
-    ),
+    knobs=launch.knobs("rows of dx, in strides,", "columns of dx, in strides,", "pixels of one store", *launch.PIXELS),
     tile=(("threads_p", "thread_p", "threads_q", "thread_q"), ("threads_c",), ()),
     constraints=CONSTRAINTS,
     supports=supports,

@@ -23,7 +23,7 @@ from .base import Template
 from .lib.common import ceil_div, channels, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints
-from .lib.mma.derived import Derived, derived
+from .lib.mma.derived import Derived, Out, derived
 from .lib.mma.gradients import SHALLOW, copied, filter_rows, image_operands, image_problem, phase_problem
 from .lib.mma.loader import image_loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
@@ -121,7 +121,7 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
         iterator = "masks" if 1 < one.r * one.s <= 32 else "analytic"
         image = image_loader(dy, count, one, iterator, product.k_tiles(config))
         loaders, row = (image, filter_rows(filters, count, w, met)), math.gcd(w.c, cg)
-        found.append(derived(name, config, one, device, product, loaders, row_elements=row, along="n", wide=wide))
+        found.append(derived(name, config, one, device, product, loaders, Out(row, wide)))
     return Phased(tuple(found), strided)
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan, TensorMapArg
+from ..plan import LaunchPlan
 from ..space.knob import Config, Constraint
-from ..workload import ITEMSIZE, Conv2d
+from ..workload import Conv2d
 from .base import Template
 from .lib.common import ceil_div, channels, derived_once
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.gradients import dense, knobs, sixteen_bits, width
-from .lib.wgmma.images import gathered, image_map
+from .lib.wgmma.images import filter_map, gathered, image_map, with_image
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
@@ -59,26 +59,16 @@ class Gradient(derived.Derived):
 @derived_once
 def derive(c: Mapping[str, Any], w: Any, device: Device) -> Gradient:
     g = derived.derived("conv2d_dgrad_wgmma", c, w, device, problem(w), {"a": False, "b": True})
-    a, b, hint = g.storage.a, g.storage.b, g.storage.hint
-    stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
     one = dense(w)
     assert isinstance(one, Conv2d), "supports() said that it is one"
+    stored = with_image(g.storage, "a", 3)
     return Gradient(c, g.layout, stored, g.pipeline, g.launch, per_work_tile=True, convolution=one)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    g, size, cg = derive(c, w, device), ITEMSIZE[w.dtype], channels(w)[0]
-    b = g.storage.b
-    filters = TensorMapArg(
-        "w",
-        tiles.MAP_DTYPE[w.dtype],
-        (cg, w.r * w.s, w.k),
-        (cg * size, w.r * w.s * cg * size),
-        (b.box_inner, 1, b.slice_rows),
-        swizzle=b.swizzle_bytes,
-        l2_promotion=launch.L2_PROMOTION,
-    )
-    return launch.plan(c, w, problem(w), g, (image_map("dy", g.convolution, g.storage.a), filters))
+    g = derive(c, w, device)
+    maps = image_map("dy", g.convolution, g.storage.a), filter_map(w, g.storage.b)
+    return launch.plan(c, w, problem(w), g, maps)
 
 
 CONSTRAINTS = (

@@ -19,7 +19,7 @@ from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import WARPS, constraints, threads
-from .lib.mma.derived import Derived, derived
+from .lib.mma.derived import Derived, Out, derived
 from .lib.mma.loader import image_loader, loader
 from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, multiplies, operand, promotes
 from .matmul_mma import numerics
@@ -124,17 +124,9 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     filters = loader(rows, count, w, product.k, (channels, product.k))
     # channels of all groups, or pixels of an image, lie side by side; vectors start at multiples of their size
     side_by_side = math.gcd(w.k, channels) if nhwc else area
-    return derived(
-        "conv2d_igemm_mma",
-        config,
-        w,
-        device,
-        product,
-        (image, filters) if nhwc else (filters, image),
-        row_elements=side_by_side,
-        along="n" if nhwc else "m",
-        wide=upper(w.n) * w.k * area >= 2**31,
-    )
+    loaders = (image, filters) if nhwc else (filters, image)
+    out = Out(side_by_side, upper(w.n) * w.k * area >= 2**31, along="n" if nhwc else "m")
+    return derived("conv2d_igemm_mma", config, w, device, product, loaders, out)
 
 
 TEMPLATE: Template = Template(

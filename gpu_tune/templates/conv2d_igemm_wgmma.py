@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from ..cuda.device import Device
-from ..plan import LaunchPlan, TensorMapArg
+from ..plan import LaunchPlan
 from ..space.knob import Config, Constraint
 from ..workload import ITEMSIZE
 from .base import Template
 from .lib.common import ceil_div, derived_once
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
-from .lib.wgmma.images import gathered, image_map
+from .lib.wgmma.images import filter_map, gathered, image_map, with_image
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
@@ -66,24 +66,13 @@ def supports(w: Any, device: Device) -> bool | str:
 @derived_once
 def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     g = derived.derived("conv2d_igemm_wgmma", c, w, device, problem(w), {"a": False, "b": False})
-    a, b, hint = g.storage.a, g.storage.b, g.storage.hint
-    stored = replace(g.storage, loads=((4, a.share > 1, True, hint), (3, b.share > 1, False, hint)))
-    return replace(g, storage=stored, per_work_tile=True)
+    return replace(g, storage=with_image(g.storage, "a", 3), per_work_tile=True)
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:
-    g, size = derive(c, w, device), ITEMSIZE[w.dtype]
-    channels = w.c // w.groups
-    filters = TensorMapArg(
-        "w",
-        tiles.MAP_DTYPE[w.dtype],
-        (channels, w.r * w.s, w.k),
-        (channels * size, w.r * w.s * channels * size),
-        (g.storage.b.box_inner, 1, g.storage.b.slice_rows),
-        swizzle=g.storage.b.swizzle_bytes,
-        l2_promotion=launch.L2_PROMOTION,
-    )
-    return launch.plan(c, w, problem(w), g, (image_map("x", w, g.storage.a), filters))
+    g = derive(c, w, device)
+    maps = image_map("x", w, g.storage.a), filter_map(w, g.storage.b)
+    return launch.plan(c, w, problem(w), g, maps)
 
 
 def _default(w: Any, device: Device) -> Config:

@@ -8,7 +8,7 @@ that share the channels add their sums in an order that is always the same: the 
 from __future__ import annotations
 
 from .base import Template
-from .lib import knobs
+from .lib.knobs import WGRAD_SPLIT_K
 from .lib.simt.depthwise import launch, seeds
 from .lib.simt.depthwise.constraints import FILTER_CONSTRAINTS, supports
 from .lib.simt.depthwise.derived import derive
@@ -17,11 +17,7 @@ TEMPLATE: Template = Template(
     name="conv2d_wgrad_depthwise",
     op="conv2d",
     summary="gradient of a depthwise convolution's filters, all taps summed in registers",
-    knobs=(
-        *launch.knobs("rows of dy at a time", "columns of dy at a time", "pixels of one load of dy"),
-        knobs.WGRAD_SPLIT_K,
-        knobs.MIN_BLOCKS,
-    ),
+    knobs=launch.knobs("rows of dy at a time", "columns of dy at a time", "pixels of one load of dy", WGRAD_SPLIT_K),
     tile=(("threads_p", "thread_p", "threads_q", "thread_q"), ("threads_c",), ()),
     constraints=FILTER_CONSTRAINTS,
     supports=supports,

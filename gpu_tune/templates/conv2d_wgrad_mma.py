@@ -16,7 +16,7 @@ from .lib.common import channels, derived_once
 from .lib.knobs import WGRAD_SPLIT_K
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
-from .lib.mma.derived import Derived, derived
+from .lib.mma.derived import Derived, Out, derived
 from .lib.mma.gradients import SHALLOW, copied, filter_operands, filter_problem, pixel_rows
 from .lib.mma.loader import loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
@@ -41,7 +41,7 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     loaders = loader(dy, count, w, w.k, (product.k, kg)), pixel_rows(pixels, count, w)
     wide = w.k * w.r * w.s * cg >= 2**31
     name = "conv2d_wgrad_mma"
-    return derived(name, config, w, device, product, loaders, row_elements=cg, along="n", wide=wide)
+    return derived(name, config, w, device, product, loaders, Out(cg, wide))
 
 
 TEMPLATE: Template = Template(

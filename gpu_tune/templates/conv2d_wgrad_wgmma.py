@@ -21,7 +21,7 @@ from .lib.common import ceil_div, channels, derived_once
 from .lib.knobs import SPLIT_K
 from .lib.wgmma import constraints, derived, launch, seeds, tiles
 from .lib.wgmma.gradients import knobs, sixteen_bits, width
-from .lib.wgmma.images import gathered, image_map
+from .lib.wgmma.images import gathered, image_map, with_image
 from .matmul_wgmma import FLAGSHIP, PLAIN, numerics
 
 
@@ -53,9 +53,7 @@ def problem(w: Any) -> tiles.Problem:
 @derived_once
 def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     g = derived.derived("conv2d_wgrad_wgmma", c, w, device, problem(w), {"a": True, "b": True})
-    a, b, hint = g.storage.a, g.storage.b, g.storage.hint
-    stored = replace(g.storage, loads=((2, a.share > 1, False, hint), (4, b.share > 1, True, hint)))
-    return replace(g, storage=stored)
+    return replace(g, storage=with_image(g.storage, "b", 2))
 
 
 def plan(c: Mapping[str, Any], w: Any, device: Device) -> LaunchPlan:

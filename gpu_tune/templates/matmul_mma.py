@@ -17,7 +17,7 @@ from .base import Template
 from .lib.common import derived_once
 from .lib.mma import launch, seeds
 from .lib.mma.constraints import constraints
-from .lib.mma.derived import Derived, derived
+from .lib.mma.derived import Derived, Out, derived
 from .lib.mma.loader import loader
 from .lib.mma.tiles import KNOBS, Operand, Problem, Shape, multiplies, operand, promotes
 
@@ -47,7 +47,7 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Derived:
     a, b = operands(config, w)
     loaders = loader(a, threads, w, w.lda, w.a_shape), loader(b, threads, w, w.ldb, w.b_shape)
     wide = (w.batch * upper(w.m) - 1) * w.ldc + w.n >= 2**31
-    return derived("matmul_mma", config, w, device, problem(w), loaders, row_elements=w.ldc, along="n", wide=wide)
+    return derived("matmul_mma", config, w, device, problem(w), loaders, Out(w.ldc, wide))
 
 
 def _atomics(w: Any) -> bool:

@@ -173,17 +173,16 @@ class Storage:
         return not (self.a.copy and self.b.copy)
 
 
-def storage(
-    c: Config,
-    w: Workload,
-    device: Device,
-    problem: Problem,
-    loaders: tuple[Any, Any],
-    row_elements: int,
-    along: str,
-    wide: bool,
-) -> Storage:
-    """``row_elements``: elements of ``out`` side by side."""
+@dataclass(frozen=True)
+class Out:
+    """How results lie: ``side_by_side`` elements, ``along`` rows ("n") or columns ("m"); ``wide``: 64-bit offsets."""
+
+    side_by_side: int
+    wide: bool
+    along: str = "n"
+
+
+def storage(c: Config, w: Workload, device: Device, problem: Problem, loaders: tuple[Any, Any], out: Out) -> Storage:
     load_a, load_b = loaders
     staged = c["epilogue_store"] == "staged"
     aligned = max(1, w.alignment // ITEMSIZE[w.out_dtype])
@@ -191,10 +190,10 @@ def storage(
     # second kernel; where 8 leave, no row ends within them
     eight = staged and not two_kernels(c) and ITEMSIZE[w.out_dtype] <= 2 and problem.n % 8 == 0
     most = 8 if eight else 4
-    vector = math.gcd(most, divisor(problem.n) if two_kernels(c) else most if staged else 2, row_elements, aligned)
+    vector = math.gcd(most, divisor(problem.n) if two_kernels(c) else most if staged else 2, out.side_by_side, aligned)
     shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem, device)
-    workspace = workspace_bytes(c, problem, device)
-    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, vector, along, wide, counters, workspace)
+    results, workspace = (vector, out.along, out.wide), workspace_bytes(c, problem, device)
+    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, *results, counters, workspace)
 
 
 @dataclass(frozen=True)
@@ -296,17 +295,8 @@ Derived = DerivedOf[Layout, Storage, Pipeline, Launch]
 
 
 def derived(
-    name: str,
-    c: Config,
-    w: Workload,
-    device: Device,
-    problem: Problem,
-    loaders: tuple[Any, Any],
-    *,
-    row_elements: int,
-    along: str,
-    wide: bool,
+    name: str, c: Config, w: Workload, device: Device, problem: Problem, loaders: tuple[Any, Any], out: Out
 ) -> Derived:
-    """Layout, storage, pipeline and launch of kernel ``name``, in this order; see :func:`storage`."""
-    tiles, stored = layout(c, problem, device), storage(c, w, device, problem, loaders, row_elements, along, wide)
+    """Layout, storage, pipeline and launch of kernel ``name``, in this order."""
+    tiles, stored = layout(c, problem, device), storage(c, w, device, problem, loaders, out)
     return Derived(c, tiles, stored, pipeline(c, w, device, problem), launch(name, c, device, tiles, stored))

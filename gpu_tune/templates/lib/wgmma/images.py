@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ....plan import Im2Col, TensorMapArg
 from ....workload import ITEMSIZE
+from ..common import channels
 from . import launch, tiles
+from .derived import Storage
 from .tiles import Operand
 
 
@@ -51,3 +54,27 @@ def image_map(buffer: str, w: Any, operand: Operand) -> TensorMapArg:
             operand.slice_rows,
         ),
     )
+
+
+def filter_map(w: Any, operand: Operand) -> TensorMapArg:
+    """The map of filters as they lie in memory: channels of a group, filter taps, filters."""
+    size, taps, cg = ITEMSIZE[w.dtype], w.r * w.s, channels(w)[0]
+    return TensorMapArg(
+        "w",
+        tiles.MAP_DTYPE[w.dtype],
+        (cg, taps, w.k),
+        (cg * size, taps * cg * size),
+        (operand.box_inner, 1, operand.slice_rows),
+        swizzle=operand.swizzle_bytes,
+        l2_promotion=launch.L2_PROMOTION,
+    )
+
+
+def with_image(stored: Storage, image: str, rank: int) -> Storage:
+    """With copies that gather operand ``image`` ("a" or "b") from an image; boxes of the other have ``rank`` sides."""
+
+    def load(name: str, operand: Operand) -> tuple[int, bool, bool, bool]:
+        gathers = name == image
+        return 4 if gathers else rank, operand.share > 1, gathers, stored.hint
+
+    return replace(stored, loads=(load("a", stored.a), load("b", stored.b)))

@@ -12,6 +12,7 @@ from .....space.knob import Knob
 from .....workload import ITEMSIZE
 from ....base import ResourceEstimate
 from ...common import epilogue_args
+from ...knobs import MIN_BLOCKS, RASTER_ALONG
 from .. import launch
 from . import tiles as tile
 from .derived import derive
@@ -19,8 +20,8 @@ from .derived import derive
 Config = Mapping[str, Any]
 
 
-def knobs(rows: str, columns: str, vector: str) -> tuple[Knob, ...]:
-    """Those of every direction; what a thread's rows and columns are, and its vector, is said in their meanings."""
+def knobs(rows: str, columns: str, vector: str, *own: Knob) -> tuple[Knob, ...]:
+    """The knobs of every direction and a direction's ``own``; the texts say what a thread's rows and columns are."""
     return (
         Knob("thread_p", (1, 2, 4, 7, 8), f"{rows} that a thread computes"),
         Knob("thread_q", (1, 2, 4, 7, 8), f"{columns} that a thread computes"),
@@ -28,12 +29,16 @@ def knobs(rows: str, columns: str, vector: str) -> tuple[Knob, ...]:
         Knob("threads_p", (1, 2, 4, 8, 16), "threads of a block along the rows"),
         Knob("threads_q", (1, 2, 4, 8, 16, 32, 64, 128), "threads of a block along the columns"),
         Knob("vector_width", (1, 2, 4, 8, 16), f"channels of a thread (nhwc); {vector} (nchw)"),
+        *own,
+        MIN_BLOCKS,
     )
 
 
 FILTERS = Knob(
     "filters", ("registers", "shared", "memory"), "where a thread finds its filter at each use", ordinal=False
 )
+PIXELS = (FILTERS, RASTER_ALONG)
+"""What the directions whose results are pixels have besides."""
 
 
 def resources(name: str, c: Config, w: Any, device: Device) -> ResourceEstimate:
