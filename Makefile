@@ -27,6 +27,9 @@ TORCH ?= torch
 .PHONY: demo test test-torch lint setup setup-test setup-torch setup-lint clean
 .DELETE_ON_ERROR:
 
+# Bytecode is kept: each of the hundreds of processes of a test run would compile what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The demo keeps what it finds in build/demo, and starts afresh each time. Without a GPU it tunes for an A100, on whose
 # public timings the performance model was judged.
 DEMO := --m 4096 --n 4096 --k 4096 --dtype float16 --layout nt $(if $(CUDA),,--device nvidia-a100)
@@ -87,9 +90,9 @@ $(VENV)/.torch-$(EXTRA): $(VENV)/.test-$(EXTRA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e '.[torch]'
 	@touch $@
 
-$(VENV)/.lint-$(EXTRA): $(VENV)/.test-$(EXTRA)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lint]'
-	@touch $@
+$(VENV)/.lint-$(EXTRA): setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),report,cluster,$(TESTING),lint]'
+	@touch $@ $(VENV)/.test-$(EXTRA) $(VENV)/.demo-$(EXTRA)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

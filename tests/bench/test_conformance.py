@@ -83,6 +83,7 @@ def test_the_emulator_agrees_with_the_dump_of_a_gpu(conformance: Any, cc: int) -
     assert cases and conformance.differences(cases, conformance.emulated(cases, chip), dump) == []
 
 
+@pytest.mark.slow
 def test_the_command_on_a_virtual_gpu(
     conformance: Any, fake_cuda: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -106,6 +107,7 @@ def test_the_command_on_a_virtual_gpu(
     assert right and "cublasLtMatmul" in told and told.count("TFLOP/s") >= 2, told
 
 
+@pytest.mark.slow
 def test_the_command_without_a_gpu(tmp_path: Path) -> None:
     from gpu_tune.cuda import driver
 

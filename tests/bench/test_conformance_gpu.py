@@ -36,6 +36,7 @@ def conformance_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("bench.conformance.gpu")
 
 
+@pytest.mark.slow
 def test_what_fails_costs_itself_and_many_that_hang_end_it(conformance_gpu: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(conformance_gpu, "HANGS", 2)
     with conformance_gpu.Runner("tests.bench.test_conformance_gpu:behave") as runner:

@@ -17,6 +17,7 @@ from gpu_tune.store.recorded_space import Recorded, RecordedTrial
 DATA = Path(__file__).parents[1] / "data" / "synthetic-a.json.gz"
 
 
+@pytest.mark.slow
 def test_a_needle_stands_alone_and_comes_from_its_seed(tmp_path: Path) -> None:
     whole = load(DATA)
     before = min(t.time for t in whole.trials if t.time is not None)

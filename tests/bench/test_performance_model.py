@@ -101,6 +101,7 @@ class _Cubins:
         return True
 
 
+@pytest.mark.slow
 def test_the_command_judges_and_publishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def script(name: str) -> ModuleType:
     return importlib.import_module(f"bench.{name}")
 
 
+@pytest.mark.slow
 def test_searchers_are_replayed_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, curves = tmp_path / "out.json", tmp_path / "curves.npz"
     command = [*SPACES[:2], "--searchers", "random,ga,trees", "--seeds", "2", "--trials", "50", "--json", str(out)]
@@ -157,6 +158,7 @@ def test_unknown_searchers_and_files_are_one_line(capsys: pytest.CaptureFixture[
     assert [line.startswith("error: ") for line in printed[:3]] == [True] * 3 and "random" in printed[4] + printed[5]
 
 
+@pytest.mark.slow
 def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert script("transfer.__main__").main([*SPACES, "--json", str(out)]) == 0
@@ -168,6 +170,7 @@ def test_chips_are_left_out_and_ranked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "chips" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_shapes_are_left_out_of_records_and_predicted_ones_are_called_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +202,7 @@ def test_shapes_are_left_out_of_records_and_predicted_ones_are_called_so(
     assert top["1"]["mean"] > chance["1"]["mean"] + 0.1 and shapes["result"]["pairwise_accuracy"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_searchs_own_time_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert script("search.time").main([SPACES[0], "--templates", "", "--trials", "40", "--json", str(out)]) == 0

@@ -19,6 +19,7 @@ def throughput() -> Any:
     return importlib.import_module("bench.throughput.__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpu", "predicted"])
 def test_shares_add_up_and_no_binary_is_timed_twice(
     throughput: Any,

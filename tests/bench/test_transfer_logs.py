@@ -70,6 +70,7 @@ def log(path: Path, chip: str = "nvidia-a100", seed: int = 0) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_shapes_and_chips_are_left_out_of_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs = [log(tmp_path / f"{chip}.txt", chip, i) for i, chip in enumerate(CHIPS)]
     out = tmp_path / "out.json"
@@ -97,6 +98,7 @@ def test_shapes_and_chips_are_left_out_of_logs(tmp_path: Path, capsys: pytest.Ca
     assert "vendor" in printed and found["versions"]["lightgbm"] and found["command"][1:3] == logs
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_other_shapes_than_are_held(tmp_path: Path) -> None:
     shapes: dict[str, int] = {}
     for part in ("all", "development", "held"):

@@ -85,6 +85,7 @@ def test_each_fault_costs_its_own_config_and_killers_are_known_to_the_next_run(
         assert m.children[0].restarts <= 0 and m.submit(candidate(rows=4)).result(HANG).status == "ok"
 
 
+@pytest.mark.slow
 def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
     opened: Callable[..., GpuMeasurer], candidate: Make
 ):
@@ -96,6 +97,7 @@ def test_a_template_whose_configs_hang_is_given_up_before_it_eats_the_time(
     assert "3 of 4 configs of toy hung" in ends[-1].reason
 
 
+@pytest.mark.slow
 def test_finalists_of_a_template_that_hangs_are_not_all_waited_for(opened: Callable[..., GpuMeasurer], candidate: Make):
     with opened(baselines=()) as m:
         found = m.finals([candidate(fault="hang", rows=r) for r in (1, 2, 4, 8)] + [candidate(rows=8)])

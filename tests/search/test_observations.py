@@ -169,6 +169,7 @@ def test_a_part_that_is_used_up_gives_its_slots_to_the_rest() -> None:
         search.tell([result(c, 2.0) for c in batch])
 
 
+@pytest.mark.slow
 def test_a_needle_beside_a_broad_plateau_is_found() -> None:
     """One config in a thousand, in a basin that the plateau's trials say nothing good of."""
     knobs = [Knob("stage", (0, 1), ""), *(Knob(name, (1, 2, 4, 8), "") for name in "abcde")]

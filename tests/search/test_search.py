@@ -84,6 +84,7 @@ def test_the_same_seed_and_records_give_the_same_proposals() -> None:
     assert resumed.ask() == first.ask()
 
 
+@pytest.mark.slow
 def test_it_beats_random() -> None:
     space, trials = synthetic("b"), 100
     rng = np.random.default_rng(0)
@@ -243,6 +244,7 @@ def test_slices_of_a_known_chip_are_learned_from_and_unknown_chips_are_not() -> 
     assert set(group.features[:, column]) == {16.0} and len(group.times) == 12
 
 
+@pytest.mark.slow
 def test_much_history_is_thinned_to_what_can_be_described_in_time() -> None:
     target = template_space(512)
     shapes = [template_space(512 * i) for i in range(2, 8)]

@@ -78,6 +78,7 @@ def test_lost_compiles_are_no_trials_and_the_next_run_measures_their_configs(
     assert len(Records().read("predicted")) == TRIALS
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_nothing_and_the_result_comes_all_the_same(good, home, undisturbed, monkeypatch, caplog):
     (home / "compiled").unlink()
 
