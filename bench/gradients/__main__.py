@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gradients import predicted, spills
+from bench.gradients import predicted, spills, sweeps
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput
@@ -91,6 +91,25 @@ def spilling(devices: list[str], seeds: bool, target: Path | None) -> int:
     return int(any(row.spilled for row in found))
 
 
+def sweeping(directions: list[str], variants: int, seed: int, workers: int | None, target: Path | None) -> int:
+    """Print (and write to ``target`` after every family) what random variants found; exit code: 1 where one fails."""
+    found: list[sweeps.Swept] = []
+    try:
+        for direction in directions:
+            names = sweeps.families(direction)
+            for family, count in zip(names, sweeps.shares(variants, names)):
+                row, report = sweeps.swept(direction, family, count, seed, workers)
+                found.append(row)
+                print(row, *map(str, report.classes.values()), sep="\n    ", flush=True)
+                write(target, "emulated", [asdict(row) for row in found])
+            print(f"{direction}: {sum(row.variants for row in found if row.direction == direction)} variants had")
+            print(*sweeps.coverage([row for row in found if row.direction == direction]), sep="\n", flush=True)
+    except GpuTuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return int(any(row.failures or row.variants == 0 for row in found))
+
+
 def write(target: Path | None, source: str, rows: list[dict[str, Any]]) -> None:
     """The file of a run, where one was asked for."""
     if target:
@@ -111,9 +130,17 @@ def main() -> int:
     )
     parser.add_argument("--spills", action="store_true", help="what ptxas says of defaults and seeds instead")
     parser.add_argument("--defaults", action="store_true", help="with --spills: of defaults alone")
+    parser.add_argument(
+        "--sweep", metavar="N", type=int, help="check N random variants a direction by emulator instead"
+    )
+    parser.add_argument("--direction", choices=sweeps.DIRECTIONS, help="with --sweep: this one (default: both)")
+    parser.add_argument("--workers", type=int, help="with --sweep: processes (default: the cores)")
     parser.add_argument("--device", action="append", help=f"with --spills (default: {', '.join(spills.DEVICES)})")
-    parser.add_argument("--json", type=Path, help="with --predict or --spills: write every figure here")
+    parser.add_argument("--json", type=Path, help="with --predict, --spills or --sweep: write every figure here")
     options = parser.parse_args()
+    if options.sweep:
+        directions = [options.direction] if options.direction else list(sweeps.DIRECTIONS)
+        return sweeping(directions, options.sweep, options.seed, options.workers, options.json)
     if options.spills:
         return spilling(options.device or list(spills.DEVICES), not options.defaults, options.json)
     if options.predict:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..workload import Workload
 from .branches import Branch, all_branches, reachable_branches
 from .cases import RESIDUE, Cell, Residue, Variant, existing, residues
 from .draw import Drawing, Pair, knob_pairs
@@ -16,9 +17,9 @@ _NAMED = 12
 
 @dataclass
 class Coverage:
-    """Sets of what was seen; ``summary`` compares them with what there is."""
+    """Sets of what was seen; ``summary`` compares them with what there is. ``workloads``: of every variant."""
 
-    variants: int = 0
+    workloads: list[Workload] = field(default_factory=list)
     cells: set[tuple[str, Cell]] = field(default_factory=set)
     pairs: set[Pair] = field(default_factory=set)
     residues: set[Residue] = field(default_factory=set)
@@ -26,7 +27,7 @@ class Coverage:
 
     def add(self, variant: Variant, branches: Iterable[Branch] = ()) -> None:
         w = variant.workload
-        self.variants += 1
+        self.workloads.append(w)
         self.cells.add((variant.device.arch, Cell(w.dtype, w.layout, w.epilogue)))
         self.pairs.update(knob_pairs(variant.config))
         self.residues |= residues(w)
