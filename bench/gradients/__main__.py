@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.gradients import predicted, spills, sweeps
+from bench.gradients import predicted, spills, sums, sweeps
 from gpu_tune.cuda import nvrtc
 from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import GpuTuneError, InvalidInput
@@ -78,6 +78,25 @@ def predictions(devices: list[str], chosen: list[str], target: Path | None) -> i
     return 0
 
 
+def summing(devices: list[str], target: Path | None) -> int:
+    """Print (and write to ``target``) what ``dbias`` is predicted to take, in an epilogue and behind it; exit code."""
+    found: list[sums.Row] = []
+    try:
+        for device in map(by_name, devices):
+            print(f"{device.name}, default configs, every time predicted: without sums, by two kernels, fused; ratio")
+            for row in sums.rows(device):
+                found.append(row)
+                print(row, flush=True)
+    except GpuTuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write(target, "predicted", [asdict(row) for row in found])
+    for family in sorted({row.template for row in found}):
+        ratios = [row.behind / row.fused for row in found if row.template == family]
+        print(f"{family}: two kernels take {np.exp(np.mean(np.log(ratios))):.3f} of the fused time (geometric mean)")
+    return 0
+
+
 def spilling(devices: list[str], seeds: bool, target: Path | None) -> int:
     """Print (and write to ``target``) registers and spills; exit code: 1 where a config spills."""
     found: list[spills.Row] = []
@@ -133,11 +152,14 @@ def main() -> int:
     parser.add_argument(
         "--sweep", metavar="N", type=int, help="check N random variants a direction by emulator instead"
     )
+    parser.add_argument("--sums", metavar="DEVICE", action="append", help="predicted times of dbias instead")
     parser.add_argument("--direction", choices=sweeps.DIRECTIONS, help="with --sweep: this one (default: both)")
     parser.add_argument("--workers", type=int, help="with --sweep: processes (default: the cores)")
     parser.add_argument("--device", action="append", help=f"with --spills (default: {', '.join(spills.DEVICES)})")
-    parser.add_argument("--json", type=Path, help="with --predict, --spills or --sweep: write every figure here")
+    parser.add_argument("--json", type=Path, help="with one of these: write every figure here")
     options = parser.parse_args()
+    if options.sums:
+        return summing(options.sums, options.json)
     if options.sweep:
         directions = [options.direction] if options.direction else list(sweeps.DIRECTIONS)
         return sweeping(directions, options.sweep, options.seed, options.workers, options.json)

@@ -23,6 +23,7 @@ from ..reference import Numerics
 from ..space.knob import Config, Constraint, Knob
 from ..workload import Workload
 from .identity import family_hash
+from .lib.partial_sums import PartialSums
 
 FOLDER = Path(__file__).parent
 PREFIX = "gpu_tune.templates."
@@ -41,7 +42,8 @@ class Template:
     the rows are pixels and the columns output channels. ``open_sizes``: fields of the workload that may be open. The
     source, ``derive`` and ``plan`` then see an expression (:mod:`gpu_tune.plan.size`) and make one kernel for all its
     sizes; everything else is asked about the one size for which a config is chosen, with rows that begin anywhere where
-    their length is open. ``directions``: what of a convolution the family computes.
+    their length is open. ``directions``: what of a convolution the family computes. ``partial_sums``: what the kernels
+    of a config leave of the sums that ``dbias`` adds up; None where they leave nothing, and the result is read again.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Template:
     only_cc: int = 0
     open_sizes: tuple[str, ...] = ()
     directions: tuple[str, ...] = ("fprop",)
+    partial_sums: Callable[[Config, Workload, Device], PartialSums | None] = lambda config, workload, device: None
     folder: Path = field(default=FOLDER)
 
     @property

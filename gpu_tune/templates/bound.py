@@ -25,6 +25,7 @@ from .base import FOLDER, Template, addition_hash, render, render_text
 from .lib import column_sums
 from .lib.column_sums import with_sums
 from .lib.common import with_zeros
+from .lib.partial_sums import PartialSums
 from .outside import place_of
 
 _T = TypeVar("_T")
@@ -117,7 +118,11 @@ class BoundTemplate:
     def _whole_plan(self, config: Config, workload: Workload) -> LaunchPlan:
         """The family's steps for ``workload``, and what its second results take before and behind them."""
         plan = with_zeros(self._answer(self.template.plan, config, workload, self.device), workload)
-        return with_sums(plan, workload, self.device)
+        return with_sums(plan, workload, self.device, self._left(config, workload)) if self._sums else plan
+
+    def _left(self, config: Config, workload: Workload) -> PartialSums | None:
+        """The sums that the family's own kernels leave in the workspace."""
+        return self._answer(self.template.partial_sums, config, workload, self.device)
 
     def probe(self) -> None:
         """TemplateError unless the default config, where it is valid, has source, plan, resources and features."""
@@ -141,7 +146,7 @@ class BoundTemplate:
                 "\n"
                 + render_text(
                     column_sums.SOURCE,
-                    column_sums.names(self.whole, self.device),
+                    column_sums.names(self.whole, self.device, self._left(config, self.whole)),
                 ).strip()
                 + "\n"
             )

@@ -27,6 +27,7 @@ from .lib.mma.derived import Derived, Out, derived
 from .lib.mma.gradients import SHALLOW, copied, filter_rows, image_operands, image_problem, phase_problem
 from .lib.mma.loader import image_loader
 from .lib.mma.tiles import KNOBS, Shape, promotes
+from .lib.partial_sums import joined
 from .lib.phases import Problems, convolutions, dense_problems
 from .matmul_mma import numerics
 
@@ -122,7 +123,9 @@ def derive(config: Mapping[str, Any], w: Any, device: Device) -> Phased:
         image = image_loader(dy, count, one, iterator, product.k_tiles(config))
         loaders, row = (image, filter_rows(filters, count, w, met)), math.gcd(w.c, cg)
         found.append(derived(name, config, one, device, product, loaders, Out(row, wide)))
-    return Phased(tuple(found), strided)
+    sums = joined([phase.storage.sums for phase in found])
+    phases = (replace(phase, storage=replace(phase.storage, sums=one)) for phase, one in zip(found, sums))
+    return Phased(tuple(phases), strided)
 
 
 def _has_empty(w: Any) -> bool:
@@ -170,6 +173,7 @@ TEMPLATE: Template = Template(
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, image_problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, image_problem(w)),
     numerics=numerics,
+    partial_sums=lambda c, w, d: derive(c, w, d).phases[0].storage.sums,
     min_cc=80,
     directions=("dgrad",),
 )

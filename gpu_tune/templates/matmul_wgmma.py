@@ -64,7 +64,8 @@ def supports(w: Any, device: Device) -> bool | str:
 def derive(c: Mapping[str, Any], w: Any, device: Device) -> derived.Derived:
     copies = launch.transposed(w)
     mn_major = {"a": w.layout[0] == "t" and "a" not in copies, "b": w.layout[1] == "n" and "b" not in copies}
-    g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major)
+    used = launch.end(w, launch.workspace_bytes(c, problem(w)))
+    g = derived.derived("matmul_wgmma", c, w, device, problem(w), mn_major, used)
     blocks, scales = ceil_div(w.k, 128), None
     if w.scales == "block128":
         scales = derived.Scales(blocks, max(1, c["block_n"] // 128), upper(w.m) * blocks >= 2**31, _scales_main(c, w))
@@ -169,6 +170,7 @@ TEMPLATE: Template = Template(
     seeds=_seeds,
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
+    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
     min_cc=90,
     only_cc=90,
     open_sizes=("m",),

@@ -3,6 +3,7 @@ values, the phases of a stride."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gpu_tune.cuda import device
 from gpu_tune.kernel.export_cpp import header
 from gpu_tune.plan import MemsetStep
+from gpu_tune.plan.size import any_of
 from gpu_tune.templates.bound import BoundTemplate
 from gpu_tune.templates.registry import registry
 from gpu_tune.verify.cases import Variant
@@ -71,6 +73,42 @@ CASES: dict[str, Any] = {
         "nvidia-a100",
         Matmul(40, 72, 64, batch=2, epilogue="drelu+dbias", **HALF),
     ),
+    "sums of warps": (
+        "matmul_mma",
+        "nvidia-a100",
+        Matmul(75, 45, 64, epilogue="scale+drelu(out)+dbias", dtype="float16", out_dtype="float32", layout="nt"),
+        dict(block_m=64, block_n=32, warp_m=32, warp_n=16, epilogue_store="direct", raster_group=1),
+    ),
+    "sums of parts": (
+        "matmul_mma",
+        "nvidia-a100",
+        Matmul(40, 72, 64, batch=2, epilogue="drelu+dbias", **HALF),
+        dict(block_k=32, split_k=2, epilogue_store="direct"),
+    ),
+    "sums of staged float32": (
+        "matmul_wgmma",
+        "nvidia-h200",
+        Matmul(72, 72, 64, epilogue="bias+dbias", dtype="float16", out_dtype="float32", layout="nt"),
+        dict(epilogue_store="staged"),
+    ),
+    "sums, transposed": (
+        "matmul_wgmma",
+        "nvidia-h200",
+        Matmul(40, 72, 64, batch=2, epilogue="drelu+dbias", **HALF),
+        dict(swap_ab=True, block_n=64),
+    ),
+    "sums of plain units": ("matmul_simt", "nvidia-t4", Matmul(37, 45, 32, epilogue="residual+dbias", dtype="float32")),
+    "sums of phases": (
+        "conv2d_dgrad_mma",
+        "nvidia-a100",
+        Conv2d(2, 40, 7, 7, 64, 3, 3, stride=2, padding=1, epilogue="drelu+dbias", **IMAGE),
+    ),
+    "sums of pixels, channels first": (
+        "conv2d_igemm_mma",
+        "nvidia-a100",
+        Conv2d(2, 16, 7, 7, 40, 3, 3, groups=2, layout="nchw", epilogue="dbias", **FORWARD),
+        dict(epilogue_store="direct"),
+    ),
     "sums behind counters": (
         "matmul_mma",
         "nvidia-a100",
@@ -106,13 +144,17 @@ def test_a_mask_that_is_saved_wrong_is_found(found: str, planted: str, said: str
     assert any(said in failure.message for failure in outcome.failures), outcome.failures
 
 
-@pytest.mark.parametrize("found, planted", [
-    ("row < last; ++row", "row < last - 1; ++row"), ("* (part + 1) / 64", "* (part + 1) / 64 + (part < 63)"),
-    ("part < 64; ++part", "part < 63; ++part"),
+@pytest.mark.parametrize("case, found, planted", [
+    ("sums of parts", "row < last; ++row", "row < last - 1; ++row"),
+    ("sums of parts", "* (part + 1) / 64", "* (part + 1) / 64 + (part < 63)"),
+    ("sums of parts", "part < 64; ++part", "part < 63; ++part"),
+    ("sums of warps", "first_sum = ", "first_sum = 1 ^ "),
+    ("sums of warps", "threadIdx.x & 8 ?", "threadIdx.x & 4 ?"),
+    ("sums of rows and batches", "(z * 3 + tile_m)", "(z * 2 + tile_m)"),
 ])  # fmt: skip
-def test_sums_that_leave_out_or_repeat_a_row_are_found(found: str, planted: str) -> None:
-    family, chip, w = CASES["sums of rows and batches"]
-    v = variant(family, chip, w)
+def test_sums_that_leave_out_or_repeat_a_row_are_found(case: str, found: str, planted: str) -> None:
+    family, chip, w, *knobs = CASES[case]
+    v = variant(family, chip, w, **dict(*knobs))
     rendered = BoundTemplate(registry()[family], w, v.device).render(v.config)
     assert found in rendered.source
     outcome = Outcome()
@@ -120,16 +162,34 @@ def test_sums_that_leave_out_or_repeat_a_row_are_found(found: str, planted: str)
     assert any("elements of dbias wrong" in failure.message for failure in outcome.failures), outcome.failures
 
 
-def test_sums_are_two_steps_behind_any_familys_and_part_of_the_kernels_identity() -> None:
-    family, chip, w, knobs = CASES["sums behind counters"]
-    v = variant(family, chip, w, **knobs)
-    bound, plain = (BoundTemplate(registry()[family], one, v.device) for one in (w, w.unsummed()))
-    rendered, before = bound.render(v.config), plain.render(v.config)
-    assert rendered.source.startswith(before.source) and rendered.plan.steps[:-2] == before.plan.steps
-    assert [step.kernel for step in rendered.plan.kernels[-2:]] == ["sum_columns", "add_column_sums"]
-    assert rendered.plan.zeroed_span == before.plan.zeroed_span > 0
-    assert rendered.estimate.workspace_bytes == rendered.plan.workspace_bytes > before.plan.workspace_bytes
-    assert bound.hash != plain.hash and plain.hash == registry()[family].hash()
+def test_sums_are_one_step_behind_a_kernel_that_leaves_them_else_two_and_part_of_the_kernels_identity() -> None:
+    steps = {"sums of parts": ["sum_columns", "add_column_sums"], "sums behind counters": ["add_column_sums"]}
+    for case, added in steps.items():
+        family, chip, w, knobs = CASES[case]
+        v = variant(family, chip, w, **knobs)
+        bound, plain = (BoundTemplate(registry()[family], one, v.device) for one in (w, w.unsummed()))
+        rendered, before = bound.render(v.config), plain.render(v.config)
+        names = [[step.kernel for step in found.plan.kernels] for found in (rendered, before)]
+        assert names[0] == names[1] + added
+        assert rendered.source.startswith(before.source) == (len(added) == 2)
+        assert rendered.plan.zeroed_span == before.plan.zeroed_span
+        assert rendered.estimate.workspace_bytes == rendered.plan.workspace_bytes > before.plan.workspace_bytes
+        assert bound.hash != plain.hash and plain.hash == registry()[family].hash()
+    assert before.plan.zeroed_span > 0  # of counters
+
+
+def test_sums_of_an_open_size_are_as_many_as_its_tiles() -> None:
+    w = Matmul(40, 72, 64, epilogue="drelu+dbias", **HALF)
+    found = BoundTemplate(registry()["matmul_mma"], w, device.by_name("nvidia-a100"), open=any_of(1, 100))
+    rendered = found.render(variant("matmul_mma", "nvidia-a100", w).config)
+    assert rendered.open_plan is not None and rendered.plan == rendered.open_plan.at(40)
+    rows = [rendered.open_plan.at(m).workspace_bytes // (4 * 72) for m in (16, 17, 100)]
+    assert rows == [1, 2, 7]
+    outcome = Outcome()
+    for m in (1, 33):
+        problem = Problem(rendered.open_plan.at(m), replace(w, m=m), found.device, rendered.numerics)
+        run_checks(outcome, rendered.source, problem, 3)
+    assert outcome.runs == 6 and not outcome.failures, outcome.failures
 
 
 def test_what_no_family_fills_is_refused() -> None:

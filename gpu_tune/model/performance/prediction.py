@@ -11,7 +11,7 @@ from ...cuda import cubin as cubins
 from ...cuda.device import Device
 from ...cuda.sass import Program
 from ...errors import CorruptData
-from ...plan import KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
+from ...plan import BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
 from ...workload import Workload
 from . import judged, launch, memory
 from .block import Kernel
@@ -134,8 +134,14 @@ _players: dict[tuple[bytes, str, int, str, int, MainLoop | None], Kernel] = {}
 @functools.lru_cache(maxsize=64)
 def _bytes(workload: Workload) -> tuple[int, int]:
     """Those that cross memory once, and those of them that are written."""
-    sizes = {name: array.nbytes for name, array in workload.arrays().items()}
-    return sum(sizes.values()), sum(sizes[name] for name in workload.outputs)
+    return sum(array.nbytes for array in workload.arrays().values()), sum(_outputs(workload).values())
+
+
+@functools.lru_cache(maxsize=64)
+def _outputs(workload: Workload) -> dict[str, int]:
+    """Bytes of each result."""
+    specs = workload.arrays()
+    return {name: specs[name].nbytes for name in workload.outputs}
 
 
 def _kernel(
@@ -242,13 +248,17 @@ def _launched(
 
 
 def _beside(cubin: bytes, step: KernelStep, plan: LaunchPlan, workload: Workload, device: Device) -> float:
-    """A kernel beside the main one streams: what it reads and writes, at DRAM's or L2's pace, or its blocks' cycles."""
+    """A kernel beside the main one streams: what it reads and writes, at DRAM's or L2's pace, or its blocks' cycles.
+
+    Of the results those count that it takes; where it takes none, it gets inputs ready, about as much as all results.
+    """
     kernel, taken = _kernel(cubin, step.kernel, device, step.threads, None)
     resident = max(
         1, device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)
     )
     waves = launch.Waves.of(step.blocks, resident, device)
     cycles = launch.on_sms(kernel, waves, 1.0, 1, device).cycles
-    moved = plan.workspace_bytes + _bytes(workload)[1]
+    written = sum(_outputs(workload).get(arg.buffer, 0) for arg in step.args if isinstance(arg, BufferArg))
+    moved = plan.workspace_bytes + (written or _bytes(workload)[1])
     fits = 0.5 if moved < device.l2_bytes / 2 else 1.0
     return meet(cycles / (device.clock_mhz * 1e6), launch.dram_seconds(moved * fits, device))

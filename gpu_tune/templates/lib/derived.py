@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from .common import STATIC_LIMIT
+from .partial_sums import PartialSums
 
 LayoutT = TypeVar("LayoutT")
 StorageT = TypeVar("StorageT")
@@ -30,10 +31,12 @@ class DerivedOf(Generic[LayoutT, StorageT, PipelineT, LaunchT]):
 
 @dataclass(frozen=True)
 class SharedStorage:
-    """``shared_bytes`` of shared memory a block; ``wide_out``: offsets of results need 64 bits."""
+    """``shared_bytes`` of shared memory a block; ``wide_out``: offsets of results need 64 bits; ``sums``: what the
+    kernel leaves for dbias."""
 
     shared_bytes: int
     wide_out: bool
+    sums: PartialSums | None = None
 
     @property
     def dynamic(self) -> bool:

@@ -13,11 +13,13 @@ from typing import Any
 
 from ....cuda.device import Device
 from ....plan.size import divisor, upper
-from ....workload import ITEMSIZE, Workload
+from ....workload import ITEMSIZE, Matmul, Workload
 from ....workload.epilogue import TRANSCENDENTAL
+from .. import partial_sums
 from ..common import ceil_div
 from ..derived import DerivedOf
 from ..knobs import blocks
+from ..partial_sums import PartialSums
 from .launch import counter_bytes, workspace_bytes
 from .tiles import (
     INSTRUCTION,
@@ -114,7 +116,7 @@ class Storage:
     ``load_a``, ``load_b``: the loaders. ``prefetch``: L2 hint of the copies. ``shared_bytes``: dynamic shared memory.
     ``staged``: results pass through it. ``vector``: results that leave in one store, ``along`` rows ("n") or columns;
     ``wide``: offsets of results need 64 bits. ``workspace_bytes``: of a split K, ``counter_bytes`` of them for counters
-    at its start.
+    at its start. ``sums``: what the kernel leaves for dbias.
     """
 
     load_a: Any
@@ -127,6 +129,7 @@ class Storage:
     wide: bool
     counter_bytes: int
     workspace_bytes: int
+    sums: PartialSums | None = None
 
     def __str__(self) -> str:
         out = f"{self.vector} at once {'from staged rows' if self.staged else 'from fragments'}"
@@ -193,7 +196,24 @@ def storage(c: Config, w: Workload, device: Device, problem: Problem, loaders: t
     vector = math.gcd(most, divisor(problem.n) if two_kernels(c) else most if staged else 2, out.side_by_side, aligned)
     shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem, device)
     results, workspace = (vector, out.along, out.wide), workspace_bytes(c, problem, device)
-    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, *results, counters, workspace)
+    sums = _sums(c, w, problem, out.along, workspace)
+    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, *results, counters, workspace, sums)
+
+
+def _sums(c: Config, w: Workload, problem: Problem, along: str, workspace: int) -> PartialSums | None:
+    """What the kernel leaves for dbias: a row of sums for each block, or each warp that stores from its fragments. None
+    where another kernel finishes the results, or where staged rows are channels (nchw)."""
+    staged = c["epilogue_store"] == "staged"
+    if "dbias" not in w.outputs or two_kernels(c) or (along == "m" and staged):
+        return None
+    tiles_m, tiles_n = problem.tiles(c)
+    tiles, warps = (tiles_m, c["block_m"] // c["warp_m"]) if along == "n" else (tiles_n, c["block_n"] // c["warp_n"])
+    channels, rows = problem.n if along == "n" else problem.m, tiles * (1 if staged else warps)
+    if isinstance(w, Matmul):
+        rows = problem.batch * rows
+    else:  # groups have channels of their own
+        channels *= problem.batch
+    return partial_sums.behind(workspace, rows, channels)
 
 
 @dataclass(frozen=True)

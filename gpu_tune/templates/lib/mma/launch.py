@@ -92,12 +92,14 @@ def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> Launch
     ``g``: a :class:`~.derived.Derived`.
     """
     both, counted, name = g.launch.two_kernels, g.launch.reduction in COUNTERS, g.launch.name
+    sums = g.storage.sums
     outputs, workspace = epilogue_args(workload), BufferArg("workspace")
     if both:
         scales = ("scale_a", "scale_b") if workload.scales == "block128" else ()
         args: tuple[Arg, ...] = (workspace, *map(BufferArg, scales), *size_args(workload))
     else:
         args = (*outputs, workspace) if counted else outputs
+        args = (*args, sums.argument) if sums else args
     args = (*map(BufferArg, workload.inputs), *args)
     steps: list[Step] = [
         KernelStep(name, (g.launch.grid, 1, 1), (g.pipeline.shape.threads, 1, 1), args, g.storage.shared_bytes)
@@ -108,4 +110,4 @@ def plan(g: Any, config: Config, workload: Workload, problem: Problem) -> Launch
     elif g.launch.reduction == "atomic":
         steps.insert(0, MemsetStep("out", problem.batch * problem.m * problem.n * 4))
     zeroed = g.storage.counter_bytes if counted else 0
-    return LaunchPlan(tuple(steps), g.storage.workspace_bytes, counted, zeroed).check()
+    return LaunchPlan(tuple(steps), sums.end if sums else g.storage.workspace_bytes, counted, zeroed).check()

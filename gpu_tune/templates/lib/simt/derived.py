@@ -14,8 +14,11 @@ from typing import Any, Generic, TypeVar
 from ....cuda.device import Device
 from ....plan.size import upper
 from ....workload import ITEMSIZE
+from ....workload.epilogue import TRANSCENDENTAL
+from .. import partial_sums
 from ..common import INDEX_LIMIT, derived_once
 from ..derived import DerivedOf, SharedStorage
+from ..partial_sums import PartialSums
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS
 from .tiles import shared_item
@@ -82,13 +85,15 @@ class Tiles(SharedStorage, Generic[OperandT]):
 class Loop:
     """A main loop over ``steps`` tiles along the depth, ``per_part`` of them in each part of a split.
 
-    ``stages``: of the knob. ``sum_ctype``: what products are summed in, of the workload's dtype.
+    ``stages``: of the knob. ``sum_ctype``: what products are summed in, of the workload's dtype. ``other_bank_first``:
+    the order of a row's multiply-adds lets registers of one bank be reused.
     """
 
     stages: int
     steps: int
     per_part: int
     dtype: str
+    other_bank_first: bool = False
 
     def __str__(self) -> str:
         return f"{self.per_part} of {self.steps} k tiles a part, {self.stages} stages"
@@ -185,6 +190,15 @@ def operand(c: Config, w: Any, which: str) -> Matrix:
     )
 
 
+def _sums(c: Config, w: Any) -> PartialSums | None:
+    """A row of sums for each warp. None where a second kernel finishes the results, and with exponentials or error
+    functions: there the compiler was seen to allot the main loop's registers worse, for more than is gained."""
+    if "dbias" not in w.outputs or c["split_k"] > 1 or any(op.name in TRANSCENDENTAL for op in w.ops):
+        return None
+    tiles = layout(c, w)
+    return partial_sums.behind(0, w.batch * tiles.tiles_m * (c["block_m"] // tiles.warp_m), w.n)
+
+
 def storage(c: Config, w: Any) -> Storage:
     return Storage(
         a=operand(c, w, "a"),
@@ -193,18 +207,17 @@ def storage(c: Config, w: Any) -> Storage:
         shared_bytes=tile.shared_bytes(c, w),
         wide_out=upper(w.m) * w.ldc > INDEX_LIMIT,
         wide_sum=upper(w.m) * w.n > INDEX_LIMIT,
+        sums=_sums(c, w),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline(Loop):
     """The main loop; ``dp4a``: four products of bytes are summed at once; ``block_scales``: every 128 elements of K
-    have their scales. ``other_bank_first``: the order of a row's multiply-adds lets registers of one bank be reused.
-    ``moved_sums``: sums change registers before they are stored, so that no order is needed."""
+    have their scales. ``moved_sums``: sums change registers before they are stored, so that no order is needed."""
 
     dp4a: bool
     block_scales: bool
-    other_bank_first: bool
     moved_sums: bool
 
 

@@ -44,7 +44,8 @@ def plan(
         steps = [KernelStep(f"{name}_reduce", reduce_grid, (REDUCE_THREADS, 1, 1), (BufferArg("workspace"), *args))]
         scales = ("scale_a", "scale_b") if w.scales == "block128" else ()
         args = (BufferArg("workspace"), *map(BufferArg, scales), *size_args(w))
-    args = (*map(BufferArg, inputs), *args)
+    sums = g.storage.sums
+    args = (*map(BufferArg, inputs), *args, *((sums.argument,) if sums else ()))
     dynamic = g.storage.shared_bytes if g.storage.dynamic else 0
     main = KernelStep(name, grid(blocks, parts), (g.launch.threads, 1, 1), args, dynamic)
-    return LaunchPlan((main, *steps), workspace_bytes(parts, w, outputs)).check()
+    return LaunchPlan((main, *steps), sums.end if sums else workspace_bytes(parts, w, outputs)).check()

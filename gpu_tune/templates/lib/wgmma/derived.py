@@ -8,7 +8,7 @@ four as one :class:`Derived` (``launch``; parts: ``g``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ....cuda.device import Device
@@ -16,7 +16,8 @@ from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from ..derived import DerivedOf
-from .launch import SUM_THREADS, Transposed, target
+from ..partial_sums import PartialSums
+from .launch import SUM_THREADS, Transposed, left_sums, target
 from .tiles import (
     PROMOTED_K,
     Operand,
@@ -132,7 +133,8 @@ class Output:
 
     ``target``: the workload whose epilogue the main kernel applies, in rows of ``ldc`` elements of ``itemsize`` bytes.
     ``vector``: results of a plain store. ``wide``: offsets of results need 64 bits. ``guarded``: the epilogue reads
-    operands that end where the output ends, and a tile may reach past it. ``reads_at``: it needs the index of a result.
+    operands, or sums results, that end where the output ends, and a tile may reach past it. ``reads_at``: it needs the
+    index of a result.
     """
 
     target: Any
@@ -194,7 +196,8 @@ class Storage:
     """Operands and results in shared memory, and how they come and go; ``total``: bytes of dynamic shared memory.
 
     ``loads``: the copies that the source needs (rank, multicast, im2col, L2 hint). ``hint``: they have L2
-    policies. ``part_pad``: elements beside a row of a part in the cluster's sum.
+    policies. ``part_pad``: elements beside a row of a part in the cluster's sum. ``sums``: what the main kernel leaves
+    for dbias.
     """
 
     a: Operand
@@ -205,6 +208,7 @@ class Storage:
     staging: Staging
     part_pad: int
     total: int
+    sums: PartialSums | None = None
 
     def __str__(self) -> str:
         return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {self.staging}, {self.total} bytes in all"
@@ -221,7 +225,7 @@ def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
         ITEMSIZE[to.out_dtype],
         vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
         wide=tiles.outputs * upper(tiles.rows) * ldc >= 2**31,
-        guarded=(reads_matrix or reads_vector) and (tiles.ragged_m or tiles.ragged_n),
+        guarded=(reads_matrix or reads_vector or "dbias" in to.outputs) and (tiles.ragged_m or tiles.ragged_n),
         reads_at=not staged or reads_matrix,
     )
 
@@ -380,11 +384,17 @@ class Derived(DerivedOf[Layout, Storage, Pipeline, Launch]):
 
 
 def derived(
-    name: str, c: Config, w: Workload, device: Device, problem: Problem, mn_major: Mapping[str, bool]
+    name: str,
+    c: Config,
+    w: Workload,
+    device: Device,
+    problem: Problem,
+    mn_major: Mapping[str, bool],
+    workspace: Any = 0,
 ) -> Derived:
-    """Layout, storage, pipeline and launch of kernel ``name``, in this order."""
+    """Layout, storage, pipeline and launch of kernel ``name``, in this order. ``workspace``: bytes that others use."""
     to = target(c, w, problem)
     columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
     tiles = layout(c, device, problem, columns)
-    stored = storage(c, w, to, ldc, tiles, mn_major)
+    stored = replace(storage(c, w, to, ldc, tiles, mn_major), sums=left_sums(c, to, tiles, workspace))
     return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, device, problem, tiles))

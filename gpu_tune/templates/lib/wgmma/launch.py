@@ -11,7 +11,9 @@ from ....plan import Arg, BufferArg, KernelStep, LaunchPlan, MainLoop, TensorMap
 from ....plan.size import Size, divisor, greatest, open_size, upper
 from ....workload import ITEMSIZE, Matmul, Workload
 from ...base import ResourceEstimate
+from .. import partial_sums
 from ..common import ceil_div, epilogue_args, size_args
+from ..partial_sums import PartialSums
 from . import tiles
 
 ALIGNMENT = 256
@@ -108,6 +110,17 @@ def workspace_bytes(c: Mapping[str, Any], problem: tiles.Problem) -> int:
     return 4 * problem.batch * c["split_k"] * problem.m * row if tiles.parts(c) > 1 else 0
 
 
+def left_sums(c: Mapping[str, Any], to: Any, layout: Any, workspace: Any) -> PartialSums | None:
+    """What the main kernel leaves for dbias behind ``workspace`` bytes: a row of sums for each warp (transposed, for
+    each block, whose warps have columns of their own). None where another kernel, or each block of a cluster a share,
+    finishes the results. ``to``: the workload whose epilogue the main kernel applies."""
+    if "dbias" not in to.outputs or layout.cluster_sum:
+        return None
+    warps = 1 if layout.swap else 4 * (c["consumers"] if c["schedule"] != "pingpong" else 1)
+    rows = layout.batch * layout.tiles_m * c["cluster_m"] * warps
+    return partial_sums.behind(workspace, rows, layout.columns)
+
+
 def main_loop(name: str, c: Mapping[str, Any], w: Workload, problem: tiles.Problem) -> MainLoop:
     """The main loop of kernel ``name``; with pingpong a tile is the work of one consumer."""
     m, n, steps = c["block_m"], c["block_n"], ceil_div(problem.k_tiles(c), c["split_k"])
@@ -173,11 +186,12 @@ def plan(
             swizzle=staging.box_bytes,
             l2_promotion=0,
         )
-    args = (*maps, out, *epilogue_args(results.target)[1:], *scales)
+    sums = g.storage.sums
+    args = (*maps, out, *epilogue_args(results.target)[1:], *scales, *((sums.argument,) if sums else ()))
     grid, block = (g.launch.clusters * tile.cluster, 1, 1), (g.launch.threads, 1, 1)
     steps = [*first, KernelStep(g.launch.kernel, grid, block, args, g.storage.total, (tile.cluster, 1, 1))]
     if split:
         items = problem.batch * problem.m * (problem.n // g.launch.sum_vector)
         sum_args = (BufferArg("workspace"), *epilogue_args(w))
         steps.append(KernelStep("sum_parts", (ceil_div(items, SUM_THREADS), 1, 1), (SUM_THREADS, 1, 1), sum_args))
-    return LaunchPlan(tuple(steps), greatest(workspace, workspace_bytes(c, problem))).check()
+    return LaunchPlan(tuple(steps), sums.end if sums else greatest(workspace, workspace_bytes(c, problem))).check()
