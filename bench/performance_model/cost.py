@@ -11,7 +11,7 @@ import numpy as np
 from bench.performance_model.compiled import Cubins, lanes_for, launch
 from bench.performance_model.variants import variant
 from bench.transfer.autoheuristic import Config, Shape
-from gpu_tune.model.performance import player, predict
+from gpu_tune.model.performance import native, predict
 
 
 def measure(shapes: Sequence[Shape], cubins: Cubins, count: int, lanes: bool) -> dict[str, Any]:
@@ -49,17 +49,17 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 def _ratio(cubins: Cubins, chosen: Sequence[tuple[Shape, Config]], least: int = 8) -> float:
     """The median, over ``least`` variants, of the CPU time that decoding and playing take in Python over C++'s."""
-    ratios, real = [], player.library
+    ratios, real = [], native.library
     for s, config in chosen[:least]:
         code, spent = cubins.code(variant(s, config).name), []
         for library, times in ((None, 1), (real(), 5)):
-            player.library = lambda library=library: library  # type: ignore[assignment]
+            native.library = lambda library=library: library  # type: ignore[assignment]
             began = time.process_time()
             try:
                 for _ in range(times):
                     _predict(s, config, code.cubin, code.shared, None)
             finally:
-                player.library = real
+                native.library = real
             spent.append((time.process_time() - began) / times)
         ratios.append(spent[0] / max(spent[1], 1e-6))
     return float(np.median(ratios)) if ratios else float("nan")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from .cubin import Elf, Section, _expect, _reading
 
@@ -137,39 +136,6 @@ def _programs(elf: Elf, name: str) -> Iterator[LineProgram]:
                 _expect(0 < size <= len(body) - at - 4, f"line table at {at} reaches past its section")
                 yield LineProgram(body, at, at + 4 + size, targets)
                 at += 4 + size
-
-
-@dataclass(frozen=True)
-class RawTable:
-    """The bytes of sections of line tables, of their relocations (entries of ``entry`` bytes) and of the symbols."""
-
-    bodies: tuple[bytes, ...]
-    relocations: bytes
-    entry: int
-    symbols: bytes
-
-
-def ptx_table(cubin: bytes) -> tuple[list[str], list[int], RawTable | None]:
-    """The PTX line tables of a cubin before they are run (None: it has none); and of every section, the kernel whose
-    code it is and its number of instructions, "" and -1 for others."""
-    return _reading(cubin, _ptx_table)
-
-
-def _ptx_table(elf: Elf) -> tuple[list[str], list[int], RawTable | None]:
-    names, sizes = [""] * len(elf.sections), [-1] * len(elf.sections)
-    bodies, relocations, entry, symbols = list[bytes](), b"", 0, b""
-    for k, section in enumerate(elf.sections):
-        name = section.name
-        if name.startswith(".text."):
-            names[k], sizes[k] = name[6:], section.size // INSTRUCTION_BYTES
-        elif name == PTX_TABLE:
-            bodies.append(elf.bytes_of(section))
-        elif name in (f".rel{PTX_TABLE}", f".rela{PTX_TABLE}"):
-            entry = (24 if name.startswith(".rela") else 16) if not entry else -1
-            relocations += _whole(elf, section, 24 if name.startswith(".rela") else 16)
-        elif section.kind == 2 and not symbols:
-            symbols = _whole(elf, section, 24)
-    return names, sizes, RawTable(tuple(bodies), relocations, entry, symbols) if bodies else None
 
 
 def _relocations(elf: Elf, name: str) -> dict[int, tuple[int, int]]:

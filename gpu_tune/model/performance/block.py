@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...cuda.device import Device
 from ...cuda.sass import Program
 from ...plan import MainLoop
-from . import player, roles
+from . import native, roles
 from .code import Code
 from .code_in_cpp import CodeInCpp
 from .constants import architecture
@@ -48,7 +48,8 @@ class Kernel:
         self.roles = roles.find(self.program, self.loop)
         self.sm = architecture(self.program.cc)
         of = self.program, self.sm, self.device, self.warps, self.lanes, self.loop
-        library = player.library()
+        self._waves: dict[tuple[int, float, int, bool], Wave] = {}
+        library = native.library()
         self.code = Code(*of) if library is None else CodeInCpp(library, *of)
 
     @property
@@ -58,6 +59,13 @@ class Kernel:
 
     def wave(self, blocks: int, trips: float, units: int) -> Wave:
         """``blocks`` resident blocks, each of which walks over ``units`` units of work of ``trips`` iterations."""
+        key = blocks, trips, units, self.roles is None
+        found = self._waves.get(key)
+        if found is None:
+            found = self._waves[key] = self._wave(blocks, trips, units)
+        return found
+
+    def _wave(self, blocks: int, trips: float, units: int) -> Wave:
         if self.roles is not None and self.loop is not None:
             if blocks not in self.specialised:
                 table = self.roles.costs(self._table(blocks), self.sm)

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda import cubin as cubins
-from ...cuda import lines
 from ...cuda.device import Device
 from ...cuda.sass import Program
 from ...emulator import build
@@ -28,6 +26,7 @@ from ...emulator import lanes as recorder
 from ...emulator.ptx import Ptx
 from ...errors import EmulationError
 from ...plan import LaunchPlan
+from .image import kernel_code, ptx_text
 from .line_table import ptx_lines
 from .operations import address, table
 
@@ -105,17 +104,17 @@ def lanes_of(
     """The figures of the ``kernels`` (None: of all) of ``plan``, by name.
 
     ``plan`` is one that was checked. ``sizes``: bytes of each buffer of it, the workspace left out. ``l1_bytes``: what
-    L1 keeps for one block. ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none, EmulationError
-    when the plan does not fit its kernels. PTX that the emulator refuses gives no figures, and the refusal as reason.
+    L1 keeps for one block. ``rounds``: of a loop that are looked at. CorruptData when ``cubin`` is none or lacks a
+    kernel, EmulationError when the plan does not fit its kernels. PTX that the emulator refuses gives no figures, and
+    the refusal as reason.
     """
-    tables, programs = ptx_lines(cubin), cubins.programs(cubin)
     names = [n for n in dict.fromkeys(step.kernel for step in plan.kernels) if kernels is None or n in kernels]
-    if not any(name in tables for name in names):
+    accesses = {name: found for name in names if (found := _Accesses.of(cubin, name)) is not None}
+    if not accesses:
         why = "the cubin has no line information (compile it with -lineinfo)"
         return {name: KernelLanes(reason=why) for name in names}
-    accesses = {name: _Accesses(programs[name], tables[name]) for name in names if name in tables and name in programs}
     try:
-        ptx = Ptx(lines.ptx_text(cubin), names)
+        ptx = Ptx(ptx_text(cubin), names)
     except EmulationError as error:
         return {name: KernelLanes(reason=str(error)) for name in names}
     refusals = {name: ptx.refusal(name) for name in accesses}
@@ -131,6 +130,13 @@ def lanes_of(
 class _Accesses:
     """The memory instructions of a kernel that may run. ``wanted``: PTX line and bytes a lane of those whose line is
     known, each pair once, by ascending line."""
+
+    @classmethod
+    def of(cls, cubin: bytes, kernel: str) -> _Accesses | None:
+        """None where the cubin has no lines of the kernel."""
+        program = kernel_code(cubin, kernel).program
+        ptx = ptx_lines(cubin, kernel, len(program))
+        return None if ptx is None else cls(program, ptx)
 
     def __init__(self, program: Program, ptx: NDArray[np.int32]) -> None:
         self._library, count = build.library(), len(program)

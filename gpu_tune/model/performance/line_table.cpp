@@ -6,6 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "image.hpp"
+
 namespace {
 
 enum { EXTENDED, COPY, ADVANCE_PC, ADVANCE_LINE, SET_FILE, CONST_ADD_PC = 8, FIXED_ADVANCE_PC = 9 };
@@ -39,13 +41,6 @@ struct RowOf {
     int64_t section, instruction, line;
 };
 
-template <class T>
-T at(const uint8_t* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
 // The header of a line-number program up to its first instruction; false where something is malformed.
 struct Header {
     int64_t step, line_base, line_range, base, first;
@@ -54,8 +49,9 @@ struct Header {
     bool read(const uint8_t* body, int64_t start, int64_t end) {
         static const uint8_t fixed[] = {0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1};
         if (start + 15 > end) return false;
-        const int version = at<uint16_t>(body + start);
-        first = start + 6 + at<uint32_t>(body + start + 2);
+        const perf::Bytes table{body, end};
+        const int version = table.at<uint16_t>(start);
+        first = start + 6 + table.at<uint32_t>(start + 2);
         if (version < 2 || version > 4 || first > end) return false;
         int64_t here = start + 6;
         step = body[here++];
@@ -140,46 +136,51 @@ bool run(const uint8_t* body, const Header& header, int64_t end, const std::vect
 
 }  // namespace
 
-// The PTX line of each instruction by the line tables in `body`. relocations: `relocation_bytes` of entries of `entry` bytes;
-// symbols: of 24 bytes each. counts: for each of `sections` the number of its instructions, -1 where it is no code; starts: where
-// its lines begin in `found`; known: set to 1 where they are. Returns 0, or -1 where something is malformed.
-extern "C" int32_t perf_ptx_lines(const uint8_t* body, int64_t size, const uint8_t* relocations, int64_t relocation_bytes, int64_t entry,
-                                  const uint8_t* symbols, int64_t symbol_bytes, const int64_t* counts, const int64_t* starts,
-                                  int64_t sections, int32_t* found, uint8_t* known) {
+// The PTX line of each of the `count` instructions of a kernel, 0 where none is known. Returns 0 where they are known, 1 where the
+// cubin has no line table of the kernel, -1 where something is odd.
+extern "C" int32_t perf_ptx_lines(const uint8_t* data, int64_t data_size, const char* kernel, int64_t count, int32_t* found) {
+    perf::Image image(data, data_size);
+    if (!image.sound) return -1;
+    const perf::Section *table = image.find(".nv_debug_line_sass"), *rel = image.find(".rel.nv_debug_line_sass"),
+                        *rela = image.find(".rela.nv_debug_line_sass"), *code = image.find(".text.", kernel);
+    if (!image.sound || (rel && rela)) return -1;
+    if (!table || !code) return 1;
+    const int64_t entry = rela ? 24 : 16, mine = code - image.sections.data();
+    perf::Bytes body, relocations, symbols;
+    for (const perf::Section& of : image.sections)
+        if (of.kind == 2 && !symbols.from && !image.bytes_of(of, symbols)) return -1;
+    if (!image.bytes_of(*table, body) || code->size != count * INSTRUCTION_BYTES) return -1;
+    if ((rel || rela) && !image.bytes_of(rel ? *rel : *rela, relocations)) return -1;
+    if (relocations.size % entry || symbols.size % 24) return -1;
     std::vector<Target> targets;
-    if (relocation_bytes && entry != 16 && entry != 24) return -1;
-    for (int64_t k = 0; k < relocation_bytes; k += entry) {
-        const uint8_t* from = relocations + k;
-        const uint64_t place = at<uint64_t>(from);
-        const int64_t symbol = int64_t(at<uint64_t>(from + 8) >> 32);
-        if (24 * (symbol + 1) > symbol_bytes || place > uint64_t(MOST)) return -1;
-        const uint8_t* of = symbols + 24 * symbol;
-        const int64_t value = at<int64_t>(of + 8), more = entry == 24 ? at<int64_t>(from + 16) : 0;
+    for (int64_t k = 0; k < relocations.size; k += entry) {
+        const uint64_t place = relocations.at<uint64_t>(k);
+        const int64_t symbol = int64_t(relocations.at<uint64_t>(k + 8) >> 32);
+        if (24 * (symbol + 1) > symbols.size || place > uint64_t(MOST)) return -1;
+        const int64_t value = symbols.at<int64_t>(24 * symbol + 8), more = rela ? relocations.at<int64_t>(k + 16) : 0;
         if (value < -MOST || value > MOST || more < -MOST || more > MOST) return -1;
-        targets.push_back({int64_t(place), at<uint16_t>(of + 6), value + more});
+        targets.push_back({int64_t(place), symbols.at<uint16_t>(24 * symbol + 6), value + more});
     }
     std::stable_sort(targets.begin(), targets.end());
     for (std::size_t k = 1; k < targets.size(); ++k) if (targets[k].place == targets[k - 1].place) return -1;
     std::vector<RowOf> rows;
-    for (int64_t start = 0; start < size;) {
-        if (start + 4 > size) return -1;
-        const int64_t length = at<uint32_t>(body + start), end = start + 4 + length;
+    bool known = false;
+    for (int64_t start = 0; start < body.size;) {
+        if (start + 4 > body.size) return -1;
+        const int64_t length = body.at<uint32_t>(start), end = start + 4 + length;
         Header header;
         rows.clear();
-        if (!length || end > size || !header.read(body, start + 4, end) || !run(body, header, end, targets, rows)) return -1;
+        if (!length || end > body.size || !header.read(body.from, start + 4, end) || !run(body.from, header, end, targets, rows)) return -1;
+        bool here = false;
         for (const RowOf& row : rows) {
-            if (row.section >= sections || counts[row.section] < 0) return -1;
-            if (known[row.section] != 2) std::fill_n(found + starts[row.section], counts[row.section], NONE), known[row.section] = 2;
-            if (row.instruction < counts[row.section]) found[starts[row.section] + row.instruction] = int32_t(row.line);
+            if (row.section >= int64_t(image.sections.size()) || image.sections[row.section].name.rfind(".text.", 0)) return -1;
+            if (row.section != mine) continue;
+            if (!here) std::fill_n(found, count, NONE), here = known = true;
+            if (row.instruction < count) found[row.instruction] = int32_t(row.line);
         }
-        for (int64_t section = 0; section < sections; ++section) {
-            if (known[section] != 2) continue;
-            known[section] = 1;
-            int32_t line = 0;
-            for (int32_t *here = found + starts[section], *const stop = here + counts[section]; here != stop; ++here)
-                line = *here = *here == NONE ? line : *here;
-        }
+        int32_t line = 0;
+        for (int64_t i = 0; here && i < count; ++i) line = found[i] = found[i] == NONE ? line : found[i];
         start = end;
     }
-    return 0;
+    return known ? 0 : 1;
 }

@@ -9,16 +9,13 @@ waited for.
 
 from __future__ import annotations
 
-import functools
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...emulator import build
-from ...errors import CompilerMissing, EmulationError
+from . import native
 from .cast import Cast
 from .constants import Architecture
 from .costs import (
@@ -80,7 +77,7 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
 
     Stuck where warps wait for each other forever: the traces do not fit together.
     """
-    made = library()
+    made = native.library()
     if made is None:
         return play_in_python(costs, cast, sm)
     columns, ring = 2 + len(CAUSES) + len(UNITS), cast.ring
@@ -94,18 +91,6 @@ def play(costs: Costs, cast: Cast, sm: Architecture) -> Played:
     if not made.perf_play(ints.ctypes.data, reals.ctypes.data, *sizes, warps.shape[1], *rest):
         raise Stuck(FOREVER)
     return _table(result.reshape(-1, columns))
-
-
-@functools.cache
-def library() -> Any:
-    """The library that plays; None where there is no compiler for it."""
-    try:
-        return build.library()
-    except CompilerMissing:
-        return None
-    except (EmulationError, OSError) as error:
-        warnings.warn(f"the performance model plays in Python, slowly: {error}", RuntimeWarning, stacklevel=2)
-        return None
 
 
 def _table(rows: NDArray[np.float64]) -> Played:

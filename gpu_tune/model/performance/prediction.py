@@ -7,16 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ...cuda import cubin as cubins
 from ...cuda.device import Device
-from ...cuda.sass import Program
-from ...errors import CorruptData
 from ...plan import BufferArg, KernelStep, LaunchPlan, MainLoop, MemsetStep, ResourceEstimate
 from ...workload import Workload
 from . import judged, launch, memory
 from .block import Kernel
 from .constants import LAUNCH_SECONDS, MEMSET_SECONDS
 from .costs import UNITS, meet
+from .image import KernelCode, kernel_code
 from .lanes import KernelLanes, Lanes
 from .player import Stuck
 
@@ -123,11 +121,6 @@ def predict_kernel(
     return replace(found, seconds=found.seconds + LAUNCH_SECONDS)
 
 
-@functools.lru_cache(maxsize=64)
-def _code(cubin: bytes) -> tuple[cubins.Cubin, dict[str, Program]]:
-    return cubins.read(cubin), cubins.programs(cubin)
-
-
 _players: dict[tuple[bytes, str, int, str, int, MainLoop | None], Kernel] = {}
 
 
@@ -146,18 +139,17 @@ def _outputs(workload: Workload) -> dict[str, int]:
 
 def _kernel(
     cubin: bytes, name: str, device: Device, threads: int, lanes: KernelLanes | None, loop: MainLoop | None = None
-) -> tuple[Kernel, cubins.KernelFacts]:
-    facts, programs = _code(cubin)
-    if name not in facts.kernels:
-        raise CorruptData(f"cubin has no kernel {name!r}; it has: {', '.join(facts.kernels) or 'none'}")
+) -> tuple[Kernel, KernelCode]:
+    taken = kernel_code(cubin, name)
+    program = taken.program
     # a kernel beside the main one is the same in many variants
-    key = programs[name].code if lanes is None else cubin, name, facts.cc, device.chip, threads, loop
+    key = program.code if lanes is None else cubin, name, program.cc, device.chip, threads, loop
     made = _players.get(key)
     if made is None or made.lanes is not lanes:
         if len(_players) >= 64:
             _players.clear()
-        made = _players[key] = Kernel(programs[name], device, -(-threads // 32), lanes, loop)
-    return made, facts.kernels[name]
+        made = _players[key] = Kernel(program, device, -(-threads // 32), lanes, loop)
+    return made, taken
 
 
 def _main(
@@ -183,7 +175,7 @@ def _main(
 
 
 def _played(
-    kernel: Kernel, taken: cubins.KernelFacts, step: KernelStep, workload: Workload, device: Device, cold: bool
+    kernel: Kernel, taken: KernelCode, step: KernelStep, workload: Workload, device: Device, cold: bool
 ) -> Prediction:
     loop = kernel.loop
     resident = device.resident_blocks(step.threads, taken.registers, step.shared_bytes + taken.static_shared_bytes)

@@ -10,7 +10,7 @@ import pytest
 
 from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import Device, by_name
-from gpu_tune.model.performance import KernelLanes, player
+from gpu_tune.model.performance import KernelLanes, native
 from gpu_tune.model.performance.code import Code
 from gpu_tune.model.performance.code_in_cpp import CodeInCpp
 from gpu_tune.model.performance.constants import architecture
@@ -47,7 +47,7 @@ def lanes(program: sass.Program, rng: np.random.Generator) -> KernelLanes:
 
 def both(program: sass.Program, chip: Device, *more: Any) -> tuple[Code, CodeInCpp]:
     of = program, architecture(program.cc), chip, *more
-    return Code(*of), CodeInCpp(player.library(), *of)
+    return Code(*of), CodeInCpp(native.library(), *of)
 
 
 def assert_alike(python: Code, cpp: CodeInCpp) -> None:

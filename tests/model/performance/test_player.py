@@ -9,7 +9,7 @@ import pytest
 
 from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import by_name
-from gpu_tune.model.performance import block, player, trace
+from gpu_tune.model.performance import block, native, player, trace
 from gpu_tune.model.performance.cast import Cast
 from gpu_tune.model.performance.constants import ARCHITECTURES, architecture
 from gpu_tune.model.performance.costs import CAUSES, ISSUE, TENSOR, UNITS, costs
@@ -61,7 +61,7 @@ def table(kernel: str, warps: int, blocks: int, device: str = "nvidia-a100"):
     ("kernel", "warps", "blocks"), [("tensor", 8, 2), ("plain", 4, 3), ("plain", 1, 2), ("tensor", 8, 1)]
 )
 def test_the_twins_give_one_result(kernel: str, warps: int, blocks: int) -> None:
-    if player.library() is None:
+    if native.library() is None:
         pytest.skip("needs a C++ compiler")
     arguments = (*table(kernel, warps, blocks), architecture(80))
     fast, slow = player.play(*arguments), player.play_in_python(*arguments)

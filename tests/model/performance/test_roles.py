@@ -14,7 +14,7 @@ import pytest
 
 from gpu_tune.cuda import cubin, nvrtc
 from gpu_tune.cuda.device import by_name
-from gpu_tune.model.performance import Prediction, block, player, predict, prediction, roles
+from gpu_tune.model.performance import Prediction, block, native, player, predict, prediction, roles
 from gpu_tune.model.performance.costs import ACQUIRE, FILL, GIVE, PASS, TAKE, TURN
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.bound import BoundTemplate
@@ -68,11 +68,11 @@ def test_every_mbarrier_operation_of_the_roles_gets_its_meaning(knobs: dict[str,
 
 @pytest.mark.parametrize("knobs", [{}, PINGPONG], ids=["cooperative", "pingpong"])
 def test_the_twins_play_roles_alike(knobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    if player.library() is None:
+    if native.library() is None:
         pytest.skip("needs a C++ compiler")
     found = []
-    for library in (player.library(), None):
-        monkeypatch.setattr(player, "library", lambda library=library: library)
+    for library in (native.library(), None):
+        monkeypatch.setattr(native, "library", lambda library=library: library)
         k = kernel(**knobs)
         assert k.roles is not None
         found.append(k.roles.play(k.roles.costs(k._table(1), k.sm), k.sm, 3, 6, 1))
