@@ -65,6 +65,9 @@ SPLIT_ROUNDS = 8
 """Rounds of blocks up to which K is split: beyond, the last one costs little, and parts cost more."""
 TAIL_WORTH = 0.97
 """Of the rounds of whole tiles, what splitting the last ones may take at most to be tried."""
+SPLIT_WORTH = 0.995
+"""Of a whole K's estimate, what a split one may take at most to be the default: where memory is the floor, both are
+level but for what the parts cost."""
 TAILS = 4
 PART_ROUNDS = 0.01
 """Of a round, about what each part of a tail's tiles costs: its sums are written and read."""
@@ -350,7 +353,8 @@ def default(w: Workload, device: Device, template: Template, problem: Problem) -
     smallest tile when none of the list is valid."""
 
     def rank(c: Config) -> float:
-        return cost(c, w, device, problem) / (TAIL_WORTH if c["grid"] == "split_tail" else 1.0)
+        worth = TAIL_WORTH if c["grid"] == "split_tail" else SPLIT_WORTH if c["split_k"] > 1 else 1.0
+        return cost(c, w, device, problem) / worth
 
     found = min(candidates(w, device, template, problem), key=rank, default=None)
     found = found or complete({}, w, device, template)
