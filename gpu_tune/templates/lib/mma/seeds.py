@@ -353,7 +353,7 @@ def default(w: Workload, device: Device, template: Template, problem: Problem) -
     smallest tile when none of the list is valid."""
 
     def rank(c: Config) -> float:
-        worth = TAIL_WORTH if c["grid"] == "split_tail" else SPLIT_WORTH if c["split_k"] > 1 else 1.0
+        worth = TAIL_WORTH if c["grid"] == "split_tail" else SPLIT_WORTH if c["split_k"] != 1 else 1.0
         return cost(c, w, device, problem) / worth
 
     found = min(candidates(w, device, template, problem), key=rank, default=None)
