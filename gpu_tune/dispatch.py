@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import paths
-from .cuda import driver, nvrtc
+from .cuda import driver
 from .cuda.device import Device
-from .errors import CompilerMissing, InvalidInput, NotTuned, require
+from .errors import InvalidInput, NotTuned, require
 from .kernel import arrays, host
-from .kernel.emit import emit
 from .kernel.kernel import TunedKernel
 from .kernel.kernel_set import KernelSet
 from .kernel.prepared import KEPT, Key, signature
+from .kernel.untuned import untuned
 from .measure import vendor
 from .store.select import select_device
-from .store.store import Store, Winner, lookup, lookup_set, opened
-from .store.winner import Compiler
-from .store.winner_set import SizeRange, WinnerSet
+from .store.store import Store, lookup, lookup_set, opened
 from .templates.base import Template
-from .templates.registry import bind
 from .trial import MEASURED
 from .workload import Matmul, Workload, accepting, require_workload, tune_command
 from .workload.conv2d import INPUTS
@@ -74,7 +71,7 @@ def load(
     hint = f"{workload.key} is not tuned for {chosen.chip}; run: {tune_command(workload, asked)}"
     if strict or (strict is None and os.environ.get("GPU_TUNE_STRICT", "") not in ("", "0")):
         raise NotTuned(hint)
-    kernel = _untuned(workload, chosen, source, templates)
+    kernel = untuned(workload, chosen, source, templates)
     warnings.warn(f"{hint} (until then the untuned default of {kernel.template} is used)", Untuned, stacklevel=2)
     return kernel
 
@@ -355,44 +352,6 @@ def _sets(stem: Workload, chip: str, source: str, folder: Any, _environment: str
         KernelSet(found, path=place.path(found.workload, chip, source))
         for place in places
         for found in place.sets_of(stem, chip, source)
-    )
-
-
-def _untuned(
-    workload: Workload, device: Device, source: str, templates: Mapping[str, Template] | None
-) -> TunedKernel | KernelSet:
-    """The default of the most specialised template that has one (the highest compute capability demanded)."""
-    if not nvrtc.available():
-        raise CompilerMissing(
-            f"{workload.key} is not tuned for {device.chip}, and there is no NVRTC to compile its default; "
-            f"run: {tune_command(workload)} on a machine that has one"
-        )
-    found = bind(workload, device, templates)
-    for bound in sorted(found, key=lambda b: (-b.template.only_cc, -b.template.min_cc, b.name)):
-        config = bound.space().default()
-        if config is None:
-            continue
-        rendered = bound.render(config)
-        untuned = Winner.of(
-            bound,
-            config,
-            rendered,
-            nvrtc.to_cubin(rendered.source, device.arch).data,
-            source=source,
-            seconds=0.0,
-            compiler=Compiler("nvrtc", nvrtc.identity()),
-            options=nvrtc.all_options(device.arch),
-            verdict={"text": "untuned default config, not timed", "ours": "unknown"},
-            complete=False,
-        )
-        untuned = replace(untuned, code=emit(untuned))
-        size = workload.open
-        if size is None:
-            return TunedKernel(untuned, match="default")
-        whole = (SizeRange(*size.bounds, 0),)
-        return KernelSet(WinnerSet(workload, device.chip, source, (untuned,), whole, complete=False), match="default")
-    raise NotTuned(
-        f"{workload.key} is not tuned for {device.chip} and no template's default fits; run: {tune_command(workload)}"
     )
 
 
