@@ -42,6 +42,7 @@ def log(source: str, arch: str) -> str:
     return nvrtc.to_cubin(source, arch).log
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"])
 def test_registers_and_spills_of_each_kernel(arch: str) -> None:

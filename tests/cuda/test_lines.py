@@ -103,6 +103,7 @@ def _printed(option: str, cubin: bytes, folder: object) -> dict[tuple[str, int],
     return found
 
 
+@pytest.mark.slow
 def test_lines_are_those_that_nvdisasm_prints(cubin: bytes, tmp_path: object) -> None:
     ptx, source = _printed("-gp", cubin, tmp_path), _printed("-gi", cubin, tmp_path)
     assert len(ptx) > 40 and len(source) > 20

@@ -90,6 +90,7 @@ def name_of(line: str) -> str:
     return re.sub(r"^@!?U?P[\dT]\s+", "", line).split()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_operations_guards_and_widths_are_those_of_the_disassembler(arch: str, tmp_path: Path) -> None:
     image = nvrtc.to_cubin(source(arch), arch).data

@@ -86,10 +86,14 @@ def test_a_cache_opened_but_still_empty_says_so(tmp_path: Path) -> None:
         load(write(tmp_path / "empty.json", text[:-2]))
 
 
+@pytest.fixture(scope="module")
+def first() -> Recorded:
+    return load(DATA / "synthetic-a.json.gz")
+
+
 @pytest.mark.parametrize("suffix", [".json", ".json.gz"])
 @pytest.mark.parametrize("save", [save_kernel_tuner, save_t4])
-def test_round_trips_lose_nothing(tmp_path: Path, suffix: str, save: Any) -> None:
-    first = load(DATA / "synthetic-a.json.gz")
+def test_round_trips_lose_nothing(tmp_path: Path, first: Recorded, suffix: str, save: Any) -> None:
     save(first, tmp_path / f"out{suffix}")
     again = load(tmp_path / f"out{suffix}")
     if save is save_t4:  # repeats are written even where only their mean was known, and order of knobs is the configs'

@@ -75,6 +75,7 @@ def test_a_first_run_times_what_is_expected_and_a_second_one_plays_nothing(fake_
     assert again.measured and {r.measurement.candidate for r in Records().read("predicted")} == set(predicted)
 
 
+@pytest.mark.slow
 def test_records_of_another_workload_name_configs_to_play_and_correct_their_order(fake_cuda, home, good, monkeypatch):
     asked, ordered = [], foreseen.scores
 

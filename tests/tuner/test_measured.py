@@ -32,6 +32,7 @@ def test_on_the_virtual_gpu_times_are_measured_and_kept_apart(fake_cuda, home, t
         assert gt.load(WORKLOAD, device="nvidia-a100").match == "default"
 
 
+@pytest.mark.slow
 def test_a_target_ratio_is_to_the_vendor_library_that_is_timed_first(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}
@@ -88,6 +89,7 @@ def test_a_set_is_timed_on_the_gpu_and_again_under_a_new_driver(fake_cuda, home,
     assert gt.tune(w, **options).winners == again
 
 
+@pytest.mark.slow
 def test_a_run_resumes_only_from_times_of_the_same_driver_and_compiler(fake_cuda, home, templates, monkeypatch):
     knobs = tuple(Knob(k.name, ("none",), "") if k.name == "fault" else k for k in templates["toy"].knobs)
     good = {"toy": replace(templates["toy"], knobs=knobs)}

@@ -107,6 +107,7 @@ def ran(spilling, tmp_path, name, trials=(48,)):
     return kernel, {r.measurement.candidate: r.measurement for r in book.read("predicted")}
 
 
+@pytest.mark.slow
 def test_builds_of_a_kind_that_never_came_near_are_pruned_alike_in_every_run(home, spilling, tmp_path):
     kernel, first = ran(spilling, tmp_path, "a")
     left = [m for m in first.values() if m.status == "pruned"]

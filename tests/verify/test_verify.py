@@ -38,8 +38,8 @@ pytestmark = [
 H200 = device.by_name("nvidia-h200")
 GRADIENTS = {"simt": 15, "mma": 10, "depthwise": 12, "wgmma": 6}
 VARIANTS = {f"conv2d_{direction}_{kind}": n for direction in ("dgrad", "wgrad") for kind, n in GRADIENTS.items()}
-VARIANTS |= {"conv2d_igemm_wgmma": 40, "conv2d_winograd_simt": 30}
-"""Of a family, if not 48: these take longest, or share most of their code with others.
+VARIANTS |= {"conv2d_igemm_wgmma": 26, "conv2d_winograd_simt": 20}
+"""Of a family, if not 32: these take longest, or share most of their code with others.
 
 The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``.
 """
@@ -48,7 +48,7 @@ The longer sweep: ``gpu-tune verify TEMPLATE --variants 2000``.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(registry()))
 def test_random_variants_are_right(name: str) -> None:
-    count = VARIANTS.get(name, 48)
+    count = VARIANTS.get(name, 32)
     report = sweep.sweep(name, variants=count, seed=1, workers=0, assemble_every=25)
     print(report.text())
     assert report.ok, report.text()
@@ -163,6 +163,7 @@ def test_a_right_template_is_all_right_and_fully_covered(tmp_path: Path) -> None
     assert "pairs of knob values: 7 of 7; 1 more that no config has" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "word"), [("race", "race"), ("bounds", "bounds"), ("wrong", "wrong result"), ("compile", "compile error")]
 )
@@ -184,6 +185,7 @@ def test_a_wrong_declaration_is_caught(tmp_path: Path) -> None:
     assert {"shared bytes", "accumulators"} <= set(report.classes), report.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spare", [0, 64])
 def test_dynamic_shared_memory_that_nothing_touches_is_caught(tmp_path: Path, spare: int) -> None:
     source = RIGHT.replace("__shared__ float s[{{ tile }}]", "extern __shared__ float s[]")
