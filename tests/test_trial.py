@@ -1,3 +1,5 @@
+"""Measurements, configs and errors cross processes whole."""
+
 import json
 import pickle
 

@@ -1,1 +1,1 @@
-"""The gradients' references, and the vendor's path, against PyTorch's autograd on the CPU."""
+"""What PyTorch's Inductor tries for a matrix product, beside what ``matmul_mma`` can express."""

@@ -15,8 +15,6 @@ from gpu_tune.workload import ITEMSIZE
 
 L2_BYTES_PER_CLOCK = 32.0
 """Of an SM, for the roofline: a round figure between those of the architectures."""
-REGISTERS_BESIDE = 32
-"""That a kernel needs besides its accumulators, for the roofline's occupancy."""
 
 
 def fits(s: Shape, config: Config) -> bool:

@@ -65,8 +65,6 @@ _PIPE_OF = {name: pipe for pipe, names in _PIPES.items() for name in names.split
 _LANE_BYTES = np.array([1, 1, 2, 2, 4, 8, 16, 16], np.int16)
 _WIDE = "LDG STG LDS STS LDGSTS LDL STL LD ST LDC ATOM ATOMS ATOMG RED REDG"
 MATRIX = "HMMA IMMA QMMA HGMMA IGMMA QGMMA"
-NEVER_SET = 7
-"""The scoreboard number that means none."""
 DATA = ("fp16", "bf16", "tf32", "int8", "fp8", "int4")
 """What a matrix instruction multiplies."""
 

@@ -1,4 +1,4 @@
-"""What a template declares, how templates are found, and how one is rendered.
+"""What a kernel family declares, and how one of its configs is rendered.
 
 A kernel family is two files, in this folder or elsewhere (:mod:`.outside`): ``<name>.cu.j2`` and ``<name>.py``, whose
 module-level ``TEMPLATE`` is a :class:`Template`. Nothing else needs to know of it.

@@ -1,4 +1,4 @@
-"""Proving templates and emitted kernels on the emulator, without a GPU.
+"""Sweeps over random variants of a template, and the proof of one emitted kernel, on the emulator.
 
 :func:`sweep` draws random variants of a template (workloads over every cell of dtype, layout and epilogue that it
 supports, sizes of every tail, configs that pair knob values anew), runs each on the emulator with several

@@ -1,3 +1,5 @@
+"""Devices: names, limits and peaks of known chips, and what is taken for unknown ones."""
+
 import pytest
 
 from gpu_tune.cuda.device import DEFAULT, KNOWN, by_name, from_driver, limits

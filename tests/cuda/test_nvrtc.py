@@ -1,3 +1,5 @@
+"""NVRTC without a driver: PTX, cubins, its errors, and which of several libraries is taken."""
+
 import importlib.metadata
 import re
 import subprocess

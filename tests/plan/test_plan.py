@@ -1,3 +1,5 @@
+"""Launch plans: kept as JSON, legal or refused with the rule that is broken."""
+
 import copy
 import json
 

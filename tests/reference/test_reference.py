@@ -1,3 +1,5 @@
+"""The float64 references agree with the definitions, and their bounds tell rounding from a wrong element."""
+
 import itertools
 import math
 

@@ -1,3 +1,5 @@
+"""Winograd's algorithm in NumPy is the convolution, within a bound that a lost channel exceeds."""
+
 import dataclasses
 
 import numpy as np

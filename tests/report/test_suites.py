@@ -1,3 +1,5 @@
+"""Suites: the shipped ones load and stay what they are; a bad file is one clear error."""
+
 import hashlib
 import itertools
 import json

@@ -1,3 +1,5 @@
+"""Workloads: key, JSON and equality say the same; shapes and FLOPs follow the layout; bad input is named."""
+
 import dataclasses
 import json
 
