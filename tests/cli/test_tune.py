@@ -17,6 +17,8 @@ from gpu_tune.workload import Conv2d, Matmul
 from tests.helpers.command_line import ARGS, KEY, run
 from tests.helpers.processes import python, started
 
+CONV = ["conv2d", "--n", "1", "--c", "4", "--h", "3", "--w", "3", "--k", "4", "--r", "1", "--s", "1"]
+
 
 @pytest.fixture
 def home(no_gpu):
@@ -54,22 +56,8 @@ def test_tune_again_answers_from_the_store_as_json_alone(warm):
 
 
 def test_tune_of_a_range_shows_every_workload(home):
-    result = run(
-        "tune",
-        "matmul",
-        "--m",
-        "16:32:16",
-        "--n",
-        "16",
-        "--k",
-        "8",
-        "--dtype",
-        "float32",
-        "--trials",
-        "1",
-        "--jobs",
-        "1",
-    )
+    shape = ["--m", "16:32:16", "--n", "16", "--k", "8", "--dtype", "float32"]
+    result = run("tune", "matmul", *shape, "--trials", "1", "--jobs", "1")
     assert (
         "[2/2] matmul-32x16x8-float32-nn" in result.stderr
         and "matmul-16x16x8" in result.stdout
@@ -101,63 +89,19 @@ def test_tune_of_a_range_shows_every_workload(home):
         ([*ARGS, "--trials", "many"], "Invalid value for '--trials'"),
         (["matmul", "--m", "1", "--n", "2"], "Missing option '--k'"),
         (
-            ["conv2d", *["--n", "1", "--c", "4", "--h", "3", "--w", "3", "--k", "4", "--r", "5", "--s", "5"]],
+            [*CONV, "--r", "5", "--s", "5"],
             "the filter does not fit into the padded image",
         ),
         (
-            [
-                "conv2d",
-                *[
-                    "--n",
-                    "1",
-                    "--c",
-                    "4",
-                    "--h",
-                    "3",
-                    "--w",
-                    "3",
-                    "--k",
-                    "4",
-                    "--r",
-                    "1",
-                    "--s",
-                    "1",
-                    "--stride",
-                    "1xx2",
-                ],
-            ],
+            [*CONV, "--stride", "1xx2"],
             "--stride: '1xx2' is not a number",
         ),
         (
-            [
-                "conv2d",
-                *[
-                    "--n",
-                    "1",
-                    "--c",
-                    "4",
-                    "--h",
-                    "3",
-                    "--w",
-                    "3",
-                    "--k",
-                    "4",
-                    "--r",
-                    "1",
-                    "--s",
-                    "1",
-                    "--padding",
-                    "1x2x3",
-                ],
-            ],
+            [*CONV, "--padding", "1x2x3"],
             "Conv2d padding: (1, 2, 3) is not",
         ),
         (
-            [
-                "conv2d",
-                *["--n", "1", "--c", "4", "--h", "3", "--w", "3", "--k", "4", "--r", "1", "--s", "1"],
-                *["--stride", "2,2"],
-            ],
+            [*CONV, "--stride", "2,2"],
             "--stride: '2,2' is a list, whose every number would be a workload of its own; write 2x2 for one",
         ),
         ([*ARGS, "--target", "fast"], "target: 'fast' is neither a ratio to the vendor library nor a time"),

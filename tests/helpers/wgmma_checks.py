@@ -19,28 +19,11 @@ from gpu_tune.cuda import device, nvrtc
 from gpu_tune.cuda.cubin import PtxasReport, read_log
 from gpu_tune.space.knob import Config
 from gpu_tune.templates.base import Template, render
+from gpu_tune.templates.matmul_wgmma import FLAGSHIP
 from gpu_tune.workload import ITEMSIZE, OUT_DTYPES, Matmul, Workload
 
 H200 = device.by_name("nvidia-h200")
-PLAIN: dict[str, Any] = dict(
-    block_m=128,
-    block_n=128,
-    block_k=64,
-    consumers=2,
-    schedule="cooperative",
-    stages=3,
-    cluster_m=1,
-    cluster_n=1,
-    producer_registers=40,
-    epilogue_store="direct",
-    raster_group=2,
-    grid="all",
-    split_k=1,
-    reduction="workspace",
-    swap_ab=False,
-    min_blocks=1,
-    l2_keep="both",
-)
+PLAIN: dict[str, Any] = dict(FLAGSHIP, block_n=128, stages=3, cluster_m=1, epilogue_store="direct", raster_group=2)
 needs_nvrtc = pytest.mark.skipif(not nvrtc.available(), reason="NVRTC is not installed")
 needs_emulator = pytest.mark.skipif(
     not nvrtc.available() or not emulator.available(), reason="NVRTC or a C++ compiler is not installed"
