@@ -61,8 +61,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "perf_pace": (_I, [_P, _I, _I, ctypes.c_double, ctypes.c_double, _I, _I, _P]),
     "perf_accesses": (_I64, [_S, _I64, _P, _P, _P, _P, _P]),
     "perf_join": (None, [_P, _I64, _P, _I64, _P, _P, _P]),
-    "emu_record": (None, [_P, ctypes.c_uint32, ctypes.c_uint32, _U64, _U64, _P, _I]),
-    "emu_explore": (None, [_P]),
+    "emu_count": (_I, [_P, _S, _P, _U64, _U64, _P, _I, _S, _U64, _P, _I]),
     "emu_recorded": (_I, [_P, _S, _P, _I]),
 }
 """Result and arguments of each function of the library."""

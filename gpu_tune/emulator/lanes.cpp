@@ -448,3 +448,31 @@ void Recorder::note_global(Warp& w, Figures& f, const Pattern& p, u64 base, cons
 }
 
 }  // namespace emu
+
+extern "C" {
+void emu_record(void* run, emu::u32 cluster, emu::u32 rounds, emu::u64 limit, emu::u64 l1_bytes, const int* wanted, int count);
+void emu_explore(void* run);
+int emu_recorded(void* run, const char* kernel, emu::u64* out, int capacity);
+int emu_launch(void* run, const char* kernel, const emu::u32* grid, const emu::u32* block, const emu::u32* cluster, emu::u32 shared,
+               const emu::u8* params, emu::u64 size, emu::u32 resident, int cooperative);
+
+// One cluster of a launch, recorded; a second time where something that is wanted was not reached. how: grid, block, cluster, bytes
+// of shared memory, the cluster that runs, rounds. The others as for emu_record, emu_launch and emu_recorded, whose result it
+// returns.
+int emu_count(void* run, const char* kernel, const emu::u32* how, emu::u64 limit, emu::u64 l1_bytes, const int* wanted, int count,
+              const emu::u8* params, emu::u64 size, emu::u64* out, int capacity) {
+  enum { Columns = 14, Count = 3 };
+  emu_record(run, how[10], how[11], limit, l1_bytes, wanted, count);
+  emu_launch(run, kernel, how, how + 3, how + 6, how[9], params, size, 1, 0);
+  const int found = emu_recorded(run, kernel, out, capacity);
+  std::vector<emu::u64> more(found > capacity ? size_t(found) * Columns : 0);
+  if (found > capacity) emu_recorded(run, kernel, more.data(), found);
+  const emu::u64* rows = found > capacity ? more.data() : out;
+  bool all = true;
+  for (int k = 0; k < found; ++k) all &= rows[k * Columns + Count] > 0;
+  if (all) return found;
+  emu_explore(run);
+  emu_launch(run, kernel, how, how + 3, how + 6, how[9], params, size, 1, 0);
+  return emu_recorded(run, kernel, out, capacity);
+}
+}

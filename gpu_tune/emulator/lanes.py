@@ -7,11 +7,12 @@ check reports. So it costs milliseconds whatever the size of the workload.
 
 from __future__ import annotations
 
-import functools
+import ctypes
+import itertools
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ COLUMNS = (
 _NONE = np.zeros((0, 2), np.int32)
 _NO_CHECKS = Checks(*[False] * 6)
 _PAGE = mmap.PAGESIZE
+_U32 = ctypes.c_uint32 * 12
 _NO_RESERVE = 0x4000  # MAP_NORESERVE; the module mmap names it from Python 3.13 on
 
 
@@ -104,46 +106,46 @@ def count(
     library, handle = machine.library, machine.handle
     found: dict[str, NDArray[np.uint64]] = {}
     try:
-        bound = _untouched(machine, {**sizes, "workspace": int(plan.workspace_bytes)})
+        bound, memory = _untouched(machine, {**sizes, "workspace": int(plan.workspace_bytes)})
         for step in plan.kernels:
             lines = _NONE if wanted is None else np.ascontiguousarray(wanted.get(step.kernel, _NONE), np.int32)
             if step.kernel in found or (wanted is not None and not len(lines)):
                 continue
-            library.emu_record(handle, _middle(step), rounds, limit, l1_bytes, lines.ctypes.data, len(lines))
             values = [_argument(machine, step, arg, bound) for arg in step.args]
-            launch = functools.partial(
-                machine.launch, step.kernel, step.grid, step.block, values,
-                cluster=step.cluster, shared_bytes=step.shared_bytes,
+            name, params = step.kernel.encode(), machine.parameters(step.kernel, values)
+            rows = np.empty((len(lines), len(COLUMNS)), np.uint64)
+            how = _U32(*step.grid, *step.block, *step.cluster, step.shared_bytes, _middle(step), rounds)
+            count = library.emu_count(
+                handle, name, how, limit, l1_bytes, lines.ctypes.data, len(lines), params, len(params),
+                rows.ctypes.data, len(rows),
             )  # fmt: skip
-            launch()
-            rows = _rows(library, handle, step.kernel)
-            if not rows[:, 3].all():
-                library.emu_explore(handle)
-                launch()
-                rows = _rows(library, handle, step.kernel)
-                rows = rows[rows[:, 3] > 0]
-            found[step.kernel] = rows
+            if count > len(rows):  # every access was asked for
+                rows = np.empty((count, len(COLUMNS)), np.uint64)
+                library.emu_recorded(handle, name, rows.ctypes.data, count)
+            rows = rows[:count]
+            found[step.kernel] = rows[rows[:, 3] > 0]
     finally:
         machine.close()
+    memory.close()
     return found
 
 
-@dataclass(frozen=True)
-class _Buffer:
-    index: int
+class _Buffer(NamedTuple):
+    number: int
     address: int
-    data: NDArray[np.uint8]
+    size: int
 
 
-def _untouched(machine: Machine, sizes: Mapping[str, int]) -> dict[str, _Buffer]:
-    """Buffers of zeros that take memory only where it is touched, all in one piece."""
-    starts, total = {}, 0
-    for name, size in sizes.items():
-        starts[name], total = total, total + (size // _PAGE + 1) * _PAGE
-    pages = mmap.mmap(-1, max(total, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
-    whole = np.frombuffer(pages, np.uint8)
-    parts = {name: whole[start : start + max(sizes[name], 1)] for name, start in starts.items()}
-    return {name: _Buffer(*machine.buffer(name, part), part) for name, part in parts.items()}
+def _untouched(machine: Machine, sizes: Mapping[str, int]) -> tuple[dict[str, _Buffer], mmap.mmap]:
+    """Buffers of zeros that take memory only where it is touched, and that memory, all in one piece."""
+    starts = [0, *itertools.accumulate((size // _PAGE + 1) * _PAGE for size in sizes.values())]
+    pages = mmap.mmap(-1, starts[-1] + 1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    base = np.frombuffer(pages, np.uint8).ctypes.data
+    found = {}
+    for (name, size), start in zip(sizes.items(), starts):
+        size = max(size, 1)
+        found[name] = _Buffer(*machine.memory(name, base + start, size), size)
+    return found, pages
 
 
 def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, _Buffer]) -> bytes:
@@ -155,16 +157,8 @@ def _argument(machine: Machine, step: KernelStep, arg: Arg, bound: Mapping[str, 
     address = buffer.address + arg.offset
     if isinstance(arg, BufferArg):
         return address.to_bytes(8, "little")
-    left = buffer.data.size - arg.offset
-    return machine.tensor_map(arg, buffer.index, address, left, f"kernel {step.kernel!r}")
-
-
-def _rows(library: Any, handle: int, kernel: str) -> NDArray[np.uint64]:
-    name = kernel.encode()
-    count = library.emu_recorded(handle, name, None, 0)
-    table = np.empty((count, len(COLUMNS)), np.uint64)
-    library.emu_recorded(handle, name, table.ctypes.data, count)
-    return table
+    left = buffer.size - arg.offset
+    return machine.tensor_map(arg, buffer.number, address, left, f"kernel {step.kernel!r}")
 
 
 def _middle(step: KernelStep) -> int:

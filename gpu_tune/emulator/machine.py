@@ -61,11 +61,13 @@ class Machine:
 
         ``track``: nothing in them counts as initialised. ``offset``: the address mod 256.
         """
+        return self.memory(name, data.ctypes.data, data.size, int(writable) | int(track) << 1, offset)
+
+    def memory(self, name: str, pointer: int, size: int, flags: int = 1, offset: int = 0) -> tuple[int, int]:
+        """:meth:`buffer` for ``size`` bytes at ``pointer``."""
         expect(self._buffers < _MOST_BUFFERS, f"a run has more than {_MOST_BUFFERS} buffers")
         index, self._buffers = self._buffers, self._buffers + 1
-        flags = int(writable) | int(track) << 1
-        pointer = data.ctypes.data
-        return index, self.library.emu_buffer(self.handle, index, name.encode(), pointer, data.size, flags, offset)
+        return index, self.library.emu_buffer(self.handle, index, name.encode(), pointer, size, flags, offset)
 
     def symbol(self, name: str) -> np.ndarray | None:
         """The bytes of a module's variable on this machine (a view), None when the module has none of that name."""
@@ -110,13 +112,7 @@ class Machine:
     ) -> bool:
         """Run a kernel with the bytes of its arguments; whether a finding ended it early."""
         facts, what = self.module.facts(kernel), f"kernel {kernel!r}"
-        sizes = facts.parameter_sizes
-        expect(len(sizes) == len(values), f"{what} takes {len(sizes)} arguments, {given} {len(values)}")
-        params = bytearray(facts.parameter_bytes)
-        for k, (raw, size, offset) in enumerate(zip(values, sizes, facts.parameter_offsets)):
-            if len(raw) != size:
-                raise EmulationError(f"argument {k} of {what} has {size} bytes, {given} {len(raw)}")
-            params[offset : offset + size] = raw
+        params = self.parameters(kernel, values, given)
         resident = self._resident(math.prod(block), facts.shared_bytes + shared_bytes)
         blocks = math.prod(grid)
         if cooperative:
@@ -125,10 +121,22 @@ class Machine:
         u3 = ctypes.c_uint32 * 3
         clusters = max(1, resident // math.prod(cluster))
         launched = self.library.emu_launch(
-            self.handle, kernel.encode(), u3(*grid), u3(*block), u3(*cluster), shared_bytes, bytes(params),
-            facts.parameter_bytes, clusters, cooperative,
+            self.handle, kernel.encode(), u3(*grid), u3(*block), u3(*cluster), shared_bytes, params, len(params),
+            clusters, cooperative,
         )  # fmt: skip
         return bool(launched)
+
+    def parameters(self, kernel: str, values: Sequence[bytes], given: str = "the plan gives") -> bytes:
+        """The parameter block of ``kernel`` with ``values``."""
+        facts, what = self.module.facts(kernel), f"kernel {kernel!r}"
+        sizes = facts.parameter_sizes
+        expect(len(sizes) == len(values), f"{what} takes {len(sizes)} arguments, {given} {len(values)}")
+        params = bytearray(facts.parameter_bytes)
+        for k, (raw, size, offset) in enumerate(zip(values, sizes, facts.parameter_offsets)):
+            if len(raw) != size:
+                raise EmulationError(f"argument {k} of {what} has {size} bytes, {given} {len(raw)}")
+            params[offset : offset + size] = raw
+        return bytes(params)
 
     def _resident(self, threads: int, shared_bytes: int) -> int:
         """Blocks that the device holds at once. The registers are not known: as if they never limited it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -25,7 +26,7 @@ class Checks:
     bounds: bool = True
     registers: bool = True
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
         """The checks as the library takes them."""
         return sum(getattr(self, f.name) << k for k, f in enumerate(fields(self)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ _ENDS = tuple(itertools.accumulate((2, _CAUSES, _CAUSES, _UNITS, LAST + 1)))
 _PARTS = tuple(slice(*ends) for ends in itertools.pairwise(_ENDS))
 
 
+_FIVE_DOUBLES, _EIGHT_NUMBERS = struct.Struct("5d"), struct.Struct("8q")
+
+
 class CodeInCpp:
     """A kernel as the library holds it; see :class:`.code.Code`."""
 
@@ -39,12 +43,12 @@ class CodeInCpp:
     ) -> None:
         self._library, self._sm, self._warps, self._count = library, sm, warps, len(program)
         known, kept = _lanes(lanes)
-        declared, facts = np.zeros(5), np.empty(6)
+        declared, facts = (0.0,) * 5, np.empty(6)
         if loop is not None:
-            declared[:] = 1, loop.parts > 1, loop.macs, sum(loop.reads) / loop.steps, warps
+            declared = 1.0, float(loop.parts > 1), float(loop.macs), sum(loop.reads) / loop.steps, float(warps)
         self._handle = library.perf_kernel(
-            program.code, len(program.code), address(_operations(sm, program.cc, device)), address(known),
-            address(declared), address(facts),
+            program.code, len(program.code), address(_operations(sm, program.cc, device)), known,
+            _FIVE_DOUBLES.pack(*declared), address(facts),
         )  # fmt: skip
         del kept
         self.work, body, wgmma, mma, bulk, copies = facts.tolist()
@@ -84,19 +88,13 @@ class CodeInCpp:
         return Path(head, body, tail)
 
 
-def _lanes(lanes: KernelLanes | None) -> tuple[NDArray[np.int64], list[Any]]:
+def _lanes(lanes: KernelLanes | None) -> tuple[bytes, list[Any]]:
     """Addresses and counts as ``Lanes`` of code.cpp has them, and what must live as long as they are used."""
-    found, kept = np.zeros(8, np.int64), list[Any]()
-    if lanes is not None:
-        for (at, figures_at, size), figures in zip(
-            ((0, 2, 5), (1, 3, 6), (None, 4, 7)), (lanes.shared, lanes.sectors, lanes.hits)
-        ):
-            index, values = costs.columns(figures)
-            kept += index, values
-            if at is not None:
-                found[at] = address(index)
-            found[figures_at], found[size] = address(values), len(values)
-    return found, kept
+    if lanes is None:
+        return _EIGHT_NUMBERS.pack(*(0,) * 8), []
+    shared, touched, hits = kept = [costs.columns(of) for of in (lanes.shared, lanes.sectors, lanes.hits)]
+    where = (address(of) for of in (shared[0], touched[0], shared[1], touched[1], hits[1]))
+    return _EIGHT_NUMBERS.pack(*where, *(len(of[1]) for of in kept)), kept
 
 
 _tables: dict[tuple[int, int, int], tuple[Architecture, Device, NDArray[Any]]] = {}
