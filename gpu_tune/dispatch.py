@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import numbers
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from .measure import vendor
 from .store.select import select_device
 from .store.store import Store, lookup, lookup_set, opened
 from .templates.base import Template
+from .templates.registry import require_templates
 from .trial import MEASURED
 from .workload import Matmul, Workload, accepting, require_workload, tune_command
 from .workload.conv2d import INPUTS
@@ -59,6 +59,8 @@ def load(
     NotTuned is raised instead. On a machine without a GPU, predicted winners answer.
     """
     require_workload(workload)
+    require_templates(templates)
+    require(strict is None or isinstance(strict, bool), "strict", strict, "is neither True nor False", "give one")
     store = opened(store)
     chosen, source = select_device(device)
     for like in (workload, *accepting(workload)):
@@ -125,8 +127,8 @@ def matmul(
                 return result
     first, second = arrays.view("a", a), arrays.view("b", b)
     for name, seen in (("a", first), ("b", second)):
-        matrix = len(seen.shape) in (2, 3)
-        require(matrix, f"{name}.shape", seen.shape, "is not a matrix or a batch of matrices")
+        rule, remedy = "is not a matrix or a batch of matrices", "give two dimensions, or three"
+        require(len(seen.shape) in (2, 3), f"{name}.shape", seen.shape, rule, remedy)
         empty = 0 in seen.shape
         require(not empty, f"{name}.shape", seen.shape, "has a size of 0", "leave the call out where nothing is to do")
         require(
@@ -136,8 +138,8 @@ def matmul(
             "are not those of contiguous rows",
             "pass what it is the transpose of, with the layout that says so (as in layout='nt'), or copy it",
         )
-    _require_number("alpha", alpha)
-    _require_number("beta", 0 if beta is None else beta)
+    arrays.require_number("alpha", alpha)
+    arrays.require_number("beta", 0 if beta is None else beta)
     known = isinstance(layout, str) and layout.lower() in ("nn", "nt", "tn", "tt")
     require(known, "matmul layout", layout, "is unknown", "use one of nn, nt, tn, tt")
     m, k = first.shape[-2:] if layout[0].lower() == "n" else first.shape[:-3:-1]
@@ -209,18 +211,13 @@ def conv2d(
             if result is not None:
                 return result
     first, second = (arrays.view(name, array) for name, array in positional.items())
-    _require_number("beta", 0 if beta is None else beta)
+    arrays.require_number("beta", 0 if beta is None else beta)
     beta = (0.0 if c is None else 1.0) if beta is None else beta
     named.update(dtype=first.dtype, beta="0" if beta == 0 else "1" if beta == 1 else "any")
     shape = None if out is None else arrays.view("out", out).shape
     workload = convolution(first.shape, second.shape, size, shape, **named)
     scalars = {"beta": beta} if workload.beta == "any" else {}
     return _dispatch(workload, first, positional, added, scalars, out, store, asked)
-
-
-def _require_number(name: str, value: Any) -> None:
-    require(isinstance(value, numbers.Real), name, value, "is not a number", "give a Python float")
-    arrays.number(name, value)
 
 
 forgetting: list[Callable[[], None]] = []
@@ -280,9 +277,9 @@ def _dispatch(
     for name in specs:
         if name not in operands and name not in workload.outputs:
             raise InvalidInput(name, ..., f"is missing: {workload.key} needs it", f"pass {name}=")
+    store = opened(store)
     if first.place == arrays.HOST:
         return host.compute(workload, operands, scalars, out, first)
-    store = opened(store)
     kernel = _chosen(workload, first.device, store.folder if store else None, os.environ.get("GPU_TUNE_CACHE_DIR"))
     given = [arrays.view(n, v) for n, v in {**operands, "out": out}.items() if v is not None]
     aligned = all(seen.pointer % workload.alignment == 0 for seen in given)

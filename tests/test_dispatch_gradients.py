@@ -133,7 +133,12 @@ STRIDED: dict[str, Any] = dict(stride=2, padding=1)
         (lambda: gt.conv2d(DY, W, direction="dgrad", out=X[:, :6], **STRIDED), r"out.shape: \(6, 8\) does not fit"),
         (lambda: gt.conv2d(DY, W, direction="dgrad", padding=9), "dy and w: are of no convolution .* have no rows"),
         (lambda: gt.conv2d(DY, W, direction="dgrad", size="8"), r"size: '8' is no integer or pair \(h, w\)"),
-        (lambda: gt.conv2d(DY, W, direction="dgrad", groups=0), "groups: 0 is not a positive integer"),
+        (
+            lambda: gt.conv2d(DY, W, direction="dgrad", size=(5,)),
+            r"size: \(5,\) is no .*; give size=\(h, w\), rows and",
+        ),
+        (lambda: gt.conv2d(DY, W, direction="dgrad", size=(9, 9)), "size: .* the image has .*; give such a size"),
+        (lambda: gt.conv2d(DY, W, direction="dgrad", groups=0), "groups: 0 is not a positive integer; give 1, or a"),
         (lambda: gt.conv2d(DY, W[0], direction="dgrad"), "dy.shape, w.shape: .* are not four-dimensional"),
         (lambda: gt.conv2d(DY, W, X, direction="dgrad"), "c: is for direction='wgrad'; add by epilogue='residual'"),
         (lambda: gt.conv2d(DY, X, W[0], direction="wgrad", size=3, **STRIDED), "c.shape: "),

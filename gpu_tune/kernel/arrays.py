@@ -95,6 +95,10 @@ def _refuse_lazy(name: str, tensor: Any) -> None:
     DLPack and ``data_ptr`` hand out what lies in memory, without the sign or conjugation that a view stands for.
     """
     kind = type(tensor).__name__
+    layout = "nested" if getattr(tensor, "is_nested", False) else str(getattr(tensor, "layout", "torch.strided"))
+    if layout != "torch.strided":
+        rule = f"is a tensor of layout {layout.removeprefix('torch.')}, whose elements do not lie at strides"
+        raise InvalidInput(name, kind, rule, f"pass {name}.to_dense(), or the tensors of a nested one")
     if tensor.is_neg():
         rule = "is a view whose elements PyTorch negates when it reads them"
         raise InvalidInput(name, kind, rule, f"pass {name}.resolve_neg()")
@@ -253,6 +257,12 @@ def number(name: str, value: Any) -> float:
         return found
     except OverflowError as error:
         raise InvalidInput(name, value, "is beyond what a float can hold", "give a smaller number") from error
+
+
+def require_number(name: str, value: Any) -> None:
+    """Raise InvalidInput unless ``value`` is a real number of Python's kind, no array."""
+    require(isinstance(value, Real), name, value, "is not a number", "give a Python float")
+    number(name, value)
 
 
 def plain_number(value: Any) -> bool:

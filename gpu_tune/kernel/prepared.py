@@ -56,7 +56,7 @@ def signature(first: Any, values: Sequence[Any], named: Mapping[str, Any], out: 
             facts, pointer = read(out)
             key.append(facts)
             pointers.append(pointer)
-    except AttributeError:  # an array of another library, or none at all: the long way says what is wrong
+    except (AttributeError, RuntimeError):  # no array of the library, or a sparse one: the long way says what is wrong
         return None
     return tuple(key), pointers
 

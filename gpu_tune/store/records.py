@@ -16,6 +16,7 @@ import csv
 import io
 import json
 import logging
+import os
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import paths
-from ..errors import StoreError, require
+from ..errors import InvalidInput, StoreError, require
 from ..space.knob import Knob
 from ..text import check_format, from_json, other_format, read_lines, refused, to_json
 from ..trial import MEASURED, PREDICTED, SOURCES, Measurement
@@ -32,6 +33,15 @@ from .recorded_space import Recorded, RecordedTrial
 from .winner import FORMAT, FORMAT_1_PREDICTED, READERS
 
 log = logging.getLogger(__name__)
+
+
+def opened_records(records: Records | Path | str | None) -> Records:
+    """Records that were given as such, by their folder's name, or (None) the user's; InvalidInput on anything else."""
+    if records is None or isinstance(records, Records):
+        return Records() if records is None else records
+    if not isinstance(records, str | os.PathLike) or "\0" in str(records):
+        raise InvalidInput("records", records, "are neither Records nor a folder", "give gpu_tune.Records(folder)")
+    return Records(Path(records))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import pkgutil
 from collections.abc import Mapping
+from typing import Any
 
 from ..cuda.device import Device
 from ..errors import TemplateError, Unsupported, require
@@ -61,6 +62,14 @@ def _library() -> Mapping[str, Template]:
     return found
 
 
+def require_templates(templates: Any) -> None:
+    """Raise InvalidInput unless it is None, or a mapping of names to templates."""
+    rule, remedy = "are no mapping of names to templates", "leave them out, or give some of registry()"
+    require(templates is None or isinstance(templates, Mapping), "templates", templates, rule, remedy)
+    for name, template in (templates or {}).items():
+        require(isinstance(template, Template), f"templates[{name!r}]", template, "is no Template", remedy)
+
+
 def bind(
     workload: Workload, device: Device, templates: Mapping[str, Template] | None = None, size: int | None = None
 ) -> list[BoundTemplate]:
@@ -69,8 +78,7 @@ def bind(
     ``templates`` replaces the registry. ``size``: what configs are chosen for where the workload leaves one open (the
     largest, unless given). Unsupported lists each template's reason when none can.
     """
-    rule, remedy = "are no mapping of names to templates", "leave them out, or give some of registry()"
-    require(templates is None or isinstance(templates, Mapping), "templates", templates, rule, remedy)
+    require_templates(templates)
     found, reasons = [], []
     left = workload.open
     tuned = workload if left is None else workload.at(upper(left) if size is None else size)

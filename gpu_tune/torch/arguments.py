@@ -164,10 +164,46 @@ def in_one_place(operator_name: str, tensors: Mapping[str, Any]) -> None:
             raise InvalidInput(name, str(tensor.device), rule, "put all tensors on one device")
 
 
+def of_layer(
+    error: InvalidInput, x: Any, weights: Sequence[Any], biases: Sequence[Any], weight_name: str, bias_name: str
+) -> InvalidInput:
+    """What a product's error is of linear layers in a row, in the words of their caller; ``{}`` in a name is the
+    layer's number."""
+    if not isinstance(x, Tensor):
+        return error
+    if x.dim() == 0:
+        return InvalidInput("x.shape", (), "has no dimension", "give (..., k)")
+    width = x.shape[-1]
+    for i, (w, bias) in enumerate(zip(weights, biases)):
+        name, bias_is = weight_name.format(i), bias_name.format(i)
+        if not isinstance(w, Tensor):
+            return InvalidInput(name, w, "is no torch.Tensor", "pass one")
+        if w.dim() != 2 or w.shape[1] != width:
+            rule = f"is not (n, {width}), which {'x' if i == 0 else 'the layer before'} asks for"
+            return InvalidInput(f"{name}.shape", tuple(w.shape), rule, "pass a matrix with a row for each result")
+        width = w.shape[0]
+        if bias is not None and bias.shape != (width,):
+            rule = f"is not ({width},), which {name} asks for"
+            return InvalidInput(f"{bias_is}.shape", tuple(bias.shape), rule, "pass one number for each result")
+        for subject, tensor in ((name, w), (bias_is, bias)):
+            if tensor is not None and tensor.device != x.device:
+                rule = f"is not where x is ({x.device})"
+                return InvalidInput(subject, str(tensor.device), rule, "put all tensors on one device")
+            if tensor is not None and tensor.dtype != x.dtype and x.dtype in layouts.WIDE:
+                rule = f"is not {x.dtype}, which x has"
+                return InvalidInput(f"{subject}.dtype", str(tensor.dtype), rule, "convert it before the call")
+    subject = re.sub(r"^a(?=$|\.)", "x", error.subject)
+    return InvalidInput(subject, error.value, error.rule, error.remedy)
+
+
 def explain(error: Exception, **given: Any) -> NoReturn:
     """Raise InvalidInput where an argument of ``given`` is no tensor, or PyTorch's dispatcher refused one; else
     ``error`` as it is."""
     for name, value in given.items():
+        if isinstance(value, Tensor) and (value.is_nested or value.layout is not torch.strided):
+            layout = "nested" if value.is_nested else str(value.layout).replace("torch.", "").lstrip("_")
+            rule, remedy = "is a layout whose elements do not lie at strides", f"pass {name}.to_dense()"
+            raise InvalidInput(name, layout, rule, "loop over its tensors" if value.is_nested else remedy) from None
         if value is None and name in ("a", "b", "x", "w", "weight"):
             raise InvalidInput(name, value, "is no torch.Tensor", "pass one") from None
         if value is not None and not isinstance(value, Tensor):

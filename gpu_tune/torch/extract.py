@@ -51,12 +51,9 @@ def extract(
     Raises
     InvalidInput when the model cannot be exported or nothing in it multiplies; the message has PyTorch's reason.
     """
-    known = fuse in FUSED
-    require(known, "fuse", fuse, "is unknown", f"use one of {', '.join(FUSED)}")
-    unknown = [p for p in math if p not in MATH]
-    require(not unknown, "math", unknown, "are no permissions", f"use some of {', '.join(MATH)}")
+    permitted = options(math, fuse)
     program = export(model, example_inputs, kwargs)
-    walk = Walk(program, tuple(math), fuse)
+    walk = Walk(program, permitted, fuse)
     walk.graph(program.graph_module)
     layers, left_out = walk.layers(), walk.left_out()
     name = type(model).__name__ if isinstance(model, torch.nn.Module) else "the exported program"
@@ -65,6 +62,17 @@ def extract(
     require(layers or left_out or not walk.empty, "model", name, rule, "give example inputs that are not empty")
     require(layers or left_out, "model", name, "has no matrix product and no convolution", remedy)
     return Extraction(name, layers, left_out, tuple(dict.fromkeys(walk.notes)))
+
+
+def options(math: Any, fuse: Any) -> tuple[str, ...]:
+    """The permissions, one or a sequence of them; InvalidInput for what is none, and for a ``fuse`` that is unknown."""
+    require(fuse in FUSED, "fuse", fuse, "is unknown", f"use one of {', '.join(FUSED)}")
+    given = (math,) if isinstance(math, str) else math
+    remedy = f"use some of {', '.join(MATH)}"
+    require(isinstance(given, (tuple, list)), "math", math, "is no sequence of permissions", remedy)
+    unknown = [p for p in given if p not in MATH]
+    require(not unknown, "math", unknown, "are no permissions", remedy)
+    return tuple(given)
 
 
 def export(model: Any, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> Any:

@@ -84,6 +84,8 @@ def linear(
 
     ``activation`` is any epilogue without operands: relu, gelu, gelu_tanh, silu, clamp(lo,hi), or several joined by +.
     """
+    if not isinstance(activation, str):
+        arguments.activation(activation)
     epilogue = activation
     if bias is not None:
         epilogue = f"bias+{activation}" if activation else "bias"
@@ -99,8 +101,13 @@ def linear(
             permitted = "" if math == () else arguments.permitted(math)
             return ops.matmul(x, weight, None, bias, None, residual, None, "nt", 1.0, 0.0, epilogue, None, permitted)
         added = None if residual is None else _rows(residual)
+        if arguments.second_result(epilogue, None) is not None:
+            arguments.activation(activation)
         y = matmul(_rows(x), weight, layout="nt", epilogue=epilogue, bias=bias, residual=added, math=math)
         return y.reshape((*x.shape[:-1], weight.shape[0]))
+    except InvalidInput as error:
+        arguments.activation(activation)
+        raise arguments.of_layer(error, x, [weight], [bias], "weight", "bias") from None
     except (AttributeError, TypeError, RuntimeError) as error:
         arguments.explain(error, x=x, weight=weight, bias=bias, residual=residual)
 
@@ -123,14 +130,17 @@ def mlp(
     remedy = f"use one of {', '.join(ACTIVATIONS)}"
     known = isinstance(activation, str) and activation in ACTIVATIONS
     require(known, "activation", activation, "is not one that the layers save for", remedy)
+    given = list(biases) if biases is not None else [None] * count
     try:
         rows = arguments.matrix("x", _rows(x))
-        given = list(biases) if biases is not None else [None] * count
         activations = [activation] * (count - 1) + [""]
         y = layers(rows, list(weights), given, activations, [], arguments.permitted(math))
         return y if x.dim() == 2 else y.reshape((*x.shape[:-1], y.shape[-1]))
+    except InvalidInput as error:
+        raise arguments.of_layer(error, x, weights, given, "weights[{}]", "biases[{}]") from None
     except (AttributeError, TypeError, RuntimeError) as error:
-        arguments.explain(error, x=x)
+        more = {f"{kind}[{i}]": t for kind, of in (("weights", weights), ("biases", given)) for i, t in enumerate(of)}
+        arguments.explain(error, x=x, **more)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -168,7 +178,8 @@ def conv2d(
     second = arguments.second_result(epilogue, aux)
     try:
         if x.dim() != 4 or w.dim() != 4:
-            raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional")
+            remedy = "give (n, c, h, w) images and (k, c/groups, r, s) filters"
+            raise InvalidInput("x.shape, w.shape", (tuple(x.shape), tuple(w.shape)), "are not four-dimensional", remedy)
         steps, spread = arguments.integers("stride", stride, 2, 1), arguments.integers("dilation", dilation, 2, 1)
         sides = arguments.padding(padding, w.shape[2:], steps, spread)
         (count,) = arguments.integers("groups", groups, 1, 1)

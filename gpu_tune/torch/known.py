@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import dispatch
+from ..errors import require
 from . import routes
 from .routes import Call, Route, Tensors
 
@@ -75,6 +76,8 @@ class Table:
             if otherwise is not None and not direct(tensors):
                 return otherwise(tensors, options)
             if served is None:
+                for name, tensor in zip(self._names[:2], tensors):
+                    require(tensor is not None, name, tensor, "is no torch.Tensor", "pass one")
                 at = tuple(i for i, tensor in enumerate(tensors) if tensor is not None)
                 pick: Any = operator.itemgetter(*at)  # a tuple: an operator has two tensors at least
                 given = pick(tensors)

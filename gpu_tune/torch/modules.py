@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InvalidInput
 from ..workload.epilogue import ACTIVATIONS
 from . import arguments, arithmetic, functional
 from .layers import layers
@@ -130,7 +131,10 @@ def _computed(row: list[Step], x: Any) -> Any:
         weights, biases = [m.weight for m in modules], [m.bias for m in modules]
         if isinstance(modules[0], Linear):
             rows = x.flatten(0, -2) if x.dim() > 1 else x[None]
-            y = layers(rows, weights, biases, activations, [], "")
+            try:
+                y = layers(rows, weights, biases, activations, [], "")
+            except InvalidInput as error:
+                raise arguments.of_layer(error, x, weights, biases, "weight of layer {}", "bias of layer {}") from None
             y = y.reshape((*x.shape[:-1], y.shape[-1]))
         else:
             y = layers(x, weights, biases, activations, [n for m in modules for n in _geometry(m)], "")

@@ -41,6 +41,7 @@ def replace(
     path of nn.TransformerEncoderLayer do) are computed as before.
     """
     _require_module(model)
+    require(isinstance(fuse, bool), "fuse", fuse, "is neither True nor False", "give one")
     require(only is None or callable(only), "only", only, "is no function", "give only=lambda name, layer: ...")
     done = Replacement()
     for name, module in model.named_modules():

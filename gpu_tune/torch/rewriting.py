@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import GpuTuneError
 from . import functional
-from .extract import export
+from .extract import export, options
 from .extract_epilogues import Followed, follow
 from .extract_flops import named_operation
 from .extract_products import Product, product
@@ -37,6 +37,7 @@ def rewrite(
     stays as it is. For inference: batch norms are folded as they are now, in float32, and have no gradients; parameters
     are the model's own. InvalidInput where the model cannot be exported.
     """
+    permitted = options(math, fuse)
     module = export(model, example_inputs, kwargs).module()
     taken: set[Any] = set()
     count = 0
@@ -45,7 +46,7 @@ def rewrite(
         if call is None:
             continue
         try:
-            found = product(node, tuple(math))
+            found = product(node, permitted)
             made = None if found is None else call(module, found, follow(found, taken, fuse))
         except (NotAWorkload, GpuTuneError):
             continue

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cuda.device import Device
-from ..errors import InvalidInput, MeasureError
+from ..errors import InvalidInput, MeasureError, require
 from ..measure.finals import Finalist, Finals
 from ..trial import Candidate, Measurement
 from ..workload import Workload
@@ -115,6 +115,18 @@ class Budget:
     def open(self) -> bool:
         """Whether neither was named: then the search may end sooner, when it makes no more progress."""
         return self.trials is None and self.seconds is None
+
+
+def check_settings(seed: Any, jobs: Any, force: Any, progress: Any, on_trial: Any) -> None:
+    """Raise InvalidInput unless a tuning's other arguments are what they are to be."""
+    require(type(seed) is int and seed >= 0, "seed", seed, "is not a non-negative integer", "give 0 or more")
+    counted = jobs is None or (type(jobs) is int and jobs >= 1)
+    require(counted, "jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")
+    rule = "is neither True nor False"
+    require(isinstance(force, bool), "force", force, rule, "give one")
+    require(progress is None or isinstance(progress, bool), "progress", progress, rule, "give one, or leave it out")
+    called = on_trial is None or callable(on_trial)
+    require(called, "on_trial", on_trial, "is no function", "give one that takes a Progress, or leave it out")
 
 
 @dataclass

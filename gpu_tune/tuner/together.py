@@ -20,14 +20,14 @@ from ..cuda.device import Device
 from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, GpuTuneError, StoreError, require
 from ..kernel.kernel import TunedKernel
-from ..store.records import Records
+from ..store.records import Records, opened_records
 from ..store.select import select_device
 from ..store.store import Store, lookup, opened
 from ..store.winner import Winner
 from ..templates.base import Template
 from ..workload import Workload
 from . import allot
-from .budget import Progress
+from .budget import Progress, check_settings
 from .loop import RESERVED
 from .resume import outdated, seconds_of
 from .session import TOGETHER, JointBudget, Session, Settings
@@ -283,13 +283,10 @@ def tune_together(
     require(weights, "workloads", ..., "there are none to tune", "give some as a dict with their counts")
     rule, remedy = "bounds nothing", "give seconds or trials"
     require(seconds is not None or trials is not None, "budget", ..., rule, remedy)
-    require(type(seed) is int and seed >= 0, "seed", seed, "is not a non-negative integer", "give 0 or more")
-    counted = jobs is None or (type(jobs) is int and jobs >= 1)
-    require(counted, "jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")
+    check_settings(seed, jobs, force, None, on_trial)
     budget, explicit = JointBudget(seconds, trials), opened(store)
     chosen, source = select_device(device, kind)
-    if not isinstance(records, Records):
-        records = Records() if records is None else Records(Path(records))
+    records = opened_records(records)
     drivers = {nvml.display_version()}
     settings = Settings(chosen, source, budget, records, seed, jobs, force, drivers, templates)
     run = Run(weights, settings, explicit or Store(), explicit is not None)

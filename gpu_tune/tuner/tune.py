@@ -20,7 +20,7 @@ from ..emulator import build as emulator_build
 from ..errors import CompilerMissing, EmulationError, InvalidInput, StoreError
 from ..kernel.kernel import TunedKernel
 from ..kernel.kernel_set import KernelSet
-from ..store.records import Records
+from ..store.records import Records, opened_records
 from ..store.select import select_device
 from ..store.store import Store, Winner, lookup, lookup_set, opened
 from ..store.winner_set import WinnerSet
@@ -28,7 +28,7 @@ from ..templates.base import Template
 from ..templates.registry import bind
 from ..trial import MEASURED
 from ..workload import Workload, require_workload
-from .budget import Budget, OnTrial, Progress, SpeedGoal, silent
+from .budget import Budget, OnTrial, Progress, SpeedGoal, check_settings, silent
 from .live import Live, somebody_looks
 from .resume import outdated
 from .search_run import SearchRun
@@ -81,10 +81,7 @@ def tune(
     InvalidInput, Unsupported, StoreError, MeasureError, or WrongResult when no config computed the right thing.
     """
     budget = Budget(trials, seconds, effort, None if target is None else SpeedGoal.parse(target))
-    if type(seed) is not int or seed < 0:
-        raise InvalidInput("seed", seed, "is not a non-negative integer", "give 0 or more")
-    if jobs is not None and (type(jobs) is not int or jobs < 1):
-        raise InvalidInput("jobs", jobs, "is not a positive integer", "give the compiles at a time, or leave it out")
+    check_settings(seed, jobs, force, progress, on_trial)
     require_workload(workload)
     if workload.open is not None and target is not None:
         raise InvalidInput("target", target, f"is of one size, and {workload.open.name} is open", "leave it out")
@@ -108,8 +105,7 @@ def tune(
             rule = "compares with a vendor library, whose time cannot be predicted"
             raise InvalidInput("target", target, rule, "give a time instead, as in 350us, or tune on a GPU")
         store = explicit or Store()
-        if not isinstance(records, Records):
-            records = Records() if records is None else Records(Path(records))
+        records = opened_records(records)
         earlier = None
         if workload.open is not None and not force:
             kept = lookup_set(workload, device.chip, source, store=store, user=explicit is None)

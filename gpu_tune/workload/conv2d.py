@@ -127,7 +127,8 @@ class Conv2d(Operation):
         if len(value) == 2 and count == 4:
             value = (value[0], value[0], value[1], value[1])
         valid = len(value) == count and all(type(v) is int and least <= v <= 65535 for v in value)
-        self._require(valid, name, given, rule)
+        remedy = "give an integer, or several as a tuple"
+        self._require(valid, name, given, rule, remedy)
         object.__setattr__(self, name, value)
 
     @property

@@ -21,7 +21,8 @@ def convolution(first: Shape, second: Shape, size: Any, out: Shape | None, **nam
     dilation >= stride, and for dgrad with a stride of 1. InvalidInput elsewhere, and for shapes that do not agree.
     """
     direction, subject = named["direction"], ", ".join(f"{n}.shape" for n in INPUTS[named["direction"]])
-    require(all(len(s) == 4 for s in (first, second)), subject, (first, second), "are not four-dimensional")
+    rule, remedy = "are not four-dimensional", "give images and filters in the order of the layout, nhwc or nchw"
+    require(all(len(s) == 4 for s in (first, second)), subject, (first, second), rule, remedy)
     order = (0, 3, 1, 2) if str(named["layout"]).lower() == "nhwc" else (0, 1, 2, 3)
     (n, *one), (k, *two) = ([shape[i] for i in order] for shape in (first, second))
     if direction == "fprop":
@@ -30,7 +31,8 @@ def convolution(first: Shape, second: Shape, size: Any, out: Shape | None, **nam
     # the fields that are one number or several, resolved and checked, of a convolution that is always valid
     plain = Conv2d(1, 1, 1, 1, 1, 1, 1, **{name: named[name] for name in ("stride", "padding", "dilation")})
     groups = whole(named["groups"])
-    require(isinstance(groups, int) and groups >= 1, "groups", named["groups"], "is not a positive integer")
+    sound = isinstance(groups, int) and groups >= 1
+    require(sound, "groups", named["groups"], "is not a positive integer", "give 1, or a divisor of the channels")
     pads = plain.padding[0] + plain.padding[1], plain.padding[2] + plain.padding[3]
     axes = list(zip(one[1:], two[1:], plain.stride, pads, plain.dilation))
     if direction == "dgrad":
@@ -65,7 +67,7 @@ def _settled(direction: str, size: Any, out: Shape | None, order: Sequence[int],
         raise InvalidInput(operands, ..., rule, "pass the arrays that the forward convolution had")
     subject, given = "size", size
     if size is None and out is not None:
-        require(len(out) == 4, "out.shape", out, "is not four-dimensional")
+        require(len(out) == 4, "out.shape", out, "is not four-dimensional", "pass an array of the result's shape")
         subject, given = "out.shape", tuple(out[i] for i in order[2:])
     if given is None:
         one = all(len(r) == 1 for r in found)
@@ -73,9 +75,12 @@ def _settled(direction: str, size: Any, out: Shape | None, order: Sequence[int],
         return tuple(r[0] for r in found)
     pair = tuple(map(whole, given)) if isinstance(given, (tuple, list)) else (whole(given),) * 2
     valid = len(pair) == 2 and all(type(v) is int for v in pair)
-    require(valid, subject, given, f"is no integer or pair {names}")
+    remedy = f"give size={names}, rows and columns of the {what}, or leave it out where they follow from {operands}"
+    require(valid, subject, given, f"is no integer or pair {names}", remedy)
     fits = all(v in r for v, r in zip(pair, found))
-    require(fits, subject, given, f"does not fit {operands}: the {what} has {told}")
+    require(
+        fits, subject, given, f"does not fit {operands}: the {what} has {told}", "give such a size, or leave it out"
+    )
     return pair
 
 

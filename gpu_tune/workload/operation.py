@@ -245,7 +245,9 @@ class Operation(ABC):
         rule = f"sums the result, whose out_dtype {self.out_dtype} is an eight-bit type or an integer"
         summed = "dbias" in self.outputs and self.out_dtype != self.vector_dtype
         self._require(not summed, "epilogue", self.epilogue, rule, "use float32, float16 or bfloat16")
-        self._resolve("deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False")
+        self._resolve(
+            "deterministic", w.deterministic, isinstance(w.deterministic, bool), "is not True or False", "give one"
+        )
         valid = type(w.alignment) is int and w.alignment in (1, 2, 4, 8, 16, 32, 64, 128, 256)
         valid = valid and w.alignment >= ITEMSIZE[self.dtype]
         rule = "is not a power of two from the item size to 256 bytes"

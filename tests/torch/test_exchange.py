@@ -42,6 +42,8 @@ def negated() -> torch.Tensor:
     [
         (negated, r"negates when it reads them; pass a\.resolve_neg\(\)"),
         (lambda: negated().as_subclass(Derived), r"negates when it reads them"),
+        (lambda: torch.ones(4, 4).to_sparse(), r"tensor of layout sparse_coo, .*; pass a\.to_dense\(\)"),
+        (lambda: torch.nested.nested_tensor([torch.ones(4, 4)]), "tensor of layout nested"),
         (lambda: torch.ones(4, 4, dtype=torch.complex64).conj(), r"conjugates when .* pass a\.resolve_conj\(\)"),
         (lambda: torch.ones(4, 4, requires_grad=True), "requires a gradient, .* gpu_tune.torch, .*detach"),
         (lambda: torch.nn.Parameter(torch.ones(4, 4)), "requires a gradient"),

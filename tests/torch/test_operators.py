@@ -18,6 +18,7 @@ from tests.torch import formulas
 M, N, K = 5, 6, 8
 LAYOUTS = ("nn", "nt", "tn", "tt")
 WIDE = (torch.float32, torch.float16, torch.bfloat16)
+ROWS = torch.ones(2, 3)
 IMAGES, FILTERS = torch.ones(1, 2, 5, 5), torch.ones(3, 2, 3, 3)
 
 
@@ -243,7 +244,46 @@ FLOAT64 = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
         (lambda: gtt.matmul([[1.0]], torch.ones(1, 1)), "a: 'list' is no torch.Tensor"),
         (lambda: gtt.linear(torch.ones(2, 3), torch.ones(3, 3).numpy()), "weight: 'numpy.ndarray' is no torch.Tensor"),
         (lambda: gtt.linear(torch.ones(2, 3), torch.ones(3, 3), [1.0] * 3), "bias: 'list' is no torch.Tensor"),
-        (lambda: gtt.linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(5)), "other arguments ask for that shape"),
+        (lambda: gtt.linear(ROWS, torch.ones(4, 3), torch.ones(5)), r"bias.shape: \(5,\) is not \(4,\), which weight"),
+        (lambda: gtt.linear(ROWS, None), "weight: None is no torch.Tensor; pass one"),
+        (
+            lambda: gtt.linear(ROWS, torch.ones(3)),
+            r"weight.shape: \(3,\) is not \(n, 3\), which x asks for; pass a matr",
+        ),
+        (lambda: gtt.linear(ROWS, torch.ones(4, 2)), r"weight.shape: \(4, 2\) is not \(n, 3\), which x asks for"),
+        (
+            lambda: gtt.linear(ROWS, torch.ones(4, 3).half()),
+            "weight.dtype: 'torch.float16' is not torch.float32, which x",
+        ),
+        (lambda: gtt.linear(ROWS, torch.ones(4, 3, device="meta")), r"weight: 'meta' is not where x is \(cpu\); put"),
+        (lambda: gtt.linear(ROWS[0, 0], torch.ones(4, 3)), r"x.shape: \(\) has no dimension; give"),
+        (lambda: gtt.linear(ROWS.double(), torch.ones(4, 3)), "x.dtype: 'torch.float64' has no kernels; convert it"),
+        (
+            lambda: gtt.linear(ROWS.to_sparse(), torch.ones(4, 3)),
+            r"x: 'sparse_coo' is a layout .*; pass x.to_dense\(\)",
+        ),
+        (lambda: gtt.linear(ROWS, torch.ones(4, 3).to_sparse()), "weight: 'sparse_coo' is a layout"),
+        (lambda: gtt.matmul(ROWS, torch.ones(3, 4).to_sparse()), "b: 'sparse_coo' is a layout"),
+        (lambda: gtt.linear(torch.nested.nested_tensor([ROWS]), torch.ones(4, 3)), "x: 'nested' is a layout .*; loop"),
+        *(
+            (lambda act=act, bias=bias, x=x: gtt.linear(x, torch.ones(4, 3), bias, activation=act), said)
+            for act, said in (
+                (None, "activation: None is not a string; give relu, gelu, gelu_tanh, silu, clamp"),
+                ("tanh", "activation: 'tanh' has an unknown operation 'tanh'; give relu, gelu, gelu_tanh, silu, clamp"),
+                ("bias", "activation: 'bias' has the operand bias"),
+                ("gelu(aux)", "activation: .* has the operand aux"),
+                ("dbias", "activation: 'dbias' has a second result"),
+            )
+            for bias, x in ((None, torch.ones(2, 3)), (torch.ones(4), torch.ones(2, 2, 3)))
+        ),
+        (lambda: gtt.matmul(torch.ones(2, 3), None), "b: None is no torch.Tensor; pass one"),
+        (
+            lambda: ops.conv2d(IMAGES, None, *[None] * 3, [1, 1], [0] * 4, [1, 1], 1, "", None, ""),
+            "w: None is no torch",
+        ),
+        (lambda: gtt.rewrite(torch.nn.Linear(2, 2), ROWS, math="x"), r"math: \['x'\] are no permissions; use some of"),
+        (lambda: gtt.rewrite(torch.nn.Linear(2, 2), ROWS, fuse="x"), "fuse: 'x' is unknown; use one of"),
+        (lambda: gtt.replace(torch.nn.Linear(2, 2), fuse="x"), "fuse: 'x' is neither True nor False; give one"),
         (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), layout=None), "layout: None is unknown; use one of nn"),
         (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), math=None), "math: None is neither a string"),
         (lambda: gtt.matmul(torch.ones(2, 3), torch.ones(3, 2), epilogue=None), "epilogue: .* where a str is wanted"),

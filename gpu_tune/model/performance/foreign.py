@@ -83,9 +83,17 @@ def predict(
         number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         real = number and bool(0 <= value <= MOST)
         require(real, subject, value, f"is no number in 0..{MOST:g}", f"give {subject} as a number")
+    whole_bytes = isinstance(whole(shared_bytes), int)
+    require(whole_bytes, "shared_bytes", shared_bytes, "is no whole number of bytes", "give an integer")
+    taken = found.kernels[name]
+    held = int(shared_bytes) + taken.static_shared_bytes
+    if not chip.resident_blocks(math.prod(launch[1]), taken.registers, held):
+        rule = f"threads of {taken.registers} registers and {held} bytes of shared memory are more than an SM has"
+        remedy = f"launch smaller blocks; {chip.name} has {chip.shared_bytes_per_block} bytes of shared memory for one"
+        raise InvalidInput("block", math.prod(launch[1]), rule, remedy)
     lanes = None
     if arguments is not None:
-        args, nbytes = _bound(arguments, found.kernels[name])
+        args, nbytes = _bound(arguments, found.kernels[name], chip)
         step = KernelStep(name, launch[0], launch[1], args, int(shared_bytes))
         lanes = _lanes(data, step, nbytes, found.kernels[name], chip)
     return predict_kernel(
@@ -136,7 +144,7 @@ def _read(cubin: str | Path) -> bytes:
 
 
 def _bound(
-    arguments: Sequence[int | np.generic | np.ndarray], taken: cubins.KernelFacts
+    arguments: Sequence[int | np.generic | np.ndarray], taken: cubins.KernelFacts, device: Device
 ) -> tuple[tuple[Arg, ...], int]:
     """The arguments as a plan has them, every array a part of buffer ``a``; and the bytes of that buffer."""
     listed = isinstance(arguments, Sequence) and not isinstance(arguments, str)
@@ -169,6 +177,8 @@ def _bound(
             require(param.size == 8, subject, value, rule, "give a number as np.int32(...) or np.float32(...)")
             args.append(BufferArg("a", end))
             end += -(-value // _APART) * _APART
+            rule = f"bytes do not fit, with the arrays before them, into the {device.memory_bytes} of {device.name}"
+            require(end <= device.memory_bytes, subject, value, rule, "give the bytes of arrays that a launch can have")
             width = 8
         fits = width == param.size
         require(fits, subject, given, f"takes {width} bytes, the parameter has {param.size}", "give one of its width")

@@ -122,11 +122,24 @@ def test_arguments_tell_what_lanes_share(cubin: bytes, caplog: pytest.LogCapture
         ((2**20, 2**20, np.int64(9)), "takes 8 bytes, the parameter has 4"),
         ((2**20, -1, np.int32(9)), "argument 1: -1 is neither a size nor a NumPy scalar"),
         ((2**20, 2**20, np.int16(9)), "is no number of 4 or 8 bytes"),
+        (
+            (2**20, 10**15, np.int32(9)),
+            "argument 1: 1000000000000000 bytes do not fit.* of nvidia-a100; give the bytes",
+        ),
     ],
 )
 def test_arguments_that_are_not_the_kernels_are_refused(cubin: bytes, arguments: tuple[object, ...], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         gt.predict(cubin, 1, 32, device="nvidia-a100", arguments=arguments)
+
+
+def test_shared_memory_that_no_launch_has_is_refused(cubin: bytes) -> None:
+    for given, said in (
+        (10**9, r"block: 32 threads of \d+ registers and 10\d+ bytes .*; launch smaller"),
+        (1.5, "is no whole"),
+    ):
+        with pytest.raises(InvalidInput, match=said):
+            gt.predict(cubin, 1, 32, device="nvidia-a100", shared_bytes=given)  # type: ignore[arg-type]
 
 
 def test_bytes_of_any_kind_arrays_and_numbers_of_numpy_are_taken(cubin: bytes) -> None:
