@@ -173,7 +173,7 @@ TEMPLATE: Template = Template(
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, image_problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, image_problem(w)),
     numerics=numerics,
-    partial_sums=lambda c, w, d: derive(c, w, d).phases[0].storage.sums,
     min_cc=80,
     directions=("dgrad",),
+    partial_sums=lambda c, w, d: derive(c, w, d).phases[0].storage.sums,
 )

@@ -144,7 +144,7 @@ TEMPLATE: Template = Template(
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE, problem(w)),
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
-    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
     min_cc=80,
     open_sizes=("n",),
+    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
 )

@@ -101,8 +101,8 @@ TEMPLATE: Template = Template(
     seeds=_seeds,
     features=lambda c, w, d: seeds.features(c, w, d, problem(w)),
     numerics=numerics,
-    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
     min_cc=90,
     only_cc=90,
     open_sizes=("n",),
+    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
 )

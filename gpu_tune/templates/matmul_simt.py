@@ -112,7 +112,7 @@ TEMPLATE: Template = Template(
     plan=plan,
     default=lambda w, d: seeds.default(w, d, TEMPLATE),
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
-    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
     min_cc=75,
     open_sizes=("m",),
+    partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
 )
