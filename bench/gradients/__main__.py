@@ -93,7 +93,7 @@ def summing(devices: list[str], target: Path | None) -> int:
     write(target, "predicted", [asdict(row) for row in found])
     for family in sorted({row.template for row in found}):
         ratios = [row.behind / row.fused for row in found if row.template == family]
-        print(f"{family}: two kernels take {np.exp(np.mean(np.log(ratios))):.3f} of the fused time (geometric mean)")
+        print(f"{family}: two kernels take {np.exp(np.mean(np.log(ratios))):.3f} times as long (geometric mean)")
     return 0
 
 

@@ -44,6 +44,7 @@ class Template:
     sizes; everything else is asked about the one size for which a config is chosen, with rows that begin anywhere where
     their length is open. ``directions``: what of a convolution the family computes. ``partial_sums``: what the kernels
     of a config leave of the sums that ``dbias`` adds up; None where they leave nothing, and the result is read again.
+    ``whole_masks``: whether they write masks by whole bytes; elsewhere bits are added to zeros.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Template:
     open_sizes: tuple[str, ...] = ()
     directions: tuple[str, ...] = ("fprop",)
     partial_sums: Callable[[Config, Workload, Device], PartialSums | None] = lambda config, workload, device: None
+    whole_masks: Callable[[Config, Workload, Device], bool] = lambda config, workload, device: False
     folder: Path = field(default=FOLDER)
 
     @property

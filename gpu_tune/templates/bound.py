@@ -25,6 +25,7 @@ from .base import FOLDER, Template, addition_hash, render, render_text
 from .lib import column_sums
 from .lib.column_sums import with_sums
 from .lib.common import with_zeros
+from .lib.mask_bits import saves_bits
 from .lib.partial_sums import PartialSums
 from .outside import place_of
 
@@ -117,7 +118,9 @@ class BoundTemplate:
 
     def _whole_plan(self, config: Config, workload: Workload) -> LaunchPlan:
         """The family's steps for ``workload``, and what its second results take before and behind them."""
-        plan = with_zeros(self._answer(self.template.plan, config, workload, self.device), workload)
+        plan = self._answer(self.template.plan, config, workload, self.device)
+        if not (saves_bits(workload) and self._answer(self.template.whole_masks, config, workload, self.device)):
+            plan = with_zeros(plan, workload)
         return with_sums(plan, workload, self.device, self._left(config, workload)) if self._sums else plan
 
     def _left(self, config: Config, workload: Workload) -> PartialSums | None:

@@ -176,4 +176,5 @@ TEMPLATE: Template = Template(
     min_cc=80,
     directions=("dgrad",),
     partial_sums=lambda c, w, d: derive(c, w, d).phases[0].storage.sums,
+    whole_masks=lambda c, w, d: derive(c, w, d).phases[0].storage.byte_lanes > 0,
 )

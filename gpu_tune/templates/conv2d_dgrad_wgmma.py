@@ -114,4 +114,5 @@ TEMPLATE: Template = Template(
     only_cc=90,
     directions=("dgrad",),
     partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
+    whole_masks=lambda c, w, d: derive(c, w, d).byte_lanes > 0,
 )

@@ -105,4 +105,5 @@ TEMPLATE: Template = Template(
     only_cc=90,
     open_sizes=("n",),
     partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
+    whole_masks=lambda c, w, d: derive(c, w, d).byte_lanes > 0,
 )

@@ -115,4 +115,5 @@ TEMPLATE: Template = Template(
     min_cc=75,
     open_sizes=("m",),
     partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
+    whole_masks=lambda c, w, d: derive(c, w, d).storage.byte_lanes > 0,
 )

@@ -174,4 +174,5 @@ TEMPLATE: Template = Template(
     only_cc=90,
     open_sizes=("m",),
     partial_sums=lambda c, w, d: derive(c, w, d).storage.sums,
+    whole_masks=lambda c, w, d: derive(c, w, d).byte_lanes > 0,
 )

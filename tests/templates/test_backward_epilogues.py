@@ -51,6 +51,18 @@ CASES: dict[str, Any] = {
         Conv2d(1, 64, 8, 8, 64, 1, 1, stride=2, layout="nhwc", epilogue="drelu(out)", **IMAGE),
     ),
     "saves bits by eight": ("matmul_mma", "nvidia-a100", Matmul(20, 72, 64, batch=2, epilogue="relu(aux)", **HALF)),
+    "saves bits by lanes": (
+        "matmul_mma",
+        "nvidia-a100",
+        Matmul(32, 32, 64, batch=2, ldc=40, epilogue="relu(aux)+residual", **HALF),
+        dict(epilogue_store="direct"),
+    ),
+    "saves bits, transposed": (
+        "matmul_wgmma",
+        "nvidia-h200",
+        Matmul(64, 64, 64, epilogue="bias+relu(aux)", dtype="float16", out_dtype="float32", layout="nt"),
+        dict(swap_ab=True, block_n=64),
+    ),
     "saves bits of tails": ("matmul_mma", "nvidia-a100", Matmul(20, 77, 64, ldc=80, epilogue="relu(aux)", **HALF)),
     "saves bits, staged": ("matmul_wgmma", "nvidia-h200", Matmul(72, 64, 64, epilogue="bias+relu(aux)", **HALF)),
     "saves values of padded rows": (
@@ -130,15 +142,21 @@ def test_backward_epilogues_are_right_by_emulator(case: str) -> None:
     assert outcome.runs == 3 and not outcome.failures, outcome.failures
 
 
-@pytest.mark.parametrize("found, planted, said", [
-    ("if (passed) atomicOr(", "if (passed && threadIdx.x % 128 != 5) atomicOr(", "elements of aux wrong"),
-    ("1u) << i;", "1u) << (i ^ 1);", "elements of aux wrong"),
-    ("if (passed) atomicOr((unsigned*)aux +", "if (passed) atomicOr((unsigned*)aux - 1 +", "buffer"),
+@pytest.mark.parametrize("case, found, planted, said", [
+    ("staged", "if (passed) atomicOr(", "if (passed && threadIdx.x % 128 != 5) atomicOr(", "elements of aux wrong"),
+    ("staged", "1u) << i;", "1u) << (i ^ 1);", "elements of aux wrong"),
+    ("staged", "if (passed) atomicOr((unsigned*)aux +", "if (passed) atomicOr((unsigned*)aux - 1 +", "buffer"),
+    ("transposed", "passed, 16)", "passed, 4)", "elements of aux wrong"),
 ])  # fmt: skip
-def test_a_mask_that_is_saved_wrong_is_found(found: str, planted: str, said: str) -> None:
-    v = variant(*CASES["saves bits, staged"])
+def test_a_mask_that_is_saved_wrong_is_found(case: str, found: str, planted: str, said: str) -> None:
+    family, chip, w, *knobs = CASES[f"saves bits, {case}"]
+    v = variant(family, chip, w, **dict(*knobs))
     rendered = BoundTemplate(registry()[v.template], v.workload, v.device).render(v.config)
-    assert found in rendered.source and isinstance(rendered.plan.steps[0], MemsetStep)
+    # bits are added to zeros; whole bytes need none
+    assert found in rendered.source and isinstance(rendered.plan.steps[0], MemsetStep) == (
+        "atomicOr" in rendered.source
+    )
+    assert ("atomicOr" in rendered.source) == (case == "staged")
     outcome = Outcome()
     run_checks(outcome, rendered.source.replace(found, planted), Problem.of(rendered, v), 3)
     assert any(said in failure.message for failure in outcome.failures), outcome.failures

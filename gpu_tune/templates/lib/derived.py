@@ -32,11 +32,12 @@ class DerivedOf(Generic[LayoutT, StorageT, PipelineT, LaunchT]):
 @dataclass(frozen=True)
 class SharedStorage:
     """``shared_bytes`` of shared memory a block; ``wide_out``: offsets of results need 64 bits; ``sums``: what the
-    kernel leaves for dbias."""
+    kernel leaves for dbias; ``byte_lanes``: see :mod:`.mask_bits`."""
 
     shared_bytes: int
     wide_out: bool
     sums: PartialSums | None = None
+    byte_lanes: int = 0
 
     @property
     def dynamic(self) -> bool:

@@ -15,7 +15,7 @@ from ....cuda.device import Device
 from ....plan.size import divisor, upper
 from ....workload import ITEMSIZE, Matmul, Workload
 from ....workload.epilogue import TRANSCENDENTAL
-from .. import partial_sums
+from .. import mask_bits, partial_sums
 from ..common import ceil_div
 from ..derived import DerivedOf
 from ..knobs import blocks
@@ -116,7 +116,7 @@ class Storage:
     ``load_a``, ``load_b``: the loaders. ``prefetch``: L2 hint of the copies. ``shared_bytes``: dynamic shared memory.
     ``staged``: results pass through it. ``vector``: results that leave in one store, ``along`` rows ("n") or columns;
     ``wide``: offsets of results need 64 bits. ``workspace_bytes``: of a split K, ``counter_bytes`` of them for counters
-    at its start. ``sums``: what the kernel leaves for dbias.
+    at its start. ``sums``: what the kernel leaves for dbias. ``byte_lanes``: see :mod:`..mask_bits`.
     """
 
     load_a: Any
@@ -130,6 +130,7 @@ class Storage:
     counter_bytes: int
     workspace_bytes: int
     sums: PartialSums | None = None
+    byte_lanes: int = 0
 
     def __str__(self) -> str:
         out = f"{self.vector} at once {'from staged rows' if self.staged else 'from fragments'}"
@@ -197,7 +198,20 @@ def storage(c: Config, w: Workload, device: Device, problem: Problem, loaders: t
     shared, counters = shared_bytes(c, load_a.operand, load_b.operand), counter_bytes(c, problem, device)
     results, workspace = (vector, out.along, out.wide), workspace_bytes(c, problem, device)
     sums = _sums(c, w, problem, out.along, workspace)
-    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, *results, counters, workspace, sums)
+    bits = _byte_lanes(c, w, problem, vector)
+    return Storage(load_a, load_b, c["prefetch_bytes"], shared, staged, *results, counters, workspace, sums, bits)
+
+
+def _byte_lanes(c: Config, w: Workload, problem: Problem, vector: int) -> int:
+    """See :mod:`..mask_bits`; lanes that finish the next vectors of a row are neighbours, where there are any."""
+    if two_kernels(c):
+        whole = problem.batch * problem.m * problem.n // vector % 256 == 0
+        return mask_bits.lanes_apart(w, vector, problem.n, 1, whole)
+    staged, shape = c["epilogue_store"] == "staged", Shape.of(c, w.dtype, False)
+    whole = problem.m % c["block_m"] == problem.n % c["block_n"] == 0
+    if staged:  # threads may be more than vectors, or leave a rest
+        whole = whole and shape.slab_rows * (c["block_n"] // 4) % shape.threads == 0
+    return mask_bits.lanes_apart(w, vector, problem.n, int(vector == (4 if staged else 2)), whole)
 
 
 def _sums(c: Config, w: Workload, problem: Problem, along: str, workspace: int) -> PartialSums | None:

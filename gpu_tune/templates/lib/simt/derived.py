@@ -18,6 +18,7 @@ from ....workload.epilogue import TRANSCENDENTAL
 from .. import partial_sums
 from ..common import INDEX_LIMIT, derived_once
 from ..derived import DerivedOf, SharedStorage
+from ..mask_bits import lanes_apart
 from ..partial_sums import PartialSums
 from . import tiles as tile
 from .launch import GRID_Z, REDUCE_THREADS
@@ -190,6 +191,15 @@ def operand(c: Config, w: Any, which: str) -> Matrix:
     )
 
 
+def _byte_lanes(c: Config, w: Any) -> int:
+    """See :mod:`..mask_bits`. In the kernel, lanes are neighbours where a piece of a thread's columns is one vector."""
+    vector, tiles = c["vector_width_out"], layout(c, w)
+    if c["split_k"] > 1:
+        return lanes_apart(w, vector, w.n, 1, w.m * w.n // vector % REDUCE_THREADS == 0)
+    side_by_side = tiles.piece_n == vector and tiles.lanes_n * vector >= 8
+    return lanes_apart(w, vector, w.n, int(side_by_side), not (tiles.guard_m or tiles.guard_n))
+
+
 def _sums(c: Config, w: Any) -> PartialSums | None:
     """A row of sums for each warp. None where a second kernel finishes the results, and with exponentials or error
     functions: there the compiler was seen to allot the main loop's registers worse, for more than is gained."""
@@ -208,6 +218,7 @@ def storage(c: Config, w: Any) -> Storage:
         wide_out=upper(w.m) * w.ldc > INDEX_LIMIT,
         wide_sum=upper(w.m) * w.n > INDEX_LIMIT,
         sums=_sums(c, w),
+        byte_lanes=_byte_lanes(c, w),
     )
 
 

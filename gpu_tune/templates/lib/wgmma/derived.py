@@ -16,28 +16,24 @@ from ....plan.size import upper
 from ....workload import ITEMSIZE, Workload
 from ..common import ceil_div
 from ..derived import DerivedOf
+from ..mask_bits import lanes_apart
 from ..partial_sums import PartialSums
 from .launch import SUM_THREADS, Transposed, left_sums, target
+from .results import Output, Staging, output, staging
 from .tiles import (
     PROMOTED_K,
     Operand,
     Problem,
     blocks_of_64,
-    box_bytes,
-    box_owners,
-    buffers,
     cluster_size,
     clusters,
     consumer_registers,
     instruction,
     operand,
-    out_boxes,
     part_pad,
     promotes,
     right_rows,
     shared_bytes,
-    shares_boxes,
-    staging_bytes,
     sums_in_cluster,
 )
 
@@ -128,70 +124,6 @@ def layout(c: Config, device: Device, problem: Problem, columns: int) -> Layout:
 
 
 @dataclass(frozen=True)
-class Output:
-    """The results of the main kernel and how the epilogue reaches them.
-
-    ``target``: the workload whose epilogue the main kernel applies, in rows of ``ldc`` elements of ``itemsize`` bytes.
-    ``vector``: results of a plain store. ``wide``: offsets of results need 64 bits. ``guarded``: the epilogue reads
-    operands, or sums results, that end where the output ends, and a tile may reach past it. ``reads_at``: it needs the
-    index of a result.
-    """
-
-    target: Any
-    ldc: int
-    itemsize: int
-    vector: int
-    wide: bool
-    guarded: bool
-    reads_at: bool
-
-    def __str__(self) -> str:
-        return f"rows of {self.ldc} x {self.itemsize} bytes, {self.vector} at once from registers"
-
-    @property
-    def stmatrix(self) -> bool:
-        """Whether results are 16 bits wide, as stmatrix stores them."""
-        return self.itemsize == 2
-
-
-@dataclass(frozen=True)
-class Staging:
-    """Results on their way through shared memory, from where the copy engine stores them. Sizes and offsets are bytes.
-
-    A consumer has ``boxes`` of them for a tile (0: plain stores from registers), ``buffers`` at once, each ``box_rows``
-    rows of ``box_columns`` elements or ``box_bytes``. They lie at ``offset``, ``bytes`` for all ``owners`` (consumers,
-    or 1 where these share boxes ``in_turn``).
-    """
-
-    boxes: int
-    buffers: int
-    box_rows: int
-    box_columns: int
-    box_bytes: int
-    offset: int
-    bytes: int
-    owners: int
-    in_turn: bool
-
-    def __str__(self) -> str:
-        shared = " that consumers share" if self.in_turn else ""
-        return f"{self.bytes} bytes of results{shared}" if self.used else "results from registers"
-
-    @property
-    def used(self) -> bool:
-        return self.boxes > 0
-
-    @property
-    def split(self) -> bool:
-        """Whether several consumers have boxes of their own."""
-        return self.used and self.owners > 1
-
-    @property
-    def bytes_each(self) -> int:
-        return self.bytes // self.owners
-
-
-@dataclass(frozen=True)
 class Storage:
     """Operands and results in shared memory, and how they come and go; ``total``: bytes of dynamic shared memory.
 
@@ -212,37 +144,6 @@ class Storage:
 
     def __str__(self) -> str:
         return f"{self.a.bytes} + {self.b.bytes} bytes a stage, {self.staging}, {self.total} bytes in all"
-
-
-def output(to: Any, ldc: int, tiles: Layout, staged: bool) -> Output:
-    names = {op.name for op in to.ops}
-    reads_matrix = to.beta != "0" or any(op.operand in ("residual", "aux") for op in to.ops)
-    reads_vector = bool(names & {"bias", "row_bias", "scale"}) or to.scales == "row_col"
-    widest = 4 if tiles.cluster_sum else 1 if tiles.swap else 2
-    return Output(
-        to,
-        ldc,
-        ITEMSIZE[to.out_dtype],
-        vector=widest if tiles.columns % widest == 0 and ldc % widest == 0 else 1,
-        wide=tiles.outputs * upper(tiles.rows) * ldc >= 2**31,
-        guarded=(reads_matrix or reads_vector or "dbias" in to.outputs) and (tiles.ragged_m or tiles.ragged_n),
-        reads_at=not staged or reads_matrix,
-    )
-
-
-def staging(c: Config, itemsize: int, tiles: Layout, offset: int) -> Staging:
-    staged, width = c["epilogue_store"] != "direct", box_bytes(c, itemsize)
-    return Staging(
-        boxes=out_boxes(c, itemsize) if staged else 0,
-        buffers=buffers(c, itemsize) if staged else 0,
-        box_rows=right_rows(c) if tiles.swap else 64,
-        box_columns=width // itemsize,
-        box_bytes=width,
-        offset=offset,
-        bytes=staging_bytes(c, itemsize),
-        owners=box_owners(c),
-        in_turn=shares_boxes(c),
-    )
 
 
 def storage(c: Config, w: Workload, to: Any, ldc: int, tiles: Layout, mn_major: Mapping[str, bool]) -> Storage:
@@ -330,7 +231,7 @@ class Launch:
     """What is launched: ``clusters`` of ``threads`` a block, and with ``sum_vector`` columns a thread the sum of parts.
 
     ``single_work_tile``: each cluster has one. ``out_ld``: elements from row to row of the final output.
-    ``sum_wide``: its offsets need 64 bits.
+    ``sum_wide``: its offsets need 64 bits; ``sum_byte_lanes``: see :mod:`..mask_bits`.
     """
 
     kernel: str
@@ -341,14 +242,17 @@ class Launch:
     out_ld: int
     sum_vector: int
     sum_wide: bool
+    sum_byte_lanes: int
     sum_threads: int = SUM_THREADS
 
     def __str__(self) -> str:
         return f"{self.clusters} clusters of {self.threads} threads a block, {self.consumer_registers} registers each"
 
 
-def launch(name: str, c: Config, device: Device, problem: Problem, tiles: Layout) -> Launch:
+def launch(name: str, c: Config, w: Workload, device: Device, problem: Problem, tiles: Layout) -> Launch:
     launched = clusters(c, tiles.work_tiles, device)
+    vector = 4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1
+    items = problem.batch * problem.m * (problem.n // vector)
     return Launch(
         name,
         launched,
@@ -356,8 +260,9 @@ def launch(name: str, c: Config, device: Device, problem: Problem, tiles: Layout
         consumer_registers=consumer_registers(c, device),
         single_work_tile=launched == tiles.work_tiles and c["schedule"] != "pingpong",
         out_ld=problem.ldc,
-        sum_vector=4 if problem.n % 4 == 0 and problem.ldc % 4 == 0 else 1,
+        sum_vector=vector,
         sum_wide=problem.batch * upper(problem.m) * problem.ldc >= 2**31,
+        sum_byte_lanes=lanes_apart(w, vector, problem.n, 1, items % SUM_THREADS == 0),
     )
 
 
@@ -382,6 +287,11 @@ class Derived(DerivedOf[Layout, Storage, Pipeline, Launch]):
     transposed: tuple[Transposed, ...] = ()
     scales: Scales | None = None
 
+    @property
+    def byte_lanes(self) -> int:
+        """Of the kernel that finishes the results; see :mod:`..mask_bits`."""
+        return self.launch.sum_byte_lanes if self.layout.partial else self.storage.output.byte_lanes
+
 
 def derived(
     name: str,
@@ -397,4 +307,4 @@ def derived(
     columns, ldc = (problem.n, problem.ldc) if to is w else (to.n, to.n)
     tiles = layout(c, device, problem, columns)
     stored = replace(storage(c, w, to, ldc, tiles, mn_major), sums=left_sums(c, to, tiles, workspace))
-    return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, device, problem, tiles))
+    return Derived(c, tiles, stored, pipeline(c, w, tiles, stored), launch(name, c, w, device, problem, tiles))
