@@ -33,6 +33,38 @@ struct Place {
     int warp;
 };
 
+// The running warps by the time at which they may issue, equal ones as they came to be ready. Warps leave in front and come in
+// near the end, so the queue slides through its memory.
+class Queue {
+  public:
+    explicit Queue(std::size_t most) : places(16 * most) {}
+    bool empty() const { return head == tail; }
+    int first() const { return places[head].warp; }
+    bool other_before(double time) const { return tail - head > 1 && places[head + 1].ready < time; }
+    void pop() { ++head; }
+    void push(const Place& place) {
+        if (tail == places.size()) {
+            std::copy(places.begin() + head, places.end(), places.begin());
+            tail -= head, head = 0;
+        }
+        std::size_t at = tail++;
+        for (; at > head && places[at - 1].ready > place.ready; --at) places[at] = places[at - 1];
+        places[at] = place;
+    }
+    // Takes a warp out, if it is in.
+    void remove(int warp) {
+        std::size_t at = head;
+        while (at < tail && places[at].warp != warp) ++at;
+        if (at == tail) return;
+        std::copy(places.begin() + at + 1, places.begin() + tail, places.begin() + at);
+        --tail;
+    }
+
+  private:
+    std::vector<Place> places;
+    std::size_t head = 0, tail = 0;
+};
+
 struct Ring {
     int stages, waits, readers, consumers, interleaved;
 };
@@ -53,6 +85,7 @@ struct Warp {
     double ready = 0.0;
     int why = DEPENDENCY;
     int place = 0, end = 0, group = 0, block = 0, reader = 0;
+    int waited = -1;  // the place whose scoreboards `ready` takes into account
     int mark = 0;  // the next one that it passes
     Event boards[BOARDS];
     Event copied;
@@ -88,11 +121,12 @@ class Player {
     Player(const std::vector<Row>& rows, const int32_t* trace, const int32_t* marks, int mark_count, int warp_count,
            const int32_t* cast, const Ring& ring, const double* constants, double* result)
         : rows(rows), trace(trace), marks(marks), mark_count(mark_count), ring(ring), queue(constants[0]),
-          barrier(constants[1]), release(constants[2]), result(result), warps(warp_count), total(mark_count) {
+          barrier(constants[1]), release(constants[2]), result(result), warps(warp_count), line(std::size_t(warp_count)),
+          total(mark_count) {
         int groups = 0, blocks = 0;
         for (int w = 0; w < warp_count; ++w) {
             Warp& x = warps[w];
-            line.push_back({0.0, w});
+            line.push({0.0, w});
             x.place = cast[w];
             x.end = cast[warp_count + w];
             x.group = cast[2 * warp_count + w];
@@ -131,28 +165,21 @@ class Player {
         for (int u = 0; u < UNITS; ++u) row[2 + CAUSES + u] = busy[u];
     }
 
-    // The first warp of the line may issue at `ready`. The line has the running warps by that time, equal ones as they came
-    // to be ready: only the first is ever looked at, and what it lets pass is moved up.
+    // The first warp of the line may issue at `ready`.
     void defer(Warp& w, double ready, int why) {
         w.ready = ready;
         w.why = why;
-        Place* place = line.data();
-        Place* const last = place + line.size() - 1;
-        const int x = place->warp;
-        for (; place != last && place[1].ready <= ready; ++place) *place = place[1];
-        *place = {ready, x};
+        const int x = line.first();
+        line.pop();
+        line.push({ready, x});
     }
 
     // Warp v may issue at `ready`, wherever it is in the line, if it is.
     void wake(int v, double ready, int why) {
         warps[v].ready = ready;
         warps[v].why = why;
-        std::size_t at = 0;
-        while (at < line.size() && line[at].warp != v) ++at;
-        if (at == line.size()) line.push_back({ready, v});
-        for (; at + 1 < line.size() && line[at + 1].ready <= ready; ++at) line[at] = line[at + 1];
-        for (; at && line[at - 1].ready > ready; --at) line[at] = line[at - 1];
-        line[at] = {ready, v};
+        line.remove(v);
+        line.push({ready, v});
     }
 
     int fill(const Warp& w, int count) const {
@@ -195,25 +222,26 @@ class Player {
     }
 
     void step() {
-        const int x = line[0].warp;
+        const int x = line.first();
         Warp& w = warps[x];
         const Row& row = rows[trace[w.place]];
         const double before = issue;
         Moment now = {before, ISSUE};
         now.later(w.ready, w.why);
-        for (unsigned wait = row.wait; wait; wait &= wait - 1) {
+        for (unsigned wait = w.waited == w.place ? 0 : row.wait; wait; wait &= wait - 1) {
             const Event& board = w.boards[__builtin_ctz(wait)];
             now.later(board.time, board.why);
         }
         if (row.kind >= COMMIT_WAIT && !waited(w, slots[w.block], row, now)) {
-            line.erase(line.begin());
+            line.pop();
             slots[w.block].parked.push_back(x);
             return;
         }
         if (row.kind != GMMA) now.later(free[row.unit], row.moves ? static_cast<int>(SHARED) : row.cause);
         if (row.moves && memory - now.time > queue) now = {memory - queue, SHARED};
         const double t = now.time;
-        if (t > w.ready && t > before && line.size() > 1 && line[1].ready < t) {
+        if (t > w.ready && t > before && line.other_before(t)) {
+            w.waited = w.place;
             defer(w, t, now.why);
             return;
         }
@@ -332,7 +360,7 @@ class Player {
 
     // The first warp of the line comes to its end or to a barrier; whoever waits there goes on once all are there.
     void leave(int x, Warp& w, int kind, double t, double resumes) {
-        line.erase(line.begin());
+        line.pop();
         if (kind == SYNC && w.place < w.end) {
             waiting[w.group].push_back(x);
             resumes = t + barrier;
@@ -357,7 +385,7 @@ class Player {
     double queue, barrier, release;
     double* result;
     std::vector<Warp> warps;
-    std::vector<Place> line;
+    Queue line;
     std::vector<Slots> slots;
     std::vector<std::vector<int>> waiting;
     std::vector<int> alive, total, to_pass;
