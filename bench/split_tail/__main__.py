@@ -5,15 +5,12 @@
 Of each shape of which a seed has a tail, the family's default and seeds are compiled for the chip and played, with the
 tail's and without. Where the tail's are ahead by 2 %, each side is searched with as many trials as the other (its
 default and seeds among them): the family as it is, and the family with a constraint that forbids the tail. Nothing
-runs: all times are predicted. The model takes a last, short wave to read as much from DRAM as a full one, but not a
-tail; ``gain`` is told with such waves at what they read (for both sides), ``as_modelled`` with the model as it is.
-Shapes that promise most come first; a file that is there is continued.
+runs: all times are predicted. Shapes that promise most come first; a file that is there is continued.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -26,7 +23,6 @@ from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.errors import GpuTuneError
 from gpu_tune.measure.predicted import PredictedMeasurer
 from gpu_tune.measure.select import make_measurer
-from gpu_tune.model.performance import launch
 from gpu_tune.report import suites
 from gpu_tune.search.search import Tuner
 from gpu_tune.space.knob import Config, Constraint
@@ -45,7 +41,7 @@ SHOWN = ("block_m", "block_n", "block_k", "stages", "grid", "split_k", "min_bloc
 
 @dataclass(frozen=True)
 class Row:
-    """One shape; times in predicted seconds, short waves at what they read. ``whole``, ``tail``: the fastest of the
+    """One shape; times in predicted seconds. ``whole``, ``tail``: the fastest of the
     search where ``trials`` is not 0, else of default and seeds; ``..._config``: its knobs of that name. ``seeds_gain``:
     of default and seeds alone."""
 
@@ -56,7 +52,6 @@ class Row:
     tail: float
     gain: float
     seeds_gain: float
-    as_modelled: float
     whole_config: dict[str, Any]
     tail_config: dict[str, Any]
 
@@ -67,28 +62,8 @@ def families() -> tuple[Template, Template]:
     return replace(family, constraints=(*family.constraints, WHOLE)), family
 
 
-class ShortWaves(launch.Tiling):
-    """As the model's, but a last wave reads the rows and columns of the tiles that it has."""
-
-    def dram_bytes(self, together: int, device: Device, cold: bool, tail: int = 0) -> tuple[float, float]:
-        left = (self.down * self.across - tail) % together
-        moved, last = super().dram_bytes(together, device, cold, tail + left)
-        return moved, last if tail else 0.0
-
-
-@contextlib.contextmanager
-def short_waves() -> Iterator[None]:
-    """Predictions within are made so."""
-    kept, launch.Tiling = launch.Tiling, ShortWaves  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        launch.Tiling = kept  # type: ignore[misc]
-
-
-def searched(workload: Workload, device: Device, family: Template, trials: int) -> list[tuple[float, Measurement]]:
-    """The default and the seeds, then the product's search until there are ``trials``; each with its time where short
-    waves read what they have."""
+def searched(workload: Workload, device: Device, family: Template, trials: int) -> list[Measurement]:
+    """The default and the seeds, then the product's search until there are ``trials``."""
     with make_measurer(workload, device=device, kind="predicted", templates={FAMILY: family}, jobs=1) as m:
         assert isinstance(m, PredictedMeasurer)
         (bound,) = m.bound.values()
@@ -101,8 +76,7 @@ def searched(workload: Workload, device: Device, family: Template, trials: int) 
             new = [f.result() for f in [m.submit(c) for c in batch]]
             tuner.tell(new)
             found += new
-        with short_waves():
-            return [(m.predict(m.build(f.candidate)).seconds, f) for f in found if f.ok]
+        return [f for f in found if f.ok]
 
 
 def starts(bound: BoundTemplate) -> dict[Config, None]:
@@ -122,21 +96,20 @@ def promise(workload: Workload, device: Device) -> float:
 
 def compare(workload: Workload, device: Device, trials: int) -> Row:
     sides, used = [searched(workload, device, family, 0) for family in families()], 0
-    seeds = [min(time for time, _ in side) for side in sides]
+    seeds = [min(m.time for m in side) for side in sides]
     if trials and seeds[0] > PROMISING * seeds[1]:
         sides, used = [searched(workload, device, family, trials) for family in families()], trials
-    (whole, one), (tail, other) = (min(side, key=lambda pair: pair[0]) for side in sides)
-    modelled = [min(m.time for _, m in side) for side in sides]
-    gain, seeds_gain, as_modelled = (a / b - 1 for a, b in ((whole, tail), seeds, modelled))
-    configs = [{name: m.candidate.config[name] for name in SHOWN} for m in (one, other)]
-    return Row(workload.key, device.name, used, whole, tail, gain, seeds_gain, as_modelled, *configs)
+    whole, tail = (min(side, key=lambda m: m.time) for side in sides)
+    gain, seeds_gain = (a / b - 1 for a, b in ((whole.time, tail.time), seeds))
+    configs = [{name: m.candidate.config[name] for name in SHOWN} for m in (whole, tail)]
+    return Row(workload.key, device.name, used, whole.time, tail.time, gain, seeds_gain, *configs)
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
     for r in rows:
         yield (
             f"{r.workload:44}{r.whole * 1e6:10.2f}{r.tail * 1e6:10.2f}{r.gain:8.1%}"
-            f"{r.seeds_gain:8.1%}{r.as_modelled:8.1%}{r.trials:5}"
+            f"{r.seeds_gain:8.1%}{r.trials:5}"
         )
 
 
@@ -154,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.json and given.json.exists():
             rows = [Row(**row) for row in json.loads(given.json.read_text())["rows"]]
         print(
-            f"{device.name}, every time predicted: us whole, with a tail, gain, of seeds, as modelled, trials",
+            f"{device.name}, every time predicted: us whole, with a tail, gain, of seeds, trials",
             flush=True,
         )
         done, order = {r.workload for r in rows}, {e.workload: promise(e.workload, device) for e in entries}

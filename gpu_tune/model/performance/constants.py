@@ -28,7 +28,8 @@ class Architecture:
     (where the memory is busy), ``barrier`` (from the last arrival to the next issue). Bytes per clock and SM:
     ``shared_bytes``, ``l1_bytes`` (plain global accesses), ``l2_bytes``. ``queue``: cycles of work that the memory pipe
     accepts before it blocks issue. ``line``: cycles by which L1 asks L2 for one 128-byte line, whole or part of it;
-    ``lines_bound``: nothing but these bounds what threads fetch (bulk copies do not pass L1). ``pages``: entries of an
+    ``lines_bound``: what threads fetch is bound by these and by the bytes that L1 takes in at ``shared_bytes``, one
+    after the other, and by no bandwidth of L2 (bulk copies do not pass L1). ``pages``: entries of an
     SM's first translation buffer (0: not known to matter), ``translation``: cycles of an SM for a translation that it
     lacks. ``fetch_bytes``: of instructions that reach an SM from L2 in a clock; ``near_fetch_bytes``: that the SM's
     cache hands to the sub-partitions (0: not known to matter). See ``fetch``.
@@ -84,7 +85,7 @@ ARCHITECTURES = {
         # G: 128, 64, 256. L: shared 29, L2 261, DRAM 658 idle; mma.sync 62 % of wgmma
         Architecture(
             90, fma=1, alu=2, imad=2, half=1, fp64=2, mma_share=0.62, shared=29, ldmatrix=33, l2=270, dram=750,
-            l2_bytes=48, lines_bound=True
+            l2_bytes=48, line=1, lines_bound=True
         ),
         # G: 128, 64, 256. mma.sync runs beside tcgen05 at a quarter of its rate (D; so do public B200 ladders)
         Architecture(

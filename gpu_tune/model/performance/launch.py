@@ -105,23 +105,25 @@ class Tiling:
     group: int = 8
 
     def dram_bytes(self, together: int, device: Device, cold: bool, tail: int = 0) -> tuple[float, float]:
-        """Each wave of ``together`` tiles reads its rows and columns anew, less what L2 keeps between waves.
+        """Each wave of ``together`` tiles reads its rows and columns anew, less what L2 keeps between waves; a last
+        wave those of the tiles that are left.
 
         All bytes, and those of them that belong to the last ``tail`` tiles, whose parts walk along K together.
         """
-        tiles = self.down * self.across - tail
-        every = math.ceil(tiles / max(1, min(tiles, together))) * self._wave(min(tiles, together))
-        last = tail // together * self._wave(together) + (self._wave(tail % together) if tail % together else 0.0)
-        every += last
+        last = self._waves(tail, together)
+        every = self._waves(self.down * self.across - tail, together) + last
         over = min(1.0, max(0.0, self.compulsory / (0.6 * device.l2_bytes) - 1.0))
         again = max(0.0, every - self.compulsory) * over
         first = self.compulsory if cold else self.compulsory * over
         moved = first + again + self.written
         return moved, moved * last / every
 
+    def _waves(self, tiles: int, together: int) -> float:
+        full, left = divmod(tiles, together)
+        return full * self._wave(together) + (self._wave(left) if left else 0.0)
+
     def _wave(self, together: int) -> float:
         """Bytes of the rows and columns of tiles that run together."""
-        together = max(1, together)
         rows = min(self.group, self.down)
         columns = min(math.ceil(together / rows), self.across)
         rows = min(self.down, math.ceil(together / columns))

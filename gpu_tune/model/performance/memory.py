@@ -1,11 +1,13 @@
 """The way from an SM to L2: what the addresses of its loads cost beyond their bytes.
 
-Two things depend on how operands lie in memory, not on the instructions. L1 asks L2 for lines of 128 bytes, and a run
-of 32 or 64 contiguous bytes takes as long as a whole line. And every page that a warp's load touches must be
+Two things depend on how operands lie in memory, not on the instructions. L1 asks L2 for lines of 128 bytes, one after
+the other, and asks for a run of 32 or 64 contiguous bytes as for a whole line. Where this alone bounds what threads
+fetch (the H100), L1 does not take in bytes while it asks: a line of 128 takes two clocks, half a line one and a half. On
+the other architectures L2's bandwidth bounds the bytes (see ``player``). And every page that a warp's load touches must be
 translated: an SM holds 16 translations of 2 MB pages (Jia 2018: a reach of 32 MB), so blocks that walk rows more than a
 few ten KB apart lack some all the time, and the translation unit that 16 SMs share sets the pace. Two figures are not
-published and were read off the development shapes of public timings: cycles for a line (1 on the A100, 2 on the H100),
-and 1.5 cycles of the shared unit for a translation.
+published and were read off the development shapes of public timings: one cycle to ask for a line (on the A100 and the
+H100), and 1.5 cycles of the shared unit for a translation.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ def address_cycles(walks: Sequence[Walk], resident: int, sm: Architecture) -> fl
     """Cycles of the way to L2 for one step of one block, where ``resident`` blocks share the SM."""
     lines = sum(w.runs * max(1.0, w.run_bytes / LINE_BYTES) for w in walks)
     cycles = lines * sm.line
+    if sm.lines_bound:
+        cycles += sum(w.runs * w.run_bytes for w in walks) / sm.shared_bytes
     if sm.pages:
         pages = resident * sum(w.runs * w.stride / PAGE_BYTES + 1 for w in walks)
         cycles += sum(map(_translations, walks)) * _missing(pages, sm.pages) * sm.translation

@@ -13,11 +13,18 @@ from gpu_tune.templates.lib.common import matmul_walks
 from gpu_tune.workload import Matmul
 
 
-def test_a_part_of_a_line_takes_as_long_as_a_whole_one() -> None:
-    sm = dataclasses.replace(architecture(90), line=2.0, pages=0)
+def test_a_part_of_a_line_is_asked_for_as_a_whole_one() -> None:
+    sm = dataclasses.replace(architecture(80), line=2.0, pages=0)
     assert address_cycles([Walk(64, 32, 4096)], 1, sm) == address_cycles([Walk(64, 128, 4096)], 1, sm) == 128
     assert address_cycles([Walk(64, 256, 4096)], 1, sm) == 256
     assert address_cycles([], 4, sm) == 0
+
+
+def test_where_lines_alone_bound_their_bytes_come_after_the_request() -> None:
+    """A clock for each line that is asked for, and 128 bytes a clock."""
+    sm = architecture(90)
+    runs = [address_cycles([Walk(64, run, 4096)], 1, sm) / 64 for run in (32, 64, 128, 256)]
+    assert runs == [1.25, 1.5, 2.0, 4.0]
 
 
 def test_rows_far_apart_lack_translations_and_rows_close_together_do_not() -> None:

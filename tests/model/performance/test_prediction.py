@@ -175,13 +175,24 @@ def test_a_split_tail_takes_whole_waves_and_its_parts() -> None:
 
 
 def test_a_tail_reads_its_own_rows_and_columns() -> None:
-    """64 x 64 tiles, 8 rows at a time; 100 run together and read 8 rows and 13 columns."""
+    """64 x 64 tiles, 8 rows at a time; 100 run together and read 8 rows and 13 columns, the last 96 only 12."""
     chip = replace(by_name("nvidia-a100"), l2_bytes=1)
     tiling = launch.Tiling(64, 64, 10.0, 1.0, compulsory=704.0, written=50.0)
     wave, last = 8 * 10 + 13, 8 * 10 + 12
-    assert tiling.dram_bytes(100, chip, True) == (41 * wave + 50, 0.0)
     moved, tail = tiling.dram_bytes(100, chip, True, tail=96)
     assert moved == 40 * wave + last + 50 and tail == pytest.approx(moved * last / (40 * wave + last))
     assert tiling.dram_bytes(100, chip, True, tail=196)[0] == moved
     few, _ = tiling.dram_bytes(100, chip, True, tail=8)
-    assert few == 41 * wave + (8 * 10 + 1) + 50
+    assert few == 40 * wave + (8 * 10 + 11) + (8 * 10 + 1) + 50
+
+
+def test_a_short_last_wave_reads_the_tiles_that_it_has() -> None:
+    """64 x 64 tiles, 8 rows at a time; 96 tiles are left behind whole waves of 100 or of 200, and 1 behind 4,095."""
+    chip = replace(by_name("nvidia-a100"), l2_bytes=1)
+    tiling = launch.Tiling(64, 64, 10.0, 1.0, compulsory=704.0, written=50.0)
+    last = 8 * 10 + 12
+    assert tiling.dram_bytes(100, chip, True) == (40 * (8 * 10 + 13) + last + 50, 0.0)
+    assert tiling.dram_bytes(200, chip, True)[0] == 20 * (8 * 10 + 25) + last + 50
+    assert tiling.dram_bytes(4095, chip, True)[0] == 704 + (10 + 1) + 50
+    few = replace(tiling, down=3, across=5, compulsory=30.0)  # all run at once: each row and column once
+    assert few.dram_bytes(100, chip, True)[0] == 3 * 10 + 5 + 50
