@@ -107,10 +107,7 @@ def compare(workload: Workload, device: Device, trials: int) -> Row:
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
     for r in rows:
-        yield (
-            f"{r.workload:44}{r.whole * 1e6:10.2f}{r.tail * 1e6:10.2f}{r.gain:8.1%}"
-            f"{r.seeds_gain:8.1%}{r.trials:5}"
-        )
+        yield (f"{r.workload:44}{r.whole * 1e6:10.2f}{r.tail * 1e6:10.2f}{r.gain:8.1%}{r.seeds_gain:8.1%}{r.trials:5}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -111,12 +111,25 @@ def recorded(history: Iterable[Record], bound: Sequence[BoundTemplate], chip: st
     return bool(here), not here.isdisjoint(b.computed for b in bound)
 
 
-def expectations(
-    tuner: Search, measurer: CompilingMeasurer, records: Records, limits: tuple[float, float], *, taught: bool, run: str
-) -> Mapping[Candidate, Mapping[str, float]]:
-    """The terms of predicted times by candidate: of earlier runs where there are any, else played now and kept.
-    ``limits``: trials and seconds that the search may take; ``taught``: the chip has records of other workloads."""
+def expect(
+    tuner: Search,
+    measurer: CompilingMeasurer,
+    records: Records,
+    limits: tuple[float, float],
+    *,
+    taught: bool,
+    tried: bool,
+    run: str,
+) -> None:
+    """Tell ``tuner`` the terms of predicted times: of earlier runs where there are any, else played now and kept.
+
+    ``limits``: trials and seconds that the search may take; ``taught``: the chip has records of other workloads.
+    ``tried``: it has some of this one; then nothing is played, and a run that was cut short goes on where it was among
+    what an earlier one predicted: the order is the same, and what was tried is not asked for again.
+    """
     found = known(measurer, records)
+    if tried and not found:
+        return
     if not found:
         trials, seconds = limits
         most, seconds = int(min(MOST, _DRAWN * trials)), SHARE * min(seconds, EFFORTS["full"][1])
@@ -126,4 +139,4 @@ def expectations(
         found = foresee(candidates, measurer, seconds)
         with contextlib.suppress(StoreError):  # the loop says so, once, when it keeps the first trial
             keep(found.values(), measurer, records, run)
-    return {candidate: m.prediction for candidate, m in found.items() if m.prediction}
+    tuner.expect({candidate: m.prediction for candidate, m in found.items() if m.prediction})

@@ -19,7 +19,7 @@ from ..store.winner import Winner
 from ..templates.bound import BoundTemplate
 from ..trial import MEASURED, PREDICTED, Candidate, Measurement
 from .budget import Budget, OnTrial, Progress
-from .foresee import expectations, recorded
+from .foresee import expect, recorded
 from .loop import Loop
 from .publish import make_winner
 from .resume import comparable, resume
@@ -81,12 +81,12 @@ class SearchRun:
             bound, source, cluster=self.cluster, jobs=self.jobs, seed=self.seed, seen=tuner.observations
         ) as measurer:
             loop = Loop(tuner, measurer, records, so_far, tell)
-            taught, tried = recorded(history, bound, device.chip)
-            fresh = source == MEASURED and not tried and stored is None
+            searching = source == MEASURED and stored is None and self.cluster is None
             if known:
                 _expect(tuner, known, source)
-            elif fresh and isinstance(measurer, CompilingMeasurer) and self.cluster is None:
-                tuner.expect(expectations(tuner, measurer, records, budget.limits, taught=taught, run=loop.name))
+            elif searching and isinstance(measurer, CompilingMeasurer):
+                taught, tried = recorded(history, bound, device.chip)
+                expect(tuner, measurer, records, budget.limits, taught=taught, tried=tried, run=loop.name)
             if stored is None:
                 if budget.target is not None:
                     vendors = measurer.vendors() if budget.target.ratio is not None else ()

@@ -20,7 +20,7 @@ from ..trial import MEASURED
 from ..workload import Workload
 from . import allot
 from .budget import Budget, OnTrial, Progress
-from .foresee import expectations, recorded
+from .foresee import expect, recorded
 from .loop import RESERVED, Loop
 from .publish import make_winner
 from .resume import comparable, resume
@@ -94,7 +94,7 @@ class Session:
         self.vendor: float | None = None
         self.ended = ""
         self.over = False
-        self.fresh = self.taught = False
+        self.first, self.taught, self.tried = True, False, False
         self.stored: Winner | None = None
 
     def estimate(self) -> float:
@@ -113,8 +113,7 @@ class Session:
             if not run.force:
                 told = [r for r in history if comparable(r.measurement, run.drivers, False)]
                 resume(self.tuner, told, self.bound, self.progress)
-            self.taught, tried = recorded(history, self.bound, run.device.chip)
-            self.fresh = not tried
+            self.taught, self.tried = recorded(history, self.bound, run.device.chip)
             self._note()
         return self.tuner
 
@@ -128,11 +127,10 @@ class Session:
                 self.vendor = min(timed, default=None)
             loop = Loop(tuner, measurer, run.records, progress, tell)
             loop.most = trials
-            if run.source == MEASURED and self.fresh and isinstance(measurer, CompilingMeasurer):
-                limits = float(trials), seconds
-                found = expectations(tuner, measurer, run.records, limits, taught=self.taught, run=loop.name)
-                tuner.expect(found)
-            self.fresh = False
+            if run.source == MEASURED and self.first and isinstance(measurer, CompilingMeasurer):
+                limits, name = (float(trials), seconds), loop.name
+                expect(tuner, measurer, run.records, limits, taught=self.taught, tried=self.tried, run=name)
+            self.first = False
             try:
                 progress.phase = "search"
                 loop.run()

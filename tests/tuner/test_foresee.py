@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import gpu_tune as gt
 from gpu_tune.cuda.device import by_name
 from gpu_tune.model import foreseen
-from gpu_tune.search.search import ALIKE, BATCH, Tuner
+from gpu_tune.search.search import ALIKE, BATCH, STARTS, Tuner
 from gpu_tune.space.knob import Knob
-from gpu_tune.store.records import Records
+from gpu_tune.store.records import Record, Records
 from gpu_tune.templates.registry import bind
-from gpu_tune.trial import Candidate
+from gpu_tune.trial import PREDICTED, Candidate
 from gpu_tune.tuner import foresee
 from gpu_tune.workload import Matmul
+from tests.helpers.searching import result
 from tests.helpers.tuning import WORKLOAD, tune
 
 W = Matmul(1024, 1024, 1024, dtype="float16", layout="nt")
@@ -57,6 +61,32 @@ def test_the_least_predictions_are_asked_first_and_few_of_one_tile():
     asked = [c for c in batch[2:] if c in times]
     assert [times[c] for c in asked] == sorted(times[c] for c in asked) and asked
     assert sum(space.tile(c.config) == alike for c in asked) <= ALIKE * BATCH
+
+
+def test_a_run_that_was_cut_short_goes_on_among_what_was_predicted(tmp_path, monkeypatch):
+    """Nothing is played again, and what was tried is not asked for."""
+    chip = by_name("nvidia-a100")
+    (bound,) = (b for b in bind(W, chip) if b.name == "matmul_mma")
+    space, records = bound.space(), Records(tmp_path)
+    measurer = cast(Any, SimpleNamespace(bound={bound.name: bound}, device=chip))
+    for n, candidate in enumerate(foresee.spread([space], 64, seed=1)):
+        told = replace(result(candidate, 1.0 + n), source=PREDICTED, prediction={"seconds": 1.0 + n})
+        records.append(Record(bound.computed, chip.chip, bound.hash, told, float(n), "earlier"))
+    monkeypatch.setattr(foresee, "foresee", None)
+
+    def expected(tuner: Tuner, tried: bool) -> Tuner:
+        foresee.expect(tuner, measurer, records, (64, 60.0), taught=False, tried=tried, run="now")
+        return tuner
+
+    whole = expected(Tuner(spaces=[space]), tried=False)
+    first, following = whole.ask(8), whole.ask(8)
+    cut = Tuner(spaces=[space])
+    cut.tell([result(c, 2.0) for c in first])
+    begun = math.ceil(STARTS * 8)
+    assert expected(cut, tried=True).ask(8)[:begun] == following[:begun]
+    none, other = Tuner(spaces=[space]), Tuner(spaces=[space])
+    records = Records(tmp_path / "none")
+    assert expected(none, tried=True).ask(2) == other.ask(2), "where nothing was predicted, nothing is told"
 
 
 @pytest.mark.slow

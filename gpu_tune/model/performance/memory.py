@@ -2,12 +2,12 @@
 
 Two things depend on how operands lie in memory, not on the instructions. L1 asks L2 for lines of 128 bytes, one after
 the other, and asks for a run of 32 or 64 contiguous bytes as for a whole line. Where this alone bounds what threads
-fetch (the H100), L1 does not take in bytes while it asks: a line of 128 takes two clocks, half a line one and a half. On
-the other architectures L2's bandwidth bounds the bytes (see ``player``). And every page that a warp's load touches must be
-translated: an SM holds 16 translations of 2 MB pages (Jia 2018: a reach of 32 MB), so blocks that walk rows more than a
-few ten KB apart lack some all the time, and the translation unit that 16 SMs share sets the pace. Two figures are not
-published and were read off the development shapes of public timings: one cycle to ask for a line (on the A100 and the
-H100), and 1.5 cycles of the shared unit for a translation.
+fetch (the H100), L1 takes no bytes in while it asks: a whole line takes two clocks, half a line one and a half.
+Elsewhere the bytes are bound by L2's bandwidth, which the player counts. And every page that a warp's load touches must
+be translated: an SM holds 16 translations of 2 MB pages (Jia 2018: a reach of 32 MB), so blocks that walk rows more
+than a few ten KB apart lack some all the time, and the translation unit that 16 SMs share sets the pace. Two figures
+are not published and were read off the development shapes of public timings: one cycle to ask for a line (on the A100
+and the H100), and 1.5 cycles of the shared unit for a translation.
 """
 
 from __future__ import annotations
