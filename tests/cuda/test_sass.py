@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_tune.cuda import cubin, nvrtc, sass
+from gpu_tune.cuda.operations import PIPES
 
 from .test_cubin_code import nvdisasm
 
@@ -124,7 +125,7 @@ def test_matrix_instructions_multiply_what_their_shape_says(arch: str) -> None:
         if cc > programs["mixed"].cc:
             continue
         program = programs[f"mma{number}"]
-        found = np.flatnonzero(program.pipe == sass.PIPES.index("mma"))
+        found = np.flatnonzero(program.pipe == PIPES.index("mma"))
         # where the hardware lacks the instruction, ptxas writes several of another kind
         small = shape.startswith("m8") and program.cc >= 100  # half of a larger one
         assert program.macs[found].sum() == macs * (2 if small else 1), (arch, shape)

@@ -7,7 +7,8 @@ import functools
 import numpy as np
 
 from ...cuda.device import Device
-from ...cuda.sass import PIPES, Program
+from ...cuda.operations import PIPES
+from ...cuda.sass import Program
 from ...plan import MainLoop
 from . import costs, trace
 from .cast import Cast

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cuda.device import Device
-from ...cuda.sass import DATA, PIPES, Program, operation, pipes
+from ...cuda.operations import PIPES, operation, pipes
+from ...cuda.sass import DATA, Program
 from .constants import Architecture
 from .lanes import Column, KernelLanes
 

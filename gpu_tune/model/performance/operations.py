@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda.sass import MATRIX, PIPES, arithmetic, operation, pipes, widths
+from ...cuda.operations import MATRIX, PIPES, operation, pipes
+from ...cuda.sass import arithmetic, widths
 from ...emulator.lanes import KINDS
 from .trace import LANE_WORK
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda.sass import PIPES, Program
+from ...cuda.operations import PIPES
+from ...cuda.sass import Program
 from ...plan import MainLoop
 from .cast import Cast, Ring
 from .constants import Architecture

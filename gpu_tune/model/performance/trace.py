@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda.sass import PIPES, Program
+from ...cuda.operations import PIPES
+from ...cuda.sass import Program
 
 
 @dataclass(frozen=True, eq=False)

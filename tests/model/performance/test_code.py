@@ -10,6 +10,7 @@ import pytest
 
 from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import Device, by_name
+from gpu_tune.cuda.operations import operation
 from gpu_tune.model.performance import KernelLanes, native
 from gpu_tune.model.performance.code import Code
 from gpu_tune.model.performance.code_in_cpp import CodeInCpp
@@ -94,7 +95,7 @@ def test_cpp_and_python_read_any_bits_alike(device: str) -> None:
     program, _, warps, loop = kernel("matmul_mma", HALF, "nvidia-a100")
     chip, loops, tails = by_name(device), 0, 0
     cc, rng = chip.cc, np.random.default_rng(chip.cc)
-    numbers = [n for n in range(512) if not sass.operation(n, cc).startswith("?") and n != 0x14D]
+    numbers = [n for n in range(512) if not operation(n, cc).startswith("?") and n != 0x14D]
     for _ in range(6):
         words = np.frombuffer(program.code, np.uint64).reshape(-1, 2)[:300].copy()
         words ^= rng.integers(0, 1 << 63, words.shape, np.uint64) & rng.integers(0, 1 << 63, words.shape, np.uint64)
