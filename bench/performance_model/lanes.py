@@ -184,8 +184,10 @@ def judge(template: Template, devices: Sequence[Device], count: int, seed: int) 
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds, and the result. Garbage of what ran before is not this work's cost."""
+    """CPU seconds, and the result. Garbage of what ran before is not this work's cost, nor are the processor's caches,
+    which a search of the whole heap for it would empty: what lives on is left out of further collections."""
     gc.collect()
+    gc.freeze()
     start = time.process_time()
     found = work()
     return time.process_time() - start, found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,7 +42,10 @@ class Ptx:
         error = ctypes.create_string_buffer(1000)
         self.handle = self.library.emu_load(ptx.encode(), " ".join(only).encode(), error, len(error))
         expect(self.handle, f"the emulator refuses this PTX: {error.value.decode(errors='replace')}")
-        weakref.finalize(self, self.library.emu_unload, self.handle)
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "handle", None):
+            self.library.emu_unload(handle)
 
     @functools.cached_property
     def kernels(self) -> tuple[str, ...]:

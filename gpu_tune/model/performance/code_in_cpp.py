@@ -47,7 +47,7 @@ class CodeInCpp:
         if loop is not None:
             declared = 1.0, float(loop.parts > 1), float(loop.macs), sum(loop.reads) / loop.steps, float(warps)
         self._handle = library.perf_kernel(
-            program.code, len(program.code), address(_operations(sm, program.cc, device)), known,
+            program.code, len(program.code), _operations(sm, program.cc, device), known,
             _FIVE_DOUBLES.pack(*declared), address(facts),
         )  # fmt: skip
         del kept
@@ -97,11 +97,11 @@ def _lanes(lanes: KernelLanes | None) -> tuple[bytes, list[Any]]:
     return _EIGHT_NUMBERS.pack(*where, *(len(of[1]) for of in kept)), kept
 
 
-_tables: dict[tuple[int, int, int], tuple[Architecture, Device, NDArray[Any]]] = {}
+_tables: dict[tuple[int, int, int], tuple[Architecture, Device, NDArray[Any], int]] = {}
 
 
-def _operations(sm: Architecture, cc: int, device: Device) -> NDArray[Any]:
-    """``operations.table`` with the costs on ``device``."""
+def _operations(sm: Architecture, cc: int, device: Device) -> int:
+    """The address of ``operations.table`` with the costs on ``device``."""
     key = id(sm), cc, id(device)
     known = _tables.get(key)
     if known is None:
@@ -115,5 +115,5 @@ def _operations(sm: Architecture, cc: int, device: Device) -> NDArray[Any]:
             *(rates[name] for name in DATA), sm.mma_share, sm.mma_latency, sm.shared_bytes, sm.l1_bytes, sm.l1, sm.dram,
             costs.from_l2(sm), costs.narrow_is_double(device, sm),
         )  # fmt: skip
-        known = _tables[key] = sm, device, found  # what is kept keeps its identity
-    return known[2]
+        known = _tables[key] = sm, device, found, address(found)  # what is kept keeps its identity
+    return known[3]

@@ -28,7 +28,7 @@ from ...errors import EmulationError
 from ...plan import LaunchPlan
 from .image import kernel_code, ptx_text
 from .line_table import ptx_lines
-from .operations import address, table
+from .operations import address, table_address
 
 
 class Column(Mapping[int, float]):
@@ -143,7 +143,7 @@ class _Accesses:
         self._found, wanted = np.empty((3, count), np.int64), np.empty((count, 2), np.int32)
         self._facts = np.empty(8, np.int64)
         known = self._library.perf_accesses(
-            program.code, len(program.code), address(table(program.cc)), address(ptx), address(self._found),
+            program.code, len(program.code), table_address(program.cc), address(ptx), address(self._found),
             address(wanted), address(self._facts),
         )  # fmt: skip
         self.wanted = wanted[:known]

@@ -37,6 +37,12 @@ def address(array: NDArray[Any]) -> int:
 
 
 @functools.cache
+def table_address(cc: int) -> int:
+    """Of :func:`table`, which lives as long as the process."""
+    return address(table(cc))
+
+
+@functools.cache
 def table(cc: int) -> NDArray[Any]:
     """One record: for each number of an operation, what it is on ``cc``. Costs are left at 0."""
     found = np.zeros(1, _LAYOUT)
