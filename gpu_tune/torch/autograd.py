@@ -18,7 +18,7 @@ from . import arithmetic, layouts, ops, pair_ops
 from .calls import permissions
 from .gradient_calls import gradient_shape
 from .gradient_formulas import Conv2d, Matmul, Operator, joined, kept, saving
-from .known import Table
+from .known import Table, direct
 from .routes import Route, Tensors
 
 AFTER = torch._C._after_autograd_keyset
@@ -81,8 +81,7 @@ def _differentiable(name: str, kind: type[Operator], table: Table, make_body: Ca
         if not saves:
             return kind.function(names, given, options, _below(op, kind.names, names, options)).apply(*given)
         options = (*options[: kind.at], saves, *options[kind.at + 1 :])
-        route = _below(kind.pair, (*kind.names, "aux"), names, options)
-        return kind.function(names, given, options, route).apply(*given)[0]
+        return kind.function(names, given, options, _traced_pair(f"{name}_pair", names, options)).apply(*given)[0]
 
     ops.library.impl(name, by_torch, "FuncTorchBatched")
     ops.library.impl(name, make_body(unknown, grad_enabled), "Autograd")
@@ -97,6 +96,16 @@ def _below(op: Any, all_names: Sequence[str], names: Sequence[str], options: tup
         named = dict(zip(names, now))
         with torch._C._AutoDispatchBelowAutograd():
             return op(*map(named.get, all_names), *options)
+
+    return route
+
+
+def _traced_pair(name: str, names: Sequence[str], options: tuple[Any, ...]) -> Route:
+    """The operator with two results without gradients, of tensors of such names, in a graph."""
+
+    def route(*now: Tensor) -> Any:
+        named = dict(zip(names, now))
+        return pair_ops.traced(name, (*map(named.get, pair_ops.KINDS[name][2]), *options))
 
     return route
 
@@ -135,6 +144,8 @@ def _pair_with_gradients(name: str, kind: type[Operator] | None) -> None:
         if traced_by_functions(tensors):
             return pair_ops.by_torch(name, args)
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
+            if not direct(tensors):
+                return pair_ops.traced(name, args)
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
         there, given = zip(*((n, t) for n, t in zip(names, tensors) if t is not None))

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-from ..kernel.kernel import TunedKernel
 from ..workload.epilogue import Op
 from . import arithmetic, layouts, ops, pair_ops, routes
 from .autograd import traced_by_functions
@@ -196,7 +195,7 @@ def _with_bits(layer: Layer, x: Tensor, w: Tensor, bias: Tensor | None, after: L
     key = (layer, after, forward, backward, gpu, *[(t.shape, t.stride(), t.dtype) for t in (x, w, then)])
     if key not in _bits:
         calls = _calls(layer, x, w, after, then, forward, backward)
-        routes.keep(_bits, key, all(_ours(call, tensors, gpu) for call, tensors in calls))
+        routes.keep(_bits, key, all(pair_ops.ours(call, tensors, gpu) for call, tensors in calls))
     return _bits[key]
 
 
@@ -217,11 +216,6 @@ def _calls(
     convolved = pair_ops.convolution(*layer.shape, forward, None, layer.math)
     undone = pair_ops.gradient(*shape[2:], *after.shape, backward, after.math)
     return [(convolved, {"x": x, "w": w}), (undone, {"dy": g, "w": then})]
-
-
-def _ours(call: Pair, tensors: dict[str, Tensor], gpu: int) -> bool:
-    fitted, arrays = call.fitted(tensors)
-    return isinstance(dispatch.server(fitted.workload(arrays), gpu, "torch"), TunedKernel)
 
 
 def _fake(

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from . import layouts, ops
+from .. import dispatch
+from ..kernel.kernel import TunedKernel
+from . import layouts, ops, routes
 from .pair_routes import PairTable, Two
 from .pairs import NCHW, NHWC, ConvolutionPair, GradientPair, ProductPair, second_spec
 
@@ -102,6 +105,37 @@ def in_steps(name: str, args: Sequence[Any]) -> Two:
     given = {n: t for n, t in zip(names, args) if t is not None}
     asked = call(*args[len(names) :])
     return asked.in_steps(given, layouts.result_dtype(args[0].dtype, asked.out_dtype))
+
+
+def traced(name: str, args: Sequence[Any]) -> Two:
+    """A call without gradients in a graph: the operator, or its steps where no kernel of ours is to serve it on a GPU,
+    so that the compiler fuses what is elementwise. Asked for the sizes that are traced."""
+    op, _, names, call = KINDS[name]
+    given = {n: t for n, t in zip(names, args) if t is not None}
+    gpu = routes.gpu_of(args[0])
+    if gpu is None or ours(call(*args[len(names) :]), given, gpu):
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+    return in_steps(name, args)
+
+
+def ours(call: ProductPair | ConvolutionPair | GradientPair, tensors: dict[str, Tensor], gpu: int) -> bool:
+    """Whether our kernel is to serve such a call on that GPU; no where a size is not known yet."""
+    with _disable_current_modes():
+        try:
+            like = {n: _sized(t) for n, t in tensors.items()}
+        except ValueError:
+            return False
+        fitted, arrays = call.fitted(like)
+        return isinstance(dispatch.server(fitted.workload(arrays), gpu, "torch"), TunedKernel)
+
+
+def _sized(tensor: Tensor) -> Tensor:
+    """A tensor of that kind without memory; ValueError where a size is a symbol of which nothing is known."""
+    hints = [[n.node.hint if isinstance(n, torch.SymInt) else n for n in of] for of in (tensor.shape, tensor.stride())]
+    if any(n is None for of in hints for n in of):
+        raise ValueError("a size without a hint")
+    return torch.empty_strided(*hints, dtype=tensor.dtype, device="meta")
 
 
 def _register() -> None:

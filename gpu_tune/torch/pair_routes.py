@@ -37,14 +37,6 @@ def decide(call: Pair, names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> t
         return _decided(call, names, tensors)
 
 
-def kernel_for(call: Pair, tensors: Mapping[str, Tensor]) -> TunedKernel | None:
-    """Our kernel, where it is to serve such a call on the GPU that has its tensors; None for any other way."""
-    fitted, found = call.fitted(tensors)
-    gpu = routes.gpu_of(next(iter(tensors.values())))
-    served = None if gpu is None else dispatch.server(fitted.workload(found), gpu, "torch")
-    return served if isinstance(served, TunedKernel) else None
-
-
 def _decided(call: Pair, names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[PairRoute, bool]:
     given, lead = dict(zip(names, tensors)), tensors[0]
     dtype, shape = layouts.result_dtype(lead.dtype, call.out_dtype), call.shape(given)

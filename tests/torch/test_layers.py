@@ -137,6 +137,40 @@ def test_nothing_elementwise_is_left_in_a_training_step() -> None:
     assert graphs[0] == ["gpu_tune.matmul_pair.default"]
 
 
+def test_a_graph_for_a_gpu_has_fused_calls_where_our_kernels_serve_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is elementwise is the compiler's to fuse, as it was."""
+    monkeypatch.setattr(routes, "gpu_of", lambda tensor: 0)
+    faster: set[str] = set()
+    kernel = TunedKernel.__new__(TunedKernel)
+    monkeypatch.setattr(dispatch, "server", lambda w, *rest: kernel if w.epilogue in faster else None)
+    found: list[list[str]] = []
+
+    def kept(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        names = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+        found.append([n for n in names if n.startswith("gpu_tune") or "gelu" in n])
+        results = module.graph.output_node().args[0]
+        return lambda *args: [None if n is None else torch.zeros(tuple(n.meta["val"].shape)) for n in results]
+
+    x, w, v, bias = (torch.randn(s, requires_grad=True) for s in ((6, 8), (16, 8), (4, 16), (16,)))
+    single, pair, slope = "gpu_tune.matmul.default", "gpu_tune.matmul_pair.default", "aten.gelu_backward.default"
+    for served, forward, backward in (
+        ((), [single, "aten.gelu.default", single], [slope]),
+        (("bias+gelu(aux)",), [pair, single], [slope]),
+        (("bias+gelu(aux)", "dgelu+dbias"), [pair, single], []),
+    ):
+        faster = set(served)
+        found.clear()
+        for f in (
+            lambda *p: gtt.mlp(p[0], p[1:3], [p[3], None]),
+            lambda *p: gtt.linear(p[0], p[1], p[3], activation="gelu"),
+        ):
+            traced = aot_function(f, fw_compiler=kept, bw_compiler=kept)
+            traced(x, w, v, bias).sum().backward()
+        row, row_back, alone, _ = found
+        assert row == forward and [n for n in row_back if "gelu" in n] == backward
+        assert row_back.count(pair) == ("dgelu+dbias" in served) and alone == forward[:-1]
+
+
 @pytest.mark.slow
 def test_compiled_layers_are_one_graph_for_many_sizes() -> None:
     torch._dynamo.reset()
