@@ -178,6 +178,11 @@ struct Lanes {
     const int64_t *shared, *touched;
     const double *wavefronts, *sectors, *hits;
     int64_t shared_count, touched_count, hit_count;
+
+    bool are_of(int count) const {
+        const auto inside = [&](int64_t i) { return 0 <= i && i < count; };
+        return std::all_of(shared, shared + shared_count, inside) && std::all_of(touched, touched + touched_count, inside);
+    }
 };
 
 // costs.alone()
@@ -231,11 +236,16 @@ using namespace perf;
 
 // The kernel of `size` bytes of machine code. lanes: addresses and counts of Lanes. loop: whether a loop is declared; whether its
 // units are whole; its multiply-adds a step, bytes that it reads a step, warps of a block. facts: multiply-adds of a warp in an
-// iteration; instructions of the body, each counted once; whether it has wgmma, mma.sync, bulk copies and cp.async.
+// iteration; instructions of the body, each counted once; whether it has wgmma, mma.sync, bulk copies and cp.async. Returns null where
+// the lanes are of instructions that it does not have.
 extern "C" void* perf_kernel(const uint8_t* bytes, int64_t size, const Operations* of, const int64_t* lanes, const double* loop,
                              double* facts) {
-    const Code code(bytes, int(size / INSTRUCTION_BYTES), *of);
-    const int count = int(code.at.size());
+    const Lanes known = {reinterpret_cast<const int64_t*>(lanes[0]), reinterpret_cast<const int64_t*>(lanes[1]),
+                         reinterpret_cast<const double*>(lanes[2]), reinterpret_cast<const double*>(lanes[3]),
+                         reinterpret_cast<const double*>(lanes[4]), lanes[5], lanes[6], lanes[7]};
+    const int count = int(size / INSTRUCTION_BYTES);
+    if (!known.are_of(count)) return nullptr;
+    const Code code(bytes, count, *of);
     auto* kernel = new Kernel;
     Span hot;
     const bool loops = code.hot_loop(hot);
@@ -252,9 +262,6 @@ extern "C" void* perf_kernel(const uint8_t* bytes, int64_t size, const Operation
         const double steps = kernel->work * loop[4] / loop[2];
         unroll(code, hot, kernel->body, loop[3] * steps / loop[4]);
     }
-    const Lanes known = {reinterpret_cast<const int64_t*>(lanes[0]), reinterpret_cast<const int64_t*>(lanes[1]),
-                         reinterpret_cast<const double*>(lanes[2]), reinterpret_cast<const double*>(lanes[3]),
-                         reinterpret_cast<const double*>(lanes[4]), lanes[5], lanes[6], lanes[7]};
     kernel->rows = costs(code, known);
     std::vector<char> once(code.at.size(), 0);
     double distinct = 0.0;

@@ -51,6 +51,8 @@ class CodeInCpp:
             _FIVE_DOUBLES.pack(*declared), address(facts),
         )  # fmt: skip
         del kept
+        if not self._handle:
+            raise IndexError(f"the lanes are of instructions that code of {len(program)} instructions does not have")
         self.work, body, wgmma, mma, bulk, copies = facts.tolist()
         self.body, self.bulk = int(body), bool(bulk)
         multiplies = "wgmma" if wgmma else "mma" if mma else "fma"

@@ -82,6 +82,16 @@ def test_cpp_and_python_read_the_same(name: str, workload: Workload, device: str
         assert all(np.array_equal(a, b) for a, b in zip(one, other)), blocks
 
 
+def test_lanes_of_other_code_are_refused() -> None:
+    program, chip, warps, _ = kernel("matmul_mma", HALF, "nvidia-a100")
+    for known in (KernelLanes({len(program): 2.0}), KernelLanes(sectors={-1 - len(program): 4.0})):
+        of = program, architecture(80), chip, warps, known, None
+        with pytest.raises(IndexError):
+            Code(*of).costs()
+        with pytest.raises(IndexError, match="instructions"):
+            CodeInCpp(native.library(), *of)
+
+
 def branch(apart: int, cc: int, guard: int) -> int:
     """The first word of BRA to ``apart`` instructions behind the next one."""
     offset = 4 * apart if cc >= 90 else 16 * apart
