@@ -77,10 +77,6 @@ class Event:
         """Mark the end of what is in ``stream`` now."""
         call("cuEventRecord", self._handle, stream)
 
-    def precede(self, stream: int) -> None:
-        """What is queued in ``stream`` from now on waits for it."""
-        call("cuStreamWaitEvent", stream, self._handle, 0)
-
     def seconds_since(self, start: Event) -> float:
         """Seconds from ``start`` to this; waits for this."""
         call("cuEventSynchronize", self._handle)

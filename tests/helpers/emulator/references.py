@@ -56,10 +56,6 @@ def f64(bits: int) -> float:
     return float(np.uint64(bits).view(np.float64))
 
 
-def bits64(value: float) -> int:
-    return int(np.float64(value).view(np.uint64))
-
-
 def rounded(exact: Fraction, kind: type[Any], mode: str, zero: float = 0.0) -> Any:
     """``exact`` rounded to ``kind`` (np.float32, np.float64, np.float16, bfloat16) in PTX mode rn, rz, rm or rp."""
     if exact == 0:
