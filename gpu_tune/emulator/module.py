@@ -75,7 +75,7 @@ class Module(Ptx):
     ) -> Report:
         """Run every step of ``plan`` in order. See :func:`gpu_tune.emulator.run_plan` for the arguments.
 
-        ``alignment``: place every buffer at an odd multiple of so many bytes, to catch kernels that assume more.
+        ``alignment``: place every buffer at an odd multiple of this many bytes, to catch kernels that assume more.
         """
         plan.check()
         machine = Machine(self, device=device, seed=seed, late=late, checks=checks, ignore=ignore, stop=stop)

@@ -139,7 +139,7 @@ def matmul_body(unknown: Unknown, gradients: Callable[[], bool]) -> Body:
 
 
 def conv2d_body(unknown: Unknown, gradients: Callable[[], bool]) -> Body:
-    """The same of ``conv2d``, whose options have lists, which are no part of a key."""
+    """The body of ``conv2d``; its options contain lists, which cannot be part of a key."""
     recent = convolutions.recent
 
     def body(x: Tensor, w: Tensor, bias: Any, residual: Any, scale: Any, *options: Any) -> Tensor:

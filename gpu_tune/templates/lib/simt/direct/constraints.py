@@ -31,7 +31,7 @@ def vector_x(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool
 
 
 def vector_w(c: Mapping[str, Any], w: Any, device: Device | None = None) -> bool:
-    """The same of filters and ``vector_width_w``: of channels (krsc) or of all that a channel has."""
+    """Whether one load takes ``vector_width_w`` elements of the filters: of channels (krsc), else of all taps."""
     taps = 1 if w.layout == "nhwc" else w.r * w.s
     fits = loads(c["vector_width_w"], w, tile.channels(w)[0] * taps, c["block_c"] * taps)
     return fits and (c["vector_width_w"] == 1 or c["stage_w"] == "shared")
