@@ -11,12 +11,15 @@ import pytest
 import gpu_tune as gt
 from gpu_tune import dispatch
 from gpu_tune.cuda import driver, nvrtc
+from gpu_tune.cuda.device import by_name
 from gpu_tune.errors import InvalidInput
 from gpu_tune.kernel.prepared import CallPath
+from gpu_tune.kernel.untuned import preferred
 from gpu_tune.measure import vendor
 from gpu_tune.plan import BufferArg, KernelStep, LaunchPlan, ScalarArg
 from gpu_tune.reference import example_inputs, reference
 from gpu_tune.store.store import Store
+from gpu_tune.templates.registry import bind
 from gpu_tune.workload import Conv2d
 from tests.helpers.on_gpu import OnGpu
 from tests.helpers.winners import winner
@@ -151,3 +154,17 @@ STRIDED: dict[str, Any] = dict(stride=2, padding=1)
 def test_a_bad_call_is_one_clear_error(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         call()
+
+
+def test_the_default_of_a_depthwise_layer_is_that_of_the_family_made_for_it() -> None:
+    dense = {"fprop": "conv2d_igemm_wgmma", "dgrad": "conv2d_dgrad_mma", "wgrad": "conv2d_wgrad_mma"}
+    depthwise = {
+        "fprop": "conv2d_depthwise",
+        "dgrad": "conv2d_dgrad_depthwise",
+        "wgrad": "conv2d_wgrad_depthwise",
+    }
+    for groups, families in ((1, dense), (32, depthwise)):
+        for direction, family in families.items():
+            layer: dict[str, Any] = dict(padding=1, groups=groups, dtype="float32", math=("tf32",), direction=direction)
+            w = Conv2d(2, 32, 14, 14, 32, 3, 3, **layer)
+            assert preferred(bind(w, by_name("nvidia-h200")))[0].name == family

@@ -97,11 +97,11 @@ def summing(devices: list[str], target: Path | None) -> int:
     return 0
 
 
-def spilling(devices: list[str], seeds: bool, target: Path | None) -> int:
+def spilling(devices: list[str], seeds: bool, drawn: int, target: Path | None) -> int:
     """Print (and write to ``target``) registers and spills; exit code: 1 where a config spills."""
     found: list[spills.Row] = []
     try:
-        for line in spills.lines(devices, spills.WORKLOADS, seeds, found):
+        for line in spills.lines(devices, spills.WORKLOADS, seeds, drawn, found):
             print(line, flush=True)
     except GpuTuneError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -149,6 +149,7 @@ def main() -> int:
     )
     parser.add_argument("--spills", action="store_true", help="what ptxas says of defaults and seeds instead")
     parser.add_argument("--defaults", action="store_true", help="with --spills: of defaults alone")
+    parser.add_argument("--random", metavar="N", type=int, default=0, help="with --spills: of N random configs a layer")
     parser.add_argument(
         "--sweep", metavar="N", type=int, help="check N random variants a direction by emulator instead"
     )
@@ -164,7 +165,7 @@ def main() -> int:
         directions = [options.direction] if options.direction else list(sweeps.DIRECTIONS)
         return sweeping(directions, options.sweep, options.seed, options.workers, options.json)
     if options.spills:
-        return spilling(options.device or list(spills.DEVICES), not options.defaults, options.json)
+        return spilling(options.device or list(spills.DEVICES), not options.defaults, options.random, options.json)
     if options.predict:
         return predictions(options.predict, options.suite or [], options.json)
     try:

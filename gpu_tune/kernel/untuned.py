@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..cuda import nvrtc
@@ -11,6 +11,7 @@ from ..errors import CompilerMissing, NotTuned
 from ..store.winner import Compiler, Winner
 from ..store.winner_set import SizeRange, WinnerSet
 from ..templates.base import Template
+from ..templates.bound import BoundTemplate
 from ..templates.registry import bind
 from ..workload import Workload, tune_command
 from .emit import emit
@@ -18,17 +19,21 @@ from .kernel import TunedKernel
 from .kernel_set import KernelSet
 
 
+def preferred(found: Sequence[BoundTemplate]) -> list[BoundTemplate]:
+    """The most specialised first: families for one kind of workload alone, then by the compute capability demanded."""
+    return sorted(found, key=lambda b: (not b.template.special, -b.template.only_cc, -b.template.min_cc, b.name))
+
+
 def untuned(
     workload: Workload, device: Device, source: str, templates: Mapping[str, Template] | None
 ) -> TunedKernel | KernelSet:
-    """The default of the most specialised template that has one (the highest compute capability demanded)."""
+    """The default of the most specialised template that has one; see :func:`preferred`."""
     if not nvrtc.available():
         raise CompilerMissing(
             f"{workload.key} is not tuned for {device.chip}, and there is no NVRTC to compile its default; "
             f"run: {tune_command(workload)} on a machine that has one"
         )
-    found = bind(workload, device, templates)
-    for bound in sorted(found, key=lambda b: (-b.template.only_cc, -b.template.min_cc, b.name)):
+    for bound in preferred(bind(workload, device, templates)):
         config = bound.space().default()
         if config is None:
             continue

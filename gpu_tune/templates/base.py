@@ -44,7 +44,8 @@ class Template:
     sizes; everything else is asked about the one size for which a config is chosen, with rows that begin anywhere where
     their length is open. ``directions``: what of a convolution the family computes. ``partial_sums``: what the kernels
     of a config leave of the sums that ``dbias`` adds up; None where they leave nothing, and the result is read again.
-    ``whole_masks``: whether they write masks by whole bytes; elsewhere bits are added to zeros.
+    ``whole_masks``: whether they write masks by whole bytes; elsewhere bits are added to zeros. ``special``: whether
+    the family is made for one kind of workload alone, of which it then gives the untuned default.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Template:
     directions: tuple[str, ...] = ("fprop",)
     partial_sums: Callable[[Config, Workload, Device], PartialSums | None] = lambda config, workload, device: None
     whole_masks: Callable[[Config, Workload, Device], bool] = lambda config, workload, device: False
+    special: bool = False
     folder: Path = field(default=FOLDER)
 
     @property

@@ -27,4 +27,5 @@ TEMPLATE: Template = Template(
     seeds=lambda w, d: seeds.seeds(w, d, TEMPLATE),
     min_cc=75,
     open_sizes=("n",),
+    special=True,
 )

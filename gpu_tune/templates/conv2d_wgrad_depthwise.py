@@ -28,4 +28,5 @@ TEMPLATE: Template = Template(
     seeds=lambda w, d: seeds.filter_seeds(w, d, TEMPLATE),
     min_cc=75,
     directions=("wgrad",),
+    special=True,
 )
