@@ -62,10 +62,13 @@ class GaussianProcess:
         best: float,
         trend: Array | None = None,
         pending: NDArray[np.floating] | None = None,
+        more: int = 0,
+        least: float = 0.0,
     ) -> list[int]:
         """Indices of ``n`` rows of ``x`` to try together: the largest expected improvement on ``best``, one after the
-        other. ``trend`` (m,) is added to the mean: what was taken off ``y`` before fitting. ``pending`` (p, d): rows
-        that are being tried already, which will tell of their neighbourhoods."""
+        other, and of up to ``more`` rows as long as ``least`` is expected of each. ``trend`` (m,) is added to the mean:
+        what was taken off ``y`` before fitting. ``pending`` (p, d): rows that are being tried already, which will tell
+        of their neighbourhoods."""
         m = len(x)
         mean, cov = self.posterior(x if pending is None or not len(pending) else np.concatenate([x, pending]))
         mean = mean[:m] if trend is None else mean[:m] + trend
@@ -73,11 +76,13 @@ class GaussianProcess:
             cov = self._known(cov, i)
         cov = cov[:m, :m]
         picked: list[int] = []
-        for _ in range(min(n, m)):
+        for _ in range(min(n + more, m)):
             sd = np.sqrt(np.maximum(np.diag(cov), 1e-12 * self.variance))
             gain = expected_improvement(mean - best, sd)
             gain[picked] = -1.0
             i = int(np.argmax(gain))
+            if len(picked) >= n and gain[i] < least:
+                break
             picked.append(i)
             cov = self._known(cov, i)
         return picked
@@ -149,11 +154,13 @@ class TrendProcess:
         trend: Array | None = None,
         pending: NDArray[np.floating] | None = None,
         pending_trend: Array | None = None,
+        more: int = 0,
+        least: float = 0.0,
     ) -> list[int]:
         """As ``GaussianProcess.pick``, given the trend of the rows and of those that are being tried."""
         flying = None if pending is None else _beside(pending, pending_trend)
         sloped = np.zeros(len(x)) if trend is None else self._slope * trend
-        return self._process.pick(_beside(x, trend), n, best, sloped, flying)
+        return self._process.pick(_beside(x, trend), n, best, sloped, flying, more, least)
 
 
 def _beside(x: NDArray[np.floating], trend: Array | None) -> NDArray[np.floating]:

@@ -30,6 +30,8 @@ share of runs in which the best at that moment is more than 1 % slower than the 
 cautious for ordinary spaces: 40 cold runs on each of 13 development spaces lost 2.9, 2.9, 1.9 and 0.4 %. Where one far
 better config is hidden they are nearer: on 20 such spaces 20, 19, 12 and 4 % of runs lost. bench.search prints the
 measured share for any spaces."""
+TWO_KNOBS = 0.25
+"""What a config two knobs away counts of one beside."""
 SPILL_BYTES = 64
 """Spilling more than this per thread is a kind of its own."""
 KIND_TRIALS, KIND_FACTOR = 4, 1.25
@@ -168,19 +170,27 @@ def diversify(knobs: tuple[Knob, ...], rows: Rows, times: NDArray[np.float64], l
     return [excluded for *_, excluded in sorted(found, key=lambda f: f[:2])]
 
 
-def marginals(
-    knobs: tuple[Knob, ...], rows: Rows, times: NDArray[np.float64], best: int, asked: Rows
-) -> NDArray[np.float64]:
-    """How typical each row of ``asked`` is, (n,), of the ``best`` fastest trials (``rows``, ``times``; nan for
-    failures): the log likelihood of its values where each knob is drawn by itself with the frequencies that its values
-    have among those trials, half a trial added to each."""
-    timed = np.flatnonzero(np.isfinite(times))
-    chosen = rows[timed[np.argsort(times[timed], kind="stable")[:best]]]
-    score = np.zeros(len(asked))
-    for column, knob in enumerate(knobs):
-        counts = np.bincount(chosen[:, column], minlength=len(knob.values)) + 0.5
-        score += np.log(counts / counts.sum())[asked[:, column]]
-    return score
+def density(rows: Rows, promising: Rows) -> NDArray[np.float64]:
+    """How many of ``promising`` (m, knobs) lie near each of ``rows``, (n,): each that differs in at most one knob is
+    one, each that differs in two is ``TWO_KNOBS``. A kernel density over unordered values (Aitchison and Aitken, 1976)
+    that is cut off."""
+    found = [(rows[:, c, None], promising[:, c, None], np.unique(promising[:, c])) for c in range(rows.shape[1])]
+    own = np.concatenate([a == values for a, _, values in found], axis=1).astype(np.float32)
+    theirs = np.concatenate([b == values for _, b, values in found], axis=1).astype(np.float32)
+    apart = rows.shape[1] - own @ theirs.T  # small whole numbers: exact
+    return np.asarray((apart <= 1).sum(axis=1) + TWO_KNOBS * (apart == 2).sum(axis=1))
+
+
+def densest(rows: Rows, tried: Rows, expected: Sequence[NDArray[np.float64]], promising: int) -> NDArray[np.intp]:
+    """Order of ``rows``, those with most of the promising configs near them first; none where nothing is expected.
+    Promising are the ``promising`` of ``rows`` and ``tried`` with the best mean rank by models: each model's
+    ``expected`` has a score of every row, then of every one tried, more being better."""
+    if not expected:
+        return np.zeros(0, dtype=np.intp)
+    every = np.concatenate([rows, tried])
+    place = sum((np.argsort(np.argsort(-score, kind="stable")) for score in expected), np.zeros(len(every)))
+    best = every[np.argsort(place, kind="stable")[:promising]]
+    return np.lexsort((place[: len(rows)], -density(rows, best)))
 
 
 @dataclass(frozen=True)

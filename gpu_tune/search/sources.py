@@ -7,8 +7,8 @@ starts        defaults, seeds, the winners of history and what the performance m
 history       what a model of the trials of other devices and sizes expects most of; its share fades
 smooth        what a Gaussian process of the own trials (history being its trend) finds most promising
 trees         the best of a LightGBM ranker of the own trials
-marginals     the configs made of the values that are commonest among the best trials, each knob by itself (the model of
-              UMDA, Muehlenbein and Paass 1996); only while the search is stalled, and judged by nobody
+density       what has most configs near it that smooth and trees together expect much of, whatever they expect of it;
+              only while the search is stalled, and judged by nobody
 children      genetic children of the best trials; no model may veto them, and they are judged by nobody
 random        what is left: any config
 ============  ======================================================================================================
@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 
 from ..space.grid import Rows
 
-HISTORY, SMOOTH, TREES, MARGINALS, CHILDREN = "history", "smooth", "trees", "marginals", "children"
-UNJUDGED = (MARGINALS, CHILDREN)
+HISTORY, SMOOTH, TREES, DENSITY, CHILDREN = "history", "smooth", "trees", "density", "children"
+UNJUDGED = (DENSITY, CHILDREN)
 """Sources that expect nothing of a trial, so that none of theirs can be wrong."""
 LEAST, WINDOW = 16, 32
 """Trials that a source is judged by, at least and at most."""

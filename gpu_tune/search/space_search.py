@@ -2,9 +2,8 @@
 
 ``sources`` says who fills the slots of a batch. While the search is stalled, a part of each batch is filled likewise
 from where a value of the best trials is excluded (``observations.diversify``), and in the rest the shares are others:
-what one model expects most of was tried by then, while a config that is better than all near it is met by trying one
-after the other what several models, which err in different places, make of good values. Children and random configs
-met next to none of those.
+what the models expect most of was tried by then, and a config that is better than all near it is met by trying what
+lies densest among configs that both expect much of (``observations.densest``), once neither promises a gain elsewhere.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.gaussian_process import TrendProcess
-from ..model.ranker import RANKED, Ranker
+from ..model.ranker import OWN, RANKED, Ranker
 from ..model.transfer import HistoryGroup, TransferModel
 from ..space.grid import Rows
 from ..space.space import Space
-from .observations import ExcludedValue, Observations, diversify, gain_that_matters, marginals, since_gain
-from .sources import CHILDREN, HISTORY, MARGINALS, SMOOTH, TREES, UNJUDGED, Sources, deal, without
+from .observations import GAIN, ExcludedValue, Observations, densest, diversify, gain_that_matters, since_gain
+from .sources import CHILDREN, DENSITY, HISTORY, SMOOTH, TREES, UNJUDGED, Sources, deal, without
 
 GOLDEN, PLASTIC = 0.6180339887498949, 0.7548776662466927
 """Steps of two low-discrepancy sequences. Irrational steps keep the proportions over small batches; two that are no
@@ -41,10 +40,13 @@ class Settings:
     gaussian_process: float = 0.5
     trees: float = 0.2
     children: float = 0.2
-    stalled: tuple[float, float, float, float] = (0.2, 0.4, 0.3, 0.05)
-    """The shares of Gaussian process, trees, marginals and children while the search is stalled."""
-    typical: int = 32
-    """Best trials whose values the marginals are counted from."""
+    stalled: tuple[float, float, float, float] = (0.15, 0.05, 0.75, 0.0)
+    """The shares of Gaussian process, trees, density and children while the search is stalled."""
+    expected_gain: float = GAIN / 2
+    """The Gaussian process has density's slots as well for configs of which it expects this, as a share of the best:
+    where it knows little of much of a space it expects it of many, where one config stands alone of none."""
+    promising: int = 100
+    """Configs, of those tried and those that may be, that the models expect most of together: density is theirs."""
     elite: int = 24
     steps: float = 0.25
     """Share of the children that are one step from a parent instead of a cross of two."""
@@ -68,9 +70,9 @@ class Settings:
     """Trials without a gain that matters after which the search is stalled: then the share ``diversify`` of each batch
     comes from where a value is excluded, ``diversify_turn`` trials for each of the first ``diversify_values`` values in
     turn."""
-    diversify: float = 0.12
+    diversify: float = 0.2
     diversify_turn: int = 16
-    diversify_values: int = 4
+    diversify_values: int = 2
     diversify_trials: int = 80
     diversify_pool: int = 4096
     """Trials of such a part that its Gaussian process learns from, and rows of a listed space that it chooses from: a
@@ -154,6 +156,9 @@ class SpaceSearch(Observations):
         values = diversify(self.space.knobs, rows[:before], times[:before], s.leaders)[: s.diversify_values]
         return values[turn % len(values)] if values else None
 
+    def _stalled(self) -> bool:
+        return self._since_gain() >= self.settings.stall
+
     def _since_gain(self) -> int:
         """Trials since the last gain that matters."""
         times = self.measured()[1]
@@ -192,12 +197,12 @@ class SpaceSearch(Observations):
     def _shares(self, part: Part) -> dict[str, float]:
         """Each source's share of the next slots."""
         s = self.settings
-        smooth, trees, typical, children = s.gaussian_process, s.trees, 0.0, s.children
+        smooth, trees, dense, children = s.gaussian_process, s.trees, 0.0, s.children
         if part.excluded is not None:  # the Gaussian process needs fewer trials than the others
-            return {SMOOTH: smooth + trees, TREES: 0.0, MARGINALS: 0.0, CHILDREN: children}
-        if self._since_gain() >= s.stall:
-            smooth, trees, typical, children = s.stalled
-        shares = {SMOOTH: smooth, TREES: trees, MARGINALS: typical, CHILDREN: children}
+            return {SMOOTH: smooth + trees, TREES: 0.0, DENSITY: 0.0, CHILDREN: children}
+        if self._stalled():
+            smooth, trees, dense, children = s.stalled
+        shares = {SMOOTH: smooth, TREES: trees, DENSITY: dense, CHILDREN: children}
         if self.prior is not None:
             history = s.prior_weight * max(0.0, 1.0 - len(part.times) / s.prior_decay)
             shares |= {TREES: trees * (1 - history), HISTORY: trees * history}
@@ -240,23 +245,31 @@ class SpaceSearch(Observations):
         return Pool(rows, self.space.coordinates(rows), x, None if self.prior is None else self.prior.predict(x))
 
     def _by_model(self, slots: Mapping[str, int], rng: np.random.Generator, part: Part) -> list[Rows]:
-        """The best of a pool: first what history alone would pick, then the Gaussian process's, the trees' and the
-        marginals'."""
+        """The best of a pool: first what history alone would pick, then the Gaussian process's and the trees', and what
+        lies densest among the best of both."""
         pool = self._pool(rng, part)
         if not len(pool.rows):
             return []
         chosen: list[Rows] = []
         if HISTORY in slots:
             chosen.extend(self._by_history(pool, slots[HISTORY], rng))
-        if slots[SMOOTH] or pool.features is None or not self._trusted(SMOOTH):
-            picks, short = self._smooth(pool, slots[SMOOTH], rng, part)
-            chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], slots[SMOOTH])))
-        if pool.features is not None:
+        expected, dense = dict[str, NDArray[np.float64]](), slots[DENSITY]
+        if slots[SMOOTH] or dense or pool.features is None or not self._trusted(SMOOTH):
+            more = dense if self._trusted(SMOOTH) else 0
+            picks, short, expected[SMOOTH] = self._smooth(pool, slots[SMOOTH], more, rng, part)
+            chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], len(picks))))
+            dense -= max(0, len(picks) - slots[SMOOTH])
+        if pool.features is not None or slots[DENSITY]:
             short = np.arange(len(pool.rows))  # a shortlist of the Gaussian process's would share its errors
-        chosen += self._by_trees(pool, short, slots[TREES], rng, part)
-        if slots[MARGINALS]:
-            score = marginals(self.space.knobs, part.rows, part.times, self.settings.typical, pool.rows)
-            chosen.extend(self._proposed(MARGINALS, self._best(pool.rows, score, slots[MARGINALS])))
+        if slots[TREES] or slots[DENSITY] or (part.excluded is None and not self._trusted(TREES)):
+            scores = self._by_trees(pool, short, rng, part)
+            if scores is not None:
+                expected[TREES] = scores
+                chosen.extend(self._proposed(TREES, self._best(pool.rows[short], scores[: len(short)], slots[TREES])))
+        if dense:
+            trusted = [score for source, score in expected.items() if self._trusted(source)]
+            order = densest(pool.rows, part.rows, trusted, self.settings.promising)
+            chosen.extend(self._proposed(DENSITY, self.take_some(pool.rows[order], dense)))
         return chosen
 
     def _by_history(self, pool: Pool, n: int, rng: np.random.Generator) -> Rows:
@@ -267,9 +280,10 @@ class SpaceSearch(Observations):
         return self._proposed(HISTORY, self._best(pool.rows, score, n))
 
     def _smooth(
-        self, pool: Pool, n: int, rng: np.random.Generator, part: Part
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The Gaussian process's ``n`` picks of the pool, and its shortlist."""
+        self, pool: Pool, n: int, more: int, rng: np.random.Generator, part: Part
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+        """The Gaussian process's ``n`` picks of the pool, and up to ``more`` while it expects a gain of each; its
+        shortlist; and what it expects of the pool's rows, then of the part's trials."""
         s, trend = self.settings, self._trusted(HISTORY)
         y = relative_speed(part.times)
         some = self._subset(y, s.gaussian_process_trials if part.excluded is None else s.diversify_trials, rng)
@@ -286,8 +300,9 @@ class SpaceSearch(Observations):
         short = np.argsort(-mean, kind="stable")[: s.gaussian_process_pool]
         short = np.union1d(short, rng.permutation(len(mean))[: s.gaussian_process_pool // 2])
         shortened = None if expected is None else expected[short]
-        picks = model.pick(pool.coordinates[short], n, float(y.max()), shortened, *told(self.pending()))
-        return short[picks], short
+        near, best = pool.coordinates[short], float(y.max())
+        picks = model.pick(near, n, best, shortened, *told(self.pending()), more=more, least=s.expected_gain)
+        return short[picks], short, np.concatenate([mean, model.predict(*told(part.rows))])
 
     def _expected(self, rows: Rows) -> NDArray[np.float64]:
         """What history expects of rows."""
@@ -304,19 +319,18 @@ class SpaceSearch(Observations):
         return self.sources.trusted(source, *self.measured())
 
     def _by_trees(
-        self, pool: Pool, short: NDArray[np.intp], n: int, rng: np.random.Generator, part: Part
-    ) -> list[Rows]:
-        if n < 1 and (part.excluded is not None or self._trusted(TREES)):
-            return []
+        self, pool: Pool, short: NDArray[np.intp], rng: np.random.Generator, part: Part
+    ) -> NDArray[np.float64] | None:
+        """The trees' scores of the shortlist, then of the part's trials; None where nothing can be learnt of these."""
         own, names = self.space.describe(part.rows)
-        model = Ranker.fit(own, part.times, seed=int(rng.integers(1 << 30)), names=names, shape=RANKED)
+        shape = OWN if self._stalled() else RANKED
+        model = Ranker.fit(own, part.times, seed=int(rng.integers(1 << 30)), names=names, shape=shape)
         if model is None:
-            return []
+            return None
         if part.excluded is None:
             self._models[TREES] = lambda rows: model.score(self.space.describe(rows)[0])
         x = self.space.describe(pool.rows[short])[0] if pool.features is None else pool.features[short]
-        best = self._best(pool.rows[short], model.score(x) + 1e-9 * rng.random(len(short)), n)
-        return list(self._proposed(TREES, best))
+        return np.concatenate([model.score(x) + 1e-9 * rng.random(len(short)), model.score(own)])
 
     def _best(self, rows: Rows, score: NDArray[np.float64] | None, n: int) -> Rows:
         return rows[:0] if score is None else self.take_some(rows[np.argsort(-score, kind="stable")], n)

@@ -11,10 +11,11 @@ from gpu_tune.errors import InvalidInput
 from gpu_tune.search.observations import (
     GAIN,
     LEAST,
+    TWO_KNOBS,
     ExcludedValue,
+    density,
     diversify,
     gain_that_matters,
-    marginals,
     patience,
     since_gain,
     stopped,
@@ -106,16 +107,13 @@ def test_values_are_excluded_that_the_best_agree_on_most() -> None:
     assert diversify(knobs, rows[:1], times[:1], 3) == [] == diversify(knobs, rows[4:], times[4:], 3)
 
 
-def test_marginals_say_how_typical_of_the_best_trials_a_config_is() -> None:
-    knobs = (Knob("a", (1, 2, 4), ""), Knob("b", (0, 1), ""))
-    rows = np.array([[0, 1], [0, 0], [1, 1], [2, 0]], dtype=np.uint16)
-    times = np.array([1.0, 1.1, 1.2, math.nan])
-    asked = np.array([[0, 1], [0, 0], [2, 1], [1, 1]], dtype=np.uint16)
-    score = marginals(knobs, rows, times, 3, asked)
-    a, b = np.array([2.5, 1.5, 0.5]) / 4.5, np.array([1.5, 2.5]) / 4  # the failure counts nowhere
-    assert score == pytest.approx([math.log(a[i] * b[j]) for i, j in asked])
-    fewer = marginals(knobs, rows, times, 1, asked)
-    assert int(np.argmax(fewer)) == 0 and fewer[2] == fewer[3]  # of one trial, values that it lacks are alike
+def test_density_counts_the_promising_configs_near_each() -> None:
+    promising = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1], [5, 7, 9]], dtype=np.uint16)
+    asked = np.array([[0, 0, 2], [0, 0, 0], [3, 3, 3], [5, 7, 60_000]], dtype=np.uint16)
+    # beside two and two knobs from the third; itself, one beside, one two knobs away; near none; beside the last
+    assert density(asked, promising).tolist() == [2 + TWO_KNOBS, 2 + TWO_KNOBS, 0.0, 1.0]
+    assert density(asked, promising[:0]).tolist() == [0.0] * 4
+    assert density(asked[:0], promising).tolist() == []
 
 
 def test_a_stalled_search_excludes_values_in_turn_for_a_share_of_its_slots_until_a_gain() -> None:
