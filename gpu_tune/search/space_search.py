@@ -253,23 +253,23 @@ class SpaceSearch(Observations):
         chosen: list[Rows] = []
         if HISTORY in slots:
             chosen.extend(self._by_history(pool, slots[HISTORY], rng))
-        expected, dense = dict[str, NDArray[np.float64]](), slots[DENSITY]
+        dense = slots[DENSITY]
         if slots[SMOOTH] or dense or pool.features is None or not self._trusted(SMOOTH):
             more = dense if self._trusted(SMOOTH) else 0
-            picks, short, expected[SMOOTH] = self._smooth(pool, slots[SMOOTH], more, rng, part)
+            picks, short, mean = self._smooth(pool, slots[SMOOTH], more, rng, part)
             chosen.extend(self._proposed(SMOOTH, self.take_some(pool.rows[picks], len(picks))))
             dense -= max(0, len(picks) - slots[SMOOTH])
-        if pool.features is not None or slots[DENSITY]:
+        if pool.features is not None:
             short = np.arange(len(pool.rows))  # a shortlist of the Gaussian process's would share its errors
         if slots[TREES] or slots[DENSITY] or (part.excluded is None and not self._trusted(TREES)):
             scores = self._by_trees(pool, short, rng, part)
             if scores is not None:
-                expected[TREES] = scores
                 chosen.extend(self._proposed(TREES, self._best(pool.rows[short], scores[: len(short)], slots[TREES])))
         if dense:
-            trusted = [score for source, score in expected.items() if self._trusted(source)]
-            order = densest(pool.rows, part.rows, trusted, self.settings.promising)
-            chosen.extend(self._proposed(DENSITY, self.take_some(pool.rows[order], dense)))
+            expected = {SMOOTH: np.concatenate([mean[short], self._models[SMOOTH](part.rows)]), TREES: scores}
+            trusted = [score for source, score in expected.items() if score is not None and self._trusted(source)]
+            order = densest(pool.rows[short], part.rows, trusted, self.settings.promising)
+            chosen.extend(self._proposed(DENSITY, self.take_some(pool.rows[short][order], dense)))
         return chosen
 
     def _by_history(self, pool: Pool, n: int, rng: np.random.Generator) -> Rows:
@@ -283,7 +283,7 @@ class SpaceSearch(Observations):
         self, pool: Pool, n: int, more: int, rng: np.random.Generator, part: Part
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
         """The Gaussian process's ``n`` picks of the pool, and up to ``more`` while it expects a gain of each; its
-        shortlist; and what it expects of the pool's rows, then of the part's trials."""
+        shortlist; and what it expects of each of the pool."""
         s, trend = self.settings, self._trusted(HISTORY)
         y = relative_speed(part.times)
         some = self._subset(y, s.gaussian_process_trials if part.excluded is None else s.diversify_trials, rng)
@@ -302,7 +302,7 @@ class SpaceSearch(Observations):
         shortened = None if expected is None else expected[short]
         near, best = pool.coordinates[short], float(y.max())
         picks = model.pick(near, n, best, shortened, *told(self.pending()), more=more, least=s.expected_gain)
-        return short[picks], short, np.concatenate([mean, model.predict(*told(part.rows))])
+        return short[picks], short, mean
 
     def _expected(self, rows: Rows) -> NDArray[np.float64]:
         """What history expects of rows."""

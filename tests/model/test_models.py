@@ -132,6 +132,18 @@ def test_a_batch_of_picks_is_spread() -> None:
     assert len(set(picks)) == 6 and sum(p < 50 for p in picks) <= 2  # copies of one point teach nothing more
 
 
+def test_more_is_picked_as_long_as_a_gain_is_expected() -> None:
+    x = np.random.default_rng(5).random((12, 2))
+    model, pool = GaussianProcess(x, x[:, 0]), np.random.default_rng(6).random((40, 2))
+    every = model.pick(pool, 12, 0.9)
+    assert model.pick(pool, 2, 0.9, more=10) == every
+    assert model.pick(pool, 2, 0.9, more=10, least=1.0) == every[:2]  # nothing is expected to gain 1
+    mean, cov = model.posterior(pool)
+    first = expected_improvement(mean - 0.9, np.sqrt(np.diag(cov))).max()
+    some = model.pick(pool, 0, 0.9, more=12, least=0.5 * first)
+    assert some == every[: len(some)] and 0 < len(some) < 12
+
+
 def test_a_pick_keeps_away_from_what_is_being_tried() -> None:
     x = np.array([0.0, 0.2, 0.8, 1.0])[:, None]
     model = GaussianProcess(x, np.sin(9 * x[:, 0]))

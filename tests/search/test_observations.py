@@ -13,6 +13,7 @@ from gpu_tune.search.observations import (
     LEAST,
     TWO_KNOBS,
     ExcludedValue,
+    densest,
     density,
     diversify,
     gain_that_matters,
@@ -114,6 +115,17 @@ def test_density_counts_the_promising_configs_near_each() -> None:
     assert density(asked, promising).tolist() == [2 + TWO_KNOBS, 2 + TWO_KNOBS, 0.0, 1.0]
     assert density(asked, promising[:0]).tolist() == [0.0] * 4
     assert density(asked[:0], promising).tolist() == []
+
+
+def test_the_densest_come_first_by_what_all_models_expect_most_of() -> None:
+    rows = np.array([[0, 0], [0, 1], [1, 1], [7, 7]], dtype=np.uint16)
+    tried = np.array([[0, 2], [7, 8]], dtype=np.uint16)
+    one, other = np.array([4.0, 5.0, 1.0, 2.0, 6.0, 3.0]), np.array([0.5, 0.55, 0.1, 0.2, 0.6, 0.0])
+    # promising are [0, 2], [0, 1] and [0, 0], all beside each other; [1, 1] is beside one of them, [7, 7] beside none
+    assert densest(rows, tried, [one, other], 3).tolist() == [1, 0, 2, 3]
+    # promising are [1, 1] and [7, 8]: one beside each of the first three, the better expected first
+    assert densest(rows, tried, [-one, -other], 2).tolist() == [2, 3, 1, 0]
+    assert densest(rows, tried, [], 3).tolist() == []
 
 
 def test_a_stalled_search_excludes_values_in_turn_for_a_share_of_its_slots_until_a_gain() -> None:
