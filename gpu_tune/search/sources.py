@@ -1,4 +1,4 @@
-"""Who fills the slots of a batch: the sources, their shares and the one rule that changes them.
+"""Who fills the slots of a batch: the sources, their shares and the two rules that change them.
 
 ============  ======================================================================================================
 source        what it proposes
@@ -13,11 +13,14 @@ children      genetic children of the best trials; no model may veto them, and t
 random        what is left: any config
 ============  ======================================================================================================
 
-The rule: history, smooth and trees say before each trial what they expect of it, whoever proposed it. A source is
+The first rule: history, smooth and trees say before each trial what they expect of it, whoever proposed it. A source is
 judged by the last ``WINDOW`` trials that it did not propose. Once there are ``LEAST``, and it orders them worse than
 chance, the others have its share, in proportion; it goes on saying what it expects, and has its share back when it
 orders them better again. Without history's share the smooth model forgets history too. Before anything can be judged
 history picks three or four of the first eight configs: where it is right, that is as good as all of them.
+
+While the search is stalled, smooth has the slots of density, too, for as long as it expects a gain of what it would try:
+where it knows little of a large part of the space it does, where one config stands alone above its like it does not.
 
 Shares are dealt out by a low-discrepancy sequence: they hold over many small batches as they do in one large batch, and
 never round to nothing.
