@@ -19,8 +19,8 @@ chance, the others have its share, in proportion; it goes on saying what it expe
 orders them better again. Without history's share the smooth model forgets history too. Before anything can be judged
 history picks three or four of the first eight configs: where it is right, that is as good as all of them.
 
-While the search is stalled, smooth has the slots of density, too, for as long as it expects a gain of what it would try:
-where it knows little of a large part of the space it does, where one config stands alone above its like it does not.
+The second: while the search is stalled, smooth has density's slots, too, for as long as it expects a gain of what it
+would try. Where it knows little of a large part of the space it does; where one config stands alone it does not.
 
 Shares are dealt out by a low-discrepancy sequence: they hold over many small batches as they do in one large batch, and
 never round to nothing.
