@@ -73,7 +73,7 @@ class Grid:
                 out = np.repeat(out, len(rows), axis=0)
                 out[:, list(part.columns)] = np.tile(rows, (len(out) // max(len(rows), 1), 1))
             self._all = out
-        return self._all
+        return self._all if len(self._all) <= limit else None  # whatever was listed before, under a larger limit
 
     def sample(self, n: int, rng: np.random.Generator) -> Rows:
         """At most ``n`` distinct valid rows, near uniform; fewer only when the grid has fewer (or hides them, see

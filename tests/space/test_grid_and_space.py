@@ -118,6 +118,15 @@ def test_the_same_seed_draws_the_same_configs() -> None:
     assert a == b and large().sample(50, np.random.default_rng(10)) != a
 
 
+def test_what_is_drawn_does_not_depend_on_what_was_listed_before() -> None:
+    knobs = [Knob(name, tuple(range(11)), "") for name in "abcd"]  # 11^4 = 14,641 configs: more than are listed unasked
+    fresh, listed = Space("fresh", knobs, []), Space("listed", knobs, [])
+    every = listed.grid.all(20_000)
+    assert every is not None and len(every) == 11**4 and listed.grid.all() is None and listed.grid.all(20_000) is every
+    drawn = [space.grid.sample(32, np.random.default_rng(3)) for space in (fresh, listed)]
+    assert np.array_equal(*drawn)
+
+
 def test_an_impossible_space_is_empty() -> None:
     space = Space("none", [Knob("a", (1, 2), "")], [Constraint("never", (), lambda c, w, d: False, "never")])
     assert space.count().valid == 0 and space.sample(4, np.random.default_rng(0)) == []
