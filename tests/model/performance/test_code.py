@@ -11,7 +11,8 @@ import pytest
 from gpu_tune.cuda import cubin, nvrtc, sass
 from gpu_tune.cuda.device import Device, by_name
 from gpu_tune.cuda.operations import operation
-from gpu_tune.model.performance import KernelLanes, native
+from gpu_tune.errors import CorruptData
+from gpu_tune.model.performance import KernelLanes, image, native
 from gpu_tune.model.performance.code import Code
 from gpu_tune.model.performance.code_in_cpp import CodeInCpp
 from gpu_tune.model.performance.constants import architecture
@@ -80,6 +81,33 @@ def test_cpp_and_python_read_the_same(name: str, workload: Workload, device: str
     for blocks in (1, 2, 3):
         one, other = (vars(code.pace(blocks)).values() for code in (python, cpp))
         assert all(np.array_equal(a, b) for a, b in zip(one, other)), blocks
+
+
+def test_damaged_cubins_are_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload, chip = HALF, by_name("nvidia-a100")
+    bound = next(b for b in bind(workload, chip) if b.name == "matmul_mma")
+    rendered = bound.render(bound.default())
+    whole, name = nvrtc.to_cubin(rendered.source, chip.arch).data, rendered.plan.kernels[0].kernel
+    rng, refused = np.random.default_rng(5), 0
+
+    def read(cubin: bytes, library: Any) -> tuple[Any, ...]:
+        monkeypatch.setattr(native, "library", lambda: library)
+        try:
+            found = image.kernel_code.__wrapped__(cubin, name)
+        except CorruptData as error:
+            return (str(error),)
+        return found.registers, found.static_shared_bytes, found.program.cc, found.program.code
+
+    library = native.library()
+    assert read(whole, library) == read(whole, None) and len(read(whole, library)) == 4
+    for _ in range(150):
+        body = bytearray(whole)
+        for _ in range(rng.integers(1, 5)):  # of the header, or of section tables, records and symbols at the end
+            body[rng.integers(*((0, 64) if rng.random() < 0.2 else (len(body) - 3000, len(body))))] = rng.integers(256)
+        damaged = bytes(body[: rng.integers(len(body))] if rng.random() < 0.1 else body)
+        assert read(damaged, library) == read(damaged, None)
+        refused += len(read(damaged, library)) == 1
+    assert 0 < refused < 150
 
 
 def test_lanes_of_other_code_are_refused() -> None:
