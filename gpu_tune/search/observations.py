@@ -177,8 +177,9 @@ def density(rows: Rows, promising: Rows) -> NDArray[np.float64]:
     found = [(rows[:, c, None], promising[:, c, None], np.unique(promising[:, c])) for c in range(rows.shape[1])]
     own = np.concatenate([a == values for a, _, values in found], axis=1).astype(np.float32)
     theirs = np.concatenate([b == values for _, b, values in found], axis=1).astype(np.float32)
-    apart = rows.shape[1] - own @ theirs.T  # small whole numbers: exact
-    return np.asarray((apart <= 1).sum(axis=1) + TWO_KNOBS * (apart == 2).sum(axis=1))
+    alike, knobs = own @ theirs.T, rows.shape[1]  # small whole numbers: exact
+    near, nearer = (np.count_nonzero(alike >= knobs - most, axis=1) for most in (2, 1))
+    return np.asarray(nearer + TWO_KNOBS * (near - nearer))
 
 
 def densest(rows: Rows, tried: Rows, expected: Sequence[NDArray[np.float64]], promising: int) -> NDArray[np.intp]:
@@ -188,9 +189,12 @@ def densest(rows: Rows, tried: Rows, expected: Sequence[NDArray[np.float64]], pr
     if not expected:
         return np.zeros(0, dtype=np.intp)
     every = np.concatenate([rows, tried])
-    place = sum((np.argsort(np.argsort(-score, kind="stable")) for score in expected), np.zeros(len(every)))
+    place = np.zeros(len(every))
+    for score in expected:
+        place[np.argsort(-score, kind="stable")] += np.arange(len(every))
     best = every[np.argsort(place, kind="stable")[:promising]]
-    return np.lexsort((place[: len(rows)], -density(rows, best)))
+    between = TWO_KNOBS / (len(expected) * len(every))  # places tell apart what is equally dense
+    return np.argsort(between * place[: len(rows)] - density(rows, best), kind="stable")
 
 
 @dataclass(frozen=True)
