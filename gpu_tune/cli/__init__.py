@@ -39,6 +39,13 @@ def _command(name: str) -> click.Command:
     return found
 
 
+def _by_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python before 3.12 makes a RuntimeError of what ends a class's definition."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 class Commands(click.Group):
     """Loads a command's module when it is named, so that ``--help`` and errors are quick."""
 
@@ -67,6 +74,9 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except Exception as error:
+            if _by_interrupt(error):
+                click.echo("interrupted", err=True)
+                raise SystemExit(130) from None
             if ctx.params.get("verbose"):
                 raise
             frame = traceback.extract_tb(error.__traceback__)[-1]

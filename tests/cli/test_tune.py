@@ -158,6 +158,23 @@ def test_ctrl_c_before_anything_was_timed_is_exit_code_130(home):
     assert process.err.splitlines()[-1] == "interrupted"
 
 
+INTERRUPTED_DEFINITION = """
+import sys
+from gpu_tune.cli import main, tune
+def interrupted(**options):
+    raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+tune.command.commands["matmul"].callback = interrupted
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_while_a_library_defines_a_class_is_exit_code_130(home):
+    with started(python(INTERRUPTED_DEFINITION, "tune", *ARGS)) as process:
+        assert process.end() == 130, process.err
+    assert process.err.splitlines() == ["interrupted"]
+
+
+
 def test_ranges_and_pairs_mean_what_they_say():
     found = options.expand("matmul", {"m": "1,16:48:16", "n": "8", "k": "4:6", "dtype": "fp16,bf16"})
     assert [w.m for w in found[::6]] == [1, 16, 32, 48] and len(found) == 24 and found[3].dtype == "bfloat16"
