@@ -174,7 +174,6 @@ def test_ctrl_c_while_a_library_defines_a_class_is_exit_code_130(home):
     assert process.err.splitlines() == ["interrupted"]
 
 
-
 def test_ranges_and_pairs_mean_what_they_say():
     found = options.expand("matmul", {"m": "1,16:48:16", "n": "8", "k": "4:6", "dtype": "fp16,bf16"})
     assert [w.m for w in found[::6]] == [1, 16, 32, 48] and len(found) == 24 and found[3].dtype == "bfloat16"
