@@ -174,6 +174,8 @@ def _one_by_one_gradients(
 ) -> list[Tensor | None]:
     """The gradients with gradients of their own: what is saved inside knows nothing of what it was computed from."""
     with torch.enable_grad():
+        x, *given = (t if t is None else t.view_as(t) for t in (x, *weights, *biases))
+        weights, biases = given[: len(weights)], given[len(weights) :]
         y = one_by_one(x, weights, biases, *rest)
         wanted = [t for t, needed in zip((x, *weights, *biases), asked) if needed and t is not None]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
