@@ -119,7 +119,8 @@ class Measurement:
         require(not (untimed and self.samples), subject, self.candidate.key, rule, "leave them out")
         for second in (*self.samples, *self.warm_samples):
             positive = isinstance(second, int | float) and 0 < second < math.inf
-            require(positive, "measured seconds", second, "are not positive and finite", "tell a failure by its status")
+            remedy = "tell of a failure by Measurement.failed(candidate, reason)"
+            require(positive, "measured seconds", second, "are not positive and finite", remedy)
 
     @classmethod
     def of(cls, candidate: Candidate, seconds: float | Iterable[float], **more: Any) -> Measurement:

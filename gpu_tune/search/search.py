@@ -83,8 +83,8 @@ class Search:
         for space in spaces:
             require(isinstance(space, Space), "spaces", space, "is no space", "give gpu_tune.GridSpace(...) or others")
         names = [s.name for s in spaces]
-        distinct = 0 < len(names) == len(set(names))
-        require(distinct, "search spaces", names, "are none, or two share a name", "give one or more, named apart")
+        require(bool(names), "search spaces", names, "are none", "give one or more")
+        require(len(names) == len(set(names)), "search spaces", names, "share a name", "name them apart")
         require(type(seed) is int and seed >= 0, "search seed", seed, "is not a non-negative integer", "give 0 or more")
         whole = type(batch) is int and batch > 0
         require(whole, "search batch", batch, "is not a positive integer", f"leave it out for {BATCH}")

@@ -12,7 +12,7 @@ import numpy as np
 from ...cuda import cubin as cubins
 from ...cuda.device import DEFAULT, KNOWN, Device, by_name
 from ...emulator import unavailable_reason
-from ...errors import EmulationError, InvalidInput, require
+from ...errors import CorruptData, EmulationError, InvalidInput, require
 from ...plan import Arg, BufferArg, KernelStep, LaunchPlan, ScalarArg
 from ...plan.size import whole
 from .lanes import KernelLanes, l1_bytes, lanes_of
@@ -86,6 +86,11 @@ def predict(
     whole_bytes = isinstance(whole(shared_bytes), int)
     require(whole_bytes, "shared_bytes", shared_bytes, "is no whole number of bytes", "give an integer")
     taken = found.kernels[name]
+    if taken.static_shared_bytes > chip.shared_bytes_per_block:  # which no compiler makes
+        raise CorruptData(
+            f"cubin: {name} declares {taken.static_shared_bytes:,} bytes of static shared memory, {chip.name} "
+            f"has {chip.shared_bytes_per_block:,} for a block; compile it again"
+        )
     held = int(shared_bytes) + taken.static_shared_bytes
     if not chip.resident_blocks(math.prod(launch[1]), taken.registers, held):
         rule = f"threads of {taken.registers} registers and {held} bytes of shared memory are more than an SM has"
@@ -104,7 +109,8 @@ def predict(
 
 def _named(kernel: str | None, names: Sequence[str]) -> str:
     """The kernel that is meant: the only one, one by its name in the cubin, or one whose mangled name has that name."""
-    has = f"the cubin has {', '.join(names) or 'no kernel'}"
+    require(bool(names), "cubin", ..., "has no kernel", "compile one that has a __global__ function")
+    has = f"the cubin has {', '.join(names)}"
     if kernel is None:
         require(len(names) == 1, "kernel", ..., f"is not named, and {has}", "name one: kernel=...")
         return names[0]
@@ -114,7 +120,7 @@ def _named(kernel: str | None, names: Sequence[str]) -> str:
     plain = kernel.split("<")[0].split("(")[0].split("::")[-1].strip()
     fitting = [n for n in names if plain and n.startswith("_Z") and f"{len(plain)}{plain}" in n]
     rule = "fits several kernels of the cubin" if len(fitting) > 1 else "is no kernel of the cubin"
-    require(len(fitting) == 1, "kernel", kernel, rule, f"name one of {', '.join(fitting or names) or 'none'}")
+    require(len(fitting) == 1, "kernel", kernel, rule, f"name one of {', '.join(fitting or names)}")
     return fitting[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpu_tune as gt
+from gpu_tune.cuda import cubin as cubins
 from gpu_tune.cuda import nvrtc
 from gpu_tune.errors import CorruptData, InvalidInput
 from gpu_tune.model.performance import foreign
@@ -62,6 +64,23 @@ def test_more_work_takes_longer(cubin: bytes, tmp_path: Path) -> None:
 def test_what_is_no_launch_is_refused(cubin: bytes, options: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         gt.predict(cubin, **{"grid": 1, "block": 32, "device": "nvidia-a100", **options})
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "said"),
+    [
+        ({"static_shared_bytes": 10**9}, CorruptData, "cubin: .* declares 1,000,000,000 bytes of static shared memory"),
+        (None, InvalidInput, "cubin: has no kernel; compile one"),
+    ],
+)
+def test_what_no_compiler_makes_is_not_the_callers_launch(
+    cubin: bytes, facts: dict[str, int] | None, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = cubins.read(cubin)
+    kernels = {name: replace(kernel, **facts) for name, kernel in read.kernels.items()} if facts else {}
+    monkeypatch.setattr(cubins, "read", lambda data: replace(read, kernels=kernels))
+    with pytest.raises(error, match=said):
+        gt.predict(cubin, 1, 32, device="nvidia-a100")
 
 
 @pytest.mark.parametrize("cubin", ["missing.cubin", ".", "a\0b", 3])
