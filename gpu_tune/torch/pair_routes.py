@@ -45,7 +45,7 @@ def _decided(call: Pair, names: tuple[str, ...], tensors: tuple[Tensor, ...]) ->
     def laid(found: Two) -> Two:
         y, second = found
         like, strides, _ = promised.second(shape, dtype)
-        second = second.reshape(like)
+        second = second if second.shape == like else second.reshape(like)
         right = second.stride() == strides or second.numel() < 2
         return routes.laid(y, promised, shape, dtype), second if right else _copied(second, strides)
 
