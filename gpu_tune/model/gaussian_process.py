@@ -173,6 +173,12 @@ def _slope(x: Array, y: Array) -> float:
     return max(0.0, float(dx @ (y - y.mean())) / (float(dx @ dx) + 4.0 * float(np.var(x)) + 1e-9))
 
 
+def relative_speed(times: Array) -> Array:
+    """What the Gaussian process learns: best / time, 0 for failures; it saturates on the long slow tail."""
+    ok = np.isfinite(times)
+    return np.divide(np.min(times[ok], initial=np.inf), times, out=np.zeros(len(times)), where=ok)
+
+
 def expected_improvement(gap: Array, sd: Array) -> Array:
     """E[max(0, N(gap, sd^2))]."""
     z = gap / sd

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
-from ..model.gaussian_process import TrendProcess
+from ..model.gaussian_process import TrendProcess, relative_speed
 from ..model.ranker import OWN, RANKED, Ranker
 from ..model.transfer import HistoryGroup, TransferModel
 from ..space.grid import Rows
@@ -34,12 +35,15 @@ class Settings:
     (bench.search).
     """
 
-    initial: int = 8
-    spread: int = 8
-    """Candidates drawn for each initial config; the one farthest from the others is taken."""
+    initial: int = 12
+    """Trials spread over a space before a model chooses; ``initial_of_several`` over each of several spaces, whose
+    defaults and seeds tell the hopeless ones."""
+    initial_of_several: int = 8
+    spread: int = 32
+    """Candidates drawn for each config of these; the one farthest from the others is taken."""
     gaussian_process: float = 0.5
-    trees: float = 0.2
-    children: float = 0.2
+    trees: float = 0.4
+    children: float = 0.05
     stalled: tuple[float, float, float, float] = (0.15, 0.05, 0.75, 0.0)
     """The shares of Gaussian process, trees, density and children while the search is stalled."""
     expected_gain: float = GAIN / 2
@@ -79,6 +83,10 @@ class Settings:
     part must not double what a batch costs."""
     leaders: int = 8
     """How many of the best trials say what they have in common."""
+
+    def over(self, spaces: int) -> Settings:
+        """Those of each of ``spaces`` spaces."""
+        return self if spaces == 1 else replace(self, initial=min(self.initial, self.initial_of_several))
 
 
 PIPELINED = Settings(early=4)
@@ -169,17 +177,13 @@ class SpaceSearch(Observations):
         rows, times = self.trials()
         own = slice(None) if excluded is None else excluded.allows(rows)
         part = Part(excluded, rows[own], times[own])
-        few = len(part.rows) < self.settings.initial or np.isfinite(part.times).sum() < 2
-        chosen: list[Rows] = []
-        if few and excluded is None:
-            if self.prior is not None:
-                pool = self._pool(rng, part)
-                chosen.extend(self._by_history(pool, math.ceil(self.settings.prior_starts * n), rng))
-            chosen += self._spread(n - len(chosen), rng, part)
-        elif n:
-            slots = deal(self._shares(part), self._sequence(n, GOLDEN))
+        lacking = n if np.isfinite(part.times).sum() < 2 else min(n, self.settings.initial - len(part.rows))
+        chosen = self._first(lacking, rng, part) if excluded is None and lacking > 0 else []
+        rest = n - len(chosen)
+        if rest and (excluded is not None or lacking < n):
+            slots = deal(self._shares(part), self._sequence(rest, GOLDEN))
             modelled = sum(slots.values()) - slots[CHILDREN]
-            if few:
+            if excluded is not None and lacking > 0:
                 chosen += self._spread(modelled, rng, part)
             elif modelled:
                 chosen += self._by_model(slots, rng, part)
@@ -193,6 +197,13 @@ class SpaceSearch(Observations):
                 near = part.inside(self.free(self.space.steps(row)))
                 chosen.extend(self.take_some(near, n - len(chosen)))
         return chosen
+
+    def _first(self, n: int, rng: np.random.Generator, part: Part) -> list[Rows]:
+        """At most ``n`` rows to begin with: some that history picks, the others spread over the space."""
+        chosen: list[Rows] = []
+        if self.prior is not None:
+            chosen.extend(self._by_history(self._pool(rng, part), math.ceil(self.settings.prior_starts * n), rng))
+        return chosen + self._spread(n - len(chosen), rng, part)
 
     def _shares(self, part: Part) -> dict[str, float]:
         """Each source's share of the next slots."""
@@ -376,24 +387,13 @@ class SpaceSearch(Observations):
         """Random rows far apart: each is the farthest, in knob coordinates, of a few draws."""
         pool = part.inside(self.free(self.space.grid.sample(max(64, n * self.settings.spread), rng)))
         c = self.space.coordinates(pool)
-        near = distances(c, self.space.coordinates(self.trials()[0])).min(axis=1, initial=np.inf)
+        near = cdist(c, self.space.coordinates(self.trials()[0]), "sqeuclidean").min(axis=1, initial=np.inf)
         left = np.ones(len(pool), dtype=np.bool_)
         chosen: list[Rows] = []
         while len(chosen) < n and left.any():
             draw = rng.permutation(np.flatnonzero(left))[: self.settings.spread]
             i = int(draw[np.argmax(near[draw])])
             left[i] = False
-            near = np.minimum(near, distances(c, c[i : i + 1])[:, 0])
+            near = np.minimum(near, cdist(c, c[i : i + 1], "sqeuclidean")[:, 0])
             chosen.extend(self.take_some(pool[i : i + 1], 1))
         return chosen
-
-
-def relative_speed(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the Gaussian process learns: best / time, 0 for failures; it saturates on the long slow tail."""
-    ok = np.isfinite(times)
-    return np.divide(np.min(times[ok], initial=np.inf), times, out=np.zeros(len(times)), where=ok)
-
-
-def distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Squared Euclidean distances (len(a), len(b))."""
-    return np.asarray(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=-1))
