@@ -27,8 +27,8 @@ LEAST = 96
 PATIENCE = ((0.30, 0.5), (0.20, 1.5), (0.10, 3.0), (0.05, 5.0))
 """(risk, patience): stop when the trials since the last gain are ``patience`` times those until it. The risk is the
 share of runs in which the best at that moment is more than 1 % slower than the best after 200 trials. The figures are
-cautious for ordinary spaces: 40 cold runs on each of 13 development spaces lost 4.8, 4.8, 3.3 and 1.7 %. Where one far
-better config is hidden they are nearer: on 20 such spaces 25, 23, 14 and 5 % of runs lost. bench.search prints the
+cautious for ordinary spaces: 100 cold runs on each of 13 development spaces lost 4.5, 4.2, 3.4 and 2.1 %. Where one far
+better config is hidden they are nearer: on 20 such spaces 25, 24, 14 and 4 % of runs lost. bench.search prints the
 measured share for any spaces."""
 TWO_KNOBS = 0.25
 """What a config two knobs away counts of one beside."""

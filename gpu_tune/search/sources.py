@@ -17,7 +17,8 @@ The first rule: history, smooth and trees say before each trial what they expect
 judged by the last ``WINDOW`` trials that it did not propose. Once there are ``LEAST``, and it orders them worse than
 chance, the others have its share, in proportion; it goes on saying what it expects, and has its share back when it
 orders them better again. Without history's share the smooth model forgets history too. Before anything can be judged
-history picks three or four of the first eight configs: where it is right, that is as good as all of them.
+history picks three or four of the first eight configs, and one of the next four: where it is right, that is as good as
+all of them.
 
 The second: while the search is stalled, smooth has density's slots, too, for as long as it expects a gain of what it
 would try. Where it knows little of a large part of the space it does; where one config stands alone it does not.

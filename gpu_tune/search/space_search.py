@@ -371,7 +371,7 @@ class SpaceSearch(Observations):
 
     def _children(self, n: int, rng: np.random.Generator, part: Part) -> list[Rows]:
         chosen: list[Rows] = []
-        elite = self._elite(part)
+        elite = self._elite(part) if n else part.rows[:0]
         for _ in range(4 * n if len(elite) else 0):
             if len(chosen) >= n:
                 break
