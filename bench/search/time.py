@@ -1,6 +1,6 @@
 """What the search itself costs: CPU seconds of ``ask`` for a batch of 16, one core, while ``--trials`` are told.
 
-    python -m bench.search.time [SPACE.json.gz ...] [--templates matmul_mma,matmul_wgmma] [--at FOLDER]
+    python -m bench.search.time [SPACE.json.gz ...] [--templates matmul_mma,matmul_wgmma] [--seeds 5] [--at FOLDER]
         [--json out.json]
 
 Spaces: the recorded ones named; a made-up one of 12 knobs under constraints, about 10^8 valid configs; 10^8 points
@@ -100,21 +100,27 @@ def seconds(space: Any, trials: int, seed: int = 0, search_of: Any = Search) -> 
     return taken
 
 
-def measure(named: list[tuple[str, Any]], trials: int, other: Any = None) -> list[dict[str, Any]]:
+def measure(named: list[tuple[str, Any]], trials: int, seeds: int, other: Any = None) -> list[dict[str, Any]]:
     """One row a space: CPU seconds of its first ask, and the median and worst of the later ones. ``other``: the search
     of another checkout and its spaces by name."""
     rows = []
     head = f"{'space':28}{'valid configs':>16}{'first':>9}{'median':>9}{'worst later':>13}{'asks':>6}"
     print(head + (f"{'median there':>14}" if other else "") + "   CPU seconds an ask")
     for name, space in named:
-        taken = seconds(space, trials)
-        count = space.count()
-        later = taken[1:] or taken
-        row: dict[str, Any] = {"space": name, "valid": count.valid, "exact": count.exact, "first": taken[0]}
-        row.update(median=float(np.median(later)), worst=max(later), asks=len(taken))
-        line = f"{name:28}{count.valid:>16,}{taken[0]:>9.3f}{row['median']:>9.4f}{row['worst']:>13.3f}{len(taken):>6}"
+        runs, there = [seconds(space, trials)], list[list[float]]()
         if other and name in other[1]:
-            row["median_there"] = float(np.median(seconds(other[1][name], trials, search_of=other[0])[1:]))
+            there.append(seconds(other[1][name], trials, search_of=other[0]))
+        for seed in range(1, seeds):
+            runs.append(seconds(space, trials, seed))
+            if there:
+                there.append(seconds(other[1][name], trials, seed, other[0]))
+        count, first = space.count(), runs[0][0]
+        later = [s for taken in runs for s in taken[1:] or taken]
+        row: dict[str, Any] = {"space": name, "valid": count.valid, "exact": count.exact, "first": first}
+        row.update(median=float(np.median(later)), worst=max(later), asks=sum(map(len, runs)))
+        line = f"{name:28}{count.valid:>16,}{first:>9.3f}{row['median']:>9.4f}{row['worst']:>13.3f}{row['asks']:>6}"
+        if there:
+            row["median_there"] = float(np.median([s for taken in there for s in taken[1:]]))
             line += f"{row['median_there']:>14.4f}"
         print(line, flush=True)
         rows.append(row)
@@ -129,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("spaces", nargs="*")
     p.add_argument("--templates", default="matmul_mma,matmul_wgmma")
     p.add_argument("--trials", type=int, default=200)
+    p.add_argument("--seeds", type=int, default=1, help="runs on each space; medians are of the asks of all")
     p.add_argument("--at", help="root folder of another checkout of this project, from 0fc5959 on")
     p.add_argument("--json")
     args = p.parse_args(argv)
@@ -142,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         named += one_predicate()
         workload, device = Matmul(4096, 4096, 4096, dtype="bfloat16", layout="nt"), by_name("nvidia-h200")
         named += [(t, BoundTemplate(registry()[t], workload, device).space()) for t in args.templates.split(",") if t]
-        rows = measure(named, args.trials, other)
+        rows = measure(named, args.trials, args.seeds, other)
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
     except (GpuTuneError, KeyError) as error:
