@@ -98,9 +98,9 @@ class Search:
         self._told: dict[Candidate, list[Measurement]] = {}
         self._cut = False
         groups = gather(_checked(history, spaces), spaces, source)
-        own = self.settings.over(len(spaces))
+        each = self.settings.over(len(spaces))
         with _one_thread():
-            self.space_searches = {s.name: SpaceSearch(s, own, seed, groups.get(s.name, ())) for s in spaces}
+            self.space_searches = {s.name: SpaceSearch(s, each, seed, groups.get(s.name, ())) for s in spaces}
         self._groups = groups
         self._winners = {name: [c for g in own[:2] for c in g.winners(1)] for name, own in groups.items()}
         self._starts = self._queue(starts or {})

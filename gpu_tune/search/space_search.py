@@ -85,7 +85,7 @@ class Settings:
     """How many of the best trials say what they have in common."""
 
     def over(self, spaces: int) -> Settings:
-        """Those of each of ``spaces`` spaces."""
+        """These settings for each of so many spaces that are searched at once."""
         return self if spaces == 1 else replace(self, initial=min(self.initial, self.initial_of_several))
 
 
